@@ -1,0 +1,126 @@
+//! What the processor can do, detected once.
+//!
+//! A [`Cpu`] is the proof that its features are there: only [`Cpu::detect`] and the unsafe
+//! [`Cpu::assume`] make one, and kernels are only handed out against it.
+
+/// An instruction-set level a kernel table exists for, from plain to fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Portable code; runs everywhere and defines every result.
+    Scalar,
+    /// x86-64 with AVX2 and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512,
+    /// 64-bit Arm, Advanced SIMD.
+    Neon,
+    /// 64-bit Arm with the dot-product instructions (`FEAT_DotProd`).
+    NeonDot,
+}
+
+impl Isa {
+    /// All levels.
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot];
+
+    /// Name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dotprod",
+        }
+    }
+
+    /// The level of this name.
+    pub fn from_name(name: &str) -> Option<Isa> {
+        Self::ALL.into_iter().find(|i| i.name() == name)
+    }
+}
+
+/// The detected features of the processor this code runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    best: Isa,
+}
+
+impl Cpu {
+    /// Asks the processor. On x86-64 with CPUID and XGETBV. On 64-bit Arm Advanced SIMD is always there;
+    /// whether the dot product is, only the operating system knows: see [`Cpu::assume`].
+    pub fn detect() -> Cpu {
+        #[cfg(target_arch = "x86_64")]
+        let best = x86::best();
+        #[cfg(all(target_arch = "aarch64", target_feature = "dotprod"))]
+        let best = Isa::NeonDot;
+        #[cfg(all(target_arch = "aarch64", not(target_feature = "dotprod")))]
+        let best = Isa::Neon;
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let best = Isa::Scalar;
+        Cpu { best }
+    }
+
+    /// A processor of this level, on the caller's word (for Arm hosts that asked their operating system).
+    ///
+    /// # Safety
+    /// The processor must have every feature of `isa`, and `isa` must be one of this architecture's.
+    pub const unsafe fn assume(isa: Isa) -> Cpu {
+        Cpu { best: isa }
+    }
+
+    /// The fastest level.
+    pub const fn best(self) -> Isa {
+        self.best
+    }
+
+    /// Whether code of this level may run here.
+    pub const fn supports(self, isa: Isa) -> bool {
+        matches!(
+            (self.best, isa),
+            (_, Isa::Scalar)
+                | (Isa::Avx2, Isa::Avx2)
+                | (Isa::Avx512, Isa::Avx2 | Isa::Avx512)
+                | (Isa::Neon, Isa::Neon)
+                | (Isa::NeonDot, Isa::Neon | Isa::NeonDot)
+        )
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Isa;
+    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+    /// Intel SDM vol. 1, 13.3 and 14.3, 15.2: what the chip has (CPUID leaves 1 and 7) counts only when the
+    /// operating system saves the registers (XCR0: bits 1, 2 for AVX; 5, 6, 7 besides for AVX-512).
+    pub(super) fn best() -> Isa {
+        #[allow(unused_unsafe, reason = "safe functions from Rust 1.94 on")]
+        // SAFETY: every x86-64 processor has CPUID.
+        let (max_leaf, leaf1) = unsafe { (__cpuid(0).eax, __cpuid(1)) };
+        let has = |word: u32, bits: &[u32]| bits.iter().all(|b| word >> b & 1 == 1);
+        // 27 OSXSAVE, 28 AVX, 29 F16C.
+        if max_leaf < 7 || !has(leaf1.ecx, &[27, 28, 29]) {
+            return Isa::Scalar;
+        }
+        #[allow(unused_unsafe, reason = "safe functions from Rust 1.94 on")]
+        // SAFETY: OSXSAVE is set, so XGETBV exists; leaf 7 exists.
+        let (xcr0, leaf7) = unsafe { (xcr0(), __cpuid_count(7, 0)) };
+        if xcr0 & 0x6 != 0x6 || !has(leaf7.ebx, &[5]) {
+            return Isa::Scalar;
+        }
+        // ebx: 16 F, 30 BW, 31 VL; ecx: 11 VNNI.
+        if xcr0 & 0xe6 == 0xe6 && has(leaf7.ebx, &[16, 30, 31]) && has(leaf7.ecx, &[11]) {
+            return Isa::Avx512;
+        }
+        Isa::Avx2
+    }
+
+    /// # Safety
+    /// The processor must have XGETBV (OSXSAVE).
+    #[target_feature(enable = "xsave")]
+    unsafe fn xcr0() -> u64 {
+        // SAFETY: the caller has seen OSXSAVE; register 0 always exists.
+        unsafe { _xgetbv(0) }
+    }
+}

@@ -1,0 +1,96 @@
+//! Every way the engine can refuse, one sentence each.
+
+use core::fmt;
+
+/// Why an image, a session or a call was refused. Nothing was changed when one of these comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes do not begin with an image's magic number.
+    NotAnImage,
+    /// The image was written by a newer version of the packer.
+    NewerVersion {
+        /// Version in the file.
+        found: u32,
+        /// Newest version this engine reads.
+        known: u32,
+    },
+    /// The bytes end before the image does.
+    Truncated {
+        /// Bytes the header promises.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The header's checksum does not match its bytes.
+    Corrupt,
+    /// A field of the header has a value that cannot be.
+    Malformed(&'static str),
+    /// The image lacks a tensor its configuration asks for.
+    MissingTensor(&'static str),
+    /// A tensor's shape or place does not fit the configuration.
+    BadTensor(&'static str),
+    /// The image's bytes must start at an address that is a multiple of this.
+    Misaligned(usize),
+    /// The memory given to a session is too small.
+    MemoryTooSmall {
+        /// Bytes needed (see [`crate::Session::memory_required`]).
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// A session option is out of its range.
+    BadOption(&'static str),
+    /// A token id is not in the vocabulary.
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Ids of the model are below this.
+        vocab: u32,
+    },
+    /// No token was given where at least one is needed.
+    NoTokens,
+    /// The tokens do not fit in what is left of the context.
+    ContextFull {
+        /// Positions the call needs.
+        needed: usize,
+        /// Positions the session was made for.
+        context: usize,
+    },
+    /// The rewind goes behind the start.
+    BadPosition,
+    /// The call was cancelled.
+    Cancelled,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Error::NotAnImage => f.write_str("not a shadowllm image (its first bytes are not the magic number)"),
+            Error::NewerVersion { found, known } => {
+                write!(f, "image format version {found}, this build reads up to {known}: update shadowllm or pack the model again")
+            }
+            Error::Truncated { expected, found } => {
+                write!(f, "the image is cut off: its header promises {expected} bytes, there are {found}; copy or pack it again")
+            }
+            Error::Corrupt => f.write_str("the image's header is damaged (checksum mismatch): copy or pack it again"),
+            Error::Malformed(what) => write!(f, "the image's header is malformed: {what}; pack the model again"),
+            Error::MissingTensor(what) => write!(f, "the image has no tensor {what}; pack the model again"),
+            Error::BadTensor(what) => write!(f, "tensor {what} does not fit the image's configuration; pack the model again"),
+            Error::Misaligned(n) => write!(f, "the image must start at an address that is a multiple of {n}"),
+            Error::MemoryTooSmall { needed, given } => {
+                write!(f, "the session needs {needed} bytes of memory, {given} were given")
+            }
+            Error::BadOption(what) => f.write_str(what),
+            Error::TokenOutOfRange { id, vocab } => write!(f, "token id {id} is out of range: the vocabulary has {vocab} entries"),
+            Error::NoTokens => f.write_str("no tokens were given; a model needs at least one to start from"),
+            Error::ContextFull { needed, context } => {
+                write!(f, "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer")
+            }
+            Error::BadPosition => f.write_str("the position to rewind to is beyond the current one"),
+            Error::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,37 @@
+//! Who runs the tasks. The engine has no threads: an executor does, and belongs to the caller.
+
+/// Runs the independent tasks of one step.
+///
+/// # Safety
+/// `run` must call `task` exactly once with each of `0..tasks`, never twice at the same time with the same
+/// number, and return only after all calls have returned: tasks write to disjoint places that are handed
+/// out by task number.
+pub unsafe trait Executor {
+    /// How many tasks may run at the same time (a hint for cutting work; results never depend on it).
+    fn threads(&self) -> usize;
+
+    /// Runs `task(0)`, ..., `task(tasks - 1)` in any order, at once or one by one, and waits for all.
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+
+    /// Surrounds one forward pass of many `run` calls, so that workers may be woken once for all of them.
+    fn pass(&self, forward: &mut dyn FnMut()) {
+        forward();
+    }
+}
+
+/// Runs everything on the calling thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Serial;
+
+// SAFETY: a plain loop calls each number once and returns after the last.
+unsafe impl Executor for Serial {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        for i in 0..tasks {
+            task(i);
+        }
+    }
+}

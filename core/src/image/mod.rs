@@ -1,0 +1,101 @@
+//! The packed model, parsed without allocation. `FORMAT.md` beside this file is its specification.
+//!
+//! [`Image::parse`] checks the header's checksum and every bound and shape before anything is used; a
+//! hostile file gets an error, never a panic or a read outside. What it does not check is the *values* of
+//! weights: they can make wrong text, nothing worse.
+
+mod config;
+mod head;
+mod tensors;
+
+pub use config::{Config, MAX_EOS, Norm, Positions};
+pub use head::{HEADER_LEN, MAGIC, SECTION_LEN, Section, SectionKind, VERSION, crc32};
+pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage};
+
+use crate::error::Error;
+use crate::kernels::Matrix;
+use tensors::Slots;
+
+/// Address alignment that the image's bytes need (vectors of f32 are used in place).
+pub const ALIGN: usize = 4;
+
+/// A parsed image, borrowing its bytes.
+#[derive(Clone, Copy)]
+pub struct Image<'a> {
+    bytes: &'a [u8],
+    sections: head::Sections,
+    config: Config,
+    slots: Slots,
+}
+
+impl<'a> Image<'a> {
+    /// Parses and checks.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes: see [`Error`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+        let sections = head::parse(bytes)?;
+        if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+            return Err(Error::Misaligned(ALIGN));
+        }
+        let config = Config::parse(sections.get(bytes, SectionKind::Config))?;
+        let table = sections.get(bytes, SectionKind::Tensors);
+        let weights = sections.get(bytes, SectionKind::Weights);
+        let slots = Slots::parse(table, weights, &config)?;
+        Ok(Image { bytes, sections, config, slots })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A section's bytes; empty when the image has none.
+    pub fn section(&self, kind: SectionKind) -> &'a [u8] {
+        self.sections.get(self.bytes, kind)
+    }
+
+    /// A section's place in the file and its checksum.
+    pub fn section_info(&self, kind: SectionKind) -> Section {
+        self.sections.info(kind)
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Every tensor's entry, in file order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + 'a {
+        let table = self.section(SectionKind::Tensors);
+        table.chunks_exact(ENTRY_LEN).filter_map(|raw| Entry::parse(raw).ok())
+    }
+
+    /// A weight matrix, if the image has it. `layer` is ignored for those outside the layers.
+    pub fn matrix(&self, kind: Kind, layer: usize) -> Option<Matrix<'a>> {
+        let entry = self.entry(kind, layer)?;
+        let Storage::Tiles(geometry) = entry.storage else { return None };
+        let weights = self.section(SectionKind::Weights);
+        Matrix::new(geometry, weights.get(entry.offset..)?).ok()
+    }
+
+    /// A vector of f32 (a norm's weights, a bias), if the image has it.
+    pub fn vector(&self, kind: Kind, layer: usize) -> Option<&'a [f32]> {
+        let entry = self.entry(kind, layer)?;
+        let Storage::Vector { len } = entry.storage else { return None };
+        let raw = self.section(SectionKind::Weights).get(entry.offset..)?.get(..len.checked_mul(4)?)?;
+        let (chunks, _) = raw.as_chunks::<4>();
+        if !raw.as_ptr().addr().is_multiple_of(ALIGN) {
+            return None;
+        }
+        // SAFETY: aligned (checked), as many 4-byte chunks as floats, any bits are a float, and the target
+        // is little-endian (checked at compile time).
+        Some(unsafe { core::slice::from_raw_parts(chunks.as_ptr().cast(), chunks.len()) })
+    }
+
+    fn entry(&self, kind: Kind, layer: usize) -> Option<Entry> {
+        let index = self.slots.index(kind, layer)?;
+        let table = self.section(SectionKind::Tensors);
+        Entry::parse(table.get(index * ENTRY_LEN..)?.get(..ENTRY_LEN)?).ok()
+    }
+}

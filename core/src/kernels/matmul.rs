@@ -1,0 +1,322 @@
+//! The loops of the matrix kernels, once for every instruction set. The contract is in the parent module.
+
+use super::{RawInput, Walk};
+use crate::format::{BLOCK, TILE_ROWS};
+use crate::simd::Lanes;
+
+/// The exact integer dot products of one tile: the only part an instruction set writes itself.
+///
+/// # Safety
+/// Methods may only be called where the implementation's target features are there; `tile` must point to a
+/// whole tile of the format and `x` to 32 quants.
+pub(super) unsafe trait TileDot {
+    /// The float lanes that go with it.
+    type L: Lanes;
+    /// A tile's codes, decoded once for several tokens.
+    type Codes: Copy;
+    /// Tokens worth keeping in registers at once (a power of two up to 16).
+    const TOKENS: usize;
+    /// Bytes of a tile.
+    const TILE: usize;
+    /// Whether a minimum per output stands behind the scales.
+    const AFFINE: bool = false;
+
+    /// Reads the codes of a tile.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn decode(tile: *const u8, table: &[i8; 16]) -> Self::Codes;
+
+    /// For each of 16 outputs the dot product of its 32 codes with `x`, as (exact) floats; `offset` is
+    /// -128 times the sum of `x`, for implementations that shift the weights by 128.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn dot(codes: &Self::Codes, x: *const i8, offset: i32) -> Self::L;
+}
+
+/// Sum of a block's quants from its stored offset (exact: a multiple of 128 below 2^24).
+#[inline(always)]
+fn block_sum(offset: i32) -> f32 {
+    offset as f32 * (-1.0 / 128.0)
+}
+
+/// How far ahead of its use a decode asks for weights. The processor's own prefetcher stops at every page
+/// and starts anew; measured, asking this far ahead brings one thread from half to most of the bandwidth.
+const AHEAD: usize = 2048;
+
+/// Asks for the lines of a tile [`AHEAD`].
+///
+/// # Safety
+/// `L`'s features must be there.
+#[inline(always)]
+unsafe fn prefetch_ahead<L: Lanes>(tile: *const u8, bytes: usize) {
+    for line in 0..bytes.div_ceil(64) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { L::prefetch(tile.wrapping_add(AHEAD + line * 64)) };
+    }
+}
+
+/// Integer panel times `n` tokens.
+///
+/// # Safety
+/// The walk must visit whole tiles of `D`'s format, as many as `x` has blocks; `x` must have `n` rows; `out`
+/// must be valid for 16 floats at each multiple of `stride`; `D`'s features must be there.
+#[inline(always)]
+pub(super) unsafe fn gemm_int<D: TileDot>(
+    table: &[i8; 16],
+    walk: &Walk,
+    x: &RawInput,
+    n: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut t = 0;
+    // SAFETY: `t + step <= n` before each call; the rest by the caller.
+    unsafe {
+        while D::TOKENS >= 16 && n - t >= 16 {
+            gemm_int_tokens::<D, 16>(table, walk, x, t, out, stride);
+            t += 16;
+        }
+        while D::TOKENS >= 8 && n - t >= 8 {
+            gemm_int_tokens::<D, 8>(table, walk, x, t, out, stride);
+            t += 8;
+        }
+        while D::TOKENS >= 4 && n - t >= 4 {
+            gemm_int_tokens::<D, 4>(table, walk, x, t, out, stride);
+            t += 4;
+        }
+        while D::TOKENS >= 2 && n - t >= 2 {
+            gemm_int_tokens::<D, 2>(table, walk, x, t, out, stride);
+            t += 2;
+        }
+        while n - t >= 1 {
+            gemm_int_tokens::<D, 1>(table, walk, x, t, out, stride);
+            t += 1;
+        }
+    }
+}
+
+/// One panel, `T` tokens from `t`: accumulators in registers, each tile decoded once.
+///
+/// # Safety
+/// As [`gemm_int`], with `t + T` rows.
+#[inline(always)]
+unsafe fn gemm_int_tokens<D: TileDot, const T: usize>(
+    table: &[i8; 16],
+    walk: &Walk,
+    x: &RawInput,
+    t: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: by the contract of `gemm_int`.
+    unsafe {
+        let blocks = x.width / BLOCK;
+        let mut acc = [D::L::splat(0.0); T];
+        let mut kb = 0;
+        for outer in 0..walk.outer {
+            let mut tile = walk.start.add(outer * walk.outer_stride);
+            for inner in 0..walk.inner {
+                if T == 1 {
+                    prefetch_ahead::<D::L>(tile, D::TILE);
+                }
+                let codes = D::decode(tile, table);
+                let scale = D::L::load_f16(tile.cast());
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let at = (t + i) * blocks + kb;
+                    let offset = *x.offsets.add(at);
+                    let dot = D::dot(&codes, x.quants.add((t + i) * x.width + kb * BLOCK), offset);
+                    let sx = *x.scales.add(at);
+                    *acc = acc.add(dot.mul(scale.mul(D::L::splat(sx))));
+                    if D::AFFINE {
+                        let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
+                        *acc = acc.add(min.mul(D::L::splat(sx * block_sum(offset))));
+                    }
+                }
+                kb += 1;
+                if inner + 1 < walk.inner {
+                    tile = tile.add(walk.inner_stride);
+                }
+            }
+        }
+        for (i, a) in acc.iter().enumerate() {
+            a.store(out.add((t + i) * stride));
+        }
+    }
+}
+
+/// Adds one k-block's products to a run of panels, one token.
+///
+/// # Safety
+/// `tiles` must hold `n` whole tiles, `y` 16 * n floats, `x` a block `kb`; `D`'s features must be there.
+#[inline(always)]
+pub(super) unsafe fn columns_int<D: TileDot>(
+    table: &[i8; 16],
+    tiles: *const u8,
+    n: usize,
+    x: &RawInput,
+    kb: usize,
+    y: *mut f32,
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        let (q, sx, offset) = (x.quants.add(kb * BLOCK), *x.scales.add(kb), *x.offsets.add(kb));
+        let (sum, sx_lanes) = (sx * block_sum(offset), D::L::splat(sx));
+        for p in 0..n {
+            let tile = tiles.add(p * D::TILE);
+            prefetch_ahead::<D::L>(tile, D::TILE);
+            let dot = D::dot(&D::decode(tile, table), q, offset);
+            let scale = D::L::load_f16(tile.cast());
+            let at = y.add(p * TILE_ROWS);
+            let mut acc = D::L::load(at).add(dot.mul(scale.mul(sx_lanes)));
+            if D::AFFINE {
+                let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
+                acc = acc.add(min.mul(D::L::splat(sum)));
+            }
+            acc.store(at);
+        }
+    }
+}
+
+/// An element that float tiles and the KV cache are made of.
+///
+/// # Safety
+/// `load` as [`Lanes::load`].
+pub(super) unsafe trait Element: Copy {
+    /// Reads 16.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn load<L: Lanes>(p: *const Self) -> L;
+}
+
+// SAFETY: reads 16 elements at `p`.
+unsafe impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const f32) -> L {
+        // SAFETY: by the contract.
+        unsafe { L::load(p) }
+    }
+}
+
+// SAFETY: reads 16 elements at `p`.
+unsafe impl Element for half::f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const half::f16) -> L {
+        // SAFETY: by the contract; f16 is a transparent u16.
+        unsafe { L::load_f16(p.cast()) }
+    }
+}
+
+/// `acc[t] += sum over k of w[k * step..][..16] * x[t][k]`, in the order of k: the inner loop of float
+/// matrices and of both products of attention.
+///
+/// # Safety
+/// `w` must be valid for 16 elements at each multiple of `step` below `n`, each `x[t]` for `n` floats; `L`'s
+/// features must be there.
+#[inline(always)]
+pub(super) unsafe fn accumulate<L: Lanes, E: Element, const T: usize>(
+    acc: &mut [L; T],
+    w: *const E,
+    step: usize,
+    n: usize,
+    x: &[*const f32; T],
+) {
+    for k in 0..n {
+        // SAFETY: by the contract.
+        unsafe {
+            let row: L = E::load(w.add(k * step));
+            for t in 0..T {
+                acc[t] = acc[t].add(row.mul(L::splat(*x[t].add(k))));
+            }
+        }
+    }
+}
+
+/// Float panel times `n` tokens.
+///
+/// # Safety
+/// As [`gemm_int`].
+#[inline(always)]
+pub(super) unsafe fn gemm_float<L: Lanes, E: Element>(
+    _table: &[i8; 16],
+    walk: &Walk,
+    x: &RawInput,
+    n: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut t = 0;
+    // SAFETY: `t + step <= n` before each call; the rest by the caller.
+    unsafe {
+        while n - t >= 4 {
+            gemm_float_tokens::<L, E, 4>(walk, x, t, out, stride);
+            t += 4;
+        }
+        while n - t >= 1 {
+            gemm_float_tokens::<L, E, 1>(walk, x, t, out, stride);
+            t += 1;
+        }
+    }
+}
+
+/// One float panel, `T` tokens from `t`.
+///
+/// # Safety
+/// As [`gemm_int`], with `t + T` rows.
+#[inline(always)]
+unsafe fn gemm_float_tokens<L: Lanes, E: Element, const T: usize>(
+    walk: &Walk,
+    x: &RawInput,
+    t: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: by the contract of `gemm_int`.
+    unsafe {
+        let mut acc = [L::splat(0.0); T];
+        let mut kb = 0;
+        for outer in 0..walk.outer {
+            let mut tile = walk.start.add(outer * walk.outer_stride);
+            for inner in 0..walk.inner {
+                let rows: [*const f32; T] =
+                    core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
+                accumulate::<L, E, T>(&mut acc, tile.cast(), TILE_ROWS, BLOCK, &rows);
+                kb += 1;
+                if inner + 1 < walk.inner {
+                    tile = tile.add(walk.inner_stride);
+                }
+            }
+        }
+        for (i, a) in acc.iter().enumerate() {
+            a.store(out.add((t + i) * stride));
+        }
+    }
+}
+
+/// Adds one k-block's products to a run of panels, float, one token.
+///
+/// # Safety
+/// As [`columns_int`].
+#[inline(always)]
+pub(super) unsafe fn columns_float<L: Lanes, E: Element>(
+    _table: &[i8; 16],
+    tiles: *const u8,
+    n: usize,
+    x: &RawInput,
+    kb: usize,
+    y: *mut f32,
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        let rows = [x.values.add(kb * BLOCK)];
+        for p in 0..n {
+            let tile = tiles.cast::<E>().add(p * TILE_ROWS * BLOCK);
+            let at = y.add(p * TILE_ROWS);
+            let mut acc = [L::load(at)];
+            accumulate::<L, E, 1>(&mut acc, tile, TILE_ROWS, BLOCK, &rows);
+            acc[0].store(at);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A weight matrix in the image: tiles of 16 outputs by 32 inputs, in one of two orders.
+//!
+//! ```text
+//!   Rows    (Q, K, V, gate, up, embedding, output)    Columns (O, down: "transposed" at pack time)
+//!   panel 0: tile k=0, tile k=1, ...                  k-block 0: tile panel=0, tile panel=1, ...
+//!   panel 1: tile k=0, tile k=1, ...                  k-block 1: tile panel=0, tile panel=1, ...
+//! ```
+//! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel under `Rows`, a k-block under
+//! `Columns`) is a *unit*: the smallest run of bytes a sparse pass may leave out. `units_per_group`
+//! consecutive units form a group (a head, a group of neurons); groups stand `group_stride` bytes apart, so
+//! that the parts of several matrices that are used together can lie together.
+
+use crate::error::Error;
+use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
+use half::f16;
+
+/// The order of a matrix's tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// All tiles of 16 outputs together.
+    Rows = 0,
+    /// All tiles of 32 inputs together.
+    Columns = 1,
+}
+
+/// Where the tiles of a matrix are, without the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Number format.
+    pub format: Format,
+    /// Tile order.
+    pub layout: Layout,
+    /// Panels of 16 outputs.
+    pub panels: usize,
+    /// Blocks of 32 inputs.
+    pub k_blocks: usize,
+    /// Units (see the module) in a group.
+    pub units_per_group: usize,
+    /// Bytes from one group's first unit to the next group's.
+    pub group_stride: usize,
+    /// Under `Rows`: outputs from one group's first to the next group's (at least 16 * units_per_group).
+    pub group_width: usize,
+}
+
+impl Geometry {
+    /// Units: panels under `Rows`, k-blocks under `Columns`.
+    pub const fn units(&self) -> usize {
+        match self.layout {
+            Layout::Rows => self.panels,
+            Layout::Columns => self.k_blocks,
+        }
+    }
+
+    /// Bytes of one unit.
+    pub const fn unit_bytes(&self) -> usize {
+        self.format.tile_bytes()
+            * match self.layout {
+                Layout::Rows => self.k_blocks,
+                Layout::Columns => self.panels,
+            }
+    }
+
+    /// Bytes of all units, without what lies between groups.
+    pub const fn weight_bytes(&self) -> usize {
+        self.units() * self.unit_bytes()
+    }
+
+    /// Length of an input vector (a multiple of 32).
+    pub const fn input_width(&self) -> usize {
+        self.k_blocks * BLOCK
+    }
+
+    /// Length of an output vector (a multiple of 16).
+    pub const fn output_width(&self) -> usize {
+        match self.layout {
+            Layout::Rows => self.panels / self.units_per_group * self.group_width,
+            Layout::Columns => self.panels * TILE_ROWS,
+        }
+    }
+
+    /// Bytes from the first tile's first to the last tile's last, or `None` when the geometry is impossible.
+    pub fn span(&self) -> Option<usize> {
+        let (units, upg) = (self.units(), self.units_per_group);
+        if units == 0 || upg == 0 || !units.is_multiple_of(upg) || self.panels == 0 || self.k_blocks == 0 {
+            return None;
+        }
+        if self.layout == Layout::Rows && self.group_width < upg.checked_mul(TILE_ROWS)? {
+            return None;
+        }
+        let tiles = if self.layout == Layout::Rows { self.k_blocks } else { self.panels };
+        let group = upg.checked_mul(self.format.tile_bytes().checked_mul(tiles)?)?;
+        if self.group_stride < group {
+            return None;
+        }
+        // Widths are used as element counts too: keep them far from overflow.
+        if self.group_width.checked_mul(units)? > isize::MAX as usize / 8 {
+            return None;
+        }
+        (units / upg - 1).checked_mul(self.group_stride)?.checked_add(group)
+    }
+}
+
+/// A weight matrix: geometry and bytes, checked against each other.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    geometry: Geometry,
+    tiles: &'a [u8],
+}
+
+/// The way a kernel walks through the tiles of one panel: for each of `outer` groups `inner` tiles.
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// First tile.
+    pub start: *const u8,
+    /// Groups.
+    pub outer: usize,
+    /// Bytes between groups.
+    pub outer_stride: usize,
+    /// Tiles in a group.
+    pub inner: usize,
+    /// Bytes between tiles of a group.
+    pub inner_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A matrix of this geometry at the start of `tiles`.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] when the geometry is impossible or the bytes too few.
+    pub fn new(geometry: Geometry, tiles: &'a [u8]) -> Result<Self, Error> {
+        match geometry.span() {
+            Some(span) if span <= tiles.len() => Ok(Matrix { geometry, tiles: &tiles[..span] }),
+            _ => Err(Error::BadTensor("matrix")),
+        }
+    }
+
+    /// Where its tiles are.
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Number format.
+    pub const fn format(&self) -> Format {
+        self.geometry.format
+    }
+
+    /// Place of unit `u` in the bytes.
+    fn unit_offset(&self, u: usize) -> usize {
+        let g = &self.geometry;
+        u / g.units_per_group * g.group_stride + u % g.units_per_group * g.unit_bytes()
+    }
+
+    /// Place of panel `p`'s first output in an output vector.
+    pub fn output_offset(&self, p: usize) -> usize {
+        let g = &self.geometry;
+        match g.layout {
+            Layout::Rows => p / g.units_per_group * g.group_width + p % g.units_per_group * TILE_ROWS,
+            Layout::Columns => p * TILE_ROWS,
+        }
+    }
+
+    /// How to visit panel `p`'s tiles in the order of the inputs.
+    ///
+    /// # Panics
+    /// When there is no panel `p`.
+    pub fn walk(&self, p: usize) -> Walk {
+        let g = &self.geometry;
+        assert!(p < g.panels, "panel out of range");
+        let tile = g.format.tile_bytes();
+        match g.layout {
+            Layout::Rows => Walk {
+                start: self.tiles[self.unit_offset(p)..].as_ptr(),
+                outer: 1,
+                outer_stride: 0,
+                inner: g.k_blocks,
+                inner_stride: tile,
+            },
+            Layout::Columns => Walk {
+                start: self.tiles[p * tile..].as_ptr(),
+                outer: g.k_blocks / g.units_per_group,
+                outer_stride: g.group_stride,
+                inner: g.units_per_group,
+                inner_stride: g.unit_bytes(),
+            },
+        }
+    }
+
+    /// The run of tiles of k-block `kb` from panel `from` to `to`, under [`Layout::Columns`].
+    ///
+    /// # Panics
+    /// When out of range or not a `Columns` matrix.
+    pub fn column_run(&self, kb: usize, from: usize, to: usize) -> &'a [u8] {
+        let g = &self.geometry;
+        assert!(g.layout == Layout::Columns && kb < g.k_blocks && to <= g.panels);
+        let (start, tile) = (self.unit_offset(kb), g.format.tile_bytes());
+        &self.tiles[start + from * tile..start + to * tile]
+    }
+
+    /// The 32 weights of output `row` (counted in panels of 16) and k-block `kb`, as floats. Slow and
+    /// clear: for looking up embedding rows, and as the definition the kernels are tested against.
+    ///
+    /// # Panics
+    /// When out of range.
+    pub fn block(&self, row: usize, kb: usize) -> [f32; BLOCK] {
+        let g = &self.geometry;
+        let (p, lane, tile) = (row / TILE_ROWS, row % TILE_ROWS, g.format.tile_bytes());
+        assert!(p < g.panels && kb < g.k_blocks, "block out of range");
+        let start = match g.layout {
+            Layout::Rows => self.unit_offset(p) + kb * tile,
+            Layout::Columns => self.unit_offset(kb) + p * tile,
+        };
+        decode_block(g.format, &self.tiles[start..start + tile], lane)
+    }
+}
+
+/// The 32 weights of one output in a tile: the definition of the tile formats (image/FORMAT.md).
+fn decode_block(format: Format, tile: &[u8], lane: usize) -> [f32; BLOCK] {
+    let half_at = |i: usize| f16::from_le_bytes([tile[2 * i], tile[2 * i + 1]]).to_f32();
+    let scale = half_at(lane);
+    // Bytes behind `header` come in quads: four consecutive inputs of output 0, of output 1, ...
+    let quad = |header: usize, k: usize| tile[header + (k / 4) * 64 + lane * 4 + k % 4];
+    let nibble = |header: usize, k: usize| quad(header, k % 16) >> (if k < 16 { 0 } else { 4 }) & 15;
+    core::array::from_fn(|k| match format.arithmetic() {
+        Arithmetic::F32 => {
+            let at = 4 * (k * TILE_ROWS + lane);
+            f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]])
+        }
+        Arithmetic::F16 => half_at(k * TILE_ROWS + lane),
+        Arithmetic::Int8 => scale * f32::from(quad(32, k) as i8),
+        Arithmetic::Table4 => scale * f32::from(format.table()[usize::from(nibble(32, k))]),
+        Arithmetic::Affine4 => scale * f32::from(nibble(64, k)) + half_at(TILE_ROWS + lane),
+    })
+}

@@ -1,0 +1,40 @@
+//! The engine of shadowllm: everything a device needs to run a decoder language model, and nothing else.
+//!
+//! `no_std`, no allocation, no files, no threads, no text. The caller brings a packed model (an *image*,
+//! see `image/FORMAT.md`), a piece of memory and an [`exec::Executor`]; it gets logits.
+//!
+//! Layers, each using only those before it:
+//! [`format`] (number formats) <- [`simd`] (16 float lanes) <- [`kernels`] (tiles of weights) <-
+//! [`ops`] (a layer's steps, cut into tasks) <- [`model`] (sessions and the forward pass).
+//! Beside them [`image`], [`arena`], [`cpu`], [`exec`], [`sample`], [`error`] and [`views`].
+//!
+//! # Same bits everywhere
+//! Every floating-point result is defined as a fixed sequence of IEEE-754 single additions and
+//! multiplications (no fused multiply-add, one chain per output in the order of the reduction), and integer
+//! dot products are exact. So the logits do not depend on the instruction set, on the number of threads, or
+//! on whether a token was part of a prefill or decoded alone.
+#![no_std]
+
+#[cfg(target_endian = "big")]
+compile_error!("shadowllm images are little-endian; big-endian targets are not supported");
+
+pub mod arena;
+pub mod cpu;
+pub mod error;
+pub mod exec;
+pub mod format;
+pub mod image;
+pub mod kernels;
+pub mod model;
+pub mod ops;
+pub mod sample;
+pub mod simd;
+pub mod views;
+
+pub use cpu::{Cpu, Isa};
+pub use error::Error;
+pub use exec::{Executor, Serial};
+pub use format::Format;
+pub use image::Image;
+pub use kernels::Kernels;
+pub use model::{KvFormat, Model, Session, SessionOptions};

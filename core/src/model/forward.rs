@@ -1,0 +1,260 @@
+//! The forward pass: embedding, layers, logits.
+//!
+//! ```text
+//! pre-norm:   x = x + attention(norm(x));    x = x + ffn(norm(x));   logits = output(norm(x))
+//! post-norm:  x = norm(x + attention(x));    x = norm(x + ffn(x));   logits = output(x)
+//! ```
+
+use super::session::{Session, out_width};
+use crate::error::Error;
+use crate::exec::Executor;
+use crate::image::{Config, Image, Kind, Norm};
+use crate::kernels::{Kernels, Matrix};
+use crate::ops::attention::Step;
+use crate::ops::buffer::Rows;
+use crate::ops::feed_forward::{Neurons, Projection, neurons};
+use crate::ops::linear::{Product, linear};
+use crate::ops::{for_ranges, rope};
+use crate::views::Disjoint;
+use core::sync::atomic::Ordering;
+
+/// A layer's tensor that [`Image::parse`] has seen.
+fn matrix<'a>(image: &Image<'a>, kind: Kind, layer: usize) -> Result<Matrix<'a>, Error> {
+    image.matrix(kind, layer).ok_or(Error::MissingTensor(kind.name()))
+}
+
+/// A norm's weight and bias.
+struct NormWeights<'a> {
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> NormWeights<'a> {
+    fn get(image: &Image<'a>, weight: Kind, bias: Kind, layer: usize) -> Result<Self, Error> {
+        let found = image.vector(weight, layer).ok_or(Error::MissingTensor(weight.name()))?;
+        Ok(NormWeights { weight: found, bias: image.vector(bias, layer) })
+    }
+
+    fn apply(&self, kernels: &Kernels, c: &Config, x: &[f32], out: &mut [f32]) {
+        match (c.norm, self.bias) {
+            (Norm::Layer, Some(bias)) => kernels.layer_norm(x, self.weight, bias, c.norm_eps, out),
+            _ => kernels.rms_norm(x, self.weight, c.norm_eps, out),
+        }
+    }
+}
+
+/// `to = norm(from)` or `to = from`, quantized too where `int8`.
+fn prepare(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    c: &Config,
+    norm: Option<&NormWeights>,
+    (from, to): (&[f32], &mut Rows),
+    tokens: usize,
+    int8: bool,
+) {
+    let (width, d) = (to.width, c.d_model);
+    let to = to.share();
+    for_ranges(exec, tokens, &|range| {
+        for t in range {
+            // SAFETY: row t is in one range only.
+            unsafe {
+                let (x, row) = (&from[t * width..(t + 1) * width], to.values(t * width..(t + 1) * width));
+                match norm {
+                    Some(norm) => norm.apply(kernels, c, &x[..d], &mut row[..d]),
+                    None => row.copy_from_slice(x),
+                }
+                if int8 {
+                    to.quantize(kernels, t * width, row);
+                }
+            }
+        }
+    });
+}
+
+/// `x = x + y`, then x = norm(x) under post-norm.
+fn add(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    c: &Config,
+    x: &mut Rows,
+    (y, y_width): (&mut [f32], usize),
+    tokens: usize,
+    norm: Option<&NormWeights>,
+) {
+    let (width, d) = (x.width, c.d_model);
+    let (x, y) = (x.share(), Disjoint::new(y));
+    for_ranges(exec, tokens, &|range| {
+        for t in range {
+            // SAFETY: row t is in one range only.
+            unsafe {
+                let (x, y) = (x.values(t * width..t * width + d), y.range(t * y_width..t * y_width + d));
+                x.iter_mut().zip(&*y).for_each(|(x, y)| *x += y);
+                if let Some(norm) = norm {
+                    y.copy_from_slice(x);
+                    norm.apply(kernels, c, y, x);
+                }
+            }
+        }
+    });
+}
+
+impl Session<'_, '_> {
+    /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream
+    /// in `buffers.x`. The position is the caller's to advance.
+    pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
+        let mut result = Ok(());
+        exec.pass(&mut || result = self.layers(exec, tokens));
+        result
+    }
+
+    fn layers(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
+        self.embed(exec, tokens)?;
+        for layer in 0..self.model.config().layers {
+            if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                return Err(Error::Cancelled);
+            }
+            self.attention(exec, layer, tokens.len())?;
+            self.feed_forward(exec, layer, tokens.len())?;
+        }
+        Ok(())
+    }
+
+    /// Token embeddings (projected where the model does), plus learned positions; RoPE's angles.
+    fn embed(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
+        let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
+        let table = matrix(&image, Kind::Embed, 0)?;
+        let b = &mut self.buffers;
+        let projected = image.matrix(Kind::ProjectIn, 0);
+        let target = if projected.is_some() { &mut b.embed } else { &mut b.x };
+        let width = target.width;
+        for (row, &token) in target.values.chunks_exact_mut(width).zip(tokens) {
+            for (kb, block) in row.chunks_exact_mut(32).enumerate() {
+                block.copy_from_slice(&table.block(token as usize, kb));
+            }
+        }
+        if let Some(m) = projected {
+            let shared = b.embed.share();
+            for t in 0..tokens.len() {
+                // SAFETY: one row after the other, no tasks.
+                unsafe { shared.quantize(kernels, t * width, shared.values(t * width..(t + 1) * width)) };
+            }
+            let stride = b.x.width;
+            linear(exec, kernels, &[Product::new(m, None, b.x.values, stride)], &b.embed.input(), tokens.len());
+        }
+        if let Some(positions) = image.vector(Kind::EmbedPositions, 0) {
+            let stride = b.x.width;
+            let rows = positions.chunks_exact(c.d_model).skip(self.position + 2);
+            for (x, p) in b.x.values.chunks_exact_mut(stride).zip(rows).take(tokens.len()) {
+                x.iter_mut().zip(p).for_each(|(x, p)| *x += p);
+            }
+        }
+        if let Some(frequencies) = image.vector(Kind::RopeFrequencies, 0) {
+            let half = frequencies.len();
+            let rows = b.cos.chunks_exact_mut(half).zip(b.sin.chunks_exact_mut(half));
+            for (t, (cos, sin)) in rows.take(tokens.len()).enumerate() {
+                rope::angles(self.position + t, frequencies, cos, sin);
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
+        let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
+        let b = &mut self.buffers;
+        let get = |kind| matrix(&image, kind, layer);
+        let (q, k, v, o) = (get(Kind::Q)?, get(Kind::K)?, get(Kind::V)?, get(Kind::O)?);
+        let norm = NormWeights::get(&image, Kind::AttnNorm, Kind::AttnNormBias, layer)?;
+        let int8 = [q, k, v].iter().any(|m| m.format().takes_int8());
+        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8);
+        let (q_width, kv_width) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
+        let bias = |kind| image.vector(kind, layer);
+        let products = [
+            Product::new(q, bias(Kind::QBias), b.q, q_width),
+            Product::new(k, bias(Kind::KBias), b.k, kv_width),
+            Product::new(v, bias(Kind::VBias), b.v, kv_width),
+        ];
+        linear(exec, kernels, &products, &b.normed.input(), tokens);
+        let step = Step {
+            config: &c,
+            window: c.layer_window(layer),
+            tokens,
+            first: self.position,
+            q: Disjoint::new(b.q),
+            k: Disjoint::new(b.k),
+            v: b.v,
+            head_norms: bias(Kind::QNorm).zip(bias(Kind::KNorm)),
+            rope: (!b.cos.is_empty()).then_some((&*b.cos, &*b.sin)),
+            cache: self.cache.layer(layer),
+            out: b.heads.share(),
+            int8: o.format().takes_int8(),
+        };
+        step.run(exec, kernels);
+        let width = out_width(&c);
+        linear(exec, kernels, &[Product::new(o, bias(Kind::OBias), b.out, width)], &b.heads.input(), tokens);
+        add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
+        Ok(())
+    }
+
+    fn feed_forward(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
+        let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
+        let b = &mut self.buffers;
+        let norm = NormWeights::get(&image, Kind::FfnNorm, Kind::FfnNormBias, layer)?;
+        let bias = |kind| image.vector(kind, layer);
+        let project = |kind, bias_kind| image.matrix(kind, layer).map(|matrix| Projection { matrix, bias: bias(bias_kind) });
+        let down = matrix(&image, Kind::Down, layer)?;
+        let ffn = Neurons {
+            gate: project(Kind::Gate, Kind::GateBias),
+            up: project(Kind::Up, Kind::UpBias).ok_or(Error::MissingTensor("up"))?,
+            activation: c.activation,
+            int8: down.format().takes_int8(),
+        };
+        let int8 = ffn.up.matrix.format().takes_int8() || ffn.gate.is_some_and(|g| g.matrix.format().takes_int8());
+        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8);
+        neurons(exec, kernels, &ffn, &b.normed.input(), tokens, &b.neurons.share());
+        let width = out_width(&c);
+        let product = Product::new(down, bias(Kind::DownBias), b.out, width);
+        linear(exec, kernels, &[product], &b.neurons.input(), tokens);
+        add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
+        Ok(())
+    }
+
+    /// Logits of `rows` tokens of the last batch from token `row` on, to `buffers.logits`.
+    pub(super) fn compute_logits(&mut self, exec: &dyn Executor, row: usize, rows: usize) {
+        let result = {
+            let mut result = Ok(());
+            exec.pass(&mut || result = self.output(exec, row, rows));
+            result
+        };
+        // Image::parse has seen every tensor that this looks up.
+        debug_assert!(result.is_ok());
+    }
+
+    fn output(&mut self, exec: &dyn Executor, row: usize, rows: usize) -> Result<(), Error> {
+        let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
+        let output = self.model.output().ok_or(Error::MissingTensor("output"))?;
+        let b = &mut self.buffers;
+        let norm = match image.vector(Kind::FinalNorm, 0) {
+            Some(_) => Some(NormWeights::get(&image, Kind::FinalNorm, Kind::FinalNormBias, 0)?),
+            None => None,
+        };
+        let project = image.matrix(Kind::ProjectOut, 0);
+        let int8 = project.as_ref().unwrap_or(&output).format().takes_int8();
+        let from = &b.x.values[row * b.x.width..];
+        prepare(exec, kernels, &c, norm.as_ref(), (from, &mut b.normed), rows, int8);
+        let mut input = b.normed.input();
+        if let Some(m) = project {
+            let width = b.embed.width;
+            linear(exec, kernels, &[Product::new(m, None, b.embed.values, width)], &input, rows);
+            let shared = b.embed.share();
+            for t in 0..rows {
+                // SAFETY: one row after the other, no tasks.
+                unsafe { shared.quantize(kernels, t * width, shared.values(t * width..(t + 1) * width)) };
+            }
+            input = b.embed.input();
+        }
+        let width = c.vocab.next_multiple_of(16);
+        linear(exec, kernels, &[Product::new(output, None, b.logits, width)], &input, rows);
+        Ok(())
+    }
+}

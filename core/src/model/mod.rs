@@ -1,0 +1,81 @@
+//! A model, and sessions that run it.
+
+mod forward;
+mod session;
+
+pub use crate::kernels::KvFormat;
+pub use session::{Session, SessionOptions};
+
+use crate::cpu::Cpu;
+use crate::error::Error;
+use crate::image::{Config, Image, Kind, Storage};
+use crate::kernels::{Kernels, Matrix};
+
+/// A parsed image with the kernels that will run it. A small value without memory of its own.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    image: Image<'a>,
+    kernels: &'static Kernels,
+}
+
+impl<'a> Model<'a> {
+    /// Parses an image and takes the fastest kernels of this processor.
+    ///
+    /// # Errors
+    /// See [`Image::parse`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+        Ok(Self::new(Image::parse(bytes)?, Kernels::best(Cpu::detect())))
+    }
+
+    /// A model from a parsed image and chosen kernels.
+    pub fn new(image: Image<'a>, kernels: &'static Kernels) -> Self {
+        Model { image, kernels }
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image<'a> {
+        &self.image
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &Config {
+        self.image.config()
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// The output matrix: its own, or the embedding it is tied to.
+    pub(crate) fn output(&self) -> Option<Matrix<'a>> {
+        self.image.matrix(Kind::Output, 0).or_else(|| self.image.matrix(Kind::Embed, 0))
+    }
+
+    /// Bytes of weights that decoding one token reads densely: everything but the embedding, of which one
+    /// row is looked up (and which is read whole where it serves as output matrix), and all positions but one.
+    pub fn weight_bytes_per_token(&self) -> usize {
+        let tied = self.image.matrix(Kind::Output, 0).is_none();
+        let read = |kind: Kind| match kind {
+            Kind::Embed => tied,
+            Kind::EmbedPositions => false,
+            _ => true,
+        };
+        let row = |kind: Kind, bytes: usize, rows: usize| if read(kind) { bytes } else { bytes / rows.max(1) };
+        self.image.entries().map(|e| row(e.kind, e.bytes(), e.rows)).sum()
+    }
+
+    /// Bytes of the KV cache that decoding at `position` reads and writes.
+    pub fn kv_bytes_per_token(&self, format: KvFormat, position: usize) -> usize {
+        let c = self.config();
+        let seen = |layer: usize| (position + 1).min(c.layer_window(layer));
+        let positions: usize = (0..c.layers).map(seen).sum();
+        2 * positions * c.kv_heads * c.head_width() * format.bytes()
+    }
+
+    /// Whether any weight is stored as plain f32 (then the KV cache had better be too).
+    pub fn is_f32(&self) -> bool {
+        let f32_tiles = |s: Storage| matches!(s, Storage::Tiles(g) if g.format == crate::Format::F32);
+        self.image.entries().any(|e| f32_tiles(e.storage))
+    }
+}

@@ -1,0 +1,294 @@
+//! A conversation's state: position, KV cache and the buffers of a forward pass, all in memory the caller gave.
+
+use super::{KvFormat, Model};
+use crate::arena::Arena;
+use crate::error::Error;
+use crate::exec::Executor;
+use crate::image::{Config, Positions};
+use crate::ops::attention::KvCache;
+use crate::ops::buffer::Rows;
+use crate::sample::{Candidate, Sampler};
+use core::alloc::Layout;
+use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicBool;
+
+/// What a session is made for; it decides how much memory it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Positions at most, prompt and answer together.
+    pub context: usize,
+    /// Tokens computed together in a prefill.
+    pub batch: usize,
+    /// Tokens whose logits are held at once (1, unless all logits of a text are wanted).
+    pub logit_rows: usize,
+    /// Number format of the KV cache.
+    pub kv: KvFormat,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { context: 2048, batch: 128, logit_rows: 1, kv: KvFormat::F16 }
+    }
+}
+
+/// The buffers of a forward pass.
+pub(super) struct Buffers<'m> {
+    /// Residual stream, [batch, d_model rounded up to 32].
+    pub x: Rows<'m>,
+    /// Input of a product, the same shape (a norm's output).
+    pub normed: Rows<'m>,
+    /// Input of the output matrix or of the embedding projection, [batch, d_embed]; only where projected.
+    pub embed: Rows<'m>,
+    /// Head outputs, [batch, heads * head_slot].
+    pub heads: Rows<'m>,
+    /// Neurons, [batch, ffn].
+    pub neurons: Rows<'m>,
+    /// [batch, heads * head_slot].
+    pub q: &'m mut [f32],
+    /// [batch, kv_heads * head_slot].
+    pub k: &'m mut [f32],
+    /// [batch, kv_heads * head_slot].
+    pub v: &'m mut [f32],
+    /// A sublayer's output, [batch, d_model or d_embed rounded up to 32].
+    pub out: &'m mut [f32],
+    /// [batch, head_dim / 2].
+    pub cos: &'m mut [f32],
+    /// [batch, head_dim / 2].
+    pub sin: &'m mut [f32],
+    /// [logit_rows, vocabulary rounded up to 16].
+    pub logits: &'m mut [f32],
+}
+
+/// Width of [`Buffers::out`].
+pub(super) fn out_width(c: &Config) -> usize {
+    c.d_model.max(c.d_embed).next_multiple_of(32)
+}
+
+impl<'m> Buffers<'m> {
+    fn new(arena: &mut Arena<'m>, c: &Config, o: &SessionOptions) -> Result<Self, Error> {
+        let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
+        let half = if c.positions == Positions::Rope { c.head_dim / 2 } else { 0 };
+        let projected = if c.d_embed == c.d_model { 0 } else { o.batch };
+        Ok(Buffers {
+            x: Rows::new(arena, o.batch, c.d_model)?,
+            normed: Rows::new(arena, o.batch, c.d_model)?,
+            embed: Rows::new(arena, projected, c.d_embed)?,
+            heads: Rows::new(arena, o.batch, q)?,
+            neurons: Rows::new(arena, o.batch, c.ffn.next_multiple_of(c.neuron_group))?,
+            q: arena.zeros(o.batch * q)?,
+            k: arena.zeros(o.batch * kv)?,
+            v: arena.zeros(o.batch * kv)?,
+            out: arena.zeros(o.batch * out_width(c))?,
+            cos: arena.zeros(o.batch * half)?,
+            sin: arena.zeros(o.batch * half)?,
+            logits: arena.zeros(o.logit_rows * c.vocab.next_multiple_of(16))?,
+        })
+    }
+}
+
+/// A session. Made once, it never allocates; all its calls leave it usable, also those that fail.
+pub struct Session<'a, 'm> {
+    pub(super) model: Model<'a>,
+    pub(super) options: SessionOptions,
+    pub(super) position: usize,
+    pub(super) cache: KvCache<'m>,
+    pub(super) buffers: Buffers<'m>,
+    pub(super) cancel: Option<&'m AtomicBool>,
+    candidates: &'m mut [Candidate],
+    has_logits: bool,
+}
+
+struct Parts<'m> {
+    kv: &'m mut [MaybeUninit<u8>],
+    buffers: Buffers<'m>,
+    candidates: &'m mut [Candidate],
+}
+
+fn carve<'m>(arena: &mut Arena<'m>, config: &Config, o: &SessionOptions) -> Result<Parts<'m>, Error> {
+    Ok(Parts {
+        kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
+        buffers: Buffers::new(arena, config, o)?,
+        candidates: arena.zeros(config.vocab)?,
+    })
+}
+
+impl<'a, 'm> Session<'a, 'm> {
+    /// How much memory [`Session::new`] needs for these options.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] when an option is out of its range.
+    pub fn memory_required(model: &Model, options: &SessionOptions) -> Result<Layout, Error> {
+        let options = checked(model.config(), *options)?;
+        let mut arena = Arena::measure();
+        carve(&mut arena, model.config(), &options)?;
+        Layout::from_size_align(arena.needed(), 1).map_err(|_| Error::BadOption("the context is too large"))
+    }
+
+    /// A session in `memory`, at position 0.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] when an option is out of its range, [`Error::MemoryTooSmall`].
+    pub fn new(model: Model<'a>, options: SessionOptions, memory: &'m mut [MaybeUninit<u8>]) -> Result<Self, Error> {
+        let options = checked(model.config(), options)?;
+        // Whether it fits does not depend on how the memory happens to be aligned.
+        let (needed, given) = (Self::memory_required(&model, &options)?.size(), memory.len());
+        if given < needed {
+            return Err(Error::MemoryTooSmall { needed, given });
+        }
+        let parts = carve(&mut Arena::new(memory), model.config(), &options)?;
+        Ok(Session {
+            model,
+            options,
+            position: 0,
+            cache: KvCache::new(model.config(), options.kv, parts.kv),
+            buffers: parts.buffers,
+            cancel: None,
+            candidates: parts.candidates,
+            has_logits: false,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<'a> {
+        &self.model
+    }
+
+    /// The options.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// Tokens seen so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions in all.
+    pub fn context(&self) -> usize {
+        self.options.context
+    }
+
+    /// Goes back to an earlier position; what came behind it is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::BadPosition`] when it lies ahead.
+    pub fn rewind(&mut self, position: usize) -> Result<(), Error> {
+        if position > self.position {
+            return Err(Error::BadPosition);
+        }
+        self.position = position;
+        self.has_logits = false;
+        Ok(())
+    }
+
+    /// A flag that any thread may raise: a prefill or decode under way then stops before its next layer
+    /// with [`Error::Cancelled`], and its last batch does not count.
+    pub fn set_cancel(&mut self, flag: Option<&'m AtomicBool>) {
+        self.cancel = flag;
+    }
+
+    /// Logits of the last token, [vocab]; empty before the first and after a rewind.
+    pub fn logits(&self) -> &[f32] {
+        if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }
+    }
+
+    /// Reads tokens and returns the last one's logits.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] before anything is done;
+    /// [`Error::Cancelled`] with the position behind the last whole batch.
+    pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.admit(tokens)?;
+        self.has_logits = false;
+        let mut left = tokens.len();
+        for batch in tokens.chunks(self.options.batch) {
+            left -= batch.len();
+            self.forward(exec, batch)?;
+            if left == 0 {
+                self.compute_logits(exec, batch.len() - 1, 1);
+            }
+            self.position += batch.len();
+        }
+        self.has_logits = true;
+        Ok(self.logits())
+    }
+
+    /// Reads tokens and shows every token's logits to `each(index, logits)`, in order.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_each(
+        &mut self,
+        exec: &dyn Executor,
+        tokens: &[u32],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.admit(tokens)?;
+        self.has_logits = false;
+        let (vocab, mut index) = (self.model.config().vocab, 0);
+        for batch in tokens.chunks(self.options.batch) {
+            self.forward(exec, batch)?;
+            self.position += batch.len();
+            let mut row = 0;
+            while row < batch.len() {
+                let rows = self.options.logit_rows.min(batch.len() - row);
+                self.compute_logits(exec, row, rows);
+                for logits in self.buffers.logits.chunks(vocab.next_multiple_of(16)).take(rows) {
+                    each(index, &logits[..vocab]);
+                    index += 1;
+                }
+                row += rows;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one token and returns its logits.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn decode(&mut self, exec: &dyn Executor, token: u32) -> Result<&[f32], Error> {
+        self.prefill(exec, &[token])
+    }
+
+    /// Chooses a token from the current logits.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`] when there are none yet.
+    pub fn sample(&mut self, sampler: &mut Sampler, recent: &[u32]) -> Result<u32, Error> {
+        if !self.has_logits {
+            return Err(Error::NoTokens);
+        }
+        let logits = &self.buffers.logits[..self.model.config().vocab];
+        sampler.sample(logits, recent, self.candidates)
+    }
+
+    fn admit(&self, tokens: &[u32]) -> Result<(), Error> {
+        let vocab = self.model.config().vocab as u32;
+        if tokens.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        if let Some(&id) = tokens.iter().find(|&&t| t >= vocab) {
+            return Err(Error::TokenOutOfRange { id, vocab });
+        }
+        let (needed, context) = (self.position.saturating_add(tokens.len()), self.options.context);
+        if needed > context { Err(Error::ContextFull { needed, context }) } else { Ok(()) }
+    }
+}
+
+/// Options inside their ranges.
+fn checked(config: &Config, o: SessionOptions) -> Result<SessionOptions, Error> {
+    if o.context == 0 || o.context > 1 << 26 {
+        return Err(Error::BadOption("the context must be at least 1 and at most 67108864 positions"));
+    }
+    if config.positions == Positions::Learned && o.context > config.max_positions {
+        return Err(Error::BadOption("the context is longer than the model's learned positions"));
+    }
+    if o.batch == 0 || o.batch > 1 << 16 {
+        return Err(Error::BadOption("the batch must be at least 1 and at most 65536 tokens"));
+    }
+    if o.logit_rows == 0 || o.logit_rows > o.batch {
+        return Err(Error::BadOption("logit rows must be at least 1 and at most the batch"));
+    }
+    Ok(o)
+}

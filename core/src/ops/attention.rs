@@ -1,0 +1,230 @@
+//! Attention of a batch of tokens: norms and rotation of the heads, writing the cache, looking it up.
+
+use super::buffer::SharedRows;
+use super::rope;
+use crate::exec::Executor;
+use crate::format::TILE_ROWS;
+use crate::image::Config;
+use crate::kernels::{Attend, Kernels, KvFormat, KvView};
+use crate::views::Disjoint;
+use core::mem::MaybeUninit;
+
+/// Tokens per task in a prefill.
+const TOKENS: usize = 16;
+
+/// The whole cache: per layer and KV head the keys, [context / 16, head_width, 16], then the values,
+/// [context, head_width].
+pub struct KvCache<'m> {
+    format: KvFormat,
+    memory: &'m mut [MaybeUninit<u8>],
+    head_bytes: usize,
+    kv_heads: usize,
+    head_width: usize,
+}
+
+impl<'m> KvCache<'m> {
+    /// Bytes for `context` positions, rounded up to whole tiles of keys.
+    pub fn bytes(config: &Config, format: KvFormat, context: usize) -> usize {
+        let head = 2usize.saturating_mul(context.next_multiple_of(TILE_ROWS)).saturating_mul(config.head_width() * format.bytes());
+        head.saturating_mul(config.kv_heads * config.layers)
+    }
+
+    /// A cache in `memory`, which must have [`KvCache::bytes`] bytes.
+    pub fn new(config: &Config, format: KvFormat, memory: &'m mut [MaybeUninit<u8>]) -> Self {
+        let head_bytes = memory.len() / (config.kv_heads * config.layers);
+        KvCache { format, memory, head_bytes, kv_heads: config.kv_heads, head_width: config.head_width() }
+    }
+
+    /// One layer's heads, for tasks.
+    pub fn layer(&mut self, layer: usize) -> LayerCache<'_> {
+        let (all, context) = (self.kv_heads * self.head_bytes, self.positions());
+        LayerCache {
+            format: self.format,
+            memory: Disjoint::new(&mut self.memory[layer * all..(layer + 1) * all]),
+            head_bytes: self.head_bytes,
+            head_width: self.head_width,
+            context,
+        }
+    }
+
+    fn positions(&self) -> usize {
+        self.head_bytes / (2 * self.head_width * self.format.bytes())
+    }
+}
+
+/// One layer's part of the cache.
+pub struct LayerCache<'a> {
+    format: KvFormat,
+    memory: Disjoint<'a, MaybeUninit<u8>>,
+    head_bytes: usize,
+    head_width: usize,
+    context: usize,
+}
+
+impl LayerCache<'_> {
+    fn view(&self, head: usize) -> KvView {
+        // SAFETY: head < kv_heads, so both stay inside the memory.
+        unsafe {
+            let keys = self.memory.as_ptr().add(head * self.head_bytes).cast::<u8>();
+            KvView { format: self.format, keys, values: keys.add(self.head_bytes / 2) }
+        }
+    }
+
+    /// Writes one position's key and value (`head_width` floats each).
+    ///
+    /// # Safety
+    /// No other task may touch this head now.
+    unsafe fn write(&self, head: usize, position: usize, key: &[f32], value: &[f32]) {
+        let (size, width) = (self.format.bytes(), self.head_width);
+        let half = self.head_bytes / 2;
+        let tile = position / TILE_ROWS * width * TILE_ROWS;
+        // SAFETY: this head's memory, exclusive by the caller's promise; MaybeUninit<u8> may hold anything.
+        let memory = unsafe { self.memory.range(head * self.head_bytes..(head + 1) * self.head_bytes) };
+        let (keys, values) = memory.split_at_mut(half);
+        if position.is_multiple_of(TILE_ROWS) {
+            // The kernel reads whole tiles: what is not written yet must at least be numbers.
+            keys[tile * size..(tile + width * TILE_ROWS) * size].fill(MaybeUninit::new(0));
+        }
+        let put = |memory: &mut [MaybeUninit<u8>], at: usize, x: f32| match self.format {
+            KvFormat::F16 => {
+                let bytes = half::f16::from_f32(x).to_le_bytes().map(MaybeUninit::new);
+                memory[at * 2..at * 2 + 2].copy_from_slice(&bytes);
+            }
+            KvFormat::F32 => memory[at * 4..at * 4 + 4].copy_from_slice(&x.to_le_bytes().map(MaybeUninit::new)),
+        };
+        for (d, (k, v)) in key.iter().zip(value).enumerate() {
+            put(keys, tile + d * TILE_ROWS + position % TILE_ROWS, *k);
+            put(values, position * width + d, *v);
+        }
+    }
+}
+
+/// What one attention step works on; `q`, `k`, `v` are [tokens, heads * head_slot].
+pub struct Step<'a> {
+    /// The model's shape.
+    pub config: &'a Config,
+    /// Layer's window.
+    pub window: usize,
+    /// Tokens in the batch.
+    pub tokens: usize,
+    /// Position of the first.
+    pub first: usize,
+    /// Queries.
+    pub q: Disjoint<'a, f32>,
+    /// Keys.
+    pub k: Disjoint<'a, f32>,
+    /// Values.
+    pub v: &'a [f32],
+    /// RMS norms of query and key heads.
+    pub head_norms: Option<(&'a [f32], &'a [f32])>,
+    /// [tokens, head_dim / 2] cosines and sines, under RoPE.
+    pub rope: Option<(&'a [f32], &'a [f32])>,
+    /// The layer's cache.
+    pub cache: LayerCache<'a>,
+    /// Where head outputs go, [tokens, heads * head_slot].
+    pub out: SharedRows<'a>,
+    /// Whether the output projection takes quantized inputs.
+    pub int8: bool,
+}
+
+impl Step<'_> {
+    /// Runs the step: a task per KV head; in a prefill first all keys and values, then a task per KV head
+    /// and run of tokens.
+    ///
+    /// # Panics
+    /// When the batch does not fit in the cache or the buffers.
+    pub fn run(&self, exec: &dyn Executor, kernels: &Kernels) {
+        assert!(self.first + self.tokens <= self.cache.context, "the batch does not fit in the cache");
+        let heads = self.config.kv_heads;
+        if self.tokens == 1 {
+            exec.run(heads, &|h| {
+                // SAFETY: a task touches only its own KV head, its query heads and their outputs.
+                unsafe {
+                    self.write_head(kernels, h);
+                    self.look_up(kernels, h, 0, 1);
+                }
+            });
+        } else {
+            // SAFETY: a task touches only its own KV head and its query heads.
+            exec.run(heads, &|h| unsafe { self.write_head(kernels, h) });
+            let runs = self.tokens.div_ceil(TOKENS);
+            exec.run(heads * runs, &|i| {
+                let first = i / heads * TOKENS;
+                // SAFETY: all writes have returned; heads and runs of tokens are disjoint outputs.
+                unsafe { self.look_up(kernels, i % heads, first, TOKENS.min(self.tokens - first)) };
+            });
+        }
+    }
+
+    /// Norms and rotates this KV head's key and its query heads, scales the queries, writes the cache.
+    ///
+    /// # Safety
+    /// No other task may be given the same head.
+    unsafe fn write_head(&self, kernels: &Kernels, head: usize) {
+        let c = self.config;
+        let (slot, width, group) = (c.head_slot(), c.head_width(), c.heads / c.kv_heads);
+        let scale = 1.0 / libm::sqrtf(c.head_dim as f32);
+        for t in 0..self.tokens {
+            let at = (t * c.kv_heads + head) * slot;
+            // SAFETY: this head's slots of row t, by the caller's promise nobody else's.
+            unsafe {
+                let key = self.k.range(at..at + width);
+                self.turn(kernels, t, key, self.head_norms.map(|n| n.1));
+                self.cache.write(head, self.first + t, key, &self.v[at..at + width]);
+                for q in head * group..(head + 1) * group {
+                    let at = (t * c.heads + q) * slot;
+                    let query = self.q.range(at..at + width);
+                    self.turn(kernels, t, query, self.head_norms.map(|n| n.0));
+                    query.iter_mut().for_each(|x| *x *= scale);
+                }
+            }
+        }
+    }
+
+    /// Head norm and rotation of one head of token `t`.
+    fn turn(&self, kernels: &Kernels, t: usize, head: &mut [f32], norm: Option<&[f32]>) {
+        let dim = self.config.head_dim;
+        if let Some(weight) = norm {
+            let mut row = [0.0; 1024];
+            row[..dim].copy_from_slice(&head[..dim]);
+            kernels.rms_norm(&row[..dim], weight, self.config.norm_eps, &mut head[..dim]);
+        }
+        if let Some((cos, sin)) = self.rope {
+            let half = t * dim / 2..(t + 1) * dim / 2;
+            rope::rotate(&mut head[..dim], &cos[half.clone()], &sin[half]);
+        }
+    }
+
+    /// Attention of some tokens' query heads over one KV head, then the outputs' quantization.
+    ///
+    /// # Safety
+    /// Keys and values up to the last token must have been written; no other task may be given the same
+    /// head and tokens.
+    unsafe fn look_up(&self, kernels: &Kernels, head: usize, first: usize, tokens: usize) {
+        let c = self.config;
+        let (slot, group) = (c.head_slot(), c.heads / c.kv_heads);
+        let row = c.heads * slot;
+        let start = first * row + head * group * slot;
+        // SAFETY: the offsets stay inside q and out, both [tokens, heads * slot].
+        unsafe {
+            let attend = Attend {
+                q: self.q.as_ptr().add(start),
+                token_stride: row,
+                head_stride: slot,
+                tokens,
+                heads: group,
+                head_width: c.head_width(),
+                first: self.first + first,
+                window: self.window,
+                kv: self.cache.view(head),
+            };
+            kernels.attend(&attend, self.out.values.as_ptr().add(start));
+            if self.int8 {
+                for t in 0..tokens {
+                    let at = start + t * row;
+                    self.out.quantize(kernels, at, self.out.values(at..at + group * slot));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Rows of inputs for matrix products, as floats and quantized.
+
+use crate::arena::{Arena, Plain};
+use crate::error::Error;
+use crate::format::BLOCK;
+use crate::kernels::{Input, Kernels};
+use crate::views::Disjoint;
+use core::ops::Range;
+
+/// Input rows in session memory: [tokens, width] and their quantized twins.
+pub struct Rows<'m> {
+    /// Length of a row, a multiple of 32.
+    pub width: usize,
+    /// [tokens, width].
+    pub values: &'m mut [f32],
+    quants: &'m mut [i8],
+    scales: &'m mut [f32],
+    offsets: &'m mut [i32],
+}
+
+/// [`Rows`] taken apart for tasks that fill disjoint blocks of it.
+pub struct SharedRows<'a> {
+    /// Length of a row.
+    pub width: usize,
+    /// [tokens, width].
+    pub values: Disjoint<'a, f32>,
+    quants: Disjoint<'a, i8>,
+    scales: Disjoint<'a, f32>,
+    offsets: Disjoint<'a, i32>,
+}
+
+fn zeros<'m, T: Plain>(arena: &mut Arena<'m>, len: usize) -> Result<&'m mut [T], Error> {
+    arena.zeros(len)
+}
+
+impl<'m> Rows<'m> {
+    /// Room for `tokens` rows of `width`, zeroed.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`].
+    pub fn new(arena: &mut Arena<'m>, tokens: usize, width: usize) -> Result<Self, Error> {
+        let width = width.next_multiple_of(BLOCK);
+        let blocks = tokens * (width / BLOCK);
+        Ok(Rows {
+            width,
+            values: zeros(arena, tokens * width)?,
+            quants: zeros(arena, tokens * width)?,
+            scales: zeros(arena, blocks)?,
+            offsets: zeros(arena, blocks)?,
+        })
+    }
+
+    /// For reading.
+    pub fn input(&self) -> Input<'_> {
+        Input {
+            width: self.width,
+            values: self.values,
+            quants: self.quants,
+            scales: self.scales,
+            offsets: self.offsets,
+        }
+    }
+
+    /// For tasks.
+    pub fn share(&mut self) -> SharedRows<'_> {
+        SharedRows {
+            width: self.width,
+            values: Disjoint::new(self.values),
+            quants: Disjoint::new(self.quants),
+            scales: Disjoint::new(self.scales),
+            offsets: Disjoint::new(self.offsets),
+        }
+    }
+}
+
+impl SharedRows<'_> {
+    /// Quantizes `source` to the blocks that begin at element `at` (a multiple of 32).
+    ///
+    /// # Panics
+    /// When the range is outside or not whole blocks.
+    ///
+    /// # Safety
+    /// No other task may touch these blocks now.
+    pub unsafe fn quantize(&self, kernels: &Kernels, at: usize, source: &[f32]) {
+        assert!(at.is_multiple_of(BLOCK), "blocks start at multiples of 32");
+        let end = at + source.len();
+        let blocks = at / BLOCK..end / BLOCK;
+        // SAFETY: exclusive by the caller's promise.
+        unsafe {
+            let (q, s, o) = (self.quants.range(at..end), self.scales.range(blocks.clone()), self.offsets.range(blocks));
+            kernels.quantize(source, q, s, o);
+        }
+    }
+
+    /// A range of the values.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    ///
+    /// # Safety
+    /// No other task may touch these values now.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub unsafe fn values(&self, range: Range<usize>) -> &mut [f32] {
+        // SAFETY: by the caller's promise.
+        unsafe { self.values.range(range) }
+    }
+}

@@ -1,0 +1,162 @@
+//! Choosing the next token from logits, without allocation.
+
+use crate::error::Error;
+
+/// A token and its score.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Candidate {
+    /// Token id.
+    pub id: u32,
+    /// Logit, then probability.
+    pub score: f32,
+}
+
+/// How to choose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// 0 takes the likeliest token; else logits are divided by it.
+    pub temperature: f32,
+    /// Keep the k likeliest; 0 for all.
+    pub top_k: usize,
+    /// Keep the likeliest that together reach this probability; 1 for all.
+    pub top_p: f32,
+    /// Drop what is less likely than this share of the likeliest; 0 for none.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858); 1 for none.
+    pub repetition_penalty: f32,
+    /// Start of the random sequence.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        SamplerOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+/// A sampler with its random state: the same seed and logits give the same tokens everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    state: u64,
+}
+
+impl Sampler {
+    /// A sampler.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] names the option that is out of range.
+    pub fn new(options: SamplerOptions) -> Result<Self, Error> {
+        let checks = [
+            (options.temperature >= 0.0 && options.temperature.is_finite(), "temperature must be 0 or more"),
+            (options.top_p > 0.0 && options.top_p <= 1.0, "top-p must be above 0 and at most 1"),
+            ((0.0..1.0).contains(&options.min_p), "min-p must be at least 0 and below 1"),
+            (
+                options.repetition_penalty > 0.0 && options.repetition_penalty.is_finite(),
+                "the repetition penalty must be above 0 (1 is none)",
+            ),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, message)) => Err(Error::BadOption(message)),
+            None => Ok(Sampler { options, state: options.seed }),
+        }
+    }
+
+    /// Chooses a token. `recent` are the ids that the repetition penalty is for; `scratch` needs as many
+    /// candidates as there are logits.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`] without logits, [`Error::MemoryTooSmall`] when `scratch` is too short.
+    pub fn sample(&mut self, logits: &[f32], recent: &[u32], scratch: &mut [Candidate]) -> Result<u32, Error> {
+        if logits.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        let (needed, given) = (logits.len(), scratch.len());
+        let list = scratch.get_mut(..needed).ok_or(Error::MemoryTooSmall { needed, given })?;
+        for (i, (slot, logit)) in list.iter_mut().zip(logits).enumerate() {
+            // What is not a number is never chosen.
+            let score = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
+            *slot = Candidate { id: i as u32, score };
+        }
+        self.penalize(list, recent);
+        if self.options.temperature == 0.0 {
+            return Ok(likeliest(list));
+        }
+        let kept = self.keep(list);
+        Ok(self.draw(&list[..kept]))
+    }
+
+    fn penalize(&self, list: &mut [Candidate], recent: &[u32]) {
+        let penalty = self.options.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        for (i, id) in recent.iter().enumerate() {
+            // Once per distinct token.
+            if recent[..i].contains(id) {
+                continue;
+            }
+            if let Some(c) = list.get_mut(*id as usize) {
+                c.score = if c.score > 0.0 { c.score / penalty } else { c.score * penalty };
+            }
+        }
+    }
+
+    /// Brings the kept candidates to the front, likeliest first, as unnormalised probabilities.
+    fn keep(&self, list: &mut [Candidate]) -> usize {
+        let o = &self.options;
+        let by_score = |a: &Candidate, b: &Candidate| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id));
+        let mut kept = if o.top_k == 0 { list.len() } else { o.top_k.min(list.len()) };
+        if kept < list.len() {
+            list.select_nth_unstable_by(kept, by_score);
+        }
+        list[..kept].sort_unstable_by(by_score);
+        let top = list[0].score;
+        for c in &mut list[..kept] {
+            // Both infinite: equal to the top one.
+            let d = if c.score == top { 0.0 } else { c.score - top };
+            c.score = libm::expf(d / o.temperature);
+        }
+        if o.min_p > 0.0 {
+            kept = list[..kept].iter().take_while(|c| c.score >= o.min_p).count();
+        }
+        if o.top_p < 1.0 {
+            let enough = o.top_p * list[..kept].iter().map(|c| c.score).sum::<f32>();
+            let mut sum = 0.0;
+            let before = list[..kept].iter().take_while(|c| {
+                let more = sum < enough;
+                sum += c.score;
+                more
+            });
+            kept = before.count();
+        }
+        kept.max(1)
+    }
+
+    fn draw(&mut self, kept: &[Candidate]) -> u32 {
+        let total: f32 = kept.iter().map(|c| c.score).sum();
+        let mut left = self.uniform() * total;
+        for c in kept {
+            left -= c.score;
+            if left < 0.0 {
+                return c.id;
+            }
+        }
+        kept[0].id
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014), the upper 24 bits as a number in 0..1.
+    fn uniform(&mut self) -> f32 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 40) as f32 / (1u32 << 24) as f32
+    }
+}
+
+/// Id of the largest score, the first among equals.
+fn likeliest(list: &[Candidate]) -> u32 {
+    list.iter().fold(list[0], |best, c| if c.score > best.score { *c } else { best }).id
+}

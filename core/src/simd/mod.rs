@@ -1,0 +1,177 @@
+//! Sixteen float lanes, the same on every machine.
+//!
+//! [`Lanes`] is the small vocabulary in which norms, soft-max, attention, activations and the float matrix
+//! kernels are written once; an instruction set implements it and [`crate::kernels`] instantiates the
+//! generic code under its target features. Every operation is one IEEE-754 operation per lane (or a fixed
+//! sequence of them), sums over lanes are a fixed tree, and nothing is fused: the same bits come out of
+//! every implementation.
+
+pub mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+
+/// Lanes of a vector.
+pub const LANES: usize = 16;
+
+/// 1.5 * 2^23: adding and subtracting it rounds an f32 below 2^22 to the nearest integer, ties to even.
+pub const ROUND: f32 = 12_582_912.0;
+
+/// Sixteen f32 values.
+///
+/// # Safety
+/// Every method may only be called where the implementation's target features are there; pointers must be
+/// valid for 16 elements (no alignment asked).
+pub unsafe trait Lanes: Copy {
+    /// All lanes `x`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn splat(x: f32) -> Self;
+    /// Reads 16 f32.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn load(p: *const f32) -> Self;
+    /// Reads 16 f16, exactly.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn load_f16(p: *const u16) -> Self;
+    /// Writes 16 f32.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn store(self, p: *mut f32);
+    /// Writes 16 integral values in -128..=127 as i8.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn store_i8(self, p: *mut i8);
+    /// Lane-wise sum.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn add(self, o: Self) -> Self;
+    /// Lane-wise difference.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn sub(self, o: Self) -> Self;
+    /// Lane-wise product.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn mul(self, o: Self) -> Self;
+    /// Lane-wise quotient.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn div(self, o: Self) -> Self;
+    /// Lane-wise maximum (of numbers).
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn max(self, o: Self) -> Self;
+    /// Lane-wise minimum (of numbers).
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn min(self, o: Self) -> Self;
+    /// 2^n for integral n in -126..=127.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn pow2(self) -> Self;
+
+    /// Asks for the cache line at `p` soon; any address will do.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+
+    /// All lanes to memory.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn to_array(self) -> [f32; LANES] {
+        let mut a = [0.0; LANES];
+        // SAFETY: the array holds 16 elements; features by the caller.
+        unsafe { self.store(a.as_mut_ptr()) };
+        a
+    }
+
+    /// Sum of the lanes as the tree (l, l+8), (l, l+4), (l, l+2), (l, l+1).
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: features by the caller.
+        let mut a = unsafe { self.to_array() };
+        let mut half = LANES / 2;
+        while half > 0 {
+            for l in 0..half {
+                a[l] += a[l + half];
+            }
+            half /= 2;
+        }
+        a[0]
+    }
+
+    /// Largest lane.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: features by the caller.
+        let mut a = unsafe { self.to_array() };
+        let mut half = LANES / 2;
+        while half > 0 {
+            for l in 0..half {
+                a[l] = if a[l] > a[l + half] { a[l] } else { a[l + half] };
+            }
+            half /= 2;
+        }
+        a[0]
+    }
+
+    /// Nearest integer, ties to even, for |x| < 2^22.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // SAFETY: features by the caller.
+        unsafe { self.add(Self::splat(ROUND)).sub(Self::splat(ROUND)) }
+    }
+
+    /// e^x to 2 units in the last place for x in -87..=88, held to that range outside.
+    ///
+    /// Range reduction and polynomial of Cephes' `expf` (S. Moshier), without fused operations.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        // SAFETY: features by the caller.
+        unsafe {
+            let x = self.max(Self::splat(-87.0)).min(Self::splat(88.0));
+            let n = x.mul(Self::splat(core::f32::consts::LOG2_E)).round();
+            let r = x.sub(n.mul(Self::splat(0.693_359_4))).sub(n.mul(Self::splat(-2.121_944_4e-4)));
+            let mut p = Self::splat(1.987_569_1e-4);
+            for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+                p = p.mul(r).add(Self::splat(c));
+            }
+            let y = p.mul(r).mul(r).add(r).add(Self::splat(1.0));
+            y.mul(n.pow2())
+        }
+    }
+}

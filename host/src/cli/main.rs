@@ -1,0 +1,151 @@
+//! The command `shadowllm`.
+
+mod bench;
+mod demo;
+mod eval;
+mod inspect;
+mod logits;
+mod pack;
+mod run;
+
+use clap::{Args, Parser, Subcommand};
+use shadowllm_core::{Isa, KvFormat, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::{Error, Result, cache};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// On-device LLM inference that does not read what a token does not need.
+#[derive(Parser)]
+#[command(version, about, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch a small model, pack it and let it answer a question.
+    #[command(after_help = "Example:\n  shadowllm demo -p 'Why is the sky blue?'")]
+    Demo(demo::Options),
+    /// Pack a Hugging Face folder or a GGUF file into an image.
+    #[command(after_help = "Examples:\n  shadowllm pack SmolLM2-135M/ -o smollm2.sllm --format q4_0\n  \
+        shadowllm pack model.gguf -o model.sllm\n  shadowllm pack --synthetic tinyllama-1.1b --format q4_0 -o random.sllm")]
+    Pack(pack::Options),
+    /// Show what an image holds.
+    #[command(after_help = "Example:\n  shadowllm inspect smollm2.sllm --json")]
+    Inspect(inspect::Options),
+    /// Generate text: from a prompt, a file, or in a chat.
+    #[command(after_help = "Examples:\n  shadowllm run smollm2.sllm -p 'Name three rivers.' -n 64\n  \
+        shadowllm run smollm2.sllm            # chat; an empty line or Ctrl-D ends it\n  \
+        shadowllm run model.gguf --raw -p 'Once upon a time' --greedy")]
+    Run(run::Options),
+    /// Write the logits of given token ids to a safetensors file.
+    #[command(
+        after_help = "Example:\n  echo '[1, 2, 3]' > ids.json && shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors"
+    )]
+    Logits(logits::Options),
+    /// Measure the perplexity of a text.
+    #[command(
+        after_help = "Example:\n  shadowllm eval smollm2.sllm --text book.txt --window 512 --max-windows 40 --json"
+    )]
+    Eval(eval::Options),
+    /// Measure prefill and decode speed.
+    #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
+    Bench(bench::Options),
+}
+
+/// A model and how to run it.
+#[derive(Args)]
+struct ModelOptions {
+    /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
+    model: PathBuf,
+    /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod); the best by default.
+    #[arg(long, value_parser = isa)]
+    isa: Option<Isa>,
+    /// Number format of the KV cache: f16, or f32 (the default for f32 images).
+    #[arg(long, value_parser = kv_format)]
+    kv: Option<KvFormat>,
+}
+
+fn isa(name: &str) -> std::result::Result<Isa, String> {
+    Isa::from_name(name).ok_or_else(|| format!("one of {}", Isa::ALL.map(Isa::name).join(", ")))
+}
+
+fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
+    match name {
+        "f16" => Ok(KvFormat::F16),
+        "f32" => Ok(KvFormat::F32),
+        _ => Err("f16 or f32".into()),
+    }
+}
+
+impl ModelOptions {
+    fn open(&self) -> Result<LoadedModel> {
+        open_model(&self.model, self.isa)
+    }
+
+    /// The cache format asked for, or the one that suits the weights.
+    fn kv(&self, model: &LoadedModel) -> KvFormat {
+        self.kv.unwrap_or(if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 })
+    }
+}
+
+/// Opens an image, packing other things into the cache first.
+fn open_model(path: &Path, isa: Option<Isa>) -> Result<LoadedModel> {
+    let bar = progress("packing");
+    let image = cache::image_for(path, &mut |note| bar.println(note), &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    LoadedModel::open(&image, isa)
+}
+
+/// A bar of bytes on standard error; silent where that is no terminal.
+fn progress(what: &'static str) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}")
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(0).with_style(style).with_message(what)
+}
+
+/// Threads asked for, or one per core.
+fn pool(threads: Option<usize>) -> Result<Pool> {
+    Pool::new(threads.unwrap_or_else(Pool::cores))
+}
+
+/// Session options for a batch of work over `context` positions.
+fn session_options(model: &LoadedModel, context: usize, kv: KvFormat) -> SessionOptions {
+    let c = model.model().config();
+    let batch = SessionOptions::default().batch.min(context.max(1));
+    let learned = c.positions == shadowllm_core::image::Positions::Learned;
+    let context = if learned { context.min(c.max_positions) } else { context };
+    SessionOptions { context, batch, kv, ..SessionOptions::default() }
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &serde_json::Value) {
+    println!("{value:#}");
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(o) => demo::demo(&o),
+        Command::Pack(o) => pack::pack(&o),
+        Command::Inspect(o) => inspect::inspect(&o),
+        Command::Run(o) => run::run(&o),
+        Command::Logits(o) => logits::logits(&o),
+        Command::Eval(o) => eval::eval(&o),
+        Command::Bench(o) => bench::bench(&o),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("shadowllm: {e}");
+            let usage = matches!(e, Error::Usage(_))
+                || matches!(e, Error::Engine { source: shadowllm_core::Error::BadOption(_), .. });
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `shadowllm pack`.
+
+use crate::progress;
+use clap::Args;
+use shadowllm_core::Format;
+use shadowllm_host::import::{self, Source, SyntheticSource};
+use shadowllm_host::pack::{Formats, format_names, pack as write};
+use shadowllm_host::{Error, Result};
+use std::path::PathBuf;
+
+/// Options of `pack`.
+#[derive(Args)]
+pub struct Options {
+    /// Hugging Face folder or GGUF file.
+    #[arg(required_unless_present = "synthetic")]
+    source: Option<PathBuf>,
+    /// Image to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Number format of the weights; by default the source's own where it is one of ours, else q8_0.
+    #[arg(long, value_parser = format)]
+    format: Option<Format>,
+    /// Number format of embedding and output matrix; by default that of --format.
+    #[arg(long, value_parser = format)]
+    output_format: Option<Format>,
+    /// Random weights of a known shape instead of a source (smollm2-135m, tinyllama-1.1b, llama-2-7b, ...).
+    #[arg(long, conflicts_with = "source")]
+    synthetic: Option<String>,
+}
+
+fn format(name: &str) -> std::result::Result<Format, String> {
+    Format::from_name(name).ok_or_else(|| format!("one of {}", format_names()))
+}
+
+/// Runs the command.
+pub fn pack(o: &Options) -> Result<()> {
+    let source: Box<dyn Source> = match (&o.synthetic, &o.source) {
+        (Some(shape), _) => Box::new(SyntheticSource::new(shape)?),
+        (None, Some(path)) => import::open(path)?,
+        (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
+    };
+    let like = Formats::like(&*source)?;
+    let weights = o.format.unwrap_or(like.weights);
+    let formats = Formats { weights, output: o.output_format.or(o.format).unwrap_or(like.output) };
+    let bar = progress("packing");
+    let packed = write(&*source, formats, &o.output, &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    let (w, out) = (formats.weights.name(), formats.output.name());
+    println!("{}: {:.1} MB, weights {w}, embedding and output {out}", o.output.display(), packed.bytes as f64 / 1e6);
+    if packed.carried_over > 0 {
+        println!("{:.1} million weights were taken over without loss", packed.carried_over as f64 / 1e6);
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! `shadowllm run`: one prompt, or a chat.
+
+use crate::{ModelOptions, pool, print_json, session_options};
+use clap::Args;
+use serde_json::json;
+use shadowllm_core::Session;
+use shadowllm_core::sample::{Sampler, SamplerOptions};
+use shadowllm_host::generate::{Figures, Stop, generate, peak_memory};
+use shadowllm_host::import::Chat;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::{Message, Text, render};
+use shadowllm_host::{Error, Result};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Positions of a session when --context does not say.
+const CONTEXT: usize = 4096;
+
+/// Options of `run`.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Prompt; without it and -f a chat begins.
+    #[arg(short, long, conflicts_with = "file")]
+    prompt: Option<String>,
+    /// File with the prompt.
+    #[arg(short, long)]
+    file: Option<PathBuf>,
+    /// Tokens to generate at most.
+    #[arg(short, default_value_t = 256)]
+    n: usize,
+    /// Continue the prompt as plain text, even if the model has a chat template.
+    #[arg(long)]
+    raw: bool,
+    /// What the model is told to be, in a chat.
+    #[arg(long)]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Threads; one per core by default.
+    #[arg(short, long)]
+    threads: Option<usize>,
+    /// Positions, prompt and answer together; by default what the model was trained for, 4096 at most.
+    #[arg(long)]
+    context: Option<usize>,
+    /// Text and figures as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub struct Sampling {
+    /// Always the likeliest token.
+    #[arg(long)]
+    greedy: bool,
+    /// Seed of the random choice; from the clock by default.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Divides the logits; 0 is greedy.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Only the k likeliest tokens; 0 for all.
+    #[arg(long, default_value_t = 40)]
+    top_k: usize,
+    /// Only the likeliest tokens that together reach this probability.
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    /// Only tokens at least this share as likely as the likeliest.
+    #[arg(long, default_value_t = 0.05)]
+    min_p: f32,
+    /// Makes recent tokens less likely; 1 is off.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+}
+
+impl Sampling {
+    /// The sampler.
+    pub fn sampler(&self) -> Result<Sampler> {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        Ok(Sampler::new(SamplerOptions {
+            temperature: if self.greedy { 0.0 } else { self.temperature },
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed.unwrap_or_else(clock),
+        })?)
+    }
+}
+
+/// A model with everything a conversation needs.
+pub struct Talk<'a, 'm> {
+    /// The model.
+    pub model: &'a LoadedModel,
+    /// Its tokenizer.
+    pub text: &'a Text,
+    /// Its session.
+    pub session: &'a mut Session<'m, 'm>,
+    /// The threads.
+    pub pool: &'a Pool,
+    /// The sampler.
+    pub sampler: &'a mut Sampler,
+    /// Whether tokens go to standard output as they come.
+    pub stream: bool,
+}
+
+impl Talk<'_, '_> {
+    /// Answers a prompt from scratch or behind what the session has seen.
+    pub fn answer(&mut self, prompt: &[u32], n: usize) -> Result<(String, Figures, Stop)> {
+        let mut stream = self.text.stream();
+        let mut all = String::new();
+        let show = self.stream;
+        let mut put = |piece: String| -> Result<()> {
+            if show {
+                let mut out = std::io::stdout();
+                let wrote = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+                wrote.map_err(|e| Error::Other(format!("cannot write to standard output: {e}")))?;
+            }
+            all.push_str(&piece);
+            Ok(())
+        };
+        let (figures, stop) = generate(self.session, self.pool, self.sampler, prompt, n, &mut |token| {
+            put(stream.push(token)?)?;
+            Ok(true)
+        })?;
+        put(stream.finish()?)?;
+        Ok((all, figures, stop))
+    }
+}
+
+/// Ids of a prompt, by the chat template or plain.
+pub fn prompt_ids(text: &Text, chat: &Chat, messages: &[Message], raw: bool, model: &LoadedModel) -> Result<Vec<u32>> {
+    let last = messages.last().map(|m| m.content.as_str()).unwrap_or_default();
+    let ids = if raw || chat.template.is_empty() {
+        text.encode(last, true)?
+    } else {
+        text.encode(&render(chat, messages)?, false)?
+    };
+    // A model that begins with a token of its own can start from nothing.
+    if ids.is_empty() {
+        return match model.model().config().bos {
+            Some(bos) => Ok(vec![bos]),
+            None => {
+                Err(Error::Usage("the prompt is empty and the model has no beginning token; give some text".into()))
+            }
+        };
+    }
+    Ok(ids)
+}
+
+/// Runs the command.
+pub fn run(o: &Options) -> Result<()> {
+    let prompt = match (&o.prompt, &o.file) {
+        (Some(p), _) => Some(p.clone()),
+        (None, Some(f)) => Some(std::fs::read_to_string(f).map_err(|e| Error::io("read", f, e))?),
+        (None, None) => None,
+    };
+    let mut sampler = o.sampling.sampler()?;
+    let pool = pool(o.threads)?;
+    let model = o.model.open()?;
+    let text = Text::of(&model)?;
+    let context = o.context.unwrap_or_else(|| model.model().config().max_positions.min(CONTEXT));
+    let options = session_options(&model, context, o.model.kv(&model));
+    let mut memory = model.memory(&options)?;
+    let session_bytes = memory.size();
+    let mut session = model.session(options, &mut memory)?;
+    let mut talk =
+        Talk { model: &model, text: &text, session: &mut session, pool: &pool, sampler: &mut sampler, stream: !o.json };
+    match prompt {
+        Some(prompt) => once(o, &mut talk, &prompt, session_bytes),
+        None => chat(o, &mut talk),
+    }
+}
+
+fn messages(o: &Options, content: &str) -> Vec<Message> {
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    o.system.iter().map(|s| message("system", s)).chain([message("user", content)]).collect()
+}
+
+fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Result<()> {
+    let chat = talk.model.chat()?;
+    let ids = prompt_ids(talk.text, &chat, &messages(o, prompt), o.raw, talk.model)?;
+    if !o.json && (o.raw || chat.template.is_empty()) {
+        print!("{prompt}");
+    }
+    let (text, figures, stop) = talk.answer(&ids, o.n)?;
+    if o.json {
+        print_json(&json!({
+            "text": text,
+            "stop": stop,
+            "figures": figures,
+            "load_seconds": talk.model.load_time().as_secs_f64(),
+            "image_bytes": talk.model.file_bytes(),
+            "session_bytes": session_bytes,
+            "peak_memory_bytes": peak_memory(),
+            "threads": shadowllm_core::Executor::threads(talk.pool),
+            "isa": talk.model.model().kernels().isa().name(),
+        }));
+    } else {
+        println!();
+        eprintln!("{}", summary(&figures));
+    }
+    Ok(())
+}
+
+/// One line of figures.
+pub fn summary(f: &Figures) -> String {
+    format!(
+        "[{} prompt tokens at {:.1} t/s, {} generated at {:.1} t/s, {:.1} MB read per token]",
+        f.prompt_tokens,
+        f.prompt_tokens_per_second,
+        f.generated_tokens,
+        f.tokens_per_second,
+        f.bytes_per_token as f64 / 1e6
+    )
+}
+
+/// A conversation: each line is a message; the prefix that the session has seen already is not read again.
+fn chat(o: &Options, talk: &mut Talk) -> Result<()> {
+    let chat = talk.model.chat()?;
+    if chat.template.is_empty() {
+        return Err(Error::Usage("the model has no chat template, so give it a text to continue with -p or -f".into()));
+    }
+    let mut lines = Lines::new()?;
+    let mut history: Vec<Message> = Vec::new();
+    let mut seen: Vec<u32> = Vec::new();
+    while let Some(line) = lines.next()? {
+        if history.is_empty() {
+            history = messages(o, &line);
+        } else {
+            history.push(Message { role: "user".into(), content: line });
+        }
+        let ids = text_ids(talk, &chat, &history)?;
+        // At least the last token is read again: its logits are what the answer starts from.
+        let same = ids.iter().zip(&seen).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
+        talk.session.rewind(same.min(talk.session.position()))?;
+        let start = talk.session.position();
+        let (answer, figures, stop) = talk.answer(&ids[start..], o.n)?;
+        println!();
+        eprintln!("{}", summary(&figures));
+        if stop == Stop::ContextFull {
+            eprintln!("[the context is full: the conversation starts anew]");
+            (history, seen) = (Vec::new(), Vec::new());
+            talk.session.rewind(0)?;
+            continue;
+        }
+        seen = ids;
+        history.push(Message { role: "assistant".into(), content: answer });
+    }
+    Ok(())
+}
+
+fn text_ids(talk: &Talk, chat: &Chat, history: &[Message]) -> Result<Vec<u32>> {
+    prompt_ids(talk.text, chat, history, false, talk.model)
+}
+
+/// Lines from an editor at a terminal, else from standard input.
+enum Lines {
+    Editor(Box<rustyline::DefaultEditor>),
+    Plain(std::io::Lines<std::io::StdinLock<'static>>),
+}
+
+impl Lines {
+    fn new() -> Result<Self> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(Lines::Plain(std::io::stdin().lock().lines()));
+        }
+        let editor = rustyline::DefaultEditor::new();
+        editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))
+    }
+
+    /// The next line that is not empty; `None` at the end.
+    fn next(&mut self) -> Result<Option<String>> {
+        let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
+        let line = match self {
+            Lines::Plain(lines) => lines.next().transpose().map_err(|e| bad(&e))?,
+            Lines::Editor(editor) => match editor.readline("> ") {
+                Ok(line) => {
+                    // History is a comfort.
+                    let _ = editor.add_history_entry(&line);
+                    Some(line)
+                }
+                Err(rustyline::error::ReadlineError::Eof | rustyline::error::ReadlineError::Interrupted) => None,
+                Err(e) => return Err(bad(&e)),
+            },
+        };
+        Ok(line.filter(|l| !l.trim().is_empty()))
+    }
+}

@@ -1,0 +1,79 @@
+//! Errors of the host: what happened, to which file, and the way out.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something could not be done. Its `Display` is a sentence for people.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    Io {
+        /// What was being done ("read", "write to").
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the way out.
+        message: String,
+    },
+    /// The engine refused an image, a session or a call.
+    Engine {
+        /// The image, where there is one.
+        path: Option<PathBuf>,
+        /// Why.
+        source: shadowllm_core::Error,
+    },
+    /// An option or its value is wrong.
+    Usage(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl Error {
+    /// A file that is not what it should be.
+    pub fn file(path: &Path, message: impl Into<String>) -> Self {
+        Error::File { path: path.to_owned(), message: message.into() }
+    }
+
+    /// A file that the system would not read or write.
+    pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Error::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { doing, path, source } => {
+                write!(f, "cannot {doing} {}: {source}", path.display())?;
+                match source.kind() {
+                    std::io::ErrorKind::NotFound => f.write_str(" (check the path)"),
+                    std::io::ErrorKind::StorageFull => f.write_str(" (free some space, or name another folder)"),
+                    _ => Ok(()),
+                }
+            }
+            Error::File { path, message } => write!(f, "{}: {message}", path.display()),
+            Error::Engine { path: Some(path), source } => write!(f, "{}: {source}", path.display()),
+            Error::Engine { path: None, source } => write!(f, "{source}"),
+            Error::Usage(message) | Error::Other(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<shadowllm_core::Error> for Error {
+    fn from(source: shadowllm_core::Error) -> Self {
+        Error::Engine { path: None, source }
+    }
+}

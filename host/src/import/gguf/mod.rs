@@ -1,0 +1,454 @@
+//! Reads the header of a GGUF file (versions 2 and 3): its metadata and where its tensors lie.
+//!
+//! Nothing in the file is trusted: every count and length is checked against the bytes that are
+//! left before anything is allocated for it, and every tensor's byte range is checked against the
+//! file's length. What is wrong is told in a sentence that names the thing.
+
+pub mod dequant;
+mod pretokenizers;
+mod reader;
+mod source;
+mod tokenizer;
+
+pub use source::GgufSource;
+pub use tokenizer::{Special, special_tokens, tokenizer_json};
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+
+use dequant::{block_bytes, block_len};
+use reader::Reader;
+pub use reader::{Array, Value};
+
+/// ggml's own limit on a tensor's dimensions.
+const MAX_DIMS: u32 = 4;
+/// Where `general.alignment` is absent, tensors start at multiples of this.
+const DEFAULT_ALIGNMENT: u64 = 32;
+/// The fewest bytes a metadata entry takes: a length, a type and a one-byte value.
+const MIN_ENTRY: usize = 13;
+/// The fewest bytes a tensor's description takes: a length, a rank, a type and an offset.
+const MIN_TENSOR: usize = 24;
+
+/// A tensor's element type, of those that can be dequantised here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GgmlType {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// The upper halves of 32-bit floats.
+    BF16,
+    /// 4 bits, a scale for every 32.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for every 32.
+    Q4_1,
+    /// 5 bits, a scale for every 32.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for every 32.
+    Q5_1,
+    /// 8 bits, a scale for every 32.
+    Q8_0,
+    /// 4 bits, scales and minima in super-blocks of 256.
+    Q4K,
+    /// 5 bits, scales and minima in super-blocks of 256.
+    Q5K,
+    /// 6 bits, scales in super-blocks of 256.
+    Q6K,
+}
+
+/// The supported types with ggml's numbers and names for them.
+const SUPPORTED: [(GgmlType, u32, &str); 11] = [
+    (GgmlType::F32, 0, "F32"),
+    (GgmlType::F16, 1, "F16"),
+    (GgmlType::BF16, 30, "BF16"),
+    (GgmlType::Q4_0, 2, "Q4_0"),
+    (GgmlType::Q4_1, 3, "Q4_1"),
+    (GgmlType::Q5_0, 6, "Q5_0"),
+    (GgmlType::Q5_1, 7, "Q5_1"),
+    (GgmlType::Q8_0, 8, "Q8_0"),
+    (GgmlType::Q4K, 12, "Q4_K"),
+    (GgmlType::Q5K, 13, "Q5_K"),
+    (GgmlType::Q6K, 14, "Q6_K"),
+];
+
+/// ggml's names for the types that are not supported here, for error messages.
+const UNSUPPORTED: [(u32, &str); 24] = [
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+    (42, "Q2_0"),
+];
+
+impl GgmlType {
+    /// The type that ggml numbers `id`, if it is a supported one.
+    pub fn from_id(id: u32) -> Option<GgmlType> {
+        SUPPORTED.iter().find(|row| row.1 == id).map(|row| row.0)
+    }
+
+    /// ggml's name for the type, as in `Q4_K`.
+    pub fn name(self) -> &'static str {
+        SUPPORTED
+            .iter()
+            .find(|row| row.0 == self)
+            .map_or("", |row| row.2)
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// A tensor of the file: what it is, and which bytes of the file hold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor<'g> {
+    /// Its name, as in `blk.0.attn_q.weight`.
+    pub name: &'g str,
+    /// The type of its elements.
+    pub kind: GgmlType,
+    /// Its dimensions in the file's order: the first is the length of a row (the columns).
+    pub dims: &'g [usize],
+    /// Its bytes' place in the file, known to lie inside it.
+    pub range: Range<usize>,
+}
+
+impl Tensor<'_> {
+    /// The length of a row: the first dimension, 1 for a scalar.
+    pub fn columns(&self) -> usize {
+        self.dims.first().copied().unwrap_or(1)
+    }
+
+    /// The number of rows: the product of all dimensions but the first.
+    pub fn rows(&self) -> usize {
+        self.dims.iter().skip(1).product()
+    }
+}
+
+/// What the file says of a tensor, with its type's number where that is not supported.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: String,
+    kind: Result<GgmlType, u32>,
+    dims: Vec<usize>,
+    offset: u64,
+    range: Range<usize>,
+}
+
+/// A GGUF file's metadata and the places of its tensors.
+#[derive(Clone, Debug)]
+pub struct Gguf {
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Gguf {
+    /// Reads the header of the GGUF file whose whole bytes these are.
+    pub fn parse(bytes: &[u8]) -> Result<Gguf, String> {
+        let mut reader = Reader::new(bytes);
+        check_magic(&mut reader)?;
+        let tensors = reader.count(MIN_TENSOR, "the number of tensors")?;
+        let entries = reader.count(MIN_ENTRY, "the number of metadata entries")?;
+        let metadata = read_metadata(&mut reader, entries)?;
+        let (mut tensors, by_name) = read_tensors(&mut reader, tensors)?;
+        place_tensors(
+            &mut tensors,
+            reader.pos(),
+            bytes.len(),
+            alignment(&metadata)?,
+        )?;
+        Ok(Gguf {
+            metadata,
+            tensors,
+            by_name,
+        })
+    }
+
+    /// The metadata value under this key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// All metadata keys, in alphabetical order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.metadata.keys().map(String::as_str)
+    }
+
+    /// The string under this key; none if there is none or it is no string.
+    pub fn str(&self, key: &str) -> Option<&str> {
+        match self.value(key)? {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The integer of any type under this key; none if there is none, or if it is negative.
+    pub fn u64(&self, key: &str) -> Option<u64> {
+        match self.value(key)? {
+            Value::Unsigned(number) => Some(*number),
+            Value::Signed(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// The number of any type under this key.
+    pub fn f64(&self, key: &str) -> Option<f64> {
+        match self.value(key)? {
+            Value::Float(number) => Some(*number),
+            Value::Unsigned(number) => Some(*number as f64),
+            Value::Signed(number) => Some(*number as f64),
+            _ => None,
+        }
+    }
+
+    /// The truth value under this key.
+    pub fn bool(&self, key: &str) -> Option<bool> {
+        match self.value(key)? {
+            Value::Bool(truth) => Some(*truth),
+            _ => None,
+        }
+    }
+
+    /// The array of strings under this key.
+    pub fn strings(&self, key: &str) -> Option<&[String]> {
+        match self.value(key)? {
+            Value::Array(Array::Strings(texts)) => Some(texts),
+            _ => None,
+        }
+    }
+
+    /// The array of numbers of any type under this key.
+    pub fn numbers(&self, key: &str) -> Option<Vec<f64>> {
+        match self.value(key)? {
+            Value::Array(Array::Float(numbers)) => Some(numbers.clone()),
+            Value::Array(Array::Unsigned(numbers)) => {
+                Some(numbers.iter().map(|n| *n as f64).collect())
+            }
+            Value::Array(Array::Signed(numbers)) => {
+                Some(numbers.iter().map(|n| *n as f64).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The names of all tensors in the file's order, those of unsupported types among them.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// Whether the file has a tensor of this name, be its type supported or not.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// The tensor of this name; an error if there is none, or if its type is not supported.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, String> {
+        let entry = self
+            .by_name
+            .get(name)
+            .and_then(|&index| self.tensors.get(index));
+        let entry = entry.ok_or_else(|| format!("the file has no tensor {name}"))?;
+        let kind = entry.kind.map_err(|id| unsupported(name, id))?;
+        Ok(Tensor {
+            name: &entry.name,
+            kind,
+            dims: &entry.dims,
+            range: entry.range.clone(),
+        })
+    }
+}
+
+/// The error for a tensor of a type that is not supported.
+fn unsupported(name: &str, id: u32) -> String {
+    let known = UNSUPPORTED.iter().find(|row| row.0 == id);
+    let kind = known.map_or_else(|| format!("number {id}"), |row| row.1.to_string());
+    let supported: Vec<&str> = SUPPORTED.iter().map(|row| row.2).collect();
+    format!(
+        "tensor {name}: its type {kind} is not supported; supported are {}",
+        supported.join(", ")
+    )
+}
+
+/// Reads the magic and the version, and refuses all but little-endian GGUF 2 and 3.
+fn check_magic(reader: &mut Reader<'_>) -> Result<(), String> {
+    let big_endian = "this is a big-endian GGUF file; only little-endian ones can be read (llama.cpp's gguf_convert_endian.py converts it)";
+    let magic = reader.fixed::<4>("the file's magic number")?;
+    if magic == *b"FUGG" {
+        return Err(big_endian.to_string());
+    }
+    if magic != *b"GGUF" {
+        return Err(format!(
+            "this is no GGUF file: it starts with \"{}\", not with \"GGUF\"",
+            magic.escape_ascii()
+        ));
+    }
+    match reader.u32("the format's version")? {
+        2 | 3 => Ok(()),
+        1 => Err(
+            "this is a GGUF file of version 1; only 2 and 3 can be read, so convert the model anew"
+                .to_string(),
+        ),
+        version if version & 0xffff == 0 && version != 0 => Err(big_endian.to_string()),
+        version => Err(format!(
+            "this is a GGUF file of version {version}; only 2 and 3 can be read"
+        )),
+    }
+}
+
+/// Reads the metadata's entries.
+fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<String, Value>, String> {
+    let mut metadata = BTreeMap::new();
+    for index in 0..count {
+        let key = reader.name(&format!("the key of metadata entry {index}"))?;
+        let what = format!("metadata key {key}");
+        let kind = reader.u32(&what)?;
+        let value = reader.value(kind, &what)?;
+        if metadata.insert(key, value).is_some() {
+            return Err(format!("{what}: it is in the file twice"));
+        }
+    }
+    Ok(metadata)
+}
+
+/// Reads the tensors' descriptions; their byte ranges are yet empty.
+fn read_tensors(
+    reader: &mut Reader<'_>,
+    count: usize,
+) -> Result<(Vec<Entry>, HashMap<String, usize>), String> {
+    let mut tensors = Vec::new();
+    let mut by_name = HashMap::new();
+    for index in 0..count {
+        let entry = read_tensor(reader, index)?;
+        if by_name.insert(entry.name.clone(), index).is_some() {
+            return Err(format!("tensor {}: it is in the file twice", entry.name));
+        }
+        tensors.push(entry);
+    }
+    Ok((tensors, by_name))
+}
+
+/// Reads one tensor's description.
+fn read_tensor(reader: &mut Reader<'_>, index: usize) -> Result<Entry, String> {
+    let name = reader.name(&format!("the name of tensor {index}"))?;
+    let what = format!("tensor {name}");
+    let rank = reader.u32(&what)?;
+    if rank > MAX_DIMS {
+        return Err(format!(
+            "{what}: it has {rank} dimensions; {MAX_DIMS} is the most"
+        ));
+    }
+    let mut dims = Vec::new();
+    for _ in 0..rank {
+        let size = reader.u64(&what)?;
+        dims.push(
+            usize::try_from(size)
+                .map_err(|_| format!("{what}: a dimension of {size} is too large"))?,
+        );
+    }
+    let id = reader.u32(&what)?;
+    let offset = reader.u64(&what)?;
+    let kind = GgmlType::from_id(id).ok_or(id);
+    Ok(Entry {
+        name,
+        kind,
+        dims,
+        offset,
+        range: 0..0,
+    })
+}
+
+/// The alignment of the tensors' data.
+fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, String> {
+    match metadata.get("general.alignment") {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(Value::Unsigned(align)) if align.is_power_of_two() => Ok(*align),
+        Some(_) => Err("metadata key general.alignment: it must be a power of two".to_string()),
+    }
+}
+
+/// Sets every tensor's byte range; the descriptions end at byte `header` of a file of `len` bytes.
+fn place_tensors(
+    tensors: &mut [Entry],
+    header: usize,
+    len: usize,
+    align: u64,
+) -> Result<(), String> {
+    let base = (header as u64).checked_next_multiple_of(align);
+    let base = base.ok_or("metadata key general.alignment: it is too large")?;
+    for entry in tensors {
+        let start = base
+            .checked_add(entry.offset)
+            .filter(|_| entry.offset.is_multiple_of(align));
+        let start = start.ok_or_else(|| {
+            format!(
+                "tensor {}: its offset {} is not a multiple of {align}, or too large",
+                entry.name, entry.offset
+            )
+        })?;
+        entry.range = byte_range(entry, start, len)?;
+    }
+    Ok(())
+}
+
+/// The bytes of a tensor that starts at byte `start` of a file of `len` bytes. Of an unsupported
+/// type the length is not known, so that its range is empty.
+fn byte_range(entry: &Entry, start: u64, len: usize) -> Result<Range<usize>, String> {
+    let size = match entry.kind {
+        Ok(kind) => data_bytes(entry, kind)?,
+        Err(_) => 0,
+    };
+    let end = start.saturating_add(size);
+    match (usize::try_from(start), usize::try_from(end)) {
+        (Ok(start), Ok(end)) if end <= len => Ok(start..end),
+        _ => Err(format!(
+            "tensor {}: its data ends at byte {end}, the file has {len}; is the download complete?",
+            entry.name
+        )),
+    }
+}
+
+/// The number of bytes that a tensor of this type and these dimensions takes.
+fn data_bytes(entry: &Entry, kind: GgmlType) -> Result<u64, String> {
+    let (name, dims) = (&entry.name, &entry.dims);
+    if dims.contains(&0) {
+        return Err(format!(
+            "tensor {name}: it is empty, for its dimensions are {dims:?}"
+        ));
+    }
+    let columns = dims.first().copied().unwrap_or(1);
+    if !columns.is_multiple_of(block_len(kind)) {
+        return Err(format!(
+            "tensor {name}: its rows of {columns} are not whole {kind} blocks of {}",
+            block_len(kind)
+        ));
+    }
+    let elements = dims
+        .iter()
+        .try_fold(1usize, |product, &size| product.checked_mul(size));
+    let bytes = elements.and_then(|n| (n / block_len(kind)).checked_mul(block_bytes(kind)));
+    bytes
+        .map(|n| n as u64)
+        .ok_or_else(|| format!("tensor {name}: its dimensions {dims:?} are too large"))
+}

@@ -1,0 +1,38 @@
+//! The host side of shadowllm: import and pack models, map images, run them on threads, read and write text.
+//!
+//! ```no_run
+//! use shadowllm_core::sample::{Sampler, SamplerOptions};
+//! use shadowllm_core::SessionOptions;
+//! use shadowllm_host::{generate::generate, model::LoadedModel, pool::Pool, text::Text};
+//!
+//! # fn main() -> shadowllm_host::Result<()> {
+//! let model = LoadedModel::open("model.sllm".as_ref(), None)?;
+//! let text = Text::of(&model)?;
+//! let options = SessionOptions { context: 512, ..SessionOptions::default() };
+//! let mut memory = model.memory(&options)?;
+//! let mut session = model.session(options, &mut memory)?;
+//! let pool = Pool::new(Pool::cores())?;
+//! let mut sampler = Sampler::new(SamplerOptions::default())?;
+//! let prompt = text.encode("The capital of France is", true)?;
+//! let mut stream = text.stream();
+//! generate(&mut session, &pool, &mut sampler, &prompt, 32, &mut |token| {
+//!     print!("{}", stream.push(token)?);
+//!     Ok(true)
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod cache;
+pub mod error;
+pub mod eval;
+pub mod fetch;
+pub mod generate;
+pub mod import;
+mod map;
+pub mod model;
+pub mod pack;
+pub mod pool;
+pub mod text;
+
+pub use error::{Error, Result};

@@ -1,0 +1,164 @@
+//! A packed model, memory-mapped.
+
+use crate::error::{Error, Result};
+use crate::import::Chat;
+use crate::map::map;
+use memmap2::Mmap;
+use shadowllm_core::image::{Image, SectionKind};
+use shadowllm_core::{Cpu, Isa, Kernels, Model, Session, SessionOptions};
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// An image in memory, with everything it holds ready to use.
+pub struct LoadedModel {
+    // Borrows `_mapping`; declared before it, so dropped before it.
+    model: Model<'static>,
+    _mapping: Option<Mmap>,
+    path: PathBuf,
+    load_time: Duration,
+}
+
+/// Which processor this is, asking the operating system where the processor does not say.
+pub fn cpu() -> Cpu {
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("dotprod") {
+        // SAFETY: the operating system reports the feature.
+        return unsafe { Cpu::assume(Isa::NeonDot) };
+    }
+    Cpu::detect()
+}
+
+/// The instruction sets that kernels can run with here, slowest first.
+pub fn isas() -> Vec<Isa> {
+    Isa::ALL.into_iter().filter(|isa| Kernels::for_isa(cpu(), *isa).is_some()).collect()
+}
+
+fn parse(path: &Path, bytes: &'static [u8], isa: Option<Isa>) -> Result<Model<'static>> {
+    let image = Image::parse(bytes).map_err(|source| Error::Engine { path: Some(path.to_owned()), source })?;
+    let kernels = match isa {
+        None => Kernels::best(cpu()),
+        Some(isa) => Kernels::for_isa(cpu(), isa).ok_or_else(|| {
+            let names: Vec<_> = isas().iter().map(|i| i.name()).collect();
+            Error::Usage(format!("{} does not run on this machine; these do: {}", isa.name(), names.join(", ")))
+        })?,
+    };
+    Ok(Model::new(image, kernels))
+}
+
+impl LoadedModel {
+    /// Maps and checks an image; `isa` forces an instruction set (for tests and comparisons).
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn open(path: &Path, isa: Option<Isa>) -> Result<Self> {
+        let start = Instant::now();
+        let mapping = map(path)?;
+        // SAFETY: the mapping's address does not change when the struct moves, and `model` is private and
+        // dropped before it; every borrow handed out is shortened to that of `self`.
+        let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
+        let model = parse(path, bytes, isa)?;
+        Ok(LoadedModel { model, _mapping: Some(mapping), path: path.to_owned(), load_time: start.elapsed() })
+    }
+
+    /// Checks an image that is in memory for good (`include_bytes!`); `name` stands for its path.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_static(name: &str, bytes: &'static [u8], isa: Option<Isa>) -> Result<Self> {
+        let start = Instant::now();
+        let model = parse(Path::new(name), bytes, isa)?;
+        Ok(LoadedModel { model, _mapping: None, path: name.into(), load_time: start.elapsed() })
+    }
+
+    /// The engine's model.
+    pub fn model(&self) -> &Model<'_> {
+        &self.model
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> usize {
+        self.model.image().bytes().len()
+    }
+
+    /// How long mapping and checking took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// A text section.
+    ///
+    /// # Errors
+    /// When it is not UTF-8.
+    pub fn text(&self, kind: SectionKind) -> Result<&str> {
+        let bytes = self.model.image().section(kind);
+        std::str::from_utf8(bytes)
+            .map_err(|_| Error::file(&self.path, format!("its {} section is not UTF-8; pack it again", kind.name())))
+    }
+
+    /// Chat template and special tokens.
+    ///
+    /// # Errors
+    /// When the section is damaged.
+    pub fn chat(&self) -> Result<Chat> {
+        let text = self.text(SectionKind::Chat)?;
+        if text.is_empty() {
+            return Ok(Chat::default());
+        }
+        serde_json::from_str(text).map_err(|e| Error::file(&self.path, format!("its chat section is damaged: {e}")))
+    }
+
+    /// Memory for a session.
+    ///
+    /// # Errors
+    /// When the options are out of range or the memory is not to be had.
+    pub fn memory(&self, options: &SessionOptions) -> Result<SessionMemory> {
+        let size = Session::memory_required(&self.model, options)?.size();
+        SessionMemory::new(size)
+    }
+
+    /// A session in that memory.
+    ///
+    /// # Errors
+    /// When the options are out of range or the memory is for smaller ones.
+    pub fn session<'m>(&'m self, options: SessionOptions, memory: &'m mut SessionMemory) -> Result<Session<'m, 'm>> {
+        Ok(Session::new(self.model, options, memory.bytes())?)
+    }
+}
+
+/// A session's memory. Pages that are never written are never taken from the system.
+pub struct SessionMemory(Vec<MaybeUninit<u8>>);
+
+impl SessionMemory {
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// When the system has not that much.
+    pub fn new(size: usize) -> Result<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| {
+            Error::Other(format!(
+                "the session needs {} MB of memory, which is not to be had: ask for a shorter --context",
+                size >> 20
+            ))
+        })?;
+        // SAFETY: the capacity is there, and MaybeUninit needs no initialisation.
+        unsafe { bytes.set_len(size) };
+        Ok(SessionMemory(bytes))
+    }
+
+    /// The bytes.
+    pub fn bytes(&mut self) -> &mut [MaybeUninit<u8>] {
+        &mut self.0
+    }
+
+    /// How many.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+}

@@ -1,0 +1,362 @@
+//! Packing: a source model becomes an image, part by part, so that memory stays at a small multiple of one
+//! layer. The file appears under its name only when it is whole.
+
+mod encode;
+mod layout;
+
+pub use encode::{Block, encode};
+pub use layout::format_names;
+
+use crate::error::{Error, Result};
+use crate::import::gguf::GgmlType;
+use crate::import::{Source, SourceTensor};
+use layout::{Part, Segments};
+use rayon::prelude::*;
+use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
+use shadowllm_core::image::{Config, Entry, HEADER_LEN, Kind, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION};
+use shadowllm_core::kernels::{Geometry, Layout};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Number formats of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// Of the layers' matrices.
+    pub weights: Format,
+    /// Of the embedding and output matrices.
+    pub output: Format,
+}
+
+impl Formats {
+    /// The format of a matrix.
+    pub fn of(&self, kind: Kind) -> Format {
+        if matches!(kind, Kind::Embed | Kind::Output) { self.output } else { self.weights }
+    }
+
+    /// The format nearest to what the source stores: its own where it is one of ours, else Q8_0.
+    ///
+    /// # Errors
+    /// When the source's tensors cannot be read.
+    pub fn like(source: &dyn Source) -> Result<Formats> {
+        let own = |kind| -> Result<Format> {
+            let tensor = source.tensor(kind, 0)?;
+            Ok(match tensor.map(|t| t.data) {
+                Some(crate::import::Data::Bytes { kind, .. }) => match kind {
+                    GgmlType::F32 => Format::F32,
+                    GgmlType::F16 => Format::F16,
+                    GgmlType::Q4_0 => Format::Q4_0,
+                    GgmlType::Q4_1 => Format::Q4_1,
+                    _ => Format::Q8_0,
+                },
+                _ => Format::Q8_0,
+            })
+        };
+        Ok(Formats { weights: own(Kind::Down)?, output: own(Kind::Embed)? })
+    }
+}
+
+/// Called with (bytes done, bytes in all) as packing goes on.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// What was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Weights whose blocks were taken over as they were.
+    pub carried_over: u64,
+}
+
+/// Packs `source` to `out`.
+///
+/// # Errors
+/// Names the tensor that is missing, misshapen or unreadable, or the file that cannot be written; `out` is
+/// then as it was before.
+pub fn pack(source: &dyn Source, formats: Formats, out: &Path, progress: Progress) -> Result<Packed> {
+    let c = &source.spec().config;
+    for kind in Kind::ALL {
+        let layers = if kind.in_layers() { c.layers } else { 1 };
+        for layer in 0..layers {
+            if let Some(t) = source.tensor(kind, layer)? {
+                layout::check_shape(kind, c, &t).map_err(|e| Error::file(source.path(), e))?;
+            }
+        }
+    }
+    let parts = layout::plan(source, &formats)?;
+    require(source, &parts)?;
+    let texts = texts(source, formats)?;
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let builder = tempfile::Builder::new().prefix(".").suffix(".sllm.tmp").tempfile_in(folder);
+    let mut file = builder.map_err(|e| Error::io("write to", folder, e))?;
+    let packed =
+        Writer { source, out, formats, carried_over: 0 }.write(file.as_file_mut(), &parts, &texts, progress)?;
+    file.as_file().sync_all().map_err(|e| Error::io("write to", out, e))?;
+    readable(file.path());
+    file.persist(out).map_err(|e| Error::io("write to", out, e.error))?;
+    Ok(packed)
+}
+
+/// Temporary files are private; an image is as readable as any new file.
+fn readable(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Not being able to is no reason to fail: the owner can read it.
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644));
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+/// Every matrix and vector that the image must have is in the plan.
+fn require(source: &dyn Source, parts: &[Part]) -> Result<()> {
+    let c = &source.spec().config;
+    let layer_norm = c.norm == shadowllm_core::image::Norm::Layer;
+    let wanted = |kind: Kind| match kind {
+        Kind::Embed | Kind::AttnNorm | Kind::FfnNorm => true,
+        Kind::FinalNorm => c.pre_norm,
+        Kind::AttnNormBias | Kind::FfnNormBias => layer_norm,
+        Kind::FinalNormBias => layer_norm && c.pre_norm,
+        Kind::EmbedPositions => c.positions == shadowllm_core::image::Positions::Learned,
+        Kind::ProjectIn | Kind::ProjectOut => c.d_embed != c.d_model,
+        Kind::Gate => c.gated,
+        Kind::Output => false,
+        _ => layout::matrix_shape(kind, c).is_some(),
+    };
+    for kind in Kind::ALL.into_iter().filter(|k| wanted(*k)) {
+        for layer in 0..if kind.in_layers() { c.layers } else { 1 } {
+            // Matrices of a layer are planned whether the source has them or not.
+            if source.tensor(kind, layer)?.is_none() {
+                let place = if kind.in_layers() { format!(" of layer {layer}") } else { String::new() };
+                return Err(Error::file(
+                    source.path(),
+                    format!("the model has no tensor for {}{place}; is the download complete?", kind.name()),
+                ));
+            }
+        }
+    }
+    let shape = |p: &Part| p.entries.iter().map(|e| e.kind).collect::<Vec<_>>();
+    match parts[1..].iter().find(|p| shape(p) != shape(&parts[1])) {
+        Some(p) => Err(Error::file(source.path(), format!("layer {} has other tensors than layer 0", p.layer))),
+        None => Ok(()),
+    }
+}
+
+/// The text sections.
+fn texts(source: &dyn Source, formats: Formats) -> Result<Vec<(SectionKind, Vec<u8>)>> {
+    let mut texts = Vec::new();
+    if let Some(tokenizer) = source.tokenizer()? {
+        texts.push((SectionKind::Tokenizer, tokenizer.into_bytes()));
+    }
+    let json = |value: &serde_json::Value| value.to_string().into_bytes();
+    let chat = serde_json::to_value(source.chat()?).map_err(|e| Error::Other(e.to_string()))?;
+    texts.push((SectionKind::Chat, json(&chat)));
+    let provenance = serde_json::json!({
+        "source": source.origin(),
+        "family": source.spec().family,
+        "packer": concat!("shadowllm ", env!("CARGO_PKG_VERSION")),
+        "format": formats.weights.name(),
+        "output_format": formats.output.name(),
+    });
+    texts.push((SectionKind::Provenance, json(&provenance)));
+    Ok(texts)
+}
+
+struct Writer<'a> {
+    source: &'a dyn Source,
+    out: &'a Path,
+    formats: Formats,
+    carried_over: u64,
+}
+
+impl Writer<'_> {
+    fn write(
+        mut self,
+        file: &mut std::fs::File,
+        parts: &[Part],
+        texts: &[(SectionKind, Vec<u8>)],
+        progress: Progress,
+    ) -> Result<Packed> {
+        let io = |e| Error::io("write to", self.out, e);
+        let config = self.source.spec().config.to_bytes();
+        let table: Vec<u8> = parts.iter().flat_map(|p| &p.entries).flat_map(Entry::to_bytes).collect();
+        let sections = 3 + texts.len();
+        let config_at = (HEADER_LEN + sections * SECTION_LEN).next_multiple_of(layout::LINE);
+        let table_at = (config_at + config.len()).next_multiple_of(layout::LINE);
+        let head_len = table_at + table.len();
+        let weights_at = head_len.next_multiple_of(layout::PAGE);
+        let weights_len = parts.last().map_or(0, |p| p.offset + p.len);
+
+        let mut crc = crc32fast::Hasher::new();
+        let mut written = 0;
+        file.seek(SeekFrom::Start(weights_at as u64)).map_err(io)?;
+        for part in parts {
+            let pad = vec![0; part.offset - written];
+            let bytes = self.part(part)?;
+            for piece in [&pad, &bytes] {
+                file.write_all(piece).map_err(|e| Error::io("write to", self.out, e))?;
+                crc.update(piece);
+            }
+            written = part.offset + part.len;
+            progress(written as u64, weights_len as u64);
+        }
+        let mut rows = vec![
+            (SectionKind::Config, config_at, config.len(), crc32fast::hash(&config)),
+            (SectionKind::Tensors, table_at, table.len(), crc32fast::hash(&table)),
+            (SectionKind::Weights, weights_at, weights_len, crc.finalize()),
+        ];
+        let io = |e| Error::io("write to", self.out, e);
+        let mut at = weights_at + weights_len;
+        for (kind, text) in texts {
+            let start = at.next_multiple_of(layout::LINE);
+            file.write_all(&vec![0; start - at]).map_err(io)?;
+            file.write_all(text).map_err(io)?;
+            rows.push((*kind, start, text.len(), crc32fast::hash(text)));
+            at = start + text.len();
+        }
+        let mut head = header(&rows, head_len, at);
+        head[config_at..config_at + config.len()].copy_from_slice(&config);
+        head[table_at..].copy_from_slice(&table);
+        let sum = crc32fast::hash(&head);
+        head[24..28].copy_from_slice(&sum.to_le_bytes());
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        file.write_all(&head).map_err(io)?;
+        Ok(Packed { bytes: at as u64, carried_over: self.carried_over })
+    }
+
+    /// The bytes of one part.
+    fn part(&mut self, part: &Part) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; part.len];
+        for entry in &part.entries {
+            let at = entry.offset - part.offset;
+            match entry.storage {
+                Storage::Vector { len } => {
+                    let values = self.vector(entry.kind, part.layer)?;
+                    let segments = layout::vector_segments(entry.kind, &self.source.spec().config, values.len());
+                    for i in 0..len {
+                        let value = segments.source(i).map_or(0.0, |s| values[s]);
+                        bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&value.to_le_bytes());
+                    }
+                }
+                Storage::Tiles(geometry) => self.matrix(entry.kind, part.layer, &geometry, &mut bytes[at..])?,
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn tensor(&self, kind: Kind, layer: usize) -> Result<SourceTensor<'_>> {
+        let missing = || Error::file(self.source.path(), format!("no tensor for {} of layer {layer}", kind.name()));
+        self.source.tensor(kind, layer)?.ok_or_else(missing)
+    }
+
+    fn vector(&self, kind: Kind, layer: usize) -> Result<Vec<f32>> {
+        if kind == Kind::RopeFrequencies && !self.source.spec().rope.is_empty() {
+            return Ok(self.source.spec().rope.clone());
+        }
+        let tensor = self.tensor(kind, layer)?;
+        let values = tensor.vector().map_err(|e| Error::file(self.source.path(), e))?;
+        // A bias of rotated heads is in the order of its matrix.
+        Ok(match tensor.interleaved {
+            Some(dim) => {
+                (0..values.len()).map(|r| values[r / dim * dim + r % (dim / 2) * 2 + r % dim / (dim / 2)]).collect()
+            }
+            None => values,
+        })
+    }
+
+    /// Encodes a matrix and puts its tiles where the geometry wants them.
+    fn matrix(&mut self, kind: Kind, layer: usize, g: &Geometry, out: &mut [u8]) -> Result<()> {
+        let c: &Config = &self.source.spec().config;
+        let tensor = self.tensor(kind, layer)?;
+        let rows = layout::row_segments(kind, c, tensor.rows);
+        let cols = layout::col_segments(kind, c, tensor.cols);
+        let encoder = PanelEncoder { tensor: &tensor, rows, cols, format: self.formats.of(kind), k_blocks: g.k_blocks };
+        let panels: std::result::Result<Vec<Vec<u8>>, String> =
+            (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
+        let panels = panels.map_err(|e| Error::file(self.source.path(), e))?;
+        let carried = encoder.carried().is_some();
+        let (tile, unit) = (g.format.tile_bytes(), g.unit_bytes());
+        let place = |u: usize| u / g.units_per_group * g.group_stride + u % g.units_per_group * unit;
+        for (p, tiles) in panels.iter().enumerate() {
+            match g.layout {
+                Layout::Rows => out[place(p)..place(p) + unit].copy_from_slice(tiles),
+                Layout::Columns => {
+                    for (kb, bytes) in tiles.chunks_exact(tile).enumerate() {
+                        out[place(kb) + p * tile..place(kb) + (p + 1) * tile].copy_from_slice(bytes);
+                    }
+                }
+            }
+        }
+        self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };
+        Ok(())
+    }
+}
+
+/// Header and section table; the rest zero, the checksum not yet in.
+fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize, file_len: usize) -> Vec<u8> {
+    let mut head = vec![0; head_len];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..16].copy_from_slice(&(head_len as u32).to_le_bytes());
+    head[16..24].copy_from_slice(&(file_len as u64).to_le_bytes());
+    head[28..32].copy_from_slice(&(rows.len() as u32).to_le_bytes());
+    for (i, (kind, offset, len, crc)) in rows.iter().enumerate() {
+        let row = &mut head[HEADER_LEN + i * SECTION_LEN..][..SECTION_LEN];
+        row[..4].copy_from_slice(&(*kind as u32).to_le_bytes());
+        row[4..8].copy_from_slice(&crc.to_le_bytes());
+        row[8..16].copy_from_slice(&(*offset as u64).to_le_bytes());
+        row[16..24].copy_from_slice(&(*len as u64).to_le_bytes());
+    }
+    head
+}
+
+/// Encodes 16 rows at a time.
+struct PanelEncoder<'a> {
+    tensor: &'a SourceTensor<'a>,
+    rows: Segments,
+    cols: Segments,
+    format: Format,
+    k_blocks: usize,
+}
+
+impl PanelEncoder<'_> {
+    /// The GGML type whose blocks can be taken over as they are.
+    fn carried(&self) -> Option<GgmlType> {
+        let kind = match self.format {
+            Format::Q8_0 => GgmlType::Q8_0,
+            Format::Q4_0 => GgmlType::Q4_0,
+            Format::Q4_1 => GgmlType::Q4_1,
+            _ => return None,
+        };
+        let same = self.tensor.raw_block(kind, 0, 0).is_some();
+        (same && self.cols.keeps_blocks()).then_some(kind)
+    }
+
+    /// Tiles of panel `p`, in the order of the k-blocks.
+    fn panel(&self, p: usize) -> std::result::Result<Vec<u8>, String> {
+        let size = self.format.tile_bytes();
+        let mut tiles = vec![0; self.k_blocks * size];
+        let mut row = vec![0.0; self.tensor.cols];
+        for lane in 0..TILE_ROWS {
+            let Some(source_row) = self.rows.source(p * TILE_ROWS + lane) else { continue };
+            if let Some(kind) = self.carried() {
+                for (kb, tile) in tiles.chunks_exact_mut(size).enumerate() {
+                    let raw = self.tensor.raw_block(kind, source_row, kb);
+                    let raw = raw.ok_or_else(|| format!("tensor {} ends before row {source_row}", self.tensor.name))?;
+                    encode::put_block(self.format, tile, lane, &encode::from_ggml(self.format, raw));
+                }
+                continue;
+            }
+            self.tensor.row(source_row, &mut row)?;
+            for (kb, tile) in tiles.chunks_exact_mut(size).enumerate() {
+                let x: [f32; BLOCK] = std::array::from_fn(|k| self.cols.source(kb * BLOCK + k).map_or(0.0, |s| row[s]));
+                if self.format.takes_int8() {
+                    encode::put_block(self.format, tile, lane, &encode(self.format, &x));
+                } else {
+                    encode::put_floats(self.format, tile, lane, &x);
+                }
+            }
+        }
+        Ok(tiles)
+    }
+}

@@ -1,0 +1,276 @@
+//! The threads that run a forward pass.
+//!
+//! A pass is some two hundred short steps, so a step must cost well under a microsecond to start: workers
+//! are woken once per pass and spin between its steps; outside a pass they spin for a moment, then park.
+//!
+//! A step is published as one 64-bit word, `epoch | tasks | next`; claiming a task is one `fetch_add` on it.
+//! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
+//! worker that lost its core costs nothing but the task it holds.
+
+use crate::error::{Error, Result};
+use shadowllm_core::Executor;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+
+const BITS: u32 = 20;
+const MASK: u64 = (1 << BITS) - 1;
+/// Looks at the word before a waiting worker parks: some tens of microseconds.
+const SPINS: u32 = 20_000;
+
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
+
+struct Shared {
+    /// epoch (24 bits) | tasks (20 bits) | next (20 bits).
+    word: AtomicU64,
+    /// The step's closure, a fat pointer in two parts; valid while some claimed task of it is not done.
+    task: [AtomicUsize; 2],
+    done: AtomicUsize,
+    panicked: AtomicBool,
+    parked: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    /// Takes tasks of the current step until there are none left; returns the last word seen.
+    fn work(&self) -> u64 {
+        loop {
+            let seen = self.word.load(Ordering::Acquire);
+            if seen & MASK >= seen >> BITS & MASK {
+                return seen;
+            }
+            let word = self.word.fetch_add(1, Ordering::AcqRel);
+            let (next, tasks) = (word & MASK, word >> BITS & MASK);
+            if next >= tasks {
+                return word;
+            }
+            let parts = [self.task[0].load(Ordering::Relaxed), self.task[1].load(Ordering::Relaxed)];
+            // SAFETY: task `next` of this word's step is claimed and not done, so the publisher still
+            // waits in `run` and the closure it borrowed is alive; the parts were written before the word
+            // was published (release) and are not written again until the step is over. `Task` is two
+            // words, checked at compile time.
+            let task: Task = unsafe { std::mem::transmute::<[usize; 2], Task>(parts) };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(next as usize))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn worker(&self) {
+        let mut idle = 0;
+        let mut last = self.work();
+        while !self.stop.load(Ordering::Relaxed) {
+            let word = self.word.load(Ordering::Acquire);
+            if word >> (2 * BITS) != last >> (2 * BITS) {
+                last = self.work();
+                idle = 0;
+            } else if idle < SPINS {
+                idle += 1;
+                std::hint::spin_loop();
+            } else {
+                self.parked.fetch_add(1, Ordering::SeqCst);
+                // Whoever publishes after this line sees `parked` and wakes us; whoever did before is seen.
+                if self.word.load(Ordering::SeqCst) >> (2 * BITS) == last >> (2 * BITS)
+                    && !self.stop.load(Ordering::SeqCst)
+                {
+                    thread::park();
+                }
+                self.parked.fetch_sub(1, Ordering::SeqCst);
+                idle = 0;
+            }
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
+
+/// A pool of `threads - 1` workers and the calling thread. One forward pass runs in it at a time; a pass
+/// that another thread starts meanwhile, or that a task starts, runs on its own thread alone.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<(Thread, JoinHandle<()>)>,
+    busy: AtomicBool,
+}
+
+thread_local! {
+    static OWNS: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Pool {
+    /// Threads at most: more than any machine gains from.
+    pub const MOST: usize = 512;
+
+    /// A pool that runs `threads` tasks at a time.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for 0 or more than [`Pool::MOST`] threads; when the system gives no more threads.
+    pub fn new(threads: usize) -> Result<Pool> {
+        if threads == 0 || threads > Self::MOST {
+            return Err(Error::Usage(format!(
+                "{threads} threads are out of range: give 1 to {}, best the number of cores",
+                Self::MOST
+            )));
+        }
+        let shared = Arc::new(Shared {
+            word: AtomicU64::new(0),
+            task: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            done: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            parked: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false) };
+        for i in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || shared.worker());
+            let handle = worker.map_err(|e| Error::Other(format!("cannot start thread {i} of {threads}: {e}")))?;
+            pool.workers.push((handle.thread().clone(), handle));
+        }
+        Ok(pool)
+    }
+
+    /// Cores of this machine that the process may use.
+    pub fn cores() -> usize {
+        thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    fn wake(&self) {
+        if self.shared.parked.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|(thread, _)| thread.unpark());
+        }
+    }
+
+    fn publish(&self, tasks: usize, task: Task) {
+        let s = &*self.shared;
+        // SAFETY: the two words are only turned back into the reference while `run` waits below.
+        let parts = unsafe { std::mem::transmute::<Task, [usize; 2]>(task) };
+        s.done.store(0, Ordering::Relaxed);
+        s.task[0].store(parts[0], Ordering::Relaxed);
+        s.task[1].store(parts[1], Ordering::Relaxed);
+        let epoch = (s.word.load(Ordering::Relaxed) >> (2 * BITS)).wrapping_add(1) & 0xff_ffff;
+        s.word.store(epoch << (2 * BITS) | (tasks as u64) << BITS, Ordering::SeqCst);
+        self.wake();
+        s.work();
+        let mut spins = 0u32;
+        while s.done.load(Ordering::Acquire) < tasks {
+            spins += 1;
+            if spins.is_multiple_of(4096) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+
+    /// Takes the pool for this thread; false when another has it.
+    fn take(&self) -> bool {
+        !self.busy.swap(true, Ordering::Acquire)
+    }
+}
+
+// SAFETY: `publish` hands out each number below `tasks` once (one fetch_add each) and returns when as many
+// calls have returned; the serial branch is a plain loop.
+unsafe impl Executor for Pool {
+    fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let mine = OWNS.get() == std::ptr::from_ref(self).addr();
+        let serial = self.workers.is_empty() || tasks <= 1 || tasks as u64 > MASK / 2;
+        if serial || !(mine || self.take()) {
+            return (0..tasks).for_each(task);
+        }
+        // A step inside a step would wait for itself: it runs alone instead.
+        OWNS.set(0);
+        self.publish(tasks, task);
+        if mine {
+            OWNS.set(std::ptr::from_ref(self).addr());
+        } else {
+            self.busy.store(false, Ordering::Release);
+        }
+        assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a task panicked");
+    }
+
+    fn pass(&self, forward: &mut dyn FnMut()) {
+        /// Gives the pool back, also when the pass panics.
+        struct Owned<'a>(&'a Pool);
+        impl Drop for Owned<'_> {
+            fn drop(&mut self) {
+                OWNS.set(0);
+                self.0.busy.store(false, Ordering::Release);
+            }
+        }
+        if self.workers.is_empty() || !self.take() {
+            return forward();
+        }
+        let _owned = Owned(self);
+        OWNS.set(std::ptr::from_ref(self).addr());
+        self.wake();
+        forward();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for (thread, handle) in self.workers.drain(..) {
+            thread.unpark();
+            // A worker only ends by returning; there is nothing to learn from it.
+            let _ = handle.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_in_every_step() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads).unwrap();
+            for tasks in [0, 1, 2, 7, 64, 1000] {
+                let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                let step = |i: usize| {
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                };
+                pool.pass(&mut || (0..50).for_each(|_| pool.run(tasks, &step)));
+                pool.run(tasks, &step);
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 51), "{threads} threads, {tasks} tasks");
+            }
+        }
+    }
+
+    #[test]
+    fn two_threads_may_share_a_pool_and_steps_may_nest() {
+        let pool = Pool::new(2).unwrap();
+        let total = AtomicUsize::new(0);
+        thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(8, &|_| pool.run(2, &|_| drop(total.fetch_add(1, Ordering::Relaxed))));
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Ordering::Relaxed), 4 * 200 * 16);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_lives() {
+        let pool = Pool::new(2).unwrap();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.pass(&mut || pool.run(16, &|i| assert!(i != 3, "wanted")));
+        }));
+        assert!(caught.is_err());
+        let ran = AtomicUsize::new(0);
+        pool.run(16, &|_| drop(ran.fetch_add(1, Ordering::Relaxed)));
+        assert_eq!(ran.load(Ordering::Relaxed), 16);
+    }
+
+    #[test]
+    fn impossible_thread_counts_are_refused() {
+        assert!(Pool::new(0).is_err());
+        assert!(Pool::new(1000).is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! Text and tokens: the tokenizer, streaming detokenisation, chat templates.
+
+use crate::error::{Error, Result};
+use crate::import::Chat;
+use crate::model::LoadedModel;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value, context};
+use shadowllm_core::image::SectionKind;
+use tokenizers::Tokenizer;
+
+/// A model's tokenizer.
+pub struct Text {
+    tokenizer: Tokenizer,
+}
+
+impl Text {
+    /// The tokenizer in an image.
+    ///
+    /// # Errors
+    /// When the image has none or it is damaged.
+    pub fn of(model: &LoadedModel) -> Result<Self> {
+        let json = model.text(SectionKind::Tokenizer)?;
+        if json.is_empty() {
+            return Err(Error::file(
+                model.path(),
+                "the image has no tokenizer, so it cannot read or write text (pack from a source that has one)",
+            ));
+        }
+        Self::from_json(json).map_err(|e| Error::file(model.path(), e))
+    }
+
+    /// A tokenizer from `tokenizer.json`'s text.
+    ///
+    /// # Errors
+    /// When the tokenizers library does not take it.
+    pub fn from_json(json: &str) -> std::result::Result<Self, String> {
+        let mut tokenizer: Tokenizer = json.parse().map_err(|e| format!("its tokenizer cannot be read: {e}"))?;
+        // Whatever the file says: nothing of a prompt is cut or filled up.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        Ok(Text { tokenizer })
+    }
+
+    /// Token ids of a text; `special` adds what the tokenizer puts around texts (a beginning token).
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, special);
+        Ok(encoding.map_err(|e| Error::Other(format!("the text cannot be tokenized: {e}")))?.get_ids().to_vec())
+    }
+
+    /// Text of token ids, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
+    }
+
+    /// A decoder for tokens that come one by one.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { text: self, ids: Vec::new(), done: 0, prefix: 0 }
+    }
+}
+
+/// Turns tokens into text as they come, complete UTF-8 only: what a later token may still change is held
+/// back.
+pub struct TextStream<'a> {
+    text: &'a Text,
+    ids: Vec<u32>,
+    /// Tokens before this one only give context (spaces depend on what stands before).
+    prefix: usize,
+    /// Tokens before this one have been shown.
+    done: usize,
+}
+
+impl TextStream<'_> {
+    /// Adds a token and returns the text that is complete now, often empty.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the token.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let shown = self.text.decode(&self.ids[self.prefix..self.done])?;
+        let all = self.text.decode(&self.ids[self.prefix..])?;
+        // A replacement character at the end is the beginning of a longer one.
+        if all.len() <= shown.len() || all.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        let new = all.get(shown.len()..).unwrap_or_default().to_owned();
+        (self.prefix, self.done) = (self.done, self.ids.len());
+        Ok(new)
+    }
+
+    /// What is still held back, when no more tokens come.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the tokens.
+    pub fn finish(&mut self) -> Result<String> {
+        let shown = self.text.decode(&self.ids[self.prefix..self.done])?;
+        let all = self.text.decode(&self.ids[self.prefix..])?;
+        (self.prefix, self.done) = (self.ids.len(), self.ids.len());
+        Ok(all.get(shown.len()..).unwrap_or_default().to_owned())
+    }
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Message {
+    /// "system", "user" or "assistant".
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// The prompt of a conversation by the model's chat template, up to where the assistant answers.
+///
+/// # Errors
+/// When the model has no template, or the template refuses the messages.
+pub fn render(chat: &Chat, messages: &[Message]) -> Result<String> {
+    if chat.template.is_empty() {
+        return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
+    }
+    let bad = |e: minijinja::Error| Error::Other(format!("the model's chat template does not take this: {e}"));
+    let mut env = Environment::new();
+    // What the Hugging Face library sets, so what templates are written for.
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(bad)?);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_template("chat", &chat.template).map_err(bad)?;
+    let message = |m: &Message| Value::from_pairs([("role", m.role.clone()), ("content", m.content.clone())]);
+    let values = context! {
+        messages => messages.iter().map(message).collect::<Value>(),
+        add_generation_prompt => true,
+        bos_token => chat.bos_token.as_str(),
+        eos_token => chat.eos_token.as_str(),
+    };
+    env.get_template("chat").and_then(|t| t.render(values)).map_err(bad)
+}

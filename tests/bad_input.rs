@@ -1,0 +1,1 @@
+//! What a person can get wrong on the command line.

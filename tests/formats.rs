@@ -1,0 +1,70 @@
+//! Every number format end to end: the packed weights, read back slowly, run in the f64 reference, must
+//! give what the kernels give, up to the 8-bit rounding of their inputs.
+
+use shadowllm_core::image::Kind;
+use shadowllm_core::{Format, KvFormat};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_tests::folder::{Folder, Shape};
+use shadowllm_tests::reference::{Llama, Tensors};
+use shadowllm_tests::{Reading, logits, on_every_isa, pack_to, same_bits};
+
+const SHAPE: Shape = Shape { d: 64, ffn: 96, heads: [4, 2, 32], vocab: 96, layers: 2 };
+
+/// The folder's tensors with every matrix replaced by what the image holds.
+fn read_back(folder: &Folder, model: &LoadedModel) -> Tensors {
+    let mut tensors = folder.tensors.clone();
+    let names = [
+        (Kind::Q, "self_attn.q_proj"),
+        (Kind::K, "self_attn.k_proj"),
+        (Kind::V, "self_attn.v_proj"),
+        (Kind::O, "self_attn.o_proj"),
+        (Kind::Gate, "mlp.gate_proj"),
+        (Kind::Up, "mlp.up_proj"),
+        (Kind::Down, "mlp.down_proj"),
+    ];
+    let mut replace = |kind: Kind, layer: usize, name: String| {
+        let m = model.model().image().matrix(kind, layer).unwrap();
+        let (shape, x) = tensors.get_mut(&name).unwrap();
+        for (i, x) in x.iter_mut().enumerate() {
+            let (row, col) = (i / shape[1], i % shape[1]);
+            *x = m.block(row, col / 32)[col % 32];
+        }
+    };
+    for layer in 0..SHAPE.layers {
+        for (kind, name) in names {
+            replace(kind, layer, format!("model.layers.{layer}.{name}.weight"));
+        }
+    }
+    replace(Kind::Embed, 0, "model.embed_tokens.weight".into());
+    replace(Kind::Output, 0, "lm_head.weight".into());
+    tensors
+}
+
+#[test]
+fn the_kernels_compute_what_the_packed_weights_say() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = Folder::llama(SHAPE, true, true, &serde_json::json!({}));
+    folder.write(temp.path(), safetensors::Dtype::F32, 1);
+    let ids: Vec<u32> = (0..40).map(|i| i * 29 % 96).collect();
+    let pool = Pool::new(2).unwrap();
+    for format in Format::ALL {
+        let image = temp.path().join(format!("{}.sllm", format.name()));
+        pack_to(temp.path(), format, &image);
+        let mut first: Option<Vec<f32>> = None;
+        for (isa, model) in on_every_isa(&image) {
+            let expected = Llama { config: &folder.config, tensors: &read_back(&folder, &model) }.logits(&ids).concat();
+            for reading in [Reading::Prefill(40), Reading::Prefill(9), Reading::Decode] {
+                let got = logits(&model, &pool, &ids, KvFormat::F32, reading);
+                let case = format!("{}, {isa:?}, {reading:?}", format.name());
+                let error: f64 = got.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+                let power: f64 = expected.iter().map(|x| x * x).sum();
+                // Inputs rounded to 8 bits by block: about 1/250 of each input, independent, and a dozen
+                // roundings one after the other.
+                let limit = if format.takes_int8() { 0.03 } else { 1e-5 };
+                assert!((error / power).sqrt() < limit, "{case}: relative error {}", (error / power).sqrt());
+                assert!(same_bits(&got, first.get_or_insert_with(|| got.clone())), "{case}: other bits");
+            }
+        }
+    }
+}

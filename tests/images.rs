@@ -1,0 +1,100 @@
+//! Images that are cut off, flipped, of another version or hostile: an error each, never a panic.
+
+use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind, crc32};
+use shadowllm_core::{Error, Format, Image, Model, Serial, Session, SessionOptions};
+use shadowllm_tests::folder::Random;
+use shadowllm_tests::{fixture_ids, pack_to, vectors};
+
+fn image(family: &str, format: Format) -> Vec<u8> {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("model.sllm");
+    pack_to(&vectors("models").join(family), format, &path);
+    std::fs::read(path).unwrap()
+}
+
+/// Header bytes with the checksum made right again.
+fn resign(bytes: &mut [u8]) {
+    let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    bytes[24..28].fill(0);
+    let Some(head) = bytes.get(..head) else { return };
+    let sum = crc32(head, 0);
+    bytes[24..28].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[test]
+fn every_cut_is_noticed() {
+    for family in ["opt", "llama-mha"] {
+        let bytes = image(family, Format::Q4_0);
+        let parsed = Image::parse(&bytes).unwrap();
+        let ends = SectionKind::ALL.map(|k| parsed.section_info(k)).map(|s| [s.offset, s.offset + s.len / 2, s.offset + s.len]);
+        let cuts = (0..HEADER_LEN + 8 * SECTION_LEN).chain(ends.into_iter().flatten()).chain([bytes.len() - 1]);
+        for cut in cuts.filter(|c| *c < bytes.len()) {
+            match Image::parse(&bytes[..cut]) {
+                Err(Error::Truncated { .. } | Error::NotAnImage) => {}
+                other => panic!("{family} cut at {cut}: {:?}", other.err()),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_header_byte_is_noticed() {
+    let mut bytes = image("qwen2", Format::Q8_0);
+    let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    for i in 0..head {
+        bytes[i] ^= 0x10;
+        assert!(Image::parse(&bytes).is_err(), "byte {i}");
+        bytes[i] ^= 0x10;
+    }
+    assert!(Image::parse(&bytes).is_ok());
+}
+
+#[test]
+fn a_newer_version_says_so() {
+    let mut bytes = image("opt", Format::F16);
+    bytes[8] = 9;
+    resign(&mut bytes);
+    assert_eq!(Image::parse(&bytes).err(), Some(Error::NewerVersion { found: 9, known: 1 }));
+}
+
+#[test]
+fn a_misaligned_image_says_so() {
+    let bytes = image("opt", Format::F16);
+    let mut shifted = vec![0u8; bytes.len() + 8];
+    let at = shifted.as_ptr().align_offset(4) + 1;
+    shifted[at..at + bytes.len()].copy_from_slice(&bytes);
+    assert_eq!(Image::parse(&shifted[at..at + bytes.len()]).err(), Some(Error::Misaligned(4)));
+}
+
+/// Somebody who can compute a checksum: any header may come. It is refused, or it runs without touching
+/// anything outside (addresses are checked by slices; a debug build also checks arithmetic).
+#[test]
+fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
+    let mut random = Random(11);
+    let mut pick = |n: usize| (f64::from(random.next().abs()) * 1e6) as usize % n;
+    let mut parsed = 0;
+    for family in ["opt-postnorm-proj", "llama-relu", "qwen3"] {
+        let good = image(family, Format::Q4_1);
+        let head = u32::from_le_bytes(good[12..16].try_into().unwrap()) as usize;
+        for _ in 0..4000 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + pick(3) {
+                let at = 12 + pick(head - 12);
+                bytes[at] = [0, 1, 2, 15, 16, 31, 32, 64, 127, 128, 255][pick(11)];
+            }
+            resign(&mut bytes);
+            let Ok(model) = Model::parse(&bytes) else { continue };
+            parsed += 1;
+            let options = SessionOptions { context: 16, batch: 4, ..SessionOptions::default() };
+            let Ok(size) = Session::memory_required(&model, &options) else { continue };
+            if size.size() > 1 << 26 {
+                continue;
+            }
+            let mut memory = vec![std::mem::MaybeUninit::uninit(); size.size()];
+            let mut session = Session::new(model, options, &mut memory).unwrap();
+            // Ids may be out of range of a changed vocabulary: an error is fine.
+            let _ = session.prefill(&Serial, &fixture_ids(family)[..5]);
+        }
+    }
+    assert!(parsed > 100, "the mutations hardly ever parse ({parsed}): they test too little");
+}

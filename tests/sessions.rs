@@ -1,0 +1,150 @@
+//! Sessions: memory of every size, rewinding, cancelling, refusals that leave nothing changed.
+
+use shadowllm_core::sample::{Candidate, Sampler, SamplerOptions};
+use shadowllm_core::{Error, Format, KvFormat, Serial, Session, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_tests::{fixture_ids, pack_to, same_bits, vectors};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn model(family: &str) -> (tempfile::TempDir, LoadedModel) {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    pack_to(&vectors("models").join(family), Format::Q8_0, &image);
+    let model = LoadedModel::open(&image, None).unwrap();
+    (temp, model)
+}
+
+const OPTIONS: SessionOptions = SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16 };
+
+#[test]
+fn every_size_of_memory_works_or_is_refused() {
+    let (_temp, model) = model("qwen3");
+    let needed = Session::memory_required(model.model(), &OPTIONS).unwrap().size();
+    let mut memory = vec![MaybeUninit::new(0xaau8); needed + 64];
+    let sizes = (0..needed).step_by(997).chain([needed - 1]);
+    for size in sizes {
+        let refused = Session::new(*model.model(), OPTIONS, &mut memory[..size]).err();
+        assert_eq!(refused, Some(Error::MemoryTooSmall { needed, given: size }));
+    }
+    // Whatever the address.
+    for shift in [0, 1, 7, 63] {
+        let mut session = Session::new(*model.model(), OPTIONS, &mut memory[shift..shift + needed]).unwrap();
+        session.prefill(&Serial, &fixture_ids("qwen3")).unwrap();
+    }
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let (_temp, model) = model("opt");
+    let mut memory = model.memory(&OPTIONS).unwrap();
+    let mut session = model.session(OPTIONS, &mut memory).unwrap();
+    let ids = fixture_ids("opt");
+    session.prefill(&Serial, &ids[..10]).unwrap();
+    let before = session.logits().to_vec();
+    let vocab = 320;
+    assert_eq!(session.prefill(&Serial, &[]).err(), Some(Error::NoTokens));
+    assert_eq!(session.decode(&Serial, vocab).err(), Some(Error::TokenOutOfRange { id: vocab, vocab }));
+    assert_eq!(session.prefill(&Serial, &ids[..39]).err(), Some(Error::ContextFull { needed: 49, context: 48 }));
+    assert_eq!(session.rewind(11).err(), Some(Error::BadPosition));
+    assert!(session.position() == 10 && same_bits(session.logits(), &before));
+    session.prefill(&Serial, &ids[10..]).unwrap();
+    assert_eq!(session.decode(&Serial, 1).err(), Some(Error::ContextFull { needed: 49, context: 48 }));
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    let (_temp, model) = model("opt");
+    let bad = [
+        SessionOptions { context: 0, ..OPTIONS },
+        SessionOptions { context: usize::MAX, ..OPTIONS },
+        SessionOptions { context: 257, ..OPTIONS }, // behind OPT's learned positions
+        SessionOptions { batch: 0, ..OPTIONS },
+        SessionOptions { batch: usize::MAX, ..OPTIONS },
+        SessionOptions { logit_rows: 0, ..OPTIONS },
+        SessionOptions { logit_rows: 9, ..OPTIONS },
+    ];
+    for options in bad {
+        assert!(matches!(Session::memory_required(model.model(), &options), Err(Error::BadOption(_))), "{options:?}");
+    }
+}
+
+#[test]
+fn rewinding_forgets() {
+    for family in ["opt", "mistral-swa", "qwen3"] {
+        let (_temp, model) = model(family);
+        let mut memory = model.memory(&OPTIONS).unwrap();
+        let mut session = model.session(OPTIONS, &mut memory).unwrap();
+        let ids = fixture_ids(family);
+        let straight = session.prefill(&Serial, &ids).unwrap().to_vec();
+        // Back into the middle of a tile of keys, forward with other tokens, back, forward as before.
+        for position in [21, 16, 0] {
+            session.rewind(position).unwrap();
+            assert!(session.logits().is_empty());
+            session.prefill(&Serial, &ids[..20]).unwrap();
+            session.rewind(position).unwrap();
+            let again = session.prefill(&Serial, &ids[position..]).unwrap();
+            assert!(same_bits(again, &straight), "{family} from {position}");
+        }
+    }
+}
+
+#[test]
+fn a_raised_flag_cancels_and_the_session_lives() {
+    let (_temp, model) = model("llama-mha");
+    let ids = fixture_ids("llama-mha");
+    let (mut memory, mut other) = (model.memory(&OPTIONS).unwrap(), model.memory(&OPTIONS).unwrap());
+    let straight = model.session(OPTIONS, &mut other).unwrap().prefill(&Serial, &ids).unwrap().to_vec();
+    let flag = AtomicBool::new(true);
+    let mut session = model.session(OPTIONS, &mut memory).unwrap();
+    session.set_cancel(Some(&flag));
+    assert_eq!(session.prefill(&Serial, &ids).err(), Some(Error::Cancelled));
+    assert!(session.position() == 0 && session.logits().is_empty());
+    flag.store(false, Ordering::Relaxed);
+    assert!(same_bits(session.prefill(&Serial, &ids).unwrap(), &straight));
+}
+
+#[test]
+fn later_tokens_change_nothing_before_them() {
+    let (_temp, model) = model("llama-gqa-tied-rope3");
+    let ids = fixture_ids("llama-gqa-tied-rope3");
+    let mut other = ids.clone();
+    other[30..].iter_mut().for_each(|id| *id = (*id + 17) % 320);
+    let read = |ids: &[u32]| shadowllm_tests::logits(&model, &Serial, ids, KvFormat::F16, shadowllm_tests::Reading::Prefill(48));
+    assert!(same_bits(&read(&ids)[..30 * 320], &read(&other)[..30 * 320]));
+}
+
+#[test]
+fn samplers_choose_as_told() {
+    let logits = [0.0, 3.0, 2.0, 2.9, -5.0, f32::NAN];
+    let mut scratch = [Candidate::default(); 6];
+    let mut draw = |options: SamplerOptions, recent: &[u32]| -> Vec<u32> {
+        let mut sampler = Sampler::new(options).unwrap();
+        (0..2000).map(|_| sampler.sample(&logits, recent, &mut scratch).unwrap()).collect()
+    };
+    let free = SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
+    assert!(draw(SamplerOptions { temperature: 0.0, ..free }, &[]).iter().all(|t| *t == 1));
+    assert!(draw(SamplerOptions { temperature: 0.0, repetition_penalty: 1.2, ..free }, &[1, 1]).iter().all(|t| *t == 3));
+    assert!(draw(SamplerOptions { top_k: 2, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
+    assert!(draw(SamplerOptions { min_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
+    assert!(draw(SamplerOptions { top_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
+    assert_eq!(draw(free, &[]), draw(free, &[]));
+    assert_ne!(draw(free, &[]), draw(SamplerOptions { seed: 4, ..free }, &[]));
+    // Shares of 2000 draws: e^3, e^2.9, e^2, e^0, e^-5 over their sum; three standard deviations.
+    let drawn = draw(free, &[]);
+    let weights: Vec<f64> = logits[..5].iter().map(|l| f64::from(*l).exp()).collect();
+    for (id, w) in weights.iter().enumerate() {
+        let p = w / weights.iter().sum::<f64>();
+        let share = drawn.iter().filter(|t| **t == id as u32).count() as f64 / 2000.0;
+        assert!((share - p).abs() < 3.0 * (p / 2000.0).sqrt() + 1e-3, "token {id}: {share} instead of {p}");
+    }
+    for bad in [
+        SamplerOptions { temperature: -1.0, ..free },
+        SamplerOptions { temperature: f32::NAN, ..free },
+        SamplerOptions { top_p: 0.0, ..free },
+        SamplerOptions { min_p: 1.0, ..free },
+        SamplerOptions { repetition_penalty: 0.0, ..free },
+    ] {
+        assert!(matches!(Sampler::new(bad), Err(Error::BadOption(_))), "{bad:?}");
+    }
+}

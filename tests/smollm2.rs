@@ -1,0 +1,58 @@
+//! A real model against PyTorch on the same (dequantized) weights.
+
+use serde_json::Value;
+use shadowllm_core::{Format, KvFormat, SessionOptions};
+use shadowllm_host::eval::{perplexity, token_nlls};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::Text;
+use shadowllm_tests::{pack_to, smollm2, vectors};
+
+const OPTIONS: SessionOptions = SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16 };
+
+fn expected() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(vectors("smollm2/expected.json")).unwrap()).unwrap()
+}
+
+fn packed(format: Format) -> Option<(tempfile::TempDir, LoadedModel)> {
+    let source = smollm2()?;
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("smollm2.sllm");
+    pack_to(&source, format, &image);
+    let model = LoadedModel::open(&image, None).unwrap();
+    Some((temp, model))
+}
+
+#[test]
+fn token_likelihoods_are_pytorchs() {
+    let Some((_temp, model)) = packed(Format::F16) else { return };
+    let mut memory = model.memory(&OPTIONS).unwrap();
+    let mut session = model.session(OPTIONS, &mut memory).unwrap();
+    let pool = Pool::new(2).unwrap();
+    for (name, case) in expected()["texts"].as_object().unwrap() {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let wanted: Vec<f64> = serde_json::from_value(case["nll"].clone()).unwrap();
+        let got = token_nlls(&mut session, &pool, &ids).unwrap();
+        assert_eq!(got.len(), wanted.len(), "{name}");
+        let worst = got.iter().zip(&wanted).fold(0f64, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst < 5e-3, "{name}: a token's likelihood is off by {worst}");
+    }
+}
+
+#[test]
+fn perplexity_is_pytorchs_and_8_bits_cost_little() {
+    let text = std::fs::read_to_string(vectors("brown-heldout.txt")).unwrap();
+    // PyTorch in f32, 40 windows of 512.
+    let reference = expected()["perplexity"]["brown-held-out"]["ppl"].as_f64().unwrap();
+    for (format, tolerance) in [(Format::F16, 0.002), (Format::Q8_0, 0.01)] {
+        let Some((_temp, model)) = packed(format) else { return };
+        let ids = Text::of(&model).unwrap().encode(&text, false).unwrap();
+        let mut memory = model.memory(&OPTIONS).unwrap();
+        let mut session = model.session(OPTIONS, &mut memory).unwrap();
+        let pool = Pool::new(Pool::cores()).unwrap();
+        let got = perplexity(&mut session, &pool, &ids, 512, 40, &mut |_, _| {}).unwrap();
+        assert_eq!((got.tokens, got.windows), (20440, 40));
+        let off = (got.perplexity / reference - 1.0).abs();
+        assert!(off < tolerance, "{}: {} against {reference}", format.name(), got.perplexity);
+    }
+}

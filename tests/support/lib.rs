@@ -1,0 +1,138 @@
+//! What the tests share: the fixtures, models made on the spot, running a model, skipping loudly.
+
+#[path = "../reference/mod.rs"]
+pub mod reference;
+
+pub mod folder;
+
+use safetensors::SafeTensors;
+use shadowllm_core::{Executor, Isa, KvFormat, SessionOptions};
+use shadowllm_host::import;
+use shadowllm_host::model::{LoadedModel, isas};
+use shadowllm_host::pack::{Formats, pack};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A file or folder under tests/vectors.
+pub fn vectors(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(name)
+}
+
+/// The eight reference families.
+pub const FAMILIES: [&str; 8] = [
+    "llama-gqa-tied-rope3",
+    "llama-mha",
+    "llama-relu",
+    "mistral-swa",
+    "opt",
+    "opt-postnorm-proj",
+    "qwen2",
+    "qwen3",
+];
+
+/// A tensor of floats with its shape.
+pub struct Tensor {
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Row-major numbers.
+    pub data: Vec<f32>,
+}
+
+/// A tensor of a safetensors file, f32 or i32, as floats.
+///
+/// # Panics
+/// When it is not there.
+pub fn tensor(file: &Path, name: &str) -> Tensor {
+    let bytes = std::fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let view = all.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let words = view.data().as_chunks::<4>().0.iter();
+    let data = match view.dtype() {
+        safetensors::Dtype::I32 => words.map(|b| i32::from_le_bytes(*b) as f32).collect(),
+        _ => words.map(|b| f32::from_le_bytes(*b)).collect(),
+    };
+    Tensor { shape: view.shape().to_vec(), data }
+}
+
+/// Token ids of a fixture.
+pub fn fixture_ids(family: &str) -> Vec<u32> {
+    let expected = vectors("models").join(family).join("expected.safetensors");
+    tensor(&expected, "input_ids").data.iter().map(|x| *x as u32).collect()
+}
+
+/// Packs a model to `out` in one format.
+///
+/// # Panics
+/// When it cannot.
+pub fn pack_to(source: &Path, format: shadowllm_core::Format, out: &Path) {
+    let source = import::open(source).unwrap();
+    pack(&*source, Formats { weights: format, output: format }, out, &mut |_, _| {}).unwrap();
+}
+
+/// How a text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// As one prefill in batches of so many tokens.
+    Prefill(usize),
+    /// Token by token.
+    Decode,
+}
+
+/// Logits of all tokens, [tokens * vocab].
+///
+/// # Panics
+/// When the model refuses.
+pub fn logits(model: &LoadedModel, exec: &dyn Executor, ids: &[u32], kv: KvFormat, reading: Reading) -> Vec<f32> {
+    let batch = if let Reading::Prefill(n) = reading { n } else { 1 };
+    let options = SessionOptions { context: ids.len(), batch, logit_rows: batch.min(5), kv };
+    let mut memory = model.memory(&options).unwrap();
+    let mut session = model.session(options, &mut memory).unwrap();
+    let mut all = Vec::new();
+    match reading {
+        Reading::Prefill(_) => session.prefill_each(exec, ids, &mut |_, row| all.extend_from_slice(row)).unwrap(),
+        Reading::Decode => ids.iter().for_each(|id| all.extend_from_slice(session.decode(exec, *id).unwrap())),
+    }
+    all
+}
+
+/// Mean next-token cross-entropy of `logits` [tokens * vocab].
+pub fn loss(logits: &[f32], ids: &[u32]) -> f64 {
+    let vocab = logits.len() / ids.len();
+    let rows = logits.chunks_exact(vocab).zip(&ids[1..]);
+    rows.map(|(row, next)| shadowllm_host::eval::nll(row, *next)).sum::<f64>() / (ids.len() - 1) as f64
+}
+
+/// Largest absolute difference.
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |m, (x, y)| if (x - y).abs() > m { (x - y).abs() } else { m })
+}
+
+/// Whether all bits are the same.
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
+}
+
+/// Opens an image once per instruction set of this machine.
+pub fn on_every_isa(image: &Path) -> Vec<(Isa, LoadedModel)> {
+    isas().into_iter().map(|isa| (isa, LoadedModel::open(image, Some(isa)).unwrap())).collect()
+}
+
+/// Says past the test harness's capture that something was not tested.
+pub fn skipped(why: &str) {
+    // Nothing can be done when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {why}");
+}
+
+/// The real model's GGUF file, fetched once; `None`, loudly, without a network.
+pub fn smollm2() -> Option<PathBuf> {
+    static ONCE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    let fetch = || match shadowllm_host::fetch::smollm2() {
+        Ok(path) => Some(path),
+        Err(e) => {
+            skipped(&format!("SmolLM2: {e}"));
+            None
+        }
+    };
+    ONCE.get_or_init(fetch).clone()
+}

@@ -1,0 +1,71 @@
+//! Streaming text and chat templates.
+
+use shadowllm_host::import::Chat;
+use shadowllm_host::text::{Message, Text, render};
+use shadowllm_tests::{smollm2, vectors};
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into() }
+}
+
+/// Streams `ids` and returns the pieces; every piece is complete UTF-8 by type, so what is checked is that
+/// none shows a replacement character and that they add up.
+fn check_stream(text: &Text, sample: &str) {
+    let ids = text.encode(sample, false).unwrap();
+    let mut stream = text.stream();
+    let mut all = String::new();
+    for id in &ids {
+        let piece = stream.push(*id).unwrap();
+        assert!(!piece.contains(char::REPLACEMENT_CHARACTER), "{sample}: {piece:?}");
+        all.push_str(&piece);
+    }
+    all.push_str(&stream.finish().unwrap());
+    assert_eq!(all, text.decode(&ids).unwrap());
+}
+
+const SAMPLES: [&str; 5] =
+    ["Plain words, and more.", "naïve café — “quoted”", "日本語のテキスト", "👩‍👩‍👧‍👦 family, 🇫🇷 flag", " leading\n\n  and trailing "];
+
+#[test]
+fn streams_are_complete_utf8_and_add_up() {
+    let json = std::fs::read_to_string(vectors("brown-opt/tokenizer.json")).unwrap();
+    let text = Text::from_json(&json).unwrap();
+    SAMPLES.iter().for_each(|s| check_stream(&text, s));
+    // A token stream that ends inside a character shows what it has at the end.
+    let ids = text.encode("é", false).unwrap();
+    let mut stream = text.stream();
+    assert_eq!(stream.push(ids[0]).unwrap().contains('é'), ids.len() == 1);
+    assert!(!stream.finish().unwrap().is_empty() || ids.len() == 1);
+}
+
+#[test]
+fn streams_of_the_real_model_too() {
+    let Some(path) = smollm2() else { return };
+    let source = shadowllm_host::import::open(&path).unwrap();
+    let text = Text::from_json(&source.tokenizer().unwrap().unwrap()).unwrap();
+    SAMPLES.iter().for_each(|s| check_stream(&text, s));
+    // The prompt that ChatML and the model's own default system message ask for.
+    let chat = source.chat().unwrap();
+    let prompt = render(&chat, &[message("user", "Hi")]).unwrap();
+    assert_eq!(
+        prompt,
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+         <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let ids = text.encode(&prompt, false).unwrap();
+    assert_eq!((ids[0], ids.len()), (1, text.encode(&prompt, true).unwrap().len()));
+}
+
+/// Templates of other models use methods and functions of Python's.
+#[test]
+fn templates_may_use_what_python_has() {
+    let template = "{% for m in messages %}{% if m['role'] not in ['user', 'assistant'] %}\
+        {{ raise_exception('no ' + m['role']) }}{% endif %}\
+        {{ bos_token + '[' + m['role'].upper() + ']' + m['content'].strip() + eos_token }}\n{% endfor %}\
+        {% if add_generation_prompt %}{{ '[A]' }}{% endif %}";
+    let chat = Chat { template: template.into(), bos_token: "<s>".into(), eos_token: "</s>".into() };
+    assert_eq!(render(&chat, &[message("user", "  hi ")]).unwrap(), "<s>[USER]hi</s>\n[A]");
+    let refused = render(&chat, &[message("system", "x")]).unwrap_err().to_string();
+    assert!(refused.contains("no system"), "{refused}");
+    assert!(render(&Chat::default(), &[]).is_err());
+}
