@@ -43,7 +43,7 @@ fn block_sum(offset: i32) -> f32 {
 
 /// How far ahead of its use a decode asks for weights. The processor's own prefetcher stops at every page
 /// and starts anew; measured, asking this far ahead brings one thread from half to most of the bandwidth.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// Asks for the lines of a tile [`AHEAD`].
 ///
