@@ -36,7 +36,8 @@ pub(super) unsafe fn quantize<L: Lanes>(x: &[f32], q: &mut [i8], scales: &mut [f
             let (lo, hi) = (L::load(block.as_ptr()), L::load(block.as_ptr().add(LANES)));
             let zero = L::splat(0.0);
             let amax = lo.max(zero.sub(lo)).max(hi.max(zero.sub(hi))).largest();
-            let inverse = L::splat(if amax > 0.0 { 127.0 / amax } else { 0.0 });
+            // At and below 127 / f32::MAX the quotient may be infinite: such blocks count as zeros.
+            let inverse = L::splat(if amax > 127.0 / f32::MAX { 127.0 / amax } else { 0.0 });
             let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
             let out = q.as_mut_ptr().add(b * BLOCK);
             lo.store_i8(out);
