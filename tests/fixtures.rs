@@ -4,7 +4,9 @@
 use shadowllm_core::{Executor, Format, KvFormat, Serial};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::reference::Llama;
-use shadowllm_tests::{FAMILIES, Reading, fixture_ids, logits, loss, max_difference, on_every_isa, pack_to, same_bits, tensor, vectors};
+use shadowllm_tests::{
+    FAMILIES, Reading, fixture_ids, logits, loss, max_difference, on_every_isa, pack_to, same_bits, tensor, vectors,
+};
 
 #[test]
 fn logits_and_loss_are_pytorchs_everywhere() {
@@ -62,7 +64,8 @@ fn the_slow_reference_agrees_with_pytorch() {
         let tensors = all.iter().map(|(n, v)| (n.to_owned(), (v.shape().to_vec(), floats(v.data())))).collect();
         let config = serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
         let ids = fixture_ids(family);
-        let got: Vec<f32> = Llama { config: &config, tensors: &tensors }.logits(&ids).concat().iter().map(|x| *x as f32).collect();
+        let got: Vec<f32> =
+            Llama { config: &config, tensors: &tensors }.logits(&ids).concat().iter().map(|x| *x as f32).collect();
         let expected = tensor(&folder.join("expected.safetensors"), "logits").data;
         assert!(max_difference(&got, &expected) < 1e-4, "{family}: {}", max_difference(&got, &expected));
     }

@@ -26,7 +26,9 @@ fn every_cut_is_noticed() {
     for family in ["opt", "llama-mha"] {
         let bytes = image(family, Format::Q4_0);
         let parsed = Image::parse(&bytes).unwrap();
-        let ends = SectionKind::ALL.map(|k| parsed.section_info(k)).map(|s| [s.offset, s.offset + s.len / 2, s.offset + s.len]);
+        let ends = SectionKind::ALL
+            .map(|k| parsed.section_info(k))
+            .map(|s| [s.offset, s.offset + s.len / 2, s.offset + s.len]);
         let cuts = (0..HEADER_LEN + 8 * SECTION_LEN).chain(ends.into_iter().flatten()).chain([bytes.len() - 1]);
         for cut in cuts.filter(|c| *c < bytes.len()) {
             match Image::parse(&bytes[..cut]) {

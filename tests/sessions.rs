@@ -110,7 +110,9 @@ fn later_tokens_change_nothing_before_them() {
     let ids = fixture_ids("llama-gqa-tied-rope3");
     let mut other = ids.clone();
     other[30..].iter_mut().for_each(|id| *id = (*id + 17) % 320);
-    let read = |ids: &[u32]| shadowllm_tests::logits(&model, &Serial, ids, KvFormat::F16, shadowllm_tests::Reading::Prefill(48));
+    let read = |ids: &[u32]| {
+        shadowllm_tests::logits(&model, &Serial, ids, KvFormat::F16, shadowllm_tests::Reading::Prefill(48))
+    };
     assert!(same_bits(&read(&ids)[..30 * 320], &read(&other)[..30 * 320]));
 }
 
@@ -124,7 +126,9 @@ fn samplers_choose_as_told() {
     };
     let free = SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
     assert!(draw(SamplerOptions { temperature: 0.0, ..free }, &[]).iter().all(|t| *t == 1));
-    assert!(draw(SamplerOptions { temperature: 0.0, repetition_penalty: 1.2, ..free }, &[1, 1]).iter().all(|t| *t == 3));
+    assert!(
+        draw(SamplerOptions { temperature: 0.0, repetition_penalty: 1.2, ..free }, &[1, 1]).iter().all(|t| *t == 3)
+    );
     assert!(draw(SamplerOptions { top_k: 2, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
     assert!(draw(SamplerOptions { min_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
     assert!(draw(SamplerOptions { top_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));

@@ -23,8 +23,13 @@ fn check_stream(text: &Text, sample: &str) {
     assert_eq!(all, text.decode(&ids).unwrap());
 }
 
-const SAMPLES: [&str; 5] =
-    ["Plain words, and more.", "naïve café — “quoted”", "日本語のテキスト", "👩‍👩‍👧‍👦 family, 🇫🇷 flag", " leading\n\n  and trailing "];
+const SAMPLES: [&str; 5] = [
+    "Plain words, and more.",
+    "naïve café — “quoted”",
+    "日本語のテキスト",
+    "👩‍👩‍👧‍👦 family, 🇫🇷 flag",
+    " leading\n\n  and trailing ",
+];
 
 #[test]
 fn streams_are_complete_utf8_and_add_up() {

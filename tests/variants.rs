@@ -28,7 +28,8 @@ fn check(name: &str, folder: &Folder, dtype: Dtype, shards: usize) {
         Dtype::BF16 => half::bf16::from_f32(*x).to_f32(),
         _ => *x,
     };
-    let tensors = folder.tensors.iter().map(|(n, (s, x))| (n.clone(), (s.clone(), x.iter().map(round).collect()))).collect();
+    let tensors =
+        folder.tensors.iter().map(|(n, (s, x))| (n.clone(), (s.clone(), x.iter().map(round).collect()))).collect();
     let expected = Llama { config: &folder.config, tensors: &tensors }.logits(&ids).concat();
     let expected: Vec<f32> = expected.iter().map(|x| *x as f32).collect();
     let mut first: Option<Vec<f32>> = None;
@@ -60,8 +61,10 @@ fn biases_on_attention_and_mlp() {
 
 #[test]
 fn linear_rope_in_both_styles() {
-    let old = json!({"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 4.0}, "torch_dtype": "float32"});
-    let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}, "dtype": "float32"});
+    let old =
+        json!({"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 4.0}, "torch_dtype": "float32"});
+    let new =
+        json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}, "dtype": "float32"});
     check("old style", &llama(SHAPE, false, true, &old), Dtype::F32, 1);
     check("new style", &llama(SHAPE, false, true, &new), Dtype::F32, 1);
 }

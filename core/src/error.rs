@@ -68,24 +68,37 @@ impl fmt::Display for Error {
         match *self {
             Error::NotAnImage => f.write_str("not a shadowllm image (its first bytes are not the magic number)"),
             Error::NewerVersion { found, known } => {
-                write!(f, "image format version {found}, this build reads up to {known}: update shadowllm or pack the model again")
+                write!(
+                    f,
+                    "image format version {found}, this build reads up to {known}: update shadowllm or pack the model again"
+                )
             }
             Error::Truncated { expected, found } => {
-                write!(f, "the image is cut off: its header promises {expected} bytes, there are {found}; copy or pack it again")
+                write!(
+                    f,
+                    "the image is cut off: its header promises {expected} bytes, there are {found}; copy or pack it again"
+                )
             }
             Error::Corrupt => f.write_str("the image's header is damaged (checksum mismatch): copy or pack it again"),
             Error::Malformed(what) => write!(f, "the image's header is malformed: {what}; pack the model again"),
             Error::MissingTensor(what) => write!(f, "the image has no tensor {what}; pack the model again"),
-            Error::BadTensor(what) => write!(f, "tensor {what} does not fit the image's configuration; pack the model again"),
+            Error::BadTensor(what) => {
+                write!(f, "tensor {what} does not fit the image's configuration; pack the model again")
+            }
             Error::Misaligned(n) => write!(f, "the image must start at an address that is a multiple of {n}"),
             Error::MemoryTooSmall { needed, given } => {
                 write!(f, "the session needs {needed} bytes of memory, {given} were given")
             }
             Error::BadOption(what) => f.write_str(what),
-            Error::TokenOutOfRange { id, vocab } => write!(f, "token id {id} is out of range: the vocabulary has {vocab} entries"),
+            Error::TokenOutOfRange { id, vocab } => {
+                write!(f, "token id {id} is out of range: the vocabulary has {vocab} entries")
+            }
             Error::NoTokens => f.write_str("no tokens were given; a model needs at least one to start from"),
             Error::ContextFull { needed, context } => {
-                write!(f, "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer")
+                write!(
+                    f,
+                    "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer"
+                )
             }
             Error::BadPosition => f.write_str("the position to rewind to is beyond the current one"),
             Error::Cancelled => f.write_str("cancelled"),

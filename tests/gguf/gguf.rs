@@ -2,7 +2,6 @@
 
 mod common;
 
-
 use common::{array, entry, file, integers, number, string, strings, tensor, text, truth};
 use shadowllm_host::import::gguf::dequant::dequantize;
 use shadowllm_host::import::gguf::{Array, GgmlType, Gguf, Value};
@@ -10,12 +9,7 @@ use shadowllm_host::import::gguf::{special_tokens, tokenizer_json};
 
 /// A file that has something of everything: 64 bytes of F32 data, then 36 of Q4_0.
 fn sample() -> Vec<u8> {
-    let nested = [
-        &4u32.to_le_bytes()[..],
-        &1u64.to_le_bytes(),
-        &7u32.to_le_bytes(),
-    ]
-    .concat();
+    let nested = [&4u32.to_le_bytes()[..], &1u64.to_le_bytes(), &7u32.to_le_bytes()].concat();
     let entries = [
         entry("a.u8", 0, &[200]),
         entry("a.i8", 1, &[0xfe]),
@@ -36,11 +30,7 @@ fn sample() -> Vec<u8> {
         array("b.nested", 9, 1, &nested),
         array("b.bytes", 0, 2, &[3, 255]),
     ];
-    let tensors = [
-        tensor("first", &[4, 4], 0, 0),
-        tensor("odd", &[7, 3], 10, 64),
-        tensor("second", &[32, 2], 2, 64),
-    ];
+    let tensors = [tensor("first", &[4, 4], 0, 0), tensor("odd", &[7, 3], 10, 64), tensor("second", &[32, 2], 2, 64)];
     file(&entries, &tensors, 100)
 }
 
@@ -55,10 +45,7 @@ fn metadata_of_every_type_is_read() {
     assert_eq!(gguf.value("a.i32"), Some(&Value::Signed(-70000)));
     assert_eq!((gguf.f64("a.f32"), gguf.u64("a.f32")), (Some(1.5), None));
     assert_eq!((gguf.bool("a.bool"), gguf.bool("a.u8")), (Some(true), None));
-    assert_eq!(
-        (gguf.str("a.string"), gguf.str("a.u8")),
-        (Some("héllo"), None)
-    );
+    assert_eq!((gguf.str("a.string"), gguf.str("a.u8")), (Some("héllo"), None));
     assert_eq!(gguf.u64("a.u64"), Some(u64::MAX));
     assert_eq!(gguf.value("a.i64"), Some(&Value::Signed(i64::MIN)));
     assert_eq!(gguf.f64("a.f64"), Some(0.1));
@@ -66,10 +53,7 @@ fn metadata_of_every_type_is_read() {
     assert_eq!(gguf.strings("b.strings").unwrap(), ["x", "", "zz"]);
     assert_eq!(gguf.numbers("b.integers"), Some(vec![-1.0, 2.0]));
     assert_eq!(gguf.numbers("b.bytes"), Some(vec![3.0, 255.0]));
-    assert_eq!(
-        gguf.value("b.bools"),
-        Some(&Value::Array(Array::Bool(vec![true, false])))
-    );
+    assert_eq!(gguf.value("b.bools"), Some(&Value::Array(Array::Bool(vec![true, false]))));
     let nested = Array::Nested(vec![Array::Unsigned(vec![7])]);
     assert_eq!(gguf.value("b.nested"), Some(&Value::Array(nested)));
     assert_eq!((gguf.value("absent"), gguf.keys().count()), (None, 18));
@@ -79,10 +63,7 @@ fn metadata_of_every_type_is_read() {
 fn tensors_are_placed_and_unsupported_types_are_errors_when_asked_for() {
     let bytes = sample();
     let gguf = Gguf::parse(&bytes).unwrap();
-    assert_eq!(
-        gguf.tensor_names().collect::<Vec<_>>(),
-        ["first", "odd", "second"]
-    );
+    assert_eq!(gguf.tensor_names().collect::<Vec<_>>(), ["first", "odd", "second"]);
     let first = gguf.tensor("first").unwrap();
     assert_eq!((first.kind, first.dims), (GgmlType::F32, &[4usize, 4][..]));
     assert_eq!(first.range, bytes.len() - 100..bytes.len() - 36);
@@ -94,10 +75,7 @@ fn tensors_are_placed_and_unsupported_types_are_errors_when_asked_for() {
         gguf.tensor("odd").unwrap_err(),
         "tensor odd: its type Q2_K is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
     );
-    assert_eq!(
-        gguf.tensor("even").unwrap_err(),
-        "the file has no tensor even"
-    );
+    assert_eq!(gguf.tensor("even").unwrap_err(), "the file has no tensor even");
 }
 
 #[test]
@@ -111,23 +89,15 @@ fn a_file_cut_anywhere_is_an_error() {
     let (end, len) = (bytes.len(), bytes.len() - 1);
     assert_eq!(
         error,
-        format!(
-            "tensor second: its data ends at byte {end}, the file has {len}; is the download complete?"
-        )
+        format!("tensor second: its data ends at byte {end}, the file has {len}; is the download complete?")
     );
 }
 
 #[test]
 fn damaged_bytes_never_panic() {
     let mut tokens = vec![string("tokenizer.ggml.model", "llama")];
-    tokens.push(strings(
-        "tokenizer.ggml.tokens",
-        &["<unk>", "<s>", "</s>", "a", "b", "ab"],
-    ));
-    tokens.push(common::floats(
-        "tokenizer.ggml.scores",
-        &[0.0, 0.0, 0.0, -1.0, -2.0, -3.0],
-    ));
+    tokens.push(strings("tokenizer.ggml.tokens", &["<unk>", "<s>", "</s>", "a", "b", "ab"]));
+    tokens.push(common::floats("tokenizer.ggml.scores", &[0.0, 0.0, 0.0, -1.0, -2.0, -3.0]));
     tokens.push(integers("tokenizer.ggml.token_type", &[2, 3, 3, 1, 1, 1]));
     for original in [sample(), file(&tokens, &[], 0)] {
         for at in 0..original.len() {
@@ -138,10 +108,7 @@ fn damaged_bytes_never_panic() {
                     continue;
                 };
                 let _ = (tokenizer_json(&gguf), special_tokens(&gguf));
-                for tensor in gguf
-                    .tensor_names()
-                    .filter_map(|name| gguf.tensor(name).ok())
-                {
+                for tensor in gguf.tensor_names().filter_map(|name| gguf.tensor(name).ok()) {
                     let data = &bytes[tensor.range.clone()];
                     let mut out = vec![0.0; tensor.columns() * tensor.rows()];
                     dequantize(tensor.kind, data, &mut out).unwrap();
@@ -159,10 +126,7 @@ fn error(bytes: &[u8]) -> String {
 fn other_files_are_refused_in_so_many_words() {
     assert!(error(b"FUGG\0\0\0\x03").contains("big-endian"));
     assert!(error(b"GGUF\0\0\0\x03\0\0\0\0").contains("big-endian"));
-    assert_eq!(
-        error(b"PK\x03\x04rest"),
-        "this is no GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\""
-    );
+    assert_eq!(error(b"PK\x03\x04rest"), "this is no GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\"");
     assert!(error(b"GGUF\x01\0\0\0").contains("version 1;"));
     assert!(error(b"GGUF\x04\0\0\0").contains("version 4;"));
     let mut old = sample();
@@ -173,11 +137,8 @@ fn other_files_are_refused_in_so_many_words() {
 #[test]
 fn counts_that_cannot_be_are_refused_before_anything_is_allocated() {
     let huge = u64::MAX.to_le_bytes();
-    let header =
-        |tensors: [u8; 8], entries: [u8; 8]| [b"GGUF\x03\0\0\0", &tensors[..], &entries].concat();
-    assert!(
-        error(&header(huge, [0; 8])).starts_with("the number of tensors: 18446744073709551615 ")
-    );
+    let header = |tensors: [u8; 8], entries: [u8; 8]| [b"GGUF\x03\0\0\0", &tensors[..], &entries].concat();
+    assert!(error(&header(huge, [0; 8])).starts_with("the number of tensors: 18446744073709551615 "));
     assert!(error(&header([0; 8], huge)).starts_with("the number of metadata entries: "));
     let entries = [
         entry("k", 8, &huge),
@@ -189,14 +150,9 @@ fn counts_that_cannot_be_are_refused_before_anything_is_allocated() {
     for entry in entries {
         assert!(error(&file(&[entry], &[], 0)).starts_with("metadata key k: "));
     }
-    let deep: Vec<u8> = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()]
-        .concat()
-        .repeat(100);
+    let deep: Vec<u8> = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat().repeat(100);
     let deep = file(&[entry("k", 9, &deep)], &[], 0);
-    assert_eq!(
-        error(&deep),
-        "metadata key k: its arrays are nested too deeply"
-    );
+    assert_eq!(error(&deep), "metadata key k: its arrays are nested too deeply");
     assert!(error(&file(&[entry("k", 13, &[0; 8])], &[], 0)).contains("type number 13"));
     let twice = file(&[number("k", 1), number("k", 1)], &[], 0);
     assert_eq!(error(&twice), "metadata key k: it is in the file twice");
@@ -208,33 +164,21 @@ fn counts_that_cannot_be_are_refused_before_anything_is_allocated() {
 fn tensors_that_cannot_be_are_refused() {
     let cases = [
         (tensor("t", &[1; 5], 0, 0), "has 5 dimensions"),
-        (
-            tensor("t", &[33], 2, 0),
-            "rows of 33 are not whole Q4_0 blocks of 32",
-        ),
+        (tensor("t", &[33], 2, 0), "rows of 33 are not whole Q4_0 blocks of 32"),
         (tensor("t", &[1 << 40, 1 << 40], 0, 0), "are too large"),
         (tensor("t", &[1 << 62], 0, 0), "too large"),
         (tensor("t", &[0, u64::MAX, u64::MAX], 0, 0), "it is empty"),
-        (
-            tensor("t", &[4], 0, 31),
-            "offset 31 is not a multiple of 32",
-        ),
+        (tensor("t", &[4], 0, 31), "offset 31 is not a multiple of 32"),
         (tensor("t", &[4], 0, u64::MAX - 31), "or too large"),
         (tensor("t", &[4], 0, 1 << 62), "is the download complete?"),
         (tensor("t", &[4], 99, 1 << 62), "is the download complete?"),
     ];
     for (tensor, words) in cases {
         let error = error(&file(&[], &[tensor], 64));
-        assert!(
-            error.starts_with("tensor t: ") && error.contains(words),
-            "{error}"
-        );
+        assert!(error.starts_with("tensor t: ") && error.contains(words), "{error}");
     }
     let one = tensor("t", &[4], 0, 0);
-    assert_eq!(
-        error(&file(&[], &[one.clone(), one], 64)),
-        "tensor t: it is in the file twice"
-    );
+    assert_eq!(error(&file(&[], &[one.clone(), one], 64)), "tensor t: it is in the file twice");
     for align in [0, 24] {
         let bytes = file(&[number("general.alignment", align)], &[], 64);
         assert!(error(&bytes).contains("power of two"));
@@ -245,21 +189,13 @@ fn tensors_that_cannot_be_are_refused() {
 
 #[test]
 fn the_alignment_of_the_file_is_heeded() {
-    let entries = [
-        number("general.alignment", 1024),
-        string("pad", &"x".repeat(50)),
-    ];
+    let entries = [number("general.alignment", 1024), string("pad", &"x".repeat(50))];
     let bytes = file(&entries, &[tensor("t", &[8], 0, 1024)], 3000);
     let gguf = Gguf::parse(&bytes).unwrap();
     assert_eq!(gguf.tensor("t").unwrap().range, 2048..2080);
     let scalar = file(&[], &[tensor("t", &[], 99, 0)], 0);
     assert_eq!(
-        Gguf::parse(&scalar)
-            .unwrap()
-            .tensor("t")
-            .unwrap_err()
-            .split(';')
-            .next(),
+        Gguf::parse(&scalar).unwrap().tensor("t").unwrap_err().split(';').next(),
         Some("tensor t: its type number 99 is not supported")
     );
     assert_eq!(text("ab").len(), 10);
@@ -277,10 +213,7 @@ fn smollm2_is_read_and_dequantised_whole() {
     assert_eq!(gguf.f64("llama.rope.freq_base"), Some(100_000.0));
     assert_eq!(gguf.strings("tokenizer.ggml.tokens").unwrap().len(), 49152);
     let embedding = gguf.tensor("token_embd.weight").unwrap();
-    assert_eq!(
-        (embedding.kind, embedding.dims),
-        (GgmlType::Q8_0, &[576usize, 49152][..])
-    );
+    assert_eq!((embedding.kind, embedding.dims), (GgmlType::Q8_0, &[576usize, 49152][..]));
     assert_eq!(embedding.range.start, 1_785_664);
     assert_eq!(gguf.tensor_names().count(), 272);
     let mut end = 0;

@@ -17,10 +17,7 @@ fn path(variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {
         // past the test harness, which keeps what passing tests print to itself
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED, NOT TESTED: {variable} is not set"
-        );
+        let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {variable} is not set");
     }
     path
 }
@@ -49,11 +46,7 @@ fn smollm2_gives_the_expected_ids() {
         let got = encoding.get_ids();
         println!("{name}: {} ids recorded, {} got", ids.len(), got.len());
         // the record stops at the window of 512, whatever the text goes on with
-        let window = if ids.len() == 512 {
-            got.get(..512).unwrap()
-        } else {
-            got
-        };
+        let window = if ids.len() == 512 { got.get(..512).unwrap() } else { got };
         assert_eq!(window, ids, "{name}");
         assert_eq!(tokenizer.decode(got, false).unwrap(), text, "{name}");
     }
@@ -62,29 +55,17 @@ fn smollm2_gives_the_expected_ids() {
     let special = special_tokens(&gguf);
     assert_eq!((special.bos, special.eos), (Some(1), vec![2]));
     assert!(special.chat_template.unwrap().contains("<|im_start|>"));
-    let chat = tokenizer
-        .encode("<|im_start|>user\nHi<|im_end|>\n", true)
-        .unwrap();
+    let chat = tokenizer.encode("<|im_start|>user\nHi<|im_end|>\n", true).unwrap();
     assert_eq!((chat.get_ids()[0], chat.get_ids().contains(&2)), (1, true));
-    assert_eq!(
-        tokenizer.decode(chat.get_ids(), true).unwrap(),
-        "user\nHi\n"
-    );
+    assert_eq!(tokenizer.decode(chat.get_ids(), true).unwrap(), "user\nHi\n");
 }
 
 /// The texts and the ids of one of llama.cpp's vocabulary files.
 fn recorded(gguf: &Path) -> Vec<(String, Vec<u32>)> {
     let inputs = std::fs::read_to_string(gguf.with_extension("gguf.inp")).unwrap();
     let outputs = std::fs::read_to_string(gguf.with_extension("gguf.out")).unwrap();
-    let ids = outputs.lines().map(|line| {
-        line.split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect()
-    });
-    let mut inputs: Vec<_> = inputs
-        .split("\n__ggml_vocab_test__\n")
-        .map(str::to_string)
-        .collect();
+    let ids = outputs.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect());
+    let mut inputs: Vec<_> = inputs.split("\n__ggml_vocab_test__\n").map(str::to_string).collect();
     if inputs.last().is_some_and(String::is_empty) {
         inputs.pop();
     }
@@ -98,9 +79,7 @@ fn compare(path: &Path) -> (usize, usize) {
     let (_, mut tokenizer) = load(path);
     if path.to_string_lossy().ends_with("qwen35.gguf") {
         // llama.cpp's record has texts that are not in NFC, into which it brings none; Qwen does
-        tokenizer
-            .with_normalizer(None::<NormalizerWrapper>)
-            .unwrap();
+        tokenizer.with_normalizer(None::<NormalizerWrapper>).unwrap();
     }
     let cases = recorded(path);
     let mut same = 0;
@@ -109,11 +88,7 @@ fn compare(path: &Path) -> (usize, usize) {
         if encoding.get_ids() == ids {
             same += 1;
         } else {
-            println!(
-                "{}: {text:?}\n  got  {:?}\n  want {ids:?}",
-                path.display(),
-                encoding.get_ids()
-            );
+            println!("{}: {text:?}\n  got  {:?}\n  want {ids:?}", path.display(), encoding.get_ids());
         }
     }
     (cases.len(), same)

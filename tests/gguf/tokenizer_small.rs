@@ -25,10 +25,7 @@ fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 fn bytes(more: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut entries = vec![
         string("tokenizer.ggml.model", "gpt2"),
-        strings(
-            "tokenizer.ggml.tokens",
-            &["<bos>", "a", "b", "Ġ", "ab", "<x>", "1", "<|eot_id|>", ""],
-        ),
+        strings("tokenizer.ggml.tokens", &["<bos>", "a", "b", "Ġ", "ab", "<x>", "1", "<|eot_id|>", ""]),
         integers("tokenizer.ggml.token_type", &[3, 1, 1, 1, 1, 4, 1, 3, 1]),
         strings("tokenizer.ggml.merges", &["a b"]),
     ];
@@ -141,36 +138,17 @@ fn what_cannot_be_built_is_an_error_that_names_it() {
     let model = |name| string("tokenizer.ggml.model", name);
     let tokens = |texts: &[&str]| strings("tokenizer.ggml.tokens", texts);
     let pre = bytes(&[string("tokenizer.ggml.pre", "kimi-k2")]);
-    assert_eq!(
-        error(&pre),
-        "the pre-tokenizer \"kimi-k2\" (tokenizer.ggml.pre) is not known"
-    );
+    assert_eq!(error(&pre), "the pre-tokenizer \"kimi-k2\" (tokenizer.ggml.pre) is not known");
     assert!(error(&[]).contains("tokenizer.ggml.model is missing"));
     assert!(error(&[model("gpt2")]).contains("tokenizer.ggml.tokens is missing"));
-    assert!(
-        error(&[model("bert"), tokens(&["a"])]).starts_with("the tokenizer model \"bert\" is not")
-    );
+    assert!(error(&[model("bert"), tokens(&["a"])]).starts_with("the tokenizer model \"bert\" is not"));
     assert!(error(&[model("gpt2"), tokens(&["a"])]).contains("tokenizer.ggml.merges is missing"));
     assert!(error(&[model("llama"), tokens(&["a"])]).contains("tokenizer.ggml.scores is missing"));
-    assert_eq!(
-        error(&[model("gpt2"), tokens(&["a", "b", "a"])]),
-        "tokens 0 and 2 are both \"a\""
-    );
-    let short = [
-        model("gpt2"),
-        tokens(&["a", "b"]),
-        integers("tokenizer.ggml.token_type", &[1]),
-    ];
-    assert_eq!(
-        error(&short),
-        "tokenizer.ggml.token_type has 1 entries for 2 tokens"
-    );
+    assert_eq!(error(&[model("gpt2"), tokens(&["a", "b", "a"])]), "tokens 0 and 2 are both \"a\"");
+    let short = [model("gpt2"), tokens(&["a", "b"]), integers("tokenizer.ggml.token_type", &[1])];
+    assert_eq!(error(&short), "tokenizer.ggml.token_type has 1 entries for 2 tokens");
     for merge in ["ab", "a c", "b a", " ", "", "é"] {
-        let entries = [
-            model("gpt2"),
-            tokens(&["a", "b", "ab"]),
-            strings("tokenizer.ggml.merges", &[merge]),
-        ];
+        let entries = [model("gpt2"), tokens(&["a", "b", "ab"]), strings("tokenizer.ggml.merges", &[merge])];
         assert!(error(&entries).starts_with(&format!("the merge \"{merge}\" does not")));
     }
     let no_bos = bytes(&[truth("tokenizer.ggml.add_bos_token", true)]);
@@ -182,26 +160,11 @@ fn bos_is_added_where_the_file_or_its_kind_says_so() {
     let bos = number("tokenizer.ggml.bos_token_id", 0);
     let pre = |name| string("tokenizer.ggml.pre", name);
     let add = |add| truth("tokenizer.ggml.add_bos_token", add);
-    assert_eq!(
-        ids(&tokenizer(&bytes(std::slice::from_ref(&bos))), "a"),
-        [1]
-    );
-    assert_eq!(
-        ids(&tokenizer(&bytes(&[bos.clone(), add(true)])), "a"),
-        [0, 1]
-    );
-    assert_eq!(
-        ids(&tokenizer(&bytes(&[bos.clone(), pre("llama-bpe")])), "a"),
-        [0, 1]
-    );
+    assert_eq!(ids(&tokenizer(&bytes(std::slice::from_ref(&bos))), "a"), [1]);
+    assert_eq!(ids(&tokenizer(&bytes(&[bos.clone(), add(true)])), "a"), [0, 1]);
+    assert_eq!(ids(&tokenizer(&bytes(&[bos.clone(), pre("llama-bpe")])), "a"), [0, 1]);
     assert_eq!(ids(&tokenizer(&bytes(&[pre("llama-bpe")])), "a"), [1]);
-    assert_eq!(
-        ids(
-            &tokenizer(&bytes(&[bos, pre("llama-bpe"), add(false)])),
-            "a"
-        ),
-        [1]
-    );
+    assert_eq!(ids(&tokenizer(&bytes(&[bos, pre("llama-bpe"), add(false)])), "a"), [1]);
     assert_eq!(ids(&tokenizer(&pieces(&[])), "a"), [1, 262]);
     assert_eq!(ids(&tokenizer(&pieces(&[add(false)])), "a"), [262]);
 }
@@ -216,10 +179,7 @@ fn sentencepiece_merges_follow_the_scores_and_the_rest_falls_back_to_bytes() {
     assert_eq!(ids(&with_prefix, "</s>a"), [1, 2, 262]);
     assert_eq!(ids(&with_prefix, ""), [1]);
     for text in ["ab", "b ab", " a", "é日", "a  b\n"] {
-        assert_eq!(
-            with_prefix.decode(&ids(&with_prefix, text), true).unwrap(),
-            text
-        );
+        assert_eq!(with_prefix.decode(&ids(&with_prefix, text), true).unwrap(), text);
     }
     let without = tokenizer(&pieces(&[truth("tokenizer.ggml.add_space_prefix", false)]));
     assert_eq!(ids(&without, "ab ab"), [1, 263, 264]);
@@ -235,29 +195,11 @@ fn special_tokens_are_read() {
         string("tokenizer.chat_template", "{{ messages }}"),
     ]);
     let chat_template = Some("{{ messages }}".to_string());
-    let expected = Special {
-        bos: Some(0),
-        eos: vec![5, 7],
-        chat_template,
-    };
+    let expected = Special { bos: Some(0), eos: vec![5, 7], chat_template };
     assert_eq!(special_tokens(&gguf(&entries)), expected);
-    let entries = bytes(&[
-        number("tokenizer.ggml.eos_token_id", 99),
-        number("tokenizer.ggml.eot_token_id", 6),
-    ]);
-    assert_eq!(
-        special_tokens(&gguf(&entries)),
-        Special {
-            bos: None,
-            eos: vec![6],
-            chat_template: None
-        }
-    );
-    let defaults = Special {
-        bos: Some(1),
-        eos: vec![2],
-        chat_template: None,
-    };
+    let entries = bytes(&[number("tokenizer.ggml.eos_token_id", 99), number("tokenizer.ggml.eot_token_id", 6)]);
+    assert_eq!(special_tokens(&gguf(&entries)), Special { bos: None, eos: vec![6], chat_template: None });
+    let defaults = Special { bos: Some(1), eos: vec![2], chat_template: None };
     assert_eq!(special_tokens(&gguf(&pieces(&[]))), defaults);
     assert_eq!(special_tokens(&gguf(&[])), Special::default());
 }

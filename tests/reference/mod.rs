@@ -27,7 +27,8 @@ impl Llama<'_> {
     fn linear(&self, name: &str, x: &[f64]) -> Row {
         let (shape, w) = &self.tensors[&format!("{name}.weight")];
         let bias = self.tensors.get(&format!("{name}.bias"));
-        let dot = |r: usize| w[r * shape[1]..(r + 1) * shape[1]].iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+        let dot =
+            |r: usize| w[r * shape[1]..(r + 1) * shape[1]].iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         (0..shape[0]).map(|r| dot(r) + bias.map_or(0.0, |b| f64::from(b.1[r]))).collect()
     }
 
@@ -51,7 +52,11 @@ impl Llama<'_> {
 
     /// Turns pairs (i, i + dim / 2) of a head by position * theta^(-2i/dim), scaled linearly.
     fn rotate(&self, head: &mut [f64], position: usize) {
-        let scaling = if self.config["rope_parameters"].is_object() { &self.config["rope_parameters"] } else { &self.config["rope_scaling"] };
+        let scaling = if self.config["rope_parameters"].is_object() {
+            &self.config["rope_parameters"]
+        } else {
+            &self.config["rope_scaling"]
+        };
         let theta = scaling["rope_theta"].as_f64().or(self.config["rope_theta"].as_f64()).unwrap_or(10_000.0);
         let factor = scaling["factor"].as_f64().unwrap_or(1.0);
         let half = head.len() / 2;
@@ -75,7 +80,8 @@ impl Llama<'_> {
             x.iter_mut().zip(attention).for_each(|(x, a)| x.iter_mut().zip(a).for_each(|(x, a)| *x += a));
             for row in &mut x {
                 let n = self.norm(&format!("{p}.post_attention_layernorm"), row);
-                let (gate, up) = (self.linear(&format!("{p}.mlp.gate_proj"), &n), self.linear(&format!("{p}.mlp.up_proj"), &n));
+                let (gate, up) =
+                    (self.linear(&format!("{p}.mlp.gate_proj"), &n), self.linear(&format!("{p}.mlp.up_proj"), &n));
                 let h: Row = gate.iter().zip(up).map(|(g, u)| self.activation(*g) * u).collect();
                 let down = self.linear(&format!("{p}.mlp.down_proj"), &h);
                 row.iter_mut().zip(down).for_each(|(x, y)| *x += y);
@@ -91,7 +97,9 @@ impl Llama<'_> {
         let dim = self.config["head_dim"].as_u64().map_or(self.count("hidden_size") / heads, |n| n as usize);
         let window = self.config["sliding_window"].as_u64().map_or(usize::MAX, |n| n as usize);
         let n: Vec<Row> = x.iter().map(|row| self.norm(&format!("{p}.input_layernorm"), row)).collect();
-        let project = |name: &str| -> Vec<Row> { n.iter().map(|row| self.linear(&format!("{p}.self_attn.{name}_proj"), row)).collect() };
+        let project = |name: &str| -> Vec<Row> {
+            n.iter().map(|row| self.linear(&format!("{p}.self_attn.{name}_proj"), row)).collect()
+        };
         let (mut q, mut k, v) = (project("q"), project("k"), project("v"));
         for (rows, norm) in [(&mut q, "q_norm"), (&mut k, "k_norm")] {
             let norm = format!("{p}.self_attn.{norm}");
@@ -110,7 +118,8 @@ impl Llama<'_> {
                 for h in 0..heads {
                     let kv = h / (heads / kv_heads) * dim;
                     let from = (t + 1).saturating_sub(window);
-                    let dot = |s: usize| q[t][h * dim..][..dim].iter().zip(&k[s][kv..]).map(|(a, b)| a * b).sum::<f64>();
+                    let dot =
+                        |s: usize| q[t][h * dim..][..dim].iter().zip(&k[s][kv..]).map(|(a, b)| a * b).sum::<f64>();
                     let weights: Row = (from..=t).map(|s| (dot(s) / (dim as f64).sqrt()).exp()).collect();
                     let sum: f64 = weights.iter().sum();
                     for (s, w) in (from..=t).zip(weights) {

@@ -107,7 +107,8 @@ impl Folder {
         let mut map = serde_json::Map::new();
         for (i, part) in names.chunks(names.len().div_ceil(shards)).enumerate() {
             let file = if shards == 1 { "model.safetensors".into() } else { format!("model-{i}.safetensors") };
-            let bytes: Vec<Vec<u8>> = part.iter().map(|n| self.tensors[*n].1.iter().flat_map(encode).collect()).collect();
+            let bytes: Vec<Vec<u8>> =
+                part.iter().map(|n| self.tensors[*n].1.iter().flat_map(encode).collect()).collect();
             let views = part.iter().zip(&bytes).map(|(name, bytes)| {
                 map.insert((*name).clone(), json!(file));
                 (*name, TensorView::new(dtype, self.tensors[*name].0.clone(), bytes).unwrap())

@@ -19,16 +19,8 @@ pub fn vectors(name: &str) -> PathBuf {
 }
 
 /// The eight reference families.
-pub const FAMILIES: [&str; 8] = [
-    "llama-gqa-tied-rope3",
-    "llama-mha",
-    "llama-relu",
-    "mistral-swa",
-    "opt",
-    "opt-postnorm-proj",
-    "qwen2",
-    "qwen3",
-];
+pub const FAMILIES: [&str; 8] =
+    ["llama-gqa-tied-rope3", "llama-mha", "llama-relu", "mistral-swa", "opt", "opt-postnorm-proj", "qwen2", "qwen3"];
 
 /// A tensor of floats with its shape.
 pub struct Tensor {

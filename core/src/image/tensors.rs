@@ -213,9 +213,8 @@ const NONE: u8 = u8::MAX;
 impl Slots {
     pub(super) fn index(&self, kind: Kind, layer: usize) -> Option<usize> {
         let at = self.at[kind as usize];
-        (at != NONE).then(|| {
-            if kind.in_layers() { self.globals + layer * self.per_layer + at as usize } else { at as usize }
-        })
+        (at != NONE)
+            .then(|| if kind.in_layers() { self.globals + layer * self.per_layer + at as usize } else { at as usize })
     }
 
     /// Checks the whole table against the weights section and the configuration.
@@ -313,8 +312,7 @@ fn expected(kind: Kind, c: &Config) -> Expected {
     let ffn = c.ffn.next_multiple_of(c.neuron_group);
     let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
     let vector = Expected::Vector;
-    let matrix =
-        |layout, outputs, inputs, group| Expected::Matrix { layout, outputs, inputs, group };
+    let matrix = |layout, outputs, inputs, group| Expected::Matrix { layout, outputs, inputs, group };
     match kind {
         Kind::Embed | Kind::Output => matrix(Rows, c.vocab.next_multiple_of(TILE_ROWS), e, Group::Whole),
         Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),

@@ -280,8 +280,7 @@ unsafe fn gemm_float_tokens<L: Lanes, E: Element, const T: usize>(
         for outer in 0..walk.outer {
             let mut tile = walk.start.add(outer * walk.outer_stride);
             for inner in 0..walk.inner {
-                let rows: [*const f32; T] =
-                    core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
+                let rows: [*const f32; T] = core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
                 accumulate::<L, E, T>(&mut acc, tile.cast(), TILE_ROWS, BLOCK, &rows);
                 kb += 1;
                 if inner + 1 < walk.inner {

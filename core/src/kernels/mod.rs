@@ -344,26 +344,56 @@ macro_rules! instantiate {
 }
 
 instantiate!(
-    SCALAR, scalar_set, Isa::Scalar, [], crate::simd::scalar::ScalarLanes,
-    scalar::Int8, scalar::Table4, scalar::Affine4
+    SCALAR,
+    scalar_set,
+    Isa::Scalar,
+    [],
+    crate::simd::scalar::ScalarLanes,
+    scalar::Int8,
+    scalar::Table4,
+    scalar::Affine4
 );
 #[cfg(target_arch = "x86_64")]
 instantiate!(
-    AVX2, avx2_set, Isa::Avx2, ["avx2,f16c"], crate::simd::avx2::Avx2Lanes,
-    avx2::Int8, avx2::Table4, avx2::Affine4
+    AVX2,
+    avx2_set,
+    Isa::Avx2,
+    ["avx2,f16c"],
+    crate::simd::avx2::Avx2Lanes,
+    avx2::Int8,
+    avx2::Table4,
+    avx2::Affine4
 );
 #[cfg(target_arch = "x86_64")]
 instantiate!(
-    AVX512, avx512_set, Isa::Avx512, ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c"],
-    crate::simd::avx512::Avx512Lanes, avx512::Int8, avx512::Table4, avx512::Affine4
+    AVX512,
+    avx512_set,
+    Isa::Avx512,
+    ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c"],
+    crate::simd::avx512::Avx512Lanes,
+    avx512::Int8,
+    avx512::Table4,
+    avx512::Affine4
 );
 #[cfg(target_arch = "aarch64")]
 instantiate!(
-    NEON, neon_set, Isa::Neon, ["neon"], crate::simd::neon::NeonLanes,
-    neon::Int8, neon::Table4, neon::Affine4
+    NEON,
+    neon_set,
+    Isa::Neon,
+    ["neon"],
+    crate::simd::neon::NeonLanes,
+    neon::Int8,
+    neon::Table4,
+    neon::Affine4
 );
 #[cfg(target_arch = "aarch64")]
 instantiate!(
-    NEON_DOT, neon_dot_set, Isa::NeonDot, ["neon,dotprod"], crate::simd::neon::NeonLanes,
-    neon::DotInt8, neon::DotTable4, neon::DotAffine4
+    NEON_DOT,
+    neon_dot_set,
+    Isa::NeonDot,
+    ["neon,dotprod"],
+    crate::simd::neon::NeonLanes,
+    neon::DotInt8,
+    neon::DotTable4,
+    neon::DotAffine4
 );

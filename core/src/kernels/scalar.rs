@@ -2,8 +2,8 @@
 
 use super::matmul::TileDot;
 use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
-use crate::simd::scalar::ScalarLanes;
 use crate::simd::Lanes;
+use crate::simd::scalar::ScalarLanes;
 
 /// Codes as `[quad][output][4]`, as they lie in an i8 tile.
 type Codes = [i8; TILE_ROWS * BLOCK];

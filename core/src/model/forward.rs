@@ -201,7 +201,8 @@ impl Session<'_, '_> {
         let b = &mut self.buffers;
         let norm = NormWeights::get(&image, Kind::FfnNorm, Kind::FfnNormBias, layer)?;
         let bias = |kind| image.vector(kind, layer);
-        let project = |kind, bias_kind| image.matrix(kind, layer).map(|matrix| Projection { matrix, bias: bias(bias_kind) });
+        let project =
+            |kind, bias_kind| image.matrix(kind, layer).map(|matrix| Projection { matrix, bias: bias(bias_kind) });
         let down = matrix(&image, Kind::Down, layer)?;
         let ffn = Neurons {
             gate: project(Kind::Gate, Kind::GateBias),

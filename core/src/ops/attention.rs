@@ -25,7 +25,9 @@ pub struct KvCache<'m> {
 impl<'m> KvCache<'m> {
     /// Bytes for `context` positions, rounded up to whole tiles of keys.
     pub fn bytes(config: &Config, format: KvFormat, context: usize) -> usize {
-        let head = 2usize.saturating_mul(context.next_multiple_of(TILE_ROWS)).saturating_mul(config.head_width() * format.bytes());
+        let head = 2usize
+            .saturating_mul(context.next_multiple_of(TILE_ROWS))
+            .saturating_mul(config.head_width() * format.bytes());
         head.saturating_mul(config.kv_heads * config.layers)
     }
 

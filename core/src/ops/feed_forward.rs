@@ -32,14 +32,7 @@ pub struct Neurons<'a> {
 }
 
 /// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it.
-pub fn neurons(
-    exec: &dyn Executor,
-    kernels: &Kernels,
-    ffn: &Neurons,
-    x: &Input,
-    tokens: usize,
-    h: &SharedRows,
-) {
+pub fn neurons(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, tokens: usize, h: &SharedRows) {
     let groups = ffn.up.matrix.geometry().panels * TILE_ROWS / BLOCK;
     for_ranges(exec, groups, &|range| {
         for group in range {

@@ -41,19 +41,13 @@ pub fn strings(key: &str, values: &[&str]) -> Vec<u8> {
 
 /// A metadata entry that is an array of signed 32-bit numbers.
 pub fn integers(key: &str, values: &[i32]) -> Vec<u8> {
-    let elements: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let elements: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     array(key, 5, values.len() as u64, &elements)
 }
 
 /// A metadata entry that is an array of 32-bit floats.
 pub fn floats(key: &str, values: &[f32]) -> Vec<u8> {
-    let elements: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let elements: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     array(key, 6, values.len() as u64, &elements)
 }
 
@@ -61,14 +55,7 @@ pub fn floats(key: &str, values: &[f32]) -> Vec<u8> {
 pub fn tensor(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let dims_bytes: Vec<u8> = dims.iter().flat_map(|size| size.to_le_bytes()).collect();
     let rank = (dims.len() as u32).to_le_bytes();
-    [
-        &text(name),
-        &rank[..],
-        &dims_bytes,
-        &kind.to_le_bytes(),
-        &offset.to_le_bytes(),
-    ]
-    .concat()
+    [&text(name), &rank[..], &dims_bytes, &kind.to_le_bytes(), &offset.to_le_bytes()].concat()
 }
 
 /// A whole file of these entries and tensors, with `data` bytes of tensor data.

@@ -35,9 +35,7 @@ pub const fn block_bytes(kind: GgmlType) -> usize {
 pub fn dequantize(kind: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
     check_sizes(kind, bytes.len(), out.len())?;
     match kind {
-        GgmlType::F32 => blocks(bytes, out, |b, y: &mut [f32; 1]| {
-            *y = [f32::from_le_bytes(*b)]
-        }),
+        GgmlType::F32 => blocks(bytes, out, |b, y: &mut [f32; 1]| *y = [f32::from_le_bytes(*b)]),
         GgmlType::F16 => blocks(bytes, out, |b, y: &mut [f32; 1]| *y = [half(*b)]),
         GgmlType::BF16 => blocks(bytes, out, |b, y: &mut [f32; 1]| *y = [bfloat(*b)]),
         GgmlType::Q4_0 => blocks(bytes, out, q4_0),
@@ -59,17 +57,11 @@ fn check_sizes(kind: GgmlType, bytes: usize, elements: usize) -> Result<(), Stri
     if whole && bytes / size == elements / len {
         return Ok(());
     }
-    Err(format!(
-        "{bytes} bytes of {kind} are not {elements} elements: a block of {size} bytes has {len}"
-    ))
+    Err(format!("{bytes} bytes of {kind} are not {elements} elements: a block of {size} bytes has {len}"))
 }
 
 /// Runs `each` on every block of `B` bytes and the `N` elements that it becomes.
-fn blocks<const B: usize, const N: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    each: impl Fn(&[u8; B], &mut [f32; N]),
-) {
+fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], each: impl Fn(&[u8; B], &mut [f32; N])) {
     let (inputs, _) = bytes.as_chunks::<B>();
     let (outputs, _) = out.as_chunks_mut::<N>();
     for (input, output) in inputs.iter().zip(outputs) {
@@ -118,9 +110,7 @@ fn q4_1(b: &[u8; 20], y: &mut [f32; 32]) {
 fn q5_0(b: &[u8; 22], y: &mut [f32; 32]) {
     let d = half([b[0], b[1]]);
     let bits = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
-    nibbles(&b[6..], y, |j, q| {
-        (f32::from(q | fifth(bits, j)) - 16.0) * d
-    });
+    nibbles(&b[6..], y, |j, q| (f32::from(q | fifth(bits, j)) - 16.0) * d);
 }
 
 /// Q5_1: scale, minimum, fifth bits, nibbles.
@@ -147,10 +137,7 @@ fn scales(d: f32, dmin: f32, packed: &[u8]) -> [(f32, f32); 8] {
             (byte(j) & 63, byte(j + 4) & 63)
         } else {
             let high = (byte(j - 4) >> 6, byte(j) >> 6);
-            (
-                (byte(j + 4) & 15) | (high.0 << 4),
-                (byte(j + 4) >> 4) | (high.1 << 4),
-            )
+            ((byte(j + 4) & 15) | (high.0 << 4), (byte(j + 4) >> 4) | (high.1 << 4))
         };
         (d * f32::from(scale), dmin * f32::from(min))
     })

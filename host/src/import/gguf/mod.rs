@@ -108,10 +108,7 @@ impl GgmlType {
 
     /// ggml's name for the type, as in `Q4_K`.
     pub fn name(self) -> &'static str {
-        SUPPORTED
-            .iter()
-            .find(|row| row.0 == self)
-            .map_or("", |row| row.2)
+        SUPPORTED.iter().find(|row| row.0 == self).map_or("", |row| row.2)
     }
 }
 
@@ -173,17 +170,8 @@ impl Gguf {
         let entries = reader.count(MIN_ENTRY, "the number of metadata entries")?;
         let metadata = read_metadata(&mut reader, entries)?;
         let (mut tensors, by_name) = read_tensors(&mut reader, tensors)?;
-        place_tensors(
-            &mut tensors,
-            reader.pos(),
-            bytes.len(),
-            alignment(&metadata)?,
-        )?;
-        Ok(Gguf {
-            metadata,
-            tensors,
-            by_name,
-        })
+        place_tensors(&mut tensors, reader.pos(), bytes.len(), alignment(&metadata)?)?;
+        Ok(Gguf { metadata, tensors, by_name })
     }
 
     /// The metadata value under this key.
@@ -243,12 +231,8 @@ impl Gguf {
     pub fn numbers(&self, key: &str) -> Option<Vec<f64>> {
         match self.value(key)? {
             Value::Array(Array::Float(numbers)) => Some(numbers.clone()),
-            Value::Array(Array::Unsigned(numbers)) => {
-                Some(numbers.iter().map(|n| *n as f64).collect())
-            }
-            Value::Array(Array::Signed(numbers)) => {
-                Some(numbers.iter().map(|n| *n as f64).collect())
-            }
+            Value::Array(Array::Unsigned(numbers)) => Some(numbers.iter().map(|n| *n as f64).collect()),
+            Value::Array(Array::Signed(numbers)) => Some(numbers.iter().map(|n| *n as f64).collect()),
             _ => None,
         }
     }
@@ -265,18 +249,10 @@ impl Gguf {
 
     /// The tensor of this name; an error if there is none, or if its type is not supported.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, String> {
-        let entry = self
-            .by_name
-            .get(name)
-            .and_then(|&index| self.tensors.get(index));
+        let entry = self.by_name.get(name).and_then(|&index| self.tensors.get(index));
         let entry = entry.ok_or_else(|| format!("the file has no tensor {name}"))?;
         let kind = entry.kind.map_err(|id| unsupported(name, id))?;
-        Ok(Tensor {
-            name: &entry.name,
-            kind,
-            dims: &entry.dims,
-            range: entry.range.clone(),
-        })
+        Ok(Tensor { name: &entry.name, kind, dims: &entry.dims, range: entry.range.clone() })
     }
 }
 
@@ -285,10 +261,7 @@ fn unsupported(name: &str, id: u32) -> String {
     let known = UNSUPPORTED.iter().find(|row| row.0 == id);
     let kind = known.map_or_else(|| format!("number {id}"), |row| row.1.to_string());
     let supported: Vec<&str> = SUPPORTED.iter().map(|row| row.2).collect();
-    format!(
-        "tensor {name}: its type {kind} is not supported; supported are {}",
-        supported.join(", ")
-    )
+    format!("tensor {name}: its type {kind} is not supported; supported are {}", supported.join(", "))
 }
 
 /// Reads the magic and the version, and refuses all but little-endian GGUF 2 and 3.
@@ -299,21 +272,13 @@ fn check_magic(reader: &mut Reader<'_>) -> Result<(), String> {
         return Err(big_endian.to_string());
     }
     if magic != *b"GGUF" {
-        return Err(format!(
-            "this is no GGUF file: it starts with \"{}\", not with \"GGUF\"",
-            magic.escape_ascii()
-        ));
+        return Err(format!("this is no GGUF file: it starts with \"{}\", not with \"GGUF\"", magic.escape_ascii()));
     }
     match reader.u32("the format's version")? {
         2 | 3 => Ok(()),
-        1 => Err(
-            "this is a GGUF file of version 1; only 2 and 3 can be read, so convert the model anew"
-                .to_string(),
-        ),
+        1 => Err("this is a GGUF file of version 1; only 2 and 3 can be read, so convert the model anew".to_string()),
         version if version & 0xffff == 0 && version != 0 => Err(big_endian.to_string()),
-        version => Err(format!(
-            "this is a GGUF file of version {version}; only 2 and 3 can be read"
-        )),
+        version => Err(format!("this is a GGUF file of version {version}; only 2 and 3 can be read")),
     }
 }
 
@@ -333,10 +298,7 @@ fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<Strin
 }
 
 /// Reads the tensors' descriptions; their byte ranges are yet empty.
-fn read_tensors(
-    reader: &mut Reader<'_>,
-    count: usize,
-) -> Result<(Vec<Entry>, HashMap<String, usize>), String> {
+fn read_tensors(reader: &mut Reader<'_>, count: usize) -> Result<(Vec<Entry>, HashMap<String, usize>), String> {
     let mut tensors = Vec::new();
     let mut by_name = HashMap::new();
     for index in 0..count {
@@ -355,28 +317,17 @@ fn read_tensor(reader: &mut Reader<'_>, index: usize) -> Result<Entry, String> {
     let what = format!("tensor {name}");
     let rank = reader.u32(&what)?;
     if rank > MAX_DIMS {
-        return Err(format!(
-            "{what}: it has {rank} dimensions; {MAX_DIMS} is the most"
-        ));
+        return Err(format!("{what}: it has {rank} dimensions; {MAX_DIMS} is the most"));
     }
     let mut dims = Vec::new();
     for _ in 0..rank {
         let size = reader.u64(&what)?;
-        dims.push(
-            usize::try_from(size)
-                .map_err(|_| format!("{what}: a dimension of {size} is too large"))?,
-        );
+        dims.push(usize::try_from(size).map_err(|_| format!("{what}: a dimension of {size} is too large"))?);
     }
     let id = reader.u32(&what)?;
     let offset = reader.u64(&what)?;
     let kind = GgmlType::from_id(id).ok_or(id);
-    Ok(Entry {
-        name,
-        kind,
-        dims,
-        offset,
-        range: 0..0,
-    })
+    Ok(Entry { name, kind, dims, offset, range: 0..0 })
 }
 
 /// The alignment of the tensors' data.
@@ -389,23 +340,13 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, String> {
 }
 
 /// Sets every tensor's byte range; the descriptions end at byte `header` of a file of `len` bytes.
-fn place_tensors(
-    tensors: &mut [Entry],
-    header: usize,
-    len: usize,
-    align: u64,
-) -> Result<(), String> {
+fn place_tensors(tensors: &mut [Entry], header: usize, len: usize, align: u64) -> Result<(), String> {
     let base = (header as u64).checked_next_multiple_of(align);
     let base = base.ok_or("metadata key general.alignment: it is too large")?;
     for entry in tensors {
-        let start = base
-            .checked_add(entry.offset)
-            .filter(|_| entry.offset.is_multiple_of(align));
+        let start = base.checked_add(entry.offset).filter(|_| entry.offset.is_multiple_of(align));
         let start = start.ok_or_else(|| {
-            format!(
-                "tensor {}: its offset {} is not a multiple of {align}, or too large",
-                entry.name, entry.offset
-            )
+            format!("tensor {}: its offset {} is not a multiple of {align}, or too large", entry.name, entry.offset)
         })?;
         entry.range = byte_range(entry, start, len)?;
     }
@@ -433,22 +374,13 @@ fn byte_range(entry: &Entry, start: u64, len: usize) -> Result<Range<usize>, Str
 fn data_bytes(entry: &Entry, kind: GgmlType) -> Result<u64, String> {
     let (name, dims) = (&entry.name, &entry.dims);
     if dims.contains(&0) {
-        return Err(format!(
-            "tensor {name}: it is empty, for its dimensions are {dims:?}"
-        ));
+        return Err(format!("tensor {name}: it is empty, for its dimensions are {dims:?}"));
     }
     let columns = dims.first().copied().unwrap_or(1);
     if !columns.is_multiple_of(block_len(kind)) {
-        return Err(format!(
-            "tensor {name}: its rows of {columns} are not whole {kind} blocks of {}",
-            block_len(kind)
-        ));
+        return Err(format!("tensor {name}: its rows of {columns} are not whole {kind} blocks of {}", block_len(kind)));
     }
-    let elements = dims
-        .iter()
-        .try_fold(1usize, |product, &size| product.checked_mul(size));
+    let elements = dims.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
     let bytes = elements.and_then(|n| (n / block_len(kind)).checked_mul(block_bytes(kind)));
-    bytes
-        .map(|n| n as u64)
-        .ok_or_else(|| format!("tensor {name}: its dimensions {dims:?} are too large"))
+    bytes.map(|n| n as u64).ok_or_else(|| format!("tensor {name}: its dimensions {dims:?} are too large"))
 }

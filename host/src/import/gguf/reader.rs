@@ -67,10 +67,7 @@ impl<'a> Reader<'a> {
 
     /// The next `N` bytes.
     pub(crate) fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
-        let chunk = self
-            .rest()
-            .first_chunk::<N>()
-            .ok_or_else(|| self.ends(what))?;
+        let chunk = self.rest().first_chunk::<N>().ok_or_else(|| self.ends(what))?;
         self.pos += N;
         Ok(*chunk)
     }
@@ -114,9 +111,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn name(&mut self, what: &str) -> Result<String, String> {
         let raw = self.raw(what)?;
         let name = std::str::from_utf8(raw);
-        Ok(name
-            .map_err(|_| format!("{what} is not UTF-8: {}", raw.escape_ascii()))?
-            .to_string())
+        Ok(name.map_err(|_| format!("{what} is not UTF-8: {}", raw.escape_ascii()))?.to_string())
     }
 
     /// An unsigned integer of the type that GGUF numbers `kind`.
@@ -169,21 +164,13 @@ impl<'a> Reader<'a> {
     fn array(&mut self, what: &str, depth: usize) -> Result<Array, String> {
         let kind = self.u32(what)?;
         match kind {
-            0 | 2 | 4 | 10 => Ok(Array::Unsigned(
-                self.many(kind, what, |r| r.unsigned(kind, what))?,
-            )),
-            1 | 3 | 5 | 11 => Ok(Array::Signed(
-                self.many(kind, what, |r| r.signed(kind, what))?,
-            )),
-            6 | 12 => Ok(Array::Float(
-                self.many(kind, what, |r| r.float(kind, what))?,
-            )),
+            0 | 2 | 4 | 10 => Ok(Array::Unsigned(self.many(kind, what, |r| r.unsigned(kind, what))?)),
+            1 | 3 | 5 | 11 => Ok(Array::Signed(self.many(kind, what, |r| r.signed(kind, what))?)),
+            6 | 12 => Ok(Array::Float(self.many(kind, what, |r| r.float(kind, what))?)),
             7 => Ok(Array::Bool(self.many(kind, what, |r| r.truth(what))?)),
             8 => Ok(Array::Strings(self.many(kind, what, |r| r.text(what))?)),
             9 if depth == 0 => Err(format!("{what}: its arrays are nested too deeply")),
-            9 => Ok(Array::Nested(
-                self.many(kind, what, |r| r.array(what, depth - 1))?,
-            )),
+            9 => Ok(Array::Nested(self.many(kind, what, |r| r.array(what, depth - 1))?)),
             _ => Err(unknown_kind(kind, what)),
         }
     }

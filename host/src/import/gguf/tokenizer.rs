@@ -19,16 +19,8 @@ const SPACE: &str = "\u{2581}";
 /// the length, and no real token comes near.
 const LONGEST_MERGED: usize = 512;
 /// Control tokens that end a turn by their text, as llama.cpp has them.
-const TURN_ENDS: [&str; 8] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|eom_id|>",
-    "<EOT>",
-    "[EOT]",
-    "<end_of_utterance>",
-];
+const TURN_ENDS: [&str; 8] =
+    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>", "[EOT]", "<end_of_utterance>"];
 
 /// GGUF's number for the type of the token that stands for unknown text.
 const UNKNOWN: i64 = 2;
@@ -67,11 +59,7 @@ pub fn special_tokens(gguf: &Gguf) -> Special {
         }
     }
     let chat_template = gguf.str("tokenizer.chat_template").map(str::to_string);
-    Special {
-        bos: token_id(gguf, "bos"),
-        eos,
-        chat_template,
-    }
+    Special { bos: token_id(gguf, "bos"), eos, chat_template }
 }
 
 /// Builds the text of a `tokenizer.json` that the `tokenizers` crate loads.
@@ -95,10 +83,7 @@ pub fn tokenizer_json(gguf: &Gguf) -> Result<String, String> {
         ("added_tokens", added_tokens(gguf, &vocab)),
         ("normalizer", parts.normalizer),
         ("pre_tokenizer", parts.pre_tokenizer),
-        (
-            "post_processor",
-            post_processor(gguf, &vocab, parts.add_bos)?,
-        ),
+        ("post_processor", post_processor(gguf, &vocab, parts.add_bos)?),
         ("decoder", parts.decoder),
         ("model", parts.model),
     ]);
@@ -135,10 +120,7 @@ impl<'g> Vocab<'g> {
         let mut ids = HashMap::with_capacity(texts.len());
         for (id, text) in (0u32..).zip(texts).filter(|(_, text)| !text.is_empty()) {
             if let Some(first) = ids.insert(text.as_str(), id) {
-                return Err(format!(
-                    "tokens {first} and {id} are both \"{}\"",
-                    text.escape_debug()
-                ));
+                return Err(format!("tokens {first} and {id} are both \"{}\"", text.escape_debug()));
             }
         }
         Ok(Vocab { texts, types, ids })
@@ -147,16 +129,12 @@ impl<'g> Vocab<'g> {
     /// All tokens with their ids and types.
     fn tokens(&self) -> impl Iterator<Item = (u32, &'g str, i64)> {
         let texts = (0u32..).zip(self.texts.iter().map(String::as_str));
-        texts
-            .zip(&self.types)
-            .map(|((id, text), kind)| (id, text, *kind))
+        texts.zip(&self.types).map(|((id, text), kind)| (id, text, *kind))
     }
 
     /// The token of this id.
     fn text(&self, id: u32) -> Option<&'g str> {
-        self.texts
-            .get(usize::try_from(id).ok()?)
-            .map(String::as_str)
+        self.texts.get(usize::try_from(id).ok()?).map(String::as_str)
     }
 
     /// The id of the token of this text if it may come out of a merge or go into one.
@@ -177,9 +155,7 @@ impl<'g> Vocab<'g> {
             "" => format!("[EMPTY_{id}]"),
             _ => text.to_string(),
         };
-        self.tokens()
-            .map(|(id, text, _)| (name(id, text), id))
-            .collect()
+        self.tokens().map(|(id, text, _)| (name(id, text), id)).collect()
     }
 }
 
@@ -200,12 +176,8 @@ fn token_id(gguf: &Gguf, name: &str) -> Option<u32> {
         "eos" if sentencepiece => Some(2),
         _ => None,
     };
-    let tokens = gguf
-        .strings("tokenizer.ggml.tokens")
-        .map_or(0, <[String]>::len);
-    let id = gguf
-        .u64(&format!("tokenizer.ggml.{name}_token_id"))
-        .or(default)?;
+    let tokens = gguf.strings("tokenizer.ggml.tokens").map_or(0, <[String]>::len);
+    let id = gguf.u64(&format!("tokenizer.ggml.{name}_token_id")).or(default)?;
     u32::try_from(id).ok().filter(|_| id < tokens as u64)
 }
 
@@ -215,12 +187,10 @@ fn turn_ends(gguf: &Gguf) -> Vec<u32> {
         return Vec::new();
     };
     // where these are, <|end|> but ends one of several messages of a turn
-    let goes_on = ["<|return|>", "<|flush|>"]
-        .iter()
-        .any(|text| vocab.ids.contains_key(text));
-    let ends = vocab.tokens().filter(|(_, text, kind)| {
-        *kind == CONTROL && TURN_ENDS.contains(text) && !(goes_on && *text == "<|end|>")
-    });
+    let goes_on = ["<|return|>", "<|flush|>"].iter().any(|text| vocab.ids.contains_key(text));
+    let ends = vocab
+        .tokens()
+        .filter(|(_, text, kind)| *kind == CONTROL && TURN_ENDS.contains(text) && !(goes_on && *text == "<|end|>"));
     ends.map(|(id, _, _)| id).collect()
 }
 
@@ -263,7 +233,8 @@ fn post_processor(gguf: &Gguf, vocab: &Vocab<'_>, default: bool) -> Result<Value
     match bos.and_then(|id| Some((id, vocab.text(id)?))) {
         Some((id, text)) => Ok(bos_first(id, text)),
         None if said.is_none() => Ok(Value::Null),
-        None => Err("tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing or no token's".to_string()),
+        None => Err("tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing or no token's"
+            .to_string()),
     }
 }
 
@@ -281,10 +252,7 @@ fn bos_first(id: u32, text: &str) -> Value {
 
 /// A BPE model of these merges, the most important first.
 fn bpe(vocab: &Vocab<'_>, merges: Vec<(&str, &str)>, options: [(&str, Value); 4]) -> Value {
-    let merges: Value = merges
-        .into_iter()
-        .map(|(left, right)| json!([left, right]))
-        .collect();
+    let merges: Value = merges.into_iter().map(|(left, right)| json!([left, right])).collect();
     let fixed = [
         ("type", json!("BPE")),
         ("dropout", Value::Null),
@@ -300,8 +268,7 @@ fn bpe(vocab: &Vocab<'_>, merges: Vec<(&str, &str)>, options: [(&str, Value); 4]
 fn byte_level(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     let name = gguf.str("tokenizer.ggml.pre").unwrap_or("default");
     let pre = by_name(name);
-    let pre = pre
-        .ok_or_else(|| format!("the pre-tokenizer \"{name}\" (tokenizer.ggml.pre) is not known"))?;
+    let pre = pre.ok_or_else(|| format!("the pre-tokenizer \"{name}\" (tokenizer.ggml.pre) is not known"))?;
     let options = [
         ("unk_token", Value::Null),
         ("fuse_unk", json!(false)),
@@ -309,11 +276,7 @@ fn byte_level(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
         ("ignore_merges", json!(pre.ignore_merges)),
     ];
     Ok(Parts {
-        normalizer: if pre.nfc {
-            json!({"type": "NFC"})
-        } else {
-            Value::Null
-        },
+        normalizer: if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: splits(&pre),
         decoder: bytes_of_chars(),
         model: bpe(vocab, listed_merges(gguf, vocab)?, options),
@@ -328,13 +291,9 @@ fn bytes_of_chars() -> Value {
 
 /// The cuts of a pre-tokenizer, with the step to bytes after them.
 fn splits(pre: &Pre) -> Value {
-    let split = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-    let steps: Value = pre
-        .splits
-        .iter()
-        .map(split)
-        .chain([bytes_of_chars()])
-        .collect();
+    let split =
+        |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let steps: Value = pre.splits.iter().map(split).chain([bytes_of_chars()]).collect();
     Value::from_iter([("type", json!("Sequence")), ("pretokenizers", steps)])
 }
 
@@ -355,16 +314,10 @@ fn listed_merge<'g>(line: &'g str, vocab: &Vocab<'_>) -> Result<(&'g str, &'g st
     };
     let right = right.strip_prefix(' ').unwrap_or(right);
     let joined = [left, right].concat();
-    if [left, right, &joined]
-        .iter()
-        .all(|text| vocab.ids.contains_key(text))
-    {
+    if [left, right, &joined].iter().all(|text| vocab.ids.contains_key(text)) {
         return Ok((left, right));
     }
-    Err(format!(
-        "the merge \"{}\" does not make one token of two",
-        line.escape_debug()
-    ))
+    Err(format!("the merge \"{}\" does not make one token of two", line.escape_debug()))
 }
 
 /// The parts of a SentencePiece BPE tokenizer, as `LlamaTokenizerFast` has them.
@@ -393,11 +346,7 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
 fn spaces_to_signs(prefix: bool) -> Value {
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let prepend = json!({"type": "Prepend", "prepend": SPACE});
-    let steps = if prefix {
-        vec![prepend, replace]
-    } else {
-        vec![replace]
-    };
+    let steps = if prefix { vec![prepend, replace] } else { vec![replace] };
     json!({"type": "Sequence", "normalizers": steps})
 }
 
@@ -426,10 +375,7 @@ struct Merge<'g> {
 impl Merge<'_> {
     /// Higher scores come first; of equal ones, longer left sides, then longer right sides.
     fn order(&self, other: &Self) -> Ordering {
-        other
-            .score
-            .total_cmp(&self.score)
-            .then(other.chars.cmp(&self.chars))
+        other.score.total_cmp(&self.score).then(other.chars.cmp(&self.chars))
     }
 }
 
@@ -443,10 +389,7 @@ fn scored_merges<'g>(vocab: &Vocab<'g>, scores: &[f64]) -> Vec<(&'g str, &'g str
         }
     }
     merges.sort_by(Merge::order);
-    merges
-        .into_iter()
-        .map(|merge| (merge.left, merge.right))
-        .collect()
+    merges.into_iter().map(|merge| (merge.left, merge.right)).collect()
 }
 
 /// All ways to make this token out of two, by the ids of those.
@@ -457,15 +400,7 @@ fn merges_into<'g>(vocab: &Vocab<'g>, text: &'g str, score: f64) -> Vec<Merge<'g
         .filter_map(|(before, (at, _))| {
             let (left, right) = text.split_at(at);
             let ids = (vocab.mergeable(left)?, vocab.mergeable(right)?);
-            Some((
-                ids,
-                Merge {
-                    score,
-                    left,
-                    right,
-                    chars: (before, chars - before),
-                },
-            ))
+            Some((ids, Merge { score, left, right, chars: (before, chars - before) }))
         })
         .collect();
     found.sort_by_key(|(ids, _)| *ids);
