@@ -73,7 +73,7 @@ fn a_misaligned_image_says_so() {
 #[test]
 fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
     let mut random = Random(11);
-    let mut pick = |n: usize| (f64::from(random.next().abs()) * 1e6) as usize % n;
+    let mut pick = |n: usize| (f64::from(random.draw().abs()) * 1e6) as usize % n;
     let mut parsed = 0;
     for family in ["opt-postnorm-proj", "llama-relu", "qwen3"] {
         let good = image(family, Format::Q4_1);

@@ -248,7 +248,11 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for _ in 0..200 {
-                        pool.run(8, &|_| pool.run(2, &|_| drop(total.fetch_add(1, Ordering::Relaxed))));
+                        pool.run(8, &|_| {
+                            pool.run(2, &|_| {
+                                total.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
                     }
                 });
             }
@@ -264,7 +268,9 @@ mod tests {
         }));
         assert!(caught.is_err());
         let ran = AtomicUsize::new(0);
-        pool.run(16, &|_| drop(ran.fetch_add(1, Ordering::Relaxed)));
+        pool.run(16, &|_| {
+            ran.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(ran.load(Ordering::Relaxed), 16);
     }
 

@@ -18,7 +18,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> f32 {
+    pub fn draw(&mut self) -> f32 {
         let mut sum = 0.0;
         for _ in 0..4 {
             self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -45,7 +45,7 @@ pub struct Shape {
 
 impl Folder {
     fn add(&mut self, random: &mut Random, name: String, shape: &[usize], mean: f32) {
-        let numbers = (0..shape.iter().product()).map(|_| mean + 0.15 * random.next()).collect();
+        let numbers = (0..shape.iter().product()).map(|_| mean + 0.15 * random.draw()).collect();
         self.tensors.insert(name, (shape.to_vec(), numbers));
     }
 

@@ -37,8 +37,9 @@ unsafe fn nibbles(packed: *const u8) -> Codes {
         let low = _mm256_set1_epi8(15);
         let mut codes = [[low; 2]; 8];
         for quad in 0..4 {
-            for h in 0..2 {
-                let v = _mm256_loadu_si256(packed.add(64 * quad + 32 * h).cast());
+            let p = packed.add(64 * quad).cast::<__m256i>();
+            let halves = [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))];
+            for (h, v) in halves.into_iter().enumerate() {
                 codes[quad][h] = _mm256_and_si256(v, low);
                 codes[quad + 4][h] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
             }
