@@ -5,19 +5,20 @@
 //!
 //! A step is published as one 64-bit word, `epoch | tasks | next`; claiming a task is one `fetch_add` on it.
 //! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
-//! worker that lost its core costs nothing but the task it holds.
+//! worker that lost its core costs nothing but the task it holds. Nobody spins for long: a publisher that
+//! waits for such a task goes to sleep, which leaves its own core to the worker that holds it.
 
 use crate::error::{Error, Result};
 use shadowllm_core::Executor;
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
 const BITS: u32 = 20;
 const MASK: u64 = (1 << BITS) - 1;
-/// Looks at the word before a waiting worker parks: some tens of microseconds.
-const SPINS: u32 = 20_000;
+/// Looks at memory before a waiting thread parks: some tens of microseconds.
+const SPINS: u32 = 4_000;
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -30,6 +31,9 @@ struct Shared {
     panicked: AtomicBool,
     parked: AtomicUsize,
     stop: AtomicBool,
+    /// The thread that publishes, and whether it sleeps until the step is done.
+    owner: Mutex<Option<Thread>>,
+    owner_sleeps: AtomicBool,
 }
 
 impl Shared {
@@ -54,7 +58,13 @@ impl Shared {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(next as usize))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
-            self.done.fetch_add(1, Ordering::Release);
+            if self.done.fetch_add(1, Ordering::SeqCst) + 1 == tasks as usize
+                && self.owner_sleeps.load(Ordering::SeqCst)
+            {
+                if let Ok(Some(owner)) = self.owner.lock().as_deref() {
+                    owner.unpark();
+                }
+            }
         }
     }
 
@@ -120,6 +130,8 @@ impl Pool {
             panicked: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            owner: Mutex::new(None),
+            owner_sleeps: AtomicBool::new(false),
         });
         let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false) };
         for i in 1..threads {
@@ -153,16 +165,29 @@ impl Pool {
         s.word.store(epoch << (2 * BITS) | (tasks as u64) << BITS, Ordering::SeqCst);
         self.wake();
         s.work();
-        let mut spins = 0u32;
+        let mut spins = 0;
         while s.done.load(Ordering::Acquire) < tasks {
-            spins += 1;
-            if spins.is_multiple_of(4096) { thread::yield_now() } else { std::hint::spin_loop() }
+            if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+                continue;
+            }
+            s.owner_sleeps.store(true, Ordering::SeqCst);
+            // Whoever ends the last task after this line sees that we sleep; whoever did before is seen.
+            if s.done.load(Ordering::SeqCst) < tasks {
+                thread::park();
+            }
+            s.owner_sleeps.store(false, Ordering::SeqCst);
         }
     }
 
     /// Takes the pool for this thread; false when another has it.
     fn take(&self) -> bool {
-        !self.busy.swap(true, Ordering::Acquire)
+        let free = !self.busy.swap(true, Ordering::Acquire);
+        if free && let Ok(mut owner) = self.shared.owner.lock() {
+            *owner = Some(thread::current());
+        }
+        free
     }
 }
 
