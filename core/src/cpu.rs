@@ -95,17 +95,14 @@ mod x86 {
     /// Intel SDM vol. 1, 13.3 and 14.3, 15.2: what the chip has (CPUID leaves 1 and 7) counts only when the
     /// operating system saves the registers (XCR0: bits 1, 2 for AVX; 5, 6, 7 besides for AVX-512).
     pub(super) fn best() -> Isa {
-        #[allow(unused_unsafe, reason = "safe functions from Rust 1.94 on")]
-        // SAFETY: every x86-64 processor has CPUID.
-        let (max_leaf, leaf1) = unsafe { (__cpuid(0).eax, __cpuid(1)) };
+        let (max_leaf, leaf1) = (__cpuid(0).eax, __cpuid(1));
         let has = |word: u32, bits: &[u32]| bits.iter().all(|b| word >> b & 1 == 1);
         // 27 OSXSAVE, 28 AVX, 29 F16C.
         if max_leaf < 7 || !has(leaf1.ecx, &[27, 28, 29]) {
             return Isa::Scalar;
         }
-        #[allow(unused_unsafe, reason = "safe functions from Rust 1.94 on")]
-        // SAFETY: OSXSAVE is set, so XGETBV exists; leaf 7 exists.
-        let (xcr0, leaf7) = unsafe { (xcr0(), __cpuid_count(7, 0)) };
+        // SAFETY: OSXSAVE is set, so XGETBV exists.
+        let (xcr0, leaf7) = (unsafe { xcr0() }, __cpuid_count(7, 0));
         if xcr0 & 0x6 != 0x6 || !has(leaf7.ebx, &[5]) {
             return Isa::Scalar;
         }
