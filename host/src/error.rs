@@ -1,6 +1,7 @@
 //! Errors of the host: what happened, to which file, and the way out.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Shorthand.
@@ -56,17 +57,25 @@ impl fmt::Display for Error {
         match self {
             Error::Io { doing, path, source } => {
                 write!(f, "cannot {doing} {}: {source}", path.display())?;
-                match source.kind() {
-                    std::io::ErrorKind::NotFound => f.write_str(" (check the path)"),
-                    std::io::ErrorKind::StorageFull => f.write_str(" (free some space, or name another folder)"),
-                    _ => Ok(()),
-                }
+                f.write_str(way_out(doing, source.kind()))
             }
             Error::File { path, message } => write!(f, "{}: {message}", path.display()),
             Error::Engine { path: Some(path), source } => write!(f, "{}: {source}", path.display()),
             Error::Engine { path: None, source } => write!(f, "{source}"),
             Error::Usage(message) | Error::Other(message) => f.write_str(message),
         }
+    }
+}
+
+/// What to do about what the system said.
+fn way_out(doing: &str, kind: ErrorKind) -> &'static str {
+    match (kind, doing) {
+        (ErrorKind::NotFound, "write to") => " (make the folder first, or check the path)",
+        (ErrorKind::NotFound, _) => " (check the path)",
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => " (free some space, or name another folder)",
+        (ErrorKind::FileTooLarge, _) => " (raise the limit on file sizes: ulimit -f, or name another disk)",
+        (ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem, "write to") => " (name a place you may write to)",
+        _ => "",
     }
 }
 

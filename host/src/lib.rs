@@ -31,6 +31,7 @@ pub mod generate;
 pub mod import;
 mod map;
 pub mod model;
+pub mod output;
 pub mod pack;
 pub mod pool;
 pub mod text;

@@ -4,9 +4,10 @@ use crate::{ModelOptions, pool, session_options};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::SessionOptions;
+use shadowllm_host::output::{Output, spare};
 use shadowllm_host::{Error, Result};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Options of `logits`.
 #[derive(Args)]
@@ -32,8 +33,10 @@ pub fn logits(o: &Options) -> Result<()> {
     let text = std::fs::read_to_string(&o.ids).map_err(|e| Error::io("read", &o.ids, e))?;
     let ids: Vec<u32> = serde_json::from_str(&text)
         .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids: {e}")))?;
-    let model = o.model.open()?;
+    spare(&o.output, &[o.ids.clone(), o.model.model.clone()])?;
     let pool = pool(o.threads)?;
+    let model = o.model.open()?;
+    let output = Output::create(&o.output)?;
     let options = session_options(&model, ids.len().max(1), o.model.kv(&model));
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
     let mut memory = model.memory(&options)?;
@@ -48,19 +51,16 @@ pub fn logits(o: &Options) -> Result<()> {
     } else {
         session.prefill_each(&pool, &ids, &mut |_, row| add(row))?;
     }
-    save(&o.output, ids.len(), vocab, &bytes)?;
+    save(output, o, ids.len(), vocab, &bytes)?;
     println!("{}: logits [{}, {vocab}]", o.output.display(), ids.len());
     Ok(())
 }
 
-/// Writes the tensor to a temporary file, then renames it.
-fn save(path: &Path, tokens: usize, vocab: usize, bytes: &[u8]) -> Result<()> {
+/// Writes the tensor.
+fn save(mut output: Output, o: &Options, tokens: usize, vocab: usize, bytes: &[u8]) -> Result<()> {
     let bad = |e: safetensors::SafeTensorError| Error::Other(e.to_string());
     let view = TensorView::new(Dtype::F32, vec![tokens, vocab], bytes).map_err(bad)?;
     let data = safetensors::serialize([("logits", view)], None).map_err(bad)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io("write to", folder, e))?;
-    file.write_all(&data).map_err(|e| Error::io("write to", path, e))?;
-    file.persist(path).map_err(|e| Error::io("write to", path, e.error))?;
-    Ok(())
+    output.file().write_all(&data).map_err(|e| Error::io("write to", &o.output, e))?;
+    output.finish()
 }

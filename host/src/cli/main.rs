@@ -129,7 +129,18 @@ fn print_json(value: &serde_json::Value) {
     println!("{value:#}");
 }
 
+/// Lets a write behind the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
+/// the program with a half-written file left.
+fn take_file_limits_as_errors() {
+    #[cfg(unix)]
+    // SAFETY: ignoring a signal installs no handler; nothing else in the program touches this one.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 fn main() -> ExitCode {
+    take_file_limits_as_errors();
     let result = match Cli::parse().command {
         Command::Demo(o) => demo::demo(&o),
         Command::Pack(o) => pack::pack(&o),

@@ -3,10 +3,12 @@
 use crate::progress;
 use clap::Args;
 use shadowllm_core::Format;
+use shadowllm_host::cache::is_image;
 use shadowllm_host::import::{self, Source, SyntheticSource};
+use shadowllm_host::output::spare;
 use shadowllm_host::pack::{Formats, format_names, pack as write};
 use shadowllm_host::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `pack`.
 #[derive(Args)]
@@ -32,11 +34,22 @@ fn format(name: &str) -> std::result::Result<Format, String> {
     Format::from_name(name).ok_or_else(|| format!("one of {}", format_names()))
 }
 
+/// The files of a source; images that lie beside them are none.
+fn inputs(source: &Path) -> Vec<PathBuf> {
+    match std::fs::read_dir(source) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).filter(|p| !is_image(p)).collect(),
+        Err(_) => vec![source.to_owned()],
+    }
+}
+
 /// Runs the command.
 pub fn pack(o: &Options) -> Result<()> {
     let source: Box<dyn Source> = match (&o.synthetic, &o.source) {
         (Some(shape), _) => Box::new(SyntheticSource::new(shape)?),
-        (None, Some(path)) => import::open(path)?,
+        (None, Some(path)) => {
+            spare(&o.output, &inputs(path))?;
+            import::open(path)?
+        }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
     };
     let like = Formats::like(&*source)?;

@@ -10,6 +10,7 @@ pub use layout::format_names;
 use crate::error::{Error, Result};
 use crate::import::gguf::GgmlType;
 use crate::import::{Source, SourceTensor};
+use crate::output::Output;
 use layout::{Part, Segments};
 use rayon::prelude::*;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
@@ -73,6 +74,7 @@ pub struct Packed {
 /// Names the tensor that is missing, misshapen or unreadable, or the file that cannot be written; `out` is
 /// then as it was before.
 pub fn pack(source: &dyn Source, formats: Formats, out: &Path, progress: Progress) -> Result<Packed> {
+    let mut output = Output::create(out)?;
     let c = &source.spec().config;
     for kind in Kind::ALL {
         let layers = if kind.in_layers() { c.layers } else { 1 };
@@ -85,27 +87,10 @@ pub fn pack(source: &dyn Source, formats: Formats, out: &Path, progress: Progres
     let parts = layout::plan(source, &formats)?;
     require(source, &parts)?;
     let texts = texts(source, formats)?;
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let builder = tempfile::Builder::new().prefix(".").suffix(".sllm.tmp").tempfile_in(folder);
-    let mut file = builder.map_err(|e| Error::io("write to", folder, e))?;
-    let packed =
-        Writer { source, out, formats, carried_over: 0 }.write(file.as_file_mut(), &parts, &texts, progress)?;
-    file.as_file().sync_all().map_err(|e| Error::io("write to", out, e))?;
-    readable(file.path());
-    file.persist(out).map_err(|e| Error::io("write to", out, e.error))?;
+    let writer = Writer { source, out, formats, carried_over: 0 };
+    let packed = writer.write(output.file(), &parts, &texts, progress)?;
+    output.finish()?;
     Ok(packed)
-}
-
-/// Temporary files are private; an image is as readable as any new file.
-fn readable(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Not being able to is no reason to fail: the owner can read it.
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644));
-    }
-    #[cfg(not(unix))]
-    let _ = path;
 }
 
 /// Every matrix and vector that the image must have is in the plan.
