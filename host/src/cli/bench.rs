@@ -1,6 +1,6 @@
 //! `shadowllm bench`: prefill and decode speed, in the manner of llama-bench.
 
-use crate::{ModelOptions, print_json, session_options};
+use crate::{ModelOptions, print, print_json, session_options};
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::{Executor, Session};
@@ -90,8 +90,7 @@ pub fn bench(o: &Options) -> Result<()> {
             rows.push(measure(o, &mut session, name, threads, o.n, bytes, run)?);
         }
     }
-    print(o, &model, &rows);
-    Ok(())
+    report(o, &model, &rows)
 }
 
 /// Random ids that do not depend on the machine.
@@ -143,7 +142,7 @@ fn measure(
     Ok(Row { test, threads, rates, bytes })
 }
 
-fn print(o: &Options, model: &LoadedModel, rows: &[Row]) {
+fn report(o: &Options, model: &LoadedModel, rows: &[Row]) -> Result<()> {
     if o.json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         return print_json(&json!({
@@ -151,21 +150,22 @@ fn print(o: &Options, model: &LoadedModel, rows: &[Row]) {
             "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak_memory(), "rows": rows,
         }));
     }
-    println!(
+    print::line(format_args!(
         "{:<12} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7}",
         "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s"
-    );
+    ))?;
     for r in rows {
         let (mb, rate) = (r.bytes as f64 / 1e6, r.mean() * r.bytes as f64 / 1e9);
-        println!(
+        print::line(format_args!(
             "{:<12} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2}",
             r.test,
             r.threads,
             r.mean(),
             r.deviation(),
             r.best()
-        );
+        ))?;
     }
     let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
-    println!("{}, load {:.4} s{peak}", model.model().kernels().isa().name(), model.load_time().as_secs_f64());
+    let (isa, load) = (model.model().kernels().isa().name(), model.load_time().as_secs_f64());
+    print::line(format_args!("{isa}, load {load:.4} s{peak}"))
 }

@@ -1,7 +1,7 @@
 //! `shadowllm demo`: the main job on real input, without any preparation.
 
 use crate::run::{Talk, prompt_ids};
-use crate::{pool, print_json, session_options};
+use crate::{pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::KvFormat;
@@ -41,7 +41,9 @@ pub fn demo(o: &Options) -> Result<()> {
     let model = match fetched(o) {
         Ok(model) => model,
         Err(e) => {
-            eprintln!("{e}; using the small model that ships with shadowllm (it continues text, not very well)");
+            print::note(format_args!(
+                "{e}; using the small model that ships with shadowllm (it continues text, not very well)"
+            ));
             LoadedModel::from_static("shipped brown-opt", &SHIPPED.0, None)?
         }
     };
@@ -68,24 +70,26 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let mut session = model.session(options, &mut memory)?;
     let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
     if !o.json {
-        println!("> {}", o.prompt);
+        print::line(format_args!("> {}", o.prompt))?;
     }
     let mut talk =
         Talk { model, text: &text, session: &mut session, pool: &pool, sampler: &mut sampler, stream: !o.json };
     let (answer, f, _) = talk.answer(&ids, o.n)?;
     let peak = peak_memory();
     if o.json {
-        print_json(&json!({"model": model.path(), "text": answer, "figures": f, "peak_memory_bytes": peak,
-                           "load_seconds": model.load_time().as_secs_f64()}));
-        return Ok(());
+        return print_json(&json!({"model": model.path(), "text": answer, "figures": f, "peak_memory_bytes": peak,
+                                  "load_seconds": model.load_time().as_secs_f64()}));
     }
-    println!("\n");
-    println!("load time            {:>9.4} s", model.load_time().as_secs_f64());
-    println!("time to first token  {:>9.4} s  ({} prompt tokens)", f.seconds_to_first_token, f.prompt_tokens);
-    println!("decode               {:>9.1} tokens/s  ({} tokens)", f.tokens_per_second, f.generated_tokens);
-    println!("read per token       {:>9.1} MB", f.bytes_per_token as f64 / 1e6);
-    if let Some(peak) = peak {
-        println!("peak memory          {:>9.1} MB", peak as f64 / 1e6);
+    let (load, first) = (model.load_time().as_secs_f64(), f.seconds_to_first_token);
+    print::line(format_args!("\n\nload time            {load:>9.4} s"))?;
+    print::line(format_args!("time to first token  {first:>9.4} s  ({} prompt tokens)", f.prompt_tokens))?;
+    print::line(format_args!(
+        "decode               {:>9.1} tokens/s  ({} tokens)",
+        f.tokens_per_second, f.generated_tokens
+    ))?;
+    print::line(format_args!("read per token       {:>9.1} MB", f.bytes_per_token as f64 / 1e6))?;
+    match peak {
+        Some(peak) => print::line(format_args!("peak memory          {:>9.1} MB", peak as f64 / 1e6)),
+        None => Ok(()),
     }
-    Ok(())
 }

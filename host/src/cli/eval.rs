@@ -1,6 +1,6 @@
 //! `shadowllm eval`.
 
-use crate::{ModelOptions, pool, print_json, session_options};
+use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::Args;
 use shadowllm_core::SessionOptions;
 use shadowllm_host::eval::perplexity;
@@ -47,12 +47,10 @@ pub fn eval(o: &Options) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if o.json {
-        print_json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
-    } else {
-        println!(
-            "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
-            result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
-        );
+        return print_json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
     }
-    Ok(())
+    print::line(format_args!(
+        "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
+        result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
+    ))
 }

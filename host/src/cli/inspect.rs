@@ -1,6 +1,6 @@
 //! `shadowllm inspect`.
 
-use crate::print_json;
+use crate::{print, print_json};
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::image::{Config, GLOBAL, SectionKind, Storage};
@@ -28,12 +28,7 @@ pub fn inspect(o: &Options) -> Result<()> {
         verify(&model)?;
     }
     let value = describe(&model)?;
-    if o.json {
-        print_json(&value);
-    } else {
-        print_table(&model, &value);
-    }
-    Ok(())
+    if o.json { print_json(&value) } else { print_table(&model, &value) }
 }
 
 fn verify(model: &LoadedModel) -> Result<()> {
@@ -91,20 +86,17 @@ fn config(c: &Config) -> Value {
     })
 }
 
-fn print_table(model: &LoadedModel, value: &Value) {
-    println!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6);
-    let print = |value: &Value| {
-        for (key, v) in value.as_object().into_iter().flatten() {
-            println!("  {key:<14} {v}");
-        }
-    };
-    print(&value["provenance"]);
-    print(&value["config"]);
-    println!("  {:<14} {:.1} MB of weights", "per token", model.model().weight_bytes_per_token() as f64 / 1e6);
-    println!(
+fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
+    print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
+    for (key, v) in [&value["provenance"], &value["config"]].into_iter().filter_map(Value::as_object).flatten() {
+        print::line(format_args!("  {key:<14} {v}"))?;
+    }
+    let mb = model.model().weight_bytes_per_token() as f64 / 1e6;
+    print::line(format_args!("  {:<14} {mb:.1} MB of weights", "per token"))?;
+    print::line(format_args!(
         "\n  {:<16} {:>6} {:>8} {:>8}  {:<8} {:<8} {:>12}",
         "tensor", "layers", "rows", "cols", "format", "layout", "bytes"
-    );
+    ))?;
     let image = model.model().image();
     for e in image.entries().filter(|e| e.layer == GLOBAL || e.layer == 0) {
         let layers = if e.layer == GLOBAL { 1 } else { image.config().layers };
@@ -113,11 +105,12 @@ fn print_table(model: &LoadedModel, value: &Value) {
             Storage::Tiles(g) => (g.format.name(), format!("{:?}", g.layout).to_lowercase()),
         };
         let bytes = layers * e.bytes();
-        println!(
+        print::line(format_args!(
             "  {:<16} {layers:>6} {:>8} {:>8}  {format:<8} {layout:<8} {bytes:>12}",
             e.kind.name(),
             e.rows,
             e.cols
-        );
+        ))?;
     }
+    Ok(())
 }

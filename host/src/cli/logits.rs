@@ -1,6 +1,6 @@
 //! `shadowllm logits`.
 
-use crate::{ModelOptions, pool, session_options};
+use crate::{ModelOptions, pool, print, session_options};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::SessionOptions;
@@ -52,8 +52,7 @@ pub fn logits(o: &Options) -> Result<()> {
         session.prefill_each(&pool, &ids, &mut |_, row| add(row))?;
     }
     save(output, o, ids.len(), vocab, &bytes)?;
-    println!("{}: logits [{}, {vocab}]", o.output.display(), ids.len());
-    Ok(())
+    print::line(format_args!("{}: logits [{}, {vocab}]", o.output.display(), ids.len()))
 }
 
 /// Writes the tensor.

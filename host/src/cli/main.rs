@@ -6,6 +6,7 @@ mod eval;
 mod inspect;
 mod logits;
 mod pack;
+mod print;
 mod run;
 
 use clap::{Args, Parser, Subcommand};
@@ -95,7 +96,7 @@ impl ModelOptions {
 /// Opens an image, packing other things into the cache first.
 fn open_model(path: &Path, isa: Option<Isa>) -> Result<LoadedModel> {
     let bar = progress("packing");
-    let image = cache::image_for(path, &mut |note| bar.println(note), &mut |done, all| {
+    let image = cache::image_for(path, &mut |note| bar.suspend(|| print::note(note)), &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;
@@ -125,8 +126,8 @@ fn session_options(model: &LoadedModel, context: usize, kv: KvFormat) -> Session
 }
 
 /// Prints a value as JSON.
-fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print::line(format_args!("{value:#}"))
 }
 
 /// Lets a write behind the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
@@ -152,8 +153,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Who read it (`| head`) has seen enough.
+        Err(e) if print::is_closed(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("shadowllm: {e}");
+            print::note(format_args!("shadowllm: {e}"));
             let usage = matches!(e, Error::Usage(_))
                 || matches!(e, Error::Engine { source: shadowllm_core::Error::BadOption(_), .. });
             ExitCode::from(if usage { 2 } else { 1 })

@@ -1,6 +1,6 @@
 //! `shadowllm pack`.
 
-use crate::progress;
+use crate::{print, progress};
 use clap::Args;
 use shadowllm_core::Format;
 use shadowllm_host::cache::is_image;
@@ -62,9 +62,11 @@ pub fn pack(o: &Options) -> Result<()> {
     })?;
     bar.finish_and_clear();
     let (w, out) = (formats.weights.name(), formats.output.name());
-    println!("{}: {:.1} MB, weights {w}, embedding and output {out}", o.output.display(), packed.bytes as f64 / 1e6);
+    let (file, mb) = (o.output.display(), packed.bytes as f64 / 1e6);
+    print::line(format_args!("{file}: {mb:.1} MB, weights {w}, embedding and output {out}"))?;
     if packed.carried_over > 0 {
-        println!("{:.1} million weights were taken over without loss", packed.carried_over as f64 / 1e6);
+        let millions = packed.carried_over as f64 / 1e6;
+        print::line(format_args!("{millions:.1} million weights were taken over without loss"))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `shadowllm run`: one prompt, or a chat.
 
-use crate::{ModelOptions, pool, print_json, session_options};
+use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::Session;
@@ -11,7 +11,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Message, Text, render};
 use shadowllm_host::{Error, Result};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -116,9 +116,7 @@ impl Talk<'_, '_> {
         let show = self.stream;
         let mut put = |piece: String| -> Result<()> {
             if show {
-                let mut out = std::io::stdout();
-                let wrote = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
-                wrote.map_err(|e| Error::Other(format!("cannot write to standard output: {e}")))?;
+                print::text(&piece)?;
             }
             all.push_str(&piece);
             Ok(())
@@ -185,11 +183,11 @@ fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Res
     let chat = talk.model.chat()?;
     let ids = prompt_ids(talk.text, &chat, &messages(o, prompt), o.raw, talk.model)?;
     if !o.json && (o.raw || chat.template.is_empty()) {
-        print!("{prompt}");
+        print::text(prompt)?;
     }
     let (text, figures, stop) = talk.answer(&ids, o.n)?;
     if o.json {
-        print_json(&json!({
+        return print_json(&json!({
             "text": text,
             "stop": stop,
             "figures": figures,
@@ -200,10 +198,9 @@ fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Res
             "threads": shadowllm_core::Executor::threads(talk.pool),
             "isa": talk.model.model().kernels().isa().name(),
         }));
-    } else {
-        println!();
-        eprintln!("{}", summary(&figures));
     }
+    print::line("")?;
+    print::note(summary(&figures));
     Ok(())
 }
 
@@ -240,10 +237,10 @@ fn chat(o: &Options, talk: &mut Talk) -> Result<()> {
         talk.session.rewind(same.min(talk.session.position()))?;
         let start = talk.session.position();
         let (answer, figures, stop) = talk.answer(&ids[start..], o.n)?;
-        println!();
-        eprintln!("{}", summary(&figures));
+        print::line("")?;
+        print::note(summary(&figures));
         if stop == Stop::ContextFull {
-            eprintln!("[the context is full: the conversation starts anew]");
+            print::note("[the context is full: the conversation starts anew]");
             (history, seen) = (Vec::new(), Vec::new());
             talk.session.rewind(0)?;
             continue;
