@@ -16,7 +16,7 @@ pub struct Figures {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated_tokens: usize,
-    /// Seconds from the start to the first token.
+    /// Seconds from the start to the first token; 0 when none was asked for.
     pub seconds_to_first_token: f64,
     /// Prompt tokens per second.
     pub prompt_tokens_per_second: f64,
@@ -58,7 +58,12 @@ pub fn generate(
     let exec: &dyn Executor = pool;
     let start = Instant::now();
     session.prefill(exec, prompt)?;
-    let mut figures = Figures { prompt_tokens: prompt.len(), ..Figures::default() };
+    let read = start.elapsed().as_secs_f64();
+    let mut figures = Figures {
+        prompt_tokens: prompt.len(),
+        prompt_tokens_per_second: prompt.len() as f64 / read.max(1e-9),
+        ..Figures::default()
+    };
     let mut recent = [0; RECENT];
     let kept = prompt.len().min(RECENT);
     recent[..kept].copy_from_slice(&prompt[prompt.len() - kept..]);
@@ -98,9 +103,8 @@ pub fn generate(
         }
     };
     let decoded = figures.generated_tokens.saturating_sub(1);
-    figures.decode_seconds = first.elapsed().as_secs_f64();
-    figures.prompt_tokens_per_second = prompt.len() as f64 / figures.seconds_to_first_token.max(1e-9);
     if decoded > 0 {
+        figures.decode_seconds = first.elapsed().as_secs_f64();
         figures.tokens_per_second = decoded as f64 / figures.decode_seconds;
         figures.bytes_per_token = bytes / decoded as u64;
     }
