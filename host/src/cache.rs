@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::import;
+use crate::model::LoadedModel;
 use crate::pack::{Formats, Progress, pack};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,10 @@ pub fn folder() -> Result<PathBuf> {
         })
         .ok_or_else(|| Error::Other("no cache folder is known: set XDG_CACHE_HOME or HOME".into()))?;
     let folder = base.join("shadowllm");
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+    let made = std::fs::create_dir_all(&folder);
+    made.map_err(|e| {
+        Error::file(&folder, format!("the cache cannot be made: {e}; set XDG_CACHE_HOME to another folder"))
+    })?;
     Ok(folder)
 }
 
@@ -50,7 +54,8 @@ pub fn image_for(path: &Path, note: &mut dyn FnMut(&str), progress: Progress) ->
     let source = import::open(path)?;
     let formats = Formats::like(&*source)?;
     let target = folder()?.join(cache_name(path, formats)?);
-    if is_image(&target) {
+    // One that was damaged since is packed again.
+    if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
