@@ -60,7 +60,13 @@ impl fmt::Display for Error {
                 f.write_str(way_out(doing, source.kind()))
             }
             Error::File { path, message } => write!(f, "{}: {message}", path.display()),
-            Error::Engine { path: Some(path), source } => write!(f, "{}: {source}", path.display()),
+            Error::Engine { path: Some(path), source } => {
+                write!(f, "{}: {source}", path.display())?;
+                match source {
+                    shadowllm_core::Error::NotAnImage => f.write_str("; pack the model first (shadowllm pack)"),
+                    _ => Ok(()),
+                }
+            }
             Error::Engine { path: None, source } => write!(f, "{source}"),
             Error::Usage(message) | Error::Other(message) => f.write_str(message),
         }

@@ -13,7 +13,7 @@ pub fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
-        return Err(Error::file(path, "is a folder, a file was expected"));
+        return Err(Error::file(path, "is a folder; name a file"));
     }
     if meta.len() == 0 {
         return Err(Error::file(path, "the file is empty; copy or download it again"));

@@ -143,7 +143,7 @@ impl SessionMemory {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| {
             Error::Other(format!(
-                "the session needs {} MB of memory, which is not to be had: ask for a shorter --context",
+                "the session needs {} MB of memory, which is not to be had: ask for a shorter context",
                 size >> 20
             ))
         })?;

@@ -6,7 +6,23 @@ use crate::model::LoadedModel;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use shadowllm_core::image::SectionKind;
+use std::path::Path;
 use tokenizers::Tokenizer;
+
+/// The text of a file.
+///
+/// # Errors
+/// When it cannot be read or is not UTF-8; names the file.
+pub fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::file(
+            path,
+            format!("is not UTF-8 text (byte {at} is the first that is wrong): convert it, with iconv for one"),
+        )
+    })
+}
 
 /// A model's tokenizer.
 pub struct Text {
@@ -34,7 +50,7 @@ impl Text {
     /// # Errors
     /// When the tokenizers library does not take it.
     pub fn from_json(json: &str) -> std::result::Result<Self, String> {
-        let mut tokenizer: Tokenizer = json.parse().map_err(|e| format!("its tokenizer cannot be read: {e}"))?;
+        let mut tokenizer: Tokenizer = json.parse().map_err(|e| format!("the tokenizer cannot be read: {e}"))?;
         // Whatever the file says: nothing of a prompt is cut or filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;

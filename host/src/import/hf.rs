@@ -5,6 +5,7 @@ use super::hf_config;
 use super::{Chat, Data, Source, SourceTensor, Spec};
 use crate::error::{Error, Result};
 use crate::map::map;
+use crate::text::{Text, read};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -15,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 struct Place {
     shard: usize,
-    kind: GgmlType,
+    /// The number format, where it is one that can be read.
+    kind: Option<GgmlType>,
+    dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
 }
@@ -43,9 +46,9 @@ impl HfSource {
                  tokenizer.json), a .gguf file or a .sllm image",
             ));
         }
-        let text = std::fs::read_to_string(&config).map_err(|e| Error::io("read", &config, e))?;
+        let text = read(&config)?;
         let mut spec = hf_config::parse(&text).map_err(|e| Error::file(&config, e))?;
-        more_eos(folder, &mut spec);
+        more_eos(folder, &mut spec)?;
         let mut source =
             HfSource { folder: folder.to_owned(), spec, shards: Vec::new(), places: HashMap::new(), prefix: "" };
         for path in shard_paths(folder)? {
@@ -57,22 +60,23 @@ impl HfSource {
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
         let bytes = map(path)?;
-        let bad = |e: &dyn std::fmt::Display| Error::file(path, format!("is not a whole safetensors file: {e}"));
+        let bad = |e: &dyn std::fmt::Display| {
+            Error::file(path, format!("is not a whole safetensors file: {e}; download it again"))
+        };
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(&e))?;
         for (name, info) in metadata.tensors() {
             let kind = match info.dtype {
-                Dtype::F32 => GgmlType::F32,
-                Dtype::F16 => GgmlType::F16,
-                Dtype::BF16 => GgmlType::BF16,
-                // Integers (position ids and the like) are no weights; asked for, they are "missing".
-                _ => continue,
+                Dtype::F32 => Some(GgmlType::F32),
+                Dtype::F16 => Some(GgmlType::F16),
+                Dtype::BF16 => Some(GgmlType::BF16),
+                _ => None,
             };
             let start = header + 8 + info.data_offsets.0;
             let range = start..header + 8 + info.data_offsets.1;
             if range.end > bytes.len() {
                 return Err(bad(&format_args!("tensor {name} ends behind the file")));
             }
-            let place = Place { shard: self.shards.len(), kind, shape: info.shape.clone(), range };
+            let place = Place { shard: self.shards.len(), kind, dtype: info.dtype, shape: info.shape.clone(), range };
             self.places.insert(name.clone(), place);
         }
         self.shards.push(bytes);
@@ -95,20 +99,23 @@ impl HfSource {
             (_, false, false) => format!("{}{name}", self.prefix),
         })
     }
+}
 
-    fn json(&self, file: &str) -> Option<Value> {
-        serde_json::from_str(&std::fs::read_to_string(self.folder.join(file)).ok()?).ok()
+/// The JSON in a file of the folder; null when there is none.
+fn json(folder: &Path, file: &str) -> Result<Value> {
+    let path = folder.join(file);
+    if !path.is_file() {
+        return Ok(Value::Null);
     }
+    serde_json::from_str(&read(&path)?).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
 }
 
 /// `generation_config.json` often names more end tokens than `config.json`.
-fn more_eos(folder: &Path, spec: &mut Spec) {
-    let text = std::fs::read_to_string(folder.join("generation_config.json")).unwrap_or_default();
-    let Ok(value) = serde_json::from_str::<Value>(&text) else { return };
-    let ids = match value.get("eos_token_id") {
+fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
+    let ids = match json(folder, "generation_config.json")?.get("eos_token_id") {
         Some(Value::Array(list)) => list.clone(),
         Some(one) => vec![one.clone()],
-        None => return,
+        None => Vec::new(),
     };
     let c = &mut spec.config;
     for id in ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()) {
@@ -117,6 +124,7 @@ fn more_eos(folder: &Path, spec: &mut Spec) {
             c.eos_len += 1;
         }
     }
+    Ok(())
 }
 
 fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -208,7 +216,7 @@ impl Source for HfSource {
     }
 
     fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>> {
-        let tied = self.json("config.json").and_then(|c| c.get("tie_word_embeddings")?.as_bool());
+        let tied = json(&self.folder, "config.json")?.get("tie_word_embeddings").and_then(Value::as_bool);
         if kind == Kind::Output && tied.unwrap_or(self.spec.config.positions == Positions::Learned) {
             return Ok(None);
         }
@@ -219,7 +227,11 @@ impl Source for HfSource {
             [rows, cols] => (rows, cols),
             _ => return Err(Error::file(&self.folder, format!("tensor {name} has shape {:?}", place.shape))),
         };
-        let data = Data::Bytes { kind: place.kind, bytes: &self.shards[place.shard][place.range.clone()] };
+        let kind = place.kind.ok_or_else(|| {
+            let message = format!("tensor {name} is of the type {:?}; F32, F16 and BF16 can be read", place.dtype);
+            Error::file(&self.folder, message)
+        })?;
+        let data = Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] };
         Ok(Some(SourceTensor { name, rows, cols, data, interleaved: None }))
     }
 
@@ -228,11 +240,15 @@ impl Source for HfSource {
         if !path.is_file() {
             return Ok(None);
         }
-        std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io("read", &path, e))
+        let text = read(&path)?;
+        // Noticed here, not when the image is asked for text.
+        Text::from_json(&text)
+            .map_err(|e| Error::file(&path, format!("{e}; download it again, or take it away to pack without text")))?;
+        Ok(Some(text))
     }
 
     fn chat(&self) -> Result<Chat> {
-        let config = self.json("tokenizer_config.json").unwrap_or_default();
+        let config = json(&self.folder, "tokenizer_config.json")?;
         // A token is a string, or an object with its content.
         let token = |key: &str| match config.get(key) {
             Some(Value::String(s)) => s.clone(),

@@ -1,7 +1,7 @@
 //! `config.json` of Hugging Face models, in both styles: `rope_theta` + `rope_scaling` + `torch_dtype`, and
 //! the newer `rope_parameters` + `dtype`.
 
-use super::{Spec, rope};
+use super::{Spec, check, rope};
 use serde_json::{Map, Value};
 use shadowllm_core::image::{Config, MAX_EOS, Norm, Positions};
 use shadowllm_core::kernels::Activation;
@@ -19,7 +19,7 @@ impl Reader<'_> {
     }
 
     fn count(&self, key: &str) -> Result<usize, String> {
-        self.count_or_none(key)?.ok_or_else(|| format!("lacks {key}"))
+        self.count_or_none(key)?.ok_or_else(|| lacks(key))
     }
 
     fn count_or_none(&self, key: &str) -> Result<Option<usize>, String> {
@@ -28,12 +28,14 @@ impl Reader<'_> {
         n.map(Some).ok_or_else(|| format!("{key} is {value}, not a count"))
     }
 
-    fn flag(&self, key: &str, default: bool) -> bool {
-        self.value(key).and_then(Value::as_bool).unwrap_or(default)
+    fn flag(&self, key: &str, default: bool) -> Result<bool, String> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| format!("{key} is {value}, not true or false"))
     }
 
-    fn number(&self, key: &str, default: f64) -> f64 {
-        self.value(key).and_then(Value::as_f64).unwrap_or(default)
+    fn number(&self, key: &str, default: f64) -> Result<f64, String> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_f64().ok_or_else(|| format!("{key} is {value}, not a number"))
     }
 
     fn ids(&self, key: &str) -> Vec<u32> {
@@ -46,24 +48,30 @@ impl Reader<'_> {
     }
 }
 
+fn lacks(key: &str) -> String {
+    format!("lacks {key}; is it the config.json of a whole language model?")
+}
+
 /// Reads the configuration.
 ///
 /// # Errors
 /// A sentence naming the field.
 pub fn parse(json: &str) -> Result<Spec, String> {
-    let value: Value = serde_json::from_str(json).map_err(|e| format!("is not JSON: {e}"))?;
+    let value: Value = serde_json::from_str(json).map_err(|e| format!("is not JSON: {e}; download it again"))?;
     let r = Reader(value.as_object().ok_or("is not a JSON object")?);
-    let family = r.value("model_type").and_then(Value::as_str).ok_or("lacks model_type")?;
+    let family = r.value("model_type").and_then(Value::as_str).ok_or_else(|| lacks("model_type"))?;
     if !FAMILIES.contains(&family) {
         return Err(format!("model_type {family} is not supported (these are: {})", FAMILIES.join(", ")));
     }
-    let spec = if family == "opt" { opt(&r)? } else { llama_like(&r, family)? };
-    spec.config.check().map_err(|e| e.to_string())?;
-    Ok(spec)
+    if let Some(how) = r.value("quantization_config") {
+        let how = how.get("quant_method").and_then(Value::as_str).unwrap_or("some method");
+        return Err(format!("the model is quantized by {how}, which is not supported: take the one it was made from"));
+    }
+    if family == "opt" { opt(&r) } else { llama_like(&r, family) }
 }
 
 fn activation(r: &Reader, key: &str) -> Result<Activation, String> {
-    let name = r.value(key).and_then(Value::as_str).ok_or_else(|| format!("lacks {key}"))?;
+    let name = r.value(key).and_then(Value::as_str).ok_or_else(|| lacks(key))?;
     match name {
         "silu" | "swish" => Ok(Activation::Silu),
         "relu" => Ok(Activation::Relu),
@@ -87,8 +95,8 @@ fn opt(r: &Reader) -> Result<Spec, String> {
     if heads == 0 || !d_model.is_multiple_of(heads) {
         return Err(format!("hidden_size {d_model} is not a multiple of num_attention_heads {heads}"));
     }
-    let pre_norm = r.flag("do_layer_norm_before", true);
-    if pre_norm && r.flag("_remove_final_layer_norm", false) {
+    let pre_norm = r.flag("do_layer_norm_before", true)?;
+    if pre_norm && r.flag("_remove_final_layer_norm", false)? {
         return Err("_remove_final_layer_norm together with do_layer_norm_before is not supported".into());
     }
     let (eos, eos_len) = eos(r);
@@ -115,6 +123,7 @@ fn opt(r: &Reader) -> Result<Spec, String> {
         eos,
         eos_len,
     };
+    check(&config)?;
     Ok(Spec { family: "opt".into(), config, rope: Vec::new() })
 }
 
@@ -141,7 +150,7 @@ fn llama_like(r: &Reader, family: &str) -> Result<Spec, String> {
         window,
         window_from,
         norm: Norm::Rms,
-        norm_eps: r.number("rms_norm_eps", 1e-6) as f32,
+        norm_eps: r.number("rms_norm_eps", 1e-6)? as f32,
         pre_norm: true,
         gated: true,
         activation: activation(r, "hidden_act")?,
@@ -151,13 +160,15 @@ fn llama_like(r: &Reader, family: &str) -> Result<Spec, String> {
         eos,
         eos_len,
     };
+    // Before anything of such a size is made.
+    check(&config)?;
     Ok(Spec { family: family.into(), config, rope: rope_of(r, head_dim)? })
 }
 
 /// The sliding window and the first layer that has it.
 fn window(r: &Reader, family: &str, layers: usize) -> Result<(usize, usize), String> {
     let size = r.count_or_none("sliding_window")?.unwrap_or(0);
-    let used = r.flag("use_sliding_window", family == "mistral") && size > 0;
+    let used = r.flag("use_sliding_window", family == "mistral")? && size > 0;
     let mut from = if family == "mistral" { 0 } else { r.count_or_none("max_window_layers")?.unwrap_or(0) };
     if let Some(types) = r.value("layer_types").and_then(Value::as_array) {
         let sliding: Vec<bool> = types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect();
@@ -171,11 +182,14 @@ fn window(r: &Reader, family: &str, layers: usize) -> Result<(usize, usize), Str
 
 fn rope_of(r: &Reader, head_dim: usize) -> Result<Vec<f32>, String> {
     let parameters = r.value("rope_parameters").or_else(|| r.value("rope_scaling")).unwrap_or(&Value::Null);
-    if r.number("partial_rotary_factor", 1.0) != 1.0 {
+    if r.number("partial_rotary_factor", 1.0)? != 1.0 {
         return Err("partial_rotary_factor other than 1 is not supported".into());
     }
-    let theta =
-        parameters.get("rope_theta").and_then(Value::as_f64).unwrap_or_else(|| r.number("rope_theta", 10_000.0));
+    let theta = match parameters.as_object() {
+        Some(own) => Reader(own).number("rope_theta", r.number("rope_theta", 10_000.0)?)?,
+        None if parameters.is_null() => r.number("rope_theta", 10_000.0)?,
+        None => return Err(format!("the RoPE parameters are {parameters}, not an object")),
+    };
     if theta <= 0.0 {
         return Err(format!("rope_theta {theta} is not positive"));
     }

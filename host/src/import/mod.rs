@@ -10,6 +10,7 @@ pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use synthetic::{SHAPES, SyntheticSource};
 
+use crate::cache::is_image;
 use crate::error::{Error, Result};
 use gguf::GgmlType;
 use gguf::dequant::{block_bytes, block_len, dequantize};
@@ -72,7 +73,26 @@ pub trait Source: Sync {
 /// When it is neither a folder with `config.json` nor a GGUF file.
 pub fn open(path: &Path) -> Result<Box<dyn Source>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if meta.is_dir() { Ok(Box::new(HfSource::open(path)?)) } else { Ok(Box::new(GgufSource::open(path)?)) }
+    if meta.is_dir() {
+        return Ok(Box::new(HfSource::open(path)?));
+    }
+    if is_image(path) {
+        return Err(Error::file(path, "is packed already: run it as it is, or pack what it was packed from"));
+    }
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
+    }
+    Ok(Box::new(GgufSource::open(path)?))
+}
+
+/// Whether a shape that was read from a source can be a model's.
+fn check(config: &Config) -> std::result::Result<(), String> {
+    config.check().map_err(|e| match e {
+        shadowllm_core::Error::Malformed(field) => {
+            format!("no model can have such a shape: {field} is out of range; is the file damaged?")
+        }
+        other => other.to_string(),
+    })
 }
 
 /// A tensor's numbers, row by row.

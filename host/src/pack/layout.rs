@@ -273,7 +273,10 @@ pub fn check_shape(kind: Kind, c: &Config, t: &SourceTensor) -> Result<(), Strin
         Some((r, k)) => (format!("[{}, {}]", t.rows, t.cols), format!("[{r}, {k}]")),
         None => (format!("[{}]", t.rows * t.cols), format!("[{}]", expected.1)),
     };
-    Err(format!("tensor {} has shape {found}, the configuration asks for {wanted}", t.name))
+    Err(format!(
+        "tensor {} has shape {found}, the configuration asks for {wanted}: do both belong to one model?",
+        t.name
+    ))
 }
 
 /// Formats that can be chosen, for messages.

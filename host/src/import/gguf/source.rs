@@ -3,7 +3,7 @@
 use super::dequant::dequantize;
 use super::{Gguf, special_tokens, tokenizer_json};
 use crate::error::{Error, Result};
-use crate::import::{Chat, Data, Source, SourceTensor, Spec, rope};
+use crate::import::{Chat, Data, Source, SourceTensor, Spec, check, rope};
 use crate::map::map;
 use memmap2::Mmap;
 use serde_json::json;
@@ -37,8 +37,12 @@ impl GgufSource {
     }
 }
 
+fn lacks(key: &str) -> String {
+    format!("the file lacks {key}; is it a whole language model? convert it anew")
+}
+
 fn spec(g: &Gguf, bytes: &[u8]) -> std::result::Result<Spec, String> {
-    let family = g.str("general.architecture").ok_or("the file lacks general.architecture")?;
+    let family = g.str("general.architecture").ok_or_else(|| lacks("general.architecture"))?;
     if !["llama", "qwen2", "qwen3"].contains(&family) {
         return Err(format!("architecture {family} is not supported (llama, qwen2 and qwen3 are)"));
     }
@@ -46,7 +50,7 @@ fn spec(g: &Gguf, bytes: &[u8]) -> std::result::Result<Spec, String> {
         return Err("mixture-of-experts models are not supported".into());
     }
     let maybe = |key: &str| g.u64(&format!("{family}.{key}")).and_then(|n| usize::try_from(n).ok());
-    let count = |key: &str| maybe(key).ok_or_else(|| format!("the file lacks {family}.{key}"));
+    let count = |key: &str| maybe(key).ok_or_else(|| lacks(&format!("{family}.{key}")));
     let number = |key: &str| g.f64(&format!("{family}.{key}"));
     let (d_model, heads) = (count("embedding_length")?, count("attention.head_count")?);
     let head_dim = maybe("attention.key_length").unwrap_or(d_model.checked_div(heads).unwrap_or(0));
@@ -78,7 +82,7 @@ fn spec(g: &Gguf, bytes: &[u8]) -> std::result::Result<Spec, String> {
         eos,
         eos_len,
     };
-    config.check().map_err(|e| e.to_string())?;
+    check(&config)?;
     Ok(Spec { family: family.into(), config, rope: frequencies(g, bytes, &config, &number)? })
 }
 
