@@ -43,7 +43,7 @@ pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec
 /// shorter rest at the end is left out, unless it is all there is.
 ///
 /// # Errors
-/// [`Error::Usage`] for a window below 2 or a text without two tokens; what the session refuses.
+/// [`Error::Usage`] for a window below 2, no windows or a text without two tokens; what the session refuses.
 pub fn perplexity(
     session: &mut Session,
     pool: &Pool,
@@ -55,12 +55,15 @@ pub fn perplexity(
     if window < 2 {
         return Err(Error::Usage("--window must be at least 2: a window's first token is not scored".into()));
     }
+    if max_windows == 0 {
+        return Err(Error::Usage("--max-windows must be at least 1: none is nothing to measure".into()));
+    }
     if ids.len() < 2 {
         return Err(Error::Usage("the text has fewer than two tokens, so there is nothing to score".into()));
     }
     let all: Vec<&[u32]> = ids.chunks(window).filter(|w| w.len() == window).collect();
     let windows = if all.is_empty() { vec![ids] } else { all };
-    let count = windows.len().min(max_windows.max(1));
+    let count = windows.len().min(max_windows);
     let (mut sum, mut tokens) = (0.0, 0);
     for (i, w) in windows[..count].iter().enumerate() {
         let nlls = token_nlls(session, pool, w)?;

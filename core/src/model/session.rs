@@ -263,7 +263,11 @@ impl<'a, 'm> Session<'a, 'm> {
         sampler.sample(logits, recent, self.candidates)
     }
 
-    fn admit(&self, tokens: &[u32]) -> Result<(), Error> {
+    /// Whether [`Session::prefill`] would take these tokens.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`].
+    pub fn admit(&self, tokens: &[u32]) -> Result<(), Error> {
         let vocab = self.model.config().vocab as u32;
         if tokens.is_empty() {
             return Err(Error::NoTokens);

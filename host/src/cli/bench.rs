@@ -73,7 +73,8 @@ pub fn bench(o: &Options) -> Result<()> {
     let threads = if o.threads.is_empty() { vec![Pool::cores()] } else { o.threads.clone() };
     let pools = threads.iter().map(|t| Pool::new(*t)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open()?;
-    let options = session_options(&model, (o.depth + o.n).max(o.prompt), o.model.kv(&model));
+    let context = o.depth.saturating_add(o.n).max(o.prompt);
+    let options = session_options(&model, context, o.model.kv(&model), "a smaller -p, or -d and -n")?;
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     let mut rows = Vec::new();
@@ -135,7 +136,7 @@ fn measure(
     mut run: impl FnMut(&mut Session) -> Result<f64>,
 ) -> Result<Row> {
     run(session)?;
-    let mut rates = Vec::with_capacity(o.repetitions);
+    let mut rates = Vec::new();
     for _ in 0..o.repetitions {
         rates.push(tokens as f64 / run(session)?);
     }
@@ -146,7 +147,7 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row]) -> Result<()> {
     if o.json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         return print_json(&json!({
-            "model": model.path(), "image_bytes": model.file_bytes(), "isa": model.model().kernels().isa().name(),
+            "model": model.path().to_string_lossy(), "image_bytes": model.file_bytes(), "isa": model.model().kernels().isa().name(),
             "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak_memory(), "rows": rows,
         }));
     }

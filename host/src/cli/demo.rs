@@ -65,7 +65,7 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let chat = model.chat()?;
     let ids = prompt_ids(&text, &chat, &[Message { role: "user".into(), content: o.prompt.clone() }], false, model)?;
     let context = model.model().config().max_positions.min(2048);
-    let options = session_options(model, context, KvFormat::F16);
+    let options = session_options(model, context, KvFormat::F16, "another model")?;
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
@@ -77,8 +77,10 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let (answer, f, _) = talk.answer(&ids, o.n)?;
     let peak = peak_memory();
     if o.json {
-        return print_json(&json!({"model": model.path(), "text": answer, "figures": f, "peak_memory_bytes": peak,
-                                  "load_seconds": model.load_time().as_secs_f64()}));
+        return print_json(
+            &json!({"model": model.path().to_string_lossy(), "text": answer, "figures": f, "peak_memory_bytes": peak,
+                                  "load_seconds": model.load_time().as_secs_f64()}),
+        );
     }
     let (load, first) = (model.load_time().as_secs_f64(), f.seconds_to_first_token);
     print::line(format_args!("\n\nload time            {load:>9.4} s"))?;

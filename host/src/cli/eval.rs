@@ -4,7 +4,7 @@ use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::Args;
 use shadowllm_core::SessionOptions;
 use shadowllm_host::eval::perplexity;
-use shadowllm_host::text::Text;
+use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use std::path::PathBuf;
 
@@ -32,11 +32,18 @@ pub struct Options {
 
 /// Runs the command.
 pub fn eval(o: &Options) -> Result<()> {
-    let text = std::fs::read_to_string(&o.text).map_err(|e| Error::io("read", &o.text, e))?;
+    let text = read(&o.text)?;
+    let pool = pool(o.threads)?;
     let model = o.model.open()?;
     let ids = Text::of(&model)?.encode(&text, false)?;
-    let pool = pool(o.threads)?;
-    let options = session_options(&model, o.window.clamp(1, ids.len().max(1)), o.model.kv(&model));
+    if ids.len() < 2 {
+        return Err(Error::file(
+            &o.text,
+            "the text has fewer than two tokens, so there is nothing to score: give more",
+        ));
+    }
+    let context = o.window.clamp(1, ids.len());
+    let options = session_options(&model, context, o.model.kv(&model), "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;

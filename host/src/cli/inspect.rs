@@ -64,7 +64,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         })
         .collect();
     Ok(json!({
-        "file": model.path(),
+        "file": model.path().to_string_lossy(),
         "file_bytes": model.file_bytes(),
         "config": config(image.config()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),

@@ -5,6 +5,7 @@ use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::SessionOptions;
 use shadowllm_host::output::{Output, spare};
+use shadowllm_host::text::read;
 use shadowllm_host::{Error, Result};
 use std::io::Write;
 use std::path::PathBuf;
@@ -30,17 +31,18 @@ pub struct Options {
 
 /// Runs the command.
 pub fn logits(o: &Options) -> Result<()> {
-    let text = std::fs::read_to_string(&o.ids).map_err(|e| Error::io("read", &o.ids, e))?;
+    let text = read(&o.ids)?;
     let ids: Vec<u32> = serde_json::from_str(&text)
-        .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids: {e}")))?;
+        .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids, such as [1, 2, 3]: {e}")))?;
     spare(&o.output, &[o.ids.clone(), o.model.model.clone()])?;
     let pool = pool(o.threads)?;
     let model = o.model.open()?;
     let output = Output::create(&o.output)?;
-    let options = session_options(&model, ids.len().max(1), o.model.kv(&model));
+    let options = session_options(&model, ids.len().max(1), o.model.kv(&model), "fewer --ids")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
+    session.admit(&ids).map_err(|e| Error::file(&o.ids, e.to_string()))?;
     let vocab = model.model().config().vocab;
     let mut bytes = Vec::with_capacity(ids.len() * vocab * 4);
     let mut add = |logits: &[f32]| logits.iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));

@@ -116,13 +116,15 @@ fn pool(threads: Option<usize>) -> Result<Pool> {
     Pool::new(threads.unwrap_or_else(Pool::cores))
 }
 
-/// Session options for a batch of work over `context` positions.
-fn session_options(model: &LoadedModel, context: usize, kv: KvFormat) -> SessionOptions {
-    let c = model.model().config();
-    let batch = SessionOptions::default().batch.min(context.max(1));
-    let learned = c.positions == shadowllm_core::image::Positions::Learned;
-    let context = if learned { context.min(c.max_positions) } else { context };
-    SessionOptions { context, batch, kv, ..SessionOptions::default() }
+/// Session options for a batch of work over `context` positions; `instead` is what to ask for where the model
+/// has not that many.
+fn session_options(model: &LoadedModel, context: usize, kv: KvFormat, instead: &str) -> Result<SessionOptions> {
+    let (c, batch) = (model.model().config(), SessionOptions::default().batch.min(context.max(1)));
+    if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
+        let (file, most) = (model.path().display(), c.max_positions);
+        return Err(Error::Usage(format!("{context} positions are asked for and {file} has {most}: give {instead}")));
+    }
+    Ok(SessionOptions { context, batch, kv, ..SessionOptions::default() })
 }
 
 /// Prints a value as JSON.

@@ -9,7 +9,7 @@ use shadowllm_host::generate::{Figures, Stop, generate, peak_memory};
 use shadowllm_host::import::Chat;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
-use shadowllm_host::text::{Message, Text, render};
+use shadowllm_host::text::{Message, Text, read, render};
 use shadowllm_host::{Error, Result};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -61,19 +61,19 @@ pub struct Sampling {
     #[arg(long)]
     seed: Option<u64>,
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// Only the k likeliest tokens; 0 for all.
     #[arg(long, default_value_t = 40)]
     top_k: usize,
     /// Only the likeliest tokens that together reach this probability.
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
     /// Only tokens at least this share as likely as the likeliest.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, allow_negative_numbers = true)]
     min_p: f32,
     /// Makes recent tokens less likely; 1 is off.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
 }
 
@@ -154,7 +154,7 @@ pub fn prompt_ids(text: &Text, chat: &Chat, messages: &[Message], raw: bool, mod
 pub fn run(o: &Options) -> Result<()> {
     let prompt = match (&o.prompt, &o.file) {
         (Some(p), _) => Some(p.clone()),
-        (None, Some(f)) => Some(std::fs::read_to_string(f).map_err(|e| Error::io("read", f, e))?),
+        (None, Some(f)) => Some(read(f)?),
         (None, None) => None,
     };
     let mut sampler = o.sampling.sampler()?;
@@ -162,7 +162,7 @@ pub fn run(o: &Options) -> Result<()> {
     let model = o.model.open()?;
     let text = Text::of(&model)?;
     let context = o.context.unwrap_or_else(|| model.model().config().max_positions.min(CONTEXT));
-    let options = session_options(&model, context, o.model.kv(&model));
+    let options = session_options(&model, context, o.model.kv(&model), "a smaller --context")?;
     let mut memory = model.memory(&options)?;
     let session_bytes = memory.size();
     let mut session = model.session(options, &mut memory)?;
@@ -182,6 +182,8 @@ fn messages(o: &Options, content: &str) -> Vec<Message> {
 fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Result<()> {
     let chat = talk.model.chat()?;
     let ids = prompt_ids(talk.text, &chat, &messages(o, prompt), o.raw, talk.model)?;
+    // What is refused is not shown as if it had been begun.
+    talk.session.admit(&ids)?;
     if !o.json && (o.raw || chat.template.is_empty()) {
         print::text(prompt)?;
     }
