@@ -3,7 +3,11 @@
 #[path = "../reference/mod.rs"]
 pub mod reference;
 
+#[path = "../gguf/common/mod.rs"]
+pub mod gguf_bytes;
+
 pub mod folder;
+pub mod gguf_file;
 
 use safetensors::SafeTensors;
 use shadowllm_core::{Executor, Isa, KvFormat, SessionOptions};
