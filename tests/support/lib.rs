@@ -8,6 +8,7 @@ pub mod gguf_bytes;
 
 pub mod folder;
 pub mod gguf_file;
+pub mod program;
 
 use safetensors::SafeTensors;
 use shadowllm_core::{Executor, Isa, KvFormat, SessionOptions};

@@ -1,0 +1,154 @@
+//! Options out of their range, unknown names, things that do not go together: wrong usage, exit code 2.
+
+use super::{brown, gguf};
+use shadowllm_tests::program::{Place, program};
+
+const RUN: &str = "run brown.sllm -p hello";
+
+fn wrong(arguments: &str, words: &[&str]) {
+    let place = brown();
+    place.write("text.txt", "one two three ".repeat(200));
+    place.write("ids.json", "[1, 2]");
+    place.fails(2, arguments, words);
+}
+
+#[test]
+fn no_command_or_an_unknown_one() {
+    wrong("", &["Usage", "pack", "run"]);
+    wrong("paint", &["unrecognized subcommand 'paint'"]);
+    wrong("run", &["<MODEL>"]);
+    wrong("pack -o out.sllm", &["<SOURCE>"]);
+    wrong("pack brown.sllm", &["--output"]);
+}
+
+#[test]
+fn things_that_do_not_go_together() {
+    wrong("run brown.sllm -p hello -f text.txt", &["cannot be used with"]);
+    wrong("pack brown.sllm --synthetic tiny -o out.sllm", &["cannot be used with"]);
+}
+
+#[test]
+fn threads() {
+    let out_of_range = |n: &str, arguments: &str| {
+        wrong(&format!("{arguments} -t {n}"), &[&format!("{n} threads are out of range"), "1 to 512", "cores"]);
+    };
+    for n in ["0", "1000"] {
+        out_of_range(n, RUN);
+        out_of_range(n, "eval brown.sllm --text text.txt");
+        out_of_range(n, "logits brown.sllm --ids ids.json -o l.safetensors");
+        out_of_range(n, "bench brown.sllm -p 1 -n 1");
+        out_of_range(n, "demo --offline");
+    }
+    wrong("bench brown.sllm -p 1 -n 1 -t 1,0", &["0 threads are out of range"]);
+    wrong(&format!("{RUN} -t many"), &["invalid value 'many'"]);
+}
+
+/// Before anything is packed for nothing.
+#[test]
+fn threads_are_looked_at_first() {
+    let place = Place::new();
+    place.write("tiny.gguf", gguf().bytes());
+    place.write("ids.json", "[1]");
+    place.write("text.txt", "text");
+    place.fails(2, "logits tiny.gguf --ids ids.json -o l.safetensors -t 0", &["0 threads"]);
+    place.fails(2, "run tiny.gguf -p hi -t 0", &["0 threads"]);
+    place.fails(2, "eval tiny.gguf --text text.txt -t 0", &["0 threads"]);
+    place.fails(2, "bench tiny.gguf -t 0", &["0 threads"]);
+}
+
+#[test]
+fn number_formats() {
+    let names = ["'q9_9'", "f32", "q4_0", "apot4"];
+    wrong("pack --synthetic tiny -o out.sllm --format q9_9", &[&["--format"], &names[..]].concat());
+    wrong("pack --synthetic tiny -o out.sllm --output-format q9_9", &[&["--output-format"], &names[..]].concat());
+    wrong(&format!("{RUN} --kv f64"), &["'f64'", "--kv", "f16 or f32"]);
+}
+
+#[test]
+fn instruction_sets() {
+    wrong(&format!("{RUN} --isa mmx"), &["'mmx'", "--isa", "scalar", "avx2", "neon"]);
+    let other = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
+    let words = [&format!("{other} does not run on this machine"), "these do: scalar"];
+    wrong(&format!("{RUN} --isa {other}"), &words.map(|w| w as &str));
+    wrong(&format!("bench brown.sllm -p 1 -n 1 --isa {other}"), &words.map(|w| w as &str));
+}
+
+#[test]
+fn synthetic_shapes() {
+    wrong("pack --synthetic gpt-5 -o out.sllm", &["no shape is called gpt-5", "tinyllama-1.1b", "tiny"]);
+}
+
+#[test]
+fn windows() {
+    let eval = "eval brown.sllm --text text.txt";
+    wrong(&format!("{eval} --window 1"), &["--window must be at least 2"]);
+    wrong(&format!("{eval} --window 0"), &["--window must be at least 2"]);
+    wrong(&format!("{eval} --window 257"), &["257 positions", "brown.sllm has 256", "a smaller --window"]);
+    wrong(eval, &["512 positions", "brown.sllm has 256", "a smaller --window"]);
+    wrong(&format!("{eval} --window 64 --max-windows 0"), &["--max-windows must be at least 1"]);
+}
+
+#[test]
+fn contexts() {
+    wrong(&format!("{RUN} --context 0"), &["the context must be at least 1"]);
+    wrong(&format!("{RUN} --context 257"), &["257 positions", "brown.sllm has 256", "a smaller --context"]);
+    wrong(&format!("{RUN} --context 18446744073709551615"), &["positions", "a smaller --context"]);
+    wrong(&format!("{RUN} --context -1"), &["'-1'"]);
+}
+
+/// A model without learned positions takes longer ones.
+#[test]
+fn contexts_beyond_the_limit() {
+    let place = Place::new();
+    place.works("pack --synthetic tiny -o tiny.sllm");
+    place.fails(2, "bench tiny.sllm -p 99999999999 -n 1", &["the context must be", "67108864"]);
+    let most = u64::MAX;
+    place.fails(2, &format!("bench tiny.sllm -p 1 -n 1 -d {most}"), &["the context must be", "67108864"]);
+    place.fails(2, &format!("bench tiny.sllm -p {most} -n 1"), &["the context must be", "67108864"]);
+}
+
+#[test]
+fn sampling() {
+    wrong(&format!("{RUN} --temperature -1"), &["temperature must be 0 or more"]);
+    wrong(&format!("{RUN} --temperature nan"), &["temperature must be 0 or more"]);
+    wrong(&format!("{RUN} --temperature hot"), &["invalid value 'hot'", "--temperature"]);
+    wrong(&format!("{RUN} --top-p 2"), &["top-p must be above 0 and at most 1"]);
+    wrong(&format!("{RUN} --top-p 0"), &["top-p must be above 0 and at most 1"]);
+    wrong(&format!("{RUN} --top-p -0.5"), &["top-p must be above 0 and at most 1"]);
+    wrong(&format!("{RUN} --min-p 1"), &["min-p must be at least 0 and below 1"]);
+    wrong(&format!("{RUN} --min-p -1"), &["min-p must be at least 0 and below 1"]);
+    wrong(&format!("{RUN} --repetition-penalty 0"), &["repetition penalty must be above 0"]);
+    wrong(&format!("{RUN} --repetition-penalty -2"), &["repetition penalty must be above 0"]);
+    wrong(&format!("{RUN} -n -1"), &["'-1'"]);
+    wrong(&format!("{RUN} -n 99999999999999999999"), &["invalid value"]);
+}
+
+#[test]
+fn nothing_to_measure() {
+    wrong("bench brown.sllm -p 0 -n 0", &["nothing to measure", "-p and -n"]);
+    wrong("bench brown.sllm -r 0", &["nothing to measure", "-r"]);
+    wrong("bench brown.sllm", &["512 positions", "brown.sllm has 256", "a smaller -p"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_session_larger_than_the_memory() {
+    let place = Place::new();
+    place.works("pack --synthetic tiny -o tiny.sllm");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v 2000000 && exec \"$0\" bench tiny.sllm -p 1 -n 1 -d 60000000"]).arg(program());
+    command.current_dir(place.path(""));
+    place.refuses(1, command, &["the session needs ", " MB of memory", "a shorter context"]);
+}
+
+/// More repetitions than memory for their results: it begins, and can be stopped.
+#[test]
+fn endless_repetitions_begin() {
+    let place = brown();
+    let mut command = place.command("bench brown.sllm -p 1 -n 1 -t 1 -r 18446744073709551615");
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it ended at once");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
