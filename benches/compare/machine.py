@@ -1,0 +1,77 @@
+"""What the machine does besides: load, other processes' and the hypervisor's share of the processor."""
+
+import os
+import platform
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+STAT = Path("/proc/stat")
+
+
+def describe():
+    """The machine, for the report."""
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()}
+
+
+def cpu_name():
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Processor seconds in a span of time; those of others and stolen are None where the system does not say."""
+
+    wall: float
+    others: float | None
+    steal: float | None
+
+    def taken(self):
+        """Cores taken away, on average, by other processes and by the hypervisor; 0 where nobody knows."""
+        return (self.others + self.steal) / self.wall if self.others is not None else 0.0
+
+
+class Watch:
+    """Counts from its making on."""
+
+    def __init__(self):
+        self.start = self.counters()
+
+    @staticmethod
+    def counters():
+        """Wall clock, this process and the children it has waited for, all processes, steal: in seconds."""
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own = sum(u.ru_utime + u.ru_stime for u in used)
+        busy, steal = Watch.system()
+        return time.monotonic(), own, busy, steal
+
+    @staticmethod
+    def system():
+        """Busy and stolen time of the whole machine (proc(5): user nice system idle iowait irq softirq steal)."""
+        if not STAT.exists():
+            return None, None
+        ticks = [int(n) for n in STAT.read_text().splitlines()[0].split()[1:9]]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (n / os.sysconf("SC_CLK_TCK") for n in ticks)
+        return user + nice + system + irq + softirq, steal
+
+    def usage(self):
+        """What was used since."""
+        wall, own, busy, steal = (None if a is None else b - a for a, b in zip(self.start, self.counters()))
+        return Usage(wall, None if busy is None else max(busy - own, 0.0), steal)
+
+
+def wait_until_quiet(limit, seconds):
+    """Waits until others take less than `limit` cores, at most for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        watch = Watch()
+        time.sleep(1.0)
+        if watch.usage().taken() < limit:
+            return
