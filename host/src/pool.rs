@@ -60,10 +60,9 @@ impl Shared {
             }
             if self.done.fetch_add(1, Ordering::SeqCst) + 1 == tasks as usize
                 && self.owner_sleeps.load(Ordering::SeqCst)
+                && let Ok(Some(owner)) = self.owner.lock().as_deref()
             {
-                if let Ok(Some(owner)) = self.owner.lock().as_deref() {
-                    owner.unpark();
-                }
+                owner.unpark();
             }
         }
     }
