@@ -68,9 +68,9 @@ kinds! {
     O = 16, "o";
     /// Its bias.
     OBias = 17, "o.bias";
-    /// RMS norm of each query head, [head_dim].
+    /// RMS norm of each query head, `[head_dim]`.
     QNorm = 18, "q_norm";
-    /// RMS norm of each key head, [head_dim].
+    /// RMS norm of each key head, `[head_dim]`.
     KNorm = 19, "k_norm";
     /// Norm of the feed-forward part.
     FfnNorm = 20, "ffn_norm";

@@ -10,7 +10,7 @@
 //! ```
 //! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. The twins in
 //! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
-//! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`Lanes`].
+//! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
 //!
 //! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`)
 //! and [`Kernels::gemv_columns`] (adds one k-block's contribution to a run of panels, for one token).

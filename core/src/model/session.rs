@@ -187,7 +187,7 @@ impl<'a, 'm> Session<'a, 'm> {
         self.cancel = flag;
     }
 
-    /// Logits of the last token, [vocab]; empty before the first and after a rewind.
+    /// Logits of the last token, `[vocab]`; empty before the first and after a rewind.
     pub fn logits(&self) -> &[f32] {
         if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }
     }

@@ -14,7 +14,7 @@ const TOKENS: usize = 16;
 pub struct Projection<'a> {
     /// [ffn, d_model].
     pub matrix: Matrix<'a>,
-    /// [ffn].
+    /// `[ffn]`.
     pub bias: Option<&'a [f32]>,
 }
 

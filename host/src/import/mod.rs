@@ -157,7 +157,7 @@ impl SourceTensor<'_> {
         if found == kind { bytes.get(index * size..(index + 1) * size) } else { None }
     }
 
-    /// A whole row as floats, [cols].
+    /// A whole row as floats, `[cols]`.
     ///
     /// # Errors
     /// When the data is shorter than the shape says.

@@ -19,7 +19,7 @@ const EMPTY: Block = Block { scale: f16::ZERO, min: f16::ZERO, codes: [0; BLOCK]
 /// Encodes a block of an integer format.
 ///
 /// Q8_0, Q4_0 and Q4_1 exactly as GGML's reference quantizers do (absolute maximum, signed extreme and
-/// range); table formats by a search of the scale (see [`table_block`]).
+/// range); table formats by a search of the scale (see `table_block`).
 pub fn encode(format: Format, x: &[f32; BLOCK]) -> Block {
     match format {
         Format::Q8_0 => q8_0(x),
