@@ -122,7 +122,8 @@ fn samplers_choose_as_told() {
     let mut scratch = [Candidate::default(); 6];
     let mut draw = |options: SamplerOptions, recent: &[u32]| -> Vec<u32> {
         let mut sampler = Sampler::new(options).unwrap();
-        (0..2000).map(|_| sampler.sample(&logits, recent, &mut scratch).unwrap()).collect()
+        recent.iter().for_each(|id| sampler.accept(*id));
+        (0..2000).map(|_| sampler.sample(&logits, &mut scratch).unwrap()).collect()
     };
     let free = SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
     assert!(draw(SamplerOptions { temperature: 0.0, ..free }, &[]).iter().all(|t| *t == 1));

@@ -1,6 +1,10 @@
 //! Choosing the next token from logits, without allocation.
 
 use crate::error::Error;
+use heapless::HistoryBuf;
+
+/// Tokens that the repetition penalty looks back.
+const RECENT: usize = 64;
 
 /// A token and its score.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,7 +27,7 @@ pub struct SamplerOptions {
     pub top_p: f32,
     /// Drop what is less likely than this share of the likeliest; 0 for none.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858); 1 for none.
+    /// Divides positive and multiplies negative logits of the last 64 tokens (arXiv 1909.05858); 1 for none.
     pub repetition_penalty: f32,
     /// Start of the random sequence.
     pub seed: u64,
@@ -35,11 +39,12 @@ impl Default for SamplerOptions {
     }
 }
 
-/// A sampler with its random state: the same seed and logits give the same tokens everywhere.
-#[derive(Clone, Copy, Debug)]
+/// A sampler with its random state and the tokens it saw last: the same seed, tokens and logits give the same tokens everywhere.
+#[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
     state: u64,
+    recent: HistoryBuf<u32, RECENT>,
 }
 
 impl Sampler {
@@ -59,16 +64,20 @@ impl Sampler {
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, message)) => Err(Error::BadOption(message)),
-            None => Ok(Sampler { options, state: options.seed }),
+            None => Ok(Sampler { options, state: options.seed, recent: HistoryBuf::new() }),
         }
     }
 
-    /// Chooses a token. `recent` are the ids that the repetition penalty is for; `scratch` needs as many
-    /// candidates as there are logits.
+    /// Remembers a token of the prompt or of the answer, for the repetition penalty.
+    pub fn accept(&mut self, id: u32) {
+        self.recent.write(id);
+    }
+
+    /// Chooses a token; `scratch` needs as many candidates as there are logits.
     ///
     /// # Errors
     /// [`Error::NoTokens`] without logits, [`Error::MemoryTooSmall`] when `scratch` is too short.
-    pub fn sample(&mut self, logits: &[f32], recent: &[u32], scratch: &mut [Candidate]) -> Result<u32, Error> {
+    pub fn sample(&mut self, logits: &[f32], scratch: &mut [Candidate]) -> Result<u32, Error> {
         if logits.is_empty() {
             return Err(Error::NoTokens);
         }
@@ -79,7 +88,7 @@ impl Sampler {
             let score = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
             *slot = Candidate { id: i as u32, score };
         }
-        self.penalize(list, recent);
+        self.penalize(list);
         if self.options.temperature == 0.0 {
             return Ok(likeliest(list));
         }
@@ -87,11 +96,12 @@ impl Sampler {
         Ok(self.draw(&list[..kept]))
     }
 
-    fn penalize(&self, list: &mut [Candidate], recent: &[u32]) {
+    fn penalize(&self, list: &mut [Candidate]) {
         let penalty = self.options.repetition_penalty;
         if penalty == 1.0 {
             return;
         }
+        let recent = self.recent.as_slice();
         for (i, id) in recent.iter().enumerate() {
             // Once per distinct token.
             if recent[..i].contains(id) {

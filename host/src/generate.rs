@@ -6,9 +6,6 @@ use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 use std::time::Instant;
 
-/// Tokens that the repetition penalty looks back.
-const RECENT: usize = 64;
-
 /// What a generation took.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Figures {
@@ -64,15 +61,13 @@ pub fn generate(
         prompt_tokens_per_second: prompt.len() as f64 / read.max(1e-9),
         ..Figures::default()
     };
-    let mut recent = [0; RECENT];
-    let kept = prompt.len().min(RECENT);
-    recent[..kept].copy_from_slice(&prompt[prompt.len() - kept..]);
-    let (mut filled, mut first, mut bytes) = (kept, start, 0u64);
+    prompt.iter().for_each(|id| sampler.accept(*id));
+    let (mut first, mut bytes) = (start, 0u64);
     let stop = loop {
         if figures.generated_tokens == most {
             break Stop::Length;
         }
-        let token = session.sample(sampler, &recent[..filled])?;
+        let token = session.sample(sampler)?;
         if figures.generated_tokens == 0 {
             first = Instant::now();
             figures.seconds_to_first_token = (first - start).as_secs_f64();
@@ -84,12 +79,7 @@ pub fn generate(
         if !each(token)? {
             break Stop::Stopped;
         }
-        if filled == RECENT {
-            recent.rotate_left(1);
-            filled -= 1;
-        }
-        recent[filled] = token;
-        filled += 1;
+        sampler.accept(token);
         if figures.generated_tokens == most {
             break Stop::Length;
         }

@@ -255,12 +255,12 @@ impl<'a, 'm> Session<'a, 'm> {
     ///
     /// # Errors
     /// [`Error::NoTokens`] when there are none yet.
-    pub fn sample(&mut self, sampler: &mut Sampler, recent: &[u32]) -> Result<u32, Error> {
+    pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
         if !self.has_logits {
             return Err(Error::NoTokens);
         }
         let logits = &self.buffers.logits[..self.model.config().vocab];
-        sampler.sample(logits, recent, self.candidates)
+        sampler.sample(logits, self.candidates)
     }
 
     /// Whether [`Session::prefill`] would take these tokens.

@@ -1,0 +1,351 @@
+//! Matrix kernels and the quantization of their inputs.
+
+use super::*;
+
+/// Largest scale, minimum and float weight that [`tiles`] makes.
+const LARGEST: f32 = 0.25;
+
+/// Halves up to [`LARGEST`] of either sign; now and then the numbers that conversions get wrong: zeros and
+/// subnormals.
+fn half(random: &mut Random) -> f16 {
+    match random.bits() % 16 {
+        0 => f16::from_bits((random.bits() & 0x8000) as u16),
+        1 => f16::from_bits((random.bits() & 0x83ff) as u16),
+        _ => f16::from_f32(random.unit() * LARGEST),
+    }
+}
+
+/// `span` bytes of a matrix: any bytes for codes (all 256 values, -128 too), modest numbers for floats. They
+/// begin at an odd address: kernels may not count on alignment.
+fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
+    let span = g.span().expect("possible geometry");
+    let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
+    let group = g.units_per_group * g.unit_bytes();
+    let tile = g.format.tile_bytes();
+    for start in (0..span).step_by(g.group_stride) {
+        for t in (start..start + group).step_by(tile) {
+            let tile = &mut bytes[1 + t..1 + t + tile];
+            let halves = match g.format.arithmetic() {
+                Arithmetic::F32 => {
+                    for b in tile.as_chunks_mut::<4>().0 {
+                        *b = (random.unit() * LARGEST).to_le_bytes();
+                    }
+                    0
+                }
+                Arithmetic::F16 => TILE_ROWS * BLOCK,
+                Arithmetic::Int8 | Arithmetic::Table4 => TILE_ROWS,
+                Arithmetic::Affine4 => 2 * TILE_ROWS,
+            };
+            for b in tile[..2 * halves].as_chunks_mut::<2>().0 {
+                *b = half(random).to_le_bytes();
+            }
+        }
+    }
+    bytes
+}
+
+/// Rows of inputs, owned.
+struct Rows {
+    width: usize,
+    values: Vec<f32>,
+    quants: Vec<i8>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
+}
+
+impl Rows {
+    /// `n` rows, of different sizes, one block all zeros.
+    fn new(width: usize, n: usize, random: &mut Random) -> Rows {
+        let mut values = random.units(width * n);
+        for (i, row) in values.chunks_mut(width).enumerate() {
+            row.iter_mut().for_each(|x| *x *= (i + 1) as f32);
+        }
+        values[..BLOCK].fill(0.0);
+        let blocks = n * width / BLOCK;
+        let (mut quants, mut scales, mut offsets) = (vec![0; n * width], vec![0.0; blocks], vec![0; blocks]);
+        let scalar = Kernels::for_isa(cpu(), Isa::Scalar).expect("runs everywhere");
+        scalar.quantize(&values, &mut quants, &mut scales, &mut offsets);
+        Rows { width, values, quants, scales, offsets }
+    }
+
+    /// What a matrix of this format reads, the rest left empty.
+    fn input(&self, format: Format) -> Input<'_> {
+        if format.takes_int8() {
+            let (quants, scales, offsets) = (&self.quants, &self.scales, &self.offsets);
+            Input { width: self.width, values: &[], quants, scales, offsets }
+        } else {
+            Input { width: self.width, values: &self.values, quants: &[], scales: &[], offsets: &[] }
+        }
+    }
+
+    /// Input k of row t as the format sees it.
+    fn seen(&self, format: Format, t: usize, k: usize) -> f64 {
+        let at = t * self.width + k;
+        if format.takes_int8() {
+            f64::from(self.quants[at]) * f64::from(self.scales[at / BLOCK])
+        } else {
+            f64::from(self.values[at])
+        }
+    }
+}
+
+/// Output `row` for token `t` in f64 over k-blocks `kbs`, with the tolerance of the f32 kernels.
+///
+/// Floats: a product and at most K sums round each term. Integers: the dot product is exact, then at most two
+/// products and K/32 sums (twice as many with a minimum) round each block's term. The weights themselves are
+/// exact in f32 but for scale * code + minimum, one more rounding; and there the two parts, not the weight,
+/// are the terms that round.
+fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std::ops::Range<usize>) -> (f64, f64) {
+    let (format, roundings) = (m.format(), kbs.len());
+    let (mut sum, mut norm) = (0.0, 0.0);
+    for kb in kbs {
+        for (k, w) in m.block(row, kb).into_iter().enumerate() {
+            let (w, x) = (f64::from(w), rows.seen(format, t, kb * BLOCK + k));
+            sum += w * x;
+            norm +=
+                x.abs() * if format.arithmetic() == Arithmetic::Affine4 { 16.0 * f64::from(LARGEST) } else { w.abs() };
+        }
+    }
+    let roundings = match format.arithmetic() {
+        Arithmetic::F32 | Arithmetic::F16 => roundings * BLOCK + 1,
+        Arithmetic::Int8 | Arithmetic::Table4 => roundings + 2,
+        Arithmetic::Affine4 => 2 * roundings + 3,
+    };
+    (sum, norm * gamma(roundings))
+}
+
+/// Panels and k-blocks: one, a pair, odd numbers; where k-blocks are what is grouped, six besides, which make
+/// both several groups and several units in a group (2 x 3 and 3 x 2). Units per group: every divisor, an
+/// odd number of bytes between groups.
+fn geometries() -> Vec<Geometry> {
+    let mut all = Vec::new();
+    for format in Format::ALL {
+        for (layout, lengths) in [(Layout::Rows, &[1, 2, 3, 7][..]), (Layout::Columns, &[1, 2, 3, 6, 7])] {
+            for (panels, &k_blocks) in (1..=3).flat_map(|p| lengths.iter().map(move |k| (p, k))) {
+                let units: usize = if layout == Layout::Rows { panels } else { k_blocks };
+                for units_per_group in (1..=units).filter(|u| units.is_multiple_of(*u)) {
+                    let group_width = units_per_group * TILE_ROWS + TILE_ROWS;
+                    let mut g =
+                        Geometry { format, layout, panels, k_blocks, units_per_group, group_stride: 0, group_width };
+                    g.group_stride = units_per_group * g.unit_bytes() + 37;
+                    all.push(g);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn describe(k: &Kernels, what: &str, g: &Geometry) -> String {
+    format!(
+        "{} {what} {} {:?} panels {} k_blocks {} units/group {}",
+        k.isa().name(),
+        g.format.name(),
+        g.layout,
+        g.panels,
+        g.k_blocks,
+        g.units_per_group
+    )
+}
+
+#[test]
+fn gemm() {
+    // Around every number of tokens some kernel takes at once (1, 2, 4, 8, 16), and two rounds of the widest.
+    const TOKENS: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33];
+    // Not a multiple of 16, and what lies between must stay as it is.
+    const STRIDE: usize = TILE_ROWS + 3;
+    const UNTOUCHED: f32 = -77.0;
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(1));
+    let inputs: Vec<Rows> = (0..=7).map(|kb: usize| Rows::new(kb.max(1) * BLOCK, 33 + 3, &mut random)).collect();
+    for g in geometries() {
+        let bytes = tiles(&g, &mut random);
+        let m = Matrix::new(g, &bytes[1..]).expect("fits");
+        let rows = &inputs[g.k_blocks];
+        let x = rows.input(g.format);
+        for panel in 0..g.panels {
+            // One token at a time defines the result: how many are computed together must not show.
+            let mut single = vec![UNTOUCHED; 36 * STRIDE];
+            for t in 0..36 {
+                sets[0].gemm(&m, panel, &x, t, 1, &mut single[t * STRIDE..], STRIDE);
+            }
+            for t in [0, 1, 35] {
+                let want: Vec<_> =
+                    (0..TILE_ROWS).map(|r| reference(&m, panel * TILE_ROWS + r, rows, t, 0..g.k_blocks)).collect();
+                let case = || format!("{} panel {panel} token {t}", describe(sets[0], "gemm", &g));
+                report.near(case, &single[t * STRIDE..][..TILE_ROWS], &want);
+            }
+            for k in &sets {
+                for tokens in TOKENS {
+                    // 0 to 3.
+                    let first = tokens % 4;
+                    let mut out = vec![UNTOUCHED; tokens * STRIDE];
+                    k.gemm(&m, panel, &x, first, tokens, &mut out, STRIDE);
+                    let case = || format!("{} panel {panel} tokens {first}+{tokens}", describe(k, "gemm", &g));
+                    report.same(case, &out, &single[first * STRIDE..][..tokens * STRIDE]);
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn gemv_columns() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(2));
+    for g in geometries().into_iter().filter(|g| g.layout == Layout::Columns) {
+        let bytes = tiles(&g, &mut random);
+        let m = Matrix::new(g, &bytes[1..]).expect("fits");
+        let rows = Rows::new(g.input_width(), 2, &mut random);
+        let x = rows.input(g.format);
+        // Every run of panels, the empty one too, added to what is there.
+        for (from, to) in (0..=g.panels).flat_map(|from| (from..=g.panels).map(move |to| (from, to))) {
+            let before = random.units((to - from) * TILE_ROWS);
+            for kb in 0..g.k_blocks {
+                let mut want = before.clone();
+                sets[0].gemv_columns(&m, kb, from, &x, &mut want);
+                let exact = before.iter().enumerate().map(|(i, y)| {
+                    let (sum, tolerance) = reference(&m, from * TILE_ROWS + i, &rows, 0, kb..kb + 1);
+                    let y = f64::from(*y);
+                    // What was there goes through all sums.
+                    (y + sum, tolerance + y.abs() * gamma(BLOCK))
+                });
+                let exact: Vec<_> = exact.collect();
+                let case = |k| format!("{} panels {from}..{to} block {kb}", describe(k, "gemv_columns", &g));
+                report.near(|| case(sets[0]), &want, &exact);
+                for k in &sets[1..] {
+                    let mut y = before.clone();
+                    k.gemv_columns(&m, kb, from, &x, &mut y);
+                    report.same(|| case(k), &y, &want);
+                }
+            }
+        }
+        // All columns one after the other are the product.
+        for k in &sets {
+            let mut y = vec![0.0; g.output_width()];
+            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, 0, &x, &mut y));
+            let mut want = vec![0.0; g.output_width()];
+            for (panel, out) in want.chunks_mut(TILE_ROWS).enumerate() {
+                k.gemm(&m, panel, &x, 0, 1, out, TILE_ROWS);
+            }
+            report.same(|| describe(k, "gemv_columns, all", &g), &y, &want);
+        }
+    }
+    report.finish();
+}
+
+/// The most a signed and an unsigned code can make of a dot product: the 16-bit sums of kernels without a
+/// 32-bit dot product are full here, and would overflow with one product more.
+#[test]
+fn integer_extremes() {
+    let (sets, mut report) = (sets(), Report::default());
+    for format in Format::ALL.into_iter().filter(|f| f.takes_int8()) {
+        let tile = format.tile_bytes();
+        let header = if format.arithmetic() == Arithmetic::Affine4 { 64 } else { 32 };
+        let g = Geometry {
+            format,
+            layout: Layout::Columns,
+            panels: 1,
+            k_blocks: 1,
+            units_per_group: 1,
+            group_stride: tile,
+            group_width: TILE_ROWS,
+        };
+        // As i8: -128, 127, and mixed; as nibbles: 0, 15, and mixed.
+        for code in [0x80, 0x7f, 0x00, 0xff, 0xf0, 0x0f] {
+            let mut bytes = vec![code; tile];
+            bytes[..header].copy_from_slice(&[f16::ONE.to_le_bytes(); 32].as_flattened()[..header]);
+            let m = Matrix::new(g, &bytes).expect("fits");
+            for quant in [127i8, -127] {
+                for signs in 0..4u32 {
+                    // All of one sign, alternating in ones, in twos, in fours.
+                    let sign = |k: usize| if signs > 0 && k >> (signs - 1) & 1 == 1 { -1 } else { 1 };
+                    let quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();
+                    let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
+                    let x =
+                        Input { width: BLOCK, values: &[], quants: &quants, scales: &[1.0], offsets: &[-128 * sum] };
+                    let want: Vec<f32> = (0..TILE_ROWS)
+                        .map(|r| m.block(r, 0).iter().zip(&quants).fold(0.0, |sum, (w, q)| sum + w * f32::from(*q)))
+                        .collect();
+                    for k in &sets {
+                        let case = |what| {
+                            format!("{} {what} {} {code:#x} x {quant} signs {signs}", k.isa().name(), format.name())
+                        };
+                        let mut out = vec![0.0; TILE_ROWS];
+                        k.gemm(&m, 0, &x, 0, 1, &mut out, TILE_ROWS);
+                        report.same(|| case("gemm"), &out, &want);
+                        out.fill(0.0);
+                        k.gemv_columns(&m, 0, 0, &x, &mut out);
+                        report.same(|| case("gemv_columns"), &out, &want);
+                    }
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn quantize() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(3));
+    let mut blocks: Vec<Vec<f32>> = Vec::new();
+    // From the smallest number to the largest: 127 / largest must neither overflow nor vanish on the way.
+    for exponent in -149..=127 {
+        blocks.push(random.units(BLOCK).iter().map(|x| (f64::from(*x) * 2f64.powi(exponent)) as f32).collect());
+    }
+    blocks.push(vec![0.0; BLOCK]);
+    blocks.push(vec![-0.0; BLOCK]);
+    // The largest alone, at the ends of both halves, of either sign.
+    for at in [0, 15, 16, 31] {
+        for x in [1.0, -1.0, f32::MIN_POSITIVE, f32::MAX, -f32::MAX] {
+            let mut block = vec![0.0; BLOCK];
+            block[at] = x;
+            blocks.push(block);
+        }
+    }
+    // With 127 the largest, x is q: halves between two integers must go to the even one.
+    blocks.push((0..BLOCK).map(|i| if i == 7 { -127.0 } else { i as f32 - 15.5 }).collect());
+    blocks.push((0..BLOCK).map(|i| if i == 0 { 127.0 } else { i as f32 * 4.0 - 0.5 }).collect());
+    let x = blocks.concat();
+    let n = blocks.len();
+    // No block, one, several, all.
+    for n in [0, 1, 2, 3, n] {
+        let x = &x[x.len() - n * BLOCK..];
+        let run = |k: &Kernels| {
+            let (mut q, mut scales, mut offsets) = (vec![99i8; n * BLOCK], vec![9.0; n], vec![9; n]);
+            k.quantize(x, &mut q, &mut scales, &mut offsets);
+            (q, scales, offsets)
+        };
+        let (q, scales, offsets) = run(sets[0]);
+        for (b, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let largest = block.iter().fold(0f32, |a, x| a.max(x.abs()));
+            let q = &q[b * BLOCK..][..BLOCK];
+            let case = |what| format!("scalar quantize {b} of {n}, largest {largest:e}: {what}, {q:?}");
+            report.check(|| case("scale"), scales[b] == largest / 127.0);
+            report.check(|| case("offset"), offsets[b] == -128 * q.iter().map(|q| i32::from(*q)).sum::<i32>());
+            // Where 127 / largest is no number, nothing is left.
+            if largest <= 127.0 / f32::MAX {
+                report.check(|| case("not zeros"), q.iter().all(|q| *q == 0));
+                continue;
+            }
+            for (x, q) in block.iter().zip(q) {
+                // Two roundings before the last one, each of at most 127 * U.
+                let exact = f64::from(*x) * 127.0 / f64::from(largest);
+                report.check(|| case("not nearest"), (exact - f64::from(*q)).abs() <= 0.5 + 127.0 * gamma(2));
+            }
+        }
+        for k in &sets[1..] {
+            let (q2, scales2, offsets2) = run(k);
+            let case = |what: &str| format!("{} quantize {n} blocks: {what} differ", k.isa().name());
+            for b in 0..n {
+                let range = b * BLOCK..(b + 1) * BLOCK;
+                report.check(
+                    || case(&format!("quants of block {b} {:?}", &x[range.clone()])),
+                    q[range.clone()] == q2[range.clone()],
+                );
+            }
+            report.same(|| case("scales"), &scales2, &scales);
+            report.check(|| case("offsets"), offsets2 == offsets);
+        }
+    }
+    report.finish();
+}
