@@ -210,7 +210,8 @@ def run(options):
     about = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.describe()}
     pairs = []
     try:
-        measure(bench, files, options, pairs)
+        with machine.alone(note):
+            measure(bench, files, options, pairs)
     except KeyboardInterrupt:
         note("interrupted: this is what there is")
     about |= {"versions": bench.versions, "limit": options.limit}

@@ -1,8 +1,11 @@
 """What the machine does besides: load, other processes' and the hypervisor's share of the processor."""
 
+import contextlib
+import fcntl
 import os
 import platform
 import resource
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +78,15 @@ def wait_until_quiet(limit, seconds):
         time.sleep(1.0)
         if watch.usage().taken() < limit:
             return
+
+
+@contextlib.contextmanager
+def alone(note):
+    """Keeps a second comparison on this machine waiting: two at once would measure each other."""
+    with open(Path(tempfile.gettempdir()) / f"shadowllm-compare-{os.getuid()}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("another comparison is running on this machine: waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
