@@ -28,7 +28,7 @@ fn logits_and_loss_are_pytorchs_everywhere() {
                 for reading in [Reading::Prefill(48), Reading::Prefill(7), Reading::Decode] {
                     let got = logits(&model, exec, &ids, KvFormat::F32, reading);
                     let case = format!("{family}, {isa:?}, {threads} threads, {reading:?}");
-                    assert!(max_difference(&got, &expected) < 1e-3, "{case}");
+                    assert!(max_difference(&got, &expected) < 2e-5, "{case}");
                     assert!((loss(&got, &ids) - expected_loss).abs() < 1e-4, "{case}");
                     let first = first.get_or_insert_with(|| got.clone());
                     assert!(same_bits(&got, first), "{case}: other bits than the first run");

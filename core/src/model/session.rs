@@ -205,7 +205,7 @@ impl<'a, 'm> Session<'a, 'm> {
             left -= batch.len();
             self.forward(exec, batch)?;
             if left == 0 {
-                self.compute_logits(exec, batch.len() - 1, 1);
+                self.compute_logits(exec, batch.len() - 1, 1)?;
             }
             self.position += batch.len();
         }
@@ -232,7 +232,7 @@ impl<'a, 'm> Session<'a, 'm> {
             let mut row = 0;
             while row < batch.len() {
                 let rows = self.options.logit_rows.min(batch.len() - row);
-                self.compute_logits(exec, row, rows);
+                self.compute_logits(exec, row, rows)?;
                 for logits in self.buffers.logits.chunks(vocab.next_multiple_of(16)).take(rows) {
                     each(index, &logits[..vocab]);
                     index += 1;

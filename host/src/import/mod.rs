@@ -188,6 +188,10 @@ impl SourceTensor<'_> {
         for (row, out) in all.chunks_exact_mut(self.cols.max(1)).enumerate() {
             self.row(row, out)?;
         }
+        // A bias of rotated heads is in the order of its matrix's rows.
+        if self.rows == 1 && self.interleaved.is_some() {
+            return Ok((0..all.len()).map(|i| all[self.data_row(i)]).collect());
+        }
         Ok(all)
     }
 }

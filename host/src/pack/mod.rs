@@ -239,14 +239,7 @@ impl Writer<'_> {
             return Ok(self.source.spec().rope.clone());
         }
         let tensor = self.tensor(kind, layer)?;
-        let values = tensor.vector().map_err(|e| Error::file(self.source.path(), e))?;
-        // A bias of rotated heads is in the order of its matrix.
-        Ok(match tensor.interleaved {
-            Some(dim) => {
-                (0..values.len()).map(|r| values[r / dim * dim + r % (dim / 2) * 2 + r % dim / (dim / 2)]).collect()
-            }
-            None => values,
-        })
+        tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
     /// Encodes a matrix and puts its tiles where the geometry wants them.
