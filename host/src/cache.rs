@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::import;
 use crate::model::LoadedModel;
-use crate::pack::{Formats, Progress, pack};
+use crate::pack::{Arrangement, Formats, Progress, pack};
 use std::path::{Path, PathBuf};
 
 /// `$XDG_CACHE_HOME/shadowllm`, or the platform's usual place; made if it is not there.
@@ -59,7 +59,7 @@ pub fn image_for(path: &Path, note: &mut dyn FnMut(&str), progress: Progress) ->
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
-    pack(&*source, formats, &target, progress)?;
+    pack(&*source, formats, Arrangement::DENSE, &target, progress)?;
     Ok(target)
 }
 

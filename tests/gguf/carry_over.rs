@@ -8,7 +8,7 @@ use shadowllm_core::{Format, KvFormat};
 use shadowllm_host::import;
 use shadowllm_host::import::gguf::GgmlType;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::{Formats, pack};
+use shadowllm_host::pack::{Arrangement, Formats, pack};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::gguf_file::{GgufFile, GgufTensor};
@@ -115,7 +115,7 @@ fn blocks_are_taken_over_bit_by_bit() {
         let source = import::open(&file).unwrap();
         let formats = Formats::like(&*source).unwrap();
         assert_eq!(formats, Formats { weights: format, output: Format::Q8_0 });
-        let packed = pack(&*source, formats, &image, &mut |_, _| {}).unwrap();
+        let packed = pack(&*source, formats, Arrangement::DENSE, &image, &mut |_, _| {}).unwrap();
         let model = LoadedModel::open(&image, None).unwrap();
         assert_eq!(packed.carried_over, check_blocks(&gguf, model.model().image()), "{kind}");
     }
@@ -136,7 +136,8 @@ fn a_gguf_file_and_a_folder_of_the_same_weights_are_the_same_model() {
         let expected = read(&path("folder.sllm"), &ids);
         assert!(same_bits(&read(&path("gguf.sllm"), &ids), &expected), "{kind}: other bits");
         let source = import::open(&path("model.gguf")).unwrap();
-        pack(&*source, Formats::like(&*source).unwrap(), &path("own.sllm"), &mut |_, _| {}).unwrap();
+        pack(&*source, Formats::like(&*source).unwrap(), Arrangement::DENSE, &path("own.sllm"), &mut |_, _| {})
+            .unwrap();
         let got = read(&path("own.sllm"), &ids);
         let error: f64 = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         let power: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();

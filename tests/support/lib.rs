@@ -11,10 +11,10 @@ pub mod gguf_file;
 pub mod program;
 
 use safetensors::SafeTensors;
-use shadowllm_core::{Executor, Isa, KvFormat, SessionOptions};
+use shadowllm_core::{Executor, Isa, KvFormat, Session, SessionOptions};
 use shadowllm_host::import;
 use shadowllm_host::model::{LoadedModel, isas};
-use shadowllm_host::pack::{Formats, pack};
+use shadowllm_host::pack::{Arrangement, Formats, pack};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -57,13 +57,29 @@ pub fn fixture_ids(family: &str) -> Vec<u32> {
     tensor(&expected, "input_ids").data.iter().map(|x| *x as u32).collect()
 }
 
-/// Packs a model to `out` in one format.
+/// Packs a model to `out` in one format, densely.
 ///
 /// # Panics
 /// When it cannot.
 pub fn pack_to(source: &Path, format: shadowllm_core::Format, out: &Path) {
+    pack_as(source, format, Arrangement::DENSE, out);
+}
+
+/// Packs a model to `out` in one format and arrangement.
+///
+/// # Panics
+/// When it cannot.
+pub fn pack_as(source: &Path, format: shadowllm_core::Format, arrangement: Arrangement, out: &Path) {
     let source = import::open(source).unwrap();
-    pack(&*source, Formats { weights: format, output: format }, out, &mut |_, _| {}).unwrap();
+    pack(&*source, Formats { weights: format, output: format }, arrangement, out, &mut |_, _| {}).unwrap();
+}
+
+/// Every group size, attention by head and by input, the FFN by input.
+pub fn arrangements() -> Vec<Arrangement> {
+    let groups = [1, 4, 8, 16, 32].map(|neuron_group| Arrangement { neuron_group, ..Arrangement::DENSE });
+    let mixed = [1, 32].map(|neuron_group| Arrangement { neuron_group, attention_by_input: true, ffn_by_input: false });
+    let rest = [Arrangement::INPUT, Arrangement { attention_by_input: false, ..Arrangement::INPUT }];
+    groups.into_iter().chain(mixed).chain(rest).collect()
 }
 
 /// How a text is read.
@@ -80,10 +96,32 @@ pub enum Reading {
 /// # Panics
 /// When the model refuses.
 pub fn logits(model: &LoadedModel, exec: &dyn Executor, ids: &[u32], kv: KvFormat, reading: Reading) -> Vec<f32> {
+    logits_with(model, exec, ids, kv, reading, None)
+}
+
+/// What is done to a session that may skip, before it reads.
+pub type Prepare<'a> = &'a dyn Fn(&mut Session);
+
+/// [`logits`] of a session that may skip when `prepare` is there.
+///
+/// # Panics
+/// When the model refuses.
+pub fn logits_with(
+    model: &LoadedModel,
+    exec: &dyn Executor,
+    ids: &[u32],
+    kv: KvFormat,
+    reading: Reading,
+    prepare: Option<Prepare>,
+) -> Vec<f32> {
     let batch = if let Reading::Prefill(n) = reading { n } else { 1 };
-    let options = SessionOptions { context: ids.len(), batch, logit_rows: batch.min(5), kv };
+    let options =
+        SessionOptions { context: ids.len(), batch, logit_rows: batch.min(5), kv, sparsity: prepare.is_some() };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
+    if let Some(prepare) = prepare {
+        prepare(&mut session);
+    }
     let mut all = Vec::new();
     match reading {
         Reading::Prefill(_) => session.prefill_each(exec, ids, &mut |_, row| all.extend_from_slice(row)).unwrap(),

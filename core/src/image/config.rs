@@ -67,8 +67,12 @@ pub struct Config {
     pub activation: Activation,
     /// How positions enter.
     pub positions: Positions,
-    /// Neurons per group (what may be skipped as one).
+    /// Neurons per group (what may be skipped as one): 1, 4, 8, 16 or 32.
     pub neuron_group: usize,
+    /// Whether the maps of attention (Q, K, V, O) are stored by input, so that single inputs may be skipped.
+    pub attention_by_input: bool,
+    /// Whether the maps of the FFN (gate, up, down) are.
+    pub ffn_by_input: bool,
     /// Beginning-of-sequence token.
     pub bos: Option<u32>,
     /// End-of-sequence tokens, the first `eos_len` are meant.
@@ -87,6 +91,16 @@ impl Config {
     /// Width of one head in the KV cache: `head_dim` rounded up to 16.
     pub const fn head_width(&self) -> usize {
         self.head_dim.next_multiple_of(16)
+    }
+
+    /// Neurons in activation buffers: `ffn` rounded up to 32.
+    pub const fn neuron_width(&self) -> usize {
+        self.ffn.next_multiple_of(32)
+    }
+
+    /// Groups of neurons in a layer, those of the padding included.
+    pub const fn neuron_groups(&self) -> usize {
+        self.neuron_width() / self.neuron_group
     }
 
     /// End-of-sequence tokens.
@@ -128,6 +142,8 @@ impl Config {
             activation: Activation::from_code(raw[60]).ok_or(Error::Malformed("unknown activation"))?,
             positions: if at(16) == 0 { Positions::Rope } else { Positions::Learned },
             neuron_group: at(17),
+            attention_by_input: at(29) & 1 != 0,
+            ffn_by_input: at(29) & 2 != 0,
             bos: (at(18) != 0).then(|| u32_at(raw, 76)),
             eos_len: at(20),
             eos,
@@ -166,6 +182,7 @@ impl Config {
         words[19] = self.bos.unwrap_or(0);
         words[20] = self.eos_len as u32;
         words[21..21 + MAX_EOS].copy_from_slice(&self.eos);
+        words[29] = u32::from(self.attention_by_input) | u32::from(self.ffn_by_input) << 1;
         let mut raw = [0; LEN];
         for (out, word) in raw.chunks_exact_mut(4).zip(words) {
             out.copy_from_slice(&word.to_le_bytes());
@@ -195,7 +212,7 @@ impl Config {
             ((1..=1 << 26).contains(&self.max_positions), "max_positions"),
             (self.window <= 1 << 26, "window"),
             (self.norm_eps.is_finite() && self.norm_eps >= 0.0, "norm_eps"),
-            (self.neuron_group == 32, "neuron_group (this version reads groups of 32)"),
+            (matches!(self.neuron_group, 1 | 4 | 8 | 16 | 32), "neuron_group (1, 4, 8, 16 or 32)"),
             (self.eos_len <= MAX_EOS, "eos"),
         ];
         match fields.iter().find(|(ok, _)| !ok) {

@@ -10,7 +10,7 @@ mod tensors;
 
 pub use config::{Config, MAX_EOS, Norm, Positions};
 pub use head::{HEADER_LEN, MAGIC, SECTION_LEN, Section, SectionKind, VERSION, crc32};
-pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage};
+pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage, layout_of};
 
 use crate::error::Error;
 use crate::kernels::Matrix;

@@ -148,12 +148,12 @@ impl Entry {
         let storage = if raw[1] == VECTOR {
             Storage::Vector { len: n(16) }
         } else {
-            if raw[3] as usize != TILE_ROWS || raw[2] > 1 {
+            if raw[3] as usize != TILE_ROWS {
                 return Err(bad);
             }
             Storage::Tiles(Geometry {
                 format: Format::from_code(raw[1]).ok_or(bad)?,
-                layout: if raw[2] == 0 { Layout::Rows } else { Layout::Columns },
+                layout: *Layout::ALL.get(raw[2] as usize).ok_or(bad)?,
                 panels: n(16),
                 k_blocks: n(20),
                 units_per_group: n(24),
@@ -290,46 +290,74 @@ impl Slots {
 enum Expected {
     /// A vector of so many floats.
     Vector(usize),
-    /// A matrix with so many outputs and inputs, in heads or not.
-    Matrix { layout: Layout, outputs: usize, inputs: usize, group: Group },
+    /// A matrix with so many outputs and inputs.
+    Matrix {
+        /// Order of its blocks.
+        layout: Layout,
+        /// Length of an output vector.
+        outputs: usize,
+        /// Length of an input vector.
+        inputs: usize,
+        /// Units in a group; 0 where all are one.
+        per_group: usize,
+        /// Outputs from group to group, where outputs are grouped.
+        group_width: usize,
+    },
 }
 
-/// How the units of a matrix are grouped.
-#[derive(Clone, Copy, PartialEq)]
-enum Group {
-    /// By head.
-    Head,
-    /// By group of neurons.
-    Neurons,
-    /// Not at all.
-    Whole,
+/// How the blocks of a matrix are ordered in a model of this shape.
+pub fn layout_of(kind: Kind, c: &Config) -> Layout {
+    match kind {
+        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Layout::ColumnLines,
+        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Layout::ColumnLines,
+        Kind::O => Layout::Columns,
+        Kind::Down if c.neuron_group < BLOCK => Layout::ColumnLines,
+        Kind::Down => Layout::Columns,
+        Kind::Gate | Kind::Up if c.neuron_group < TILE_ROWS => Layout::RowLines,
+        _ => Layout::Rows,
+    }
 }
 
 fn expected(kind: Kind, c: &Config) -> Expected {
-    use Layout::{Columns, Rows};
-    let d = c.d_model.next_multiple_of(BLOCK);
-    let e = c.d_embed.next_multiple_of(BLOCK);
-    let ffn = c.ffn.next_multiple_of(c.neuron_group);
+    let block = |n: usize| n.next_multiple_of(BLOCK);
+    let (d, e, ffn) = (block(c.d_model), block(c.d_embed), c.neuron_width());
     let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
+    let layout = layout_of(kind, c);
     let vector = Expected::Vector;
-    let matrix = |layout, outputs, inputs, group| Expected::Matrix { layout, outputs, inputs, group };
+    let matrix = |outputs: usize, inputs, per_group, group_width| {
+        let outputs = outputs.next_multiple_of(if layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS });
+        Expected::Matrix { layout, outputs, inputs, per_group, group_width }
+    };
+    // Whatever is stored by input as a whole has no groups.
+    let whole = |outputs, inputs| matrix(outputs, inputs, 0, 0);
     match kind {
-        Kind::Embed | Kind::Output => matrix(Rows, c.vocab.next_multiple_of(TILE_ROWS), e, Group::Whole),
+        Kind::Embed | Kind::Output => whole(c.vocab, e),
         Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),
-        Kind::ProjectIn => matrix(Rows, c.d_model.next_multiple_of(TILE_ROWS), e, Group::Whole),
-        Kind::ProjectOut => matrix(Rows, c.d_embed.next_multiple_of(TILE_ROWS), d, Group::Whole),
+        Kind::ProjectIn => whole(c.d_model, e),
+        Kind::ProjectOut => whole(c.d_embed, d),
         Kind::RopeFrequencies => vector(c.head_dim / 2),
         Kind::QNorm | Kind::KNorm => vector(c.head_dim),
-        Kind::Q => matrix(Rows, q, d, Group::Head),
-        Kind::K | Kind::V => matrix(Rows, kv, d, Group::Head),
-        Kind::O => matrix(Columns, c.d_model.next_multiple_of(TILE_ROWS), q, Group::Head),
-        Kind::Gate | Kind::Up => matrix(Rows, ffn, d, Group::Neurons),
-        Kind::Down => matrix(Columns, c.d_model.next_multiple_of(TILE_ROWS), ffn, Group::Neurons),
+        Kind::Q if c.attention_by_input => whole(q, d),
+        Kind::K | Kind::V if c.attention_by_input => whole(kv, d),
+        Kind::O if c.attention_by_input => whole(c.d_model, q),
+        Kind::Gate | Kind::Up if c.ffn_by_input => whole(ffn, d),
+        Kind::Down if c.ffn_by_input => whole(c.d_model, ffn),
+        Kind::Q => matrix(q, d, c.head_width() / TILE_ROWS, c.head_slot()),
+        Kind::K | Kind::V => matrix(kv, d, c.head_width() / TILE_ROWS, c.head_slot()),
+        Kind::O => matrix(c.d_model, q, c.head_slot() / BLOCK, 0),
+        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(rows_of(layout)), c.neuron_group),
+        Kind::Down if layout == Layout::Columns => matrix(c.d_model, ffn, c.neuron_group / BLOCK, 0),
+        Kind::Down => matrix(c.d_model, ffn, c.neuron_group, 0),
         Kind::QBias => vector(q),
         Kind::KBias | Kind::VBias => vector(kv),
         Kind::GateBias | Kind::UpBias => vector(ffn),
         _ => vector(c.d_model),
     }
+}
+
+/// Outputs of a unit of gate and up.
+fn rows_of(layout: Layout) -> usize {
+    if layout == Layout::Rows { TILE_ROWS } else { 1 }
 }
 
 fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {
@@ -341,25 +369,13 @@ fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {
             let fits = len == found && aligned && len.checked_mul(4).is_some_and(|n| n <= rest.len());
             if fits { Ok(()) } else { Err(bad) }
         }
-        (Expected::Matrix { layout, outputs, inputs, group }, Storage::Tiles(g)) => {
+        (Expected::Matrix { layout, outputs, inputs, per_group, group_width }, Storage::Tiles(g)) => {
             Matrix::new(g, rest).map_err(|_| bad)?;
-            let per_group = match (group, layout) {
-                (Group::Head, Layout::Rows) => c.head_width() / TILE_ROWS,
-                (Group::Head, Layout::Columns) => c.head_slot() / BLOCK,
-                (Group::Neurons, Layout::Rows) => c.neuron_group / TILE_ROWS,
-                (Group::Neurons, Layout::Columns) => c.neuron_group / BLOCK,
-                (Group::Whole, _) => g.units(),
-            };
-            let width = match (group, layout) {
-                (Group::Head, Layout::Rows) => c.head_slot(),
-                (Group::Neurons, Layout::Rows) => c.neuron_group,
-                _ => g.group_width,
-            };
-            let whole = group != Group::Whole || g.panels * TILE_ROWS == outputs;
-            let fits = whole
+            // A matrix without groups is one group, and its outputs are as many as its panels'.
+            let whole = g.units_per_group == g.units() && g.panels * TILE_ROWS == outputs;
+            let grouped = g.units_per_group == per_group && (group_width == 0 || g.group_width == group_width);
+            let fits = (if per_group == 0 { whole } else { grouped })
                 && g.layout == layout
-                && g.units_per_group == per_group
-                && g.group_width == width
                 && g.input_width() == inputs
                 && g.output_width() == outputs;
             if fits { Ok(()) } else { Err(bad) }

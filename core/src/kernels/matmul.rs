@@ -1,6 +1,7 @@
 //! The loops of the matrix kernels, once for every instruction set. The contract is in the parent module.
 
-use super::{RawInput, Walk};
+use super::RawInput;
+use super::tiles::Tiles;
 use crate::format::{BLOCK, TILE_ROWS};
 use crate::simd::Lanes;
 
@@ -43,14 +44,14 @@ fn block_sum(offset: i32) -> f32 {
 
 /// How far ahead of its use a decode asks for weights. The processor's own prefetcher stops at every page
 /// and starts anew; measured, asking this far ahead brings one thread from half to most of the bandwidth.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Asks for the lines of a tile [`AHEAD`].
 ///
 /// # Safety
 /// `L`'s features must be there.
 #[inline(always)]
-unsafe fn prefetch_ahead<L: Lanes>(tile: *const u8, bytes: usize) {
+pub(super) unsafe fn prefetch_ahead<L: Lanes>(tile: *const u8, bytes: usize) {
     for line in 0..bytes.div_ceil(64) {
         // SAFETY: a hint, whatever the address.
         unsafe { L::prefetch(tile.wrapping_add(AHEAD + line * 64)) };
@@ -60,12 +61,12 @@ unsafe fn prefetch_ahead<L: Lanes>(tile: *const u8, bytes: usize) {
 /// Integer panel times `n` tokens.
 ///
 /// # Safety
-/// The walk must visit whole tiles of `D`'s format, as many as `x` has blocks; `x` must have `n` rows; `out`
+/// `tiles` must hand out whole tiles of `D`'s format, as many as `x` has blocks; `x` must have `n` rows; `out`
 /// must be valid for 16 floats at each multiple of `stride`; `D`'s features must be there.
 #[inline(always)]
-pub(super) unsafe fn gemm_int<D: TileDot>(
+pub(super) unsafe fn gemm_int<D: TileDot, S: Tiles<D::L>>(
     table: &[i8; 16],
-    walk: &Walk,
+    tiles: &S,
     x: &RawInput,
     n: usize,
     out: *mut f32,
@@ -75,23 +76,23 @@ pub(super) unsafe fn gemm_int<D: TileDot>(
     // SAFETY: `t + step <= n` before each call; the rest by the caller.
     unsafe {
         while D::TOKENS >= 16 && n - t >= 16 {
-            gemm_int_tokens::<D, 16>(table, walk, x, t, out, stride);
+            gemm_int_tokens::<D, S, 16>(table, tiles, x, t, out, stride);
             t += 16;
         }
         while D::TOKENS >= 8 && n - t >= 8 {
-            gemm_int_tokens::<D, 8>(table, walk, x, t, out, stride);
+            gemm_int_tokens::<D, S, 8>(table, tiles, x, t, out, stride);
             t += 8;
         }
         while D::TOKENS >= 4 && n - t >= 4 {
-            gemm_int_tokens::<D, 4>(table, walk, x, t, out, stride);
+            gemm_int_tokens::<D, S, 4>(table, tiles, x, t, out, stride);
             t += 4;
         }
         while D::TOKENS >= 2 && n - t >= 2 {
-            gemm_int_tokens::<D, 2>(table, walk, x, t, out, stride);
+            gemm_int_tokens::<D, S, 2>(table, tiles, x, t, out, stride);
             t += 2;
         }
         while n - t >= 1 {
-            gemm_int_tokens::<D, 1>(table, walk, x, t, out, stride);
+            gemm_int_tokens::<D, S, 1>(table, tiles, x, t, out, stride);
             t += 1;
         }
     }
@@ -102,9 +103,9 @@ pub(super) unsafe fn gemm_int<D: TileDot>(
 /// # Safety
 /// As [`gemm_int`], with `t + T` rows.
 #[inline(always)]
-unsafe fn gemm_int_tokens<D: TileDot, const T: usize>(
+unsafe fn gemm_int_tokens<D: TileDot, S: Tiles<D::L>, const T: usize>(
     table: &[i8; 16],
-    walk: &Walk,
+    tiles: &S,
     x: &RawInput,
     t: usize,
     out: *mut f32,
@@ -114,29 +115,20 @@ unsafe fn gemm_int_tokens<D: TileDot, const T: usize>(
     unsafe {
         let blocks = x.width / BLOCK;
         let mut acc = [D::L::splat(0.0); T];
-        let mut kb = 0;
-        for outer in 0..walk.outer {
-            let mut tile = walk.start.add(outer * walk.outer_stride);
-            for inner in 0..walk.inner {
-                if T == 1 {
-                    prefetch_ahead::<D::L>(tile, D::TILE);
-                }
-                let codes = D::decode(tile, table);
-                let scale = D::L::load_f16(tile.cast());
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let at = (t + i) * blocks + kb;
-                    let offset = *x.offsets.add(at);
-                    let dot = D::dot(&codes, x.quants.add((t + i) * x.width + kb * BLOCK), offset);
-                    let sx = *x.scales.add(at);
-                    *acc = acc.add(dot.mul(scale.mul(D::L::splat(sx))));
-                    if D::AFFINE {
-                        let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
-                        *acc = acc.add(min.mul(D::L::splat(sx * block_sum(offset))));
-                    }
-                }
-                kb += 1;
-                if inner + 1 < walk.inner {
-                    tile = tile.add(walk.inner_stride);
+        let mut tiles = *tiles;
+        for kb in 0..blocks {
+            let tile = tiles.next(T == 1);
+            let codes = D::decode(tile, table);
+            let scale = D::L::load_f16(tile.cast());
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let at = (t + i) * blocks + kb;
+                let offset = *x.offsets.add(at);
+                let dot = D::dot(&codes, x.quants.add((t + i) * x.width + kb * BLOCK), offset);
+                let sx = *x.scales.add(at);
+                *acc = acc.add(dot.mul(scale.mul(D::L::splat(sx))));
+                if D::AFFINE {
+                    let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
+                    *acc = acc.add(min.mul(D::L::splat(sx * block_sum(offset))));
                 }
             }
         }
@@ -239,9 +231,9 @@ pub(super) unsafe fn accumulate<L: Lanes, E: Element, const T: usize>(
 /// # Safety
 /// As [`gemm_int`].
 #[inline(always)]
-pub(super) unsafe fn gemm_float<L: Lanes, E: Element>(
+pub(super) unsafe fn gemm_float<L: Lanes, E: Element, S: Tiles<L>>(
     _table: &[i8; 16],
-    walk: &Walk,
+    tiles: &S,
     x: &RawInput,
     n: usize,
     out: *mut f32,
@@ -251,11 +243,11 @@ pub(super) unsafe fn gemm_float<L: Lanes, E: Element>(
     // SAFETY: `t + step <= n` before each call; the rest by the caller.
     unsafe {
         while n - t >= 4 {
-            gemm_float_tokens::<L, E, 4>(walk, x, t, out, stride);
+            gemm_float_tokens::<L, E, S, 4>(tiles, x, t, out, stride);
             t += 4;
         }
         while n - t >= 1 {
-            gemm_float_tokens::<L, E, 1>(walk, x, t, out, stride);
+            gemm_float_tokens::<L, E, S, 1>(tiles, x, t, out, stride);
             t += 1;
         }
     }
@@ -266,8 +258,8 @@ pub(super) unsafe fn gemm_float<L: Lanes, E: Element>(
 /// # Safety
 /// As [`gemm_int`], with `t + T` rows.
 #[inline(always)]
-unsafe fn gemm_float_tokens<L: Lanes, E: Element, const T: usize>(
-    walk: &Walk,
+unsafe fn gemm_float_tokens<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
+    tiles: &S,
     x: &RawInput,
     t: usize,
     out: *mut f32,
@@ -276,17 +268,10 @@ unsafe fn gemm_float_tokens<L: Lanes, E: Element, const T: usize>(
     // SAFETY: by the contract of `gemm_int`.
     unsafe {
         let mut acc = [L::splat(0.0); T];
-        let mut kb = 0;
-        for outer in 0..walk.outer {
-            let mut tile = walk.start.add(outer * walk.outer_stride);
-            for inner in 0..walk.inner {
-                let rows: [*const f32; T] = core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
-                accumulate::<L, E, T>(&mut acc, tile.cast(), TILE_ROWS, BLOCK, &rows);
-                kb += 1;
-                if inner + 1 < walk.inner {
-                    tile = tile.add(walk.inner_stride);
-                }
-            }
+        let mut tiles = *tiles;
+        for kb in 0..x.width / BLOCK {
+            let rows: [*const f32; T] = core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
+            accumulate::<L, E, T>(&mut acc, tiles.next(T == 1).cast(), TILE_ROWS, BLOCK, &rows);
         }
         for (i, a) in acc.iter().enumerate() {
             a.store(out.add((t + i) * stride));

@@ -1,20 +1,26 @@
-//! A weight matrix in the image: tiles of 16 outputs by 32 inputs, in one of two orders.
+//! A weight matrix in the image: blocks of 32 weights in one of four orders.
 //!
 //! ```text
-//!   Rows    (Q, K, V, gate, up, embedding, output)    Columns (O, down: "transposed" at pack time)
+//!   tiles of 16 outputs by 32 inputs, for dot products of 16 outputs at a time
+//!   Rows                                              Columns (transposed at pack time)
 //!   panel 0: tile k=0, tile k=1, ...                  k-block 0: tile panel=0, tile panel=1, ...
 //!   panel 1: tile k=0, tile k=1, ...                  k-block 1: tile panel=0, tile panel=1, ...
+//!
+//!   lines of blocks, for skipping single outputs or inputs
+//!   RowLines                                          ColumnLines (transposed at pack time)
+//!   output 0: inputs 0..32, inputs 32..64, ...        input 0: outputs 0..32, outputs 32..64, ...
+//!   output 1: inputs 0..32, inputs 32..64, ...        input 1: outputs 0..32, outputs 32..64, ...
 //! ```
-//! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel under `Rows`, a k-block under
-//! `Columns`) is a *unit*: the smallest run of bytes a sparse pass may leave out. `units_per_group`
-//! consecutive units form a group (a head, a group of neurons); groups stand `group_stride` bytes apart, so
-//! that the parts of several matrices that are used together can lie together.
+//! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel, a k-block, a line) is a
+//! *unit*: the smallest run of bytes a sparse pass may leave out. `units_per_group` consecutive units form a
+//! group (a head, a group of neurons); groups stand `group_stride` bytes apart, so that the parts of several
+//! matrices that are used together can lie together. Blocks run along the reduction, but for `ColumnLines`.
 
 use crate::error::Error;
 use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
 use half::f16;
 
-/// The order of a matrix's tiles.
+/// The order of a matrix's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Layout {
@@ -22,16 +28,35 @@ pub enum Layout {
     Rows = 0,
     /// All tiles of 32 inputs together.
     Columns = 1,
+    /// All blocks of an output together.
+    RowLines = 2,
+    /// All blocks of an input together; its blocks run along the outputs.
+    ColumnLines = 3,
 }
 
-/// Where the tiles of a matrix are, without the bytes.
+impl Layout {
+    /// All, in the order of their codes.
+    pub const ALL: [Layout; 4] = [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines];
+
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layout::Rows => "rows",
+            Layout::Columns => "columns",
+            Layout::RowLines => "row-lines",
+            Layout::ColumnLines => "column-lines",
+        }
+    }
+}
+
+/// Where the blocks of a matrix are, without the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Number format.
     pub format: Format,
-    /// Tile order.
+    /// Block order.
     pub layout: Layout,
-    /// Panels of 16 outputs.
+    /// Panels of 16 outputs (an even number under `ColumnLines`, whose blocks hold 32).
     pub panels: usize,
     /// Blocks of 32 inputs.
     pub k_blocks: usize,
@@ -39,26 +64,44 @@ pub struct Geometry {
     pub units_per_group: usize,
     /// Bytes from one group's first unit to the next group's.
     pub group_stride: usize,
-    /// Under `Rows`: outputs from one group's first to the next group's (at least 16 * units_per_group).
+    /// Under `Rows` and `RowLines`: outputs from one group's first to the next group's (at least those of its
+    /// units).
     pub group_width: usize,
 }
 
 impl Geometry {
-    /// Units: panels under `Rows`, k-blocks under `Columns`.
+    /// Units: panels under `Rows`, k-blocks under `Columns`, outputs or inputs where those are lines.
     pub const fn units(&self) -> usize {
         match self.layout {
             Layout::Rows => self.panels,
             Layout::Columns => self.k_blocks,
+            Layout::RowLines => self.panels * TILE_ROWS,
+            Layout::ColumnLines => self.k_blocks * BLOCK,
         }
     }
 
     /// Bytes of one unit.
     pub const fn unit_bytes(&self) -> usize {
-        self.format.tile_bytes()
-            * match self.layout {
-                Layout::Rows => self.k_blocks,
-                Layout::Columns => self.panels,
-            }
+        match self.layout {
+            Layout::Rows => self.format.tile_bytes() * self.k_blocks,
+            Layout::Columns => self.format.tile_bytes() * self.panels,
+            Layout::RowLines => self.format.block_bytes() * self.k_blocks,
+            Layout::ColumnLines => self.format.block_bytes() * (self.panels * TILE_ROWS / BLOCK),
+        }
+    }
+
+    /// Outputs of a unit, where units are outputs.
+    const fn unit_outputs(&self) -> usize {
+        match self.layout {
+            Layout::Rows => TILE_ROWS,
+            Layout::RowLines => 1,
+            Layout::Columns | Layout::ColumnLines => 0,
+        }
+    }
+
+    /// Whether products take quantized inputs (else floats): dot products along blocks of integers do.
+    pub const fn takes_int8(&self) -> bool {
+        self.format.takes_int8() && !matches!(self.layout, Layout::ColumnLines)
     }
 
     /// Bytes of all units, without what lies between groups.
@@ -74,23 +117,29 @@ impl Geometry {
     /// Length of an output vector (a multiple of 16).
     pub const fn output_width(&self) -> usize {
         match self.layout {
-            Layout::Rows => self.panels / self.units_per_group * self.group_width,
-            Layout::Columns => self.panels * TILE_ROWS,
+            Layout::Rows | Layout::RowLines => self.units() / self.units_per_group * self.group_width,
+            Layout::Columns | Layout::ColumnLines => self.panels * TILE_ROWS,
         }
     }
 
-    /// Bytes from the first tile's first to the last tile's last, or `None` when the geometry is impossible.
+    /// Bytes from the first unit's first to the last unit's last, or `None` when the geometry is impossible.
     pub fn span(&self) -> Option<usize> {
-        let (units, upg) = (self.units(), self.units_per_group);
-        if units == 0 || upg == 0 || !units.is_multiple_of(upg) || self.panels == 0 || self.k_blocks == 0 {
+        let upg = self.units_per_group;
+        // Counts far above any model's keep the products below inside 64 bits.
+        if self.panels == 0 || self.k_blocks == 0 || upg == 0 || self.panels.max(self.k_blocks) > 1 << 26 {
             return None;
         }
-        if self.layout == Layout::Rows && self.group_width < upg.checked_mul(TILE_ROWS)? {
+        let units = self.units();
+        if !units.is_multiple_of(upg) || self.layout == Layout::ColumnLines && !self.panels.is_multiple_of(2) {
             return None;
         }
-        let tiles = if self.layout == Layout::Rows { self.k_blocks } else { self.panels };
-        let group = upg.checked_mul(self.format.tile_bytes().checked_mul(tiles)?)?;
-        if self.group_stride < group {
+        if self.group_width < upg.checked_mul(self.unit_outputs())? {
+            return None;
+        }
+        let blocks = self.panels.checked_mul(TILE_ROWS)?.checked_mul(self.k_blocks)?;
+        let bytes = blocks.checked_mul(self.format.block_bytes())?;
+        let group = bytes / units * upg;
+        if self.group_stride < group || bytes > isize::MAX as usize {
             return None;
         }
         // Widths are used as element counts too: keep them far from overflow.
@@ -106,6 +155,28 @@ impl Geometry {
 pub struct Matrix<'a> {
     geometry: Geometry,
     tiles: &'a [u8],
+}
+
+/// Where the lines of a matrix are.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    start: *const u8,
+    per_group: usize,
+    group_stride: usize,
+    line_bytes: usize,
+}
+
+impl Lines {
+    /// First byte of line `i`.
+    ///
+    /// # Safety
+    /// There must be a line `i`.
+    #[inline(always)]
+    pub unsafe fn line(&self, i: usize) -> *const u8 {
+        let at = i / self.per_group * self.group_stride + i % self.per_group * self.line_bytes;
+        // SAFETY: inside the matrix by the caller's promise.
+        unsafe { self.start.add(at) }
+    }
 }
 
 /// The way a kernel walks through the tiles of one panel: for each of `outer` groups `inner` tiles.
@@ -156,14 +227,30 @@ impl<'a> Matrix<'a> {
         let g = &self.geometry;
         match g.layout {
             Layout::Rows => p / g.units_per_group * g.group_width + p % g.units_per_group * TILE_ROWS,
-            Layout::Columns => p * TILE_ROWS,
+            // Groups of lines follow each other without padding (checked by the image).
+            Layout::Columns | Layout::RowLines | Layout::ColumnLines => p * TILE_ROWS,
+        }
+    }
+
+    /// Where the lines are, under [`Layout::RowLines`] and [`Layout::ColumnLines`].
+    ///
+    /// # Panics
+    /// When the matrix is made of tiles.
+    pub fn lines(&self) -> Lines {
+        let g = &self.geometry;
+        assert!(matches!(g.layout, Layout::RowLines | Layout::ColumnLines), "a matrix of tiles has no lines");
+        Lines {
+            start: self.tiles.as_ptr(),
+            per_group: g.units_per_group,
+            group_stride: g.group_stride,
+            line_bytes: g.unit_bytes(),
         }
     }
 
     /// How to visit panel `p`'s tiles in the order of the inputs.
     ///
     /// # Panics
-    /// When there is no panel `p`.
+    /// When there is no panel `p`, or no tiles.
     pub fn walk(&self, p: usize) -> Walk {
         let g = &self.geometry;
         assert!(p < g.panels, "panel out of range");
@@ -183,6 +270,7 @@ impl<'a> Matrix<'a> {
                 inner: g.units_per_group,
                 inner_stride: g.unit_bytes(),
             },
+            Layout::RowLines | Layout::ColumnLines => panic!("a matrix of lines has no tiles"),
         }
     }
 
@@ -206,12 +294,33 @@ impl<'a> Matrix<'a> {
         let g = &self.geometry;
         let (p, lane, tile) = (row / TILE_ROWS, row % TILE_ROWS, g.format.tile_bytes());
         assert!(p < g.panels && kb < g.k_blocks, "block out of range");
+        let block = |unit: usize, i: usize| {
+            let start = self.unit_offset(unit) + i * g.format.block_bytes();
+            decode_line(g.format, &self.tiles[start..start + g.format.block_bytes()])
+        };
         let start = match g.layout {
             Layout::Rows => self.unit_offset(p) + kb * tile,
             Layout::Columns => self.unit_offset(kb) + p * tile,
+            Layout::RowLines => return block(row, kb),
+            Layout::ColumnLines => {
+                return core::array::from_fn(|k| block(kb * BLOCK + k, row / BLOCK)[row % BLOCK]);
+            }
         };
         decode_block(g.format, &self.tiles[start..start + tile], lane)
     }
+}
+
+/// The 32 weights of one block of a line (GGML's arrangement; image/FORMAT.md).
+fn decode_line(format: Format, block: &[u8]) -> [f32; BLOCK] {
+    let half_at = |i: usize| f16::from_le_bytes([block[2 * i], block[2 * i + 1]]).to_f32();
+    let nibble = |header: usize, k: usize| block[header + k % 16] >> (if k < 16 { 0 } else { 4 }) & 15;
+    core::array::from_fn(|k| match format.arithmetic() {
+        Arithmetic::F32 => f32::from_le_bytes([block[4 * k], block[4 * k + 1], block[4 * k + 2], block[4 * k + 3]]),
+        Arithmetic::F16 => half_at(k),
+        Arithmetic::Int8 => half_at(0) * f32::from(block[2 + k] as i8),
+        Arithmetic::Table4 => half_at(0) * f32::from(format.table()[usize::from(nibble(2, k))]),
+        Arithmetic::Affine4 => half_at(0) * f32::from(nibble(4, k)) + half_at(1),
+    })
 }
 
 /// The 32 weights of one output in a tile: the definition of the tile formats (image/FORMAT.md).

@@ -12,15 +12,23 @@
 //! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
 //! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
 //!
-//! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`)
-//! and [`Kernels::gemv_columns`] (adds one k-block's contribution to a run of panels, for one token).
+//! Matrices stored by input ([`Layout::ColumnLines`]) follow the float contract in every format, their weights
+//! decoded first.
+//!
+//! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`),
+//! [`Kernels::gemm_rows`] (any 16 outputs of a matrix of lines: with a list of chosen outputs the `gemv_rows`),
+//! [`Kernels::gemv_columns`] (adds one k-block's contribution to a run of panels, for one token),
+//! [`Kernels::gemv_inputs`] (adds the contributions of chosen inputs, for one token: the `gemv_cols`) and
+//! [`Kernels::gemm_inputs`] (the same matrices for a run of tokens, all inputs).
 
 mod activation;
 mod attention;
+mod lines;
 mod matmul;
 mod matrix;
 mod norm;
 mod scalar;
+mod tiles;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,10 +39,13 @@ mod neon;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
-pub use matrix::{Geometry, Layout, Matrix, Walk};
+pub use matrix::{Geometry, Layout, Lines, Matrix, Walk};
 
 use crate::cpu::{Cpu, Isa};
-use crate::format::{BLOCK, TILE_ROWS};
+use crate::format::{BLOCK, Format, TILE_ROWS};
+use core::mem::MaybeUninit;
+use core::ops::Range;
+use tiles::{GatheredTiles, LARGEST_TILE, StoredTiles};
 
 /// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
 #[derive(Clone, Copy)]
@@ -55,7 +66,7 @@ pub struct Input<'a> {
 impl Input<'_> {
     fn check(&self, m: &Geometry, tokens: usize) {
         assert!(self.width == m.input_width(), "input width does not fit the matrix");
-        if m.format.takes_int8() {
+        if m.takes_int8() {
             let blocks = tokens * (self.width / BLOCK);
             assert!(self.quants.len() >= tokens * self.width, "too few quantized inputs");
             assert!(self.scales.len() >= blocks && self.offsets.len() >= blocks, "too few input scales");
@@ -96,6 +107,10 @@ impl RawInput {
 }
 
 type GemmFn = unsafe fn(&[i8; 16], &Walk, &RawInput, usize, *mut f32, usize);
+type Rows = [*const u8; TILE_ROWS];
+type GemmRowsFn = unsafe fn(&[i8; 16], &Rows, &Rows, &RawInput, usize, *mut f32, usize);
+type GemvInputsFn = unsafe fn(&[i8; 16], &Lines, &[u32], *const f32, Range<usize>, *mut f32);
+type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f32, usize);
 type ColumnsFn = unsafe fn(&[i8; 16], *const u8, usize, &RawInput, usize, *mut f32);
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
@@ -105,7 +120,10 @@ pub struct Kernels {
     isa: Isa,
     // Indexed by `Arithmetic`.
     gemm: [GemmFn; 5],
+    gemm_rows: [GemmRowsFn; 5],
     gemv_columns: [ColumnsFn; 5],
+    gemv_inputs: [GemvInputsFn; 5],
+    gemm_inputs: [GemmInputsFn; 5],
     quantize: QuantizeFn,
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNormFn,
@@ -187,13 +205,127 @@ impl Kernels {
         out: *mut f32,
         out_stride: usize,
     ) {
+        if m.geometry().layout == Layout::RowLines {
+            let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
+            let later = rows.map(|r| r + TILE_ROWS as u32);
+            // SAFETY: `out` by the caller.
+            return unsafe { self.gemm_rows_shared(m, &rows, &later, x, first, tokens, out, out_stride) };
+        }
         x.check(m.geometry(), first + tokens);
         // SAFETY: lengths were just checked, the walk stays inside the matrix, `out` by the caller, and
         // `self` exists only where its target features do.
         unsafe {
-            let raw = RawInput::from_token(x, first, m.format().takes_int8());
+            let raw = RawInput::from_token(x, first, m.geometry().takes_int8());
             let kernel = self.gemm[m.format().arithmetic() as usize];
             kernel(m.format().table(), &m.walk(panel), &raw, tokens, out, out_stride);
+        }
+    }
+
+    /// Any 16 outputs of a [`Layout::RowLines`] matrix times tokens `first..first + tokens` of `x`; token `t`'s
+    /// go to `out[t * out_stride..]` in the order of `rows`. `later` names the outputs that will be asked for
+    /// next (a hint; any numbers will do).
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    pub fn gemm_rows(
+        &self,
+        m: &Matrix,
+        rows: &[u32; TILE_ROWS],
+        later: &[u32; TILE_ROWS],
+        x: &Input,
+        first: usize,
+        tokens: usize,
+        out: &mut [f32],
+        out_stride: usize,
+    ) {
+        if tokens == 0 {
+            return;
+        }
+        assert!(out.len() >= (tokens - 1) * out_stride + TILE_ROWS, "output too short");
+        // SAFETY: `out` is exclusively borrowed and long enough.
+        unsafe { self.gemm_rows_shared(m, rows, later, x, first, tokens, out.as_mut_ptr(), out_stride) }
+    }
+
+    /// [`Kernels::gemm_rows`] into memory shared between tasks.
+    ///
+    /// # Safety
+    /// As [`Kernels::gemm_shared`].
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    unsafe fn gemm_rows_shared(
+        &self,
+        m: &Matrix,
+        rows: &[u32; TILE_ROWS],
+        later: &[u32; TILE_ROWS],
+        x: &Input,
+        first: usize,
+        tokens: usize,
+        out: *mut f32,
+        out_stride: usize,
+    ) {
+        let (g, lines) = (m.geometry(), m.lines());
+        x.check(g, first + tokens);
+        let count = g.units() as u32;
+        assert!(g.layout == Layout::RowLines && rows.iter().all(|r| *r < count), "output out of range");
+        // SAFETY: the lines exist (a hint is cut to those that do), lengths were just checked, `out` by the
+        // caller, and `self` exists only where its target features do.
+        unsafe {
+            let raw = RawInput::from_token(x, first, g.takes_int8());
+            let place = |r: u32| lines.line(r.min(count - 1) as usize);
+            let kernel = self.gemm_rows[m.format().arithmetic() as usize];
+            kernel(m.format().table(), &rows.map(place), &later.map(place), &raw, tokens, out, out_stride);
+        }
+    }
+
+    /// Adds the products of the inputs in `active` (of token 0 of `x`) to outputs
+    /// `32 * block..32 * block + y.len()` of a [`Layout::ColumnLines`] matrix, one input after the other.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit, or an input is not there.
+    pub fn gemv_inputs(&self, m: &Matrix, active: &[u32], block: usize, x: &Input, y: &mut [f32]) {
+        let (g, lines) = (m.geometry(), m.lines());
+        x.check(g, 1);
+        let blocks = block..block + y.len() / BLOCK;
+        assert!(g.layout == Layout::ColumnLines && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
+        assert!(blocks.end * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
+        // SAFETY: lines and blocks exist, lengths were just checked, and `self` exists only where its target
+        // features do.
+        unsafe {
+            let kernel = self.gemv_inputs[m.format().arithmetic() as usize];
+            kernel(m.format().table(), &lines, active, x.values.as_ptr(), blocks, y.as_mut_ptr());
+        }
+    }
+
+    /// Outputs `32 * block..32 * block + 32` of a [`Layout::ColumnLines`] matrix for tokens
+    /// `first..first + tokens` of `x`, token `t`'s at `out[t * out_stride..]`.
+    ///
+    /// # Safety
+    /// `out` must be valid for writes of 32 floats at each multiple of `out_stride` below `tokens`, and no
+    /// other task may touch them now.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    pub unsafe fn gemm_inputs(
+        &self,
+        m: &Matrix,
+        block: usize,
+        x: &Input,
+        first: usize,
+        tokens: usize,
+        out: *mut f32,
+        out_stride: usize,
+    ) {
+        let (g, lines) = (m.geometry(), m.lines());
+        x.check(g, first + tokens);
+        assert!(g.layout == Layout::ColumnLines && (block + 1) * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        // SAFETY: lines and blocks exist, lengths were just checked, `out` by the caller, and `self` exists only
+        // where its target features do.
+        unsafe {
+            let raw = RawInput::from_token(x, first, false);
+            let kernel = self.gemm_inputs[m.format().arithmetic() as usize];
+            kernel(m.format().table(), &lines, block, &raw, tokens, out, out_stride);
         }
     }
 
@@ -210,7 +342,7 @@ impl Kernels {
         // SAFETY: `run` holds exactly `panels` tiles and `k_block` is in range (column_run checks), the
         // input is long enough, and `self` exists only where its target features do.
         unsafe {
-            let raw = RawInput::from_token(x, 0, m.format().takes_int8());
+            let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
             let kernel = self.gemv_columns[m.format().arithmetic() as usize];
             kernel(m.format().table(), run.as_ptr(), panels, &raw, k_block, y.as_mut_ptr());
         }
@@ -277,11 +409,16 @@ macro_rules! instantiate {
         #[allow(clippy::missing_safety_doc, missing_docs, reason = "private instances; contracts at the generic code")]
         mod $module {
             use super::*;
-            instantiate!(@gemm gemm_f32, [$($features)?], matmul::gemm_float::<$lanes, f32>);
-            instantiate!(@gemm gemm_f16, [$($features)?], matmul::gemm_float::<$lanes, half::f16>);
-            instantiate!(@gemm gemm_int8, [$($features)?], matmul::gemm_int::<$int8>);
-            instantiate!(@gemm gemm_table4, [$($features)?], matmul::gemm_int::<$table4>);
-            instantiate!(@gemm gemm_affine4, [$($features)?], matmul::gemm_int::<$affine4>);
+            instantiate!(@gemm gemm_f32, gemm_rows_f32, [$($features)?], Format::F32, lines::F32Line, matmul::gemm_float::<$lanes, f32, _>);
+            instantiate!(@gemm gemm_f16, gemm_rows_f16, [$($features)?], Format::F16, lines::F16Line, matmul::gemm_float::<$lanes, half::f16, _>);
+            instantiate!(@gemm gemm_int8, gemm_rows_int8, [$($features)?], Format::Q8_0, lines::Int8Line, matmul::gemm_int::<$int8, _>);
+            instantiate!(@gemm gemm_table4, gemm_rows_table4, [$($features)?], Format::Q4_0, lines::Table4Line, matmul::gemm_int::<$table4, _>);
+            instantiate!(@gemm gemm_affine4, gemm_rows_affine4, [$($features)?], Format::Q4_1, lines::Affine4Line, matmul::gemm_int::<$affine4, _>);
+            instantiate!(@inputs gemv_inputs_f32, gemm_inputs_f32, [$($features)?], $lanes, lines::F32Line);
+            instantiate!(@inputs gemv_inputs_f16, gemm_inputs_f16, [$($features)?], $lanes, lines::F16Line);
+            instantiate!(@inputs gemv_inputs_int8, gemm_inputs_int8, [$($features)?], $lanes, lines::Int8Line);
+            instantiate!(@inputs gemv_inputs_table4, gemm_inputs_table4, [$($features)?], $lanes, lines::Table4Line);
+            instantiate!(@inputs gemv_inputs_affine4, gemm_inputs_affine4, [$($features)?], $lanes, lines::Affine4Line);
             instantiate!(@columns columns_f32, [$($features)?], matmul::columns_float::<$lanes, f32>);
             instantiate!(@columns columns_f16, [$($features)?], matmul::columns_float::<$lanes, half::f16>);
             instantiate!(@columns columns_int8, [$($features)?], matmul::columns_int::<$int8>);
@@ -316,6 +453,18 @@ macro_rules! instantiate {
         static $name: Kernels = Kernels {
             isa: $isa,
             gemm: [$module::gemm_f32, $module::gemm_f16, $module::gemm_int8, $module::gemm_table4, $module::gemm_affine4],
+            gemm_rows: [
+                $module::gemm_rows_f32, $module::gemm_rows_f16, $module::gemm_rows_int8, $module::gemm_rows_table4,
+                $module::gemm_rows_affine4,
+            ],
+            gemv_inputs: [
+                $module::gemv_inputs_f32, $module::gemv_inputs_f16, $module::gemv_inputs_int8,
+                $module::gemv_inputs_table4, $module::gemv_inputs_affine4,
+            ],
+            gemm_inputs: [
+                $module::gemm_inputs_f32, $module::gemm_inputs_f16, $module::gemm_inputs_int8,
+                $module::gemm_inputs_table4, $module::gemm_inputs_affine4,
+            ],
             gemv_columns: [
                 $module::columns_f32, $module::columns_f16, $module::columns_int8, $module::columns_table4,
                 $module::columns_affine4,
@@ -327,11 +476,55 @@ macro_rules! instantiate {
             attend: $module::attend,
         };
     };
-    (@gemm $name:ident, [$($features:literal)?], $body:expr) => {
+    (@gemm $name:ident, $rows:ident, [$($features:literal)?], $format:expr, $line:ty, $body:expr) => {
         $(#[target_feature(enable = $features)])?
         pub(super) unsafe fn $name(lut: &[i8; 16], w: &Walk, x: &RawInput, n: usize, out: *mut f32, stride: usize) {
             // SAFETY: shapes by the caller; features enabled here.
-            unsafe { $body(lut, w, x, n, out, stride) }
+            unsafe { $body(lut, &StoredTiles::new(w, const { $format.tile_bytes() }), x, n, out, stride) }
+        }
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $rows(
+            lut: &[i8; 16],
+            rows: &Rows,
+            later: &Rows,
+            x: &RawInput,
+            n: usize,
+            out: *mut f32,
+            stride: usize,
+        ) {
+            let mut tile = MaybeUninit::<[u8; LARGEST_TILE]>::uninit();
+            // SAFETY: shapes by the caller; the tile is this call's own; features enabled here.
+            unsafe {
+                let tiles = GatheredTiles::<$line>::new(rows, later, tile.as_mut_ptr().cast());
+                $body(lut, &tiles, x, n, out, stride)
+            }
+        }
+    };
+    (@inputs $gemv:ident, $gemm:ident, [$($features:literal)?], $lanes:ty, $line:ty) => {
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $gemv(
+            lut: &[i8; 16],
+            lines: &Lines,
+            active: &[u32],
+            x: *const f32,
+            blocks: Range<usize>,
+            y: *mut f32,
+        ) {
+            // SAFETY: shapes by the caller; features enabled here.
+            unsafe { lines::gemv_inputs::<$lanes, $line>(lut, lines, active, x, blocks, y) }
+        }
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $gemm(
+            lut: &[i8; 16],
+            lines: &Lines,
+            block: usize,
+            x: &RawInput,
+            n: usize,
+            out: *mut f32,
+            stride: usize,
+        ) {
+            // SAFETY: shapes by the caller; features enabled here.
+            unsafe { lines::gemm_inputs::<$lanes, $line>(lut, lines, block, x, n, out, stride) }
         }
     };
     (@columns $name:ident, [$($features:literal)?], $body:expr) => {

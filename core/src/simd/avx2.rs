@@ -14,6 +14,19 @@ impl From<(__m256, __m256)> for Avx2Lanes {
     }
 }
 
+/// Sixteen signed bytes as floats.
+///
+/// # Safety
+/// AVX2 must be there.
+#[inline(always)]
+unsafe fn widen(bytes: __m128i) -> Avx2Lanes {
+    // SAFETY: by the contract.
+    unsafe {
+        let (a, b) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes)));
+        Avx2Lanes(_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b))
+    }
+}
+
 macro_rules! lanewise {
     ($name:ident, $op:ident) => {
         #[inline(always)]
@@ -44,6 +57,60 @@ unsafe impl Lanes for Avx2Lanes {
         unsafe {
             let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
             Avx2Lanes(_mm256_cvtph_ps(a), _mm256_cvtph_ps(b))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: 16 elements and AVX2 by the trait's contract.
+        unsafe { widen(_mm_loadu_si128(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
+        // SAFETY: 16 elements and AVX2 by the trait's contract.
+        unsafe {
+            let (codes, table) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(table.as_ptr().cast()));
+            let low = _mm_set1_epi8(15);
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(codes), low);
+            (widen(_mm_shuffle_epi8(table, _mm_and_si128(codes, low))), widen(_mm_shuffle_epi8(table, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(p: *const u16) -> Self {
+        // SAFETY: one element and F16C by the trait's contract.
+        unsafe {
+            let v = _mm256_cvtph_ps(_mm_set1_epi16(p.read_unaligned() as i16));
+            Avx2Lanes(v, v)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8) {
+        for first in (0..quads).step_by(4) {
+            for half in 0..2 {
+                // SAFETY: AVX2 by the trait's contract; 16 bytes from quad `first` on are in every run, and the
+                // runs 8 * half.. are written to their half of four quads.
+                unsafe {
+                    let pair = |r: usize| {
+                        let load = |r: usize| _mm_loadu_si128(runs[r].add(4 * first).cast());
+                        _mm256_set_m128i(load(8 * half + 4 + r), load(8 * half + r))
+                    };
+                    let (a, b, c, d) = (pair(0), pair(1), pair(2), pair(3));
+                    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                    let (ef, gh) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                    let four = [
+                        _mm256_unpacklo_epi64(ab, cd),
+                        _mm256_unpackhi_epi64(ab, cd),
+                        _mm256_unpacklo_epi64(ef, gh),
+                        _mm256_unpackhi_epi64(ef, gh),
+                    ];
+                    for (i, v) in four.into_iter().enumerate() {
+                        _mm256_storeu_si256(out.add(64 * (first + i) + 32 * half).cast(), v);
+                    }
+                }
+            }
         }
     }
 

@@ -45,6 +45,60 @@ unsafe impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: 16 elements and AVX-512F by the trait's contract.
+        Avx512Lanes(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
+        // SAFETY: 16 elements and AVX-512F by the trait's contract.
+        unsafe {
+            let table = Self::load_i8(table.as_ptr()).0;
+            // The permutation looks at the lowest four bits only: nothing is masked.
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm512_srli_epi32::<4>(codes);
+            (Avx512Lanes(_mm512_permutexvar_ps(codes, table)), Avx512Lanes(_mm512_permutexvar_ps(high, table)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(p: *const u16) -> Self {
+        // SAFETY: one element and AVX-512F by the trait's contract.
+        Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(p.read_unaligned() as i16)) })
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8) {
+        for first in (0..quads).step_by(4) {
+            // SAFETY: AVX-512F by the trait's contract; 16 bytes from quad `first` on are in every run.
+            unsafe {
+                // Register r holds runs r, r + 4, r + 8, r + 12: transposed by fours inside their quarters, the
+                // runs come out in order.
+                let rows = |r: usize| {
+                    let load = |r: usize| _mm_loadu_si128(runs[r].add(4 * first).cast());
+                    let v = _mm512_castsi128_si512(load(r));
+                    let v = _mm512_inserti32x4::<1>(v, load(r + 4));
+                    let v = _mm512_inserti32x4::<2>(v, load(r + 8));
+                    _mm512_inserti32x4::<3>(v, load(r + 12))
+                };
+                let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+                let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+                let four = [
+                    _mm512_unpacklo_epi64(ab, cd),
+                    _mm512_unpackhi_epi64(ab, cd),
+                    _mm512_unpacklo_epi64(ef, gh),
+                    _mm512_unpackhi_epi64(ef, gh),
+                ];
+                for (i, v) in four.into_iter().enumerate() {
+                    _mm512_storeu_si512(out.add(64 * (first + i)).cast(), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: 16 elements and AVX-512F by the trait's contract.
         unsafe { _mm512_storeu_ps(p, self.0) }

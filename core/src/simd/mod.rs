@@ -42,6 +42,21 @@ pub unsafe trait Lanes: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn load_f16(p: *const u16) -> Self;
+    /// Reads 16 i8.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn load_i8(p: *const i8) -> Self;
+    /// Reads 16 bytes and looks up their low and their high halves.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn lookup(p: *const u8, table: &[i8; LANES]) -> (Self, Self);
+    /// All lanes the one f16 at `p`.
+    ///
+    /// # Safety
+    /// See the trait; one element is enough.
+    unsafe fn splat_f16(p: *const u16) -> Self;
     /// Writes 16 f32.
     ///
     /// # Safety
@@ -87,6 +102,24 @@ pub unsafe trait Lanes: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn pow2(self) -> Self;
+
+    /// Interleaves 16 runs of `4 * quads` bytes (quads a multiple of 4) by fours: `out` is
+    /// `[quad][run 0..16][4]`.
+    ///
+    /// # Safety
+    /// See the trait; the runs must be readable, `out` writable, for so many bytes.
+    #[inline(always)]
+    unsafe fn interleave(runs: &[*const u8; LANES], quads: usize, out: *mut u8) {
+        for quad in 0..quads {
+            for (r, run) in runs.iter().enumerate() {
+                // SAFETY: by the contract.
+                unsafe {
+                    let four = run.add(4 * quad).cast::<u32>().read_unaligned();
+                    out.add(64 * quad + 4 * r).cast::<u32>().write_unaligned(four);
+                }
+            }
+        }
+    }
 
     /// Asks for the cache line at `p` soon; any address will do.
     ///

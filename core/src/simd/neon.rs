@@ -15,6 +15,24 @@ impl From<[float32x4_t; 4]> for NeonLanes {
     }
 }
 
+/// Sixteen signed bytes as floats.
+///
+/// # Safety
+/// NEON must be there.
+#[inline(always)]
+unsafe fn widen(bytes: int8x16_t) -> NeonLanes {
+    // SAFETY: by the contract.
+    unsafe {
+        let (a, b) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+        NeonLanes([
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))),
+            vcvtq_f32_s32(vmovl_high_s16(a)),
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
+            vcvtq_f32_s32(vmovl_high_s16(b)),
+        ])
+    }
+}
+
 macro_rules! lanewise {
     ($name:ident, |$a:ident, $b:ident| $e:expr) => {
         #[inline(always)]
@@ -56,6 +74,31 @@ unsafe impl Lanes for NeonLanes {
                 vcvt_f32_f16(vget_low_f16(b)),
                 vcvt_high_f32_f16(b),
             ])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: 16 elements and NEON by the trait's contract.
+        unsafe { widen(vld1q_s8(p)) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
+        // SAFETY: 16 elements and NEON by the trait's contract.
+        unsafe {
+            let (codes, table) = (vld1q_u8(p), vld1q_s8(table.as_ptr()));
+            let (low, high) = (vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes));
+            (widen(vqtbl1q_s8(table, low)), widen(vqtbl1q_s8(table, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(p: *const u16) -> Self {
+        // SAFETY: one element and NEON by the trait's contract.
+        unsafe {
+            let v = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(p.read_unaligned())));
+            NeonLanes([v; 4])
         }
     }
 

@@ -41,6 +41,26 @@ unsafe impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: 16 elements by contract.
+        ScalarLanes(unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from))
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(p: *const u8, table: &[i8; LANES]) -> (Self, Self) {
+        // SAFETY: 16 elements by contract.
+        let codes = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
+        let entry = |code: u8| f32::from(table[usize::from(code)]);
+        (ScalarLanes(codes.map(|c| entry(c & 15))), ScalarLanes(codes.map(|c| entry(c >> 4))))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(p: *const u16) -> Self {
+        // SAFETY: one element by contract.
+        ScalarLanes([half::f16::from_bits(unsafe { p.read_unaligned() }).to_f32(); LANES])
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: 16 elements by contract.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(self.0) }

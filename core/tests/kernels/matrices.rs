@@ -21,22 +21,24 @@ fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
     let group = g.units_per_group * g.unit_bytes();
-    let tile = g.format.tile_bytes();
+    // Blocks stand alone in lines, and 16 together in tiles.
+    let together = if matches!(g.layout, Layout::Rows | Layout::Columns) { TILE_ROWS } else { 1 };
+    let piece = together * g.format.block_bytes();
     for start in (0..span).step_by(g.group_stride) {
-        for t in (start..start + group).step_by(tile) {
-            let tile = &mut bytes[1 + t..1 + t + tile];
+        for t in (start..start + group).step_by(piece) {
+            let piece = &mut bytes[1 + t..1 + t + piece];
             let halves = match g.format.arithmetic() {
                 Arithmetic::F32 => {
-                    for b in tile.as_chunks_mut::<4>().0 {
+                    for b in piece.as_chunks_mut::<4>().0 {
                         *b = (random.unit() * LARGEST).to_le_bytes();
                     }
                     0
                 }
-                Arithmetic::F16 => TILE_ROWS * BLOCK,
-                Arithmetic::Int8 | Arithmetic::Table4 => TILE_ROWS,
-                Arithmetic::Affine4 => 2 * TILE_ROWS,
+                Arithmetic::F16 => together * BLOCK,
+                Arithmetic::Int8 | Arithmetic::Table4 => together,
+                Arithmetic::Affine4 => 2 * together,
             };
-            for b in tile[..2 * halves].as_chunks_mut::<2>().0 {
+            for b in piece[..2 * halves].as_chunks_mut::<2>().0 {
                 *b = half(random).to_le_bytes();
             }
         }
@@ -68,9 +70,9 @@ impl Rows {
         Rows { width, values, quants, scales, offsets }
     }
 
-    /// What a matrix of this format reads, the rest left empty.
-    fn input(&self, format: Format) -> Input<'_> {
-        if format.takes_int8() {
+    /// What a matrix reads, the rest left empty.
+    fn input(&self, g: &Geometry) -> Input<'_> {
+        if g.takes_int8() {
             let (quants, scales, offsets) = (&self.quants, &self.scales, &self.offsets);
             Input { width: self.width, values: &[], quants, scales, offsets }
         } else {
@@ -78,10 +80,10 @@ impl Rows {
         }
     }
 
-    /// Input k of row t as the format sees it.
-    fn seen(&self, format: Format, t: usize, k: usize) -> f64 {
+    /// Input k of row t as the matrix sees it.
+    fn seen(&self, g: &Geometry, t: usize, k: usize) -> f64 {
         let at = t * self.width + k;
-        if format.takes_int8() {
+        if g.takes_int8() {
             f64::from(self.quants[at]) * f64::from(self.scales[at / BLOCK])
         } else {
             f64::from(self.values[at])
@@ -91,7 +93,7 @@ impl Rows {
 
 /// Output `row` for token `t` in f64 over k-blocks `kbs`, with the tolerance of the f32 kernels.
 ///
-/// Floats: a product and at most K sums round each term. Integers: the dot product is exact, then at most two
+/// Floats (and what is stored by input, decoded first): a product and at most K sums round each term. Integers: the dot product is exact, then at most two
 /// products and K/32 sums (twice as many with a minimum) round each block's term. The weights themselves are
 /// exact in f32 but for scale * code + minimum, one more rounding; and there the two parts, not the weight,
 /// are the terms that round.
@@ -100,15 +102,15 @@ fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std::ops::Range
     let (mut sum, mut norm) = (0.0, 0.0);
     for kb in kbs {
         for (k, w) in m.block(row, kb).into_iter().enumerate() {
-            let (w, x) = (f64::from(w), rows.seen(format, t, kb * BLOCK + k));
+            let (w, x) = (f64::from(w), rows.seen(m.geometry(), t, kb * BLOCK + k));
             sum += w * x;
             norm +=
                 x.abs() * if format.arithmetic() == Arithmetic::Affine4 { 16.0 * f64::from(LARGEST) } else { w.abs() };
         }
     }
     let roundings = match format.arithmetic() {
-        Arithmetic::F32 | Arithmetic::F16 => roundings * BLOCK + 1,
-        Arithmetic::Int8 | Arithmetic::Table4 => roundings + 2,
+        _ if !m.geometry().takes_int8() => roundings * BLOCK + 2,
+        Arithmetic::F32 | Arithmetic::F16 | Arithmetic::Int8 | Arithmetic::Table4 => roundings + 2,
         Arithmetic::Affine4 => 2 * roundings + 3,
     };
     (sum, norm * gamma(roundings))
@@ -161,7 +163,7 @@ fn gemm() {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = &inputs[g.k_blocks];
-        let x = rows.input(g.format);
+        let x = rows.input(&g);
         for panel in 0..g.panels {
             // One token at a time defines the result: how many are computed together must not show.
             let mut single = vec![UNTOUCHED; 36 * STRIDE];
@@ -196,7 +198,7 @@ fn gemv_columns() {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 2, &mut random);
-        let x = rows.input(g.format);
+        let x = rows.input(&g);
         // Every run of panels, the empty one too, added to what is there.
         for (from, to) in (0..=g.panels).flat_map(|from| (from..=g.panels).map(move |to| (from, to))) {
             let before = random.units((to - from) * TILE_ROWS);
@@ -277,6 +279,117 @@ fn integer_extremes() {
                         k.gemv_columns(&m, 0, 0, &x, &mut out);
                         report.same(|| case("gemv_columns"), &out, &want);
                     }
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
+/// Lines of 1 to 48 outputs or 32 to 64, alone, by fours and all together.
+fn lines(layout: Layout) -> Vec<Geometry> {
+    let mut all = Vec::new();
+    for format in Format::ALL {
+        for (panels, k_blocks) in (1..=4).flat_map(|p| [1, 2, 5].map(|k| (p, k))) {
+            if layout == Layout::ColumnLines && panels % 2 == 1 {
+                continue;
+            }
+            let units = if layout == Layout::RowLines { panels * TILE_ROWS } else { k_blocks * BLOCK };
+            for units_per_group in [1, 4, units] {
+                let mut g = Geometry {
+                    format,
+                    layout,
+                    panels,
+                    k_blocks,
+                    units_per_group,
+                    group_stride: 0,
+                    group_width: units_per_group,
+                };
+                g.group_stride = units_per_group * g.unit_bytes() + 5;
+                all.push(g);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn gemm_rows() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(5));
+    for g in lines(Layout::RowLines) {
+        let bytes = tiles(&g, &mut random);
+        let m = Matrix::new(g, &bytes[1..]).expect("fits");
+        let rows = Rows::new(g.input_width(), 17, &mut random);
+        let x = rows.input(&g);
+        // Any sixteen outputs, in any order, some twice; hints of outputs that are not there do no harm.
+        let chosen: [u32; TILE_ROWS] = std::array::from_fn(|_| random.bits() as u32 % g.units() as u32);
+        let later = chosen.map(|c| c * 7);
+        let want: Vec<_> = chosen.iter().map(|r| reference(&m, *r as usize, &rows, 0, 0..g.k_blocks)).collect();
+        let mut single = vec![0.0; 17 * TILE_ROWS];
+        for t in 0..17 {
+            sets[0].gemm_rows(&m, &chosen, &later, &x, t, 1, &mut single[t * TILE_ROWS..], TILE_ROWS);
+        }
+        report.near(|| describe(sets[0], "gemm_rows", &g), &single[..TILE_ROWS], &want);
+        for k in &sets {
+            for tokens in [1, 2, 5, 17] {
+                let mut out = vec![0.0; tokens * TILE_ROWS];
+                k.gemm_rows(&m, &chosen, &later, &x, 0, tokens, &mut out, TILE_ROWS);
+                report.same(|| describe(k, "gemm_rows", &g), &out, &single[..tokens * TILE_ROWS]);
+            }
+            // A panel is sixteen neighbours.
+            let these = std::array::from_fn(|r| ((g.panels - 1) * TILE_ROWS + r) as u32);
+            let (mut a, mut b) = (vec![0.0; TILE_ROWS], vec![0.0; TILE_ROWS]);
+            k.gemm_rows(&m, &these, &these, &x, 3, 1, &mut a, TILE_ROWS);
+            k.gemm(&m, g.panels - 1, &x, 3, 1, &mut b, TILE_ROWS);
+            report.same(|| describe(k, "gemm of lines", &g), &b, &a);
+        }
+    }
+    report.finish();
+}
+
+#[test]
+fn products_by_input() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(6));
+    for g in lines(Layout::ColumnLines) {
+        let bytes = tiles(&g, &mut random);
+        let m = Matrix::new(g, &bytes[1..]).expect("fits");
+        let mut rows = Rows::new(g.input_width(), 9, &mut random);
+        let outputs = g.output_width();
+        let dense = |k: &Kernels, rows: &Rows, t: usize, n: usize| {
+            let mut out = vec![0.0; n * outputs];
+            for block in 0..outputs / BLOCK {
+                // SAFETY: `out` has `outputs` floats for every token, the block 32 of them.
+                unsafe { k.gemm_inputs(&m, block, &rows.input(&g), t, n, out.as_mut_ptr().add(block * BLOCK), outputs) }
+            }
+            out
+        };
+        let all: Vec<u32> = (0..g.units() as u32).collect();
+        let full = dense(sets[0], &rows, 0, 9);
+        for t in [0, 8] {
+            let want: Vec<_> = (0..outputs).map(|r| reference(&m, r, &rows, t, 0..g.k_blocks)).collect();
+            report.near(|| describe(sets[0], "gemm_inputs", &g), &full[t * outputs..(t + 1) * outputs], &want);
+        }
+        for k in &sets {
+            report.same(|| describe(k, "gemm_inputs", &g), &dense(k, &rows, 0, 9), &full);
+            let mut y = vec![0.0; outputs];
+            k.gemv_inputs(&m, &all, 0, &rows.input(&g), &mut y);
+            report.same(|| describe(k, "gemv_inputs, all", &g), &y, &full[..outputs]);
+        }
+        // At every density, what is left out counts as zero, exactly; parts of the outputs alone, too.
+        for density in [0, 5, 50, 95] {
+            let chosen: Vec<u32> = all.iter().copied().filter(|_| random.bits() % 100 < density).collect();
+            let before = rows.values.clone();
+            for i in all.iter().filter(|i| !chosen.contains(i)) {
+                rows.values[*i as usize] = 0.0;
+            }
+            let want = dense(sets[0], &rows, 0, 1);
+            rows.values = before;
+            for k in &sets {
+                for first in 0..outputs / BLOCK {
+                    let mut y = vec![0.0; outputs - first * BLOCK];
+                    k.gemv_inputs(&m, &chosen, first, &rows.input(&g), &mut y);
+                    let case = || format!("{} density {density} from {first}", describe(k, "gemv_inputs", &g));
+                    report.same(case, &y, &want[first * BLOCK..outputs]);
                 }
             }
         }

@@ -56,7 +56,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         .map(|e| {
             let (format, layout) = match e.storage {
                 Storage::Vector { .. } => ("f32", "vector"),
-                Storage::Tiles(g) => (g.format.name(), if g.layout as u8 == 0 { "rows" } else { "columns" }),
+                Storage::Tiles(g) => (g.format.name(), g.layout.name()),
             };
             let layer = (e.layer != GLOBAL).then_some(e.layer);
             json!({"kind": e.kind.name(), "layer": layer, "rows": e.rows, "cols": e.cols, "format": format,
@@ -82,6 +82,7 @@ fn config(c: &Config) -> Value {
         "max_positions": c.max_positions, "window": c.window, "window_from": c.window_from,
         "norm": format!("{:?}", c.norm).to_lowercase(), "norm_eps": c.norm_eps, "pre_norm": c.pre_norm,
         "positions": format!("{:?}", c.positions).to_lowercase(), "neuron_group": c.neuron_group,
+        "attention_by_input": c.attention_by_input, "ffn_by_input": c.ffn_by_input,
         "bos": c.bos, "eos": c.eos(),
     })
 }

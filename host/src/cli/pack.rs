@@ -6,7 +6,7 @@ use shadowllm_core::Format;
 use shadowllm_host::cache::is_image;
 use shadowllm_host::import::{self, Source, SyntheticSource};
 use shadowllm_host::output::spare;
-use shadowllm_host::pack::{Formats, format_names, pack as write};
+use shadowllm_host::pack::{Arrangement, Formats, format_names, pack as write};
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,14 @@ pub struct Options {
     /// Number format of embedding and output matrix; by default that of --format.
     #[arg(long, value_parser = format)]
     output_format: Option<Format>,
+    /// What can be skipped: `dense` heads and groups of 32 neurons, `neuron` heads and single neurons, `input`
+    /// single inputs of every map, `mixed` single inputs in attention and single neurons, `auto` neuron for
+    /// ReLU and kin, else input.
+    #[arg(long, default_value = "dense", value_parser = ["dense", "neuron", "input", "mixed", "auto"])]
+    layout: String,
+    /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
+    #[arg(long, value_parser = neuron_group)]
+    neuron_group: Option<usize>,
     /// Random weights of a known shape instead of a source (smollm2-135m, tinyllama-1.1b, llama-2-7b, ...).
     #[arg(long, conflicts_with = "source")]
     synthetic: Option<String>,
@@ -32,6 +40,22 @@ pub struct Options {
 
 fn format(name: &str) -> std::result::Result<Format, String> {
     Format::from_name(name).ok_or_else(|| format!("one of {}", format_names()))
+}
+
+fn neuron_group(text: &str) -> std::result::Result<usize, String> {
+    let group = text.parse().ok().filter(|n| matches!(n, 1 | 4 | 8 | 16 | 32));
+    group.ok_or_else(|| "1, 4, 8, 16 or 32".into())
+}
+
+fn arrangement(o: &Options, source: &dyn Source) -> Arrangement {
+    let named = match o.layout.as_str() {
+        "neuron" => Arrangement::NEURON,
+        "input" => Arrangement::INPUT,
+        "mixed" => Arrangement { attention_by_input: true, ..Arrangement::NEURON },
+        "auto" => Arrangement::auto(&source.spec().config),
+        _ => Arrangement::DENSE,
+    };
+    Arrangement { neuron_group: o.neuron_group.unwrap_or(named.neuron_group), ..named }
 }
 
 /// The files of a source; images that lie beside them are none.
@@ -56,7 +80,7 @@ pub fn pack(o: &Options) -> Result<()> {
     let weights = o.format.unwrap_or(like.weights);
     let formats = Formats { weights, output: o.output_format.or(o.format).unwrap_or(like.output) };
     let bar = progress("packing");
-    let packed = write(&*source, formats, &o.output, &mut |done, all| {
+    let packed = write(&*source, formats, arrangement(o, &*source), &o.output, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;

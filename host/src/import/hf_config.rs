@@ -8,8 +8,6 @@ use shadowllm_core::kernels::Activation;
 
 /// Families that can be read.
 pub const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "opt"];
-/// Neurons per group of the images this version writes.
-const NEURON_GROUP: usize = 32;
 
 struct Reader<'a>(&'a Map<String, Value>);
 
@@ -118,7 +116,9 @@ fn opt(r: &Reader) -> Result<Spec, String> {
         gated: false,
         activation: activation(r, "activation_function")?,
         positions: Positions::Learned,
-        neuron_group: NEURON_GROUP,
+        neuron_group: 32,
+        attention_by_input: false,
+        ffn_by_input: false,
         bos: r.ids("bos_token_id").first().copied(),
         eos,
         eos_len,
@@ -155,7 +155,9 @@ fn llama_like(r: &Reader, family: &str) -> Result<Spec, String> {
         gated: true,
         activation: activation(r, "hidden_act")?,
         positions: Positions::Rope,
-        neuron_group: NEURON_GROUP,
+        neuron_group: 32,
+        attention_by_input: false,
+        ffn_by_input: false,
         bos: r.ids("bos_token_id").first().copied(),
         eos,
         eos_len,

@@ -58,6 +58,8 @@ impl SyntheticSource {
             activation: if relu { Activation::Relu } else { Activation::Silu },
             positions: Positions::Rope,
             neuron_group: 32,
+            attention_by_input: false,
+            ffn_by_input: false,
             bos: Some(1),
             eos: [0; MAX_EOS],
             eos_len: 0,

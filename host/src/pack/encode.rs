@@ -140,6 +140,33 @@ pub fn put_floats(format: Format, tile: &mut [u8], lane: usize, x: &[f32; BLOCK]
     }
 }
 
+/// Writes a block of a line, as GGML arranges it.
+pub fn put_line_block(format: Format, out: &mut [u8], block: &Block) {
+    out[..2].copy_from_slice(&block.scale.to_le_bytes());
+    let mut at = 2;
+    if format.arithmetic() == Arithmetic::Affine4 {
+        out[2..4].copy_from_slice(&block.min.to_le_bytes());
+        at = 4;
+    }
+    if format.arithmetic() == Arithmetic::Int8 {
+        out[at..].copy_from_slice(&block.codes);
+    } else {
+        (0..BLOCK / 2).for_each(|k| out[at + k] = block.codes[k] | block.codes[k + 16] << 4);
+    }
+}
+
+/// Writes 32 floats of a line of a float format.
+pub fn put_line_floats(format: Format, out: &mut [u8], x: &[f32; BLOCK]) {
+    let size = out.len() / BLOCK;
+    for (out, v) in out.chunks_exact_mut(size).zip(x) {
+        if format == Format::F16 {
+            out.copy_from_slice(&f16::from_f32(*v).to_le_bytes());
+        } else {
+            out.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use super::Formats;
 use crate::import::{Source, SourceTensor};
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::image::{Config, Entry, GLOBAL, Kind, Storage};
+use shadowllm_core::image::{Config, Entry, GLOBAL, Kind, Storage, layout_of};
 use shadowllm_core::kernels::{Geometry, Layout};
 
 /// Layers start at multiples of this.
@@ -50,8 +50,13 @@ impl Segments {
 /// Segments of a matrix's outputs.
 pub fn row_segments(kind: Kind, c: &Config, rows: usize) -> Segments {
     match kind {
-        Kind::Q | Kind::K | Kind::V => Segments { len: c.head_dim, padded: c.head_width(), total: rows },
-        _ => Segments { len: rows, padded: rows.next_multiple_of(BLOCK), total: rows },
+        // Stored by input, outputs lie as they do in activation buffers.
+        Kind::Q | Kind::K | Kind::V => {
+            let padded = if c.attention_by_input { c.head_slot() } else { c.head_width() };
+            Segments { len: c.head_dim, padded, total: rows }
+        }
+        Kind::Gate | Kind::Up => Segments { len: rows, padded: c.neuron_width(), total: rows },
+        _ => Segments { len: rows, padded: rows.next_multiple_of(TILE_ROWS), total: rows },
     }
 }
 
@@ -67,7 +72,7 @@ pub fn col_segments(kind: Kind, c: &Config, cols: usize) -> Segments {
 pub fn vector_segments(kind: Kind, c: &Config, len: usize) -> Segments {
     match kind {
         Kind::QBias | Kind::KBias | Kind::VBias => Segments { len: c.head_dim, padded: c.head_slot(), total: len },
-        Kind::GateBias | Kind::UpBias => Segments { len, padded: len.next_multiple_of(c.neuron_group), total: len },
+        Kind::GateBias | Kind::UpBias => Segments { len, padded: c.neuron_width(), total: len },
         _ => Segments { len, padded: len, total: len },
     }
 }
@@ -127,8 +132,7 @@ pub struct Planner<'a> {
 }
 
 /// The plan of a whole model.
-pub fn plan(source: &dyn Source, formats: &Formats) -> crate::error::Result<Vec<Part>> {
-    let c = &source.spec().config;
+pub fn plan(source: &dyn Source, c: &Config, formats: &Formats) -> crate::error::Result<Vec<Part>> {
     let mut present = std::collections::HashSet::new();
     for kind in Kind::ALL {
         let layers = if kind.in_layers() { c.layers } else { 1 };
@@ -162,16 +166,20 @@ impl Planner<'_> {
         self.layer = layer as u16;
         let start = self.at;
         self.vectors(&ATTENTION_VECTORS, layer);
-        for kind in [Kind::K, Kind::V] {
-            let tile = self.geometry(kind).unit_bytes() * (self.config.head_width() / TILE_ROWS);
-            self.bundle(&[kind], self.config.kv_heads, tile);
+        if self.config.attention_by_input {
+            [Kind::K, Kind::V, Kind::Q, Kind::O].into_iter().for_each(|kind| self.whole(kind));
+        } else {
+            [Kind::K, Kind::V].into_iter().for_each(|kind| self.bundles(&[kind], self.config.kv_heads));
+            self.bundles(&[Kind::Q, Kind::O], self.config.heads);
         }
-        self.bundles(&[Kind::Q, Kind::O], self.config.heads);
         self.vectors(&FFN_VECTORS, layer);
-        let groups = self.config.ffn.div_ceil(self.config.neuron_group);
         let ffn: &[Kind] =
             if self.config.gated { &[Kind::Gate, Kind::Up, Kind::Down] } else { &[Kind::Up, Kind::Down] };
-        self.bundles(ffn, groups);
+        if self.config.ffn_by_input {
+            ffn.iter().for_each(|kind| self.whole(*kind));
+        } else {
+            self.bundles(ffn, self.config.neuron_groups());
+        }
         self.finish(start, layer)
     }
 
@@ -201,18 +209,20 @@ impl Planner<'_> {
         let (rows, cols) = matrix_shape(kind, c).unwrap_or((1, 1));
         let col = col_segments(kind, c, cols);
         let k_blocks = cols.div_ceil(col.len) * col.padded / BLOCK;
-        let outputs = match kind {
-            Kind::Q | Kind::K | Kind::V => rows / c.head_dim * c.head_width(),
-            Kind::Gate | Kind::Up => rows.next_multiple_of(c.neuron_group),
-            _ => rows.next_multiple_of(TILE_ROWS),
-        };
-        let panels = outputs / TILE_ROWS;
-        let (layout, units_per_group, group_width) = match kind {
-            Kind::O => (Layout::Columns, c.head_slot() / BLOCK, 0),
-            Kind::Down => (Layout::Columns, c.neuron_group / BLOCK, 0),
-            Kind::Q | Kind::K | Kind::V => (Layout::Rows, c.head_width() / TILE_ROWS, c.head_slot()),
-            Kind::Gate | Kind::Up => (Layout::Rows, c.neuron_group / TILE_ROWS, c.neuron_group),
-            _ => (Layout::Rows, panels, panels * TILE_ROWS),
+        let row = row_segments(kind, c, rows);
+        let layout = layout_of(kind, c);
+        let multiple = if layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS };
+        let panels = (rows.div_ceil(row.len) * row.padded).next_multiple_of(multiple) / TILE_ROWS;
+        let group = c.neuron_group;
+        let (units_per_group, group_width) = match (kind, layout) {
+            (Kind::O, Layout::Columns) => (c.head_slot() / BLOCK, 0),
+            (Kind::Down, Layout::Columns) => (group / BLOCK, 0),
+            (Kind::Down, _) if !c.ffn_by_input => (group, 0),
+            (Kind::Q | Kind::K | Kind::V, Layout::Rows) => (c.head_width() / TILE_ROWS, c.head_slot()),
+            (Kind::Gate | Kind::Up, Layout::Rows) => (group / TILE_ROWS, group),
+            (Kind::Gate | Kind::Up, Layout::RowLines) => (group, group),
+            (_, Layout::ColumnLines) => (k_blocks * BLOCK, 0),
+            _ => (panels, panels * TILE_ROWS),
         };
         let format = self.formats.of(kind);
         let mut g = Geometry { format, layout, panels, k_blocks, units_per_group, group_stride: 0, group_width };

@@ -15,7 +15,7 @@ use layout::{Part, Segments};
 use rayon::prelude::*;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
 use shadowllm_core::image::{Config, Entry, HEADER_LEN, Kind, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION};
-use shadowllm_core::kernels::{Geometry, Layout};
+use shadowllm_core::kernels::{Activation, Geometry, Layout};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -56,6 +56,34 @@ impl Formats {
     }
 }
 
+/// How the blocks of the layers' matrices are ordered, which decides what can be skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrangement {
+    /// Neurons per group: 1, 4, 8, 16 or 32.
+    pub neuron_group: usize,
+    /// Attention's maps by input.
+    pub attention_by_input: bool,
+    /// The FFN's maps by input.
+    pub ffn_by_input: bool,
+}
+
+impl Arrangement {
+    /// The densest tiles: heads and groups of 32 neurons.
+    pub const DENSE: Arrangement = Arrangement { neuron_group: 32, attention_by_input: false, ffn_by_input: false };
+    /// Heads and single neurons.
+    pub const NEURON: Arrangement = Arrangement { neuron_group: 1, ..Arrangement::DENSE };
+    /// Single inputs of every map.
+    pub const INPUT: Arrangement = Arrangement { neuron_group: 1, attention_by_input: true, ffn_by_input: true };
+
+    /// What suits a model: single neurons where most are exactly zero (ReLU and kin), single inputs else.
+    pub fn auto(config: &Config) -> Arrangement {
+        match config.activation {
+            Activation::Relu | Activation::Relu2 => Arrangement::NEURON,
+            _ => Arrangement::INPUT,
+        }
+    }
+}
+
 /// Called with (bytes done, bytes in all) as packing goes on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
@@ -73,9 +101,16 @@ pub struct Packed {
 /// # Errors
 /// Names the tensor that is missing, misshapen or unreadable, or the file that cannot be written; `out` is
 /// then as it was before.
-pub fn pack(source: &dyn Source, formats: Formats, out: &Path, progress: Progress) -> Result<Packed> {
+pub fn pack(
+    source: &dyn Source,
+    formats: Formats,
+    arrangement: Arrangement,
+    out: &Path,
+    progress: Progress,
+) -> Result<Packed> {
     let mut output = Output::create(out)?;
-    let c = &source.spec().config;
+    let Arrangement { neuron_group, attention_by_input, ffn_by_input } = arrangement;
+    let c = &Config { neuron_group, attention_by_input, ffn_by_input, ..source.spec().config };
     for kind in Kind::ALL {
         let layers = if kind.in_layers() { c.layers } else { 1 };
         for layer in 0..layers {
@@ -84,10 +119,10 @@ pub fn pack(source: &dyn Source, formats: Formats, out: &Path, progress: Progres
             }
         }
     }
-    let parts = layout::plan(source, &formats)?;
+    let parts = layout::plan(source, c, &formats)?;
     require(source, &parts)?;
     let texts = texts(source, formats)?;
-    let writer = Writer { source, out, formats, carried_over: 0 };
+    let writer = Writer { source, config: c, out, formats, carried_over: 0 };
     let packed = writer.write(output.file(), &parts, &texts, progress)?;
     output.finish()?;
     Ok(packed)
@@ -149,6 +184,7 @@ fn texts(source: &dyn Source, formats: Formats) -> Result<Vec<(SectionKind, Vec<
 
 struct Writer<'a> {
     source: &'a dyn Source,
+    config: &'a Config,
     out: &'a Path,
     formats: Formats,
     carried_over: u64,
@@ -163,7 +199,7 @@ impl Writer<'_> {
         progress: Progress,
     ) -> Result<Packed> {
         let io = |e| Error::io("write to", self.out, e);
-        let config = self.source.spec().config.to_bytes();
+        let config = self.config.to_bytes();
         let table: Vec<u8> = parts.iter().flat_map(|p| &p.entries).flat_map(Entry::to_bytes).collect();
         let sections = 3 + texts.len();
         let config_at = (HEADER_LEN + sections * SECTION_LEN).next_multiple_of(layout::LINE);
@@ -217,7 +253,7 @@ impl Writer<'_> {
             match entry.storage {
                 Storage::Vector { len } => {
                     let values = self.vector(entry.kind, part.layer)?;
-                    let segments = layout::vector_segments(entry.kind, &self.source.spec().config, values.len());
+                    let segments = layout::vector_segments(entry.kind, self.config, values.len());
                     for i in 0..len {
                         let value = segments.source(i).map_or(0.0, |s| values[s]);
                         bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&value.to_le_bytes());
@@ -242,29 +278,42 @@ impl Writer<'_> {
         tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
-    /// Encodes a matrix and puts its tiles where the geometry wants them.
+    /// Encodes a matrix and puts its blocks where the geometry wants them.
     fn matrix(&mut self, kind: Kind, layer: usize, g: &Geometry, out: &mut [u8]) -> Result<()> {
-        let c: &Config = &self.source.spec().config;
+        let c = self.config;
         let tensor = self.tensor(kind, layer)?;
         let rows = layout::row_segments(kind, c, tensor.rows);
         let cols = layout::col_segments(kind, c, tensor.cols);
-        let encoder = PanelEncoder { tensor: &tensor, rows, cols, format: self.formats.of(kind), k_blocks: g.k_blocks };
-        let panels: std::result::Result<Vec<Vec<u8>>, String> =
-            (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
-        let panels = panels.map_err(|e| Error::file(self.source.path(), e))?;
-        let carried = encoder.carried().is_some();
-        let (tile, unit) = (g.format.tile_bytes(), g.unit_bytes());
+        let encoder = Encoder { tensor: &tensor, rows, cols, format: self.formats.of(kind), geometry: g };
+        let failed = |e| Error::file(self.source.path(), e);
+        let unit = g.unit_bytes();
         let place = |u: usize| u / g.units_per_group * g.group_stride + u % g.units_per_group * unit;
-        for (p, tiles) in panels.iter().enumerate() {
-            match g.layout {
-                Layout::Rows => out[place(p)..place(p) + unit].copy_from_slice(tiles),
-                Layout::Columns => {
+        match g.layout {
+            Layout::Rows | Layout::Columns => {
+                let panels: std::result::Result<Vec<Vec<u8>>, String> =
+                    (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
+                let tile = g.format.tile_bytes();
+                for (p, tiles) in panels.map_err(failed)?.iter().enumerate() {
+                    if g.layout == Layout::Rows {
+                        out[place(p)..place(p) + unit].copy_from_slice(tiles);
+                        continue;
+                    }
                     for (kb, bytes) in tiles.chunks_exact(tile).enumerate() {
                         out[place(kb) + p * tile..place(kb) + (p + 1) * tile].copy_from_slice(bytes);
                     }
                 }
             }
+            Layout::RowLines | Layout::ColumnLines => {
+                let transposed =
+                    if g.layout == Layout::ColumnLines { encoder.transposed().map_err(failed)? } else { vec![] };
+                let lines: std::result::Result<Vec<Vec<u8>>, String> =
+                    (0..g.units()).into_par_iter().map(|u| encoder.line(u, &transposed)).collect();
+                for (u, line) in lines.map_err(failed)?.iter().enumerate() {
+                    out[place(u)..place(u) + unit].copy_from_slice(line);
+                }
+            }
         }
+        let carried = encoder.carried().is_some();
         self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };
         Ok(())
     }
@@ -288,16 +337,16 @@ fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize, file_len: 
     head
 }
 
-/// Encodes 16 rows at a time.
-struct PanelEncoder<'a> {
+/// Encodes a matrix, a unit at a time.
+struct Encoder<'a> {
     tensor: &'a SourceTensor<'a>,
     rows: Segments,
     cols: Segments,
     format: Format,
-    k_blocks: usize,
+    geometry: &'a Geometry,
 }
 
-impl PanelEncoder<'_> {
+impl Encoder<'_> {
     /// The GGML type whose blocks can be taken over as they are.
     fn carried(&self) -> Option<GgmlType> {
         let kind = match self.format {
@@ -306,35 +355,91 @@ impl PanelEncoder<'_> {
             Format::Q4_1 => GgmlType::Q4_1,
             _ => return None,
         };
-        let same = self.tensor.raw_block(kind, 0, 0).is_some();
+        let same = self.tensor.raw_block(kind, 0, 0).is_some() && self.geometry.layout != Layout::ColumnLines;
         (same && self.cols.keeps_blocks()).then_some(kind)
+    }
+
+    /// The blocks of source row `row`, in the order of the k-blocks, each handed to `put(kb, block)`.
+    fn row_blocks(&self, row: usize, put: &mut dyn FnMut(usize, Piece)) -> std::result::Result<(), String> {
+        if let Some(kind) = self.carried() {
+            for kb in 0..self.geometry.k_blocks {
+                let raw = self.tensor.raw_block(kind, row, kb);
+                let raw = raw.ok_or_else(|| format!("tensor {} ends before row {row}", self.tensor.name))?;
+                put(kb, Piece::Block(encode::from_ggml(self.format, raw)));
+            }
+            return Ok(());
+        }
+        let mut values = vec![0.0; self.tensor.cols];
+        self.tensor.row(row, &mut values)?;
+        for kb in 0..self.geometry.k_blocks {
+            put(kb, Piece::of(self.format, |k| self.cols.source(kb * BLOCK + k).map_or(0.0, |s| values[s])));
+        }
+        Ok(())
     }
 
     /// Tiles of panel `p`, in the order of the k-blocks.
     fn panel(&self, p: usize) -> std::result::Result<Vec<u8>, String> {
         let size = self.format.tile_bytes();
-        let mut tiles = vec![0; self.k_blocks * size];
-        let mut row = vec![0.0; self.tensor.cols];
+        let mut tiles = vec![0; self.geometry.k_blocks * size];
         for lane in 0..TILE_ROWS {
-            let Some(source_row) = self.rows.source(p * TILE_ROWS + lane) else { continue };
-            if let Some(kind) = self.carried() {
-                for (kb, tile) in tiles.chunks_exact_mut(size).enumerate() {
-                    let raw = self.tensor.raw_block(kind, source_row, kb);
-                    let raw = raw.ok_or_else(|| format!("tensor {} ends before row {source_row}", self.tensor.name))?;
-                    encode::put_block(self.format, tile, lane, &encode::from_ggml(self.format, raw));
+            let Some(row) = self.rows.source(p * TILE_ROWS + lane) else { continue };
+            self.row_blocks(row, &mut |kb, piece| {
+                let tile = &mut tiles[kb * size..(kb + 1) * size];
+                match piece {
+                    Piece::Block(block) => encode::put_block(self.format, tile, lane, &block),
+                    Piece::Floats(x) => encode::put_floats(self.format, tile, lane, &x),
                 }
-                continue;
-            }
-            self.tensor.row(source_row, &mut row)?;
-            for (kb, tile) in tiles.chunks_exact_mut(size).enumerate() {
-                let x: [f32; BLOCK] = std::array::from_fn(|k| self.cols.source(kb * BLOCK + k).map_or(0.0, |s| row[s]));
-                if self.format.takes_int8() {
-                    encode::put_block(self.format, tile, lane, &encode(self.format, &x));
-                } else {
-                    encode::put_floats(self.format, tile, lane, &x);
-                }
-            }
+            })?;
         }
         Ok(tiles)
+    }
+
+    /// The whole matrix as floats, [cols, rows] of the source.
+    fn transposed(&self) -> std::result::Result<Vec<f32>, String> {
+        let (rows, cols) = (self.tensor.rows, self.tensor.cols);
+        let (mut all, mut values) = (vec![0.0; rows * cols], vec![0.0; cols]);
+        for row in 0..rows {
+            self.tensor.row(row, &mut values)?;
+            values.iter().enumerate().for_each(|(col, v)| all[col * rows + row] = *v);
+        }
+        Ok(all)
+    }
+
+    /// Blocks of line `u`: an output's, or an input's out of the transposed matrix.
+    fn line(&self, u: usize, transposed: &[f32]) -> std::result::Result<Vec<u8>, String> {
+        let size = self.format.block_bytes();
+        let mut line = vec![0; self.geometry.unit_bytes()];
+        let mut put = |b: usize, piece: Piece| {
+            let at = &mut line[b * size..(b + 1) * size];
+            match piece {
+                Piece::Block(block) => encode::put_line_block(self.format, at, &block),
+                Piece::Floats(x) => encode::put_line_floats(self.format, at, &x),
+            }
+        };
+        if self.geometry.layout == Layout::RowLines {
+            if let Some(row) = self.rows.source(u) {
+                self.row_blocks(row, &mut put)?;
+            }
+        } else if let Some(col) = self.cols.source(u) {
+            let column = &transposed[col * self.tensor.rows..(col + 1) * self.tensor.rows];
+            for b in 0..self.geometry.panels * TILE_ROWS / BLOCK {
+                let value = |k: usize| self.rows.source(b * BLOCK + k).map_or(0.0, |s| column[s]);
+                put(b, Piece::of(self.format, value));
+            }
+        }
+        Ok(line)
+    }
+}
+
+/// An encoded block, or 32 floats of a float format.
+enum Piece {
+    Block(Block),
+    Floats([f32; BLOCK]),
+}
+
+impl Piece {
+    fn of(format: Format, value: impl Fn(usize) -> f32) -> Piece {
+        let x = std::array::from_fn(value);
+        if format.takes_int8() { Piece::Block(encode(format, &x)) } else { Piece::Floats(x) }
     }
 }

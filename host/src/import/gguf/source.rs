@@ -78,6 +78,8 @@ fn spec(g: &Gguf, bytes: &[u8]) -> std::result::Result<Spec, String> {
         activation: Activation::Silu,
         positions: Positions::Rope,
         neuron_group: 32,
+        attention_by_input: false,
+        ffn_by_input: false,
         bos: special.bos,
         eos,
         eos_len,
