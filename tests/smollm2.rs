@@ -8,7 +8,8 @@ use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
 use shadowllm_tests::{pack_to, smollm2, vectors};
 
-const OPTIONS: SessionOptions = SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16 };
+const OPTIONS: SessionOptions =
+    SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16, sparsity: false };
 
 fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(vectors("smollm2/expected.json")).unwrap()).unwrap()

@@ -40,6 +40,11 @@ impl<'a> Arena<'a> {
         Arena { memory: Some(&mut memory[skip..]), used: 0, given }
     }
 
+    /// Whether it only counts: what it hands out is then empty.
+    pub fn measures(&self) -> bool {
+        self.given == usize::MAX
+    }
+
     /// Bytes asked for so far, with room to align any start.
     pub fn needed(&self) -> usize {
         self.used.saturating_add(ALIGN - 1)

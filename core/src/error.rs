@@ -61,6 +61,18 @@ pub enum Error {
     BadPosition,
     /// The call was cancelled.
     Cancelled,
+    /// The image lacks what this policy needs.
+    NoPredictor(&'static str),
+    /// The image's predictor was made for another model.
+    ForeignPredictor,
+    /// The image's predictor is damaged.
+    BadPredictor(&'static str),
+    /// A density is not above 0 and at most 1.
+    BadDensity,
+    /// The policy skips inputs, and no matrix of the image is stored by input.
+    NotByInput,
+    /// The session was made without room for skipping.
+    NoSparsity,
 }
 
 impl fmt::Display for Error {
@@ -102,6 +114,18 @@ impl fmt::Display for Error {
             }
             Error::BadPosition => f.write_str("the position to rewind to is beyond the current one"),
             Error::Cancelled => f.write_str("cancelled"),
+            Error::NoPredictor(policy) => {
+                write!(f, "the image is not calibrated for policy {policy}: run shadowllm calibrate on it, or choose another policy")
+            }
+            Error::ForeignPredictor => f.write_str(
+                "the image's predictor was made for another model, or for other groups of neurons: calibrate it again",
+            ),
+            Error::BadPredictor(what) => write!(f, "the image's predictor is damaged ({what}): calibrate it again"),
+            Error::BadDensity => f.write_str("a density must be above 0 and at most 1 (1 reads everything)"),
+            Error::NotByInput => f.write_str(
+                "the policy skips single inputs, and this image stores none of its matrices by input: pack it with --layout input",
+            ),
+            Error::NoSparsity => f.write_str("the session was made without sparsity: ask for it in its options"),
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! Layers, each using only those before it:
 //! [`format`] (number formats) <- [`simd`] (16 float lanes) <- [`kernels`] (tiles of weights) <-
-//! [`ops`] (a layer's steps, cut into tasks) <- [`model`] (sessions and the forward pass).
+//! [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what a token needs) <- [`model`] (sessions and the
+//! forward pass).
 //! Beside them [`image`], [`arena`], [`cpu`], [`exec`], [`sample`], [`error`] and [`views`].
 //!
 //! # Same bits everywhere
@@ -29,6 +30,7 @@ pub mod model;
 pub mod ops;
 pub mod sample;
 pub mod simd;
+pub mod sparsity;
 pub mod views;
 
 pub use cpu::{Cpu, Isa};
@@ -37,4 +39,4 @@ pub use exec::{Executor, Serial};
 pub use format::Format;
 pub use image::Image;
 pub use kernels::Kernels;
-pub use model::{KvFormat, Model, Session, SessionOptions};
+pub use model::{KvFormat, Model, Session, SessionOptions, Traffic};

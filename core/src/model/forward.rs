@@ -5,16 +5,17 @@
 //! post-norm:  x = norm(x + attention(x));    x = norm(x + ffn(x));   logits = output(x)
 //! ```
 
-use super::session::{Session, out_width};
+use super::session::{Session, Traffic, out_width};
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::image::{Config, Image, Kind, Norm};
-use crate::kernels::{Kernels, Matrix};
+use crate::kernels::{Input, Kernels, Layout, Matrix};
 use crate::ops::attention::Step;
 use crate::ops::buffer::Rows;
-use crate::ops::feed_forward::{Neurons, Projection, neurons};
-use crate::ops::linear::{Product, linear};
+use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
+use crate::ops::linear::{Product, linear, select_inputs};
 use crate::ops::{for_ranges, rope};
+use crate::sparsity::State;
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
@@ -99,6 +100,67 @@ fn add(
     });
 }
 
+/// Lists the inputs that up to three maps of a layer stored by input read of `x` (one token): those that are not
+/// zero and reach the map's threshold. Returns the lists' lengths; equal maps share the first's list.
+#[allow(clippy::too_many_arguments, reason = "a step's operands")]
+fn select(
+    c: &Config,
+    by_input: bool,
+    tokens: usize,
+    sparsity: &mut Option<&mut State>,
+    layer: usize,
+    maps: [usize; 3],
+    x: &[f32],
+    lists: &mut [&mut [u32]; 3],
+) -> [usize; 3] {
+    let mut counts = [0; 3];
+    if !by_input || tokens != 1 {
+        return counts;
+    }
+    let width = match maps[0] {
+        3 => c.heads * c.head_slot(),
+        6 => c.neuron_width(),
+        _ => c.d_model.next_multiple_of(32),
+    };
+    for i in 0..3 {
+        if i == 0 || maps[i] != maps[i - 1] {
+            let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, maps[i], &x[..width]));
+            counts[i] = select_inputs(&x[..width], threshold, lists[i]);
+        }
+    }
+    counts
+}
+
+/// The filled parts of the lists.
+fn lists<'a>(lists: &'a [&mut [u32]; 3], counts: [usize; 3]) -> [&'a [u32]; 3] {
+    core::array::from_fn(|i| &lists[i][..counts[i]])
+}
+
+/// Q, K and V in one step; returns the bytes of Q, and those of K and V.
+fn linear_all(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    q: Product,
+    [k, v]: [Product; 2],
+    x: &Input,
+    tokens: usize,
+) -> [usize; 2] {
+    let products = [q, k, v];
+    let all = linear(exec, kernels, &products, x, tokens);
+    let q = products[0].bytes(x, tokens);
+    [q, all - q]
+}
+
+impl Traffic {
+    /// Counts what a layer read.
+    fn add(&mut self, layer: usize, bytes: usize, skippable: bool) {
+        self.weights += bytes;
+        if layer > 0 && skippable {
+            self.skippable += bytes;
+        }
+    }
+}
+
 impl Session<'_, '_> {
     /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream
     /// in `buffers.x`. The position is the caller's to advance.
@@ -116,6 +178,11 @@ impl Session<'_, '_> {
             }
             self.attention(exec, layer, tokens.len())?;
             self.feed_forward(exec, layer, tokens.len())?;
+        }
+        if let Some(state) = &mut self.sparsity {
+            let bytes = core::mem::take(&mut state.bytes);
+            self.traffic.predictor += bytes;
+            self.traffic.weights += bytes;
         }
         Ok(())
     }
@@ -140,7 +207,8 @@ impl Session<'_, '_> {
                 unsafe { shared.quantize(kernels, t * width, shared.values(t * width..(t + 1) * width)) };
             }
             let stride = b.x.width;
-            linear(exec, kernels, &[Product::new(m, None, b.x.values, stride)], &b.embed.input(), tokens.len());
+            self.traffic.weights +=
+                linear(exec, kernels, &[Product::new(m, None, b.x.values, stride)], &b.embed.input(), tokens.len());
         }
         if let Some(positions) = image.vector(Kind::EmbedPositions, 0) {
             let stride = b.x.width;
@@ -161,20 +229,30 @@ impl Session<'_, '_> {
 
     fn attention(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
-        let b = &mut self.buffers;
+        let (b, predictor) = (&mut self.buffers, self.predictor.as_ref());
         let get = |kind| matrix(&image, kind, layer);
         let (q, k, v, o) = (get(Kind::Q)?, get(Kind::K)?, get(Kind::V)?, get(Kind::O)?);
         let norm = NormWeights::get(&image, Kind::AttnNorm, Kind::AttnNormBias, layer)?;
-        let int8 = [q, k, v].iter().any(|m| m.format().takes_int8());
-        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8);
+        let int8 = [q, k, v].iter().any(|m| m.geometry().takes_int8());
+        let perhaps = self.sparsity.is_some();
+        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8 || perhaps);
+        let mut sparsity = self.sparsity.as_mut();
+        if let Some(state) = &mut sparsity {
+            state.at_attention(exec, kernels, predictor, layer, &b.normed, &b.heads);
+        }
+        let maps = [0, 1, 2];
+        let counts =
+            select(&c, c.attention_by_input, tokens, &mut sparsity, layer, maps, b.normed.values, &mut b.inputs);
+        let [q_in, k_in, v_in] = lists(&b.inputs, counts);
+        let active = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.heads(layer));
         let (q_width, kv_width) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
         let bias = |kind| image.vector(kind, layer);
-        let products = [
-            Product::new(q, bias(Kind::QBias), b.q, q_width),
-            Product::new(k, bias(Kind::KBias), b.k, kv_width),
-            Product::new(v, bias(Kind::VBias), b.v, kv_width),
+        let product = Product::new(q, bias(Kind::QBias), b.q, q_width).groups(active, c.head_slot()).inputs(q_in);
+        let others = [
+            Product::new(k, bias(Kind::KBias), b.k, kv_width).inputs(k_in),
+            Product::new(v, bias(Kind::VBias), b.v, kv_width).inputs(v_in),
         ];
-        linear(exec, kernels, &products, &b.normed.input(), tokens);
+        let bytes = linear_all(exec, kernels, product, others, &b.normed.input(), tokens);
         let step = Step {
             config: &c,
             window: c.layer_window(layer),
@@ -185,37 +263,92 @@ impl Session<'_, '_> {
             v: b.v,
             head_norms: bias(Kind::QNorm).zip(bias(Kind::KNorm)),
             rope: (!b.cos.is_empty()).then_some((&*b.cos, &*b.sin)),
+            active,
             cache: self.cache.layer(layer),
             out: b.heads.share(),
-            int8: o.format().takes_int8(),
+            int8: o.geometry().takes_int8(),
         };
         step.run(exec, kernels);
+        let dropped = sparsity.as_mut().map_or(0, |s| s.after_heads(layer, &mut b.heads, tokens));
+        self.traffic.add(layer, bytes[0] - dropped * q.geometry().weight_bytes() / c.heads, true);
+        self.traffic.add(layer, bytes[1], sparsity.as_ref().is_some_and(|s| s.policy().by_input()));
+        let maps = [3, 3, 3];
+        let counts =
+            select(&c, c.attention_by_input, tokens, &mut sparsity, layer, maps, b.heads.values, &mut b.inputs);
+        let [o_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
-        linear(exec, kernels, &[Product::new(o, bias(Kind::OBias), b.out, width)], &b.heads.input(), tokens);
+        let product = Product::new(o, bias(Kind::OBias), b.out, width).inputs(o_in);
+        let bytes = linear(exec, kernels, &[product], &b.heads.input(), tokens);
+        self.traffic.add(layer, bytes, true);
         add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
         Ok(())
     }
 
     fn feed_forward(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
-        let b = &mut self.buffers;
+        let (b, predictor) = (&mut self.buffers, self.predictor.as_ref());
         let norm = NormWeights::get(&image, Kind::FfnNorm, Kind::FfnNormBias, layer)?;
         let bias = |kind| image.vector(kind, layer);
         let project =
             |kind, bias_kind| image.matrix(kind, layer).map(|matrix| Projection { matrix, bias: bias(bias_kind) });
         let down = matrix(&image, Kind::Down, layer)?;
-        let ffn = Neurons {
-            gate: project(Kind::Gate, Kind::GateBias),
+        let gate = project(Kind::Gate, Kind::GateBias);
+        let mut ffn = Neurons {
+            gate: gate.map_or(Gate::None, Gate::Project),
             up: project(Kind::Up, Kind::UpBias).ok_or(Error::MissingTensor("up"))?,
             activation: c.activation,
-            int8: down.format().takes_int8(),
+            int8: down.geometry().takes_int8(),
+            group: c.neuron_group,
         };
-        let int8 = ffn.up.matrix.format().takes_int8() || ffn.gate.is_some_and(|g| g.matrix.format().takes_int8());
+        let perhaps = self.sparsity.is_some();
+        let int8 = perhaps || ffn.up.matrix.geometry().takes_int8();
         prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8);
-        neurons(exec, kernels, &ffn, &b.normed.input(), tokens, &b.neurons.share());
+        let mut sparsity = self.sparsity.as_mut();
+        if let Some(state) = &mut sparsity {
+            state.at_feed_forward(exec, kernels, predictor, layer, &b.normed);
+        }
+        let mut bytes = 0;
+        if c.ffn_by_input {
+            let maps = [4, 5, 5];
+            let counts = select(&c, true, tokens, &mut sparsity, layer, maps, b.normed.values, &mut b.inputs);
+            let [gate_in, up_in, _] = lists(&b.inputs, counts);
+            let input = b.normed.input();
+            bytes += neurons_by_input(exec, kernels, &ffn, &input, tokens, &mut b.neurons, b.gate, [gate_in, up_in]);
+            // Gate and up are read whole, whoever is active; down is not.
+            if let Some(active) = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.neurons(layer)) {
+                keep_only(&mut b.neurons, active, c.neuron_group);
+            }
+        } else {
+            if let (Some(state), Some(p)) = (sparsity.as_mut().filter(|s| s.gate_first(layer)), gate) {
+                let width = b.neurons.width;
+                let product = Product::new(p.matrix, p.bias, b.gate, width);
+                bytes += linear(exec, kernels, &[product], &b.normed.input(), 1);
+                state.choose_by_gate(predictor, kernels, layer, b.gate);
+                ffn.gate = Gate::Given(b.gate);
+            }
+            let active = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.neurons(layer));
+            bytes += neurons(exec, kernels, &ffn, &b.normed.input(), tokens, &mut b.neurons, active);
+        }
+        if let Some(state) = &mut sparsity {
+            let dropped = state.after_neurons(predictor, layer, &mut b.neurons, tokens);
+            bytes -= ffn.bytes(dropped);
+        }
+        let means = sparsity.as_ref().and_then(|s| s.means(predictor, layer));
+        if let (Some((means, _)), Some(active)) = (means, sparsity.as_ref().and_then(|s| s.active.neurons(layer))) {
+            for i in active.iter().flat_map(|g| *g as usize * c.neuron_group..(*g as usize + 1) * c.neuron_group) {
+                b.neurons.values[i] -= means[i];
+            }
+        }
+        let by_input = down.geometry().layout == Layout::ColumnLines;
+        let counts = select(&c, by_input, tokens, &mut sparsity, layer, [6; 3], b.neurons.values, &mut b.inputs);
+        let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
-        let product = Product::new(down, bias(Kind::DownBias), b.out, width);
-        linear(exec, kernels, &[product], &b.neurons.input(), tokens);
+        let product = Product::new(down, bias(Kind::DownBias), b.out, width).inputs(down_in);
+        bytes += linear(exec, kernels, &[product], &b.neurons.input(), tokens);
+        if let Some((_, constant)) = means {
+            b.out.iter_mut().zip(constant).for_each(|(y, m)| *y += m);
+        }
+        self.traffic.add(layer, bytes, true);
         add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
         Ok(())
     }
@@ -236,13 +369,14 @@ impl Session<'_, '_> {
             None => None,
         };
         let project = image.matrix(Kind::ProjectOut, 0);
-        let int8 = project.as_ref().unwrap_or(&output).format().takes_int8();
+        let int8 = project.as_ref().unwrap_or(&output).geometry().takes_int8();
         let from = &b.x.values[row * b.x.width..];
         prepare(exec, kernels, &c, norm.as_ref(), (from, &mut b.normed), rows, int8);
         let mut input = b.normed.input();
         if let Some(m) = project {
             let width = b.embed.width;
-            linear(exec, kernels, &[Product::new(m, None, b.embed.values, width)], &input, rows);
+            self.traffic.weights +=
+                linear(exec, kernels, &[Product::new(m, None, b.embed.values, width)], &input, rows);
             let shared = b.embed.share();
             for t in 0..rows {
                 // SAFETY: one row after the other, no tasks.
@@ -251,7 +385,7 @@ impl Session<'_, '_> {
             input = b.embed.input();
         }
         let width = c.vocab.next_multiple_of(16);
-        linear(exec, kernels, &[Product::new(output, None, b.logits, width)], &input, rows);
+        self.traffic.weights += linear(exec, kernels, &[Product::new(output, None, b.logits, width)], &input, rows);
         Ok(())
     }
 }

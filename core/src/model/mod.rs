@@ -4,12 +4,13 @@ mod forward;
 mod session;
 
 pub use crate::kernels::KvFormat;
-pub use session::{Session, SessionOptions};
+pub use session::{Session, SessionOptions, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;
-use crate::image::{Config, Image, Kind, Storage};
+use crate::image::{Config, Entry, GLOBAL, Image, Kind, SectionKind, Storage};
 use crate::kernels::{Kernels, Matrix};
+use crate::sparsity::Predictor;
 
 /// A parsed image with the kernels that will run it. A small value without memory of its own.
 #[derive(Clone, Copy)]
@@ -45,6 +46,29 @@ impl<'a> Model<'a> {
     /// The kernels in use.
     pub fn kernels(&self) -> &'static Kernels {
         self.kernels
+    }
+
+    /// The predictor that calibration put in the image, if it did.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPredictor`], [`Error::BadPredictor`].
+    pub fn predictor(&self) -> Result<Option<Predictor<'a>>, Error> {
+        match self.image.section(SectionKind::Predictor) {
+            [] => Ok(None),
+            bytes => Predictor::parse(bytes, &self.image).map(Some),
+        }
+    }
+
+    /// Bytes of the matrices that a policy may skip parts of: all of layers 1 and up, or, where heads and
+    /// neurons are what is skipped, those of Q, O, gate, up and down.
+    pub fn skippable_bytes(&self, by_input: bool) -> usize {
+        let skippable = |kind: Kind| match kind {
+            Kind::K | Kind::V => by_input,
+            Kind::Q | Kind::O | Kind::Gate | Kind::Up | Kind::Down => true,
+            _ => false,
+        };
+        let later = |e: &Entry| e.layer != 0 && e.layer != GLOBAL && skippable(e.kind);
+        self.image.entries().filter(later).map(|e| e.bytes()).sum()
     }
 
     /// The output matrix: its own, or the embedding it is tied to.

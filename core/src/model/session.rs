@@ -8,6 +8,7 @@ use crate::image::{Config, Positions};
 use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
 use crate::sample::{Candidate, Sampler};
+use crate::sparsity::{ActiveSet, Dial, Policy, Predictor, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicBool;
@@ -23,11 +24,13 @@ pub struct SessionOptions {
     pub logit_rows: usize,
     /// Number format of the KV cache.
     pub kv: KvFormat,
+    /// Whether the session may skip (see [`crate::sparsity`]); it takes memory for the lists.
+    pub sparsity: bool,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { context: 2048, batch: 128, logit_rows: 1, kv: KvFormat::F16 }
+        SessionOptions { context: 2048, batch: 128, logit_rows: 1, kv: KvFormat::F16, sparsity: false }
     }
 }
 
@@ -43,6 +46,10 @@ pub(super) struct Buffers<'m> {
     pub heads: Rows<'m>,
     /// Neurons, [batch, ffn].
     pub neurons: Rows<'m>,
+    /// Gates before the activation, [batch, ffn]; only where they are not computed together with `up`.
+    pub gate: &'m mut [f32],
+    /// Numbers of the inputs that are read, for up to three products at once.
+    pub inputs: [&'m mut [u32]; 3],
     /// [batch, heads * head_slot].
     pub q: &'m mut [f32],
     /// [batch, kv_heads * head_slot].
@@ -69,12 +76,22 @@ impl<'m> Buffers<'m> {
         let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
         let half = if c.positions == Positions::Rope { c.head_dim / 2 } else { 0 };
         let projected = if c.d_embed == c.d_model { 0 } else { o.batch };
+        let gates = if !c.gated {
+            0
+        } else if c.ffn_by_input {
+            o.batch
+        } else {
+            usize::from(o.sparsity)
+        };
+        let widest = c.neuron_width().max(c.d_model.next_multiple_of(32)).max(q);
         Ok(Buffers {
             x: Rows::new(arena, o.batch, c.d_model)?,
             normed: Rows::new(arena, o.batch, c.d_model)?,
             embed: Rows::new(arena, projected, c.d_embed)?,
             heads: Rows::new(arena, o.batch, q)?,
-            neurons: Rows::new(arena, o.batch, c.ffn.next_multiple_of(c.neuron_group))?,
+            neurons: Rows::new(arena, o.batch, c.neuron_width())?,
+            gate: arena.zeros(gates * c.neuron_width())?,
+            inputs: [arena.zeros(widest)?, arena.zeros(widest)?, arena.zeros(widest)?],
             q: arena.zeros(o.batch * q)?,
             k: arena.zeros(o.batch * kv)?,
             v: arena.zeros(o.batch * kv)?,
@@ -94,18 +111,39 @@ pub struct Session<'a, 'm> {
     pub(super) cache: KvCache<'m>,
     pub(super) buffers: Buffers<'m>,
     pub(super) cancel: Option<&'m AtomicBool>,
+    pub(super) predictor: Option<Predictor<'a>>,
+    pub(super) sparsity: Option<State<'m>>,
+    pub(super) traffic: Traffic,
     candidates: &'m mut [Candidate],
     has_logits: bool,
+}
+
+/// What the last prefill or decode read, in bytes, whichever way the weights were stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Of weights in matrices, the output matrix and predictors included.
+    pub weights: usize,
+    /// Of these, what choosing took (predictors and their tables).
+    pub predictor: usize,
+    /// Of these, matrices that a policy may skip parts of: those of all layers but the first.
+    pub skippable: usize,
 }
 
 struct Parts<'m> {
     kv: &'m mut [MaybeUninit<u8>],
     buffers: Buffers<'m>,
     candidates: &'m mut [Candidate],
+    sparsity: Option<State<'m>>,
 }
 
-fn carve<'m>(arena: &mut Arena<'m>, config: &Config, o: &SessionOptions) -> Result<Parts<'m>, Error> {
+fn carve<'m>(
+    arena: &mut Arena<'m>,
+    config: &Config,
+    o: &SessionOptions,
+    predictor: Option<&Predictor>,
+) -> Result<Parts<'m>, Error> {
     Ok(Parts {
+        sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
         kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
         buffers: Buffers::new(arena, config, o)?,
         candidates: arena.zeros(config.vocab)?,
@@ -116,11 +154,12 @@ impl<'a, 'm> Session<'a, 'm> {
     /// How much memory [`Session::new`] needs for these options.
     ///
     /// # Errors
-    /// [`Error::BadOption`] when an option is out of its range.
+    /// [`Error::BadOption`] when an option is out of its range; with sparsity what [`Model::predictor`] says.
     pub fn memory_required(model: &Model, options: &SessionOptions) -> Result<Layout, Error> {
         let options = checked(model.config(), *options)?;
         let mut arena = Arena::measure();
-        carve(&mut arena, model.config(), &options)?;
+        let predictor = if options.sparsity { model.predictor()? } else { None };
+        carve(&mut arena, model.config(), &options, predictor.as_ref())?;
         Layout::from_size_align(arena.needed(), 1).map_err(|_| Error::BadOption("the context is too large"))
     }
 
@@ -135,7 +174,8 @@ impl<'a, 'm> Session<'a, 'm> {
         if given < needed {
             return Err(Error::MemoryTooSmall { needed, given });
         }
-        let parts = carve(&mut Arena::new(memory), model.config(), &options)?;
+        let predictor = if options.sparsity { model.predictor()? } else { None };
+        let parts = carve(&mut Arena::new(memory), model.config(), &options, predictor.as_ref())?;
         Ok(Session {
             model,
             options,
@@ -143,6 +183,9 @@ impl<'a, 'm> Session<'a, 'm> {
             cache: KvCache::new(model.config(), options.kv, parts.kv),
             buffers: parts.buffers,
             cancel: None,
+            predictor,
+            sparsity: parts.sparsity,
+            traffic: Traffic::default(),
             candidates: parts.candidates,
             has_logits: false,
         })
@@ -178,7 +221,39 @@ impl<'a, 'm> Session<'a, 'm> {
         }
         self.position = position;
         self.has_logits = false;
+        if let (0, Some(state)) = (position, &mut self.sparsity) {
+            state.forget();
+        }
         Ok(())
+    }
+
+    /// Says what later decodes skip. The policies that learn from the prompt must be set before it is read.
+    ///
+    /// # Errors
+    /// [`Error::NoSparsity`] when the session was made without; [`Error::BadDensity`], [`Error::NoPredictor`],
+    /// [`Error::NotByInput`] with the dial as it was.
+    pub fn set_dial(&mut self, dial: &Dial) -> Result<(), Error> {
+        match &mut self.sparsity {
+            Some(state) => state.set(dial, self.predictor.as_ref()),
+            None if dial.policy == Policy::Off => Ok(()),
+            None => Err(Error::NoSparsity),
+        }
+    }
+
+    /// The policy in force ([`Policy::Auto`] resolved).
+    pub fn policy(&self) -> Policy {
+        self.sparsity.as_ref().map_or(Policy::Off, State::policy)
+    }
+
+    /// What is active, to be read, or under [`Policy::Given`] to be filled; `None` when the session was made
+    /// without sparsity.
+    pub fn active_set(&mut self) -> Option<&mut ActiveSet<'m>> {
+        self.sparsity.as_mut().map(|s| &mut s.active)
+    }
+
+    /// What the last prefill or decode read.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// A flag that any thread may raise: a prefill or decode under way then stops before its next layer
@@ -192,14 +267,30 @@ impl<'a, 'm> Session<'a, 'm> {
         if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }
     }
 
-    /// Reads tokens and returns the last one's logits.
+    /// Reads tokens, all of the model for each, and returns the last one's logits.
     ///
     /// # Errors
     /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] before anything is done;
     /// [`Error::Cancelled`] with the position behind the last whole batch.
     pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
-        self.admit(tokens)?;
+        self.begin(tokens, false)?;
         self.has_logits = false;
+        self.read(exec, tokens)?;
+        Ok(self.logits())
+    }
+
+    /// Admits tokens, and begins to count and to choose anew.
+    fn begin(&mut self, tokens: &[u32], decoding: bool) -> Result<(), Error> {
+        self.admit(tokens)?;
+        self.traffic = Traffic::default();
+        if let Some(state) = &mut self.sparsity {
+            state.begin(decoding);
+        }
+        Ok(())
+    }
+
+    /// Reads tokens batch by batch, and computes the last one's logits.
+    fn read(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
         let mut left = tokens.len();
         for batch in tokens.chunks(self.options.batch) {
             left -= batch.len();
@@ -210,7 +301,7 @@ impl<'a, 'm> Session<'a, 'm> {
             self.position += batch.len();
         }
         self.has_logits = true;
-        Ok(self.logits())
+        Ok(())
     }
 
     /// Reads tokens and shows every token's logits to `each(index, logits)`, in order.
@@ -223,7 +314,7 @@ impl<'a, 'm> Session<'a, 'm> {
         tokens: &[u32],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
-        self.admit(tokens)?;
+        self.begin(tokens, false)?;
         self.has_logits = false;
         let (vocab, mut index) = (self.model.config().vocab, 0);
         for batch in tokens.chunks(self.options.batch) {
@@ -243,12 +334,15 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads one token and returns its logits.
+    /// Reads one token and returns its logits; what it skips is the dial's affair ([`Session::set_dial`]).
     ///
     /// # Errors
     /// As [`Session::prefill`].
     pub fn decode(&mut self, exec: &dyn Executor, token: u32) -> Result<&[f32], Error> {
-        self.prefill(exec, &[token])
+        self.begin(&[token], true)?;
+        self.has_logits = false;
+        self.read(exec, &[token])?;
+        Ok(self.logits())
     }
 
     /// Chooses a token from the current logits.

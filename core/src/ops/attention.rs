@@ -8,6 +8,7 @@ use crate::image::Config;
 use crate::kernels::{Attend, Kernels, KvFormat, KvView};
 use crate::views::Disjoint;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 
 /// Tokens per task in a prefill.
 const TOKENS: usize = 16;
@@ -121,6 +122,8 @@ pub struct Step<'a> {
     pub head_norms: Option<(&'a [f32], &'a [f32])>,
     /// [tokens, head_dim / 2] cosines and sines, under RoPE.
     pub rope: Option<(&'a [f32], &'a [f32])>,
+    /// Query heads that are looked up for the one token, in order; the others' outputs are zero.
+    pub active: Option<&'a [u32]>,
     /// The layer's cache.
     pub cache: LayerCache<'a>,
     /// Where head outputs go, [tokens, heads * head_slot].
@@ -173,7 +176,7 @@ impl Step<'_> {
                 let key = self.k.range(at..at + width);
                 self.turn(kernels, t, key, self.head_norms.map(|n| n.1));
                 self.cache.write(head, self.first + t, key, &self.v[at..at + width]);
-                for q in head * group..(head + 1) * group {
+                for q in (head * group..(head + 1) * group).filter(|q| self.is_active(*q)) {
                     let at = (t * c.heads + q) * slot;
                     let query = self.q.range(at..at + width);
                     self.turn(kernels, t, query, self.head_norms.map(|n| n.0));
@@ -197,16 +200,49 @@ impl Step<'_> {
         }
     }
 
-    /// Attention of some tokens' query heads over one KV head, then the outputs' quantization.
+    /// Whether this query head is to be looked up.
+    fn is_active(&self, q: usize) -> bool {
+        self.active.is_none_or(|list| list.binary_search(&(q as u32)).is_ok())
+    }
+
+    /// Attention of some tokens' query heads over one KV head.
     ///
     /// # Safety
     /// Keys and values up to the last token must have been written; no other task may be given the same
     /// head and tokens.
     unsafe fn look_up(&self, kernels: &Kernels, head: usize, first: usize, tokens: usize) {
+        let group = self.config.heads / self.config.kv_heads;
+        let heads = head * group..(head + 1) * group;
+        if self.active.is_none() {
+            // SAFETY: by the caller.
+            return unsafe { self.look_up_heads(kernels, head, heads, first, tokens) };
+        }
+        let slot = self.config.head_slot();
+        for q in heads {
+            let at = (first * self.config.heads + q) * slot;
+            // SAFETY: this head's slot of the one row, by the caller's promise nobody else's.
+            unsafe {
+                if self.is_active(q) {
+                    self.look_up_heads(kernels, head, q..q + 1, first, tokens);
+                } else {
+                    self.out.values(at..at + slot).fill(0.0);
+                    if self.int8 {
+                        self.out.quantize(kernels, at, self.out.values(at..at + slot));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Attention of query heads that follow each other, then the outputs' quantization.
+    ///
+    /// # Safety
+    /// As [`Step::look_up`].
+    unsafe fn look_up_heads(&self, kernels: &Kernels, head: usize, heads: Range<usize>, first: usize, tokens: usize) {
         let c = self.config;
-        let (slot, group) = (c.head_slot(), c.heads / c.kv_heads);
+        let (slot, group) = (c.head_slot(), heads.len());
         let row = c.heads * slot;
-        let start = first * row + head * group * slot;
+        let start = first * row + heads.start * slot;
         // SAFETY: the offsets stay inside q and out, both [tokens, heads * slot].
         unsafe {
             let attend = Attend {

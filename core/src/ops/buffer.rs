@@ -61,6 +61,25 @@ impl<'m> Rows<'m> {
         }
     }
 
+    /// Zeros in row `t`, quantized too.
+    pub fn clear(&mut self, t: usize) {
+        let (row, blocks) = (t * self.width..(t + 1) * self.width, self.width / BLOCK);
+        self.values[row.clone()].fill(0.0);
+        self.quants[row].fill(0);
+        self.scales[t * blocks..(t + 1) * blocks].fill(0.0);
+        self.offsets[t * blocks..(t + 1) * blocks].fill(0);
+    }
+
+    /// Zeros in a range of row 0; quantized too where it is whole blocks.
+    pub fn clear_range(&mut self, range: Range<usize>) {
+        self.values[range.clone()].fill(0.0);
+        if range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK) {
+            self.quants[range.clone()].fill(0);
+            self.scales[range.start / BLOCK..range.end / BLOCK].fill(0.0);
+            self.offsets[range.start / BLOCK..range.end / BLOCK].fill(0);
+        }
+    }
+
     /// For tasks.
     pub fn share(&mut self) -> SharedRows<'_> {
         SharedRows {

@@ -1,10 +1,14 @@
-//! The first half of the feed-forward part: gate, up and activation, fused per group of neurons.
+//! The first half of the feed-forward part: gate, up and activation.
+//!
+//! All neurons are computed fused, by blocks of 32; chosen ones 16 at a time, wherever they lie. What is
+//! not computed is zero, and the down projection does not read what meets a zero.
 
-use super::buffer::SharedRows;
+use super::buffer::{Rows, SharedRows};
 use super::for_ranges;
+use super::linear::{Product, linear};
 use crate::exec::Executor;
 use crate::format::{BLOCK, TILE_ROWS};
-use crate::kernels::{Activation, Input, Kernels, Matrix};
+use crate::kernels::{Activation, Input, Kernels, Layout, Matrix};
 
 /// Tokens whose neurons are held on the stack at once.
 const TOKENS: usize = 16;
@@ -18,83 +22,223 @@ pub struct Projection<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// Where the gate's values come from.
+#[derive(Clone, Copy)]
+pub enum Gate<'a> {
+    /// The FFN has none.
+    None,
+    /// They are to be computed.
+    Project(Projection<'a>),
+    /// They have been, `[ffn]`, before the activation.
+    Given(&'a [f32]),
+}
+
 /// What a feed-forward layer computes before its down projection.
 #[derive(Clone, Copy)]
 pub struct Neurons<'a> {
     /// Present in gated FFNs.
-    pub gate: Option<Projection<'a>>,
+    pub gate: Gate<'a>,
     /// Always present.
     pub up: Projection<'a>,
     /// Between them, or behind `up`.
     pub activation: Activation,
     /// Whether the down projection takes quantized inputs (else floats).
     pub int8: bool,
+    /// Neurons in a group.
+    pub group: usize,
 }
 
-/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it.
-pub fn neurons(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, tokens: usize, h: &SharedRows) {
-    let groups = ffn.up.matrix.geometry().panels * TILE_ROWS / BLOCK;
-    for_ranges(exec, groups, &|range| {
-        for group in range {
+impl Neurons<'_> {
+    /// Bytes of weights of so many neurons.
+    pub fn bytes(&self, neurons: usize) -> usize {
+        let one = |p: &Projection| p.matrix.geometry().k_blocks * p.matrix.format().block_bytes();
+        neurons * (one(&self.up) + if let Gate::Project(gate) = &self.gate { one(gate) } else { 0 })
+    }
+}
+
+/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it; for one
+/// token only of the groups in `active`, zero elsewhere. Returns the bytes of weights it reads.
+pub fn neurons(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    ffn: &Neurons,
+    x: &Input,
+    tokens: usize,
+    h: &mut Rows,
+    active: Option<&[u32]>,
+) -> usize {
+    if let (Some(active), 1) = (active, tokens) {
+        h.clear(0);
+        chosen(exec, kernels, ffn, x, active, &h.share());
+        return ffn.bytes(active.len() * ffn.group);
+    }
+    let (width, h) = (h.width, h.share());
+    for_ranges(exec, width / BLOCK, &|range| {
+        for block in range {
             for first in (0..tokens).step_by(TOKENS) {
-                // SAFETY: each group is in one range, and owns its block of every row of h.
-                unsafe { group_of_neurons(kernels, ffn, x, group, first, TOKENS.min(tokens - first), h) };
+                // SAFETY: each block is in one range, and owns its part of every row of h.
+                unsafe { block_of_neurons(kernels, ffn, x, block, first, TOKENS.min(tokens - first), &h) };
+            }
+        }
+    });
+    ffn.bytes(width)
+}
+
+/// All neurons of an FFN stored by input; `gate` holds [tokens, ffn]. `inputs` are those read for one token,
+/// one list for the gate, one for up. Returns the bytes of weights it reads.
+#[allow(clippy::too_many_arguments, reason = "a step's operands")]
+pub fn neurons_by_input(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    ffn: &Neurons,
+    x: &Input,
+    tokens: usize,
+    h: &mut Rows,
+    gate: &mut [f32],
+    inputs: [&[u32]; 2],
+) -> usize {
+    let width = h.width;
+    let up = Product::new(ffn.up.matrix, ffn.up.bias, h.values, width).inputs(inputs[1]);
+    let (bytes, gate) = match &ffn.gate {
+        Gate::Project(p) => {
+            let product = Product::new(p.matrix, p.bias, gate, width).inputs(inputs[0]);
+            (linear(exec, kernels, &[product, up], x, tokens), Some(&*gate))
+        }
+        _ => (linear(exec, kernels, &[up], x, tokens), None),
+    };
+    let h = h.share();
+    for_ranges(exec, tokens * width / BLOCK, &|range| {
+        let part = range.start * BLOCK..range.end * BLOCK;
+        // SAFETY: each block is in one range.
+        let row = unsafe { h.values(part.clone()) };
+        kernels.activate(ffn.activation, gate.map(|g| &g[part]), row);
+    });
+    bytes
+}
+
+/// Zeros in all groups of the one token's neurons but the active ones.
+pub fn keep_only(h: &mut Rows, active: &[u32], group: usize) {
+    let mut from = 0;
+    for g in active {
+        h.clear_range(from..*g as usize * group);
+        from = (*g as usize + 1) * group;
+    }
+    h.clear_range(from..h.width);
+}
+
+/// The neurons of some groups, 16 at a time.
+fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, active: &[u32], h: &SharedRows) {
+    if ffn.group == BLOCK {
+        return for_ranges(exec, active.len(), &|range| {
+            for block in &active[range] {
+                // SAFETY: each block is in one range.
+                unsafe { block_of_neurons(kernels, ffn, x, *block as usize, 0, 1, h) };
+            }
+        });
+    }
+    let count = active.len() * ffn.group;
+    // Neuron i of those chosen; behind the last, the last again.
+    let neuron = |i: usize| {
+        let i = i.min(count - 1);
+        active[i / ffn.group] * ffn.group as u32 + (i % ffn.group) as u32
+    };
+    for_ranges(exec, count.div_ceil(TILE_ROWS), &|range| {
+        for run in range {
+            let at = |first: usize| core::array::from_fn(|i| neuron(first + i));
+            let (these, later) = (at(run * TILE_ROWS), at((run + 1) * TILE_ROWS));
+            let values = sixteen(kernels, ffn, x, &these, &later);
+            for (i, y) in these.iter().zip(values).take(count - run * TILE_ROWS) {
+                // SAFETY: each neuron is in one run.
+                unsafe { h.values(*i as usize..*i as usize + 1)[0] = y };
             }
         }
     });
 }
 
-/// One group's 32 neurons for some tokens.
-///
-/// # Safety
-/// No other task may be given the same group.
-unsafe fn group_of_neurons(
+/// Sixteen neurons of one token.
+fn sixteen(
     kernels: &Kernels,
     ffn: &Neurons,
     x: &Input,
-    group: usize,
+    these: &[u32; TILE_ROWS],
+    later: &[u32; TILE_ROWS],
+) -> [f32; TILE_ROWS] {
+    let project = |p: &Projection| {
+        let mut out = [0.0; TILE_ROWS];
+        if p.matrix.geometry().layout == Layout::RowLines {
+            kernels.gemm_rows(&p.matrix, these, later, x, 0, 1, &mut out, TILE_ROWS);
+        } else {
+            kernels.gemm(&p.matrix, these[0] as usize / TILE_ROWS, x, 0, 1, &mut out, TILE_ROWS);
+        }
+        if let Some(bias) = p.bias {
+            out.iter_mut().zip(these).for_each(|(y, i)| *y += bias[*i as usize]);
+        }
+        out
+    };
+    let mut h = project(&ffn.up);
+    match &ffn.gate {
+        Gate::None => kernels.activate(ffn.activation, None, &mut h),
+        Gate::Project(p) => kernels.activate(ffn.activation, Some(&project(p)), &mut h),
+        Gate::Given(values) => {
+            kernels.activate(ffn.activation, Some(&these.map(|i| values[i as usize])), &mut h);
+        }
+    }
+    h
+}
+
+/// One block of 32 neurons for some tokens.
+///
+/// # Safety
+/// No other task may be given the same block.
+unsafe fn block_of_neurons(
+    kernels: &Kernels,
+    ffn: &Neurons,
+    x: &Input,
+    block: usize,
     first: usize,
     tokens: usize,
     h: &SharedRows,
 ) {
     let mut up = [0.0; TOKENS * BLOCK];
     let mut gate = [0.0; TOKENS * BLOCK];
-    project(kernels, &ffn.up, x, group, first, tokens, &mut up);
-    if let Some(p) = &ffn.gate {
-        project(kernels, p, x, group, first, tokens, &mut gate);
+    project(kernels, &ffn.up, x, block, first, tokens, &mut up);
+    match &ffn.gate {
+        Gate::None => {}
+        Gate::Project(p) => project(kernels, p, x, block, first, tokens, &mut gate),
+        Gate::Given(values) => gate[..BLOCK].copy_from_slice(&values[block * BLOCK..(block + 1) * BLOCK]),
     }
     let n = tokens * BLOCK;
-    kernels.activate(ffn.activation, ffn.gate.is_some().then_some(&gate[..n]), &mut up[..n]);
+    let gated = !matches!(ffn.gate, Gate::None);
+    kernels.activate(ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
     for (t, row) in up[..n].chunks_exact(BLOCK).enumerate() {
-        let at = (first + t) * h.width + group * BLOCK;
-        // SAFETY: this group's block of row first + t, by the caller's promise nobody else's.
+        let at = (first + t) * h.width + block * BLOCK;
+        // SAFETY: this block's part of row first + t, by the caller's promise nobody else's.
         unsafe {
+            h.values(at..at + BLOCK).copy_from_slice(row);
             if ffn.int8 {
                 h.quantize(kernels, at, row);
-            } else {
-                h.values(at..at + BLOCK).copy_from_slice(row);
             }
         }
     }
 }
 
-/// `out[t][0..32] = p's outputs of this group`.
+/// `out[t][0..32] = p's outputs of this block`.
 fn project(
     kernels: &Kernels,
     p: &Projection,
     x: &Input,
-    group: usize,
+    block: usize,
     first: usize,
     tokens: usize,
     out: &mut [f32; TOKENS * BLOCK],
 ) {
     for half in 0..BLOCK / TILE_ROWS {
-        let panel = group * (BLOCK / TILE_ROWS) + half;
+        let panel = block * (BLOCK / TILE_ROWS) + half;
         kernels.gemm(&p.matrix, panel, x, first, tokens, &mut out[half * TILE_ROWS..], BLOCK);
     }
     if let Some(bias) = p.bias {
         for row in out.chunks_exact_mut(BLOCK).take(tokens) {
-            row.iter_mut().zip(&bias[group * BLOCK..]).for_each(|(y, b)| *y += b);
+            row.iter_mut().zip(&bias[block * BLOCK..]).for_each(|(y, b)| *y += b);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Matrix products of a batch of tokens.
+//!
+//! For one token nothing is read that is known not to matter: neither outputs that nobody asked for
+//! ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
-use crate::format::TILE_ROWS;
+use crate::format::{BLOCK, TILE_ROWS};
 use crate::kernels::{Input, Kernels, Layout, Matrix};
 use crate::views::Disjoint;
 use core::ops::Range;
@@ -12,6 +15,20 @@ pub struct Product<'a> {
     bias: Option<&'a [f32]>,
     out: Disjoint<'a, f32>,
     stride: usize,
+    groups: Option<(&'a [u32], usize)>,
+    inputs: Option<&'a [u32]>,
+}
+
+/// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero), in order,
+/// and returns how many there are. `list` must be as long as `x`.
+pub fn select_inputs(x: &[f32], threshold: f32, list: &mut [u32]) -> usize {
+    let mut n = 0;
+    for (i, x) in x.iter().enumerate() {
+        // Branchless: which inputs are large is not to be guessed. What is no number is kept, to be seen.
+        list[n] = i as u32;
+        n += usize::from(!(x.abs() <= threshold));
+    }
+    n
 }
 
 impl<'a> Product<'a> {
@@ -21,59 +38,169 @@ impl<'a> Product<'a> {
     /// When the stride is too short.
     pub fn new(matrix: Matrix<'a>, bias: Option<&'a [f32]>, out: &'a mut [f32], stride: usize) -> Self {
         assert!(matrix.geometry().output_width() <= stride, "output rows too short");
-        Product { matrix, bias, out: Disjoint::new(out), stride }
+        Product { matrix, bias, out: Disjoint::new(out), stride, groups: None, inputs: None }
     }
 
-    /// Computes the outputs of some panels for all tokens.
+    /// Computes only the outputs of these groups (heads) of `width` outputs; the others keep what they were.
+    pub fn groups(self, groups: Option<&'a [u32]>, width: usize) -> Self {
+        let g = self.matrix.geometry();
+        let per_group = if g.layout == Layout::ColumnLines { width / BLOCK } else { g.units_per_group };
+        Product { groups: groups.map(|list| (list, per_group)), ..self }
+    }
+
+    /// Reads only these inputs of the one token, under [`Layout::ColumnLines`].
+    pub fn inputs(self, inputs: &'a [u32]) -> Self {
+        Product { inputs: Some(inputs), ..self }
+    }
+
+    /// Outputs computed together.
+    fn item_width(&self) -> usize {
+        if self.matrix.geometry().layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS }
+    }
+
+    /// Items (panels, or blocks of outputs) to compute.
+    fn items(&self) -> usize {
+        match self.groups {
+            Some((list, per_group)) => list.len() * per_group,
+            None => self.matrix.geometry().panels * TILE_ROWS / self.item_width(),
+        }
+    }
+
+    /// Number of the `i`th item to compute.
+    fn item(&self, i: usize) -> usize {
+        match self.groups {
+            Some((list, per_group)) => list[i / per_group] as usize * per_group + i % per_group,
+            None => i,
+        }
+    }
+
+    /// Whether this k-block of the one token has an input that is not zero.
+    fn block_matters(&self, x: &Input, kb: usize) -> bool {
+        if self.matrix.geometry().takes_int8() {
+            x.scales[kb] != 0.0
+        } else {
+            x.values[kb * BLOCK..(kb + 1) * BLOCK].iter().any(|x| *x != 0.0)
+        }
+    }
+
+    /// Bytes of weights that computing this product reads.
+    pub fn bytes(&self, x: &Input, tokens: usize) -> usize {
+        let g = self.matrix.geometry();
+        let outputs = self.items() * self.item_width();
+        let per_block = g.format.block_bytes();
+        match (g.layout, self.inputs) {
+            (Layout::Columns, _) if tokens == 1 => {
+                (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count() * g.unit_bytes()
+            }
+            (Layout::ColumnLines, Some(inputs)) if tokens == 1 => inputs.len() * (outputs / BLOCK) * per_block,
+            (Layout::ColumnLines, _) => g.k_blocks * BLOCK * (outputs / BLOCK) * per_block,
+            _ => outputs * g.k_blocks * per_block,
+        }
+    }
+
+    /// Computes some items for all tokens.
     ///
     /// # Safety
-    /// No other task may be given the same panels.
-    unsafe fn panels(&self, kernels: &Kernels, x: &Input, tokens: usize, panels: Range<usize>) {
+    /// No other task may be given the same items.
+    unsafe fn run(&self, kernels: &Kernels, x: &Input, tokens: usize, items: Range<usize>) {
         let m = &self.matrix;
         assert!(self.out.len() >= tokens * self.stride, "too few output rows");
-        // SAFETY: panel p owns its 16 outputs of each row, inside `out` by the lengths checked here and in
-        // `new`; panels are not given twice.
-        unsafe {
-            if tokens == 1 && m.geometry().layout == Layout::Columns {
-                let y = self.out.range(panels.start * TILE_ROWS..panels.end * TILE_ROWS);
-                y.fill(0.0);
-                for kb in 0..m.geometry().k_blocks {
-                    kernels.gemv_columns(m, kb, panels.start, x, y);
+        let mut at = items.start;
+        while at < items.end {
+            // Neighbouring items are computed as one run.
+            let first = self.item(at);
+            let mut n = 1;
+            while at + n < items.end && self.item(at + n) == first + n {
+                n += 1;
+            }
+            // SAFETY: item i owns its outputs of each row, inside `out` by the lengths checked here and in
+            // `new`; items are not given twice.
+            unsafe {
+                match m.geometry().layout {
+                    Layout::ColumnLines => self.blocks(kernels, x, tokens, first..first + n),
+                    Layout::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
+                    _ => {
+                        for p in first..first + n {
+                            let out = self.out.as_ptr().add(m.output_offset(p));
+                            kernels.gemm_shared(m, p, x, 0, tokens, out, self.stride);
+                        }
+                    }
                 }
-            } else {
-                for p in panels.clone() {
-                    let out = self.out.as_ptr().add(m.output_offset(p));
-                    kernels.gemm_shared(m, p, x, 0, tokens, out, self.stride);
+                self.add_bias(tokens, first..first + n);
+            }
+            at += n;
+        }
+    }
+
+    /// Blocks of outputs of a matrix stored by input.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn blocks(&self, kernels: &Kernels, x: &Input, tokens: usize, blocks: Range<usize>) {
+        // SAFETY: by the caller.
+        unsafe {
+            match self.inputs {
+                Some(inputs) if tokens == 1 => {
+                    let y = self.out.range(blocks.start * BLOCK..blocks.end * BLOCK);
+                    y.fill(0.0);
+                    kernels.gemv_inputs(&self.matrix, inputs, blocks.start, x, y);
+                }
+                _ => {
+                    for b in blocks {
+                        let out = self.out.as_ptr().add(b * BLOCK);
+                        kernels.gemm_inputs(&self.matrix, b, x, 0, tokens, out, self.stride);
+                    }
                 }
             }
-            let Some(bias) = self.bias else { return };
-            for p in panels {
-                let at = m.output_offset(p);
-                let bias = &bias[at.min(bias.len())..bias.len().min(at + TILE_ROWS)];
-                for t in 0..tokens {
-                    let row = self.out.range(t * self.stride + at..t * self.stride + at + bias.len());
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
+        }
+    }
+
+    /// Panels of a matrix of columns, one token: k-blocks of zeros are not read.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn columns(&self, kernels: &Kernels, x: &Input, panels: Range<usize>) {
+        // SAFETY: by the caller.
+        let y = unsafe { self.out.range(panels.start * TILE_ROWS..panels.end * TILE_ROWS) };
+        y.fill(0.0);
+        for kb in (0..self.matrix.geometry().k_blocks).filter(|kb| self.block_matters(x, *kb)) {
+            kernels.gemv_columns(&self.matrix, kb, panels.start, x, y);
+        }
+    }
+
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn add_bias(&self, tokens: usize, items: Range<usize>) {
+        let Some(bias) = self.bias else { return };
+        let width = self.item_width();
+        for item in items {
+            let at = if width == BLOCK { item * BLOCK } else { self.matrix.output_offset(item) };
+            let bias = &bias[at.min(bias.len())..bias.len().min(at + width)];
+            for t in 0..tokens {
+                // SAFETY: by the caller.
+                let row = unsafe { self.out.range(t * self.stride + at..t * self.stride + at + bias.len()) };
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         }
     }
 }
 
-/// Runs several products of the same inputs as one step.
-pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &Input, tokens: usize) {
+/// Runs several products of the same inputs as one step; returns the bytes of weights it reads.
+pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &Input, tokens: usize) -> usize {
     let threads = exec.threads().max(1);
-    let total: usize = products.iter().map(|p| p.matrix.geometry().panels).sum();
+    let total: usize = products.iter().map(Product::items).sum();
     // Long runs for the memory's sake, enough tasks to even out a slow core.
-    let chunk = if threads == 1 { total } else { total.div_ceil(4 * threads).max(2) };
-    let tasks = |p: &Product| p.matrix.geometry().panels.div_ceil(chunk);
+    let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(4 * threads).max(2) };
+    let tasks = |p: &Product| p.items().div_ceil(chunk);
     exec.run(products.iter().map(tasks).sum(), &|mut i| {
         for p in products {
             if i < tasks(p) {
-                let range = i * chunk..((i + 1) * chunk).min(p.matrix.geometry().panels);
+                let range = i * chunk..((i + 1) * chunk).min(p.items());
                 // SAFETY: ranges of different tasks are disjoint.
-                return unsafe { p.panels(kernels, x, tokens, range) };
+                return unsafe { p.run(kernels, x, tokens, range) };
             }
             i -= tasks(p);
         }
     });
+    products.iter().map(|p| p.bytes(x, tokens)).sum()
 }

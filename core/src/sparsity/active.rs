@@ -1,0 +1,84 @@
+//! The lists of what a token uses.
+
+use crate::arena::Arena;
+use crate::error::Error;
+use crate::image::Config;
+
+/// Sorted lists of bounded indices, one a layer.
+struct Lists<'m> {
+    /// [layers, width]; the first `counts[layer]` of a layer are meant.
+    items: &'m mut [u32],
+    counts: &'m mut [u32],
+    width: usize,
+}
+
+impl<'m> Lists<'m> {
+    fn new(arena: &mut Arena<'m>, layers: usize, width: usize) -> Result<Self, Error> {
+        Ok(Lists { items: arena.zeros(layers * width)?, counts: arena.zeros(layers)?, width })
+    }
+
+    fn get(&self, layer: usize) -> Option<&[u32]> {
+        let n = self.counts[layer] as usize;
+        (n < self.width).then(|| &self.items[layer * self.width..layer * self.width + n])
+    }
+
+    /// Fills a layer's list with what `chosen` says of each index.
+    fn fill(&mut self, layer: usize, mut chosen: impl FnMut(usize) -> bool) {
+        let row = &mut self.items[layer * self.width..(layer + 1) * self.width];
+        let mut n = 0;
+        for i in 0..self.width {
+            row[n] = i as u32;
+            n += usize::from(chosen(i));
+        }
+        self.counts[layer] = n as u32;
+    }
+}
+
+/// Which heads and groups of neurons each layer uses: all of them, to begin with.
+pub struct ActiveSet<'m> {
+    heads: Lists<'m>,
+    neurons: Lists<'m>,
+}
+
+impl<'m> ActiveSet<'m> {
+    pub(crate) fn new(arena: &mut Arena<'m>, c: &Config) -> Result<Self, Error> {
+        Ok(ActiveSet {
+            heads: Lists::new(arena, c.layers, c.heads)?,
+            neurons: Lists::new(arena, c.layers, c.neuron_groups())?,
+        })
+    }
+
+    /// Query heads of a layer in order, `None` for all.
+    pub fn heads(&self, layer: usize) -> Option<&[u32]> {
+        self.heads.get(layer)
+    }
+
+    /// Groups of neurons of a layer in order, `None` for all.
+    pub fn neurons(&self, layer: usize) -> Option<&[u32]> {
+        self.neurons.get(layer)
+    }
+
+    /// Makes everything active.
+    pub fn set_all(&mut self) {
+        for layer in 0..self.heads.counts.len() {
+            self.choose_heads(layer, |_| true);
+            self.choose_neurons(layer, |_| true);
+        }
+    }
+
+    /// Makes those heads of a layer active for which `chosen(head)` is true.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn choose_heads(&mut self, layer: usize, chosen: impl FnMut(usize) -> bool) {
+        self.heads.fill(layer, chosen);
+    }
+
+    /// Makes those groups of neurons of a layer active for which `chosen(group)` is true.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn choose_neurons(&mut self, layer: usize, chosen: impl FnMut(usize) -> bool) {
+        self.neurons.fill(layer, chosen);
+    }
+}

@@ -1,0 +1,353 @@
+//! The predictor section of an image: low-rank predictors, thresholds and budgets, as calibration wrote them.
+//! `image/FORMAT.md` is its specification.
+//!
+//! The section stands for itself, so that it can be moved between images of the same model packed in
+//! different number formats; a [`fingerprint`] of the model keeps it from others.
+
+use super::dial::Policy;
+use crate::error::Error;
+use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::image::{Config, Image, Kind, crc32};
+use crate::kernels::{Geometry, Layout, Matrix};
+
+/// First bytes of the section.
+pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
+/// Version of the section.
+pub const VERSION: u32 = 1;
+/// Bytes of its header.
+pub const HEADER_LEN: usize = 64;
+/// Bytes of a row of its table.
+pub const ENTRY_LEN: usize = 32;
+/// Entries of a slot's table of quantiles: the scores that 0 %, 1 %, ... 100 % reach.
+pub const QUANTILES: usize = 101;
+/// Densities that budgets are tabulated at: 0, 5 %, ... 100 %.
+pub const GRID: usize = 21;
+
+/// What feeds the shadow predictor, all of layer 0 or just behind it; several are concatenated, each padded
+/// to 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tap(pub u32);
+
+impl Tap {
+    /// Input of layer 0's attention: the normed embedding.
+    pub const EMBEDDING: u32 = 1;
+    /// Output of layer 0's heads, before their projection (ShadowLLM's).
+    pub const HEADS: u32 = 2;
+    /// Input of layer 1's attention: the normed stream behind layer 0.
+    pub const STREAM: u32 = 4;
+
+    /// Whether the part belongs to it.
+    pub const fn has(self, part: u32) -> bool {
+        self.0 & part != 0
+    }
+
+    /// Length of the vector.
+    pub fn width(self, c: &Config) -> usize {
+        let d = c.d_model.next_multiple_of(BLOCK);
+        let part = |part, width| if self.has(part) { width } else { 0 };
+        part(Self::EMBEDDING, d) + part(Self::HEADS, c.heads * c.head_slot()) + part(Self::STREAM, d)
+    }
+}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
+        /// What a table of the section is. Those from [`Table::LayerIn`] on stand once in every layer.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Table { $($(#[$doc])* $name = $code),* }
+
+        impl Table {
+            /// All, in the order of their codes.
+            pub const ALL: &[Table] = &[$(Table::$name),*];
+        }
+    };
+}
+
+tables! {
+    /// First map of the shadow predictor, matrix [rank, tap].
+    ShadowIn = 0,
+    /// Its bias, `[rank]`.
+    ShadowInBias = 1,
+    /// Its outputs for neurons, matrix [(layers - 1) * groups padded to 16, rank].
+    ShadowNeurons = 2,
+    /// Their bias.
+    ShadowNeuronBias = 3,
+    /// Its outputs for heads, matrix [(layers - 1) * heads padded to 16, rank].
+    ShadowHeads = 4,
+    /// Their bias.
+    ShadowHeadBias = 5,
+    /// Mean importance of groups of neurons, [layers, groups].
+    StaticNeurons = 6,
+    /// Mean importance of heads, [layers, heads].
+    StaticHeads = 7,
+    /// Norm of each neuron's down column, [layers, neuron width].
+    NeuronNorms = 8,
+    /// That norm times the mean |up|, [layers, neuron width]: what a gate's activation is worth.
+    GateWeights = 9,
+    /// Quantiles of the static scores, [layers, 2 slots, QUANTILES].
+    StaticQuantiles = 10,
+    /// Quantiles of the shadow predictor's scores.
+    ShadowQuantiles = 11,
+    /// Quantiles of the per-layer predictors' scores.
+    PerLayerQuantiles = 12,
+    /// Quantiles of the gates' scores.
+    GateQuantiles = 13,
+    /// Quantiles of the inputs' magnitudes, [layers, 7 slots, QUANTILES].
+    InputQuantiles = 14,
+    /// Shares kept of the slots for the static scores, [GRID, layers, 2].
+    StaticBudget = 15,
+    /// The same for the shadow predictor.
+    ShadowBudget = 16,
+    /// The same for the per-layer predictors.
+    PerLayerBudget = 17,
+    /// The same for gates.
+    GateBudget = 18,
+    /// The same for inputs, [GRID, layers, 7].
+    InputBudget = 19,
+    /// Mean activation of the neurons, [layers, neuron width].
+    NeuronMeans = 20,
+    /// What these means add to the FFN's output, [layers, d_model].
+    DownMeans = 21,
+    /// Code of the best policy, `[GRID]`.
+    Auto = 22,
+    /// First map of a layer's own predictor, matrix [rank, d_model].
+    LayerIn = 23,
+    /// Its bias.
+    LayerInBias = 24,
+    /// Its outputs for neurons, matrix [groups, rank].
+    LayerNeurons = 25,
+    /// Their bias.
+    LayerNeuronBias = 26,
+    /// Its outputs for heads, matrix [heads, rank].
+    LayerHeads = 27,
+    /// Their bias.
+    LayerHeadBias = 28,
+}
+
+const TABLES: usize = Table::ALL.len();
+const NONE: u16 = u16::MAX;
+/// Format code of vectors.
+const VECTOR: u8 = 255;
+
+/// The parsed section.
+#[derive(Clone, Copy)]
+pub struct Predictor<'a> {
+    bytes: &'a [u8],
+    at: [u16; TABLES],
+    globals: usize,
+    per_layer: usize,
+    layers: usize,
+    tap: Tap,
+}
+
+/// Little-endian u32 at `at`, 0 behind the end.
+fn word(bytes: &[u8], at: usize) -> usize {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u32::from_le_bytes(b) as usize)
+}
+
+/// A number that tells models apart, whatever number format their weights are in: CRC-32 of shape and of the
+/// first norms, which are never quantized.
+pub fn fingerprint(image: &Image) -> u32 {
+    let c = image.config();
+    let mut crc = 0;
+    for n in [c.d_model, c.layers, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab] {
+        crc = crc32(&(n as u32).to_le_bytes(), crc);
+    }
+    for layer in [0, c.layers - 1] {
+        for kind in [Kind::AttnNorm, Kind::FfnNorm] {
+            for x in image.vector(kind, layer).unwrap_or(&[]) {
+                crc = crc32(&x.to_le_bytes(), crc);
+            }
+        }
+    }
+    crc
+}
+
+impl<'a> Predictor<'a> {
+    /// Parses and checks the section `bytes` for the model of `image`.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPredictor`] when it was made for another model, [`Error::BadPredictor`] when it is
+    /// damaged.
+    pub fn parse(bytes: &'a [u8], image: &Image) -> Result<Self, Error> {
+        let c = image.config();
+        if bytes.len() < HEADER_LEN || bytes[..MAGIC.len()] != MAGIC || word(bytes, 8) != VERSION as usize {
+            return Err(Error::BadPredictor("its header"));
+        }
+        let shape = [c.layers, c.heads, c.neuron_groups()];
+        if word(bytes, 12) != fingerprint(image) as usize || (0..3).any(|i| word(bytes, 16 + 4 * i) != shape[i]) {
+            return Err(Error::ForeignPredictor);
+        }
+        let mut p = Predictor {
+            bytes,
+            at: [NONE; TABLES],
+            globals: 0,
+            per_layer: 0,
+            layers: c.layers,
+            tap: Tap(word(bytes, 28) as u32),
+        };
+        p.index(word(bytes, 32))?;
+        for table in Table::ALL {
+            for layer in 0..if *table as u8 >= Table::LayerIn as u8 { c.layers } else { 1 } {
+                p.check(*table, layer, c)?;
+            }
+        }
+        Ok(p)
+    }
+
+    /// Finds the tables: first those of the model, then those of each layer in the same order.
+    fn index(&mut self, count: usize) -> Result<(), Error> {
+        let bad = Error::BadPredictor("its table");
+        let rows = count.checked_mul(ENTRY_LEN).and_then(|n| self.bytes.get(HEADER_LEN..HEADER_LEN.checked_add(n)?));
+        for row in rows.ok_or(bad)?.chunks_exact(ENTRY_LEN) {
+            let in_layers = row[0] >= Table::LayerIn as u8;
+            let next = if in_layers { &mut self.per_layer } else { &mut self.globals };
+            if in_layers && u16::from_le_bytes([row[2], row[3]]) != 0 {
+                continue;
+            }
+            let slot = self.at.get_mut(row[0] as usize).filter(|slot| **slot == NONE).ok_or(bad)?;
+            *slot = *next as u16;
+            *next += 1;
+        }
+        if count != self.globals + self.per_layer * self.layers { Err(bad) } else { Ok(()) }
+    }
+
+    /// A table's row and its bytes.
+    fn entry(&self, table: Table, layer: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let at = self.at[table as usize];
+        if at == NONE || layer >= self.layers {
+            return None;
+        }
+        let i = if table as u8 >= Table::LayerIn as u8 { self.globals + layer * self.per_layer } else { 0 };
+        let row = self.bytes.get(HEADER_LEN + (i + at as usize) * ENTRY_LEN..)?.get(..ENTRY_LEN)?;
+        if row[0] != table as u8 || i > 0 && u16::from_le_bytes([row[2], row[3]]) as usize != layer {
+            return None;
+        }
+        Some((row, self.bytes.get(word(row, 16)..)?))
+    }
+
+    /// A vector of floats.
+    pub fn vector(&self, table: Table, layer: usize) -> Option<&'a [f32]> {
+        let (row, bytes) = self.entry(table, layer)?;
+        let raw = bytes.get(..word(row, 4).checked_mul(4)?)?;
+        if row[1] != VECTOR || !raw.as_ptr().addr().is_multiple_of(align_of::<f32>()) {
+            return None;
+        }
+        // SAFETY: aligned (checked), four bytes a float, any bits are a float, and the target is little-endian
+        // (checked at compile time).
+        Some(unsafe { core::slice::from_raw_parts(raw.as_ptr().cast(), raw.len() / 4) })
+    }
+
+    /// A matrix.
+    pub fn matrix(&self, table: Table, layer: usize) -> Option<Matrix<'a>> {
+        let (row, bytes) = self.entry(table, layer)?;
+        let format = Format::from_code(row[1])?;
+        Matrix::new(Self::geometry(format, word(row, 4), word(row, 8)), bytes).ok()
+    }
+
+    /// Order of a matrix of these (padded) outputs and inputs.
+    pub fn geometry(format: Format, outputs: usize, inputs: usize) -> Geometry {
+        let (panels, k_blocks) = (outputs / TILE_ROWS, inputs / BLOCK);
+        let group_stride = panels.saturating_mul(k_blocks).saturating_mul(format.tile_bytes());
+        let (units_per_group, group_width) = (panels, panels * TILE_ROWS);
+        Geometry { format, layout: Layout::Rows, panels, k_blocks, units_per_group, group_stride, group_width }
+    }
+
+    /// Refuses a table that is there and cannot be read or has not the length it must have.
+    fn check(&self, table: Table, layer: usize, c: &Config) -> Result<(), Error> {
+        if self.at[table as usize] == NONE {
+            return Ok(());
+        }
+        let pad = |n: usize| n.next_multiple_of(TILE_ROWS);
+        let (groups, later) = (c.neuron_groups(), c.layers - 1);
+        let neurons = c.layers * c.neuron_width();
+        let quantiles = |slots: usize| (c.layers * slots * QUANTILES, 0);
+        let budget = |slots: usize| (c.layers * slots * GRID, 0);
+        let rank = |table, layer| self.matrix(table, layer).map_or(0, |m| m.geometry().panels * TILE_ROWS);
+        // Length of a vector, or outputs and inputs of a matrix (0 outputs: any).
+        let (len, inputs) = match table {
+            Table::ShadowIn => (0, self.tap.width(c)),
+            Table::ShadowInBias => (rank(Table::ShadowIn, 0), 0),
+            Table::ShadowNeurons => (later * pad(groups), rank(Table::ShadowIn, 0)),
+            Table::ShadowNeuronBias => (later * pad(groups), 0),
+            Table::ShadowHeads => (later * pad(c.heads), rank(Table::ShadowIn, 0)),
+            Table::ShadowHeadBias => (later * pad(c.heads), 0),
+            Table::StaticNeurons => (c.layers * groups, 0),
+            Table::StaticHeads => (c.layers * c.heads, 0),
+            Table::NeuronNorms | Table::GateWeights | Table::NeuronMeans => (neurons, 0),
+            Table::StaticQuantiles | Table::ShadowQuantiles | Table::PerLayerQuantiles | Table::GateQuantiles => {
+                quantiles(2)
+            }
+            Table::InputQuantiles => quantiles(Policy::Input.slots()),
+            Table::StaticBudget | Table::ShadowBudget | Table::PerLayerBudget | Table::GateBudget => budget(2),
+            Table::InputBudget => budget(Policy::Input.slots()),
+            Table::DownMeans => (c.layers * c.d_model, 0),
+            Table::Auto => (GRID, 0),
+            Table::LayerIn => (0, c.d_model.next_multiple_of(BLOCK)),
+            Table::LayerInBias => (rank(Table::LayerIn, layer), 0),
+            Table::LayerNeurons => (pad(groups), rank(Table::LayerIn, layer)),
+            Table::LayerNeuronBias => (pad(groups), 0),
+            Table::LayerHeads => (pad(c.heads), rank(Table::LayerIn, layer)),
+            Table::LayerHeadBias => (pad(c.heads), 0),
+        };
+        let fits = if inputs > 0 {
+            self.matrix(table, layer).is_some_and(|m| {
+                let g = m.geometry();
+                let rank_ok = len > 0 || (g.output_width().is_multiple_of(BLOCK) && g.output_width() <= 4096);
+                g.input_width() == inputs && rank_ok && (len == 0 || g.output_width() == len)
+            })
+        } else {
+            len > 0 && self.vector(table, layer).is_some_and(|v| v.len() == len)
+        };
+        if fits { Ok(()) } else { Err(Error::BadPredictor("a table")) }
+    }
+
+    /// What feeds the shadow predictor.
+    pub fn tap(&self) -> Tap {
+        self.tap
+    }
+
+    /// Rank of the shadow predictor, or the largest of the layers' own; 0 without any.
+    pub fn rank(&self) -> usize {
+        let outputs = |m: Option<Matrix>| m.map_or(0, |m| m.geometry().output_width());
+        let layers = (0..self.layers).map(|l| outputs(self.matrix(Table::LayerIn, l)));
+        layers.max().unwrap_or(0).max(outputs(self.matrix(Table::ShadowIn, 0)))
+    }
+
+    /// Quantiles and budget of a calibrated policy, where the section has them.
+    pub fn calibration(&self, policy: Policy) -> Option<(&'a [f32], &'a [f32])> {
+        let (quantiles, budget) = match policy {
+            Policy::Static => (Table::StaticQuantiles, Table::StaticBudget),
+            Policy::Shadow => (Table::ShadowQuantiles, Table::ShadowBudget),
+            Policy::PerLayer => (Table::PerLayerQuantiles, Table::PerLayerBudget),
+            Policy::Gate => (Table::GateQuantiles, Table::GateBudget),
+            Policy::Input => (Table::InputQuantiles, Table::InputBudget),
+            _ => return None,
+        };
+        Some((self.vector(quantiles, 0)?, self.vector(budget, 0)?))
+    }
+
+    /// The best policy at a density.
+    pub fn best(&self, density: f32) -> Option<Policy> {
+        let codes = self.vector(Table::Auto, 0)?;
+        let at = (density.clamp(0.0, 1.0) * (GRID - 1) as f32 + 0.5) as usize;
+        Policy::from_code(*codes.get(at)? as u8)
+    }
+
+    /// Bytes of a policy's predictor that a token reads when it chooses anew.
+    pub fn bytes(&self, policy: Policy) -> usize {
+        let size = |table: Table| {
+            let layers = if table as u8 >= Table::LayerIn as u8 { 1..self.layers } else { 0..1 };
+            let matrix = |l| self.matrix(table, l).map(|m| m.geometry().weight_bytes());
+            layers.map(|l| matrix(l).or(self.vector(table, l).map(|v| 4 * v.len())).unwrap_or(0)).sum::<usize>()
+        };
+        let of = |tables: &[Table]| tables.iter().map(|t| size(*t)).sum();
+        match policy {
+            Policy::Shadow => of(&Table::ALL[..6]),
+            Policy::PerLayer => of(&Table::ALL[Table::LayerIn as usize..]),
+            Policy::Gate => of(&[Table::GateWeights]),
+            Policy::Prompt => of(&[Table::NeuronNorms]),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Choosing by score.
+
+use super::predictor::QUANTILES;
+
+/// Linear interpolation in a table over 0..=1; outside, the ends.
+pub fn interpolate(table: &[f32], at: f32) -> f32 {
+    let last = table.len().saturating_sub(1);
+    let place = at.clamp(0.0, 1.0) * last as f32;
+    let low = (place as usize).min(last);
+    let high = (low + 1).min(last);
+    match (table.get(low), table.get(high)) {
+        // Equal values stay as they are, infinities too.
+        (Some(a), Some(b)) if a == b || place == low as f32 => *a,
+        (Some(a), Some(b)) => a + (b - a) * (place - low as f32),
+        _ => 0.0,
+    }
+}
+
+/// The score that a share `kept` of a slot reaches: `quantiles[i]` is reached by a share
+/// `i / (QUANTILES - 1)`.
+pub fn threshold_of(quantiles: &[f32], kept: f32) -> f32 {
+    debug_assert!(quantiles.len() == QUANTILES);
+    if kept >= 1.0 {
+        f32::NEG_INFINITY
+    } else if kept <= 0.0 {
+        f32::INFINITY
+    } else {
+        interpolate(quantiles, kept)
+    }
+}
+
+/// How many of `n` a share is: at least one.
+pub(super) fn count_of(share: f32, n: usize) -> usize {
+    ((share * n as f32 + 0.5) as usize).clamp(1, n)
+}
+
+/// The `k`th largest score; `scratch` must be as long as `scores`.
+pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut [f32]) -> f32 {
+    if k >= scores.len() {
+        return f32::NEG_INFINITY;
+    }
+    let scratch = &mut scratch[..scores.len()];
+    scratch.copy_from_slice(scores);
+    let (_, kth, _) = scratch.select_nth_unstable_by(k.saturating_sub(1), |a, b| b.total_cmp(a));
+    *kth
+}
+
+/// A generator for the random policy (SplitMix64), in 0..1.
+pub(super) fn random(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ z >> 31) >> 40) as f32 / (1u64 << 24) as f32
+}

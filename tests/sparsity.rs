@@ -1,0 +1,79 @@
+//! Skipping, with the caller's choice of heads and neurons: against PyTorch's masked logits, against dense runs
+//! with the same weights zeroed, and byte by byte.
+
+use safetensors::SafeTensors;
+use shadowllm_core::image::{Kind, SectionKind, Storage};
+use shadowllm_core::kernels::Layout;
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Format, Image, KvFormat, Serial, Session, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
+use shadowllm_host::pool::Pool;
+use shadowllm_tests::{
+    FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, max_difference, on_every_isa, pack_as,
+    same_bits, tensor, vectors,
+};
+use std::path::Path;
+
+const GIVEN: Dial = Dial {
+    policy: Policy::Given,
+    density: 1.0,
+    refresh: 1,
+    allocation: shadowllm_core::sparsity::Allocation::Global,
+    fixed: [None; 7],
+    seed: 0,
+};
+
+/// The mask of the reference: layers 1 and up prune head 0 and every third neuron. Groups that hold a neuron
+/// to keep are kept.
+fn reference_mask(session: &mut Session) {
+    session.set_dial(&GIVEN).unwrap();
+    let layers = session.model().config().layers;
+    let active = session.active_set().unwrap();
+    for layer in 1..layers {
+        active.choose_heads(layer, |h| h != 0);
+        active.choose_neurons(layer, |n| n % 3 != 0);
+    }
+}
+
+#[test]
+fn every_arrangement_is_the_same_model() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    let pool = Pool::new(2).unwrap();
+    for family in FAMILIES {
+        let folder = vectors("models").join(family);
+        let ids = fixture_ids(family);
+        let mut first: Option<Vec<f32>> = None;
+        for arrangement in arrangements() {
+            pack_as(&folder, Format::F32, arrangement, &image);
+            for (isa, model) in on_every_isa(&image) {
+                for reading in [Reading::Prefill(48), Reading::Prefill(7), Reading::Decode] {
+                    let got = logits(&model, &pool, &ids, KvFormat::F32, reading);
+                    let first = first.get_or_insert_with(|| got.clone());
+                    assert!(same_bits(&got, first), "{family} {arrangement:?} {isa:?} {reading:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn masked_logits_are_pytorchs() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    let pool = Pool::new(2).unwrap();
+    for family in FAMILIES {
+        let folder = vectors("models").join(family);
+        let expected = tensor(&folder.join("expected.safetensors"), "masked_logits").data;
+        let ids = fixture_ids(family);
+        for arrangement in arrangements().into_iter().filter(|a| a.neuron_group == 1) {
+            pack_as(&folder, Format::F32, arrangement, &image);
+            for (isa, model) in on_every_isa(&image) {
+                let got = logits_with(&model, &pool, &ids, KvFormat::F32, Reading::Decode, Some(&reference_mask));
+                let difference = max_difference(&got, &expected);
+                assert!(difference < 2e-5, "{family} {arrangement:?} {isa:?}: {difference}");
+            }
+        }
+    }
+}
