@@ -34,6 +34,8 @@ pub mod model;
 pub mod output;
 pub mod pack;
 pub mod pool;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 pub mod text;
 
 pub use error::{Error, Result};

@@ -1,46 +1,60 @@
 //! `shadowllm eval`.
 
 use crate::{ModelOptions, pool, print, print_json, session_options};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use shadowllm_core::SessionOptions;
 use shadowllm_host::eval::perplexity;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `eval`.
 #[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true)))]
 pub struct Options {
     #[command(flatten)]
-    model: ModelOptions,
+    pub model: ModelOptions,
     /// Text to score, UTF-8.
-    #[arg(long)]
-    text: PathBuf,
+    #[arg(long, group = "what")]
+    text: Option<PathBuf>,
     /// Tokens per window; windows do not overlap, every token but a window's first is scored.
     #[arg(long, default_value_t = 512)]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     window: usize,
     /// Windows at most.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     max_windows: usize,
+    #[cfg(feature = "tasks")]
+    #[command(flatten)]
+    tasks: crate::tasks::Options,
     /// Threads; one per core by default.
     #[arg(short, long)]
-    threads: Option<usize>,
+    pub threads: Option<usize>,
     /// Result as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Runs the command.
 pub fn eval(o: &Options) -> Result<()> {
-    let text = read(&o.text)?;
+    #[cfg(feature = "tasks")]
+    if let Some(tasks) = &o.tasks.tasks {
+        return crate::tasks::tasks(o, &tasks.0, &o.tasks);
+    }
+    match &o.text {
+        Some(text) => eval_text(o, text),
+        None => Err(Error::Usage("give a --text to score".into())),
+    }
+}
+
+fn eval_text(o: &Options, path: &Path) -> Result<()> {
+    let text = read(path)?;
     let pool = pool(o.threads)?;
     let model = o.model.open()?;
     let ids = Text::of(&model)?.encode(&text, false)?;
     if ids.len() < 2 {
-        return Err(Error::file(
-            &o.text,
-            "the text has fewer than two tokens, so there is nothing to score: give more",
-        ));
+        return Err(Error::file(path, "the text has fewer than two tokens, so there is nothing to score: give more"));
     }
     let context = o.window.clamp(1, ids.len());
     let options = session_options(&model, context, o.model.kv(&model), "a smaller --window")?;

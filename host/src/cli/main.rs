@@ -8,6 +8,8 @@ mod logits;
 mod pack;
 mod print;
 mod run;
+#[cfg(feature = "tasks")]
+mod tasks;
 
 use clap::{Args, Parser, Subcommand};
 use shadowllm_core::{Isa, KvFormat, SessionOptions};
@@ -47,9 +49,11 @@ enum Command {
         after_help = "Example:\n  echo '[1, 2, 3]' > ids.json && shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors"
     )]
     Logits(logits::Options),
-    /// Measure the perplexity of a text.
+    /// Measure the perplexity of a text, or the accuracy on task sets.
     #[command(
-        after_help = "Example:\n  shadowllm eval smollm2.sllm --text book.txt --window 512 --max-windows 40 --json"
+        after_help = "Examples:\n  shadowllm eval smollm2.sllm --text book.txt --window 512 --max-windows 40\n  \
+        shadowllm eval smollm2.sllm --tasks all --limit 200 --json\n  \
+        shadowllm eval smollm2.sllm --tasks piqa,arc_easy --tasks-dir unpacked-wheel"
     )]
     Eval(eval::Options),
     /// Measure prefill and decode speed.
