@@ -24,6 +24,7 @@
 //! ```
 
 pub mod cache;
+pub mod compare;
 pub mod error;
 pub mod eval;
 pub mod fetch;

@@ -1,9 +1,15 @@
 //! `shadowllm eval`.
 
+use crate::dial::{DialOptions, set, skips};
 use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::{ArgGroup, Args};
+use serde_json::json;
 use shadowllm_core::SessionOptions;
+use shadowllm_core::sparsity::Dial;
+use shadowllm_host::compare::{Windows, compare};
 use shadowllm_host::eval::perplexity;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -25,6 +31,12 @@ pub struct Options {
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     max_windows: usize,
+    /// With a policy: tokens of a window that are prefilled densely, the others being decoded under the policy
+    /// and their successors scored; half a window by default.
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    pub dial: DialOptions,
     #[cfg(feature = "tasks")]
     #[command(flatten)]
     tasks: crate::tasks::Options,
@@ -56,6 +68,10 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     if ids.len() < 2 {
         return Err(Error::file(path, "the text has fewer than two tokens, so there is nothing to score: give more"));
     }
+    let dials = o.dial.all()?;
+    if skips(&dials) || o.context.is_some() {
+        return compare_policies(o, &pool, &model, &ids, &dials);
+    }
     let context = o.window.clamp(1, ids.len());
     let options = session_options(&model, context, o.model.kv(&model), "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
@@ -74,4 +90,50 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
         "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
         result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
     ))
+}
+
+/// A table of policies and densities.
+fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
+    let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv(model), "a smaller --window")?;
+    let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    for dial in dials {
+        set(&mut session, dial)?;
+    }
+    let context = o.context.unwrap_or(o.window / 2);
+    let windows = Windows { ids, window: o.window, context, most: o.max_windows };
+    let bar = indicatif::ProgressBar::new(0).with_message("windows x policies");
+    let rows = compare(&mut session, pool, &windows, dials, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    if o.json {
+        let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
+        return print_json(&json!({"window": o.window, "context": context, "rows": rows}));
+    }
+    let first = rows.first();
+    let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
+    print::line(format_args!("{tokens} tokens behind {context} of context each, dense perplexity {dense:.3}\n"))?;
+    print::line(format_args!(
+        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>7}",
+        "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "t/s"
+    ))?;
+    for r in &rows {
+        let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
+        print::line(format_args!(
+            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>7.1}",
+            r.density,
+            r.realised_density,
+            r.perplexity,
+            r.kl,
+            r.top1,
+            100.0 * r.share,
+            r.bytes_per_token / 1e6,
+            100.0 * r.predictor_bytes_per_token / r.bytes_per_token,
+            r.tokens_per_second
+        ))?;
+    }
+    Ok(())
 }

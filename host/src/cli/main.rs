@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod dial;
 mod eval;
 mod inspect;
 mod logits;
@@ -52,6 +53,7 @@ enum Command {
     /// Measure the perplexity of a text, or the accuracy on task sets.
     #[command(
         after_help = "Examples:\n  shadowllm eval smollm2.sllm --text book.txt --window 512 --max-windows 40\n  \
+        shadowllm eval smollm2.sllm --text book.txt --policy input,gate --density 0.9,0.7,0.5\n  \
         shadowllm eval smollm2.sllm --tasks all --limit 200 --json\n  \
         shadowllm eval smollm2.sllm --tasks piqa,arc_easy --tasks-dir unpacked-wheel"
     )]

@@ -1,0 +1,90 @@
+//! What is skipped, on the command line.
+
+use clap::Args;
+use shadowllm_core::Session;
+use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
+use shadowllm_host::{Error, Result};
+
+/// Options of every command that decodes.
+#[derive(Args)]
+pub struct DialOptions {
+    /// Who says what a token needs: off, static, random, prompt, shadow, per-layer, gate, input, input-top,
+    /// oracle, auto. Several where commands compare.
+    #[arg(long, value_delimiter = ',', value_parser = policy)]
+    policy: Vec<Policy>,
+    /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto.
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    density: Vec<f32>,
+    /// Decoded tokens between two choices of heads and neurons; 0 chooses once per prompt.
+    #[arg(long, default_value_t = 1)]
+    refresh: usize,
+    /// How the density is divided among layers: global (as calibrated), local (evenly) or hybrid.
+    #[arg(long, default_value = "global", value_parser = allocation)]
+    allocation: Allocation,
+    /// Shares in place of the calibrated ones, as heads=1,neurons=0.5 or q=0.8,down=0.5 (maps q k v o gate up
+    /// down).
+    #[arg(long, value_delimiter = ',', value_parser = share)]
+    share: Vec<(String, f32)>,
+}
+
+fn policy(name: &str) -> std::result::Result<Policy, String> {
+    let names = Policy::ALL.into_iter().filter(|p| *p != Policy::Given).map(Policy::name);
+    let found = Policy::from_name(name).filter(|p| *p != Policy::Given);
+    found.ok_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn allocation(name: &str) -> std::result::Result<Allocation, String> {
+    match name {
+        "global" => Ok(Allocation::Global),
+        "local" => Ok(Allocation::Local),
+        "hybrid" => Ok(Allocation::Hybrid),
+        _ => Err("global, local or hybrid".into()),
+    }
+}
+
+fn share(text: &str) -> std::result::Result<(String, f32), String> {
+    let parts = text.split_once('=').and_then(|(name, share)| Some((name.to_owned(), share.parse().ok()?)));
+    parts.ok_or_else(|| "a part and its share, such as neurons=0.5".into())
+}
+
+impl DialOptions {
+    /// Every policy asked for at every density asked for.
+    pub fn all(&self) -> Result<Vec<Dial>> {
+        let fallback = if self.density.is_empty() { Policy::Off } else { Policy::Auto };
+        let policies = if self.policy.is_empty() { vec![fallback] } else { self.policy.clone() };
+        let densities = if self.density.is_empty() { vec![1.0] } else { self.density.clone() };
+        let pairs = policies.iter().flat_map(|p| densities.iter().map(move |d| (*p, *d)));
+        pairs.map(|(policy, density)| self.dial(policy, density)).collect()
+    }
+
+    /// The one policy and density asked for.
+    pub fn one(&self) -> Result<Dial> {
+        match self.all()?[..] {
+            [dial] => Ok(dial),
+            _ => Err(Error::Usage("this command takes one --policy and one --density; eval compares several".into())),
+        }
+    }
+
+    fn dial(&self, policy: Policy, density: f32) -> Result<Dial> {
+        let names: &[&str] =
+            if policy.by_input() { &["q", "k", "v", "o", "gate", "up", "down"] } else { &["heads", "neurons"] };
+        let mut fixed = [None; SLOTS];
+        for (name, share) in &self.share {
+            let slot = names.iter().position(|n| n == name).ok_or_else(|| {
+                Error::Usage(format!("--share {name}: policy {} divides its budget among {}", policy.name(), names.join(", ")))
+            })?;
+            fixed[slot] = Some(*share);
+        }
+        Ok(Dial { policy, density, refresh: self.refresh, allocation: self.allocation, fixed, ..Dial::default() })
+    }
+}
+
+/// Whether any of the dials skips.
+pub fn skips(dials: &[Dial]) -> bool {
+    dials.iter().any(|d| d.policy != Policy::Off)
+}
+
+/// Sets a session's dial; errors name the option.
+pub fn set(session: &mut Session, dial: &Dial) -> Result<()> {
+    Ok(session.set_dial(dial)?)
+}
