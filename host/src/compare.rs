@@ -37,13 +37,14 @@ pub struct Outcome {
     pub tokens: usize,
 }
 
+/// Sums over scored tokens.
 #[derive(Clone, Default)]
-struct Sums {
+pub(crate) struct Sums {
     nll: f64,
     dense_nll: f64,
-    kl: f64,
+    pub(crate) kl: f64,
     same: usize,
-    tokens: usize,
+    pub(crate) tokens: usize,
     weights: usize,
     skippable: usize,
     predictor: usize,
@@ -64,7 +65,11 @@ pub struct Windows<'a> {
 }
 
 impl<'a> Windows<'a> {
-    fn all(&self) -> Result<Vec<&'a [u32]>> {
+    /// The windows, each of them whole; a text shorter than one is one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when nothing would be scored.
+    pub fn all(&self) -> Result<Vec<&'a [u32]>> {
         if self.window < self.context + 2 {
             let (window, context) = (self.window, self.context);
             return Err(Error::Usage(format!(
@@ -118,7 +123,7 @@ pub fn compare(
         for (i, dial) in dials.iter().enumerate() {
             session.set_dial(dial)?;
             used[i] = session.policy();
-            decode(session, pool, ids, windows.context, &dense, &mut sums[i])?;
+            measure(session, pool, ids, windows.context, &dense, &mut sums[i])?;
             progress(w * dials.len() + i + 1, all.len() * dials.len());
         }
         if w == 0 {
@@ -151,12 +156,13 @@ pub fn compare(
 }
 
 /// Dense log-probabilities behind every token from `context` on, with each row's likeliest token.
-struct Dense {
+pub(crate) struct Dense {
     rows: Vec<f32>,
     best: Vec<usize>,
 }
 
-fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], context: usize) -> Result<Dense> {
+/// Reads a window densely.
+pub(crate) fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], context: usize) -> Result<Dense> {
     let mut dense = Dense { rows: Vec::new(), best: Vec::new() };
     session.rewind(0)?;
     session.prefill_each(pool, &ids[..ids.len() - 1], &mut |i, row| {
@@ -170,7 +176,7 @@ fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], context: usize) -
 }
 
 /// Reads a window under the session's dial and adds what it finds.
-fn decode(
+pub(crate) fn measure(
     session: &mut Session,
     pool: &Pool,
     ids: &[u32],

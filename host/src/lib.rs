@@ -24,6 +24,8 @@
 //! ```
 
 pub mod cache;
+#[cfg(feature = "calibrate")]
+pub mod calibrate;
 pub mod compare;
 pub mod error;
 pub mod eval;

@@ -234,8 +234,20 @@ impl<'a, 'm> Session<'a, 'm> {
     /// [`Error::NotByInput`] with the dial as it was.
     pub fn set_dial(&mut self, dial: &Dial) -> Result<(), Error> {
         match &mut self.sparsity {
-            Some(state) => state.set(dial, self.predictor.as_ref()),
+            Some(state) => state.set(dial, None, self.predictor.as_ref()),
             None if dial.policy == Policy::Off => Ok(()),
+            None => Err(Error::NoSparsity),
+        }
+    }
+
+    /// [`Session::set_dial`] with the shares to keep in every layer, [layers, slots of the policy], in place of
+    /// a density: what calibration tries budgets with.
+    ///
+    /// # Errors
+    /// As [`Session::set_dial`]; [`Error::BadOption`] when there are not as many.
+    pub fn set_shares(&mut self, dial: &Dial, shares: &[f32]) -> Result<(), Error> {
+        match &mut self.sparsity {
+            Some(state) => state.set(dial, Some(shares), self.predictor.as_ref()),
             None => Err(Error::NoSparsity),
         }
     }

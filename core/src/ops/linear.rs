@@ -189,8 +189,11 @@ impl<'a> Product<'a> {
 pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &Input, tokens: usize) -> usize {
     let threads = exec.threads().max(1);
     let total: usize = products.iter().map(Product::items).sum();
-    // Long runs for the memory's sake, enough tasks to even out a slow core.
-    let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(4 * threads).max(2) };
+    // Long runs for the memory's sake, enough tasks to even out a slow core. A task on a matrix stored by input
+    // reads a piece of every line: few tasks, or the pieces are short.
+    let lines = tokens == 1 && products.iter().any(|p| p.matrix.geometry().layout == Layout::ColumnLines);
+    let per_thread = if lines { 1 } else { 4 };
+    let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(per_thread * threads).max(2) };
     let tasks = |p: &Product| p.items().div_ceil(chunk);
     exec.run(products.iter().map(tasks).sum(), &|mut i| {
         for p in products {

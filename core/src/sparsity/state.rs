@@ -84,8 +84,13 @@ impl<'m> State<'m> {
         self.policy
     }
 
-    /// Takes a dial over, or refuses it and stays as it was.
-    pub fn set(&mut self, dial: &Dial, predictor: Option<&Predictor>) -> Result<(), Error> {
+    /// Takes a dial over, or refuses it and stays as it was; `shares` [layers, slots] stand for its density.
+    pub fn set(
+        &mut self,
+        dial: &Dial,
+        shares: Option<&[f32]>,
+        predictor: Option<&Predictor>,
+    ) -> Result<(), Error> {
         let share = |d: f32| d > 0.0 && d <= 1.0;
         if !share(dial.density) || dial.fixed.iter().flatten().any(|d| !(0.0..=1.0).contains(d)) {
             return Err(Error::BadDensity);
@@ -99,6 +104,9 @@ impl<'m> State<'m> {
             return Err(Error::NotByInput);
         }
         let calibration = predictor.and_then(|p| p.calibration(policy));
+        if shares.is_some_and(|s| s.len() != c.layers * policy.slots()) {
+            return Err(Error::BadOption("shares must be given for every slot of every layer"));
+        }
         if policy.calibrated() && calibration.is_none() {
             return Err(Error::NoPredictor(policy.name()));
         }
@@ -113,8 +121,11 @@ impl<'m> State<'m> {
         for layer in 0..c.layers {
             for slot in 0..policy.slots() {
                 let at = layer * SLOTS + slot;
-                self.shares[at] = self.share(calibration.or(kin).map(|c| c.1), layer, slot);
                 let i = layer * policy.slots() + slot;
+                self.shares[at] = match shares {
+                    Some(shares) => shares[i],
+                    None => self.share(calibration.or(kin).map(|c| c.1), layer, slot),
+                };
                 self.thresholds[at] = match calibration {
                     Some((quantiles, _)) => threshold_of(&quantiles[i * QUANTILES..][..QUANTILES], self.shares[at]),
                     None => f32::NEG_INFINITY,
@@ -392,7 +403,8 @@ impl<'m> State<'m> {
             let k = count_of(self.shares[layer * SLOTS + NEURONS], groups);
             kth_largest(&self.scores[..groups], k, self.scratch)
         };
-        let dropped = (0..groups).filter(|g| self.scores[*g] < least);
+        // What is zero anyway is nobody's choice.
+        let dropped = (0..groups).filter(|g| self.scores[*g] < least || self.scores[*g] == 0.0);
         let dropped = dropped.map(|g| h.clear_range(g * group..(g + 1) * group)).count();
         if by_activation { 0 } else { dropped * group }
     }

@@ -1,6 +1,8 @@
 //! The command `shadowllm`.
 
 mod bench;
+#[cfg(feature = "calibrate")]
+mod calibrate;
 mod demo;
 mod dial;
 mod eval;
@@ -58,6 +60,10 @@ enum Command {
         shadowllm eval smollm2.sllm --tasks piqa,arc_easy --tasks-dir unpacked-wheel"
     )]
     Eval(eval::Options),
+    /// Learn from a text what a model's tokens need, and write it into a copy of the image.
+    #[cfg(feature = "calibrate")]
+    #[command(after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm")]
+    Calibrate(calibrate::Options),
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
     Bench(bench::Options),
@@ -148,7 +154,14 @@ fn take_file_limits_as_errors() {
     }
 }
 
+/// Lets calibration run one window on each thread: candle's own threads would serve one window at a time.
+fn one_window_per_thread() {
+    // SAFETY: the first thing the program does; there are no other threads yet that could read the environment.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
+}
+
 fn main() -> ExitCode {
+    one_window_per_thread();
     take_file_limits_as_errors();
     let result = match Cli::parse().command {
         Command::Demo(o) => demo::demo(&o),
@@ -157,6 +170,8 @@ fn main() -> ExitCode {
         Command::Run(o) => run::run(&o),
         Command::Logits(o) => logits::logits(&o),
         Command::Eval(o) => eval::eval(&o),
+        #[cfg(feature = "calibrate")]
+        Command::Calibrate(o) => calibrate::calibrate(&o),
         Command::Bench(o) => bench::bench(&o),
     };
     match result {

@@ -2,9 +2,9 @@
 //! layer. The file appears under its name only when it is whole.
 
 mod encode;
-mod layout;
+pub(crate) mod layout;
 
-pub use encode::{Block, encode};
+pub use encode::{Block, encode, put_block};
 pub use layout::format_names;
 
 use crate::error::{Error, Result};
@@ -320,7 +320,7 @@ impl Writer<'_> {
 }
 
 /// Header and section table; the rest zero, the checksum not yet in.
-fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize, file_len: usize) -> Vec<u8> {
+pub(crate) fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize, file_len: usize) -> Vec<u8> {
     let mut head = vec![0; head_len];
     head[..8].copy_from_slice(&MAGIC);
     head[8..12].copy_from_slice(&VERSION.to_le_bytes());

@@ -1,0 +1,205 @@
+//! Dividing a density among layers, and between heads and neurons or among maps: by what each part costs when
+//! it alone is cut, measured with the engine itself.
+//!
+//! Costs (KL divergence from the dense model) of different parts are taken as additive; between the measured
+//! shares the logarithm of a cost is linear. For every density the division with the least sum is the one at
+//! which all parts cost the same per byte more (a Lagrange multiplier, found by bisection).
+
+use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
+use crate::error::Result;
+use crate::pool::Pool;
+use shadowllm_core::Session;
+use shadowllm_core::image::{Entry, GLOBAL, Image, Kind};
+use shadowllm_core::sparsity::{Dial, GRID, Policy};
+
+/// Shares at which a part's cost is measured.
+const SHARES: [f32; 6] = [0.8, 0.6, 0.45, 0.3, 0.2, 0.1];
+/// Layers behind the first are divided in so many runs that share a division.
+const DEPTHS: usize = 3;
+/// Least share that a budget gives.
+const LEAST: f32 = 0.02;
+
+/// Text to measure on, with what the dense model says of it.
+pub struct Probe<'a> {
+    windows: Vec<&'a [u32]>,
+    context: usize,
+    dense: Vec<Dense>,
+}
+
+impl<'a> Probe<'a> {
+    /// Reads the windows densely.
+    ///
+    /// # Errors
+    /// When nothing would be scored; what the session refuses.
+    pub fn new(session: &mut Session, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
+        session.set_dial(&Dial::default())?;
+        let all = windows.all()?;
+        let dense = all.iter().map(|ids| dense_rows(session, pool, ids, windows.context)).collect::<Result<_>>()?;
+        Ok(Probe { windows: all, context: windows.context, dense })
+    }
+
+    /// Mean divergence under the session's dial.
+    ///
+    /// # Errors
+    /// What the session refuses.
+    pub fn kl(&self, session: &mut Session, pool: &Pool) -> Result<f64> {
+        let mut sums = Sums::default();
+        for (ids, dense) in self.windows.iter().zip(&self.dense) {
+            measure(session, pool, ids, self.context, dense, &mut sums)?;
+        }
+        Ok(sums.kl / sums.tokens as f64)
+    }
+}
+
+/// A slot in a run of layers, and what cutting it alone costs.
+struct Part {
+    slot: usize,
+    layers: std::ops::Range<usize>,
+    /// Share of the skippable bytes.
+    bytes: f64,
+    /// (share kept, cost), from 1 downwards.
+    costs: Vec<(f64, f64)>,
+}
+
+impl Part {
+    /// Cost at a share.
+    fn cost(&self, share: f64) -> f64 {
+        let log = |c: f64| c.max(1e-9).ln();
+        let (first, last) = (self.costs[0], self.costs[self.costs.len() - 1]);
+        if share >= first.0 {
+            // Dense costs nothing, and little is cut at little cost.
+            return first.1 * ((1.0 - share) / (1.0 - first.0)).powi(2);
+        }
+        let pair = self.costs.windows(2).find(|w| share >= w[1].0).map_or((self.costs[self.costs.len() - 2], last), |w| (w[0], w[1]));
+        let ((s0, c0), (s1, c1)) = pair;
+        (log(c0) + (log(c1) - log(c0)) * (share - s0) / (s1 - s0)).exp()
+    }
+
+    /// The share with the least cost + price * bytes kept.
+    fn best(&self, price: f64) -> f64 {
+        let steps = ((1.0 - LEAST) / 0.01) as usize;
+        let shares = (0..=steps).map(|i| 1.0 - 0.01 * i as f64);
+        let total = |s: f64| self.cost(s) + price * self.bytes * s;
+        shares.fold(1.0, |best, s| if total(s) < total(best) { s } else { best })
+    }
+}
+
+/// Which slot of a policy's budget a matrix belongs to.
+fn slot_of(policy: Policy, kind: Kind) -> Option<usize> {
+    let maps = [Kind::Q, Kind::K, Kind::V, Kind::O, Kind::Gate, Kind::Up, Kind::Down];
+    let map = maps.iter().position(|k| *k == kind)?;
+    match (policy.by_input(), map) {
+        (true, _) => Some(map),
+        (false, 0 | 3) => Some(0),
+        (false, 4..) => Some(1),
+        (false, _) => None,
+    }
+}
+
+/// Slots that the policy can cut in this image.
+fn cuttable(policy: Policy, image: &Image, slot: usize) -> bool {
+    let c = image.config();
+    match policy {
+        Policy::Gate => slot == 1,
+        _ if policy.by_input() && slot < 4 => c.attention_by_input,
+        _ if policy.by_input() => c.ffn_by_input && (slot != 4 || c.gated),
+        _ => true,
+    }
+}
+
+fn parts(policy: Policy, image: &Image) -> Vec<Part> {
+    let layers = image.config().layers;
+    let depths = DEPTHS.min(layers - 1);
+    let bytes = |slot: usize, range: &std::ops::Range<usize>| -> f64 {
+        let inside = |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.kind) == Some(slot);
+        image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
+    };
+    let all: f64 = (0..policy.slots()).map(|s| bytes(s, &(1..layers))).sum();
+    let mut parts = Vec::new();
+    for slot in (0..policy.slots()).filter(|s| cuttable(policy, image, *s)) {
+        for depth in 0..depths {
+            let bound = |d: usize| 1 + (layers - 1) * d / depths;
+            let range = bound(depth)..bound(depth + 1);
+            parts.push(Part { slot, bytes: bytes(slot, &range) / all, layers: range, costs: Vec::new() });
+        }
+    }
+    parts
+}
+
+/// How many measurements [`search`] makes.
+pub fn steps(policy: Policy, image: &Image) -> usize {
+    parts(policy, image).len() * SHARES.len()
+}
+
+/// Measures every part and divides every density of the grid: [GRID, layers, slots].
+///
+/// # Errors
+/// What the session refuses.
+pub fn search(
+    session: &mut Session,
+    pool: &Pool,
+    probe: &Probe,
+    policy: Policy,
+    progress: &mut dyn FnMut(),
+) -> Result<Vec<f32>> {
+    let image = *session.model().image();
+    let (layers, slots) = (image.config().layers, policy.slots());
+    let dial = Dial { policy, ..Dial::default() };
+    let mut parts = parts(policy, &image);
+    for part in &mut parts {
+        let mut least = 0.0f64;
+        for share in SHARES {
+            let mut shares = vec![1.0; layers * slots];
+            part.layers.clone().for_each(|l| shares[l * slots + part.slot] = share);
+            session.set_shares(&dial, &shares)?;
+            // What is kept less cannot cost less, but for noise.
+            least = least.max(probe.kl(session, pool)?);
+            part.costs.push((f64::from(share), least));
+            progress();
+        }
+    }
+    Ok(divide(&parts, layers, slots))
+}
+
+fn divide(parts: &[Part], layers: usize, slots: usize) -> Vec<f32> {
+    let cuttable: f64 = parts.iter().map(|p| p.bytes).sum();
+    let mut table = vec![1.0; GRID * layers * slots];
+    for (g, rows) in table.chunks_exact_mut(layers * slots).enumerate() {
+        let density = g as f64 / (GRID - 1) as f64;
+        let read = |price: f64| 1.0 - cuttable + parts.iter().map(|p| p.bytes * p.best(price)).sum::<f64>();
+        let (mut low, mut high) = (1e-9f64, 1e6f64);
+        for _ in 0..60 {
+            let middle = (low * high).sqrt();
+            if read(middle) > density { low = middle } else { high = middle }
+        }
+        if density < 1.0 {
+            for p in parts {
+                let share = p.best(high) as f32;
+                p.layers.clone().for_each(|l| rows[l * slots + p.slot] = share);
+            }
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_meets_its_density_and_spares_what_is_dear() {
+        let part = |slot, bytes, dear: f64| Part {
+            slot,
+            layers: 1..3,
+            bytes,
+            costs: SHARES.map(|s| (f64::from(s), dear * f64::from(1.0 - s).powi(2))).to_vec(),
+        };
+        let table = divide(&[part(0, 0.3, 10.0), part(1, 0.7, 1.0)], 3, 2);
+        for (g, rows) in table.chunks_exact(6).enumerate() {
+            let density = g as f32 / (GRID - 1) as f32;
+            let read = 0.3 * rows[2] + 0.7 * rows[3];
+            assert!((read - density).abs() < 0.02 || density < 0.05, "{density}: {read}");
+            assert!(rows[2] >= rows[3] && rows[0] == 1.0);
+        }
+    }
+}

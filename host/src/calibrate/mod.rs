@@ -1,0 +1,285 @@
+//! Calibration of contextual sparsity: which heads, neurons and inputs matter for which token (ShadowLLM,
+//! [arXiv 2406.16635](https://arxiv.org/abs/2406.16635)).
+//!
+//! ```text
+//!   text ─> windows ─> autograd (values and gradients) ─┬─> statistics (means, quantiles of inputs)
+//!                                                       └─> train (predictors)
+//!           held-out windows ─> thresholds (quantiles of the predictors' scores), how good they are
+//!           held-out windows ─> budget (the engine itself, one part cut at a time), the best policy
+//!   all of it ─> section ─> image
+//! ```
+//! Nothing of a window is kept but sums and the two dozen windows that training steps draw their rows from.
+
+pub mod autograd;
+mod budget;
+mod checkpoint;
+pub mod criteria;
+mod dense;
+mod histogram;
+mod loss;
+mod mlp;
+mod parts;
+mod quality;
+mod section;
+mod statistics;
+mod tables;
+mod train;
+
+pub use quality::{LayerQuality, Quality};
+pub use section::attach;
+pub use train::{Shape, Target};
+
+use crate::compare::Windows;
+use crate::error::{Error, Result};
+use crate::model::LoadedModel;
+use crate::pool::Pool;
+use autograd::{Differentiable, Trace};
+use budget::Probe;
+use checkpoint::Checkpoint;
+use criteria::Criterion;
+use section::Section;
+use shadowllm_core::sparsity::{Dial, GRID, Policy, Table, fingerprint};
+use shadowllm_core::{KvFormat, Session, SessionOptions};
+use statistics::Statistics;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tables::Held;
+use train::Training;
+
+/// How to calibrate.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Tokens per window.
+    pub window: usize,
+    /// How static importance is measured.
+    pub criterion: Criterion,
+    /// The predictors.
+    pub shape: Shape,
+    /// Windows of the search for budgets; 0 leaves all parts alike.
+    pub budget_windows: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What the user sees of the progress.
+pub trait Progress {
+    /// A stage begins that has so many steps.
+    fn stage(&mut self, name: &str, steps: usize);
+    /// So many steps of it are done.
+    fn done(&mut self, steps: usize);
+}
+
+/// How often an unfinished calibration is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Where the state of an unfinished calibration is kept.
+pub fn state_path(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".calibration");
+    out.with_file_name(name)
+}
+
+/// Calibrates `model` on `ids` and writes a copy of it with predictors, thresholds and budgets to `out`.
+///
+/// # Errors
+/// A text too short, a model that has only one layer, files that cannot be read or written.
+pub fn calibrate(
+    model: &LoadedModel,
+    ids: &[u32],
+    o: &Options,
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Quality> {
+    let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
+    let held = (windows.len() / 12).clamp(2, 16);
+    let least = 16 + held;
+    if windows.len() < least {
+        return Err(Error::Usage(format!(
+            "the text has {} tokens, and calibration needs {} at least: give more --text",
+            ids.len(),
+            least * o.window
+        )));
+    }
+    if model.model().config().layers < 2 {
+        return Err(Error::Usage("the model has one layer only, and the first is never skipped".into()));
+    }
+    let (text, held) = windows.split_at(windows.len() - held);
+    let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
+    let section = budgets(model, sections, held, o, out, progress)?;
+    attach(model.path(), &section, out)?;
+    match std::fs::remove_file(state_path(out)) {
+        Ok(()) => Ok(quality),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(quality),
+        Err(e) => Err(Error::io("remove", &state_path(out), e)),
+    }
+}
+
+/// The state of learning.
+struct Learning {
+    statistics: Statistics,
+    training: Training,
+    done: usize,
+}
+
+impl Learning {
+    fn save(&self, path: &Path, key: &str) -> Result<()> {
+        let mut kept = Checkpoint::default();
+        kept.put_u32("done".into(), &[self.done as u32]);
+        self.statistics.save(&mut kept);
+        self.training.save(&mut kept)?;
+        kept.write(path, key)
+    }
+
+    fn restore(&mut self, kept: &Checkpoint) -> Result<()> {
+        self.done = kept.u32("done")?.first().map_or(0, |n| *n as usize);
+        self.statistics.restore(kept)?;
+        self.training.restore(kept)
+    }
+}
+
+/// Goes through the text, then through the held-out windows.
+fn learn(
+    model: &LoadedModel,
+    text: &[&[u32]],
+    held: &[&[u32]],
+    o: &Options,
+    state: &Path,
+    progress: &mut dyn Progress,
+) -> Result<(Section, Quality)> {
+    let c = *model.model().config();
+    let differentiable = Differentiable::new(model.model())?;
+    let mut learning =
+        Learning { statistics: Statistics::new(&c, o.criterion), training: Training::new(&c, o.shape), done: 0 };
+    // Work goes on only where text and options are the same.
+    let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
+        h.update(&id.to_le_bytes());
+        h
+    });
+    let key = format!("{:08x} {:08x} {} {o:?}", fingerprint(model.model().image()), crc.finalize(), text.len());
+    if let Some(kept) = Checkpoint::read(state, &key)? {
+        learning.restore(&kept)?;
+    }
+    progress.stage("reading the text", text.len());
+    progress.done(learning.done);
+    let mut saved = Instant::now();
+    let first = learning.done;
+    in_order(&differentiable, &text[first..], o.threads, &mut |trace| {
+        learning.statistics.add(&trace);
+        learning.training.learn(&trace, learning.done as f64 / text.len() as f64)?;
+        learning.done += 1;
+        progress.done(learning.done);
+        if saved.elapsed() >= KEEP_EVERY {
+            learning.save(state, &key)?;
+            saved = Instant::now();
+        }
+        Ok(())
+    })?;
+    learning.save(state, &key)?;
+    progress.stage("held-out text", held.len());
+    let mut seen = Held::new(model.model().image(), &learning.statistics);
+    let mut n = 0;
+    in_order(&differentiable, held, o.threads, &mut |trace| {
+        let sample = learning.training.sample(&trace);
+        seen.add(&trace, &sample, learning.training.scores(&sample)?);
+        n += 1;
+        progress.done(n);
+        Ok(())
+    })?;
+    let mut section = tables::section(&c, &learning.statistics, &learning.training, &seen)?;
+    if tables::centring_pays(&c, o.shape.target) {
+        tables::centre(&mut section, model.model().image(), &learning.statistics);
+    }
+    Ok((section, seen.quality()))
+}
+
+/// Shows traces in the order of the windows, whatever order they are done in: training depends on it.
+fn in_order(
+    model: &Differentiable,
+    windows: &[&[u32]],
+    threads: usize,
+    each: &mut dyn FnMut(Trace) -> Result<()>,
+) -> Result<()> {
+    let (mut next, mut waiting) = (0, BTreeMap::new());
+    model.trace_each(windows, true, threads, &mut |i, trace| {
+        waiting.insert(i, trace);
+        while let Some(trace) = waiting.remove(&next) {
+            each(trace)?;
+            next += 1;
+        }
+        Ok(())
+    })
+}
+
+/// Searches budgets with the engine itself, and for every density the best policy; returns the section.
+fn budgets(
+    model: &LoadedModel,
+    mut section: Section,
+    held: &[&[u32]],
+    o: &Options,
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<u8>> {
+    let image = *model.model().image();
+    let tap = o.shape.tap;
+    if o.budget_windows == 0 {
+        return Ok(section.bytes(&image, tap));
+    }
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = tempfile::Builder::new().prefix(".shadowllm-").suffix(".tmp").tempfile_in(folder);
+    let draft = draft.map_err(|e| Error::io("write to", folder, e))?.into_temp_path();
+    let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
+    let pool = Pool::new(o.threads)?;
+    let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
+    let windows = Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
+    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p)).collect();
+    let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
+    // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
+    for pass in 0..2 {
+        attach(model.path(), &section.bytes(&image, tap), &draft)?;
+        let trial = LoadedModel::open(&draft, None)?;
+        let mut memory = trial.memory(&options)?;
+        let mut session = trial.session(options, &mut memory)?;
+        let probe = Probe::new(&mut session, &pool, &windows)?;
+        if pass == 0 {
+            for policy in &policies {
+                progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image));
+                let mut n = 0;
+                let table = budget::search(&mut session, &pool, &probe, *policy, &mut || {
+                    n += 1;
+                    progress.done(n);
+                })?;
+                section.set_vector(tables::budget_table(*policy), &table);
+            }
+        } else {
+            let best = best(&mut session, &pool, &probe, &policies, progress)?;
+            section.set_vector(Table::Auto, &best);
+        }
+    }
+    Ok(section.bytes(&image, tap))
+}
+
+/// Code of the best policy for every density of the grid.
+fn best(
+    session: &mut Session,
+    pool: &Pool,
+    probe: &Probe,
+    policies: &[Policy],
+    progress: &mut dyn Progress,
+) -> Result<Vec<f32>> {
+    progress.stage("best policies", GRID);
+    let mut codes = vec![0.0; GRID];
+    for (g, code) in codes.iter_mut().enumerate().skip(1) {
+        let density = g as f32 / (GRID - 1) as f32;
+        let mut least = f64::INFINITY;
+        for policy in policies {
+            session.set_dial(&Dial { policy: *policy, density, ..Dial::default() })?;
+            let kl = probe.kl(session, pool)?;
+            if kl < least {
+                (least, *code) = (kl, f32::from(*policy as u8));
+            }
+        }
+        progress.done(g + 1);
+    }
+    Ok(codes)
+}
