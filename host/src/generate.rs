@@ -83,14 +83,13 @@ pub fn generate(
         if figures.generated_tokens == most {
             break Stop::Length;
         }
-        let model = session.model();
-        bytes += (model.weight_bytes_per_token() + model.kv_bytes_per_token(session.options().kv, session.position()))
-            as u64;
         match session.decode(exec, token) {
             Ok(_) => {}
             Err(shadowllm_core::Error::ContextFull { .. }) => break Stop::ContextFull,
             Err(e) => return Err(Error::from(e)),
         }
+        let cache = session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
+        bytes += (session.traffic().weights + cache) as u64;
     };
     let decoded = figures.generated_tokens.saturating_sub(1);
     if decoded > 0 {

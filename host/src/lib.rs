@@ -37,6 +37,7 @@ pub mod model;
 pub mod output;
 pub mod pack;
 pub mod pool;
+pub mod predictor;
 #[cfg(feature = "tasks")]
 pub mod tasks;
 pub mod text;

@@ -219,11 +219,12 @@ impl<'a, 'm> Session<'a, 'm> {
         if position > self.position {
             return Err(Error::BadPosition);
         }
-        self.position = position;
         self.has_logits = false;
-        if let (0, Some(state)) = (position, &mut self.sparsity) {
+        // Statistics cannot be taken back token by token: what is forgotten must not choose.
+        if let Some(state) = self.sparsity.as_mut().filter(|_| position < self.position || position == 0) {
             state.forget();
         }
+        self.position = position;
         Ok(())
     }
 

@@ -85,12 +85,7 @@ impl<'m> State<'m> {
     }
 
     /// Takes a dial over, or refuses it and stays as it was; `shares` [layers, slots] stand for its density.
-    pub fn set(
-        &mut self,
-        dial: &Dial,
-        shares: Option<&[f32]>,
-        predictor: Option<&Predictor>,
-    ) -> Result<(), Error> {
+    pub fn set(&mut self, dial: &Dial, shares: Option<&[f32]>, predictor: Option<&Predictor>) -> Result<(), Error> {
         let share = |d: f32| d > 0.0 && d <= 1.0;
         if !share(dial.density) || dial.fixed.iter().flatten().any(|d| !(0.0..=1.0).contains(d)) {
             return Err(Error::BadDensity);

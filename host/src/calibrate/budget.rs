@@ -70,7 +70,11 @@ impl Part {
             // Dense costs nothing, and little is cut at little cost.
             return first.1 * ((1.0 - share) / (1.0 - first.0)).powi(2);
         }
-        let pair = self.costs.windows(2).find(|w| share >= w[1].0).map_or((self.costs[self.costs.len() - 2], last), |w| (w[0], w[1]));
+        let pair = self
+            .costs
+            .windows(2)
+            .find(|w| share >= w[1].0)
+            .map_or((self.costs[self.costs.len() - 2], last), |w| (w[0], w[1]));
         let ((s0, c0), (s1, c1)) = pair;
         (log(c0) + (log(c1) - log(c0)) * (share - s0) / (s1 - s0)).exp()
     }
@@ -111,7 +115,9 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
     let layers = image.config().layers;
     let depths = DEPTHS.min(layers - 1);
     let bytes = |slot: usize, range: &std::ops::Range<usize>| -> f64 {
-        let inside = |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.kind) == Some(slot);
+        let inside = |e: &Entry| {
+            e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.kind) == Some(slot)
+        };
         image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
     };
     let all: f64 = (0..policy.slots()).map(|s| bytes(s, &(1..layers))).sum();

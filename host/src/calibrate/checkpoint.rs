@@ -70,7 +70,10 @@ impl Checkpoint {
         let bad = |e: safetensors::SafeTensorError| Error::Other(e.to_string());
         let mut views = Vec::new();
         for (name, (dtype, bytes)) in &self.arrays {
-            views.push((name.as_str(), TensorView::new(*dtype, vec![bytes.len() * 8 / dtype.bitsize()], bytes).map_err(bad)?));
+            views.push((
+                name.as_str(),
+                TensorView::new(*dtype, vec![bytes.len() * 8 / dtype.bitsize()], bytes).map_err(bad)?,
+            ));
         }
         let meta = HashMap::from([("calibration".to_owned(), key.to_owned())]);
         let data = safetensors::serialize(views, Some(meta)).map_err(bad)?;

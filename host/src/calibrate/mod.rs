@@ -26,13 +26,13 @@ mod tables;
 mod train;
 
 pub use quality::{LayerQuality, Quality};
-pub use section::attach;
 pub use train::{Shape, Target};
 
 use crate::compare::Windows;
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
 use crate::pool::Pool;
+use crate::predictor::attach;
 use autograd::{Differentiable, Trace};
 use budget::Probe;
 use checkpoint::Checkpoint;
@@ -48,8 +48,10 @@ use tables::Held;
 use train::Training;
 
 /// How to calibrate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// What to calibrate for: of static, shadow, per-layer, gate and input.
+    pub policies: Vec<Policy>,
     /// Tokens per window.
     pub window: usize,
     /// How static importance is measured.
@@ -58,8 +60,20 @@ pub struct Options {
     pub shape: Shape,
     /// Windows of the search for budgets; 0 leaves all parts alike.
     pub budget_windows: usize,
+    /// How often the state of an unfinished calibration is kept.
+    pub keep_every: Duration,
     /// Threads.
     pub threads: usize,
+}
+
+impl Options {
+    /// The policies that calibration can prepare.
+    pub const POLICIES: [Policy; 5] = [Policy::Static, Policy::Shadow, Policy::PerLayer, Policy::Gate, Policy::Input];
+
+    /// Whether predictors are to be trained.
+    fn trains(&self) -> bool {
+        self.policies.iter().any(|p| matches!(p, Policy::Shadow | Policy::PerLayer))
+    }
 }
 
 /// What the user sees of the progress.
@@ -69,9 +83,6 @@ pub trait Progress {
     /// So many steps of it are done.
     fn done(&mut self, steps: usize);
 }
-
-/// How often an unfinished calibration is kept.
-const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Where the state of an unfinished calibration is kept.
 pub fn state_path(out: &Path) -> PathBuf {
@@ -107,7 +118,8 @@ pub fn calibrate(
     let (text, held) = windows.split_at(windows.len() - held);
     let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
     let section = budgets(model, sections, held, o, out, progress)?;
-    attach(model.path(), &section, out)?;
+    let record = serde_json::json!({"tokens": text.len() * o.window, "options": format!("{o:?}"), "quality": quality});
+    attach(model.path(), &section, &record, out)?;
     match std::fs::remove_file(state_path(out)) {
         Ok(()) => Ok(quality),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(quality),
@@ -166,10 +178,12 @@ fn learn(
     let first = learning.done;
     in_order(&differentiable, &text[first..], o.threads, &mut |trace| {
         learning.statistics.add(&trace);
-        learning.training.learn(&trace, learning.done as f64 / text.len() as f64)?;
+        if o.trains() {
+            learning.training.learn(&trace, learning.done as f64 / text.len() as f64)?;
+        }
         learning.done += 1;
         progress.done(learning.done);
-        if saved.elapsed() >= KEEP_EVERY {
+        if saved.elapsed() >= o.keep_every {
             learning.save(state, &key)?;
             saved = Instant::now();
         }
@@ -186,8 +200,8 @@ fn learn(
         progress.done(n);
         Ok(())
     })?;
-    let mut section = tables::section(&c, &learning.statistics, &learning.training, &seen)?;
-    if tables::centring_pays(&c, o.shape.target) {
+    let mut section = tables::section(&c, &o.policies, &learning.statistics, &learning.training, &seen)?;
+    if o.trains() && tables::centring_pays(&c, o.shape.target) {
         tables::centre(&mut section, model.model().image(), &learning.statistics);
     }
     Ok((section, seen.quality()))
@@ -221,7 +235,7 @@ fn budgets(
     progress: &mut dyn Progress,
 ) -> Result<Vec<u8>> {
     let image = *model.model().image();
-    let tap = o.shape.tap;
+    let (tap, c) = (o.shape.tap, *image.config());
     if o.budget_windows == 0 {
         return Ok(section.bytes(&image, tap));
     }
@@ -231,12 +245,14 @@ fn budgets(
     let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
     let pool = Pool::new(o.threads)?;
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
-    let windows = Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
-    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p)).collect();
+    let windows =
+        Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
+    let servable = |p: &Policy| !p.by_input() || c.attention_by_input || c.ffn_by_input;
+    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && servable(p)).collect();
     let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
     // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
     for pass in 0..2 {
-        attach(model.path(), &section.bytes(&image, tap), &draft)?;
+        attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
         let trial = LoadedModel::open(&draft, None)?;
         let mut memory = trial.memory(&options)?;
         let mut session = trial.session(options, &mut memory)?;

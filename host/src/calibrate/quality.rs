@@ -65,7 +65,8 @@ impl QualitySums {
             let active = l.active.iter().sum::<f64>() / (statistics.tokens.max(1) as f64 * l.active.len() as f64);
             LayerQuality { active, heads: share(l.heads.clone()), neurons: share(runs), ..LayerQuality::default() }
         });
-        let statics = later.iter().map(|l| l.neurons.chunks(c.neuron_group).map(|g| g.iter().map(mean).sum()).collect());
+        let statics =
+            later.iter().map(|l| l.neurons.chunks(c.neuron_group).map(|g| g.iter().map(mean).sum()).collect());
         QualitySums {
             ffn: c.ffn,
             group: c.neuron_group,

@@ -1,16 +1,9 @@
 //! Writing the predictor section of an image (its specification is the core's `image/FORMAT.md`).
 
-use crate::error::{Error, Result};
-use crate::map::map;
-use crate::model::cpu;
-use crate::output::Output;
 use crate::pack::{encode, put_block};
+use shadowllm_core::Image;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::image::{HEADER_LEN as HEAD, SECTION_LEN, SectionKind, VERSION as IMAGE_VERSION};
 use shadowllm_core::sparsity::{ENTRY_LEN, HEADER_LEN, MAGIC, Policy, Table, Tap, VERSION, fingerprint};
-use shadowllm_core::{Image, Kernels, Model};
-use std::io::Write;
-use std::path::Path;
 
 /// Format code of vectors.
 const VECTOR: u8 = 255;
@@ -109,49 +102,4 @@ impl Section {
         }
         out
     }
-}
-
-/// Writes a copy of an image with this predictor section, in place of any it had.
-///
-/// # Errors
-/// When the section does not belong to the image, or a file cannot be read or written.
-pub fn attach(image: &Path, section: &[u8], out: &Path) -> Result<()> {
-    let mapping = map(image)?;
-    let engine = |source| Error::Engine { path: Some(image.to_owned()), source };
-    let parsed = Image::parse(&mapping).map_err(engine)?;
-    let bytes = with_section(&parsed, section);
-    let model = Model::new(Image::parse(&bytes).map_err(engine)?, Kernels::best(cpu()));
-    model.predictor().map_err(engine)?;
-    let mut output = Output::create(out)?;
-    output.file().write_all(&bytes).map_err(|e| Error::io("write to", out, e))?;
-    output.finish()
-}
-
-/// An image's bytes with its predictor section replaced: all sections keep their order and content.
-fn with_section(image: &Image, section: &[u8]) -> Vec<u8> {
-    let mut sections: Vec<(SectionKind, &[u8])> = SectionKind::ALL
-        .into_iter()
-        .filter(|k| *k != SectionKind::Predictor)
-        .map(|k| (k, image.section(k)))
-        .filter(|(_, bytes)| !bytes.is_empty())
-        .collect();
-    sections.push((SectionKind::Predictor, section));
-    let mut out = vec![0; HEAD + sections.len() * SECTION_LEN];
-    let mut head_len = 0;
-    let mut table = Vec::new();
-    for (kind, bytes) in &sections {
-        let align = if *kind == SectionKind::Weights { 4096 } else { 64 };
-        out.resize(out.len().next_multiple_of(align), 0);
-        table.push((*kind, out.len(), bytes.len(), crc32fast::hash(bytes)));
-        out.extend_from_slice(bytes);
-        if *kind == SectionKind::Tensors {
-            head_len = out.len();
-        }
-    }
-    let head = crate::pack::header(&table, head_len, out.len());
-    out[..HEAD + sections.len() * SECTION_LEN].copy_from_slice(&head[..HEAD + sections.len() * SECTION_LEN]);
-    debug_assert!(out[8] == IMAGE_VERSION as u8);
-    let sum = crc32fast::hash(&out[..head_len]);
-    out[24..28].copy_from_slice(&sum.to_le_bytes());
-    out
 }

@@ -99,30 +99,49 @@ fn column_norms(image: &Image, layer: usize) -> Vec<f32> {
 ///
 /// # Errors
 /// None that ordinary shapes could meet.
-pub fn section(c: &Config, statistics: &Statistics, training: &Training, held: &Held) -> Result<Section> {
+pub fn section(
+    c: &Config,
+    policies: &[Policy],
+    statistics: &Statistics,
+    training: &Training,
+    held: &Held,
+) -> Result<Section> {
     let mut section = Section::default();
-    statics(&mut section, c, statistics);
+    let wanted = |p: Policy| policies.contains(&p);
+    if wanted(Policy::Static) {
+        statics(&mut section, c, statistics);
+    }
     let even = |slots: usize| -> Vec<f32> {
         (0..GRID).flat_map(|g| vec![g as f32 / (GRID - 1) as f32; c.layers * slots]).collect()
     };
-    if training.shadow.is_some() {
-        shadow(&mut section, c, training)?;
-        own(&mut section, c, training)?;
-        for (table, scores) in [Table::ShadowQuantiles, Table::PerLayerQuantiles].into_iter().zip(&held.scores) {
-            let mut all = vec![f32::NEG_INFINITY; 2 * QUANTILES];
-            all.extend(scores.iter().flatten().flat_map(|h| h.quantiles()));
-            section.vector(table, 0, &all);
+    let predictors = [
+        (Policy::Shadow, Table::ShadowQuantiles, Table::ShadowBudget),
+        (Policy::PerLayer, Table::PerLayerQuantiles, Table::PerLayerBudget),
+    ];
+    for ((policy, quantiles, budget), scores) in predictors.into_iter().zip(&held.scores) {
+        if !wanted(policy) || training.shadow.is_none() {
+            continue;
         }
-        section.vector(Table::ShadowBudget, 0, &even(2));
-        section.vector(Table::PerLayerBudget, 0, &even(2));
+        if policy == Policy::Shadow {
+            shadow(&mut section, c, training)?
+        } else {
+            own(&mut section, c, training)?
+        }
+        let mut all = vec![f32::NEG_INFINITY; 2 * QUANTILES];
+        all.extend(scores.iter().flatten().flat_map(|h| h.quantiles()));
+        section.vector(quantiles, 0, &all);
+        section.vector(budget, 0, &even(2));
     }
-    let per_neuron = |layers: &[Vec<f32>]| -> Vec<f32> { layers.iter().flat_map(|v| padded(v, c.neuron_width(), 0.0)).collect() };
+    let per_neuron =
+        |layers: &[Vec<f32>]| -> Vec<f32> { layers.iter().flat_map(|v| padded(v, c.neuron_width(), 0.0)).collect() };
     section.vector(Table::NeuronNorms, 0, &per_neuron(&held.norms));
-    section.vector(Table::GateWeights, 0, &per_neuron(&held.worth));
-    let gates = held.gates.iter().flat_map(|h| [[f32::NEG_INFINITY; QUANTILES], h.quantiles()].concat());
-    section.vector(Table::GateQuantiles, 0, &gates.collect::<Vec<_>>());
-    section.vector(Table::GateBudget, 0, &even(2));
-    if c.attention_by_input || c.ffn_by_input {
+    if wanted(Policy::Gate) {
+        section.vector(Table::GateWeights, 0, &per_neuron(&held.worth));
+        let gates = held.gates.iter().flat_map(|h| [[f32::NEG_INFINITY; QUANTILES], h.quantiles()].concat());
+        section.vector(Table::GateQuantiles, 0, &gates.collect::<Vec<_>>());
+        section.vector(Table::GateBudget, 0, &even(2));
+    }
+    if wanted(Policy::Input) {
         let layer = |l: &super::statistics::LayerStatistics| SOURCE_OF.map(|s| l.inputs[s].quantiles()).concat();
         let all: Vec<f32> = statistics.layers.iter().flat_map(layer).collect();
         section.vector(Table::InputQuantiles, 0, &all);
@@ -140,9 +159,8 @@ fn padded(values: &[f32], len: usize, with: f32) -> Vec<f32> {
 
 /// Static scores with their quantiles, and means.
 fn statics(section: &mut Section, c: &Config, statistics: &Statistics) {
-    let mean = |sums: &[f64]| -> Vec<f32> {
-        sums.iter().map(|s| (s / statistics.tokens.max(1) as f64) as f32).collect()
-    };
+    let mean =
+        |sums: &[f64]| -> Vec<f32> { sums.iter().map(|s| (s / statistics.tokens.max(1) as f64) as f32).collect() };
     let (mut neurons, mut heads, mut quantiles) = (Vec::new(), Vec::new(), Vec::new());
     for layer in &statistics.layers {
         let groups: Vec<f32> = mean(&layer.neurons).chunks(c.neuron_group).map(|g| g.iter().sum()).collect();

@@ -209,7 +209,13 @@ impl Training {
         let layer = |(l, scale): (usize, &[Scale; 2])| {
             let rows = sample.neurons[l].chunks_exact(groups).zip(sample.heads[l].chunks_exact(heads));
             let neuron = |x: &f32| match active {
-                true => if *x != 0.0 { 255 } else { 0 },
+                true => {
+                    if *x != 0.0 {
+                        255
+                    } else {
+                        0
+                    }
+                }
                 false => to_byte(scale[0].apply(*x)),
             };
             let row = |(n, h): (&[f32], &[f32])| -> Vec<u8> {
@@ -270,7 +276,9 @@ impl Training {
         let bias: Vec<f32> = neurons.chain(means.iter().flat_map(|m| &m[groups..])).copied().collect();
         self.shadow = Some(Mlp::new(shape.tap.width(&c), shape.rank, &bias, shape.seed)?);
         let own = means.iter().enumerate();
-        self.own = own.map(|(l, m)| Mlp::new(c.d_model, shape.layer_rank, m, shape.seed + 1 + l as u64)).collect::<Result<_>>()?;
+        self.own = own
+            .map(|(l, m)| Mlp::new(c.d_model, shape.layer_rank, m, shape.seed + 1 + l as u64))
+            .collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -313,7 +321,11 @@ impl Training {
         let (groups, heads, later) = (self.groups(), self.config.heads, self.config.layers - 1);
         let width = groups + heads;
         let slope = move |y: &mut f32, target: u8, neuron: bool| {
-            *y = if active && neuron { 1.0 / (1.0 + (-*y).exp()) - f32::from(target) / 255.0 } else { *y - of_byte(target) };
+            *y = if active && neuron {
+                1.0 / (1.0 + (-*y).exp()) - f32::from(target) / 255.0
+            } else {
+                *y - of_byte(target)
+            };
         };
         let target = |layer: usize, i: usize| {
             let (w, t) = rows[i];

@@ -1,13 +1,17 @@
 //! `shadowllm bench`: prefill and decode speed, in the manner of llama-bench.
 
+use crate::dial::{DialOptions, skips};
 use crate::{ModelOptions, print, print_json, session_options};
 use clap::Args;
 use serde_json::{Value, json};
-use shadowllm_core::{Executor, Session};
+use shadowllm_core::sparsity::Policy;
+use shadowllm_core::{Executor, Session, SessionOptions};
 use shadowllm_host::generate::peak_memory;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
+use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Options of `bench`.
@@ -30,6 +34,11 @@ pub struct Options {
     /// Repetitions.
     #[arg(short, default_value_t = 5)]
     repetitions: usize,
+    #[command(flatten)]
+    dial: DialOptions,
+    /// Text to decode, UTF-8, in place of random ids: what is skipped depends on it.
+    #[arg(long)]
+    text: Option<PathBuf>,
     /// Result as JSON.
     #[arg(long)]
     json: bool,
@@ -75,54 +84,67 @@ pub fn bench(o: &Options) -> Result<()> {
     let model = o.model.open()?;
     let context = o.depth.saturating_add(o.n).max(o.prompt);
     let options = session_options(&model, context, o.model.kv(&model), "a smaller -p, or -d and -n")?;
+    let dial = o.dial.one()?;
+    let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
+    session.set_dial(&dial)?;
+    let ids = ids(o, &model, context)?;
     let mut rows = Vec::new();
     for (pool, threads) in pools.iter().zip(threads) {
         if o.prompt > 0 {
-            let run = |s: &mut Session| prefill(s, pool, o.prompt);
-            rows.push(measure(o, &mut session, format!("pp{}", o.prompt), threads, o.prompt, 0, run)?);
+            let run = |s: &mut Session| Ok((prefill(s, pool, &ids[..o.prompt])?, 0));
+            rows.push(measure(o, &mut session, format!("pp{}", o.prompt), threads, o.prompt, run)?);
         }
         if o.n > 0 {
-            let name = if o.depth > 0 { format!("tg{}@d{}", o.n, o.depth) } else { format!("tg{}", o.n) };
-            let depth = o.depth + o.n / 2;
-            let bytes = model.model().weight_bytes_per_token() + model.model().kv_bytes_per_token(options.kv, depth);
-            let run = |s: &mut Session| decode(s, pool, o.depth, o.n);
-            rows.push(measure(o, &mut session, name, threads, o.n, bytes, run)?);
+            let depth = if o.depth > 0 { format!("@d{}", o.depth) } else { String::new() };
+            let policy = if session.policy() == Policy::Off { "" } else { session.policy().name() };
+            let name = format!("tg{}{depth} {policy}", o.n);
+            let run = |s: &mut Session| decode(s, pool, o.depth, &ids[..o.depth + o.n]);
+            rows.push(measure(o, &mut session, name.trim().to_owned(), threads, o.n, run)?);
         }
     }
     report(o, &model, &rows)
 }
 
-/// Random ids that do not depend on the machine.
-fn ids(session: &Session, n: usize) -> Vec<u32> {
-    let vocab = session.model().config().vocab as u64;
-    (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % vocab as u32).collect()
+/// Ids of the text, or random ones that do not depend on the machine.
+fn ids(o: &Options, model: &LoadedModel, n: usize) -> Result<Vec<u32>> {
+    let Some(path) = &o.text else {
+        let vocab = model.model().config().vocab as u32;
+        return Ok((0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % vocab).collect());
+    };
+    let ids = Text::of(model)?.encode(&read(path)?, true)?;
+    if ids.len() < n {
+        return Err(Error::file(path, format!("has {} tokens, and {n} are to be read: give a longer text", ids.len())));
+    }
+    Ok(ids)
 }
 
-fn prefill(session: &mut Session, pool: &Pool, n: usize) -> Result<f64> {
-    let ids = ids(session, n);
+fn prefill(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<f64> {
     session.rewind(0)?;
     let start = Instant::now();
-    session.prefill(pool, &ids)?;
+    session.prefill(pool, ids)?;
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn decode(session: &mut Session, pool: &Pool, depth: usize, n: usize) -> Result<f64> {
-    let ids = ids(session, n.max(depth));
-    if session.position() < depth || depth == 0 {
+/// Seconds, and bytes read by all tokens.
+fn decode(session: &mut Session, pool: &Pool, depth: usize, ids: &[u32]) -> Result<(f64, usize)> {
+    if depth == 0 || session.position() < depth {
         session.rewind(0)?;
     }
-    if depth > 0 && session.position() < depth {
+    if session.position() < depth {
         session.prefill(pool, &ids[..depth])?;
     }
     session.rewind(depth)?;
     let exec: &dyn Executor = pool;
+    let mut bytes = 0;
     let start = Instant::now();
-    for id in &ids[..n] {
+    for id in &ids[depth..] {
         session.decode(exec, *id)?;
+        bytes += session.traffic().weights
+            + session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok((start.elapsed().as_secs_f64(), bytes))
 }
 
 /// One warm-up, then the repetitions.
@@ -132,13 +154,14 @@ fn measure(
     test: String,
     threads: usize,
     tokens: usize,
-    bytes: usize,
-    mut run: impl FnMut(&mut Session) -> Result<f64>,
+    mut run: impl FnMut(&mut Session) -> Result<(f64, usize)>,
 ) -> Result<Row> {
     run(session)?;
-    let mut rates = Vec::new();
+    let (mut rates, mut bytes) = (Vec::new(), 0);
     for _ in 0..o.repetitions {
-        rates.push(tokens as f64 / run(session)?);
+        let (seconds, read) = run(session)?;
+        rates.push(tokens as f64 / seconds);
+        bytes = read / tokens;
     }
     Ok(Row { test, threads, rates, bytes })
 }
@@ -152,13 +175,13 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row]) -> Result<()> {
         }));
     }
     print::line(format_args!(
-        "{:<12} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7}",
+        "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7}",
         "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s"
     ))?;
     for r in rows {
         let (mb, rate) = (r.bytes as f64 / 1e6, r.mean() * r.bytes as f64 / 1e9);
         print::line(format_args!(
-            "{:<12} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2}",
+            "{:<16} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2}",
             r.test,
             r.threads,
             r.mean(),

@@ -4,16 +4,21 @@ use crate::{ModelOptions, print, print_json};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use shadowllm_core::sparsity::Tap;
+use shadowllm_core::image::SectionKind;
+use shadowllm_core::sparsity::{Policy, Tap};
 use shadowllm_host::calibrate::criteria::Criterion;
 use shadowllm_host::calibrate::{self as engine, Progress, Shape, Target};
 use shadowllm_host::generate::peak_memory;
-use shadowllm_host::output::spare;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::output::{Output, spare};
 use shadowllm_host::pool::Pool;
+#[cfg(feature = "tasks")]
+use shadowllm_host::tasks::{Task, load};
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
+use std::io::Write;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Options of `calibrate`.
 #[derive(Args)]
@@ -27,6 +32,16 @@ pub struct Options {
     /// again with the same options.
     #[arg(short, long)]
     output: PathBuf,
+    /// What to calibrate for: static, shadow, per-layer, gate, input; all by default.
+    #[arg(long, value_delimiter = ',', value_parser = policy)]
+    policies: Vec<Policy>,
+    /// Write the predictor alone to a file too, for `pack --predictor`.
+    #[arg(long)]
+    predictor: Option<PathBuf>,
+    /// Folder with task sets (as for `eval --tasks-dir`), whose questions are read besides the text.
+    #[cfg(feature = "tasks")]
+    #[arg(long)]
+    tasks: Option<PathBuf>,
     /// Tokens of text at most.
     #[arg(long, default_value_t = 200_000)]
     tokens: usize,
@@ -60,6 +75,9 @@ pub struct Options {
     /// Held-out windows that budgets are searched on; 0 divides every density evenly.
     #[arg(long, default_value_t = 3)]
     budget_windows: usize,
+    /// Seconds between two times that the state is kept, for going on after an interruption.
+    #[arg(long, default_value_t = 60)]
+    keep_every: u64,
     /// Threads; one per core by default.
     #[arg(short, long)]
     threads: Option<usize>,
@@ -75,6 +93,12 @@ fn tap(name: &str) -> std::result::Result<u32, String> {
         "stream" => Ok(Tap::STREAM),
         _ => Err("embedding, heads or stream".into()),
     }
+}
+
+fn policy(name: &str) -> std::result::Result<Policy, String> {
+    let all = engine::Options::POLICIES;
+    let found = all.into_iter().find(|p| p.name() == name);
+    found.ok_or_else(|| format!("one of {}", all.map(Policy::name).join(", ")))
 }
 
 fn target(name: &str) -> std::result::Result<Target, String> {
@@ -126,10 +150,20 @@ pub fn calibrate(o: &Options) -> Result<()> {
         }
         ids.extend(text.encode(content, false)?);
     }
+    #[cfg(feature = "tasks")]
+    if let Some(folder) = &o.tasks {
+        for task in Task::ALL {
+            for question in load(task, folder, usize::MAX)? {
+                let right = &question.choices[question.gold.min(question.choices.len() - 1)];
+                ids.extend(text.encode(&format!("{}{}\n\n", right.context, right.continuation), false)?);
+            }
+        }
+    }
     ids.truncate(o.tokens);
     let threads = o.threads.unwrap_or_else(Pool::cores);
     let config = model.model().config();
     let options = engine::Options {
+        policies: if o.policies.is_empty() { engine::Options::POLICIES.to_vec() } else { o.policies.clone() },
         window: o.window.min(config.max_positions),
         criterion: o.criterion,
         shape: Shape {
@@ -142,21 +176,36 @@ pub fn calibrate(o: &Options) -> Result<()> {
             seed: o.seed,
         },
         budget_windows: o.budget_windows,
+        keep_every: Duration::from_secs(o.keep_every),
         threads,
     };
     let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut Bar(bar.clone()))?;
     bar.finish_and_clear();
+    if let Some(path) = &o.predictor {
+        let made = LoadedModel::open(&o.output, None)?;
+        let mut output = Output::create(path)?;
+        let section = made.model().image().section(SectionKind::Predictor);
+        output.file().write_all(section).map_err(|e| Error::io("write to", path, e))?;
+        output.finish()?;
+    }
     let seconds = start.elapsed().as_secs_f64();
     if o.json {
         let peak = peak_memory();
-        return print_json(&json!({"tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak, "quality": quality}));
+        return print_json(
+            &json!({"tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak, "quality": quality}),
+        );
     }
-    let mean = |of: &dyn Fn(&engine::LayerQuality) -> f64| quality.layers.iter().map(of).sum::<f64>() / quality.layers.len() as f64;
+    let mean = |of: &dyn Fn(&engine::LayerQuality) -> f64| {
+        quality.layers.iter().map(of).sum::<f64>() / quality.layers.len() as f64
+    };
     print::line(format_args!("importance held by the best-scored neurons, mean of the layers:"))?;
     for (i, scorer) in quality.scorers.iter().enumerate() {
-        let shares: Vec<String> = quality.captured_at.iter().enumerate()
+        let shares: Vec<String> = quality
+            .captured_at
+            .iter()
+            .enumerate()
             .map(|(j, at)| format!("{:.3} of the best {:.0} %", mean(&|l| l.captured[i][j]), at * 100.0))
             .collect();
         print::line(format_args!("{scorer:<10} {}; rank agreement {:.3}", shares.join(", "), mean(&|l| l.rank[i])))?;

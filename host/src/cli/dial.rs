@@ -1,7 +1,6 @@
 //! What is skipped, on the command line.
 
 use clap::Args;
-use shadowllm_core::Session;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::{Error, Result};
 
@@ -71,7 +70,11 @@ impl DialOptions {
         let mut fixed = [None; SLOTS];
         for (name, share) in &self.share {
             let slot = names.iter().position(|n| n == name).ok_or_else(|| {
-                Error::Usage(format!("--share {name}: policy {} divides its budget among {}", policy.name(), names.join(", ")))
+                Error::Usage(format!(
+                    "--share {name}: policy {} divides its budget among {}",
+                    policy.name(),
+                    names.join(", ")
+                ))
             })?;
             fixed[slot] = Some(*share);
         }
@@ -82,9 +85,4 @@ impl DialOptions {
 /// Whether any of the dials skips.
 pub fn skips(dials: &[Dial]) -> bool {
     dials.iter().any(|d| d.policy != Policy::Off)
-}
-
-/// Sets a session's dial; errors name the option.
-pub fn set(session: &mut Session, dial: &Dial) -> Result<()> {
-    Ok(session.set_dial(dial)?)
 }

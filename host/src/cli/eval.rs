@@ -1,6 +1,6 @@
 //! `shadowllm eval`.
 
-use crate::dial::{DialOptions, set, skips};
+use crate::dial::{DialOptions, skips};
 use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::{ArgGroup, Args};
 use serde_json::json;
@@ -99,7 +99,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     for dial in dials {
-        set(&mut session, dial)?;
+        session.set_dial(dial)?;
     }
     let context = o.context.unwrap_or(o.window / 2);
     let windows = Windows { ids, window: o.window, context, most: o.max_windows };

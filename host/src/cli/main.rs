@@ -62,7 +62,9 @@ enum Command {
     Eval(eval::Options),
     /// Learn from a text what a model's tokens need, and write it into a copy of the image.
     #[cfg(feature = "calibrate")]
-    #[command(after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm")]
+    #[command(
+        after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm"
+    )]
     Calibrate(calibrate::Options),
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]

@@ -7,6 +7,7 @@ use shadowllm_host::cache::is_image;
 use shadowllm_host::import::{self, Source, SyntheticSource};
 use shadowllm_host::output::spare;
 use shadowllm_host::pack::{Arrangement, Formats, format_names, pack as write};
+use shadowllm_host::predictor::attach;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,9 @@ pub struct Options {
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
+    /// Predictor of this model to put into the image (from `calibrate --predictor`).
+    #[arg(long)]
+    predictor: Option<PathBuf>,
     /// Random weights of a known shape instead of a source (smollm2-135m, tinyllama-1.1b, llama-2-7b, ...).
     #[arg(long, conflicts_with = "source")]
     synthetic: Option<String>,
@@ -85,6 +89,12 @@ pub fn pack(o: &Options) -> Result<()> {
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
+    if let Some(path) = &o.predictor {
+        let section = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let record = serde_json::Value::String(format!("from {}", path.display()));
+        let wrong = |e: Error| Error::file(path, format!("cannot be put into {}: {e}", o.output.display()));
+        attach(&o.output, &section, &record, &o.output).map_err(wrong)?;
+    }
     let (w, out) = (formats.weights.name(), formats.output.name());
     let (file, mb) = (o.output.display(), packed.bytes as f64 / 1e6);
     print::line(format_args!("{file}: {mb:.1} MB, weights {w}, embedding and output {out}"))?;

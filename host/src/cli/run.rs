@@ -1,10 +1,11 @@
 //! `shadowllm run`: one prompt, or a chat.
 
+use crate::dial::{DialOptions, skips};
 use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
-use shadowllm_core::Session;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
+use shadowllm_core::{Session, SessionOptions};
 use shadowllm_host::generate::{Figures, Stop, generate, peak_memory};
 use shadowllm_host::import::Chat;
 use shadowllm_host::model::LoadedModel;
@@ -38,6 +39,8 @@ pub struct Options {
     /// What the model is told to be, in a chat.
     #[arg(long)]
     system: Option<String>,
+    #[command(flatten)]
+    dial: DialOptions,
     #[command(flatten)]
     sampling: Sampling,
     /// Threads; one per core by default.
@@ -163,9 +166,12 @@ pub fn run(o: &Options) -> Result<()> {
     let text = Text::of(&model)?;
     let context = o.context.unwrap_or_else(|| model.model().config().max_positions.min(CONTEXT));
     let options = session_options(&model, context, o.model.kv(&model), "a smaller --context")?;
+    let dial = o.dial.one()?;
+    let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
     let session_bytes = memory.size();
     let mut session = model.session(options, &mut memory)?;
+    session.set_dial(&dial)?;
     let mut talk =
         Talk { model: &model, text: &text, session: &mut session, pool: &pool, sampler: &mut sampler, stream: !o.json };
     match prompt {
@@ -198,6 +204,7 @@ fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Res
             "session_bytes": session_bytes,
             "peak_memory_bytes": peak_memory(),
             "threads": shadowllm_core::Executor::threads(talk.pool),
+            "policy": talk.session.policy().name(),
             "isa": talk.model.model().kernels().isa().name(),
         }));
     }

@@ -1,8 +1,10 @@
 //! `shadowllm eval --tasks`.
 
+use crate::dial::skips;
 use crate::{eval, pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
+use shadowllm_core::SessionOptions;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::tasks::{Accuracy, Encoded, Encoder, Question, Task, Tasks, accuracy, load};
 use shadowllm_host::text::Text;
@@ -35,8 +37,11 @@ pub fn tasks(o: &eval::Options, tasks: &[Task], from: &Options) -> Result<()> {
     let longest = all().flat_map(|q| &q.choices).map(|c| c.positions()).max().unwrap_or(1);
     let context = longest.min(model.model().config().max_positions);
     let options = session_options(&model, context, o.model.kv(&model), "another model")?;
+    let dial = o.dial.one()?;
+    let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
+    session.set_dial(&dial)?;
     let (bar, start) = (indicatif::ProgressBar::new(all().count() as u64), Instant::now());
     let results = sets
         .iter()
