@@ -13,6 +13,11 @@ pub unsafe trait Executor {
     /// Runs `task(0)`, ..., `task(tasks - 1)` in any order, at once or one by one, and waits for all.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
 
+    /// A clock in nanoseconds, from any start, for executors that have one: it tells what predictors take.
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+
     /// Surrounds one forward pass of many `run` calls, so that workers may be woken once for all of them.
     fn pass(&self, forward: &mut dyn FnMut()) {
         forward();

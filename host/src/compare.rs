@@ -31,6 +31,8 @@ pub struct Outcome {
     pub bytes_per_token: f64,
     /// Of these, the predictor's.
     pub predictor_bytes_per_token: f64,
+    /// Share of the decoding time that the predictor took.
+    pub predictor_time: f64,
     /// Decoded tokens per second.
     pub tokens_per_second: f64,
     /// Scored tokens.
@@ -48,6 +50,7 @@ pub(crate) struct Sums {
     weights: usize,
     skippable: usize,
     predictor: usize,
+    predictor_seconds: f64,
     seconds: f64,
 }
 
@@ -148,6 +151,7 @@ pub fn compare(
             share: s.weights as f64 / n / dense_bytes as f64,
             bytes_per_token: s.weights as f64 / n,
             predictor_bytes_per_token: s.predictor as f64 / n,
+            predictor_time: s.predictor_seconds / s.seconds,
             tokens_per_second: n / s.seconds,
             tokens: s.tokens,
         }
@@ -199,6 +203,7 @@ pub(crate) fn measure(
         sums.weights += traffic.weights;
         sums.skippable += traffic.skippable;
         sums.predictor += traffic.predictor;
+        sums.predictor_seconds += traffic.predictor_nanoseconds as f64 / 1e9;
         sums.same += usize::from(log_softmax(&mut row) == *best);
         let next = pair[1] as usize;
         sums.nll -= f64::from(row[next]);

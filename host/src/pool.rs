@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::Instant;
 
 const BITS: u32 = 20;
 const MASK: u64 = (1 << BITS) - 1;
@@ -101,6 +102,7 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, JoinHandle<()>)>,
     busy: AtomicBool,
+    born: Instant,
 }
 
 thread_local! {
@@ -132,7 +134,7 @@ impl Pool {
             owner: Mutex::new(None),
             owner_sleeps: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false) };
+        let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false), born: Instant::now() };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || shared.worker());
@@ -195,6 +197,10 @@ impl Pool {
 unsafe impl Executor for Pool {
     fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    fn nanoseconds(&self) -> u64 {
+        self.born.elapsed().as_nanos() as u64
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -182,6 +182,7 @@ impl Session<'_, '_> {
         if let Some(state) = &mut self.sparsity {
             let bytes = core::mem::take(&mut state.bytes);
             self.traffic.predictor += bytes;
+            self.traffic.predictor_nanoseconds += core::mem::take(&mut state.nanoseconds);
             self.traffic.weights += bytes;
         }
         Ok(())

@@ -125,7 +125,9 @@ pub struct Traffic {
     pub weights: usize,
     /// Of these, what choosing took (predictors and their tables).
     pub predictor: usize,
-    /// Of these, matrices that a policy may skip parts of: those of all layers but the first.
+    /// What predictors took, in nanoseconds of the executor's clock.
+    pub predictor_nanoseconds: u64,
+    /// Of the weights, matrices that a policy may skip parts of: those of all layers but the first.
     pub skippable: usize,
 }
 

@@ -42,8 +42,9 @@ pub(crate) struct State<'m> {
     /// Whether this pass skips, and whether it chooses anew.
     acting: bool,
     fresh: bool,
-    /// Bytes of predictors that this pass has read.
+    /// Bytes of predictors that this pass has read, and the nanoseconds they took.
     pub bytes: usize,
+    pub nanoseconds: u64,
 }
 
 fn padded(n: usize) -> usize {
@@ -77,6 +78,7 @@ impl<'m> State<'m> {
             acting: false,
             fresh: false,
             bytes: 0,
+            nanoseconds: 0,
         })
     }
 
@@ -170,7 +172,7 @@ impl<'m> State<'m> {
     /// Begins a pass; `decoding` says that it is a single token that may be skipped for.
     pub fn begin(&mut self, decoding: bool) {
         self.acting = decoding && self.policy != Policy::Off;
-        self.bytes = 0;
+        (self.bytes, self.nanoseconds) = (0, 0);
         if !decoding {
             self.decoded = 0;
             return;
@@ -244,6 +246,21 @@ impl<'m> State<'m> {
         heads: &Rows,
     ) {
         let Some(p) = predictor.filter(|_| self.acting && self.fresh && self.policy == Policy::Shadow) else { return };
+        let start = exec.nanoseconds();
+        self.shadow(exec, kernels, p, layer, normed, heads);
+        self.nanoseconds += exec.nanoseconds() - start;
+    }
+
+    /// Gathers what feeds the shadow predictor; when it is complete, asks it.
+    fn shadow(
+        &mut self,
+        exec: &dyn Executor,
+        kernels: &Kernels,
+        p: &Predictor,
+        layer: usize,
+        normed: &Rows,
+        heads: &Rows,
+    ) {
         let (tap, d) = (p.tap(), normed.width);
         let stream_at = tap.width(&self.config) - if tap.has(Tap::STREAM) { d } else { 0 };
         let heads_at = if tap.has(Tap::EMBEDDING) { d } else { 0 };
@@ -296,6 +313,13 @@ impl<'m> State<'m> {
         let next = layer + 1;
         let asked = self.acting && self.fresh && self.policy == Policy::PerLayer && next < self.config.layers;
         let Some(p) = predictor.filter(|_| asked) else { return };
+        let start = exec.nanoseconds();
+        self.own(exec, kernels, p, next, normed);
+        self.nanoseconds += exec.nanoseconds() - start;
+    }
+
+    /// Asks layer `next`'s own predictor.
+    fn own(&mut self, exec: &dyn Executor, kernels: &Kernels, p: &Predictor, next: usize, normed: &Rows) {
         let Some(first) = p.matrix(Table::LayerIn, next) else { return };
         let bias = p.vector(Table::LayerInBias, next);
         self.bytes += hidden(exec, kernels, &mut self.hidden, first, bias, &normed.input());

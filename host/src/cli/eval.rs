@@ -117,13 +117,13 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
     print::line(format_args!("{tokens} tokens behind {context} of context each, dense perplexity {dense:.3}\n"))?;
     print::line(format_args!(
-        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>7}",
-        "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "t/s"
+        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
+        "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "time", "t/s"
     ))?;
     for r in &rows {
         let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
         print::line(format_args!(
-            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>7.1}",
+            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
             r.density,
             r.realised_density,
             r.perplexity,
@@ -132,6 +132,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
             100.0 * r.share,
             r.bytes_per_token / 1e6,
             100.0 * r.predictor_bytes_per_token / r.bytes_per_token,
+            100.0 * r.predictor_time,
             r.tokens_per_second
         ))?;
     }
