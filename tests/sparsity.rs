@@ -58,6 +58,29 @@ fn every_arrangement_is_the_same_model() {
     }
 }
 
+/// Stored by input, blocks still run along the reduction: in every format the bits are those of tiles.
+#[test]
+fn by_input_is_the_dense_model_in_every_format() {
+    let temp = tempfile::tempdir().unwrap();
+    let [tiles, inputs] = ["tiles.sllm", "inputs.sllm"].map(|name| temp.path().join(name));
+    let pool = Pool::new(2).unwrap();
+    for family in ["qwen3", "opt-postnorm-proj"] {
+        let folder = vectors("models").join(family);
+        let ids = fixture_ids(family);
+        for format in Format::ALL {
+            pack_as(&folder, format, Arrangement::DENSE, &tiles);
+            pack_as(&folder, format, Arrangement::INPUT, &inputs);
+            let reference = logits(&LoadedModel::open(&tiles, None).unwrap(), &pool, &ids, KvFormat::F16, Reading::Decode);
+            for (isa, model) in on_every_isa(&inputs) {
+                for reading in [Reading::Prefill(48), Reading::Prefill(5), Reading::Decode] {
+                    let got = logits(&model, &pool, &ids, KvFormat::F16, reading);
+                    assert!(same_bits(&got, &reference), "{family} {} {isa:?} {reading:?}", format.name());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn masked_logits_are_pytorchs() {
     let temp = tempfile::tempdir().unwrap();

@@ -129,6 +129,20 @@ impl Format {
         }
     }
 
+    /// Bytes of a block's scale and minimum.
+    pub const fn header_bytes(self) -> usize {
+        match self.arithmetic() {
+            Arithmetic::F32 | Arithmetic::F16 => 0,
+            Arithmetic::Int8 | Arithmetic::Table4 => 2,
+            Arithmetic::Affine4 => 4,
+        }
+    }
+
+    /// Bytes of a block's codes.
+    pub const fn code_bytes(self) -> usize {
+        self.block_bytes() - self.header_bytes()
+    }
+
     /// Bytes of one tile: [`TILE_ROWS`] blocks, interleaved.
     pub const fn tile_bytes(self) -> usize {
         TILE_ROWS * self.block_bytes()

@@ -308,8 +308,8 @@ enum Expected {
 /// How the blocks of a matrix are ordered in a model of this shape.
 pub fn layout_of(kind: Kind, c: &Config) -> Layout {
     match kind {
-        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Layout::ColumnLines,
-        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Layout::ColumnLines,
+        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Layout::Inputs,
+        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Layout::Inputs,
         Kind::O => Layout::Columns,
         Kind::Down if c.neuron_group < BLOCK => Layout::ColumnLines,
         Kind::Down => Layout::Columns,
@@ -325,11 +325,12 @@ fn expected(kind: Kind, c: &Config) -> Expected {
     let layout = layout_of(kind, c);
     let vector = Expected::Vector;
     let matrix = |outputs: usize, inputs, per_group, group_width| {
-        let outputs = outputs.next_multiple_of(if layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS });
+        let by_input = matches!(layout, Layout::ColumnLines | Layout::Inputs);
+        let outputs = outputs.next_multiple_of(if by_input { BLOCK } else { TILE_ROWS });
         Expected::Matrix { layout, outputs, inputs, per_group, group_width }
     };
-    // Whatever is stored by input as a whole has no groups.
-    let whole = |outputs, inputs| matrix(outputs, inputs, 0, 0);
+    // What is stored by input as a whole has no groups but k-blocks.
+    let whole = |outputs, inputs| matrix(outputs, inputs, if layout == Layout::Inputs { BLOCK } else { 0 }, 0);
     match kind {
         Kind::Embed | Kind::Output => whole(c.vocab, e),
         Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),

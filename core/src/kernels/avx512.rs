@@ -2,6 +2,7 @@
 //! output. Signed weights are shifted by 128 (the table is, or a bit is flipped) and the sum starts at the
 //! input's offset, -128 * sum(x), which takes the shift out again, exactly.
 
+use super::inputs::{Affine4Codes, Chosen, Int8Codes, InputDot, Table4Codes};
 use super::matmul::TileDot;
 use crate::format::Format;
 use crate::simd::avx512::Avx512Lanes;
@@ -111,4 +112,104 @@ vnni_dot!(
     Format::Q4_1,
     true,
     |tile, _table| nibbles(tile.add(64))
+);
+
+/// Dot products of 64 outputs with the chosen inputs, four inputs at a time: their codes are zipped to quads.
+///
+/// # Safety
+/// `codes(line)` must give 64 unsigned codes; AVX-512 F, BW and VNNI must be there.
+#[inline(always)]
+unsafe fn dot64(chosen: &Chosen, start: i32, codes: impl Fn(*const u8) -> __m512i) -> [__m512i; 4] {
+    // SAFETY: by the contract.
+    unsafe {
+        let mut sums = [_mm512_set1_epi32(start); 4];
+        for (lines, x) in chosen.lines.as_chunks::<4>().0.iter().zip(chosen.quants).take(chosen.quads) {
+            let [a, b, c, d] = lines.map(&codes);
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+            let x = _mm512_set1_epi32(x);
+            sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_unpacklo_epi16(ab, cd), x);
+            sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_unpackhi_epi16(ab, cd), x);
+            sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_unpacklo_epi16(ef, gh), x);
+            sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_unpackhi_epi16(ef, gh), x);
+        }
+        // Quarter l of sum r has outputs 4r..4r + 4 of the codes' quarter l: quarters to rows.
+        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0xee>(sums[0], sums[1]));
+        let (ef, gh) = (_mm512_shuffle_i32x4::<0x44>(sums[2], sums[3]), _mm512_shuffle_i32x4::<0xee>(sums[2], sums[3]));
+        [
+            _mm512_shuffle_i32x4::<0x88>(ab, ef),
+            _mm512_shuffle_i32x4::<0xdd>(ab, ef),
+            _mm512_shuffle_i32x4::<0x88>(cd, gh),
+            _mm512_shuffle_i32x4::<0xdd>(cd, gh),
+        ]
+    }
+}
+
+/// 64 nibbles: quarters of low halves of two blocks, then of high halves.
+///
+/// # Safety
+/// 32 bytes at `p`; AVX-512 F must be there.
+#[inline(always)]
+unsafe fn spread(p: *const u8) -> __m512i {
+    // SAFETY: by the contract.
+    unsafe {
+        let (v, low) = (_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(15));
+        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_and_si256(v, low)), high)
+    }
+}
+
+macro_rules! vnni_inputs {
+    ($(#[$doc:meta])* $name:ident, $codes:ty, $shifted:literal, $order:expr, |$p:ident, $table:ident| $decode:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        // SAFETY: needs AVX-512 F, BW, VL, VNNI.
+        unsafe impl InputDot for $name {
+            type L = Avx512Lanes;
+            type C = $codes;
+
+            #[inline(always)]
+            unsafe fn dot64(chosen: &Chosen, skip: usize, $table: &[i8; 16]) -> [Avx512Lanes; 4] {
+                // SAFETY: by contract.
+                unsafe {
+                    let start = if $shifted { chosen.offset } else { 0 };
+                    let sums = dot64(chosen, start, |line| {
+                        let $p = line.add(skip);
+                        $decode
+                    });
+                    let order: [usize; 4] = $order;
+                    order.map(|i| Avx512Lanes::from(_mm512_cvtepi32_ps(sums[i])))
+                }
+            }
+        }
+    };
+}
+
+vnni_inputs!(
+    /// Signed bytes, shifted by flipping the sign bit.
+    Int8Inputs,
+    Int8Codes,
+    true,
+    [0, 1, 2, 3],
+    |p, _table| _mm512_xor_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-128))
+);
+vnni_inputs!(
+    /// Nibbles through a table shifted by 128.
+    Table4Inputs,
+    Table4Codes,
+    true,
+    [0, 2, 1, 3],
+    |p, table| {
+        let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(lut), spread(p))
+    }
+);
+vnni_inputs!(
+    /// Unsigned nibbles with a minimum.
+    Affine4Inputs,
+    Affine4Codes,
+    false,
+    [0, 2, 1, 3],
+    |p, _table| spread(p)
 );

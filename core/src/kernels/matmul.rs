@@ -38,7 +38,7 @@ pub(super) unsafe trait TileDot {
 
 /// Sum of a block's quants from its stored offset (exact: a multiple of 128 below 2^24).
 #[inline(always)]
-fn block_sum(offset: i32) -> f32 {
+pub(super) fn block_sum(offset: i32) -> f32 {
     offset as f32 * (-1.0 / 128.0)
 }
 

@@ -1,4 +1,4 @@
-//! A weight matrix in the image: blocks of 32 weights in one of four orders.
+//! A weight matrix in the image: blocks of 32 weights in one of five orders.
 //!
 //! ```text
 //!   tiles of 16 outputs by 32 inputs, for dot products of 16 outputs at a time
@@ -10,6 +10,9 @@
 //!   RowLines                                          ColumnLines (transposed at pack time)
 //!   output 0: inputs 0..32, inputs 32..64, ...        input 0: outputs 0..32, outputs 32..64, ...
 //!   output 1: inputs 0..32, inputs 32..64, ...        input 1: outputs 0..32, outputs 32..64, ...
+//!
+//!   Inputs: the scales of a k-block's blocks, for all outputs, then a line of codes for each of its 32 inputs
+//!   k-block 0: scales, input 0: outputs 0, 1, 2, ..., input 1: outputs 0, 1, 2, ...
 //! ```
 //! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel, a k-block, a line) is a
 //! *unit*: the smallest run of bytes a sparse pass may leave out. `units_per_group` consecutive units form a
@@ -32,11 +35,14 @@ pub enum Layout {
     RowLines = 2,
     /// All blocks of an input together; its blocks run along the outputs.
     ColumnLines = 3,
+    /// All codes of an input together, behind the scales of its k-block: blocks run along the reduction.
+    Inputs = 4,
 }
 
 impl Layout {
     /// All, in the order of their codes.
-    pub const ALL: [Layout; 4] = [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines];
+    pub const ALL: [Layout; 5] =
+        [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines, Layout::Inputs];
 
     /// Name in reports.
     pub const fn name(self) -> &'static str {
@@ -45,6 +51,7 @@ impl Layout {
             Layout::Columns => "columns",
             Layout::RowLines => "row-lines",
             Layout::ColumnLines => "column-lines",
+            Layout::Inputs => "inputs",
         }
     }
 }
@@ -56,7 +63,7 @@ pub struct Geometry {
     pub format: Format,
     /// Block order.
     pub layout: Layout,
-    /// Panels of 16 outputs (an even number under `ColumnLines`, whose blocks hold 32).
+    /// Panels of 16 outputs (an even number where inputs are lines, which are cut by 32).
     pub panels: usize,
     /// Blocks of 32 inputs.
     pub k_blocks: usize,
@@ -76,17 +83,18 @@ impl Geometry {
             Layout::Rows => self.panels,
             Layout::Columns => self.k_blocks,
             Layout::RowLines => self.panels * TILE_ROWS,
-            Layout::ColumnLines => self.k_blocks * BLOCK,
+            Layout::ColumnLines | Layout::Inputs => self.k_blocks * BLOCK,
         }
     }
 
-    /// Bytes of one unit.
+    /// Bytes of one unit (without the scales that all inputs of a k-block share under `Inputs`).
     pub const fn unit_bytes(&self) -> usize {
         match self.layout {
             Layout::Rows => self.format.tile_bytes() * self.k_blocks,
             Layout::Columns => self.format.tile_bytes() * self.panels,
             Layout::RowLines => self.format.block_bytes() * self.k_blocks,
             Layout::ColumnLines => self.format.block_bytes() * (self.panels * TILE_ROWS / BLOCK),
+            Layout::Inputs => self.format.code_bytes() * (self.panels * TILE_ROWS / BLOCK),
         }
     }
 
@@ -95,7 +103,7 @@ impl Geometry {
         match self.layout {
             Layout::Rows => TILE_ROWS,
             Layout::RowLines => 1,
-            Layout::Columns | Layout::ColumnLines => 0,
+            Layout::Columns | Layout::ColumnLines | Layout::Inputs => 0,
         }
     }
 
@@ -104,9 +112,22 @@ impl Geometry {
         self.format.takes_int8() && !matches!(self.layout, Layout::ColumnLines)
     }
 
+    /// Bytes of the scales that the inputs of a k-block share, under `Inputs`; else 0.
+    pub const fn shared_bytes(&self) -> usize {
+        match self.layout {
+            Layout::Inputs => self.format.header_bytes() * self.panels * TILE_ROWS,
+            _ => 0,
+        }
+    }
+
+    /// Whether single inputs can be left out.
+    pub const fn is_by_input(&self) -> bool {
+        matches!(self.layout, Layout::ColumnLines | Layout::Inputs)
+    }
+
     /// Bytes of all units, without what lies between groups.
     pub const fn weight_bytes(&self) -> usize {
-        self.units() * self.unit_bytes()
+        self.units() * self.unit_bytes() + self.k_blocks * self.shared_bytes()
     }
 
     /// Length of an input vector (a multiple of 32).
@@ -118,7 +139,7 @@ impl Geometry {
     pub const fn output_width(&self) -> usize {
         match self.layout {
             Layout::Rows | Layout::RowLines => self.units() / self.units_per_group * self.group_width,
-            Layout::Columns | Layout::ColumnLines => self.panels * TILE_ROWS,
+            Layout::Columns | Layout::ColumnLines | Layout::Inputs => self.panels * TILE_ROWS,
         }
     }
 
@@ -130,7 +151,7 @@ impl Geometry {
             return None;
         }
         let units = self.units();
-        if !units.is_multiple_of(upg) || self.layout == Layout::ColumnLines && !self.panels.is_multiple_of(2) {
+        if !units.is_multiple_of(upg) || self.is_by_input() && !self.panels.is_multiple_of(2) {
             return None;
         }
         if self.group_width < upg.checked_mul(self.unit_outputs())? {
@@ -139,6 +160,10 @@ impl Geometry {
         let blocks = self.panels.checked_mul(TILE_ROWS)?.checked_mul(self.k_blocks)?;
         let bytes = blocks.checked_mul(self.format.block_bytes())?;
         let group = bytes / units * upg;
+        // What inputs share stands once in every k-block, so k-blocks are the groups.
+        if self.layout == Layout::Inputs && upg != BLOCK {
+            return None;
+        }
         if self.group_stride < group || bytes > isize::MAX as usize {
             return None;
         }
@@ -163,17 +188,29 @@ pub struct Lines {
     start: *const u8,
     per_group: usize,
     group_stride: usize,
+    /// Bytes of a group before its first line.
+    shared_bytes: usize,
     line_bytes: usize,
 }
 
 impl Lines {
+    /// First byte of group `g`: what its lines share.
+    ///
+    /// # Safety
+    /// There must be a group `g`.
+    #[inline(always)]
+    pub unsafe fn shared(&self, g: usize) -> *const u8 {
+        // SAFETY: inside the matrix by the caller's promise.
+        unsafe { self.start.add(g * self.group_stride) }
+    }
+
     /// First byte of line `i`.
     ///
     /// # Safety
     /// There must be a line `i`.
     #[inline(always)]
     pub unsafe fn line(&self, i: usize) -> *const u8 {
-        let at = i / self.per_group * self.group_stride + i % self.per_group * self.line_bytes;
+        let at = i / self.per_group * self.group_stride + self.shared_bytes + i % self.per_group * self.line_bytes;
         // SAFETY: inside the matrix by the caller's promise.
         unsafe { self.start.add(at) }
     }
@@ -228,21 +265,22 @@ impl<'a> Matrix<'a> {
         match g.layout {
             Layout::Rows => p / g.units_per_group * g.group_width + p % g.units_per_group * TILE_ROWS,
             // Groups of lines follow each other without padding (checked by the image).
-            Layout::Columns | Layout::RowLines | Layout::ColumnLines => p * TILE_ROWS,
+            Layout::Columns | Layout::RowLines | Layout::ColumnLines | Layout::Inputs => p * TILE_ROWS,
         }
     }
 
-    /// Where the lines are, under [`Layout::RowLines`] and [`Layout::ColumnLines`].
+    /// Where the lines are, in a matrix of lines.
     ///
     /// # Panics
     /// When the matrix is made of tiles.
     pub fn lines(&self) -> Lines {
         let g = &self.geometry;
-        assert!(matches!(g.layout, Layout::RowLines | Layout::ColumnLines), "a matrix of tiles has no lines");
+        assert!(!matches!(g.layout, Layout::Rows | Layout::Columns), "a matrix of tiles has no lines");
         Lines {
             start: self.tiles.as_ptr(),
             per_group: g.units_per_group,
             group_stride: g.group_stride,
+            shared_bytes: g.shared_bytes(),
             line_bytes: g.unit_bytes(),
         }
     }
@@ -270,7 +308,7 @@ impl<'a> Matrix<'a> {
                 inner: g.units_per_group,
                 inner_stride: g.unit_bytes(),
             },
-            Layout::RowLines | Layout::ColumnLines => panic!("a matrix of lines has no tiles"),
+            Layout::RowLines | Layout::ColumnLines | Layout::Inputs => panic!("a matrix of lines has no tiles"),
         }
     }
 
@@ -305,8 +343,32 @@ impl<'a> Matrix<'a> {
             Layout::ColumnLines => {
                 return core::array::from_fn(|k| block(kb * BLOCK + k, row / BLOCK)[row % BLOCK]);
             }
+            Layout::Inputs => return self.input_block(row, kb),
         };
         decode_block(g.format, &self.tiles[start..start + tile], lane)
+    }
+}
+
+impl Matrix<'_> {
+    /// [`Matrix::block`] under [`Layout::Inputs`].
+    fn input_block(&self, row: usize, kb: usize) -> [f32; BLOCK] {
+        let g = &self.geometry;
+        let shared = &self.tiles[kb * g.group_stride..];
+        let outputs = g.panels * TILE_ROWS;
+        let half_at = |i: usize| f16::from_le_bytes([shared[2 * i], shared[2 * i + 1]]).to_f32();
+        // The line of an input holds 32 codes of outputs as a block's codes are arranged.
+        let start = |k: usize| g.shared_bytes() + k * g.unit_bytes() + row / BLOCK * g.format.code_bytes();
+        let nibble = |k: usize| shared[start(k) + row % 16] >> (if row % BLOCK < 16 { 0 } else { 4 }) & 15;
+        core::array::from_fn(|k| match g.format.arithmetic() {
+            Arithmetic::F32 => {
+                let at = start(k) + 4 * (row % BLOCK);
+                f32::from_le_bytes([shared[at], shared[at + 1], shared[at + 2], shared[at + 3]])
+            }
+            Arithmetic::F16 => half_at((start(k) + 2 * (row % BLOCK)) / 2),
+            Arithmetic::Int8 => half_at(row) * f32::from(shared[start(k) + row % BLOCK] as i8),
+            Arithmetic::Table4 => half_at(row) * f32::from(g.format.table()[usize::from(nibble(k))]),
+            Arithmetic::Affine4 => half_at(row) * f32::from(nibble(k)) + half_at(outputs + row),
+        })
     }
 }
 

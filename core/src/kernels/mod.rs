@@ -23,6 +23,7 @@
 
 mod activation;
 mod attention;
+mod inputs;
 mod lines;
 mod matmul;
 mod matrix;
@@ -110,6 +111,8 @@ type GemmFn = unsafe fn(&[i8; 16], &Walk, &RawInput, usize, *mut f32, usize);
 type Rows = [*const u8; TILE_ROWS];
 type GemmRowsFn = unsafe fn(&[i8; 16], &Rows, &Rows, &RawInput, usize, *mut f32, usize);
 type GemvInputsFn = unsafe fn(&[i8; 16], &Lines, &[u32], *const f32, Range<usize>, *mut f32);
+type GemvCodesFn = unsafe fn(&[i8; 16], &Lines, usize, &[u32], &RawInput, Range<usize>, *mut f32);
+type GemmCodesFn = unsafe fn(&[i8; 16], &Lines, usize, usize, &RawInput, usize, *mut f32, usize);
 type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f32, usize);
 type ColumnsFn = unsafe fn(&[i8; 16], *const u8, usize, &RawInput, usize, *mut f32);
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
@@ -124,6 +127,9 @@ pub struct Kernels {
     gemv_columns: [ColumnsFn; 5],
     gemv_inputs: [GemvInputsFn; 5],
     gemm_inputs: [GemmInputsFn; 5],
+    // Indexed by `Arithmetic` less `Int8`.
+    gemv_codes: [GemvCodesFn; 3],
+    gemm_codes: [GemmCodesFn; 3],
     quantize: QuantizeFn,
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNormFn,
@@ -212,6 +218,17 @@ impl Kernels {
             return unsafe { self.gemm_rows_shared(m, &rows, &later, x, first, tokens, out, out_stride) };
         }
         x.check(m.geometry(), first + tokens);
+        if m.geometry().layout == Layout::Inputs && m.geometry().takes_int8() {
+            let outputs = m.geometry().panels * TILE_ROWS;
+            assert!(panel < m.geometry().panels, "panel out of range");
+            // SAFETY: the lines exist, lengths were just checked, `out` by the caller, and `self` exists only where
+            // its target features do.
+            return unsafe {
+                let raw = RawInput::from_token(x, first, true);
+                let kernel = self.gemm_codes[codes_index(m)];
+                kernel(m.format().table(), &m.lines(), panel, outputs, &raw, tokens, out, out_stride);
+            };
+        }
         // SAFETY: lengths were just checked, the walk stays inside the matrix, `out` by the caller, and
         // `self` exists only where its target features do.
         unsafe {
@@ -277,8 +294,9 @@ impl Kernels {
         }
     }
 
-    /// Adds the products of the inputs in `active` (of token 0 of `x`) to outputs
-    /// `32 * block..32 * block + y.len()` of a [`Layout::ColumnLines`] matrix, one input after the other.
+    /// Adds the products of the inputs in `active` (in order; of token 0 of `x`) to outputs
+    /// `32 * block..32 * block + y.len()` of a matrix stored by input, whole k-blocks of integers or else one input
+    /// after the other.
     ///
     /// # Panics
     /// When widths or lengths do not fit, or an input is not there.
@@ -286,18 +304,23 @@ impl Kernels {
         let (g, lines) = (m.geometry(), m.lines());
         x.check(g, 1);
         let blocks = block..block + y.len() / BLOCK;
-        assert!(g.layout == Layout::ColumnLines && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
+        assert!(g.is_by_input() && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
         assert!(blocks.end * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
         assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
         // SAFETY: lines and blocks exist, lengths were just checked, and `self` exists only where its target
         // features do.
         unsafe {
+            if g.takes_int8() {
+                let (raw, outputs) = (RawInput::from_token(x, 0, true), g.panels * TILE_ROWS);
+                let kernel = self.gemv_codes[codes_index(m)];
+                return kernel(m.format().table(), &lines, outputs, active, &raw, blocks, y.as_mut_ptr());
+            }
             let kernel = self.gemv_inputs[m.format().arithmetic() as usize];
             kernel(m.format().table(), &lines, active, x.values.as_ptr(), blocks, y.as_mut_ptr());
         }
     }
 
-    /// Outputs `32 * block..32 * block + 32` of a [`Layout::ColumnLines`] matrix for tokens
+    /// Outputs `32 * block..32 * block + 32` of a matrix stored by input for tokens
     /// `first..first + tokens` of `x`, token `t`'s at `out[t * out_stride..]`.
     ///
     /// # Safety
@@ -319,7 +342,17 @@ impl Kernels {
     ) {
         let (g, lines) = (m.geometry(), m.lines());
         x.check(g, first + tokens);
-        assert!(g.layout == Layout::ColumnLines && (block + 1) * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        assert!(g.is_by_input() && (block + 1) * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        if g.takes_int8() {
+            for half in 0..BLOCK / TILE_ROWS {
+                let panel = block * (BLOCK / TILE_ROWS) + half;
+                // SAFETY: `out` by the caller.
+                unsafe {
+                    self.gemm_shared(m, panel, x, first, tokens, out.add(half * TILE_ROWS), out_stride);
+                }
+            }
+            return;
+        }
         // SAFETY: lines and blocks exist, lengths were just checked, `out` by the caller, and `self` exists only
         // where its target features do.
         unsafe {
@@ -403,9 +436,15 @@ impl Kernels {
     }
 }
 
+/// Place of an integer matrix's kernels in the tables that have no floats.
+fn codes_index(m: &Matrix) -> usize {
+    m.format().arithmetic() as usize - crate::format::Arithmetic::Int8 as usize
+}
+
 /// Instantiates the generic kernels for one instruction set.
 macro_rules! instantiate {
-    ($name:ident, $module:ident, $isa:expr, [$($features:literal)?], $lanes:ty, $int8:ty, $table4:ty, $affine4:ty) => {
+    ($name:ident, $module:ident, $isa:expr, [$($features:literal)?], $lanes:ty, [$int8:ty, $table4:ty, $affine4:ty],
+     [$int8_codes:ty, $table4_codes:ty, $affine4_codes:ty]) => {
         #[allow(clippy::missing_safety_doc, missing_docs, reason = "private instances; contracts at the generic code")]
         mod $module {
             use super::*;
@@ -419,6 +458,9 @@ macro_rules! instantiate {
             instantiate!(@inputs gemv_inputs_int8, gemm_inputs_int8, [$($features)?], $lanes, lines::Int8Line);
             instantiate!(@inputs gemv_inputs_table4, gemm_inputs_table4, [$($features)?], $lanes, lines::Table4Line);
             instantiate!(@inputs gemv_inputs_affine4, gemm_inputs_affine4, [$($features)?], $lanes, lines::Affine4Line);
+            instantiate!(@codes gemv_codes_int8, gemm_codes_int8, [$($features)?], $int8_codes, $int8);
+            instantiate!(@codes gemv_codes_table4, gemm_codes_table4, [$($features)?], $table4_codes, $table4);
+            instantiate!(@codes gemv_codes_affine4, gemm_codes_affine4, [$($features)?], $affine4_codes, $affine4);
             instantiate!(@columns columns_f32, [$($features)?], matmul::columns_float::<$lanes, f32>);
             instantiate!(@columns columns_f16, [$($features)?], matmul::columns_float::<$lanes, half::f16>);
             instantiate!(@columns columns_int8, [$($features)?], matmul::columns_int::<$int8>);
@@ -465,6 +507,8 @@ macro_rules! instantiate {
                 $module::gemm_inputs_f32, $module::gemm_inputs_f16, $module::gemm_inputs_int8,
                 $module::gemm_inputs_table4, $module::gemm_inputs_affine4,
             ],
+            gemv_codes: [$module::gemv_codes_int8, $module::gemv_codes_table4, $module::gemv_codes_affine4],
+            gemm_codes: [$module::gemm_codes_int8, $module::gemm_codes_table4, $module::gemm_codes_affine4],
             gemv_columns: [
                 $module::columns_f32, $module::columns_f16, $module::columns_int8, $module::columns_table4,
                 $module::columns_affine4,
@@ -527,6 +571,41 @@ macro_rules! instantiate {
             unsafe { lines::gemm_inputs::<$lanes, $line>(lut, lines, block, x, n, out, stride) }
         }
     };
+    (@codes $gemv:ident, $gemm:ident, [$($features:literal)?], $codes:ty, $tile:ty) => {
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $gemv(
+            lut: &[i8; 16],
+            lines: &Lines,
+            outputs: usize,
+            active: &[u32],
+            x: &RawInput,
+            blocks: Range<usize>,
+            y: *mut f32,
+        ) {
+            // SAFETY: shapes by the caller; features enabled here.
+            unsafe { inputs::gemv_codes::<$codes>(lut, lines, outputs, active, x, blocks, y) }
+        }
+        $(#[target_feature(enable = $features)])?
+        #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+        pub(super) unsafe fn $gemm(
+            lut: &[i8; 16],
+            lines: &Lines,
+            panel: usize,
+            outputs: usize,
+            x: &RawInput,
+            n: usize,
+            out: *mut f32,
+            stride: usize,
+        ) {
+            let mut tile = MaybeUninit::<[u8; LARGEST_TILE]>::uninit();
+            // SAFETY: shapes by the caller; the tile is this call's own; features enabled here.
+            unsafe {
+                type Kind = <$codes as inputs::InputDot>::C;
+                let tiles = inputs::GatheredCodes::<Kind>::new(lines, panel, outputs, tile.as_mut_ptr().cast());
+                matmul::gemm_int::<$tile, _>(lut, &tiles, x, n, out, stride)
+            }
+        }
+    };
     (@columns $name:ident, [$($features:literal)?], $body:expr) => {
         $(#[target_feature(enable = $features)])?
         pub(super) unsafe fn $name(lut: &[i8; 16], t: *const u8, n: usize, x: &RawInput, kb: usize, y: *mut f32) {
@@ -542,9 +621,12 @@ instantiate!(
     Isa::Scalar,
     [],
     crate::simd::scalar::ScalarLanes,
-    scalar::Int8,
-    scalar::Table4,
-    scalar::Affine4
+    [scalar::Int8, scalar::Table4, scalar::Affine4],
+    [
+        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Int8Codes>,
+        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Table4Codes>,
+        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Affine4Codes>
+    ]
 );
 #[cfg(target_arch = "x86_64")]
 instantiate!(
@@ -553,9 +635,12 @@ instantiate!(
     Isa::Avx2,
     ["avx2,f16c"],
     crate::simd::avx2::Avx2Lanes,
-    avx2::Int8,
-    avx2::Table4,
-    avx2::Affine4
+    [avx2::Int8, avx2::Table4, avx2::Affine4],
+    [
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Int8Codes>,
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Table4Codes>,
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Affine4Codes>
+    ]
 );
 #[cfg(target_arch = "x86_64")]
 instantiate!(
@@ -564,9 +649,8 @@ instantiate!(
     Isa::Avx512,
     ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c"],
     crate::simd::avx512::Avx512Lanes,
-    avx512::Int8,
-    avx512::Table4,
-    avx512::Affine4
+    [avx512::Int8, avx512::Table4, avx512::Affine4],
+    [avx512::Int8Inputs, avx512::Table4Inputs, avx512::Affine4Inputs]
 );
 #[cfg(target_arch = "aarch64")]
 instantiate!(
@@ -575,9 +659,12 @@ instantiate!(
     Isa::Neon,
     ["neon"],
     crate::simd::neon::NeonLanes,
-    neon::Int8,
-    neon::Table4,
-    neon::Affine4
+    [neon::Int8, neon::Table4, neon::Affine4],
+    [
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Int8Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Table4Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Affine4Codes>
+    ]
 );
 #[cfg(target_arch = "aarch64")]
 instantiate!(
@@ -586,7 +673,10 @@ instantiate!(
     Isa::NeonDot,
     ["neon,dotprod"],
     crate::simd::neon::NeonLanes,
-    neon::DotInt8,
-    neon::DotTable4,
-    neon::DotAffine4
+    [neon::DotInt8, neon::DotTable4, neon::DotAffine4],
+    [
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Int8Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Table4Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Affine4Codes>
+    ]
 );

@@ -8,8 +8,9 @@
 use super::session::{Session, Traffic, out_width};
 use crate::error::Error;
 use crate::exec::Executor;
+use crate::format::BLOCK;
 use crate::image::{Config, Image, Kind, Norm};
-use crate::kernels::{Input, Kernels, Layout, Matrix};
+use crate::kernels::{Input, Kernels, Matrix};
 use crate::ops::attention::Step;
 use crate::ops::buffer::Rows;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
@@ -70,6 +71,17 @@ fn prepare(
                 }
             }
         }
+    });
+}
+
+/// Quantizes the first rows.
+fn quantize(exec: &dyn Executor, kernels: &Kernels, rows: &mut Rows, tokens: usize) {
+    let width = rows.width;
+    let rows = rows.share();
+    for_ranges(exec, tokens * width / BLOCK, &|range| {
+        let part = range.start * BLOCK..range.end * BLOCK;
+        // SAFETY: each block is in one range only.
+        unsafe { rows.quantize(kernels, part.start, rows.values(part)) };
     });
 }
 
@@ -340,7 +352,11 @@ impl Session<'_, '_> {
                 b.neurons.values[i] -= means[i];
             }
         }
-        let by_input = down.geometry().layout == Layout::ColumnLines;
+        if c.ffn_by_input && ffn.int8 {
+            // What is left out counts as zero, for the blocks' scales too.
+            quantize(exec, kernels, &mut b.neurons, tokens);
+        }
+        let by_input = down.geometry().is_by_input();
         let counts = select(&c, by_input, tokens, &mut sparsity, layer, [6; 3], b.neurons.values, &mut b.inputs);
         let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);

@@ -44,18 +44,18 @@ impl<'a> Product<'a> {
     /// Computes only the outputs of these groups (heads) of `width` outputs; the others keep what they were.
     pub fn groups(self, groups: Option<&'a [u32]>, width: usize) -> Self {
         let g = self.matrix.geometry();
-        let per_group = if g.layout == Layout::ColumnLines { width / BLOCK } else { g.units_per_group };
+        let per_group = if g.is_by_input() { width / BLOCK } else { g.units_per_group };
         Product { groups: groups.map(|list| (list, per_group)), ..self }
     }
 
-    /// Reads only these inputs of the one token, under [`Layout::ColumnLines`].
+    /// Reads only these inputs of the one token, in order, where the matrix is stored by input.
     pub fn inputs(self, inputs: &'a [u32]) -> Self {
         Product { inputs: Some(inputs), ..self }
     }
 
     /// Outputs computed together.
     fn item_width(&self) -> usize {
-        if self.matrix.geometry().layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS }
+        if self.matrix.geometry().is_by_input() { BLOCK } else { TILE_ROWS }
     }
 
     /// Items (panels, or blocks of outputs) to compute.
@@ -93,6 +93,11 @@ impl<'a> Product<'a> {
                 (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count() * g.unit_bytes()
             }
             (Layout::ColumnLines, Some(inputs)) if tokens == 1 => inputs.len() * (outputs / BLOCK) * per_block,
+            (Layout::Inputs, Some(inputs)) if tokens == 1 => {
+                let block = |i: &u32| *i as usize / BLOCK;
+                let blocks = inputs.chunk_by(|a, b| block(a) == block(b)).count();
+                outputs * (blocks * g.format.header_bytes() + inputs.len() * g.format.code_bytes() / BLOCK)
+            }
             (Layout::ColumnLines, _) => g.k_blocks * BLOCK * (outputs / BLOCK) * per_block,
             _ => outputs * g.k_blocks * per_block,
         }
@@ -117,7 +122,7 @@ impl<'a> Product<'a> {
             // `new`; items are not given twice.
             unsafe {
                 match m.geometry().layout {
-                    Layout::ColumnLines => self.blocks(kernels, x, tokens, first..first + n),
+                    Layout::ColumnLines | Layout::Inputs => self.blocks(kernels, x, tokens, first..first + n),
                     Layout::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
                     _ => {
                         for p in first..first + n {
@@ -191,7 +196,7 @@ pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &
     let total: usize = products.iter().map(Product::items).sum();
     // Long runs for the memory's sake, enough tasks to even out a slow core. A task on a matrix stored by input
     // reads a piece of every line: few tasks, or the pieces are short.
-    let lines = tokens == 1 && products.iter().any(|p| p.matrix.geometry().layout == Layout::ColumnLines);
+    let lines = tokens == 1 && products.iter().any(|p| p.matrix.geometry().is_by_input());
     let per_thread = if lines { 1 } else { 4 };
     let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(per_thread * threads).max(2) };
     let tasks = |p: &Product| p.items().div_ceil(chunk);

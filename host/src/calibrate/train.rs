@@ -289,7 +289,8 @@ impl Training {
             return self.warm_up(&sample);
         }
         self.windows += 1;
-        self.kept.push_back(sample);
+        // Only the targets are learnt from.
+        self.kept.push_back(Sample { neurons: Vec::new(), heads: Vec::new(), ..sample });
         if self.kept.len() > KEPT {
             self.kept.pop_front();
         }

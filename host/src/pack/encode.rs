@@ -140,6 +140,26 @@ pub fn put_floats(format: Format, tile: &mut [u8], lane: usize, x: &[f32; BLOCK]
     }
 }
 
+/// Moves the codes of input `k` of a tile's 16 outputs to their half of `line`, which holds codes of 32 outputs.
+pub fn move_codes(format: Format, tile: &[u8], k: usize, line: &mut [u8], half: usize) {
+    let codes = &tile[format.header_bytes() * TILE_ROWS..];
+    let quad = |k: usize, lane: usize| codes[k / 4 * 64 + lane * 4 + k % 4];
+    for lane in 0..TILE_ROWS {
+        let at = half * TILE_ROWS + lane;
+        match format.arithmetic() {
+            Arithmetic::Int8 => line[at] = quad(k, lane),
+            Arithmetic::Table4 | Arithmetic::Affine4 => {
+                let nibble = quad(k % 16, lane) >> (if k < 16 { 0 } else { 4 }) & 15;
+                line[lane] |= nibble << (4 * half);
+            }
+            Arithmetic::F32 | Arithmetic::F16 => {
+                let size = format.code_bytes() / BLOCK;
+                line[at * size..(at + 1) * size].copy_from_slice(&codes[(k * TILE_ROWS + lane) * size..][..size]);
+            }
+        }
+    }
+}
+
 /// Writes a block of a line, as GGML arranges it.
 pub fn put_line_block(format: Format, out: &mut [u8], block: &Block) {
     out[..2].copy_from_slice(&block.scale.to_le_bytes());

@@ -211,28 +211,29 @@ impl Planner<'_> {
         let k_blocks = cols.div_ceil(col.len) * col.padded / BLOCK;
         let row = row_segments(kind, c, rows);
         let layout = layout_of(kind, c);
-        let multiple = if layout == Layout::ColumnLines { BLOCK } else { TILE_ROWS };
+        let by_input = matches!(layout, Layout::ColumnLines | Layout::Inputs);
+        let multiple = if by_input { BLOCK } else { TILE_ROWS };
         let panels = (rows.div_ceil(row.len) * row.padded).next_multiple_of(multiple) / TILE_ROWS;
         let group = c.neuron_group;
         let (units_per_group, group_width) = match (kind, layout) {
             (Kind::O, Layout::Columns) => (c.head_slot() / BLOCK, 0),
             (Kind::Down, Layout::Columns) => (group / BLOCK, 0),
-            (Kind::Down, _) if !c.ffn_by_input => (group, 0),
+            (_, Layout::Inputs) => (BLOCK, 0),
+            (Kind::Down, _) => (group, 0),
             (Kind::Q | Kind::K | Kind::V, Layout::Rows) => (c.head_width() / TILE_ROWS, c.head_slot()),
             (Kind::Gate | Kind::Up, Layout::Rows) => (group / TILE_ROWS, group),
             (Kind::Gate | Kind::Up, Layout::RowLines) => (group, group),
-            (_, Layout::ColumnLines) => (k_blocks * BLOCK, 0),
             _ => (panels, panels * TILE_ROWS),
         };
         let format = self.formats.of(kind);
         let mut g = Geometry { format, layout, panels, k_blocks, units_per_group, group_stride: 0, group_width };
-        g.group_stride = units_per_group * g.unit_bytes();
+        g.group_stride = g.shared_bytes() + units_per_group * g.unit_bytes();
         g
     }
 
     fn whole(&mut self, kind: Kind) {
         let g = self.geometry(kind);
-        self.bundle(&[kind], 1, g.group_stride);
+        self.bundle(&[kind], g.units() / g.units_per_group, g.group_stride);
     }
 
     fn bundles(&mut self, kinds: &[Kind], groups: usize) {

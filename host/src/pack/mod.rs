@@ -289,13 +289,17 @@ impl Writer<'_> {
         let unit = g.unit_bytes();
         let place = |u: usize| u / g.units_per_group * g.group_stride + u % g.units_per_group * unit;
         match g.layout {
-            Layout::Rows | Layout::Columns => {
+            Layout::Rows | Layout::Columns | Layout::Inputs => {
                 let panels: std::result::Result<Vec<Vec<u8>>, String> =
                     (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
                 let tile = g.format.tile_bytes();
                 for (p, tiles) in panels.map_err(failed)?.iter().enumerate() {
                     if g.layout == Layout::Rows {
                         out[place(p)..place(p) + unit].copy_from_slice(tiles);
+                        continue;
+                    }
+                    if g.layout == Layout::Inputs {
+                        spread_panel(g, p, tiles, out);
                         continue;
                     }
                     for (kb, bytes) in tiles.chunks_exact(tile).enumerate() {
@@ -316,6 +320,25 @@ impl Writer<'_> {
         let carried = encoder.carried().is_some();
         self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };
         Ok(())
+    }
+}
+
+/// Puts the tiles of panel `p` where a matrix of [`Layout::Inputs`] has them.
+fn spread_panel(g: &Geometry, p: usize, tiles: &[u8], out: &mut [u8]) {
+    let (tile, outputs, first) = (g.format.tile_bytes(), g.panels * TILE_ROWS, p * TILE_ROWS);
+    for (kb, tile) in tiles.chunks_exact(tile).enumerate() {
+        let group = &mut out[kb * g.group_stride..][..g.group_stride];
+        let (shared, lines) = group.split_at_mut(g.shared_bytes());
+        // Scales, and minima behind all of them.
+        let numbers = tile[..g.format.header_bytes() * TILE_ROWS].chunks_exact(2 * TILE_ROWS);
+        for (i, numbers) in numbers.enumerate() {
+            shared[2 * (i * outputs + first)..][..2 * TILE_ROWS].copy_from_slice(numbers);
+        }
+        let unit = g.unit_bytes();
+        for (k, line) in lines.chunks_exact_mut(unit).take(BLOCK).enumerate() {
+            let part = &mut line[p / 2 * g.format.code_bytes()..][..g.format.code_bytes()];
+            encode::move_codes(g.format, tile, k, part, p % 2);
+        }
     }
 }
 

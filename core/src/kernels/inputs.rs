@@ -1,0 +1,356 @@
+//! Products of integer matrices stored by input ([`super::Layout::Inputs`]): chosen inputs of one token, and all
+//! inputs of many.
+//!
+//! The contract is that of the integer formats, with what is left out as zero: the dot product of a k-block is
+//! exact, so in whatever order its inputs are added the bits are the same as from tiles.
+
+use super::RawInput;
+use super::matmul::block_sum;
+use super::matrix::Lines;
+use super::tiles::Tiles;
+use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::simd::{LANES, Lanes};
+use core::marker::PhantomData;
+use core::ops::Range;
+
+/// Codes of 32 outputs in the line of an input.
+pub(super) trait Codes: Copy {
+    /// Bytes of 32 codes.
+    const BYTES: usize;
+    /// Bytes of an output's scale (and minimum).
+    const SHARED: usize;
+    /// Whether there is a minimum.
+    const AFFINE: bool;
+
+    /// The 32 codes as floats.
+    ///
+    /// # Safety
+    /// There must be [`Codes::BYTES`]; `L`'s features must be there.
+    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2];
+
+    /// Makes the codes of a tile of outputs `16 * half..` of 32 out of the same part of 32 lines.
+    ///
+    /// # Safety
+    /// There must be [`Codes::BYTES`] at every line, and room for a tile's codes.
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8);
+}
+
+/// Signed bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Int8Codes;
+impl Codes for Int8Codes {
+    const BYTES: usize = Format::Q8_0.code_bytes();
+    const SHARED: usize = Format::Q8_0.header_bytes();
+    const AFFINE: bool = false;
+
+    #[inline(always)]
+    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
+        // SAFETY: by the contract.
+        unsafe { [L::load_i8(codes.cast()), L::load_i8(codes.cast::<i8>().add(LANES))] }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        for (quad, four) in lines.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: by the contract.
+            unsafe {
+                let part = four.map(|line| line.add(half * LANES).cast::<[u8; LANES]>().read());
+                tile.add(64 * quad).cast::<[u8; 64]>().write(zip(&part));
+            }
+        }
+    }
+}
+
+/// Four runs of 16 bytes, a byte of each in turn.
+#[inline(always)]
+fn zip(part: &[[u8; LANES]; 4]) -> [u8; 64] {
+    let mut out = [0; 64];
+    for o in 0..LANES {
+        for i in 0..4 {
+            out[4 * o + i] = part[i][o];
+        }
+    }
+    out
+}
+
+/// Nibbles of tiles: inputs `4 * quad..` in the low halves, those 16 later in the high ones.
+///
+/// # Safety
+/// As [`Codes::gather`].
+#[inline(always)]
+unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+    let shift = 4 * half as u32;
+    for quad in 0..4 {
+        // SAFETY: by the contract.
+        unsafe {
+            let part = core::array::from_fn(|i| {
+                let low = lines[4 * quad + i].cast::<[u8; LANES]>().read();
+                let high = lines[16 + 4 * quad + i].cast::<[u8; LANES]>().read();
+                core::array::from_fn(|o| low[o] >> shift & 15 | (high[o] >> shift & 15) << 4)
+            });
+            tile.add(64 * quad).cast::<[u8; 64]>().write(zip(&part));
+        }
+    }
+}
+
+/// Nibbles through a table.
+#[derive(Clone, Copy)]
+pub(super) struct Table4Codes;
+impl Codes for Table4Codes {
+    const BYTES: usize = Format::Q4_0.code_bytes();
+    const SHARED: usize = Format::Q4_0.header_bytes();
+    const AFFINE: bool = false;
+
+    #[inline(always)]
+    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2] {
+        // SAFETY: by the contract.
+        let (low, high) = unsafe { L::lookup(codes, table) };
+        [low, high]
+    }
+
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        // SAFETY: by the contract.
+        unsafe { gather_nibbles(lines, half, tile) }
+    }
+}
+
+/// Unsigned nibbles with a minimum.
+#[derive(Clone, Copy)]
+pub(super) struct Affine4Codes;
+impl Codes for Affine4Codes {
+    const BYTES: usize = Format::Q4_1.code_bytes();
+    const SHARED: usize = Format::Q4_1.header_bytes();
+    const AFFINE: bool = true;
+
+    #[inline(always)]
+    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
+        const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        // SAFETY: by the contract.
+        let (low, high) = unsafe { L::lookup(codes, &CODES) };
+        [low, high]
+    }
+
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        // SAFETY: by the contract.
+        unsafe { gather_nibbles(lines, half, tile) }
+    }
+}
+
+/// The chosen inputs of a k-block, filled up to whole quads by the last one with a quant of zero.
+pub(super) struct Chosen {
+    /// Where their codes for the first output begin.
+    pub lines: [*const u8; BLOCK],
+    /// Their quants, four in an i32 as they lie in memory.
+    pub quants: [i32; BLOCK / 4],
+    /// Quads.
+    pub quads: usize,
+    /// -128 times the sum of the quants.
+    pub offset: i32,
+}
+
+impl Chosen {
+    /// # Safety
+    /// The lines must be there, and quants of them; 1 to 32 inputs of one k-block.
+    #[inline(always)]
+    unsafe fn new(lines: &Lines, inputs: &[u32], quants: *const i8) -> Chosen {
+        let mut bytes = [0i8; BLOCK];
+        // SAFETY: by the contract.
+        let mut chosen = unsafe {
+            let last = lines.line(inputs[inputs.len() - 1] as usize);
+            Chosen { lines: [last; BLOCK], quants: [0; BLOCK / 4], quads: inputs.len().div_ceil(4), offset: 0 }
+        };
+        for (i, input) in inputs.iter().enumerate() {
+            // SAFETY: by the contract.
+            unsafe {
+                chosen.lines[i] = lines.line(*input as usize);
+                bytes[i] = *quants.add(*input as usize);
+            }
+            chosen.offset -= 128 * i32::from(bytes[i]);
+        }
+        chosen.quants = core::array::from_fn(|q| {
+            i32::from_le_bytes(core::array::from_fn(|i| bytes[4 * q + i] as u8))
+        });
+        chosen
+    }
+
+    /// Quant of a chosen input.
+    #[inline(always)]
+    fn quant(&self, i: usize) -> i8 {
+        self.quants[i / 4].to_le_bytes()[i % 4] as i8
+    }
+}
+
+/// Exact dot products of the chosen inputs.
+///
+/// # Safety
+/// Methods may only be called where the implementation's target features are there, with codes for the outputs
+/// at `skip` bytes behind each line's start.
+pub(super) unsafe trait InputDot {
+    /// The float lanes that go with it.
+    type L: Lanes;
+    /// The arrangement of the codes.
+    type C: Codes;
+
+    /// Of 32 outputs.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn dot32(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+        // SAFETY: by the contract.
+        unsafe {
+            // Sums of at most 32 products of 7-bit numbers are exact in f32.
+            let mut sums = [Self::L::splat(0.0); 2];
+            for i in 0..4 * chosen.quads {
+                let [a, b] = Self::C::read::<Self::L>(chosen.lines[i].add(skip), table);
+                let x = Self::L::splat(f32::from(chosen.quant(i)));
+                sums = [sums[0].add(a.mul(x)), sums[1].add(b.mul(x))];
+            }
+            sums
+        }
+    }
+
+    /// Of 64 outputs.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn dot64(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 4] {
+        // SAFETY: by the contract.
+        unsafe {
+            let [a, b] = Self::dot32(chosen, skip, table);
+            let [c, d] = Self::dot32(chosen, skip + Self::C::BYTES, table);
+            [a, b, c, d]
+        }
+    }
+}
+
+/// [`InputDot`] as it stands.
+pub(super) struct Plain<L, C>(PhantomData<(L, C)>);
+// SAFETY: uses nothing but `L`.
+unsafe impl<L: Lanes, C: Codes> InputDot for Plain<L, C> {
+    type L = L;
+    type C = C;
+}
+
+/// Adds the inputs in `active` (in order) to outputs `32 * blocks`, one token.
+///
+/// # Safety
+/// Every active line must be there, `x` must have a quant for each and the blocks' scales, `y` (which stands for
+/// the first block's first output) 32 floats a block, a k-block's shared part scales for `outputs`; `D`'s
+/// features must be there.
+#[inline(always)]
+pub(super) unsafe fn gemv_codes<D: InputDot>(
+    table: &[i8; 16],
+    lines: &Lines,
+    outputs: usize,
+    active: &[u32],
+    x: &RawInput,
+    blocks: Range<usize>,
+    y: *mut f32,
+) {
+    for inputs in active.chunk_by(|a, b| a / BLOCK as u32 == b / BLOCK as u32) {
+        let kb = inputs[0] as usize / BLOCK;
+        // SAFETY: by the contract.
+        unsafe {
+            let chosen = Chosen::new(lines, inputs, x.quants);
+            let shared = lines.shared(kb).cast::<u16>().add(blocks.start * BLOCK);
+            let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, outputs };
+            let mut b = blocks.start;
+            while b + 2 <= blocks.end {
+                let at = (b - blocks.start) * BLOCK;
+                let dots = D::dot64(&chosen, b * D::C::BYTES, table);
+                add.to::<D::L, 4>(D::C::AFFINE, &dots, at, y);
+                b += 2;
+            }
+            if b < blocks.end {
+                let at = (b - blocks.start) * BLOCK;
+                let dots = D::dot32(&chosen, b * D::C::BYTES, table);
+                add.to::<D::L, 2>(D::C::AFFINE, &dots, at, y);
+            }
+        }
+    }
+}
+
+/// What turns dot products of a k-block into outputs.
+struct Add {
+    /// The inputs' scale.
+    scale: f32,
+    /// The sum of the inputs' quants.
+    sum: f32,
+    /// Scales of the outputs, minima `outputs` behind them.
+    shared: *const u16,
+    outputs: usize,
+}
+
+impl Add {
+    /// Adds to outputs `at..at + 16 * N`.
+    ///
+    /// # Safety
+    /// There must be scales and `y` for them; `L`'s features must be there.
+    #[inline(always)]
+    unsafe fn to<L: Lanes, const N: usize>(&self, affine: bool, dots: &[L; N], at: usize, y: *mut f32) {
+        for (i, dot) in dots.iter().enumerate() {
+            // SAFETY: by the contract.
+            unsafe {
+                let at = at + i * LANES;
+                let (y, scale) = (y.add(at), L::load_f16(self.shared.add(at)));
+                let mut sum = L::load(y).add(dot.mul(scale.mul(L::splat(self.scale))));
+                if affine {
+                    let min = L::load_f16(self.shared.add(self.outputs + at));
+                    sum = sum.add(min.mul(L::splat(self.scale * self.sum)));
+                }
+                sum.store(y);
+            }
+        }
+    }
+}
+
+/// The tiles of one panel, put together from lines of codes.
+pub(super) struct GatheredCodes<C> {
+    lines: Lines,
+    panel: usize,
+    outputs: usize,
+    kb: usize,
+    tile: *mut u8,
+    codes: PhantomData<C>,
+}
+
+impl<C> Clone for GatheredCodes<C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<C> Copy for GatheredCodes<C> {}
+
+impl<C: Codes> GatheredCodes<C> {
+    /// Tiles of `panel` out of `outputs`, to be made in `tile`.
+    ///
+    /// # Safety
+    /// The lines must be there, and room for a tile, nobody else's.
+    pub(super) unsafe fn new(lines: &Lines, panel: usize, outputs: usize, tile: *mut u8) -> Self {
+        GatheredCodes { lines: *lines, panel, outputs, kb: 0, tile, codes: PhantomData }
+    }
+}
+
+// SAFETY: writes scales, minima and codes: a whole tile.
+unsafe impl<L: Lanes, C: Codes> Tiles<L> for GatheredCodes<C> {
+    #[inline(always)]
+    unsafe fn next(&mut self, _once: bool) -> *const u8 {
+        // SAFETY: by the contract of `new`.
+        unsafe {
+            let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
+            for i in 0..C::SHARED / 2 {
+                let numbers = shared.add(i * self.outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
+                self.tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
+            }
+            let skip = self.panel / 2 * C::BYTES;
+            let lines = core::array::from_fn(|k| self.lines.line(self.kb * BLOCK + k).add(skip));
+            C::gather(&lines, self.panel % 2, self.tile.add(C::SHARED * TILE_ROWS));
+        }
+        self.kb += 1;
+        self.tile
+    }
+}
