@@ -114,20 +114,31 @@ vnni_dot!(
     |tile, _table| nibbles(tile.add(64))
 );
 
+/// Unsigned codes of 64 outputs.
+trait Spread {
+    /// # Safety
+    /// The codes must be at `p`; AVX-512 F and BW must be there.
+    unsafe fn spread(p: *const u8, lut: __m512i) -> __m512i;
+}
+
 /// Dot products of 64 outputs with the chosen inputs, four inputs at a time: their codes are zipped to quads.
 ///
 /// # Safety
-/// `codes(line)` must give 64 unsigned codes; AVX-512 F, BW and VNNI must be there.
+/// There must be codes at `skip` bytes behind each line's start; AVX-512 F, BW and VNNI must be there.
 #[inline(always)]
-unsafe fn dot64(chosen: &Chosen, start: i32, codes: impl Fn(*const u8) -> __m512i) -> [__m512i; 4] {
+unsafe fn dot64<S: Spread>(chosen: &Chosen, skip: usize, start: i32, lut: __m512i) -> [__m512i; 4] {
     // SAFETY: by the contract.
     unsafe {
         let mut sums = [_mm512_set1_epi32(start); 4];
-        for (lines, x) in chosen.lines.as_chunks::<4>().0.iter().zip(chosen.quants).take(chosen.quads) {
-            let [a, b, c, d] = lines.map(&codes);
+        for quad in 0..chosen.quads {
+            let line = chosen.lines.as_ptr().add(4 * quad);
+            let a = S::spread((*line).add(skip), lut);
+            let b = S::spread((*line.add(1)).add(skip), lut);
+            let c = S::spread((*line.add(2)).add(skip), lut);
+            let d = S::spread((*line.add(3)).add(skip), lut);
             let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
             let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
-            let x = _mm512_set1_epi32(x);
+            let x = _mm512_set1_epi32(*chosen.quants.as_ptr().add(quad));
             sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_unpacklo_epi16(ab, cd), x);
             sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_unpackhi_epi16(ab, cd), x);
             sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_unpacklo_epi16(ef, gh), x);
@@ -150,7 +161,7 @@ unsafe fn dot64(chosen: &Chosen, start: i32, codes: impl Fn(*const u8) -> __m512
 /// # Safety
 /// 32 bytes at `p`; AVX-512 F must be there.
 #[inline(always)]
-unsafe fn spread(p: *const u8) -> __m512i {
+unsafe fn nibbles64(p: *const u8) -> __m512i {
     // SAFETY: by the contract.
     unsafe {
         let (v, low) = (_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(15));
@@ -160,9 +171,17 @@ unsafe fn spread(p: *const u8) -> __m512i {
 }
 
 macro_rules! vnni_inputs {
-    ($(#[$doc:meta])* $name:ident, $codes:ty, $shifted:literal, $order:expr, |$p:ident, $table:ident| $decode:expr) => {
+    ($(#[$doc:meta])* $name:ident, $codes:ty, $shifted:literal, $order:expr, |$p:ident, $lut:ident| $decode:expr) => {
         $(#[$doc])*
         pub(super) struct $name;
+
+        impl Spread for $name {
+            #[inline(always)]
+            unsafe fn spread($p: *const u8, $lut: __m512i) -> __m512i {
+                // SAFETY: by contract.
+                unsafe { $decode }
+            }
+        }
 
         // SAFETY: needs AVX-512 F, BW, VL, VNNI.
         unsafe impl InputDot for $name {
@@ -170,16 +189,19 @@ macro_rules! vnni_inputs {
             type C = $codes;
 
             #[inline(always)]
-            unsafe fn dot64(chosen: &Chosen, skip: usize, $table: &[i8; 16]) -> [Avx512Lanes; 4] {
+            unsafe fn dot64(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx512Lanes; 4] {
                 // SAFETY: by contract.
                 unsafe {
+                    let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
                     let start = if $shifted { chosen.offset } else { 0 };
-                    let sums = dot64(chosen, start, |line| {
-                        let $p = line.add(skip);
-                        $decode
-                    });
-                    let order: [usize; 4] = $order;
-                    order.map(|i| Avx512Lanes::from(_mm512_cvtepi32_ps(sums[i])))
+                    let sums = dot64::<Self>(chosen, skip, start, _mm512_broadcast_i32x4(lut));
+                    const ORDER: [usize; 4] = $order;
+                    [
+                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[0]])),
+                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[1]])),
+                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[2]])),
+                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[3]])),
+                    ]
                 }
             }
         }
@@ -192,7 +214,7 @@ vnni_inputs!(
     Int8Codes,
     true,
     [0, 1, 2, 3],
-    |p, _table| _mm512_xor_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-128))
+    |p, _lut| _mm512_xor_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-128))
 );
 vnni_inputs!(
     /// Nibbles through a table shifted by 128.
@@ -200,10 +222,7 @@ vnni_inputs!(
     Table4Codes,
     true,
     [0, 2, 1, 3],
-    |p, table| {
-        let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
-        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(lut), spread(p))
-    }
+    |p, lut| _mm512_shuffle_epi8(lut, nibbles64(p))
 );
 vnni_inputs!(
     /// Unsigned nibbles with a minimum.
@@ -211,5 +230,5 @@ vnni_inputs!(
     Affine4Codes,
     false,
     [0, 2, 1, 3],
-    |p, _table| spread(p)
+    |p, _lut| nibbles64(p)
 );
