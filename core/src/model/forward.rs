@@ -283,7 +283,7 @@ impl Session<'_, '_> {
         };
         step.run(exec, kernels);
         let dropped = sparsity.as_mut().map_or(0, |s| s.after_heads(layer, &mut b.heads, tokens));
-        self.traffic.add(layer, bytes[0] - dropped * q.geometry().weight_bytes() / c.heads, true);
+        self.traffic.add(layer, bytes[0] - bytes[0] * dropped / c.heads, true);
         self.traffic.add(layer, bytes[1], sparsity.as_ref().is_some_and(|s| s.policy().by_input()));
         let maps = [3, 3, 3];
         let counts =
@@ -327,6 +327,9 @@ impl Session<'_, '_> {
             let [gate_in, up_in, _] = lists(&b.inputs, counts);
             let input = b.normed.input();
             bytes += neurons_by_input(exec, kernels, &ffn, &input, tokens, &mut b.neurons, b.gate, [gate_in, up_in]);
+            if let Some(state) = sparsity.as_mut().filter(|s| s.gate_first(layer) && gate.is_some()) {
+                state.choose_by_gate(predictor, kernels, layer, b.gate);
+            }
             // Gate and up are read whole, whoever is active; down is not.
             if let Some(active) = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.neurons(layer)) {
                 keep_only(&mut b.neurons, active, c.neuron_group);
@@ -344,7 +347,8 @@ impl Session<'_, '_> {
         }
         if let Some(state) = &mut sparsity {
             let dropped = state.after_neurons(predictor, layer, &mut b.neurons, tokens);
-            bytes -= ffn.bytes(dropped);
+            // A share of what was read: stored by input, not every input was.
+            bytes -= bytes * dropped / c.neuron_width();
         }
         let means = sparsity.as_ref().and_then(|s| s.means(predictor, layer));
         if let (Some((means, _)), Some(active)) = (means, sparsity.as_ref().and_then(|s| s.active.neurons(layer))) {
