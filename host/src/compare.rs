@@ -48,7 +48,7 @@ pub(crate) struct Sums {
     same: usize,
     pub(crate) tokens: usize,
     weights: usize,
-    skippable: usize,
+    pub(crate) skippable: usize,
     predictor: usize,
     predictor_seconds: f64,
     seconds: f64,

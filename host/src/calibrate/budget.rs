@@ -43,11 +43,21 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// What the session refuses.
     pub fn kl(&self, session: &mut Session, pool: &Pool) -> Result<f64> {
+        Ok(self.cost(session, pool)?.0)
+    }
+
+    /// Mean divergence under the session's dial, and the share of the skippable bytes that was read.
+    ///
+    /// # Errors
+    /// What the session refuses.
+    pub fn cost(&self, session: &mut Session, pool: &Pool) -> Result<(f64, f64)> {
         let mut sums = Sums::default();
         for (ids, dense) in self.windows.iter().zip(&self.dense) {
             measure(session, pool, ids, self.context, dense, &mut sums)?;
         }
-        Ok(sums.kl / sums.tokens as f64)
+        let skippable = session.model().skippable_bytes(session.policy().by_input());
+        let tokens = sums.tokens as f64;
+        Ok((sums.kl / tokens, sums.skippable as f64 / tokens / skippable as f64))
     }
 }
 

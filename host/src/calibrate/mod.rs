@@ -47,6 +47,10 @@ use std::time::{Duration, Instant};
 use tables::Held;
 use train::Training;
 
+/// How much more than its density a policy may read and still be the best: what whole heads and groups, and
+/// thresholds of other text, make of it.
+const OVERDRAFT: f64 = 0.03;
+
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -275,7 +279,8 @@ fn budgets(
     Ok(section.bytes(&image, tap))
 }
 
-/// Code of the best policy for every density of the grid.
+/// Code of the best policy for every density of the grid: of those that read no more than they are asked to, the one
+/// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
 fn best(
     session: &mut Session,
     pool: &Pool,
@@ -287,12 +292,13 @@ fn best(
     let mut codes = vec![0.0; GRID];
     for (g, code) in codes.iter_mut().enumerate().skip(1) {
         let density = g as f32 / (GRID - 1) as f32;
-        let mut least = f64::INFINITY;
+        let mut least = (f64::INFINITY, f64::INFINITY);
         for policy in policies {
             session.set_dial(&Dial { policy: *policy, density, ..Dial::default() })?;
-            let kl = probe.kl(session, pool)?;
-            if kl < least {
-                (least, *code) = (kl, f32::from(*policy as u8));
+            let (kl, read) = probe.cost(session, pool)?;
+            let cost = ((read - f64::from(density) - OVERDRAFT).max(0.0), kl);
+            if cost < least {
+                (least, *code) = (cost, f32::from(*policy as u8));
             }
         }
         progress.done(g + 1);
