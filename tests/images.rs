@@ -1,6 +1,6 @@
 //! Images that are cut off, flipped, of another version or hostile: an error each, never a panic.
 
-use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind, crc32};
+use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind, VERSION, crc32};
 use shadowllm_core::{Error, Format, Image, Model, Serial, Session, SessionOptions};
 use shadowllm_tests::folder::Random;
 use shadowllm_tests::{fixture_ids, pack_to, vectors};
@@ -56,7 +56,7 @@ fn a_newer_version_says_so() {
     let mut bytes = image("opt", Format::F16);
     bytes[8] = 9;
     resign(&mut bytes);
-    assert_eq!(Image::parse(&bytes).err(), Some(Error::NewerVersion { found: 9, known: 1 }));
+    assert_eq!(Image::parse(&bytes).err(), Some(Error::NewerVersion { found: 9, known: VERSION }));
 }
 
 #[test]
