@@ -1,28 +1,26 @@
-//! Skipping, with the caller's choice of heads and neurons: against PyTorch's masked logits, against dense runs
-//! with the same weights zeroed, and byte by byte.
+//! Skipping: with the caller's choice of heads and neurons against PyTorch's masked logits and against dense runs
+//! with the same weights zeroed; every policy; the bytes that are read; hostile predictors.
 
-use safetensors::SafeTensors;
-use shadowllm_core::image::{Kind, SectionKind, Storage};
-use shadowllm_core::kernels::Layout;
-use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Format, Image, KvFormat, Serial, Session, SessionOptions};
-use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::Arrangement;
+#[path = "sparsity/hostile.rs"]
+mod hostile;
+#[path = "sparsity/masks.rs"]
+mod masks;
+#[path = "sparsity/policies.rs"]
+mod policies;
+#[cfg(unix)]
+#[path = "sparsity/traffic.rs"]
+mod traffic;
+
+use shadowllm_core::sparsity::{Allocation, Dial, Policy};
+use shadowllm_core::{Format, KvFormat, Session};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::{
     FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, max_difference, on_every_isa, pack_as,
     same_bits, tensor, vectors,
 };
-use std::path::Path;
 
-const GIVEN: Dial = Dial {
-    policy: Policy::Given,
-    density: 1.0,
-    refresh: 1,
-    allocation: shadowllm_core::sparsity::Allocation::Global,
-    fixed: [None; 7],
-    seed: 0,
-};
+const GIVEN: Dial =
+    Dial { policy: Policy::Given, density: 1.0, refresh: 1, allocation: Allocation::Global, fixed: [None; 7], seed: 0 };
 
 /// The mask of the reference: layers 1 and up prune head 0 and every third neuron. Groups that hold a neuron
 /// to keep are kept.

@@ -9,6 +9,7 @@ pub mod gguf_bytes;
 pub mod folder;
 pub mod gguf_file;
 pub mod program;
+pub mod sparse;
 
 use safetensors::SafeTensors;
 use shadowllm_core::{Executor, Isa, KvFormat, Session, SessionOptions};

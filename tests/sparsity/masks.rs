@@ -1,0 +1,146 @@
+//! Masked runs against dense runs of the same model with what is masked set to zero.
+
+use super::GIVEN;
+use shadowllm_core::image::{Config, Entry, Kind, SectionKind, Storage};
+use shadowllm_core::kernels::{Geometry, Layout};
+use shadowllm_core::{Format, Image, KvFormat, Serial, Session};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
+use shadowllm_host::pool::Pool;
+use shadowllm_tests::folder::Random;
+use shadowllm_tests::sparse::with_session;
+use shadowllm_tests::{
+    FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, on_every_isa, pack_as, same_bits, vectors,
+};
+use std::ops::Range;
+
+/// What is active, per layer.
+struct Mask {
+    heads: Vec<Vec<bool>>,
+    neurons: Vec<Vec<bool>>,
+}
+
+impl Mask {
+    /// A part of everything in every layer; nothing of layer 1's heads and of layer 2's neurons.
+    fn random(c: &Config, random: &mut Random) -> Mask {
+        let mut some = |layer: usize, without: usize, n: usize| -> Vec<bool> {
+            (0..n).map(|_| random.draw() > 0.1 && layer != without).collect()
+        };
+        let heads = (0..c.layers).map(|l| some(l, 1, c.heads)).collect();
+        Mask { heads, neurons: (0..c.layers).map(|l| some(l, 2, c.neuron_groups())).collect() }
+    }
+
+    fn apply(&self, session: &mut Session) {
+        session.set_dial(&GIVEN).unwrap();
+        let active = session.active_set().unwrap();
+        for (layer, (heads, neurons)) in self.heads.iter().zip(&self.neurons).enumerate() {
+            active.choose_heads(layer, |h| heads[h]);
+            active.choose_neurons(layer, |g| neurons[g]);
+        }
+    }
+
+    /// Units of a tensor that only what is masked needs.
+    fn masked_units(&self, e: &Entry, g: &Geometry, c: &Config) -> Vec<Range<usize>> {
+        let (active, width) = match e.kind {
+            Kind::O => (&self.heads, c.head_slot()),
+            Kind::Down => (&self.neurons, c.neuron_group),
+            // Where units are inputs, those of Q, gate and up belong to all heads and neurons.
+            Kind::Gate | Kind::Up if !c.ffn_by_input => (&self.neurons, c.neuron_group),
+            _ => return Vec::new(),
+        };
+        let per_unit = match g.layout {
+            Layout::Rows => 16,
+            Layout::Columns => 32,
+            Layout::RowLines | Layout::ColumnLines => 1,
+        };
+        let masked = active[e.layer as usize].iter().enumerate().filter(|(_, active)| !**active);
+        masked.map(|(i, _)| i * width / per_unit..(i + 1) * width / per_unit).collect()
+    }
+
+    /// A copy of an image in which those units are zero.
+    fn zeroed(&self, bytes: &[u8]) -> Vec<u8> {
+        let image = Image::parse(bytes).unwrap();
+        let start = image.section_info(SectionKind::Weights).offset;
+        let mut out = bytes.to_vec();
+        for e in image.entries() {
+            let Storage::Tiles(g) = e.storage else { continue };
+            for unit in self.masked_units(&e, &g, image.config()).into_iter().flatten() {
+                let at = start + e.offset + unit / g.units_per_group * g.group_stride;
+                let at = at + unit % g.units_per_group * g.unit_bytes();
+                out[at..at + g.unit_bytes()].fill(0);
+            }
+        }
+        assert!(out != bytes, "nothing is masked");
+        out
+    }
+}
+
+#[test]
+fn what_is_masked_counts_as_zero() {
+    let temp = tempfile::tempdir().unwrap();
+    let (image, zeroed) = (temp.path().join("model.sllm"), temp.path().join("zeroed.sllm"));
+    let (pool, mut random) = (Pool::new(2).unwrap(), Random(3));
+    for family in FAMILIES {
+        let ids = &fixture_ids(family)[..10];
+        for (format, arrangement) in [Format::F32, Format::Q8_0, Format::Q4_0, Format::Q4_1]
+            .into_iter()
+            .flat_map(|f| arrangements().into_iter().map(move |a| (f, a)))
+        {
+            pack_as(&vectors("models").join(family), format, arrangement, &image);
+            let bytes = std::fs::read(&image).unwrap();
+            let mask = Mask::random(Image::parse(&bytes).unwrap().config(), &mut random);
+            std::fs::write(&zeroed, mask.zeroed(&bytes)).unwrap();
+            for ((isa, model), (_, dense)) in on_every_isa(&image).into_iter().zip(on_every_isa(&zeroed)) {
+                let (kv, prepare) = (KvFormat::F32, |session: &mut Session| mask.apply(session));
+                let masked = logits_with(&model, &pool, ids, kv, Reading::Decode, Some(&prepare));
+                for reading in [Reading::Decode, Reading::Prefill(10)] {
+                    let dense = logits(&dense, &pool, ids, kv, reading);
+                    assert!(same_bits(&masked, &dense), "{family} {format:?} {arrangement:?} {isa:?} {reading:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Logits and bytes read of a token at position 5, with one head or neuron of the last layer masked.
+fn without(session: &mut Session, ids: &[u32], head: Option<usize>, neuron: Option<usize>) -> (Vec<f32>, usize) {
+    let last = session.model().config().layers - 1;
+    session.rewind(5).unwrap();
+    let active = session.active_set().unwrap();
+    active.choose_heads(last, |h| Some(h) != head);
+    active.choose_neurons(last, |n| Some(n) != neuron);
+    let logits = session.decode(&Serial, ids[5]).unwrap().to_vec();
+    (logits, session.traffic().weights)
+}
+
+#[test]
+fn one_head_matters_and_so_does_one_active_neuron() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    for family in ["qwen3", "opt", "llama-relu"] {
+        pack_as(&vectors("models").join(family), Format::F32, Arrangement::NEURON, &image);
+        let model = LoadedModel::open(&image, None).unwrap();
+        let (c, ids) = (*model.model().config(), fixture_ids(family));
+        with_session(&model, |session| {
+            session.set_dial(&GIVEN).unwrap();
+            session.prefill(&Serial, &ids[..5]).unwrap();
+            let (dense, all) = without(session, &ids, None, None);
+            for head in 0..c.heads {
+                let (masked, bytes) = without(session, &ids, Some(head), None);
+                assert!(!same_bits(&masked, &dense) && bytes < all, "{family}: head {head}");
+            }
+            // Gate and up are f32 rows; so is the down column, which is not read for a neuron that is zero.
+            let (column, rows) = (4 * c.d_model, 4 * c.d_model * (1 + usize::from(c.gated)));
+            let mut active = 0;
+            for neuron in 0..c.ffn {
+                let (masked, bytes) = without(session, &ids, None, Some(neuron));
+                let read = all - bytes;
+                assert!(read == rows || read == rows + column, "{family}: neuron {neuron} is worth {read} bytes");
+                assert_eq!(read == rows, same_bits(&masked, &dense), "{family}: neuron {neuron}");
+                active += usize::from(read > rows);
+            }
+            let zeros = family != "qwen3";
+            assert!(active > c.ffn / 8 && (active < c.ffn) == zeros, "{family}: {active} active neurons");
+        });
+    }
+}

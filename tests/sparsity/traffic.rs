@@ -1,0 +1,209 @@
+//! The bytes that a session says it read are the bytes that it read: every piece of a small model that is
+//! changed behind the session's back changes the logits or not.
+//!
+//! The image is a mapped file, and a changed file shows in the mapping at once.
+
+use super::{GIVEN, reference_mask};
+use shadowllm_core::image::{Entry, Kind, SectionKind, Storage};
+use shadowllm_core::kernels::Layout;
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Format, Image, Serial, Session};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
+use shadowllm_tests::folder::Random;
+use shadowllm_tests::sparse::{Small, dial, made_up_ids, small_models, with_session};
+use shadowllm_tests::{fixture_ids, pack_as, same_bits, vectors};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// The pieces that a token's products may read or leave out: units, and where those are inputs of several heads or
+/// run along the outputs, their blocks.
+fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
+    let start = image.section_info(SectionKind::Weights).offset;
+    let tied = image.matrix(Kind::Output, 0).is_none();
+    let mut all = Vec::new();
+    // Of an embedding that is no output matrix too, one row is looked up.
+    for e in image.entries().filter(|e| e.kind != Kind::Embed || tied) {
+        let Storage::Tiles(g) = e.storage else { continue };
+        let piece = if g.layout == Layout::ColumnLines { g.format.block_bytes() } else { g.unit_bytes() };
+        for unit in 0..g.units() {
+            let at = start + e.offset + unit / g.units_per_group * g.group_stride;
+            let at = at + unit % g.units_per_group * g.unit_bytes();
+            all.extend((at..at + g.unit_bytes()).step_by(piece).map(|at| (e, at..at + piece)));
+        }
+    }
+    all
+}
+
+/// What a piece of f32 weights is replaced by: no numbers, or, since an activation may swallow those, large ones of
+/// both signs.
+fn poisons(len: usize) -> [Vec<u8>; 3] {
+    let large = |sign: f32| {
+        let mut random = Random(9);
+        (0..len / 4).flat_map(|_| (sign * 1e3 * random.draw()).to_le_bytes()).collect()
+    };
+    [vec![0xff; len], large(1.0), large(-1.0)]
+}
+
+/// A session that decodes the same token again and again, behind the same prompt.
+struct Again<'s, 'a, 'm> {
+    session: &'s mut Session<'a, 'm>,
+    prepare: &'s dyn Fn(&mut Session),
+    ids: &'s [u32],
+}
+
+/// Tokens of the prompt.
+const PROMPT: usize = 6;
+
+impl Again<'_, '_, '_> {
+    /// Logits of the token.
+    fn decode(&mut self) -> Vec<f32> {
+        self.session.rewind(PROMPT).unwrap();
+        (self.prepare)(self.session);
+        self.session.decode(&Serial, self.ids[PROMPT]).unwrap().to_vec()
+    }
+
+    /// Logits of the next one, densely: keys and values that no head of the first looked at show here.
+    fn next(&mut self) -> Vec<f32> {
+        self.session.set_dial(&Dial::default()).unwrap();
+        self.session.decode(&Serial, self.ids[PROMPT + 1]).unwrap().to_vec()
+    }
+}
+
+/// Decodes a token behind a prompt, whole and with every piece poisoned, and holds what is read against what is said.
+fn check(name: &str, image: &Path, ids: &[u32], prepare: &dyn Fn(&mut Session)) {
+    let file = File::options().write(true).open(image).unwrap();
+    let clean = std::fs::read(image).unwrap();
+    let model = LoadedModel::open(image, None).unwrap();
+    let c = *model.model().config();
+    with_session(&model, |session| {
+        prepare(session);
+        session.prefill(&Serial, &ids[..PROMPT]).unwrap();
+        let mut again = Again { session, prepare, ids };
+        let logits = again.decode();
+        let (said, by_input) = (again.session.traffic(), again.session.policy().by_input());
+        let next = again.next();
+        let mut was_read = |kind: Kind, at: &Range<usize>| {
+            poisons(at.len()).iter().any(|poison| {
+                file.write_all_at(poison, at.start as u64).unwrap();
+                let changed = !same_bits(&again.decode(), &logits);
+                file.write_all_at(&clean[at.clone()], at.start as u64).unwrap();
+                changed || matches!(kind, Kind::K | Kind::V) && !same_bits(&again.next(), &next)
+            })
+        };
+        // Stored by input, gate and up are read for all neurons, and what is none's that is active shows nowhere.
+        let whole = |kind: Kind| !by_input && c.ffn_by_input && matches!(kind, Kind::Gate | Kind::Up);
+        let (mut read, mut skippable, mut all) = (0, 0, 0);
+        for (e, at) in pieces(&Image::parse(&clean).unwrap()) {
+            all += at.len();
+            if whole(e.kind) || was_read(e.kind, &at) {
+                read += at.len();
+                let counts = e.kind.in_layers() && e.layer > 0 && (by_input || !matches!(e.kind, Kind::K | Kind::V));
+                skippable += if counts { at.len() } else { 0 };
+            }
+        }
+        assert_eq!(said.weights - said.predictor, read, "{name}: of {all} bytes");
+        assert_eq!(said.skippable, skippable, "{name}: of {all} bytes");
+        assert!(read < all || name.ends_with("whole"), "{name}: nothing was skipped");
+    });
+}
+
+const ARRANGEMENTS: [(&str, Arrangement); 5] = [
+    ("dense", Arrangement::DENSE),
+    ("neuron", Arrangement::NEURON),
+    ("groups of 8", Arrangement { neuron_group: 8, ..Arrangement::DENSE }),
+    ("mixed", Arrangement { attention_by_input: true, ..Arrangement::NEURON }),
+    ("input", Arrangement::INPUT),
+];
+
+/// The reference's mask where neurons are single, else some groups; no head at all in the last layer.
+fn mask(session: &mut Session) {
+    reference_mask(session);
+    let c = *session.model().config();
+    let active = session.active_set().unwrap();
+    active.choose_heads(c.layers - 1, |_| false);
+    if c.neuron_group > 1 {
+        (0..c.layers).for_each(|layer| active.choose_neurons(layer, |g| g % 3 == layer % 2));
+    }
+}
+
+#[test]
+fn bytes_said_are_bytes_read() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    for family in ["qwen3", "llama-relu", "opt", "opt-postnorm-proj"] {
+        let ids = fixture_ids(family);
+        for (name, arrangement) in ARRANGEMENTS {
+            pack_as(&vectors("models").join(family), Format::F32, arrangement, &image);
+            let check = |how: &str, prepare: &dyn Fn(&mut Session)| {
+                check(&format!("{family} {name} {how}"), &image, &ids, prepare);
+            };
+            check("whole", &|_| {});
+            check("masked", &mask);
+            check("at random", &|s| s.set_dial(&dial(Policy::Random, 0.4)).unwrap());
+            if arrangement.ffn_by_input {
+                check("by largest inputs", &|s| s.set_dial(&dial(Policy::InputTop, 0.5)).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_said_are_bytes_read_by_calibrated_policies() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    let groups = Arrangement { neuron_group: 8, attention_by_input: true, ffn_by_input: false };
+    let models = [
+        ("llama-mha", Arrangement::NEURON),
+        ("llama-relu", groups),
+        ("qwen3", Arrangement::INPUT),
+        ("opt", Arrangement::NEURON),
+        ("opt-postnorm-proj", Arrangement::DENSE),
+    ];
+    for (family, arrangement) in models {
+        let small = Small::family(family, Format::F32, arrangement);
+        let model = small.open(true, None);
+        for policy in [Policy::Static, Policy::Shadow, Policy::PerLayer, Policy::Gate, Policy::Input] {
+            let dial = dial(policy, 0.5);
+            if with_session(&model, |s| s.set_dial(&dial)).is_ok() {
+                std::fs::write(&image, small.calibrated).unwrap();
+                let set = |s: &mut Session| s.set_dial(&dial).unwrap();
+                check(&format!("{} {}", small.name, policy.name()), &image, &fixture_ids(family), &set);
+            }
+        }
+    }
+}
+
+/// What an evaluation adds up must not exceed a dense run, whoever decides.
+#[test]
+fn nobody_reads_more_than_everything() {
+    for small in small_models() {
+        let model = small.open(true, None);
+        let ids = made_up_ids(12, model.model().config().vocab);
+        let read = |dial: &Dial| {
+            with_session(&model, |session| {
+                session.set_dial(dial).ok()?;
+                session.prefill(&Serial, &ids[..4]).unwrap();
+                let mut most = (0, 0);
+                for id in &ids[4..] {
+                    session.decode(&Serial, *id).unwrap();
+                    let t = session.traffic();
+                    most = (most.0.max(t.weights - t.predictor), most.1.max(t.skippable));
+                }
+                Some((most, session.policy().by_input()))
+            })
+        };
+        let ((dense, _), _) = read(&Dial::default()).unwrap();
+        for policy in Policy::ALL {
+            for density in [1.0, 0.5, 0.1, 0.01] {
+                let Some(((weights, skippable), by_input)) = read(&dial(policy, density)) else { continue };
+                let name = format!("{} {} {density}", small.name, policy.name());
+                assert!(weights <= dense, "{name}: {weights} of {dense}");
+                assert!(skippable <= model.model().skippable_bytes(by_input), "{name}: {skippable}");
+            }
+        }
+        assert!(read(&GIVEN).is_some());
+    }
+}
