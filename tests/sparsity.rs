@@ -13,6 +13,8 @@ mod traffic;
 
 use shadowllm_core::sparsity::{Allocation, Dial, Policy};
 use shadowllm_core::{Format, KvFormat, Session};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::{
     FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, max_difference, on_every_isa, pack_as,
@@ -68,7 +70,8 @@ fn by_input_is_the_dense_model_in_every_format() {
         for format in Format::ALL {
             pack_as(&folder, format, Arrangement::DENSE, &tiles);
             pack_as(&folder, format, Arrangement::INPUT, &inputs);
-            let reference = logits(&LoadedModel::open(&tiles, None).unwrap(), &pool, &ids, KvFormat::F16, Reading::Decode);
+            let reference =
+                logits(&LoadedModel::open(&tiles, None).unwrap(), &pool, &ids, KvFormat::F16, Reading::Decode);
             for (isa, model) in on_every_isa(&inputs) {
                 for reading in [Reading::Prefill(48), Reading::Prefill(5), Reading::Decode] {
                     let got = logits(&model, &pool, &ids, KvFormat::F16, reading);

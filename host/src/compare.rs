@@ -25,7 +25,7 @@ pub struct Outcome {
     pub top1: f64,
     /// Share of the skippable weight bytes that was read.
     pub realised_density: f64,
-    /// Share of all weight bytes that was read, the predictor included.
+    /// Bytes of weights read, the predictor's included, by those that a token has without any skipping.
     pub share: f64,
     /// Bytes of weights read per token, the predictor included.
     pub bytes_per_token: f64,
@@ -119,7 +119,6 @@ pub fn compare(
     let all = windows.all()?;
     let mut sums = vec![Sums::default(); dials.len()];
     let mut used = vec![Policy::Off; dials.len()];
-    let mut dense_bytes = 0;
     for (w, ids) in all.iter().enumerate() {
         session.set_dial(&Dial::default())?;
         let dense = dense_rows(session, pool, ids, windows.context)?;
@@ -128,12 +127,6 @@ pub fn compare(
             used[i] = session.policy();
             measure(session, pool, ids, windows.context, &dense, &mut sums[i])?;
             progress(w * dials.len() + i + 1, all.len() * dials.len());
-        }
-        if w == 0 {
-            session.set_dial(&Dial::default())?;
-            session.rewind(0)?;
-            session.decode(pool, ids[0])?;
-            dense_bytes = session.traffic().weights;
         }
     }
     let model = session.model();
@@ -148,7 +141,7 @@ pub fn compare(
             kl: s.kl / n,
             top1: s.same as f64 / n,
             realised_density: s.skippable as f64 / n / model.skippable_bytes(used.by_input()) as f64,
-            share: s.weights as f64 / n / dense_bytes as f64,
+            share: s.weights as f64 / n / model.weight_bytes_per_token() as f64,
             bytes_per_token: s.weights as f64 / n,
             predictor_bytes_per_token: s.predictor as f64 / n,
             predictor_time: s.predictor_seconds / s.seconds,

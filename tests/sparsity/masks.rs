@@ -51,7 +51,7 @@ impl Mask {
         let per_unit = match g.layout {
             Layout::Rows => 16,
             Layout::Columns => 32,
-            Layout::RowLines | Layout::ColumnLines => 1,
+            Layout::RowLines | Layout::ColumnLines | Layout::Inputs => 1,
         };
         let masked = active[e.layer as usize].iter().enumerate().filter(|(_, active)| !**active);
         masked.map(|(i, _)| i * width / per_unit..(i + 1) * width / per_unit).collect()
@@ -66,7 +66,7 @@ impl Mask {
             let Storage::Tiles(g) = e.storage else { continue };
             for unit in self.masked_units(&e, &g, image.config()).into_iter().flatten() {
                 let at = start + e.offset + unit / g.units_per_group * g.group_stride;
-                let at = at + unit % g.units_per_group * g.unit_bytes();
+                let at = at + g.shared_bytes() + unit % g.units_per_group * g.unit_bytes();
                 out[at..at + g.unit_bytes()].fill(0);
             }
         }
@@ -86,6 +86,10 @@ fn what_is_masked_counts_as_zero() {
             .into_iter()
             .flat_map(|f| arrangements().into_iter().map(move |a| (f, a)))
         {
+            // Integers stored by input share their scales with others: no code of theirs need stand for zero.
+            if format != Format::F32 && (arrangement.attention_by_input || arrangement.ffn_by_input) {
+                continue;
+            }
             pack_as(&vectors("models").join(family), format, arrangement, &image);
             let bytes = std::fs::read(&image).unwrap();
             let mask = Mask::random(Image::parse(&bytes).unwrap().config(), &mut random);
@@ -98,6 +102,35 @@ fn what_is_masked_counts_as_zero() {
                     assert!(same_bits(&masked, &dense), "{family} {format:?} {arrangement:?} {isa:?} {reading:?}");
                 }
             }
+        }
+    }
+}
+
+/// Where integers are stored by input, masks of heads and of blocks of neurons mean what they mean in tiles.
+#[test]
+fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
+    let temp = tempfile::tempdir().unwrap();
+    let [tiles, inputs] = ["tiles.sllm", "inputs.sllm"].map(|name| temp.path().join(name));
+    let pool = Pool::new(2).unwrap();
+    let mask = |session: &mut Session| {
+        session.set_dial(&GIVEN).unwrap();
+        let c = *session.model().config();
+        let active = session.active_set().unwrap();
+        for layer in 0..c.layers {
+            active.choose_heads(layer, |h| h % 3 != layer % 2);
+            active.choose_neurons(layer, |g| g * c.neuron_group / 32 % 2 == layer % 2);
+        }
+    };
+    for family in FAMILIES {
+        let ids = &fixture_ids(family)[..10];
+        for format in Format::ALL {
+            pack_as(&vectors("models").join(family), format, Arrangement::DENSE, &tiles);
+            pack_as(&vectors("models").join(family), format, Arrangement::INPUT, &inputs);
+            let [a, b] = [&tiles, &inputs].map(|image| {
+                let model = LoadedModel::open(image, None).unwrap();
+                logits_with(&model, &pool, ids, KvFormat::F32, Reading::Decode, Some(&mask))
+            });
+            assert!(same_bits(&a, &b), "{family} {}", format.name());
         }
     }
 }

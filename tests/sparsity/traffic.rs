@@ -27,10 +27,19 @@ fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
     // Of an embedding that is no output matrix too, one row is looked up.
     for e in image.entries().filter(|e| e.kind != Kind::Embed || tied) {
         let Storage::Tiles(g) = e.storage else { continue };
-        let piece = if g.layout == Layout::ColumnLines { g.format.block_bytes() } else { g.unit_bytes() };
+        let piece = match g.layout {
+            Layout::ColumnLines => g.format.block_bytes(),
+            Layout::Inputs => g.format.code_bytes(),
+            _ => g.unit_bytes(),
+        };
         for unit in 0..g.units() {
             let at = start + e.offset + unit / g.units_per_group * g.group_stride;
-            let at = at + unit % g.units_per_group * g.unit_bytes();
+            // The scales of 32 outputs that a k-block's inputs share are a piece too.
+            if unit % g.units_per_group == 0 {
+                let scales = g.format.header_bytes() * 32;
+                all.extend((at..at + g.shared_bytes()).step_by(scales.max(1)).map(|at| (e, at..at + scales)));
+            }
+            let at = at + g.shared_bytes() + unit % g.units_per_group * g.unit_bytes();
             all.extend((at..at + g.unit_bytes()).step_by(piece).map(|at| (e, at..at + piece)));
         }
     }
@@ -147,6 +156,21 @@ fn bytes_said_are_bytes_read() {
                 check("by largest inputs", &|s| s.set_dial(&dial(Policy::InputTop, 0.5)).unwrap());
             }
         }
+    }
+}
+
+/// Where inputs share scales, these are read with the first of them.
+#[test]
+fn scales_are_counted_with_their_inputs() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    // Not those with ReLU: it swallows what other codes make of an inactive neuron.
+    for family in ["qwen3", "llama-mha"] {
+        pack_as(&vectors("models").join(family), Format::Q8_0, Arrangement::INPUT, &image);
+        let set = |density: f32| move |s: &mut Session| s.set_dial(&dial(Policy::InputTop, density)).unwrap();
+        check(&format!("{family} half"), &image, &fixture_ids(family), &set(0.5));
+        // So few that whole k-blocks are left out.
+        check(&format!("{family} few"), &image, &fixture_ids(family), &set(0.02));
     }
 }
 

@@ -169,9 +169,7 @@ impl Chosen {
             }
             chosen.offset -= 128 * i32::from(bytes[i]);
         }
-        chosen.quants = core::array::from_fn(|q| {
-            i32::from_le_bytes(core::array::from_fn(|i| bytes[4 * q + i] as u8))
-        });
+        chosen.quants = core::array::from_fn(|q| i32::from_le_bytes(core::array::from_fn(|i| bytes[4 * q + i] as u8)));
         chosen
     }
 

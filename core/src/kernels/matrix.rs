@@ -41,8 +41,7 @@ pub enum Layout {
 
 impl Layout {
     /// All, in the order of their codes.
-    pub const ALL: [Layout; 5] =
-        [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines, Layout::Inputs];
+    pub const ALL: [Layout; 5] = [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines, Layout::Inputs];
 
     /// Name in reports.
     pub const fn name(self) -> &'static str {

@@ -122,7 +122,7 @@ fn select(
     sparsity: &mut Option<&mut State>,
     layer: usize,
     maps: [usize; 3],
-    x: &[f32],
+    (rows, int8): (&Rows, bool),
     lists: &mut [&mut [u32]; 3],
 ) -> [usize; 3] {
     let mut counts = [0; 3];
@@ -136,8 +136,9 @@ fn select(
     };
     for i in 0..3 {
         if i == 0 || maps[i] != maps[i - 1] {
-            let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, maps[i], &x[..width]));
-            counts[i] = select_inputs(&x[..width], threshold, lists[i]);
+            let x = &rows.values[..width];
+            let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, maps[i], x));
+            counts[i] = select_inputs(x, int8.then(|| rows.quants()), threshold, lists[i]);
         }
     }
     counts
@@ -254,8 +255,16 @@ impl Session<'_, '_> {
             state.at_attention(exec, kernels, predictor, layer, &b.normed, &b.heads);
         }
         let maps = [0, 1, 2];
-        let counts =
-            select(&c, c.attention_by_input, tokens, &mut sparsity, layer, maps, b.normed.values, &mut b.inputs);
+        let counts = select(
+            &c,
+            c.attention_by_input,
+            tokens,
+            &mut sparsity,
+            layer,
+            maps,
+            (&b.normed, q.geometry().takes_int8()),
+            &mut b.inputs,
+        );
         let [q_in, k_in, v_in] = lists(&b.inputs, counts);
         let active = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.heads(layer));
         let (q_width, kv_width) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
@@ -286,8 +295,16 @@ impl Session<'_, '_> {
         self.traffic.add(layer, bytes[0] - bytes[0] * dropped / c.heads, true);
         self.traffic.add(layer, bytes[1], sparsity.as_ref().is_some_and(|s| s.policy().by_input()));
         let maps = [3, 3, 3];
-        let counts =
-            select(&c, c.attention_by_input, tokens, &mut sparsity, layer, maps, b.heads.values, &mut b.inputs);
+        let counts = select(
+            &c,
+            c.attention_by_input,
+            tokens,
+            &mut sparsity,
+            layer,
+            maps,
+            (&b.heads, o.geometry().takes_int8()),
+            &mut b.inputs,
+        );
         let [o_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
         let product = Product::new(o, bias(Kind::OBias), b.out, width).inputs(o_in);
@@ -323,7 +340,16 @@ impl Session<'_, '_> {
         let mut bytes = 0;
         if c.ffn_by_input {
             let maps = [4, 5, 5];
-            let counts = select(&c, true, tokens, &mut sparsity, layer, maps, b.normed.values, &mut b.inputs);
+            let counts = select(
+                &c,
+                true,
+                tokens,
+                &mut sparsity,
+                layer,
+                maps,
+                (&b.normed, ffn.up.matrix.geometry().takes_int8()),
+                &mut b.inputs,
+            );
             let [gate_in, up_in, _] = lists(&b.inputs, counts);
             let input = b.normed.input();
             bytes += neurons_by_input(exec, kernels, &ffn, &input, tokens, &mut b.neurons, b.gate, [gate_in, up_in]);
@@ -361,7 +387,7 @@ impl Session<'_, '_> {
             quantize(exec, kernels, &mut b.neurons, tokens);
         }
         let by_input = down.geometry().is_by_input();
-        let counts = select(&c, by_input, tokens, &mut sparsity, layer, [6; 3], b.neurons.values, &mut b.inputs);
+        let counts = select(&c, by_input, tokens, &mut sparsity, layer, [6; 3], (&b.neurons, ffn.int8), &mut b.inputs);
         let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
         let product = Product::new(down, bias(Kind::DownBias), b.out, width).inputs(down_in);

@@ -61,6 +61,11 @@ impl<'m> Rows<'m> {
         }
     }
 
+    /// The first row, quantized.
+    pub fn quants(&self) -> &[i8] {
+        &self.quants[..self.width]
+    }
+
     /// Zeros in row `t`, quantized too.
     pub fn clear(&mut self, t: usize) {
         let (row, blocks) = (t * self.width..(t + 1) * self.width, self.width / BLOCK);

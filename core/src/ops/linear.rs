@@ -20,13 +20,15 @@ pub struct Product<'a> {
 }
 
 /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero), in order,
-/// and returns how many there are. `list` must be as long as `x`.
-pub fn select_inputs(x: &[f32], threshold: f32, list: &mut [u32]) -> usize {
+/// and returns how many there are. Where the product takes quantized inputs, those that are quantized to zero
+/// are left out too. `list` must be as long as `x`.
+pub fn select_inputs(x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
     let mut n = 0;
     for (i, x) in x.iter().enumerate() {
         // Branchless: which inputs are large is not to be guessed. What is no number is kept, to be seen.
         list[n] = i as u32;
-        n += usize::from(!(x.abs() <= threshold));
+        let small = x.abs() <= threshold || quants.is_some_and(|q| q[i] == 0);
+        n += usize::from(!small);
     }
     n
 }

@@ -183,7 +183,13 @@ fn main() -> ExitCode {
         Err(e) => {
             print::note(format_args!("shadowllm: {e}"));
             let usage = matches!(e, Error::Usage(_))
-                || matches!(e, Error::Engine { source: shadowllm_core::Error::BadOption(_), .. });
+                || matches!(
+                    e,
+                    Error::Engine {
+                        source: shadowllm_core::Error::BadOption(_) | shadowllm_core::Error::BadDensity,
+                        ..
+                    }
+                );
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
