@@ -38,6 +38,7 @@ pub mod output;
 pub mod pack;
 pub mod pool;
 pub mod predictor;
+pub mod report;
 #[cfg(feature = "tasks")]
 pub mod tasks;
 pub mod text;

@@ -4,6 +4,7 @@
 use super::autograd::Trace;
 use super::statistics::Statistics;
 use super::train::{Sample, Scores, grouped};
+pub use crate::report::{LayerQuality, Quality};
 use rayon::prelude::*;
 use shadowllm_core::image::Config;
 
@@ -13,32 +14,6 @@ pub const CAPTURED_AT: [f32; 4] = [0.1, 0.2, 0.3, 0.5];
 const STRIDE: usize = 8;
 /// Whose scores.
 pub const SCORERS: [&str; 4] = ["static", "shadow", "per-layer", "oracle"];
-
-/// One layer's figures, by scorer ([`SCORERS`]).
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct LayerQuality {
-    /// Share of importance held by the best [`CAPTURED_AT`] of the neurons.
-    pub captured: [[f64; 4]; 4],
-    /// Spearman's rank correlation of scores and importance over a layer's neurons.
-    pub rank: [f64; 4],
-    /// Share of neurons that are not zero.
-    pub active: f64,
-    /// Mean importance of each head, of the layer's sum.
-    pub heads: Vec<f64>,
-    /// Mean importance of the neurons, sorted, in 32 equal runs, of the layer's sum.
-    pub neurons: Vec<f64>,
-}
-
-/// All layers behind the first.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Quality {
-    /// Shares that `captured` is for.
-    pub captured_at: Vec<f32>,
-    /// Names of the scorers.
-    pub scorers: Vec<String>,
-    /// From layer 1 on.
-    pub layers: Vec<LayerQuality>,
-}
 
 /// Sums over tokens.
 pub struct QualitySums {

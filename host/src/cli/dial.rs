@@ -5,7 +5,7 @@ use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::{Error, Result};
 
 /// Options of every command that decodes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct DialOptions {
     /// Who says what a token needs: off, static, random, prompt, shadow, per-layer, gate, input, input-top,
     /// oracle, auto. Several where commands compare.
@@ -79,6 +79,42 @@ impl DialOptions {
             fixed[slot] = Some(*share);
         }
         Ok(Dial { policy, density, refresh: self.refresh, allocation: self.allocation, fixed, ..Dial::default() })
+    }
+}
+
+impl DialOptions {
+    /// The same, with these policies and densities where none were asked for.
+    pub fn or(&self, policies: &[Policy], densities: &[f32]) -> Self {
+        let mut filled = self.clone();
+        if filled.policy.is_empty() {
+            filled.policy = policies.to_vec();
+        }
+        if filled.density.is_empty() {
+            filled.density = densities.to_vec();
+        }
+        filled
+    }
+
+    /// Itself as options and their values.
+    pub fn arguments(&self) -> Vec<(&'static str, String)> {
+        fn list<T>(all: &[T], name: impl Fn(&T) -> String) -> String {
+            all.iter().map(name).collect::<Vec<_>>().join(",")
+        }
+        let allocation = match self.allocation {
+            Allocation::Global => "global",
+            Allocation::Local => "local",
+            Allocation::Hybrid => "hybrid",
+        };
+        let mut arguments = vec![
+            ("policy", list(&self.policy, |p| p.name().to_owned())),
+            ("density", list(&self.density, f32::to_string)),
+            ("refresh", self.refresh.to_string()),
+            ("allocation", allocation.to_owned()),
+        ];
+        if !self.share.is_empty() {
+            arguments.push(("share", list(&self.share, |(name, share)| format!("{name}={share}"))));
+        }
+        arguments
     }
 }
 

@@ -10,6 +10,7 @@ mod inspect;
 mod logits;
 mod pack;
 mod print;
+mod report;
 mod run;
 #[cfg(feature = "tasks")]
 mod tasks;
@@ -66,6 +67,11 @@ enum Command {
         after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm"
     )]
     Calibrate(calibrate::Options),
+    /// Show on one page what skipping costs and saves, what is used, and how good predictors are.
+    #[command(after_help = "Examples:\n  shadowllm report smollm2-sparse.sllm --text book.txt -o report.html\n  \
+        shadowllm report smollm2-sparse.sllm --text a.txt --text b.txt --policy input,gate,shadow \
+        --density 0.8,0.5 -o report.html --json report.json")]
+    Report(report::Options),
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
     Bench(bench::Options),
@@ -174,6 +180,7 @@ fn main() -> ExitCode {
         Command::Eval(o) => eval::eval(&o),
         #[cfg(feature = "calibrate")]
         Command::Calibrate(o) => calibrate::calibrate(&o),
+        Command::Report(o) => report::report(&o),
         Command::Bench(o) => bench::bench(&o),
     };
     match result {
