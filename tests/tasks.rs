@@ -195,7 +195,8 @@ fn model(family: &str) -> (tempfile::TempDir, LoadedModel) {
     (temp, model)
 }
 
-const OPTIONS: SessionOptions = SessionOptions { context: 24, batch: 8, logit_rows: 1, kv: KvFormat::F32 };
+const OPTIONS: SessionOptions =
+    SessionOptions { context: 24, batch: 8, logit_rows: 1, kv: KvFormat::F32, sparsity: false };
 
 /// Log-likelihood of what follows the first `from` tokens, from logits of one prefill, in f64.
 fn directly(model: &LoadedModel, ids: &[u32], from: usize) -> f64 {

@@ -117,9 +117,9 @@ impl Mlp {
         let (correct1, correct2) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
         for (p, [m, v]) in self.parameters.iter().zip(&mut self.moments) {
             let Some(g) = gradients.get(p.as_tensor()) else { continue };
-            *m = ((m.as_ref() * BETA1)? + (g * (1.0 - BETA1))?)?;
-            *v = ((v.as_ref() * BETA2)? + (g.sqr()? * (1.0 - BETA2))?)?;
-            let step = ((m.as_ref() * (1.0 / correct1))? / ((v.as_ref() * (1.0 / correct2))?.sqrt()? + EPSILON)?)?;
+            *m = ((&*m * BETA1)? + (g * (1.0 - BETA1))?)?;
+            *v = ((&*v * BETA2)? + (g.sqr()? * (1.0 - BETA2))?)?;
+            let step = ((&*m * (1.0 / correct1))? / ((&*v * (1.0 / correct2))?.sqrt()? + EPSILON)?)?;
             p.set(&((p.as_tensor() * (1.0 - rate * DECAY))? - (step * rate)?)?)?;
         }
         Ok(())
