@@ -126,12 +126,16 @@ trait Spread {
 /// # Safety
 /// There must be codes at `skip` bytes behind each line's start; AVX-512 F, BW and VNNI must be there.
 #[inline(always)]
-unsafe fn dot64<S: Spread>(chosen: &Chosen, skip: usize, start: i32, lut: __m512i) -> [__m512i; 4] {
+unsafe fn dot64<S: Spread>(chosen: &Chosen, later: &Chosen, skip: usize, start: i32, lut: __m512i) -> [__m512i; 4] {
     // SAFETY: by the contract.
     unsafe {
         let mut sums = [_mm512_set1_epi32(start); 4];
         for quad in 0..chosen.quads {
             let line = chosen.lines.as_ptr().add(4 * quad);
+            for i in 0..4 {
+                let soon = *later.lines.as_ptr().add(4 * quad + i);
+                _mm_prefetch::<_MM_HINT_T0>(soon.wrapping_add(skip).cast());
+            }
             let a = S::spread((*line).add(skip), lut);
             let b = S::spread((*line.add(1)).add(skip), lut);
             let c = S::spread((*line.add(2)).add(skip), lut);
@@ -189,12 +193,12 @@ macro_rules! vnni_inputs {
             type C = $codes;
 
             #[inline(always)]
-            unsafe fn dot64(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx512Lanes; 4] {
+            unsafe fn dot64(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx512Lanes; 4] {
                 // SAFETY: by contract.
                 unsafe {
                     let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
                     let start = if $shifted { chosen.offset } else { 0 };
-                    let sums = dot64::<Self>(chosen, skip, start, _mm512_broadcast_i32x4(lut));
+                    let sums = dot64::<Self>(chosen, later, skip, start, _mm512_broadcast_i32x4(lut));
                     const ORDER: [usize; 4] = $order;
                     [
                         Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[0]])),

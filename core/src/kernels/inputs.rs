@@ -180,7 +180,8 @@ impl Chosen {
     }
 }
 
-/// Exact dot products of the chosen inputs.
+/// Exact dot products of the chosen inputs; the same part of what is needed `later` is asked for meanwhile: its
+/// place is known, and no processor guesses it.
 ///
 /// # Safety
 /// Methods may only be called where the implementation's target features are there, with codes for the outputs
@@ -196,12 +197,13 @@ pub(super) unsafe trait InputDot {
     /// # Safety
     /// See the trait.
     #[inline(always)]
-    unsafe fn dot32(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+    unsafe fn dot32(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // SAFETY: by the contract.
         unsafe {
             // Sums of at most 32 products of 7-bit numbers are exact in f32.
             let mut sums = [Self::L::splat(0.0); 2];
             for i in 0..4 * chosen.quads {
+                Self::L::prefetch(later.lines[i].wrapping_add(skip));
                 let [a, b] = Self::C::read::<Self::L>(chosen.lines[i].add(skip), table);
                 let x = Self::L::splat(f32::from(chosen.quant(i)));
                 sums = [sums[0].add(a.mul(x)), sums[1].add(b.mul(x))];
@@ -215,11 +217,11 @@ pub(super) unsafe trait InputDot {
     /// # Safety
     /// See the trait.
     #[inline(always)]
-    unsafe fn dot64(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 4] {
+    unsafe fn dot64(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 4] {
         // SAFETY: by the contract.
         unsafe {
-            let [a, b] = Self::dot32(chosen, skip, table);
-            let [c, d] = Self::dot32(chosen, skip + Self::C::BYTES, table);
+            let [a, b] = Self::dot32(chosen, later, skip, table);
+            let [c, d] = Self::dot32(chosen, later, skip + Self::C::BYTES, table);
             [a, b, c, d]
         }
     }
@@ -249,25 +251,32 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
     blocks: Range<usize>,
     y: *mut f32,
 ) {
-    for inputs in active.chunk_by(|a, b| a / BLOCK as u32 == b / BLOCK as u32) {
-        let kb = inputs[0] as usize / BLOCK;
-        // SAFETY: by the contract.
-        unsafe {
-            let chosen = Chosen::new(lines, inputs, x.quants);
-            let shared = lines.shared(kb).cast::<u16>().add(blocks.start * BLOCK);
-            let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, outputs };
+    let mut groups = active.chunk_by(|a, b| a / BLOCK as u32 == b / BLOCK as u32);
+    let Some(mut inputs) = groups.next() else { return };
+    // SAFETY: by the contract; groups are not empty.
+    unsafe {
+        let mut chosen = Chosen::new(lines, inputs, x.quants);
+        loop {
+            let kb = inputs[0] as usize / BLOCK;
+            let (next, last) = groups.next().map_or((inputs, true), |next| (next, false));
+            let later = Chosen::new(lines, next, x.quants);
+            let shared = lines.shared(kb).cast::<u16>();
+            let soon = lines.shared(next[0] as usize / BLOCK).cast::<u16>();
+            let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, soon, outputs };
             let mut b = blocks.start;
             while b + 2 <= blocks.end {
-                let at = (b - blocks.start) * BLOCK;
-                let dots = D::dot64(&chosen, b * D::C::BYTES, table);
-                add.to::<D::L, 4>(D::C::AFFINE, &dots, at, y);
+                let dots = D::dot64(&chosen, &later, b * D::C::BYTES, table);
+                add.to::<D::L, 4>(D::C::AFFINE, &dots, b * BLOCK, y.add((b - blocks.start) * BLOCK));
                 b += 2;
             }
             if b < blocks.end {
-                let at = (b - blocks.start) * BLOCK;
-                let dots = D::dot32(&chosen, b * D::C::BYTES, table);
-                add.to::<D::L, 2>(D::C::AFFINE, &dots, at, y);
+                let dots = D::dot32(&chosen, &later, b * D::C::BYTES, table);
+                add.to::<D::L, 2>(D::C::AFFINE, &dots, b * BLOCK, y.add((b - blocks.start) * BLOCK));
             }
+            if last {
+                return;
+            }
+            (inputs, chosen) = (next, later);
         }
     }
 }
@@ -280,23 +289,27 @@ struct Add {
     sum: f32,
     /// Scales of the outputs, minima `outputs` behind them.
     shared: *const u16,
+    /// Those of the k-block that comes next.
+    soon: *const u16,
     outputs: usize,
 }
 
 impl Add {
-    /// Adds to outputs `at..at + 16 * N`.
+    /// Adds to outputs `at..at + 16 * N`, which begin at `y`.
     ///
     /// # Safety
-    /// There must be scales and `y` for them; `L`'s features must be there.
+    /// There must be scales and floats for them; `L`'s features must be there.
     #[inline(always)]
     unsafe fn to<L: Lanes, const N: usize>(&self, affine: bool, dots: &[L; N], at: usize, y: *mut f32) {
         for (i, dot) in dots.iter().enumerate() {
             // SAFETY: by the contract.
             unsafe {
                 let at = at + i * LANES;
-                let (y, scale) = (y.add(at), L::load_f16(self.shared.add(at)));
+                L::prefetch(self.soon.wrapping_add(at).cast());
+                let (y, scale) = (y.add(i * LANES), L::load_f16(self.shared.add(at)));
                 let mut sum = L::load(y).add(dot.mul(scale.mul(L::splat(self.scale))));
                 if affine {
+                    L::prefetch(self.soon.wrapping_add(self.outputs + at).cast());
                     let min = L::load_f16(self.shared.add(self.outputs + at));
                     sum = sum.add(min.mul(L::splat(self.scale * self.sum)));
                 }
