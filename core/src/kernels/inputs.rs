@@ -9,7 +9,7 @@ use super::matmul::block_sum;
 use super::matrix::Lines;
 use super::tiles::Tiles;
 use crate::format::{BLOCK, Format, TILE_ROWS};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{LANES, Lanes, zip};
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -51,26 +51,14 @@ impl Codes for Int8Codes {
 
     #[inline(always)]
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-        for (quad, four) in lines.as_chunks::<4>().0.iter().enumerate() {
+        for quad in 0..BLOCK / 4 {
             // SAFETY: by the contract.
             unsafe {
-                let part = four.map(|line| line.add(half * LANES).cast::<[u8; LANES]>().read());
-                tile.add(64 * quad).cast::<[u8; 64]>().write(zip(&part));
+                let part = |i: usize| lines[4 * quad + i].add(half * LANES).cast::<u128>().read_unaligned();
+                zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
             }
         }
     }
-}
-
-/// Four runs of 16 bytes, a byte of each in turn.
-#[inline(always)]
-fn zip(part: &[[u8; LANES]; 4]) -> [u8; 64] {
-    let mut out = [0; 64];
-    for o in 0..LANES {
-        for i in 0..4 {
-            out[4 * o + i] = part[i][o];
-        }
-    }
-    out
 }
 
 /// Nibbles of tiles: inputs `4 * quad..` in the low halves, those 16 later in the high ones.
@@ -79,16 +67,14 @@ fn zip(part: &[[u8; LANES]; 4]) -> [u8; 64] {
 /// As [`Codes::gather`].
 #[inline(always)]
 unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-    let shift = 4 * half as u32;
+    const LOW: u128 = u128::from_le_bytes([15; LANES]);
     for quad in 0..4 {
         // SAFETY: by the contract.
         unsafe {
-            let part = core::array::from_fn(|i| {
-                let low = lines[4 * quad + i].cast::<[u8; LANES]>().read();
-                let high = lines[16 + 4 * quad + i].cast::<[u8; LANES]>().read();
-                core::array::from_fn(|o| low[o] >> shift & 15 | (high[o] >> shift & 15) << 4)
-            });
-            tile.add(64 * quad).cast::<[u8; 64]>().write(zip(&part));
+            // Shifted as one number, a byte gets bits of its neighbour only where they are masked.
+            let nibbles = |i: usize| lines[i].cast::<u128>().read_unaligned() >> (4 * half) & LOW;
+            let part = |i: usize| nibbles(4 * quad + i) | nibbles(16 + 4 * quad + i) << 4;
+            zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
         }
     }
 }
@@ -157,14 +143,16 @@ impl Chosen {
     unsafe fn new(lines: &Lines, inputs: &[u32], quants: *const i8) -> Chosen {
         let mut bytes = [0i8; BLOCK];
         // SAFETY: by the contract.
-        let mut chosen = unsafe {
-            let last = lines.line(inputs[inputs.len() - 1] as usize);
-            Chosen { lines: [last; BLOCK], quants: [0; BLOCK / 4], quads: inputs.len().div_ceil(4), offset: 0 }
+        let (mut chosen, first, stride) = unsafe {
+            let (first, stride) = lines.group(inputs[0] as usize / BLOCK);
+            let last = first.add(inputs[inputs.len() - 1] as usize % BLOCK * stride);
+            let quads = inputs.len().div_ceil(4);
+            (Chosen { lines: [last; BLOCK], quants: [0; BLOCK / 4], quads, offset: 0 }, first, stride)
         };
         for (i, input) in inputs.iter().enumerate() {
             // SAFETY: by the contract.
             unsafe {
-                chosen.lines[i] = lines.line(*input as usize);
+                chosen.lines[i] = first.add(*input as usize % BLOCK * stride);
                 bytes[i] = *quants.add(*input as usize);
             }
             chosen.offset -= 128 * i32::from(bytes[i]);
@@ -358,7 +346,11 @@ unsafe impl<L: Lanes, C: Codes> Tiles<L> for GatheredCodes<C> {
                 self.tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
             }
             let skip = self.panel / 2 * C::BYTES;
-            let lines = core::array::from_fn(|k| self.lines.line(self.kb * BLOCK + k).add(skip));
+            let (first, stride) = self.lines.group(self.kb);
+            let mut lines = [first; BLOCK];
+            for (k, line) in lines.iter_mut().enumerate() {
+                *line = first.add(k * stride + skip);
+            }
             C::gather(&lines, self.panel % 2, self.tile.add(C::SHARED * TILE_ROWS));
         }
         self.kb += 1;

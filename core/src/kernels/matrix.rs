@@ -203,6 +203,16 @@ impl Lines {
         unsafe { self.start.add(g * self.group_stride) }
     }
 
+    /// First byte of the first line of group `g`, and bytes from line to line there.
+    ///
+    /// # Safety
+    /// There must be a group `g`.
+    #[inline(always)]
+    pub unsafe fn group(&self, g: usize) -> (*const u8, usize) {
+        // SAFETY: inside the matrix by the caller's promise.
+        unsafe { (self.start.add(g * self.group_stride + self.shared_bytes), self.line_bytes) }
+    }
+
     /// First byte of line `i`.
     ///
     /// # Safety

@@ -21,6 +21,41 @@ pub const LANES: usize = 16;
 /// 1.5 * 2^23: adding and subtracting it rounds an f32 below 2^22 to the nearest integer, ties to even.
 pub const ROUND: f32 = 12_582_912.0;
 
+/// Writes 16 times four bytes, one of each part: `out[4 * i + p] = parts[p][i]`. What it takes is part of every
+/// processor of its architecture.
+///
+/// # Safety
+/// `out` must be valid for 64 bytes.
+#[inline(always)]
+pub unsafe fn zip(parts: [u128; 4], out: *mut u8) {
+    let parts = parts.map(u128::to_le_bytes);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of x86-64; arrays of 16 bytes and 64 bytes of output.
+    unsafe {
+        use core::arch::x86_64::*;
+        let load = |i: usize| _mm_loadu_si128(parts[i].as_ptr().cast());
+        let (ab, cd) = (_mm_unpacklo_epi8(load(0), load(1)), _mm_unpacklo_epi8(load(2), load(3)));
+        let (ef, gh) = (_mm_unpackhi_epi8(load(0), load(1)), _mm_unpackhi_epi8(load(2), load(3)));
+        let out = out.cast::<__m128i>();
+        _mm_storeu_si128(out, _mm_unpacklo_epi16(ab, cd));
+        _mm_storeu_si128(out.add(1), _mm_unpackhi_epi16(ab, cd));
+        _mm_storeu_si128(out.add(2), _mm_unpacklo_epi16(ef, gh));
+        _mm_storeu_si128(out.add(3), _mm_unpackhi_epi16(ef, gh));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: Advanced SIMD is part of 64-bit Arm; arrays of 16 bytes and 64 bytes of output.
+    unsafe {
+        use core::arch::aarch64::*;
+        let load = |i: usize| vld1q_u8(parts[i].as_ptr());
+        vst4q_u8(out, uint8x16x4_t(load(0), load(1), load(2), load(3)));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    for i in 0..64 {
+        // SAFETY: 64 bytes by the contract.
+        unsafe { out.add(i).write(parts[i % 4][i / 4]) };
+    }
+}
+
 /// Sixteen f32 values.
 ///
 /// # Safety
