@@ -23,7 +23,8 @@ pub fn attach(image: &Path, section: &[u8], record: &Value, out: &Path) -> Resul
     provenance["calibration"] = record.clone();
     let bytes = with_sections(&parsed, section, provenance.to_string().as_bytes());
     let model = Model::new(Image::parse(&bytes).map_err(engine)?, Kernels::best(cpu()));
-    model.predictor().map_err(engine)?;
+    // An empty section is none.
+    model.predictor().and_then(|p| p.ok_or(shadowllm_core::Error::BadPredictor("it is empty"))).map_err(engine)?;
     let mut output = Output::create(out)?;
     output.file().write_all(&bytes).map_err(|e| Error::io("write to", out, e))?;
     output.finish()

@@ -6,7 +6,7 @@ use shadowllm_core::Format;
 use shadowllm_host::cache::is_image;
 use shadowllm_host::import::{self, Source, SyntheticSource};
 use shadowllm_host::output::spare;
-use shadowllm_host::pack::{Arrangement, Formats, format_names, pack as write};
+use shadowllm_host::pack::{Arrangement, Formats, Packed, format_names, pack as write};
 use shadowllm_host::predictor::attach;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -70,12 +70,46 @@ fn inputs(source: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// Packs, showing the progress.
+fn write_to(source: &dyn Source, formats: Formats, arrangement: Arrangement, out: &Path) -> Result<Packed> {
+    let bar = progress("packing");
+    let packed = write(source, formats, arrangement, out, &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(packed)
+}
+
+/// Packs beside the output and puts the predictor in: one that does not fit leaves nothing behind.
+fn with_predictor(
+    source: &dyn Source,
+    formats: Formats,
+    arrangement: Arrangement,
+    predictor: &Path,
+    out: &Path,
+) -> Result<Packed> {
+    let section = std::fs::read(predictor).map_err(|e| Error::io("read", predictor, e))?;
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = tempfile::Builder::new().prefix(".shadowllm-").suffix(".tmp").tempfile_in(folder);
+    let draft = draft.map_err(|e| Error::io("write to", folder, e))?.into_temp_path();
+    let packed = write_to(source, formats, arrangement, &draft)?;
+    let record = serde_json::Value::String(format!("from {}", predictor.display()));
+    attach(&draft, &section, &record, out).map_err(|e| match e {
+        Error::Engine { source, .. } => {
+            Error::file(predictor, format!("cannot be put into {}: {source}", out.display()))
+        }
+        other => other,
+    })?;
+    Ok(packed)
+}
+
 /// Runs the command.
 pub fn pack(o: &Options) -> Result<()> {
     let source: Box<dyn Source> = match (&o.synthetic, &o.source) {
         (Some(shape), _) => Box::new(SyntheticSource::new(shape)?),
         (None, Some(path)) => {
-            spare(&o.output, &inputs(path))?;
+            spare(&o.output, &[inputs(path), o.predictor.iter().cloned().collect()].concat())?;
             import::open(path)?
         }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
@@ -83,18 +117,11 @@ pub fn pack(o: &Options) -> Result<()> {
     let like = Formats::like(&*source)?;
     let weights = o.format.unwrap_or(like.weights);
     let formats = Formats { weights, output: o.output_format.or(o.format).unwrap_or(like.output) };
-    let bar = progress("packing");
-    let packed = write(&*source, formats, arrangement(o, &*source), &o.output, &mut |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    if let Some(path) = &o.predictor {
-        let section = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        let record = serde_json::Value::String(format!("from {}", path.display()));
-        let wrong = |e: Error| Error::file(path, format!("cannot be put into {}: {e}", o.output.display()));
-        attach(&o.output, &section, &record, &o.output).map_err(wrong)?;
-    }
+    let arrangement = arrangement(o, &*source);
+    let packed = match &o.predictor {
+        None => write_to(&*source, formats, arrangement, &o.output)?,
+        Some(predictor) => with_predictor(&*source, formats, arrangement, predictor, &o.output)?,
+    };
     let (w, out) = (formats.weights.name(), formats.output.name());
     let (file, mb) = (o.output.display(), packed.bytes as f64 / 1e6);
     print::line(format_args!("{file}: {mb:.1} MB, weights {w}, embedding and output {out}"))?;
