@@ -139,7 +139,21 @@ pub fn calibrate(o: &Options) -> Result<()> {
     if o.window < 16 || o.threads == Some(0) {
         return Err(Error::Usage("--window must be at least 16, and --threads at least 1".into()));
     }
-    spare(&o.output, &[o.text.clone(), vec![o.model.model.clone()]].concat())?;
+    if !(o.rate > 0.0 && o.rate.is_finite()) {
+        return Err(Error::Usage("--rate must be above 0".into()));
+    }
+    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
+    spare(&o.output, &inputs)?;
+    if let Some(path) = &o.predictor {
+        spare(path, &inputs)?;
+        if *path == o.output {
+            return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
+        }
+    }
+    // What cannot be written is better known before hours of work.
+    for path in o.predictor.iter().chain([&o.output]) {
+        Output::create(path)?;
+    }
     let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open()?;
     let text = Text::of(&model)?;

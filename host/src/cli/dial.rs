@@ -65,6 +65,11 @@ impl DialOptions {
     }
 
     fn dial(&self, policy: Policy, density: f32) -> Result<Dial> {
+        if !(density > 0.0 && density <= 1.0) {
+            return Err(Error::Usage(format!(
+                "--density {density}: a density must be above 0 and at most 1 (1 reads everything)"
+            )));
+        }
         let names: &[&str] =
             if policy.by_input() { &["q", "k", "v", "o", "gate", "up", "down"] } else { &["heads", "neurons"] };
         let mut fixed = [None; SLOTS];
@@ -76,6 +81,9 @@ impl DialOptions {
                     names.join(", ")
                 ))
             })?;
+            if !(0.0..=1.0).contains(share) {
+                return Err(Error::Usage(format!("--share {name}={share}: a share must be at least 0 and at most 1")));
+            }
             fixed[slot] = Some(*share);
         }
         Ok(Dial { policy, density, refresh: self.refresh, allocation: self.allocation, fixed, ..Dial::default() })
