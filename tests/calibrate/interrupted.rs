@@ -1,0 +1,98 @@
+//! Calibrations that are killed and begun again.
+
+use super::packed;
+use safetensors::SafeTensors;
+use shadowllm_tests::program::{Place, Run, finish};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough to be killed, keeping the state after every window; budgets are not what is interrupted.
+const LONG: &str = "calibrate model.sllm --text text.txt --tokens 9600 --window 24 --budget-windows 0 --keep-every 0 \
+    -t 2 -o out.sllm";
+const STATE: &str = "out.sllm.calibration";
+/// Windows before it is killed.
+const SEEN: u32 = 150;
+
+/// Windows that the state has seen, 0 without one.
+fn seen(place: &Place) -> u32 {
+    let Ok(bytes) = std::fs::read(place.path(STATE)) else { return 0 };
+    let state = SafeTensors::deserialize(&bytes).unwrap();
+    u32::from_le_bytes(state.tensor("done").unwrap().data().try_into().unwrap())
+}
+
+fn begin(place: &Place, more: &str) -> Child {
+    place.command(&format!("{LONG} {more}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits for what the state has seen to be as wanted.
+fn wait(place: &Place, child: &mut Child, wanted: impl Fn(u32) -> bool) -> u32 {
+    let start = Instant::now();
+    loop {
+        let now = seen(place);
+        if wanted(now) {
+            return now;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended with a state of {now} windows");
+        assert!(start.elapsed() < Duration::from_secs(120), "a state of {now} windows after two minutes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A calibration that was killed in the middle (SIGKILL, so that it can do nothing about it).
+fn killed() -> (Place, u32) {
+    let place = packed("neuron");
+    let mut child = begin(&place, "");
+    wait(&place, &mut child, |n| n >= SEEN);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let at = seen(&place);
+    assert!(!place.path("out.sllm").exists(), "an image before it is calibrated");
+    (place, at)
+}
+
+/// The image is whole and can be used, and no state is left.
+fn holds(place: &Place) {
+    assert!(!place.path(STATE).exists(), "the state was left behind");
+    let Run { out, .. } = place.works("run out.sllm -p hello -n 4 --greedy --policy shadow --density 0.5 --json");
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["policy"], "shadow");
+}
+
+#[test]
+fn what_was_killed_goes_on() {
+    let (place, before) = killed();
+    let mut child = begin(&place, "");
+    let first = wait(&place, &mut child, |n| n != before);
+    assert!(first > before, "it began anew: the state had {before} windows and now has {first}");
+    assert!(child.wait().unwrap().success());
+    holds(&place);
+}
+
+#[test]
+fn with_other_options_it_begins_anew() {
+    for other in ["--seed 2", "--rank 64", "--policies shadow"] {
+        let (place, before) = killed();
+        let mut child = begin(&place, other);
+        let first = wait(&place, &mut child, |n| n != before);
+        assert!(first < before, "{other}: it went on from {before} to {first}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_state_that_is_none() {
+    let place = packed("neuron");
+    place.write(STATE, "something else");
+    let words = [STATE, "no state of an interrupted calibration", "remove it"];
+    place.fails(1, LONG, &words);
+    // That of another calibration is no hindrance.
+    let state = safetensors::serialize([("done", view(&[7, 0, 0, 0]))], None).unwrap();
+    place.write(STATE, state);
+    assert_eq!(finish(place.command(&LONG.replace("9600", "480"))).code, Some(0));
+    holds(&place);
+}
+
+fn view(bytes: &[u8]) -> safetensors::tensor::TensorView<'_> {
+    safetensors::tensor::TensorView::new(safetensors::Dtype::U32, vec![bytes.len() / 4], bytes).unwrap()
+}

@@ -1,0 +1,93 @@
+//! The same calibration twice, calibrations for some policies only, and predictors that are put into other images.
+
+use super::{QUICK, packed, small};
+use shadowllm_core::Image;
+use shadowllm_core::image::SectionKind;
+use shadowllm_tests::program::Place;
+
+const RUN: &str = "-p hello -n 4 --greedy --density 0.5 --json --policy";
+
+/// Runs an image under a policy, and says what policy was in force.
+fn used(place: &Place, image: &str, policy: &str) -> String {
+    let run = place.works(&format!("run {image} {RUN} {policy}"));
+    let value: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert!(value["figures"]["generated_tokens"].as_u64().unwrap() > 0);
+    value["policy"].as_str().unwrap().to_owned()
+}
+
+fn section(bytes: &[u8]) -> Vec<u8> {
+    Image::parse(bytes).unwrap().section(SectionKind::Predictor).to_vec()
+}
+
+#[test]
+fn twice_the_same() {
+    let place = packed("input");
+    place.works(&format!("{QUICK} -o a.sllm --predictor a.predictor"));
+    place.works(&format!("{QUICK} -o b.sllm"));
+    assert!(place.read("a.sllm") == place.read("b.sllm"), "two calibrations differ");
+    assert!(place.read("a.predictor") == section(&place.read("a.sllm")));
+    // However many threads there are; only the record of the options differs.
+    place.works(&format!("{} -o c.sllm", QUICK.replace("-t 2", "-t 1")));
+    assert!(section(&place.read("c.sllm")) == section(&place.read("a.sllm")), "threads make a difference");
+    place.works(&format!("{QUICK} -o d.sllm --seed 2"));
+    assert!(section(&place.read("d.sllm")) != section(&place.read("a.sllm")), "the seed makes none");
+    // What is calibrated already is calibrated anew.
+    place.works(&format!("{} -o e.sllm", QUICK.replace("model.sllm", "d.sllm")));
+    assert!(section(&place.read("e.sllm")) == section(&place.read("a.sllm")), "an earlier predictor shows");
+}
+
+#[test]
+fn all_policies_at_once_and_each_alone() {
+    let place = packed("input");
+    let all = ["static", "shadow", "per-layer", "gate", "input"];
+    place.works(&format!("{QUICK} -o all.sllm"));
+    all.iter().for_each(|policy| assert_eq!(used(&place, "all.sllm", policy), *policy));
+    assert_ne!(used(&place, "all.sllm", "auto"), "auto");
+    for policy in all {
+        place.works(&format!("{QUICK} -o one.sllm --policies {policy}"));
+        assert_eq!(used(&place, "one.sllm", policy), policy);
+        assert_eq!(used(&place, "one.sllm", "auto"), policy);
+        for other in all.into_iter().filter(|p| *p != policy) {
+            let words = ["not calibrated for policy", other, "shadowllm calibrate"];
+            place.fails(1, &format!("run one.sllm {RUN} {other}"), &words);
+        }
+    }
+}
+
+#[test]
+fn a_predictor_moves_to_other_formats_of_its_model() {
+    let place = packed("neuron");
+    place.works(&format!("{QUICK} -o out.sllm --predictor p --policies static,shadow"));
+    for format in ["f32", "q4_0", "q4_1"] {
+        place.works(&format!("pack model -o moved.sllm --format {format} --layout neuron --predictor p"));
+        for policy in ["static", "shadow", "auto"] {
+            used(&place, "moved.sllm", policy);
+        }
+    }
+    // Attention's order is no matter to it.
+    place.works("pack model -o moved.sllm --layout mixed --predictor p");
+    used(&place, "moved.sllm", "shadow");
+}
+
+#[test]
+fn a_predictor_of_something_else_is_refused() {
+    let place = packed("neuron");
+    place.works(&format!("{QUICK} -o out.sllm --predictor p --policies static,shadow"));
+    let foreign = ["p: cannot be put into", "another model", "calibrate"];
+    let refused = |place: &Place, arguments: &str, words: &[&str]| {
+        place.write("moved.sllm", "what was there before");
+        place.fails(1, &format!("pack model -o moved.sllm {arguments}"), words);
+    };
+    // Other groups of neurons, another model.
+    refused(&place, "--layout dense --predictor p", &foreign);
+    let other = small(4);
+    other.write("p", place.read("p"));
+    refused(&other, "--layout neuron --predictor p", &foreign);
+    place.write("half", &place.read("p")[..1000]);
+    refused(&place, "--layout neuron --predictor half", &["half: cannot be put into", "damaged", "calibrate"]);
+    place.write("text", "no predictor");
+    refused(&place, "--layout neuron --predictor text", &["text: cannot be put into", "damaged", "calibrate"]);
+    place.write("empty", "");
+    refused(&place, "--layout neuron --predictor empty", &["empty: cannot be put into", "damaged", "calibrate"]);
+    refused(&place, "--layout neuron --predictor nothing", &["cannot read nothing", "check the path"]);
+}

@@ -1,0 +1,123 @@
+//! What the predictors are worth: divergence from the dense model on text that was not calibrated on.
+
+use shadowllm_core::sparsity::{Dial, Policy, SLOTS};
+use shadowllm_core::{Format, KvFormat, SessionOptions};
+use shadowllm_host::calibrate::Options;
+use shadowllm_host::compare::{Outcome, Windows, compare};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::Text;
+use shadowllm_tests::program::Place;
+use shadowllm_tests::sparse::{Small, dial};
+use shadowllm_tests::vectors;
+use std::sync::OnceLock;
+
+const DENSITIES: [f32; 3] = [0.7, 0.5, 0.3];
+const POLICIES: [Policy; 6] =
+    [Policy::Static, Policy::Random, Policy::Shadow, Policy::PerLayer, Policy::Oracle, Policy::Auto];
+/// Policies that are compared on neurons alone, and the density that stands for it.
+const NEURONS_ONLY: [Policy; 3] = [Policy::Static, Policy::Shadow, Policy::Oracle];
+const FEW: f32 = 0.25;
+/// Bytes of text that are learnt from.
+const LEARNT: usize = 35_000;
+const CALIBRATE: &str = "calibrate plain.sllm --text learnt.txt -o calibrated.sllm --policies static,shadow,per-layer \
+    --window 96 --rank 32 --layer-rank 32 --steps 2 --budget-windows 1 -t 2";
+
+/// The model that ships with the program, calibrated on a part of a text, on another part.
+fn outcomes() -> &'static [Outcome] {
+    static ONCE: OnceLock<Vec<Outcome>> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let place = Place::new();
+        place.copy(&vectors("brown-opt"), "model");
+        place.works("pack model -o plain.sllm --format q8_0 --layout neuron");
+        let text = std::fs::read_to_string(vectors("brown-heldout.txt")).unwrap();
+        let (learnt, other) = text.split_at(text.floor_char_boundary(LEARNT));
+        place.write("learnt.txt", learnt);
+        place.works(CALIBRATE);
+        let model = LoadedModel::open(&place.path("calibrated.sllm"), None).unwrap();
+        let ids = Text::of(&model).unwrap().encode(&other[..other.floor_char_boundary(8000)], false).unwrap();
+        let options = SessionOptions { context: 96, batch: 96, logit_rows: 16, kv: KvFormat::F16, sparsity: true };
+        let mut memory = model.memory(&options).unwrap();
+        let mut session = model.session(options, &mut memory).unwrap();
+        let windows = Windows { ids: &ids, window: 96, context: 0, most: 5 };
+        let dials = POLICIES.iter().flat_map(|p| DENSITIES.map(|d| dial(*p, d)));
+        let dials: Vec<_> = dials.chain(NEURONS_ONLY.map(few_neurons)).collect();
+        compare(&mut session, &Pool::new(2).unwrap(), &windows, &dials, &mut |_, _| {}).unwrap()
+    })
+}
+
+/// All heads, and of the neurons fewer than are active.
+fn few_neurons(policy: Policy) -> Dial {
+    let mut fixed = [None; SLOTS];
+    fixed[..2].copy_from_slice(&[Some(1.0), Some(0.04)]);
+    Dial { fixed, ..dial(policy, FEW) }
+}
+
+fn outcome(policy: Policy, density: f32) -> &'static Outcome {
+    outcomes().iter().find(|o| o.policy == policy.name() && o.density == density).unwrap()
+}
+
+#[test]
+fn predictors_are_better_than_means_and_those_than_chance() {
+    for density in DENSITIES {
+        let kl = |policy| outcome(policy, density).kl;
+        // Far better, in fact.
+        assert!(kl(Policy::Shadow) < 0.5 * kl(Policy::Static), "{density}: {:#?}", outcomes());
+        assert!(kl(Policy::PerLayer) < 0.5 * kl(Policy::Static), "{density}: {:#?}", outcomes());
+        assert!(kl(Policy::Static) < kl(Policy::Random), "{density}: {:#?}", outcomes());
+        let same = |policy| outcome(policy, density).top1;
+        assert!(same(Policy::Shadow) > same(Policy::Static), "{density}: {:#?}", outcomes());
+    }
+}
+
+/// Knowing is better than guessing. Of neurons: what a head is worth its output's magnitude does not tell.
+#[test]
+fn an_oracle_is_better_than_a_predictor() {
+    let [statics, shadow, oracle] = NEURONS_ONLY.map(|p| outcome(p, FEW));
+    assert!(oracle.kl < shadow.kl && shadow.kl < statics.kl, "{:#?}", [statics, shadow, oracle]);
+    // An oracle does not count what is zero anyway.
+    for density in DENSITIES {
+        let (oracle, shadow) = (outcome(Policy::Oracle, density), outcome(Policy::Shadow, density));
+        assert!(oracle.realised_density < shadow.realised_density, "{density}: {:#?}", outcomes());
+    }
+}
+
+#[test]
+fn no_more_is_read_than_asked_for() {
+    for o in outcomes().iter().filter(|o| o.density != FEW) {
+        assert!(o.realised_density <= f64::from(o.density) + 0.08, "{o:#?}");
+        assert!(o.realised_density > 0.05 && o.tokens == 5 * 95, "{o:#?}");
+    }
+}
+
+#[test]
+fn less_density_costs_more() {
+    for policy in POLICIES.into_iter().filter(|p| *p != Policy::Auto) {
+        let [a, b, c] = DENSITIES.map(|d| outcome(policy, d));
+        assert!(a.kl < b.kl && b.kl < c.kl, "{:#?}", [a, b, c]);
+        assert!(a.realised_density > b.realised_density && b.realised_density > c.realised_density);
+    }
+}
+
+/// Families with a gate and without, grouped heads, post-norm and projections, in other arrangements: on a stream of
+/// made-up tokens.
+#[test]
+fn every_kind_of_model_can_be_calibrated() {
+    for (family, arrangement) in [
+        ("qwen3", Arrangement { neuron_group: 4, ..Arrangement::DENSE }),
+        ("opt-postnorm-proj", Arrangement { attention_by_input: true, ..Arrangement::NEURON }),
+        ("llama-gqa-tied-rope3", Arrangement { attention_by_input: false, ..Arrangement::INPUT }),
+        ("mistral-swa", Arrangement::DENSE),
+        ("llama-relu", Arrangement::INPUT),
+        ("qwen2", Arrangement::NEURON),
+    ] {
+        let small = Small::family(family, Format::Q8_0, arrangement);
+        let model = small.open(true, None);
+        let predictor = model.model().predictor().unwrap().unwrap();
+        for policy in Options::POLICIES {
+            assert!(predictor.calibration(policy).is_some(), "{family}: {}", policy.name());
+        }
+        assert!(predictor.best(0.5).is_some(), "{family}");
+    }
+}
