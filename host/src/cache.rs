@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::import;
 use crate::model::LoadedModel;
 use crate::pack::{Arrangement, Formats, Progress, pack};
+use crate::predictor::attach;
 use std::path::{Path, PathBuf};
 
 /// `$XDG_CACHE_HOME/shadowllm`, or the platform's usual place; made if it is not there.
@@ -41,6 +42,20 @@ pub fn is_image(path: &Path) -> bool {
 /// # Errors
 /// When the path is none of them, or packing fails.
 pub fn image_for(path: &Path, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
+    image_with(path, Arrangement::DENSE, None, note, progress)
+}
+
+/// [`image_for`] in an arrangement, and with a predictor where one is given.
+///
+/// # Errors
+/// As [`image_for`]; when the predictor does not fit.
+pub fn image_with(
+    path: &Path,
+    arrangement: Arrangement,
+    predictor: Option<&[u8]>,
+    note: &mut dyn FnMut(&str),
+    progress: Progress,
+) -> Result<PathBuf> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     let gguf = meta.is_file()
         && std::fs::File::open(path).is_ok_and(|mut f| {
@@ -53,19 +68,24 @@ pub fn image_for(path: &Path, note: &mut dyn FnMut(&str), progress: Progress) ->
     }
     let source = import::open(path)?;
     let formats = Formats::like(&*source)?;
-    let target = folder()?.join(cache_name(path, formats)?);
+    let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
+    let target = folder()?.join(cache_name(path, formats, &id)?);
     // One that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
-    pack(&*source, formats, Arrangement::DENSE, &target, progress)?;
+    pack(&*source, formats, arrangement, &target, progress)?;
+    if let Some(predictor) = predictor {
+        attach(&target, predictor, &serde_json::json!("shipped"), &target)?;
+    }
     Ok(target)
 }
 
-/// Name in the cache: the source's name, the formats and a hash of path, size and date.
-fn cache_name(path: &Path, formats: Formats) -> Result<String> {
+/// Name in the cache: the source's name, the formats and a hash of path, size and date, and of `how` it is packed.
+fn cache_name(path: &Path, formats: Formats, how: &str) -> Result<String> {
     let mut hash = crc32fast::Hasher::new();
+    hash.update(how.as_bytes());
     let full = std::fs::canonicalize(path).map_err(|e| Error::io("read", path, e))?;
     hash.update(full.as_os_str().as_encoded_bytes());
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
