@@ -187,6 +187,10 @@ impl Session<'_, '_> {
         self.embed(exec, tokens)?;
         for layer in 0..self.model.config().layers {
             if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                // How far it came must not show in what is chosen next.
+                if let Some(state) = &mut self.sparsity {
+                    state.forget();
+                }
                 return Err(Error::Cancelled);
             }
             self.attention(exec, layer, tokens.len())?;
