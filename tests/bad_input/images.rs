@@ -1,7 +1,7 @@
 //! Images that are cut off, damaged, of a newer version, or lack what a command needs.
 
 use super::{brown, image, resign};
-use shadowllm_core::image::{HEADER_LEN, SectionKind};
+use shadowllm_core::image::{HEADER_LEN, SectionKind, VERSION};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::program::Place;
 
@@ -76,7 +76,7 @@ fn a_newer_version() {
     let mut bytes = bytes();
     bytes[8] = 9;
     resign(&mut bytes);
-    bad_image(&bytes, &["version 9", "reads up to 1", "update shadowllm or pack the model again"]);
+    bad_image(&bytes, &["version 9", &format!("reads up to {VERSION}"), "update shadowllm or pack the model again"]);
 }
 
 #[test]
