@@ -2,11 +2,12 @@
 //! everywhere, choices that last as long as asked.
 
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Error, Serial, Session, SessionOptions};
+use shadowllm_core::{Error, Executor, Serial, Session, SessionOptions};
 use shadowllm_host::model::{LoadedModel, isas};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::same_bits;
 use shadowllm_tests::sparse::{Small, dial, made_up_ids, small_models, trail, with_session};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn same(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_bits(a, b))
@@ -132,6 +133,54 @@ fn what_was_rewound_does_not_count() {
                 })
             };
             assert!(same(&read(&ids), &read(&others)), "{name}: {prompt} and {decoded} tokens, back to {back}");
+        }
+    });
+}
+
+static CANCEL: AtomicBool = AtomicBool::new(false);
+
+/// Runs everything on the calling thread, and cancels after so many steps.
+struct Cancelling(AtomicUsize);
+
+// SAFETY: it is `Serial`, which counts.
+unsafe impl Executor for Cancelling {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        CANCEL.fetch_or(self.0.fetch_sub(1, Ordering::Relaxed) == 0, Ordering::Relaxed);
+        Serial.run(tasks, task);
+    }
+}
+
+/// However far it came: whether a token was refused at once or in the last layer, the next choice is the same.
+#[test]
+fn what_was_cancelled_does_not_count() {
+    each(0.5, &|name, model, dial| {
+        let ids = ids_for(model);
+        let read = |steps: usize, decoding: bool| {
+            with_session(model, |session| {
+                session.set_dial(&Dial { refresh: 4, ..*dial }).unwrap();
+                give(session);
+                session.set_cancel(Some(&CANCEL));
+                trail(session, &Serial, &ids[..8], &ids[8..10]);
+                let exec = Cancelling(AtomicUsize::new(steps));
+                CANCEL.store(steps == 0, Ordering::Relaxed);
+                let cancelled = match decoding {
+                    true => session.decode(&exec, ids[20]).err(),
+                    false => session.prefill(&exec, &ids[20..]).err(),
+                };
+                CANCEL.store(false, Ordering::Relaxed);
+                assert_eq!(cancelled, Some(Error::Cancelled), "{name}");
+                ids[10..14].iter().map(|id| session.decode(&Serial, *id).unwrap().to_vec()).collect::<Vec<_>>()
+            })
+        };
+        for decoding in [true, false] {
+            let at_once = read(0, decoding);
+            for steps in [1, 3, 5] {
+                assert!(same(&read(steps, decoding), &at_once), "{name}: decoding {decoding}, {steps} steps");
+            }
         }
     });
 }
