@@ -24,11 +24,18 @@ pub struct Product<'a> {
 /// are left out too. `list` must be as long as `x`.
 pub fn select_inputs(x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
     let mut n = 0;
-    for (i, x) in x.iter().enumerate() {
-        // Branchless: which inputs are large is not to be guessed. What is no number is kept, to be seen.
+    // Branchless: which inputs are large is not to be guessed. What is no number is kept, to be seen.
+    let mut put = |i: usize, small: bool| {
         list[n] = i as u32;
-        let small = x.abs() <= threshold || quants.is_some_and(|q| q[i] == 0);
         n += usize::from(!small);
+    };
+    match quants {
+        Some(quants) => {
+            for (i, (x, q)) in x.iter().zip(quants).enumerate() {
+                put(i, (x.abs() <= threshold) | (*q == 0));
+            }
+        }
+        None => x.iter().enumerate().for_each(|(i, x)| put(i, x.abs() <= threshold)),
     }
     n
 }
