@@ -128,7 +128,7 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<i64> {
     Some(i64::from_le_bytes(wide) >> (64 - 8 * N))
 }
 
-/// A table of a [flatbuffer](https://flatbuffers.dev/internals/).
+/// A table of a flatbuffer.
 struct Table<'a> {
     bytes: &'a [u8],
     at: usize,
