@@ -8,12 +8,11 @@ use shadowllm_host::calibrate::criteria::Criterion;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::{
-    FAMILIES, Reading, Tensor, arrangements, fixture_ids, logits, loss, max_difference, pack_as, pack_to, skipped,
-    smollm2, tensor, vectors,
+    FAMILIES, Reading, Tensor, arrangements, fixture_ids, logits, loss, max_difference, pack_as, pack_to, tensor,
+    vectors,
 };
 use std::ops::Range;
 use std::path::Path;
-use std::time::Instant;
 
 const SHAPE: Shape = Shape { d: 64, ffn: 96, heads: [4, 2, 16], vocab: 50, layers: 2 };
 
@@ -274,29 +273,5 @@ fn bad_windows_are_refused_in_words() {
     {
         let error = copy.trace(ids, true).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
-    }
-}
-
-/// Speed and memory on the real model: `CANDLE_NUM_THREADS=1 cargo test --release -p shadowllm-tests --test
-/// calibrate_autograd -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed_of_the_real_model() {
-    let Some(source) = smollm2() else { return skipped("speed of calibration") };
-    let temp = tempfile::tempdir().unwrap();
-    let model = packed(&source, Format::Q8_0, &temp.path().join("model.sllm"));
-    let copy = Differentiable::new(model.model()).unwrap();
-    let vocab = copy.config().vocab as u32;
-    for (tokens, workers, gradients) in
-        [(256, 1, true), (256, 2, true), (512, 1, true), (512, 2, true), (256, 2, false)]
-    {
-        let ids: Vec<u32> = (0..8 * tokens as u32).map(|i| (i * i * 7 + 31 * i) % vocab).collect();
-        let windows: Vec<&[u32]> = ids.chunks(tokens).collect();
-        let start = Instant::now();
-        copy.trace_each(&windows, gradients, workers, &mut |_, _| Ok(())).unwrap();
-        let speed = ids.len() as f64 / start.elapsed().as_secs_f64();
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("memory unknown");
-        println!("{tokens} tokens, {workers} workers, gradients {gradients}: {speed:.0} tokens/s, {peak}");
     }
 }

@@ -113,7 +113,7 @@ fn add(
 }
 
 /// Lists the inputs that up to three maps of a layer stored by input read of `x` (one token): those that are not
-/// zero and reach the map's threshold. Returns the lists' lengths; equal maps share the first's list.
+/// zero and exceed the map's threshold. Returns the lists' lengths; a map that repeats the one before gets none.
 #[allow(clippy::too_many_arguments, reason = "a step's operands")]
 fn select(
     c: &Config,
