@@ -34,11 +34,14 @@ pub enum Policy {
     Oracle = 10,
     /// The policy that calibration found best for the density.
     Auto = 11,
+    /// Constant thresholds on the inputs of attention's maps, the shadow predictor for the neurons: for images that
+    /// store attention by input and neurons as bundles.
+    Mixed = 12,
 }
 
 impl Policy {
     /// All, in the order of their codes.
-    pub const ALL: [Policy; 12] = [
+    pub const ALL: [Policy; 13] = [
         Policy::Off,
         Policy::Given,
         Policy::Static,
@@ -51,6 +54,7 @@ impl Policy {
         Policy::InputTop,
         Policy::Oracle,
         Policy::Auto,
+        Policy::Mixed,
     ];
 
     /// Name on the command line and in reports.
@@ -68,6 +72,7 @@ impl Policy {
             Policy::InputTop => "input-top",
             Policy::Oracle => "oracle",
             Policy::Auto => "auto",
+            Policy::Mixed => "mixed",
         }
     }
 
@@ -81,9 +86,19 @@ impl Policy {
         Self::ALL.get(code as usize).copied()
     }
 
-    /// Whether it skips inputs of linear maps (else heads and neurons).
+    /// Whether it skips inputs of linear maps (else heads).
     pub const fn by_input(self) -> bool {
-        matches!(self, Policy::Input | Policy::InputTop)
+        matches!(self, Policy::Input | Policy::InputTop | Policy::Mixed)
+    }
+
+    /// Whether it lists the neurons to compute, before they are.
+    pub const fn lists_neurons(self) -> bool {
+        !matches!(self, Policy::Off | Policy::Input | Policy::InputTop | Policy::Oracle)
+    }
+
+    /// Whether it asks the predictor at the first layer.
+    pub const fn asks_shadow(self) -> bool {
+        matches!(self, Policy::Shadow | Policy::Mixed)
     }
 
     /// Slots of a layer that its budget is divided among: heads and neurons, or the maps.
@@ -91,9 +106,23 @@ impl Policy {
         if self.by_input() { MAPS } else { 2 }
     }
 
+    /// The slot of the neurons: where the budget is divided among maps, that of up.
+    pub const fn neuron_slot(self) -> usize {
+        if self.by_input() { 5 } else { 1 }
+    }
+
     /// Whether it needs calibrated tables.
     pub const fn calibrated(self) -> bool {
-        matches!(self, Policy::Static | Policy::Shadow | Policy::PerLayer | Policy::Gate | Policy::Input | Policy::Auto)
+        matches!(
+            self,
+            Policy::Static
+                | Policy::Shadow
+                | Policy::PerLayer
+                | Policy::Gate
+                | Policy::Input
+                | Policy::Mixed
+                | Policy::Auto
+        )
     }
 }
 

@@ -5,6 +5,7 @@
 //! different number formats; a [`fingerprint`] of the model keeps it from others.
 
 use super::dial::Policy;
+use super::select::threshold_of;
 use crate::error::Error;
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::image::{Config, Image, Kind, crc32};
@@ -51,7 +52,7 @@ impl Tap {
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// What a table of the section is. Those from [`Table::LayerIn`] on stand once in every layer.
+        /// What a table of the section is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Table { $($(#[$doc])* $name = $code),* }
@@ -59,6 +60,17 @@ macro_rules! tables {
         impl Table {
             /// All, in the order of their codes.
             pub const ALL: &[Table] = &[$(Table::$name),*];
+
+            /// The table with this code.
+            pub fn from_code(code: u8) -> Option<Table> {
+                Self::ALL.get(code as usize).copied()
+            }
+
+            /// Whether it stands once in every layer.
+            pub const fn in_layers(self) -> bool {
+                let code = self as u8;
+                code >= Table::LayerIn as u8 && code <= Table::LayerHeadBias as u8
+            }
         }
     };
 }
@@ -122,12 +134,37 @@ tables! {
     LayerHeads = 27,
     /// Their bias.
     LayerHeadBias = 28,
+    /// Shares kept of the slots by thresholds on attention's inputs and the shadow predictor, [GRID, layers, 7].
+    MixedBudget = 29,
 }
 
 const TABLES: usize = Table::ALL.len();
 const NONE: u16 = u16::MAX;
 /// Format code of vectors.
 const VECTOR: u8 = 255;
+
+/// What calibration measured for a policy.
+#[derive(Clone, Copy)]
+pub struct Calibration<'a> {
+    policy: Policy,
+    /// [layers, slots, QUANTILES].
+    quantiles: &'a [f32],
+    /// Those of the neurons, [layers, 2, QUANTILES], where they are scored by another's.
+    neurons: Option<&'a [f32]>,
+    /// [GRID, layers, slots].
+    pub(crate) budget: &'a [f32],
+}
+
+impl Calibration<'_> {
+    /// The score that a share of a layer's slot reaches.
+    pub(crate) fn threshold(&self, layer: usize, slot: usize, share: f32) -> f32 {
+        let (all, slots, slot) = match self.neurons {
+            Some(scores) if slot == self.policy.neuron_slot() => (scores, 2, Policy::Shadow.neuron_slot()),
+            _ => (self.quantiles, self.policy.slots(), slot),
+        };
+        threshold_of(&all[(layer * slots + slot) * QUANTILES..][..QUANTILES], share)
+    }
+}
 
 /// The parsed section.
 #[derive(Clone, Copy)]
@@ -188,7 +225,7 @@ impl<'a> Predictor<'a> {
         };
         p.index(word(bytes, 32))?;
         for table in Table::ALL {
-            for layer in 0..if *table as u8 >= Table::LayerIn as u8 { c.layers } else { 1 } {
+            for layer in 0..if table.in_layers() { c.layers } else { 1 } {
                 p.check(*table, layer, c)?;
             }
         }
@@ -200,7 +237,7 @@ impl<'a> Predictor<'a> {
         let bad = Error::BadPredictor("its table");
         let rows = count.checked_mul(ENTRY_LEN).and_then(|n| self.bytes.get(HEADER_LEN..HEADER_LEN.checked_add(n)?));
         for row in rows.ok_or(bad)?.chunks_exact(ENTRY_LEN) {
-            let in_layers = row[0] >= Table::LayerIn as u8;
+            let in_layers = Table::from_code(row[0]).is_some_and(Table::in_layers);
             let next = if in_layers { &mut self.per_layer } else { &mut self.globals };
             if in_layers && u16::from_le_bytes([row[2], row[3]]) != 0 {
                 continue;
@@ -218,7 +255,7 @@ impl<'a> Predictor<'a> {
         if at == NONE || layer >= self.layers {
             return None;
         }
-        let i = if table as u8 >= Table::LayerIn as u8 { self.globals + layer * self.per_layer } else { 0 };
+        let i = if table.in_layers() { self.globals + layer * self.per_layer } else { 0 };
         let row = self.bytes.get(HEADER_LEN + (i + at as usize) * ENTRY_LEN..)?.get(..ENTRY_LEN)?;
         if row[0] != table as u8 || i > 0 && u16::from_le_bytes([row[2], row[3]]) as usize != layer {
             return None;
@@ -280,7 +317,7 @@ impl<'a> Predictor<'a> {
             }
             Table::InputQuantiles => quantiles(Policy::Input.slots()),
             Table::StaticBudget | Table::ShadowBudget | Table::PerLayerBudget | Table::GateBudget => budget(2),
-            Table::InputBudget => budget(Policy::Input.slots()),
+            Table::InputBudget | Table::MixedBudget => budget(Policy::Input.slots()),
             Table::DownMeans => (c.layers * c.d_model, 0),
             Table::Auto => (GRID, 0),
             Table::LayerIn => (0, c.d_model.next_multiple_of(BLOCK)),
@@ -315,16 +352,21 @@ impl<'a> Predictor<'a> {
     }
 
     /// Quantiles and budget of a calibrated policy, where the section has them.
-    pub fn calibration(&self, policy: Policy) -> Option<(&'a [f32], &'a [f32])> {
-        let (quantiles, budget) = match policy {
-            Policy::Static => (Table::StaticQuantiles, Table::StaticBudget),
-            Policy::Shadow => (Table::ShadowQuantiles, Table::ShadowBudget),
-            Policy::PerLayer => (Table::PerLayerQuantiles, Table::PerLayerBudget),
-            Policy::Gate => (Table::GateQuantiles, Table::GateBudget),
-            Policy::Input => (Table::InputQuantiles, Table::InputBudget),
+    pub fn calibration(&self, policy: Policy) -> Option<Calibration<'a>> {
+        let (quantiles, budget, neurons) = match policy {
+            Policy::Static => (Table::StaticQuantiles, Table::StaticBudget, None),
+            Policy::Shadow => (Table::ShadowQuantiles, Table::ShadowBudget, None),
+            Policy::PerLayer => (Table::PerLayerQuantiles, Table::PerLayerBudget, None),
+            Policy::Gate => (Table::GateQuantiles, Table::GateBudget, None),
+            Policy::Input => (Table::InputQuantiles, Table::InputBudget, None),
+            Policy::Mixed => (Table::InputQuantiles, Table::MixedBudget, Some(Table::ShadowQuantiles)),
             _ => return None,
         };
-        Some((self.vector(quantiles, 0)?, self.vector(budget, 0)?))
+        let neurons = match neurons {
+            Some(table) => Some(self.vector(table, 0)?),
+            None => None,
+        };
+        Some(Calibration { policy, quantiles: self.vector(quantiles, 0)?, neurons, budget: self.vector(budget, 0)? })
     }
 
     /// The best policy at a density.
@@ -337,14 +379,15 @@ impl<'a> Predictor<'a> {
     /// Bytes of a policy's predictor that a token reads when it chooses anew.
     pub fn bytes(&self, policy: Policy) -> usize {
         let size = |table: Table| {
-            let layers = if table as u8 >= Table::LayerIn as u8 { 1..self.layers } else { 0..1 };
+            let layers = if table.in_layers() { 1..self.layers } else { 0..1 };
             let matrix = |l| self.matrix(table, l).map(|m| m.geometry().weight_bytes());
             layers.map(|l| matrix(l).or(self.vector(table, l).map(|v| 4 * v.len())).unwrap_or(0)).sum::<usize>()
         };
         let of = |tables: &[Table]| tables.iter().map(|t| size(*t)).sum();
         match policy {
             Policy::Shadow => of(&Table::ALL[..6]),
-            Policy::PerLayer => of(&Table::ALL[Table::LayerIn as usize..]),
+            Policy::Mixed => of(&Table::ALL[..4]),
+            Policy::PerLayer => of(&Table::ALL[Table::LayerIn as usize..=Table::LayerHeadBias as usize]),
             Policy::Gate => of(&[Table::GateWeights]),
             Policy::Prompt => of(&[Table::NeuronNorms]),
             _ => 0,

@@ -2,8 +2,8 @@
 
 use super::active::ActiveSet;
 use super::dial::{Allocation, Dial, Policy, SLOTS};
-use super::predictor::{GRID, Predictor, QUANTILES, Table, Tap};
-use super::select::{count_of, interpolate, kth_largest, random, threshold_of};
+use super::predictor::{GRID, Predictor, Table, Tap};
+use super::select::{count_of, interpolate, kth_largest, random};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
@@ -97,7 +97,7 @@ impl<'m> State<'m> {
             other => other,
         };
         let c = self.config;
-        if policy.by_input() && !(c.attention_by_input || c.ffn_by_input) {
+        if policy.by_input() && !(c.attention_by_input || c.ffn_by_input && policy != Policy::Mixed) {
             return Err(Error::NotByInput);
         }
         let calibration = predictor.and_then(|p| p.calibration(policy));
@@ -121,12 +121,10 @@ impl<'m> State<'m> {
                 let i = layer * policy.slots() + slot;
                 self.shares[at] = match shares {
                     Some(shares) => shares[i],
-                    None => self.share(calibration.or(kin).map(|c| c.1), layer, slot),
+                    None => self.share(calibration.or(kin).map(|c| c.budget), layer, slot),
                 };
-                self.thresholds[at] = match calibration {
-                    Some((quantiles, _)) => threshold_of(&quantiles[i * QUANTILES..][..QUANTILES], self.shares[at]),
-                    None => f32::NEG_INFINITY,
-                };
+                let share = self.shares[at];
+                self.thresholds[at] = calibration.map_or(f32::NEG_INFINITY, |c| c.threshold(layer, slot, share));
             }
         }
         if let (Policy::Static, Some(p)) = (policy, predictor) {
@@ -196,8 +194,12 @@ impl<'m> State<'m> {
 
     /// Whether heads and neurons are chosen by list in this pass.
     pub fn lists(&self) -> Option<&ActiveSet<'m>> {
-        let listed = !self.policy.by_input() && !matches!(self.policy, Policy::Oracle);
-        (self.acting && listed).then_some(&self.active)
+        (self.acting && self.policy.lists_neurons()).then_some(&self.active)
+    }
+
+    /// What a layer's neurons must score.
+    fn neuron_threshold(&self, layer: usize) -> f32 {
+        self.thresholds[layer * SLOTS + self.policy.neuron_slot()]
     }
 
     /// Groups that are neurons, not padding.
@@ -245,7 +247,7 @@ impl<'m> State<'m> {
         normed: &Rows,
         heads: &Rows,
     ) {
-        let Some(p) = predictor.filter(|_| self.acting && self.fresh && self.policy == Policy::Shadow) else { return };
+        let Some(p) = predictor.filter(|_| self.acting && self.fresh && self.policy.asks_shadow()) else { return };
         let start = exec.nanoseconds();
         self.shadow(exec, kernels, p, layer, normed, heads);
         self.nanoseconds += exec.nanoseconds() - start;
@@ -288,11 +290,11 @@ impl<'m> State<'m> {
         if let Some(m) = p.matrix(Table::ShadowNeurons, 0) {
             self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowNeuronBias, 0), self.scores);
             for layer in 1..self.config.layers {
-                let (least, at) = (self.thresholds[layer * SLOTS + NEURONS], (layer - 1) * padded(groups));
+                let (least, at) = (self.neuron_threshold(layer), (layer - 1) * padded(groups));
                 self.active.choose_neurons(layer, |g| self.scores[at + g] >= least);
             }
         }
-        if let Some(m) = p.matrix(Table::ShadowHeads, 0) {
+        if let Some(m) = p.matrix(Table::ShadowHeads, 0).filter(|_| !self.policy.by_input()) {
             self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowHeadBias, 0), self.scores);
             for layer in 1..self.config.layers {
                 let (least, at) = (self.thresholds[layer * SLOTS + HEADS], (layer - 1) * padded(heads));
@@ -343,7 +345,8 @@ impl<'m> State<'m> {
             return 0.0;
         }
         match self.policy {
-            Policy::Input => self.thresholds[layer * SLOTS + map].max(0.0),
+            Policy::Mixed if map >= 4 => 0.0,
+            Policy::Input | Policy::Mixed => self.thresholds[layer * SLOTS + map].max(0.0),
             Policy::InputTop => {
                 let share = self.shares[layer * SLOTS + map];
                 let k = if share <= 0.0 { 0 } else { count_of(share, x.len()) };
@@ -431,7 +434,7 @@ impl<'m> State<'m> {
     /// Mean activations of a layer's neurons and what they add to its output, where skipped neurons count with
     /// their mean.
     pub fn means<'p>(&self, predictor: Option<&Predictor<'p>>, layer: usize) -> Option<(&'p [f32], &'p [f32])> {
-        let centred = matches!(self.policy, Policy::Static | Policy::Shadow | Policy::PerLayer);
+        let centred = matches!(self.policy, Policy::Static | Policy::Shadow | Policy::PerLayer | Policy::Mixed);
         if !self.acting || !centred || layer == 0 || self.active.neurons(layer).is_none() {
             return None;
         }

@@ -103,6 +103,7 @@ fn slot_of(policy: Policy, kind: Kind) -> Option<usize> {
     let maps = [Kind::Q, Kind::K, Kind::V, Kind::O, Kind::Gate, Kind::Up, Kind::Down];
     let map = maps.iter().position(|k| *k == kind)?;
     match (policy.by_input(), map) {
+        (true, 4..) if policy == Policy::Mixed => Some(policy.neuron_slot()),
         (true, _) => Some(map),
         (false, 0 | 3) => Some(0),
         (false, 4..) => Some(1),
@@ -115,6 +116,7 @@ fn cuttable(policy: Policy, image: &Image, slot: usize) -> bool {
     let c = image.config();
     match policy {
         Policy::Gate => slot == 1,
+        Policy::Mixed => slot < 4 || slot == policy.neuron_slot(),
         _ if policy.by_input() && slot < 4 => c.attention_by_input,
         _ if policy.by_input() => c.ffn_by_input && (slot != 4 || c.gated),
         _ => true,

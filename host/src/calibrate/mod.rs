@@ -251,7 +251,10 @@ fn budgets(
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
     let windows =
         Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
-    let servable = |p: &Policy| !p.by_input() || c.attention_by_input || c.ffn_by_input;
+    let servable = |p: &Policy| match p {
+        Policy::Mixed => c.attention_by_input && !c.ffn_by_input,
+        p => !p.by_input() || c.attention_by_input || c.ffn_by_input,
+    };
     let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && servable(p)).collect();
     let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
     // Twice: the first pass finds the budgets, the second, with them in place, the best policies.

@@ -47,6 +47,7 @@ impl Section {
             Policy::PerLayer => Table::PerLayerQuantiles,
             Policy::Gate => Table::GateQuantiles,
             Policy::Input => Table::InputQuantiles,
+            Policy::Mixed => return self.has(Policy::Input) && self.has(Policy::Shadow),
             _ => return false,
         };
         self.rows.iter().any(|r| r.table == table)
@@ -74,7 +75,7 @@ impl Section {
         let c = image.config();
         // First the model's own tables, then each layer's, in the order of their kinds.
         let mut rows: Vec<&Row> = self.rows.iter().collect();
-        rows.sort_by_key(|r| (r.table as u8 >= Table::LayerIn as u8, r.layer, r.table as u8));
+        rows.sort_by_key(|r| (r.table.in_layers(), r.layer, r.table as u8));
         let mut out = vec![0; HEADER_LEN + rows.len() * ENTRY_LEN];
         out[..MAGIC.len()].copy_from_slice(&MAGIC);
         let head = [

@@ -22,6 +22,7 @@ pub fn budget_table(policy: Policy) -> Table {
         Policy::PerLayer => Table::PerLayerBudget,
         Policy::Gate => Table::GateBudget,
         Policy::Input => Table::InputBudget,
+        Policy::Mixed => Table::MixedBudget,
         _ => Table::StaticBudget,
     }
 }
