@@ -97,8 +97,8 @@ mod x86 {
     pub(super) fn best() -> Isa {
         let (max_leaf, leaf1) = (__cpuid(0).eax, __cpuid(1));
         let has = |word: u32, bits: &[u32]| bits.iter().all(|b| word >> b & 1 == 1);
-        // 27 OSXSAVE, 28 AVX, 29 F16C.
-        if max_leaf < 7 || !has(leaf1.ecx, &[27, 28, 29]) {
+        // 23 POPCNT, 27 OSXSAVE, 28 AVX, 29 F16C.
+        if max_leaf < 7 || !has(leaf1.ecx, &[23, 27, 28, 29]) {
             return Isa::Scalar;
         }
         // SAFETY: OSXSAVE is set, so XGETBV exists.

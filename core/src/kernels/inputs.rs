@@ -7,7 +7,7 @@
 use super::RawInput;
 use super::matmul::block_sum;
 use super::matrix::Lines;
-use super::tiles::Tiles;
+use super::tiles::Gather;
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::{LANES, Lanes, zip};
 use core::marker::PhantomData;
@@ -307,43 +307,34 @@ impl Add {
     }
 }
 
-/// The tiles of one panel, put together from lines of codes.
+/// Tiles out of the lines of 32 inputs.
 pub(super) struct GatheredCodes<C> {
     lines: Lines,
     panel: usize,
     outputs: usize,
     kb: usize,
-    tile: *mut u8,
     codes: PhantomData<C>,
 }
 
-impl<C> Clone for GatheredCodes<C> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<C> Copy for GatheredCodes<C> {}
-
 impl<C: Codes> GatheredCodes<C> {
-    /// Tiles of `panel` out of `outputs`, to be made in `tile`.
+    /// Tiles of `panel` out of `outputs`.
     ///
     /// # Safety
-    /// The lines must be there, and room for a tile, nobody else's.
-    pub(super) unsafe fn new(lines: &Lines, panel: usize, outputs: usize, tile: *mut u8) -> Self {
-        GatheredCodes { lines: *lines, panel, outputs, kb: 0, tile, codes: PhantomData }
+    /// The lines must be there.
+    pub(super) unsafe fn new(lines: &Lines, panel: usize, outputs: usize) -> Self {
+        GatheredCodes { lines: *lines, panel, outputs, kb: 0, codes: PhantomData }
     }
 }
 
-// SAFETY: writes scales, minima and codes: a whole tile.
-unsafe impl<L: Lanes, C: Codes> Tiles<L> for GatheredCodes<C> {
+impl<L: Lanes, C: Codes> Gather<L> for GatheredCodes<C> {
     #[inline(always)]
-    unsafe fn next(&mut self, _once: bool) -> *const u8 {
+    unsafe fn next(&mut self, _once: bool, tile: *mut u8) {
         // SAFETY: by the contract of `new`.
         unsafe {
             let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
             for i in 0..C::SHARED / 2 {
                 let numbers = shared.add(i * self.outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
-                self.tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
+                tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
             }
             let skip = self.panel / 2 * C::BYTES;
             let (first, stride) = self.lines.group(self.kb);
@@ -351,9 +342,8 @@ unsafe impl<L: Lanes, C: Codes> Tiles<L> for GatheredCodes<C> {
             for (k, line) in lines.iter_mut().enumerate() {
                 *line = first.add(k * stride + skip);
             }
-            C::gather(&lines, self.panel % 2, self.tile.add(C::SHARED * TILE_ROWS));
+            C::gather(&lines, self.panel % 2, tile.add(C::SHARED * TILE_ROWS));
         }
         self.kb += 1;
-        self.tile
     }
 }

@@ -35,9 +35,10 @@ pub(super) trait LineFormat: Copy {
 /// There must be a u16 at `at` in every block and room for 16 at `to`.
 #[inline(always)]
 unsafe fn gather_halves(blocks: &[*const u8; TILE_ROWS], at: usize, to: *mut u8) {
-    for (r, block) in blocks.iter().enumerate() {
-        // SAFETY: by the contract.
-        unsafe { to.cast::<u16>().add(r).write_unaligned(block.add(at).cast::<u16>().read_unaligned()) };
+    // SAFETY: by the contract. Written in one go: what is read in one go must not wait for sixteen stores.
+    unsafe {
+        let halves: [u16; TILE_ROWS] = core::array::from_fn(|r| blocks[r].add(at).cast::<u16>().read_unaligned());
+        to.cast::<[u16; TILE_ROWS]>().write_unaligned(halves);
     }
 }
 

@@ -1,9 +1,11 @@
 //! The loops of the matrix kernels, once for every instruction set. The contract is in the parent module.
 
 use super::RawInput;
-use super::tiles::Tiles;
+use super::tiles::{Gather, Run, Tiles};
 use crate::format::{BLOCK, TILE_ROWS};
 use crate::simd::Lanes;
+use core::marker::PhantomData;
+use core::ops::Range;
 
 /// The exact integer dot products of one tile: the only part an instruction set writes itself.
 ///
@@ -58,13 +60,38 @@ pub(super) unsafe fn prefetch_ahead<L: Lanes>(tile: *const u8, bytes: usize) {
     }
 }
 
-/// Integer panel times `n` tokens.
+/// The product of a panel, by its kind of numbers.
 ///
 /// # Safety
-/// `tiles` must hand out whole tiles of `D`'s format, as many as `x` has blocks; `x` must have `n` rows; `out`
-/// must be valid for 16 floats at each multiple of `stride`; `D`'s features must be there.
+/// [`Panel::add`] may only be called where the implementation's target features are there.
+pub(super) unsafe trait Panel {
+    /// The float lanes that go with it.
+    type L: Lanes;
+    /// Bytes of a tile.
+    const TILE: usize;
+
+    /// Some k-blocks' part of a panel times `n` tokens; those behind the first add to `out`.
+    ///
+    /// # Safety
+    /// `tiles` must hand out whole tiles of the format for all of `kbs`, the blocks of `x`; `x` must have `n` rows;
+    /// `out` must be valid for 16 floats at each multiple of `stride`.
+    unsafe fn add<S: Tiles<Self::L>>(
+        table: &[i8; 16],
+        tiles: &S,
+        x: &RawInput,
+        kbs: Range<usize>,
+        n: usize,
+        out: *mut f32,
+        stride: usize,
+    );
+}
+
+/// Panel times `n` tokens.
+///
+/// # Safety
+/// As [`Panel::add`].
 #[inline(always)]
-pub(super) unsafe fn gemm_int<D: TileDot, S: Tiles<D::L>>(
+pub(super) unsafe fn gemm<P: Panel, S: Tiles<P::L>>(
     table: &[i8; 16],
     tiles: &S,
     x: &RawInput,
@@ -72,51 +99,123 @@ pub(super) unsafe fn gemm_int<D: TileDot, S: Tiles<D::L>>(
     out: *mut f32,
     stride: usize,
 ) {
-    let mut t = 0;
-    // SAFETY: `t + step <= n` before each call; the rest by the caller.
-    unsafe {
-        while D::TOKENS >= 16 && n - t >= 16 {
-            gemm_int_tokens::<D, S, 16>(table, tiles, x, t, out, stride);
-            t += 16;
-        }
-        while D::TOKENS >= 8 && n - t >= 8 {
-            gemm_int_tokens::<D, S, 8>(table, tiles, x, t, out, stride);
-            t += 8;
-        }
-        while D::TOKENS >= 4 && n - t >= 4 {
-            gemm_int_tokens::<D, S, 4>(table, tiles, x, t, out, stride);
-            t += 4;
-        }
-        while D::TOKENS >= 2 && n - t >= 2 {
-            gemm_int_tokens::<D, S, 2>(table, tiles, x, t, out, stride);
-            t += 2;
-        }
-        while n - t >= 1 {
-            gemm_int_tokens::<D, S, 1>(table, tiles, x, t, out, stride);
-            t += 1;
+    // SAFETY: by the caller.
+    unsafe { P::add(table, tiles, x, 0..x.width / BLOCK, n, out, stride) }
+}
+
+/// Tiles that are put together at a time, then read by all tokens.
+pub(super) const RUN: usize = 8;
+
+/// [`gemm`] of tiles that must be put together first.
+///
+/// # Safety
+/// As [`gemm`], with room for [`RUN`] tiles at `room`, nobody else's.
+#[inline(always)]
+pub(super) unsafe fn gemm_gathered<P: Panel, G: Gather<P::L>>(
+    table: &[i8; 16],
+    mut gather: G,
+    x: &RawInput,
+    n: usize,
+    out: *mut f32,
+    stride: usize,
+    room: *mut u8,
+) {
+    let blocks = x.width / BLOCK;
+    for first in (0..blocks).step_by(RUN) {
+        let run = RUN.min(blocks - first);
+        // SAFETY: the run's tiles, in their room; the rest by the caller.
+        unsafe {
+            for i in 0..run {
+                gather.next(n == 1, room.add(i * P::TILE));
+            }
+            P::add(table, &Run::new(room, P::TILE), x, first..first + run, n, out, stride);
         }
     }
 }
 
-/// One panel, `T` tokens from `t`: accumulators in registers, each tile decoded once.
+/// Integers.
+pub(super) struct Integers<D>(PhantomData<D>);
+
+// SAFETY: as `D`.
+unsafe impl<D: TileDot> Panel for Integers<D> {
+    type L = D::L;
+    const TILE: usize = D::TILE;
+
+    #[inline(always)]
+    unsafe fn add<S: Tiles<D::L>>(
+        table: &[i8; 16],
+        tiles: &S,
+        x: &RawInput,
+        kbs: Range<usize>,
+        n: usize,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let mut t = 0;
+        // SAFETY: `t + step <= n` before each call; the rest by the caller.
+        unsafe {
+            while D::TOKENS >= 16 && n - t >= 16 {
+                add_int::<D, S, 16>(table, tiles, x, kbs.clone(), t, out, stride);
+                t += 16;
+            }
+            while D::TOKENS >= 8 && n - t >= 8 {
+                add_int::<D, S, 8>(table, tiles, x, kbs.clone(), t, out, stride);
+                t += 8;
+            }
+            while D::TOKENS >= 4 && n - t >= 4 {
+                add_int::<D, S, 4>(table, tiles, x, kbs.clone(), t, out, stride);
+                t += 4;
+            }
+            while D::TOKENS >= 2 && n - t >= 2 {
+                add_int::<D, S, 2>(table, tiles, x, kbs.clone(), t, out, stride);
+                t += 2;
+            }
+            while n - t >= 1 {
+                add_int::<D, S, 1>(table, tiles, x, kbs.clone(), t, out, stride);
+                t += 1;
+            }
+        }
+    }
+}
+
+/// What `T` tokens from `t` have so far: nothing before the first k-block.
 ///
 /// # Safety
-/// As [`gemm_int`], with `t + T` rows.
+/// `out` must be valid for them; `L`'s features must be there.
 #[inline(always)]
-unsafe fn gemm_int_tokens<D: TileDot, S: Tiles<D::L>, const T: usize>(
+unsafe fn so_far<L: Lanes, const T: usize>(first: usize, t: usize, out: *const f32, stride: usize) -> [L; T] {
+    // SAFETY: by the contract.
+    unsafe {
+        let mut acc = [L::splat(0.0); T];
+        if first > 0 {
+            for (i, a) in acc.iter_mut().enumerate() {
+                *a = L::load(out.add((t + i) * stride));
+            }
+        }
+        acc
+    }
+}
+
+/// `T` tokens from `t`: accumulators in registers, each tile decoded once.
+///
+/// # Safety
+/// As [`Panel::add`], with `t + T` rows.
+#[inline(always)]
+unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
     table: &[i8; 16],
     tiles: &S,
     x: &RawInput,
+    kbs: Range<usize>,
     t: usize,
     out: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: by the contract of `gemm_int`.
+    // SAFETY: by the contract.
     unsafe {
         let blocks = x.width / BLOCK;
-        let mut acc = [D::L::splat(0.0); T];
+        let mut acc = so_far::<D::L, T>(kbs.start, t, out, stride);
         let mut tiles = *tiles;
-        for kb in 0..blocks {
+        for kb in kbs {
             let tile = tiles.next(T == 1);
             let codes = D::decode(tile, table);
             let scale = D::L::load_f16(tile.cast());
@@ -226,50 +325,57 @@ pub(super) unsafe fn accumulate<L: Lanes, E: Element, const T: usize>(
     }
 }
 
-/// Float panel times `n` tokens.
-///
-/// # Safety
-/// As [`gemm_int`].
-#[inline(always)]
-pub(super) unsafe fn gemm_float<L: Lanes, E: Element, S: Tiles<L>>(
-    _table: &[i8; 16],
-    tiles: &S,
-    x: &RawInput,
-    n: usize,
-    out: *mut f32,
-    stride: usize,
-) {
-    let mut t = 0;
-    // SAFETY: `t + step <= n` before each call; the rest by the caller.
-    unsafe {
-        while n - t >= 4 {
-            gemm_float_tokens::<L, E, S, 4>(tiles, x, t, out, stride);
-            t += 4;
-        }
-        while n - t >= 1 {
-            gemm_float_tokens::<L, E, S, 1>(tiles, x, t, out, stride);
-            t += 1;
+/// Floats.
+pub(super) struct Floats<L, E>(PhantomData<(L, E)>);
+
+// SAFETY: as `L`.
+unsafe impl<L: Lanes, E: Element> Panel for Floats<L, E> {
+    type L = L;
+    const TILE: usize = TILE_ROWS * BLOCK * size_of::<E>();
+
+    #[inline(always)]
+    unsafe fn add<S: Tiles<L>>(
+        _table: &[i8; 16],
+        tiles: &S,
+        x: &RawInput,
+        kbs: Range<usize>,
+        n: usize,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let mut t = 0;
+        // SAFETY: `t + step <= n` before each call; the rest by the caller.
+        unsafe {
+            while n - t >= 4 {
+                add_float::<L, E, S, 4>(tiles, x, kbs.clone(), t, out, stride);
+                t += 4;
+            }
+            while n - t >= 1 {
+                add_float::<L, E, S, 1>(tiles, x, kbs.clone(), t, out, stride);
+                t += 1;
+            }
         }
     }
 }
 
-/// One float panel, `T` tokens from `t`.
+/// `T` tokens from `t`.
 ///
 /// # Safety
-/// As [`gemm_int`], with `t + T` rows.
+/// As [`Panel::add`], with `t + T` rows.
 #[inline(always)]
-unsafe fn gemm_float_tokens<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
+unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     tiles: &S,
     x: &RawInput,
+    kbs: Range<usize>,
     t: usize,
     out: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: by the contract of `gemm_int`.
+    // SAFETY: by the contract.
     unsafe {
-        let mut acc = [L::splat(0.0); T];
+        let mut acc = so_far::<L, T>(kbs.start, t, out, stride);
         let mut tiles = *tiles;
-        for kb in 0..x.width / BLOCK {
+        for kb in kbs {
             let rows: [*const f32; T] = core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
             accumulate::<L, E, T>(&mut acc, tiles.next(T == 1).cast(), TILE_ROWS, BLOCK, &rows);
         }

@@ -29,6 +29,7 @@ mod matmul;
 mod matrix;
 mod norm;
 mod scalar;
+mod select;
 mod tiles;
 
 #[cfg(target_arch = "x86_64")]
@@ -46,7 +47,7 @@ use crate::cpu::{Cpu, Isa};
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use core::mem::MaybeUninit;
 use core::ops::Range;
-use tiles::{GatheredTiles, LARGEST_TILE, StoredTiles};
+use tiles::{GatheredRows, StoredTiles};
 
 /// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
 #[derive(Clone, Copy)]
@@ -116,6 +117,7 @@ type GemmCodesFn = unsafe fn(&[i8; 16], &Lines, usize, usize, &RawInput, usize, 
 type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f32, usize);
 type ColumnsFn = unsafe fn(&[i8; 16], *const u8, usize, &RawInput, usize, *mut f32);
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
 type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// One instruction set's kernels.
@@ -131,6 +133,7 @@ pub struct Kernels {
     gemv_codes: [GemvCodesFn; 3],
     gemm_codes: [GemmCodesFn; 3],
     quantize: QuantizeFn,
+    select: SelectFn,
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNormFn,
     activate: unsafe fn(Activation, Option<&[f32]>, &mut [f32]),
@@ -394,6 +397,18 @@ impl Kernels {
         unsafe { (self.quantize)(x, q, scales, offsets) }
     }
 
+    /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero; what is no number
+    /// too, to be seen), in order, and returns how many there are. Where the product takes quantized inputs, those
+    /// that are quantized to zero are left out too.
+    ///
+    /// # Panics
+    /// When `list` or `quants` are shorter than `x`.
+    pub fn select_inputs(&self, x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
+        assert!(list.len() >= x.len() && quants.is_none_or(|q| q.len() >= x.len()), "select: too short");
+        // SAFETY: lengths were just checked; features as above.
+        unsafe { (self.select)(x, quants, threshold, list) }
+    }
+
     /// `out = x / sqrt(mean(x^2) + eps) * weight`.
     ///
     /// # Panics
@@ -448,11 +463,11 @@ macro_rules! instantiate {
         #[allow(clippy::missing_safety_doc, missing_docs, reason = "private instances; contracts at the generic code")]
         mod $module {
             use super::*;
-            instantiate!(@gemm gemm_f32, gemm_rows_f32, [$($features)?], Format::F32, lines::F32Line, matmul::gemm_float::<$lanes, f32, _>);
-            instantiate!(@gemm gemm_f16, gemm_rows_f16, [$($features)?], Format::F16, lines::F16Line, matmul::gemm_float::<$lanes, half::f16, _>);
-            instantiate!(@gemm gemm_int8, gemm_rows_int8, [$($features)?], Format::Q8_0, lines::Int8Line, matmul::gemm_int::<$int8, _>);
-            instantiate!(@gemm gemm_table4, gemm_rows_table4, [$($features)?], Format::Q4_0, lines::Table4Line, matmul::gemm_int::<$table4, _>);
-            instantiate!(@gemm gemm_affine4, gemm_rows_affine4, [$($features)?], Format::Q4_1, lines::Affine4Line, matmul::gemm_int::<$affine4, _>);
+            instantiate!(@gemm gemm_f32, gemm_rows_f32, [$($features)?], Format::F32, lines::F32Line, matmul::Floats<$lanes, f32>);
+            instantiate!(@gemm gemm_f16, gemm_rows_f16, [$($features)?], Format::F16, lines::F16Line, matmul::Floats<$lanes, half::f16>);
+            instantiate!(@gemm gemm_int8, gemm_rows_int8, [$($features)?], Format::Q8_0, lines::Int8Line, matmul::Integers<$int8>);
+            instantiate!(@gemm gemm_table4, gemm_rows_table4, [$($features)?], Format::Q4_0, lines::Table4Line, matmul::Integers<$table4>);
+            instantiate!(@gemm gemm_affine4, gemm_rows_affine4, [$($features)?], Format::Q4_1, lines::Affine4Line, matmul::Integers<$affine4>);
             instantiate!(@inputs gemv_inputs_f32, gemm_inputs_f32, [$($features)?], $lanes, lines::F32Line);
             instantiate!(@inputs gemv_inputs_f16, gemm_inputs_f16, [$($features)?], $lanes, lines::F16Line);
             instantiate!(@inputs gemv_inputs_int8, gemm_inputs_int8, [$($features)?], $lanes, lines::Int8Line);
@@ -470,6 +485,11 @@ macro_rules! instantiate {
             pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [i32]) {
                 // SAFETY: lengths by the caller; features enabled here.
                 unsafe { norm::quantize::<$lanes>(x, q, s, o) }
+            }
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn select_inputs(x: &[f32], q: Option<&[i8]>, least: f32, list: &mut [u32]) -> usize {
+                // SAFETY: lengths by the caller; features enabled here.
+                unsafe { select::select_inputs::<$lanes>(x, q, least, list) }
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
@@ -514,17 +534,18 @@ macro_rules! instantiate {
                 $module::columns_affine4,
             ],
             quantize: $module::quantize,
+            select: $module::select_inputs,
             rms_norm: $module::rms_norm,
             layer_norm: $module::layer_norm,
             activate: $module::activate,
             attend: $module::attend,
         };
     };
-    (@gemm $name:ident, $rows:ident, [$($features:literal)?], $format:expr, $line:ty, $body:expr) => {
+    (@gemm $name:ident, $rows:ident, [$($features:literal)?], $format:expr, $line:ty, $panel:ty) => {
         $(#[target_feature(enable = $features)])?
         pub(super) unsafe fn $name(lut: &[i8; 16], w: &Walk, x: &RawInput, n: usize, out: *mut f32, stride: usize) {
             // SAFETY: shapes by the caller; features enabled here.
-            unsafe { $body(lut, &StoredTiles::new(w, const { $format.tile_bytes() }), x, n, out, stride) }
+            unsafe { matmul::gemm::<$panel, _>(lut, &StoredTiles::new(w, const { $format.tile_bytes() }), x, n, out, stride) }
         }
         $(#[target_feature(enable = $features)])?
         pub(super) unsafe fn $rows(
@@ -536,11 +557,11 @@ macro_rules! instantiate {
             out: *mut f32,
             stride: usize,
         ) {
-            let mut tile = MaybeUninit::<[u8; LARGEST_TILE]>::uninit();
-            // SAFETY: shapes by the caller; the tile is this call's own; features enabled here.
+            let mut room = MaybeUninit::<[u8; matmul::RUN * $format.tile_bytes()]>::uninit();
+            // SAFETY: shapes by the caller; the room is this call's own; features enabled here.
             unsafe {
-                let tiles = GatheredTiles::<$line>::new(rows, later, tile.as_mut_ptr().cast());
-                $body(lut, &tiles, x, n, out, stride)
+                let rows = GatheredRows::<$line>::new(rows, later);
+                matmul::gemm_gathered::<$panel, _>(lut, rows, x, n, out, stride, room.as_mut_ptr().cast())
             }
         }
     };
@@ -597,12 +618,13 @@ macro_rules! instantiate {
             out: *mut f32,
             stride: usize,
         ) {
-            let mut tile = MaybeUninit::<[u8; LARGEST_TILE]>::uninit();
-            // SAFETY: shapes by the caller; the tile is this call's own; features enabled here.
+            let mut room = MaybeUninit::<[u8; matmul::RUN * <$tile as matmul::TileDot>::TILE]>::uninit();
+            // SAFETY: shapes by the caller; the room is this call's own; features enabled here.
             unsafe {
                 type Kind = <$codes as inputs::InputDot>::C;
-                let tiles = inputs::GatheredCodes::<Kind>::new(lines, panel, outputs, tile.as_mut_ptr().cast());
-                matmul::gemm_int::<$tile, _>(lut, &tiles, x, n, out, stride)
+                let codes = inputs::GatheredCodes::<Kind>::new(lines, panel, outputs);
+                let room = room.as_mut_ptr().cast();
+                matmul::gemm_gathered::<matmul::Integers<$tile>, _>(lut, codes, x, n, out, stride, room)
             }
         }
     };
@@ -633,7 +655,7 @@ instantiate!(
     AVX2,
     avx2_set,
     Isa::Avx2,
-    ["avx2,f16c"],
+    ["avx2,f16c,popcnt"],
     crate::simd::avx2::Avx2Lanes,
     [avx2::Int8, avx2::Table4, avx2::Affine4],
     [
@@ -647,7 +669,7 @@ instantiate!(
     AVX512,
     avx512_set,
     Isa::Avx512,
-    ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c"],
+    ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,popcnt"],
     crate::simd::avx512::Avx512Lanes,
     [avx512::Int8, avx512::Table4, avx512::Affine4],
     [avx512::Int8Inputs, avx512::Table4Inputs, avx512::Affine4Inputs]

@@ -1,4 +1,4 @@
-//! Where a panel's tiles come from: stored as tiles, or put together from the lines of 16 outputs.
+//! Where a panel's tiles come from: stored as tiles, or put together from lines.
 
 use super::lines::LineFormat;
 use super::matmul::prefetch_ahead;
@@ -57,46 +57,63 @@ unsafe impl<L: Lanes> Tiles<L> for StoredTiles {
     }
 }
 
-/// Bytes of the largest tile (f32).
-pub(super) const LARGEST_TILE: usize = 2048;
+/// Tiles one behind the other.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    next: *const u8,
+    tile_bytes: usize,
+}
 
-/// Tiles put together from lines, one at a time in `tile`.
-pub(super) struct GatheredTiles<'a, F> {
+impl Run {
+    /// Those that begin at `start`.
+    pub(super) fn new(start: *const u8, tile_bytes: usize) -> Self {
+        Run { next: start, tile_bytes }
+    }
+}
+
+// SAFETY: as many tiles as its maker promises.
+unsafe impl<L: Lanes> Tiles<L> for Run {
+    #[inline(always)]
+    unsafe fn next(&mut self, _once: bool) -> *const u8 {
+        let tile = self.next;
+        self.next = tile.wrapping_add(self.tile_bytes);
+        tile
+    }
+}
+
+/// The tiles of one panel, to be put together in the order of the inputs.
+pub(super) trait Gather<L: Lanes> {
+    /// Makes the next tile. `once` says that it is read for one token only, so that what will be gathered later
+    /// should be asked of the memory now.
+    ///
+    /// # Safety
+    /// There must be one more, and room for it at `tile`; `L`'s features must be there.
+    unsafe fn next(&mut self, once: bool, tile: *mut u8);
+}
+
+/// Tiles out of the lines of 16 outputs.
+pub(super) struct GatheredRows<'a, F> {
     rows: &'a [*const u8; TILE_ROWS],
     /// The lines that will be asked for after these.
     later: &'a [*const u8; TILE_ROWS],
     /// Bytes of every line consumed.
     at: usize,
-    tile: *mut u8,
     format: PhantomData<F>,
 }
 
-impl<F> Clone for GatheredTiles<'_, F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<F> Copy for GatheredTiles<'_, F> {}
-
-impl<'a, F: LineFormat> GatheredTiles<'a, F> {
-    /// Tiles of the outputs whose lines begin at `rows`, to be made in `tile`.
+impl<'a, F: LineFormat> GatheredRows<'a, F> {
+    /// Tiles of the outputs whose lines begin at `rows`.
     ///
     /// # Safety
-    /// As many blocks as tiles are asked for must be readable behind every row, and [`LARGEST_TILE`] bytes
-    /// writable at `tile`, by nobody else.
-    pub(super) unsafe fn new(
-        rows: &'a [*const u8; TILE_ROWS],
-        later: &'a [*const u8; TILE_ROWS],
-        tile: *mut u8,
-    ) -> Self {
-        GatheredTiles { rows, later, at: 0, tile, format: PhantomData }
+    /// As many blocks as tiles are asked for must be readable behind every row.
+    pub(super) unsafe fn new(rows: &'a [*const u8; TILE_ROWS], later: &'a [*const u8; TILE_ROWS]) -> Self {
+        GatheredRows { rows, later, at: 0, format: PhantomData }
     }
 }
 
-// SAFETY: `gather` writes a whole tile.
-unsafe impl<L: Lanes, F: LineFormat> Tiles<L> for GatheredTiles<'_, F> {
+impl<L: Lanes, F: LineFormat> Gather<L> for GatheredRows<'_, F> {
     #[inline(always)]
-    unsafe fn next(&mut self, once: bool) -> *const u8 {
+    unsafe fn next(&mut self, once: bool, tile: *mut u8) {
         let at = self.at;
         self.at += F::BYTES;
         if once && (at == 0 || at / 64 != (at - F::BYTES) / 64) {
@@ -108,8 +125,7 @@ unsafe impl<L: Lanes, F: LineFormat> Tiles<L> for GatheredTiles<'_, F> {
         // SAFETY: blocks by the contract of `new`.
         unsafe {
             let blocks = core::array::from_fn(|r| self.rows[r].add(at));
-            F::gather::<L>(&blocks, self.tile);
+            F::gather::<L>(&blocks, tile);
         }
-        self.tile
     }
 }

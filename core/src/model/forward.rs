@@ -14,7 +14,7 @@ use crate::kernels::{Input, Kernels, Matrix};
 use crate::ops::attention::Step;
 use crate::ops::buffer::Rows;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
-use crate::ops::linear::{Product, linear, select_inputs};
+use crate::ops::linear::{Product, linear};
 use crate::ops::{for_ranges, rope};
 use crate::sparsity::State;
 use crate::views::Disjoint;
@@ -116,6 +116,7 @@ fn add(
 /// zero and exceed the map's threshold. Returns the lists' lengths; a map that repeats the one before gets none.
 #[allow(clippy::too_many_arguments, reason = "a step's operands")]
 fn select(
+    kernels: &Kernels,
     c: &Config,
     by_input: bool,
     tokens: usize,
@@ -138,7 +139,7 @@ fn select(
         if i == 0 || maps[i] != maps[i - 1] {
             let x = &rows.values[..width];
             let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, maps[i], x));
-            counts[i] = select_inputs(x, int8.then(|| rows.quants()), threshold, lists[i]);
+            counts[i] = kernels.select_inputs(x, int8.then(|| rows.quants()), threshold, lists[i]);
         }
     }
     counts
@@ -260,6 +261,7 @@ impl Session<'_, '_> {
         }
         let maps = [0, 1, 2];
         let counts = select(
+            kernels,
             &c,
             c.attention_by_input,
             tokens,
@@ -300,6 +302,7 @@ impl Session<'_, '_> {
         self.traffic.add(layer, bytes[1], sparsity.as_ref().is_some_and(|s| s.policy().by_input()));
         let maps = [3, 3, 3];
         let counts = select(
+            kernels,
             &c,
             c.attention_by_input,
             tokens,
@@ -345,6 +348,7 @@ impl Session<'_, '_> {
         if c.ffn_by_input {
             let maps = [4, 5, 5];
             let counts = select(
+                kernels,
                 &c,
                 true,
                 tokens,
@@ -391,7 +395,8 @@ impl Session<'_, '_> {
             quantize(exec, kernels, &mut b.neurons, tokens);
         }
         let by_input = down.geometry().is_by_input();
-        let counts = select(&c, by_input, tokens, &mut sparsity, layer, [6; 3], (&b.neurons, ffn.int8), &mut b.inputs);
+        let counts =
+            select(kernels, &c, by_input, tokens, &mut sparsity, layer, [6; 3], (&b.neurons, ffn.int8), &mut b.inputs);
         let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
         let product = Product::new(down, bias(Kind::DownBias), b.out, width).inputs(down_in);

@@ -19,27 +19,6 @@ pub struct Product<'a> {
     inputs: Option<&'a [u32]>,
 }
 
-/// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero), in order,
-/// and returns how many there are. Where the product takes quantized inputs, those that are quantized to zero
-/// are left out too. `list` must be as long as `x`.
-pub fn select_inputs(x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
-    let mut n = 0;
-    // Branchless: which inputs are large is not to be guessed. What is no number is kept, to be seen.
-    let mut put = |i: usize, small: bool| {
-        list[n] = i as u32;
-        n += usize::from(!small);
-    };
-    match quants {
-        Some(quants) => {
-            for (i, (x, q)) in x.iter().zip(quants).enumerate() {
-                put(i, (x.abs() <= threshold) | (*q == 0));
-            }
-        }
-        None => x.iter().enumerate().for_each(|(i, x)| put(i, x.abs() <= threshold)),
-    }
-    n
-}
-
 impl<'a> Product<'a> {
     /// `out` is [tokens, stride], stride at least the matrix's output width.
     ///

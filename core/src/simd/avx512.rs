@@ -24,7 +24,7 @@ macro_rules! lanewise {
     };
 }
 
-// SAFETY: needs AVX-512 F.
+// SAFETY: needs AVX-512 F, BW and VL.
 unsafe impl Lanes for Avx512Lanes {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -95,6 +95,24 @@ unsafe impl Lanes for Avx512Lanes {
                     _mm512_storeu_si512(out.add(64 * (first + i)).cast(), v);
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn select(x: *const f32, quants: *const i8, threshold: f32, first: u32, list: *mut u32) -> usize {
+        // SAFETY: 16 of everything and AVX-512 F, BW, VL by the trait's contract.
+        unsafe {
+            let large = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(_mm512_loadu_ps(x)), _mm512_set1_ps(threshold));
+            let mask = if quants.is_null() {
+                large
+            } else {
+                let quants = _mm_loadu_si128(quants.cast());
+                large & _mm_test_epi8_mask(quants, quants)
+            };
+            let places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let numbers = _mm512_add_epi32(places, _mm512_set1_epi32(first as i32));
+            _mm512_storeu_si512(list.cast(), _mm512_maskz_compress_epi32(mask, numbers));
+            mask.count_ones() as usize
         }
     }
 

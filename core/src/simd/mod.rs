@@ -156,6 +156,26 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
+    /// Writes `first + i` for every `|x[i]|` that is not at most `threshold` (what is no number is not), and whose
+    /// quant, where there are any, is not 0; returns how many. Behind these the list's 16 places may be overwritten.
+    ///
+    /// # Safety
+    /// See the trait; `quants` may be null.
+    #[inline(always)]
+    unsafe fn select(x: *const f32, quants: *const i8, threshold: f32, first: u32, list: *mut u32) -> usize {
+        let mut n = 0;
+        for i in 0..LANES {
+            // SAFETY: 16 of everything by the contract.
+            unsafe {
+                // Branchless: which inputs are large is not to be guessed.
+                list.add(n).write(first + i as u32);
+                let small = (*x.add(i)).abs() <= threshold || !quants.is_null() && *quants.add(i) == 0;
+                n += usize::from(!small);
+            }
+        }
+        n
+    }
+
     /// Asks for the cache line at `p` soon; any address will do.
     ///
     /// # Safety

@@ -462,3 +462,41 @@ fn quantize() {
     }
     report.finish();
 }
+
+#[test]
+fn select_inputs() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(11));
+    for n in (0..70).chain([576, 1536]) {
+        let mut x = random.units(n);
+        let mut quants: Vec<i8> = random.units(n).iter().map(|x| (x * 4.0) as i8).collect();
+        // What is no number is kept, zeros of either sign are not, and a quant of zero counts as one.
+        for (i, x) in x.iter_mut().enumerate() {
+            match i % 23 {
+                3 => *x = f32::NAN,
+                7 => *x = -0.0,
+                11 => *x = 0.5,
+                13 => *x = f32::NEG_INFINITY,
+                _ => {}
+            }
+        }
+        quants.iter_mut().step_by(5).for_each(|q| *q = -128);
+        for threshold in [0.0, 0.5, 0.99, f32::INFINITY] {
+            for quants in [None, Some(&quants[..])] {
+                let kept = |i: &u32| {
+                    let i = *i as usize;
+                    (x[i].is_nan() || x[i].abs() > threshold) && quants.is_none_or(|q| q[i] != 0)
+                };
+                let want: Vec<u32> = (0..n as u32).filter(kept).collect();
+                for k in &sets {
+                    let mut list = vec![99; n];
+                    let count = k.select_inputs(&x, quants, threshold, &mut list);
+                    report.check(
+                        || format!("{} select n {n} threshold {threshold}: {:?}", k.isa().name(), &list[..count]),
+                        list[..count] == want[..],
+                    );
+                }
+            }
+        }
+    }
+    report.finish();
+}

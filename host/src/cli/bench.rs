@@ -1,5 +1,6 @@
 //! `shadowllm bench`: prefill and decode speed, in the manner of llama-bench.
 
+use crate::bandwidth::read_bandwidth;
 use crate::dial::{DialOptions, skips};
 use crate::{ModelOptions, print, print_json, session_options};
 use clap::Args;
@@ -11,6 +12,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -50,6 +52,8 @@ struct Row {
     threads: usize,
     rates: Vec<f64>,
     bytes: usize,
+    /// What the same threads read from memory, bytes per second.
+    bandwidth: f64,
 }
 
 impl Row {
@@ -70,7 +74,13 @@ impl Row {
     fn json(&self) -> Value {
         json!({"test": self.test, "threads": self.threads, "mean": self.mean(), "deviation": self.deviation(),
                "best": self.best(), "rates": self.rates, "bytes_per_token": self.bytes,
-               "gb_per_second": self.mean() * self.bytes as f64 / 1e9})
+               "gb_per_second": self.mean() * self.bytes as f64 / 1e9, "read_bandwidth": self.bandwidth / 1e9,
+               "bandwidth_share": self.share()})
+    }
+
+    /// Share of the bandwidth that the best repetition reached.
+    fn share(&self) -> f64 {
+        self.best() * self.bytes as f64 / self.bandwidth
     }
 }
 
@@ -91,7 +101,7 @@ pub fn bench(o: &Options) -> Result<()> {
     session.set_dial(&dial)?;
     let ids = ids(o, &model, context)?;
     let mut rows = Vec::new();
-    for (pool, threads) in pools.iter().zip(threads) {
+    for (pool, &threads) in pools.iter().zip(&threads) {
         if o.prompt > 0 {
             let run = |s: &mut Session| Ok((prefill(s, pool, &ids[..o.prompt])?, 0));
             rows.push(measure(o, &mut session, format!("pp{}", o.prompt), threads, o.prompt, run)?);
@@ -104,7 +114,12 @@ pub fn bench(o: &Options) -> Result<()> {
             rows.push(measure(o, &mut session, name.trim().to_owned(), threads, o.n, run)?);
         }
     }
-    report(o, &model, &rows)
+    let peak = peak_memory();
+    for (pool, threads) in pools.iter().zip(&threads) {
+        let bandwidth = read_bandwidth(pool);
+        rows.iter_mut().filter(|r| r.threads == *threads).for_each(|r| r.bandwidth = bandwidth);
+    }
+    report(o, &model, &rows, peak)
 }
 
 /// Ids of the text, or random ones that do not depend on the machine.
@@ -163,25 +178,26 @@ fn measure(
         rates.push(tokens as f64 / seconds);
         bytes = read / tokens;
     }
-    Ok(Row { test, threads, rates, bytes })
+    Ok(Row { test, threads, rates, bytes, bandwidth: f64::NAN })
 }
 
-fn report(o: &Options, model: &LoadedModel, rows: &[Row]) -> Result<()> {
+fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> Result<()> {
     if o.json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         return print_json(&json!({
             "model": model.path().to_string_lossy(), "image_bytes": model.file_bytes(), "isa": model.model().kernels().isa().name(),
-            "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak_memory(), "rows": rows,
+            "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak, "rows": rows,
         }));
     }
     print::line(format_args!(
-        "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7}",
-        "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s"
+        "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7} {:>8}",
+        "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s", "of reads"
     ))?;
     for r in rows {
         let (mb, rate) = (r.bytes as f64 / 1e6, r.mean() * r.bytes as f64 / 1e9);
+        let share = if r.bytes > 0 { format!("{:.0} %", 100.0 * r.share()) } else { String::new() };
         print::line(format_args!(
-            "{:<16} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2}",
+            "{:<16} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2} {share:>8}",
             r.test,
             r.threads,
             r.mean(),
@@ -189,7 +205,16 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row]) -> Result<()> {
             r.best()
         ))?;
     }
-    let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
+    let peak = peak.map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
     let (isa, load) = (model.model().kernels().isa().name(), model.load_time().as_secs_f64());
-    print::line(format_args!("{isa}, load {load:.4} s{peak}"))
+    let roofs: Vec<String> = rows
+        .iter()
+        .map(|r| (r.threads, r.bandwidth))
+        .collect::<BTreeMap<_, _>>()
+        .into_iter()
+        .map(|(threads, bandwidth)| {
+            format!(", {threads} thread{} read {:.1} GB/s", if threads == 1 { "" } else { "s" }, bandwidth / 1e9)
+        })
+        .collect();
+    print::line(format_args!("{isa}, load {load:.4} s{peak}{}", roofs.concat()))
 }

@@ -1,5 +1,6 @@
 //! The command `shadowllm`.
 
+mod bandwidth;
 mod bench;
 #[cfg(feature = "calibrate")]
 mod calibrate;
