@@ -55,6 +55,7 @@ fn every_policy_runs_where_it_can_and_says_where_not() {
             for policy in Policy::ALL {
                 let refused = with_session(&model, |s| s.set_dial(&dial(policy, 0.5)).err());
                 let expected = match policy {
+                    Policy::Mixed if !c.attention_by_input => Some(Error::NotByInput),
                     p if p.by_input() && !by_input => Some(Error::NotByInput),
                     p if p.calibrated() && !calibrated => Some(Error::NoPredictor(p.name())),
                     _ => None,

@@ -127,7 +127,7 @@ fn select(
     lists: &mut [&mut [u32]; 3],
 ) -> [usize; 3] {
     let mut counts = [0; 3];
-    if !by_input || tokens != 1 {
+    if !by_input {
         return counts;
     }
     let width = match maps[0] {
@@ -135,6 +135,12 @@ fn select(
         6 => c.neuron_width(),
         _ => c.d_model.next_multiple_of(32),
     };
+    if let Some(state) = sparsity {
+        state.observe(layer, maps[0], rows, width, tokens);
+    }
+    if tokens != 1 {
+        return counts;
+    }
     for i in 0..3 {
         if i == 0 || maps[i] != maps[i - 1] {
             let x = &rows.values[..width];

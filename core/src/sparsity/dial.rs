@@ -37,11 +37,14 @@ pub enum Policy {
     /// Constant thresholds on the inputs of attention's maps, the shadow predictor for the neurons: for images that
     /// store attention by input and neurons as bundles.
     Mixed = 12,
+    /// Thresholds on the inputs of every linear map that the prompt and the tokens decoded so far would have kept to
+    /// the density: no calibration needed.
+    PromptInput = 13,
 }
 
 impl Policy {
     /// All, in the order of their codes.
-    pub const ALL: [Policy; 13] = [
+    pub const ALL: [Policy; 14] = [
         Policy::Off,
         Policy::Given,
         Policy::Static,
@@ -55,6 +58,7 @@ impl Policy {
         Policy::Oracle,
         Policy::Auto,
         Policy::Mixed,
+        Policy::PromptInput,
     ];
 
     /// Name on the command line and in reports.
@@ -73,6 +77,7 @@ impl Policy {
             Policy::Oracle => "oracle",
             Policy::Auto => "auto",
             Policy::Mixed => "mixed",
+            Policy::PromptInput => "prompt-input",
         }
     }
 
@@ -88,12 +93,12 @@ impl Policy {
 
     /// Whether it skips inputs of linear maps (else heads).
     pub const fn by_input(self) -> bool {
-        matches!(self, Policy::Input | Policy::InputTop | Policy::Mixed)
+        matches!(self, Policy::Input | Policy::InputTop | Policy::Mixed | Policy::PromptInput)
     }
 
     /// Whether it lists the neurons to compute, before they are.
     pub const fn lists_neurons(self) -> bool {
-        !matches!(self, Policy::Off | Policy::Input | Policy::InputTop | Policy::Oracle)
+        !matches!(self, Policy::Off | Policy::Input | Policy::InputTop | Policy::PromptInput | Policy::Oracle)
     }
 
     /// Whether it asks the predictor at the first layer.

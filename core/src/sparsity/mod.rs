@@ -11,6 +11,7 @@
 
 mod active;
 mod dial;
+mod observed;
 mod predictor;
 mod select;
 mod state;

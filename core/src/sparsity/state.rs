@@ -1,7 +1,8 @@
 //! What a session keeps for skipping, and the moments of a forward pass at which it decides.
 
 use super::active::ActiveSet;
-use super::dial::{Allocation, Dial, Policy, SLOTS};
+use super::dial::{Allocation, Dial, MAPS, Policy, SLOTS};
+use super::observed::Observed;
 use super::predictor::{GRID, Predictor, Table, Tap};
 use super::select::{count_of, interpolate, kth_largest, random};
 use crate::arena::Arena;
@@ -13,6 +14,10 @@ use crate::kernels::{Activation, Kernels, Matrix};
 use crate::ops::buffer::Rows;
 use crate::ops::linear::{Product, linear};
 
+/// Tokens decoded between two times that thresholds are taken anew from what was seen.
+const RETHINK: usize = 16;
+/// Of the tokens of a batch, every so many is looked at.
+const STRIDE: usize = 4;
 /// Slot of the heads in a layer's budget.
 const HEADS: usize = 0;
 /// Slot of the neurons.
@@ -31,6 +36,8 @@ pub(crate) struct State<'m> {
     /// [layers, heads] and [layers, groups]: what the prompt used.
     head_statistics: &'m mut [f32],
     neuron_statistics: &'m mut [f32],
+    /// What inputs of maps were, in images that store maps by input.
+    observed: Option<Observed<'m>>,
     /// Outputs of a predictor.
     scores: &'m mut [f32],
     scratch: &'m mut [f32],
@@ -69,6 +76,10 @@ impl<'m> State<'m> {
             thresholds: arena.zeros(c.layers * SLOTS)?,
             head_statistics: arena.zeros(c.layers * c.heads)?,
             neuron_statistics: arena.zeros(c.layers * groups)?,
+            observed: match c.attention_by_input || c.ffn_by_input {
+                true => Some(Observed::new(arena, c.layers)?),
+                false => None,
+            },
             scores: arena.zeros(c.layers * padded(groups).max(padded(c.heads)).max(widest))?,
             scratch: arena.zeros(widest)?,
             tap: Rows::new(arena, 1, tap.max(BLOCK))?,
@@ -181,6 +192,7 @@ impl<'m> State<'m> {
         match self.policy {
             Policy::Random if self.fresh => self.choose_random(),
             Policy::Prompt if self.fresh => self.choose_by_statistics(),
+            Policy::PromptInput if self.fresh && (self.decoded - 1).is_multiple_of(RETHINK) => self.rethink(),
             _ => {}
         }
     }
@@ -189,6 +201,9 @@ impl<'m> State<'m> {
     pub fn forget(&mut self) {
         self.head_statistics.fill(0.0);
         self.neuron_statistics.fill(0.0);
+        if let Some(observed) = &mut self.observed {
+            observed.forget();
+        }
         (self.decoded, self.random) = (0, self.dial.seed);
     }
 
@@ -339,6 +354,28 @@ impl<'m> State<'m> {
         }
     }
 
+    /// Takes thresholds from what was seen.
+    fn rethink(&mut self) {
+        let Some(observed) = &mut self.observed else { return };
+        for layer in 1..self.config.layers {
+            for map in 0..MAPS {
+                let at = layer * SLOTS + map;
+                self.thresholds[at] = match self.shares[at] {
+                    share if share >= 1.0 => 0.0,
+                    share => observed.threshold(layer, map, share),
+                };
+            }
+        }
+    }
+
+    /// The inputs of a map are there, `width` of each of the tokens' rows: keeps statistics.
+    pub fn observe(&mut self, layer: usize, map: usize, rows: &Rows, width: usize, tokens: usize) {
+        let Some(observed) = self.observed.as_mut().filter(|_| self.policy == Policy::PromptInput) else { return };
+        for row in rows.values.chunks_exact(rows.width).take(tokens).step_by(STRIDE) {
+            observed.add(layer, map, &row[..width]);
+        }
+    }
+
     /// The magnitude that inputs of a map must exceed to be read.
     pub fn input_threshold(&mut self, layer: usize, map: usize, x: &[f32]) -> f32 {
         if !self.acting || layer == 0 {
@@ -346,7 +383,7 @@ impl<'m> State<'m> {
         }
         match self.policy {
             Policy::Mixed if map >= 4 => 0.0,
-            Policy::Input | Policy::Mixed => self.thresholds[layer * SLOTS + map].max(0.0),
+            Policy::Input | Policy::Mixed | Policy::PromptInput => self.thresholds[layer * SLOTS + map].max(0.0),
             Policy::InputTop => {
                 let share = self.shares[layer * SLOTS + map];
                 let k = if share <= 0.0 { 0 } else { count_of(share, x.len()) };

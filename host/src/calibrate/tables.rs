@@ -148,6 +148,9 @@ pub fn section(
         section.vector(Table::InputQuantiles, 0, &all);
         section.vector(Table::InputBudget, 0, &even(Policy::Input.slots()));
     }
+    if section.has(Policy::Mixed) {
+        section.vector(Table::MixedBudget, 0, &even(Policy::Mixed.slots()));
+    }
     Ok(section)
 }
 
