@@ -131,7 +131,7 @@ impl Bench {
                 let m = self.matrix(g, &mut random);
                 y.fill(0.0);
                 for k_block in 0..g.k_blocks {
-                    row.kernels.gemv_columns(&m, k_block, 0, &self.inputs.view(), &mut y);
+                    row.kernels.gemv_columns(&m, k_block, [m.hint(k_block + 1); 2], 0, &self.inputs.view(), &mut y);
                 }
                 black_box(&mut y);
             });

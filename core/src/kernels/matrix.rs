@@ -19,6 +19,7 @@
 //! group (a head, a group of neurons); groups stand `group_stride` bytes apart, so that the parts of several
 //! matrices that are used together can lie together. Blocks run along the reduction, but for `ColumnLines`.
 
+use super::matmul::AHEAD;
 use crate::error::Error;
 use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
 use half::f16;
@@ -225,6 +226,10 @@ impl Lines {
     }
 }
 
+/// Where runs of tiles begin that will be read soon, hints: the run that lies [`Matrix::runs_ahead`] behind the one
+/// that is read now, and the run after it.
+pub type Soon = [*const u8; 2];
+
 /// The way a kernel walks through the tiles of one panel: for each of `outer` groups `inner` tiles.
 #[derive(Clone, Copy)]
 pub struct Walk {
@@ -238,6 +243,8 @@ pub struct Walk {
     pub inner: usize,
     /// Bytes between tiles of a group.
     pub inner_stride: usize,
+    /// What will be asked for soon.
+    pub soon: Soon,
 }
 
 impl<'a> Matrix<'a> {
@@ -309,6 +316,7 @@ impl<'a> Matrix<'a> {
                 outer_stride: 0,
                 inner: g.k_blocks,
                 inner_stride: tile,
+                soon: [self.tiles.as_ptr(); 2],
             },
             Layout::Columns => Walk {
                 start: self.tiles[p * tile..].as_ptr(),
@@ -316,9 +324,20 @@ impl<'a> Matrix<'a> {
                 outer_stride: g.group_stride,
                 inner: g.units_per_group,
                 inner_stride: g.unit_bytes(),
+                soon: [self.tiles.as_ptr(); 2],
             },
             Layout::RowLines | Layout::ColumnLines | Layout::Inputs => panic!("a matrix of lines has no tiles"),
         }
+    }
+
+    /// How many runs (panels of `Rows`, k-blocks of `Columns`) ahead a decode asks for weights.
+    pub fn runs_ahead(&self) -> usize {
+        AHEAD / self.geometry.unit_bytes().max(1)
+    }
+
+    /// Where the run of unit `u` begins, a hint: there may be none.
+    pub fn hint(&self, u: usize) -> *const u8 {
+        self.tiles.as_ptr().wrapping_add(self.unit_offset(u))
     }
 
     /// The run of tiles of k-block `kb` from panel `from` to `to`, under [`Layout::Columns`].

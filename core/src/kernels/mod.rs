@@ -41,7 +41,7 @@ mod neon;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
-pub use matrix::{Geometry, Layout, Lines, Matrix, Walk};
+pub use matrix::{Geometry, Layout, Lines, Matrix, Soon, Walk};
 
 use crate::cpu::{Cpu, Isa};
 use crate::format::{BLOCK, Format, TILE_ROWS};
@@ -115,7 +115,7 @@ type GemvInputsFn = unsafe fn(&[i8; 16], &Lines, &[u32], *const f32, Range<usize
 type GemvCodesFn = unsafe fn(&[i8; 16], &Lines, usize, &[u32], &RawInput, Range<usize>, *mut f32);
 type GemmCodesFn = unsafe fn(&[i8; 16], &Lines, usize, usize, &RawInput, usize, *mut f32, usize);
 type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f32, usize);
-type ColumnsFn = unsafe fn(&[i8; 16], *const u8, usize, &RawInput, usize, *mut f32);
+type ColumnsFn = unsafe fn(&[i8; 16], *const u8, Soon, usize, &RawInput, usize, *mut f32);
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
 type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
@@ -193,6 +193,25 @@ impl Kernels {
         assert!(out.len() >= (tokens - 1) * out_stride + TILE_ROWS, "output too short");
         // SAFETY: `out` is exclusively borrowed and long enough.
         unsafe { self.gemm_shared(m, panel, x, first, tokens, out.as_mut_ptr(), out_stride) }
+    }
+
+    /// Panel `panel` of `m` times the one token of `x`: writes 16 outputs. `soon` is what will be read soon.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
+    pub fn gemv(&self, m: &Matrix, panel: usize, soon: Soon, x: &Input, out: &mut [f32]) {
+        if m.geometry().layout != Layout::Rows {
+            return self.gemm(m, panel, x, 0, 1, out, TILE_ROWS);
+        }
+        assert!(out.len() >= TILE_ROWS, "output too short");
+        x.check(m.geometry(), 1);
+        // SAFETY: lengths were just checked, the walk stays inside the matrix, and `self` exists only where its
+        // target features do.
+        unsafe {
+            let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
+            let kernel = self.gemm[m.format().arithmetic() as usize];
+            kernel(m.format().table(), &Walk { soon, ..m.walk(panel) }, &raw, 1, out.as_mut_ptr(), TILE_ROWS);
+        }
     }
 
     /// [`Kernels::gemm`] into memory shared between tasks.
@@ -366,21 +385,24 @@ impl Kernels {
     }
 
     /// Adds k-block `k_block`'s part of the product of token 0 of `x` to panels `from..from + y.len() / 16`
-    /// of a [`Layout::Columns`] matrix.
+    /// of a [`Layout::Columns`] matrix. `soon` is what will be read soon.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    pub fn gemv_columns(&self, m: &Matrix, k_block: usize, from: usize, x: &Input, y: &mut [f32]) {
+    pub fn gemv_columns(&self, m: &Matrix, k_block: usize, soon: Soon, from: usize, x: &Input, y: &mut [f32]) {
         x.check(m.geometry(), 1);
         assert!(y.len().is_multiple_of(TILE_ROWS), "outputs come in panels of 16");
         let panels = y.len() / TILE_ROWS;
+        if panels == 0 {
+            return;
+        }
         let run = m.column_run(k_block, from, from + panels);
         // SAFETY: `run` holds exactly `panels` tiles and `k_block` is in range (column_run checks), the
         // input is long enough, and `self` exists only where its target features do.
         unsafe {
             let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
             let kernel = self.gemv_columns[m.format().arithmetic() as usize];
-            kernel(m.format().table(), run.as_ptr(), panels, &raw, k_block, y.as_mut_ptr());
+            kernel(m.format().table(), run.as_ptr(), soon, panels, &raw, k_block, y.as_mut_ptr());
         }
     }
 
@@ -630,9 +652,17 @@ macro_rules! instantiate {
     };
     (@columns $name:ident, [$($features:literal)?], $body:expr) => {
         $(#[target_feature(enable = $features)])?
-        pub(super) unsafe fn $name(lut: &[i8; 16], t: *const u8, n: usize, x: &RawInput, kb: usize, y: *mut f32) {
+        pub(super) unsafe fn $name(
+            lut: &[i8; 16],
+            tiles: *const u8,
+            soon: Soon,
+            n: usize,
+            x: &RawInput,
+            kb: usize,
+            y: *mut f32,
+        ) {
             // SAFETY: shapes by the caller; features enabled here.
-            unsafe { $body(lut, t, n, x, kb, y) }
+            unsafe { $body(lut, tiles, soon, n, x, kb, y) }
         }
     };
 }

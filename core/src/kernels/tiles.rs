@@ -1,7 +1,7 @@
 //! Where a panel's tiles come from: stored as tiles, or put together from lines.
 
 use super::lines::LineFormat;
-use super::matmul::prefetch_ahead;
+use super::matmul::Scout;
 use super::matrix::Walk;
 use crate::format::TILE_ROWS;
 use crate::simd::Lanes;
@@ -24,16 +24,18 @@ pub(super) unsafe trait Tiles<L: Lanes>: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct StoredTiles {
     walk: Walk,
-    tile_bytes: usize,
     group: *const u8,
     next: *const u8,
     left: usize,
+    scout: Scout,
 }
 
 impl StoredTiles {
     /// The tiles that `walk` visits.
+    #[inline(always)]
     pub(super) fn new(walk: &Walk, tile_bytes: usize) -> Self {
-        StoredTiles { walk: *walk, tile_bytes, group: walk.start, next: walk.start, left: walk.inner }
+        let scout = Scout::new(walk.soon, walk.inner, tile_bytes);
+        StoredTiles { walk: *walk, group: walk.start, next: walk.start, left: walk.inner, scout }
     }
 }
 
@@ -51,7 +53,7 @@ unsafe impl<L: Lanes> Tiles<L> for StoredTiles {
         }
         if once {
             // SAFETY: features by the caller.
-            unsafe { prefetch_ahead::<L>(tile, self.tile_bytes) };
+            unsafe { self.scout.next::<L>() };
         }
         tile
     }

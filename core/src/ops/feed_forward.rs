@@ -74,10 +74,11 @@ pub fn neurons(
     }
     let (width, h) = (h.width, h.share());
     for_ranges(exec, width / BLOCK, &|range| {
-        for block in range {
+        for block in range.clone() {
+            let way = Way { ffn, active: None, at: block, last: range.end - 1 };
             for first in (0..tokens).step_by(TOKENS) {
                 // SAFETY: each block is in one range, and owns its part of every row of h.
-                unsafe { block_of_neurons(kernels, ffn, x, block, first, TOKENS.min(tokens - first), &h) };
+                unsafe { block_of_neurons(kernels, &way, x, first, TOKENS.min(tokens - first), &h) };
             }
         }
     });
@@ -130,9 +131,10 @@ pub fn keep_only(h: &mut Rows, active: &[u32], group: usize) {
 fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, active: &[u32], h: &SharedRows) {
     if ffn.group == BLOCK {
         return for_ranges(exec, active.len(), &|range| {
-            for block in &active[range] {
+            for i in range.clone() {
+                let way = Way { ffn, active: Some(active), at: i, last: range.end - 1 };
                 // SAFETY: each block is in one range.
-                unsafe { block_of_neurons(kernels, ffn, x, *block as usize, 0, 1, h) };
+                unsafe { block_of_neurons(kernels, &way, x, 0, 1, h) };
             }
         });
     }
@@ -186,25 +188,50 @@ fn sixteen(
     h
 }
 
+/// The blocks of 32 neurons that a task goes through.
+struct Way<'a> {
+    ffn: &'a Neurons<'a>,
+    /// Those chosen; else all.
+    active: Option<&'a [u32]>,
+    /// The one it is at, and the last one.
+    at: usize,
+    last: usize,
+}
+
+/// Panels of a projection in a block.
+const PANELS: usize = BLOCK / TILE_ROWS;
+
+impl Way<'_> {
+    /// Number of the `i`th block.
+    fn block(&self, i: usize) -> usize {
+        self.active.map_or(i, |list| list[i] as usize)
+    }
+
+    /// Where the panel begins that is read `i` panels behind the first of this block: those of up, then the gate's.
+    fn panel(&self, i: usize) -> *const u8 {
+        let (up, gate) = match &self.ffn.gate {
+            Gate::Project(gate) => (&self.ffn.up, Some(gate)),
+            _ => (&self.ffn.up, None),
+        };
+        let per_block = if gate.is_some() { 2 * PANELS } else { PANELS };
+        let (block, part) = (self.block((self.at + i / per_block).min(self.last)), i % per_block);
+        let from = gate.filter(|_| part >= PANELS).unwrap_or(up);
+        from.matrix.hint(block * PANELS + part % PANELS)
+    }
+}
+
 /// One block of 32 neurons for some tokens.
 ///
 /// # Safety
 /// No other task may be given the same block.
-unsafe fn block_of_neurons(
-    kernels: &Kernels,
-    ffn: &Neurons,
-    x: &Input,
-    block: usize,
-    first: usize,
-    tokens: usize,
-    h: &SharedRows,
-) {
+unsafe fn block_of_neurons(kernels: &Kernels, way: &Way, x: &Input, first: usize, tokens: usize, h: &SharedRows) {
+    let (ffn, block) = (way.ffn, way.block(way.at));
     let mut up = [0.0; TOKENS * BLOCK];
     let mut gate = [0.0; TOKENS * BLOCK];
-    project(kernels, &ffn.up, x, block, first, tokens, &mut up);
+    project(kernels, way, &ffn.up, 0, x, first, tokens, &mut up);
     match &ffn.gate {
         Gate::None => {}
-        Gate::Project(p) => project(kernels, p, x, block, first, tokens, &mut gate),
+        Gate::Project(p) => project(kernels, way, p, PANELS, x, first, tokens, &mut gate),
         Gate::Given(values) => gate[..BLOCK].copy_from_slice(&values[block * BLOCK..(block + 1) * BLOCK]),
     }
     let n = tokens * BLOCK;
@@ -222,19 +249,27 @@ unsafe fn block_of_neurons(
     }
 }
 
-/// `out[t][0..32] = p's outputs of this block`.
+/// `out[t][0..32] = p's outputs of the block`, which are the panels from `part` on of those that it reads.
+#[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
 fn project(
     kernels: &Kernels,
+    way: &Way,
     p: &Projection,
+    part: usize,
     x: &Input,
-    block: usize,
     first: usize,
     tokens: usize,
     out: &mut [f32; TOKENS * BLOCK],
 ) {
-    for half in 0..BLOCK / TILE_ROWS {
-        let panel = block * (BLOCK / TILE_ROWS) + half;
-        kernels.gemm(&p.matrix, panel, x, first, tokens, &mut out[half * TILE_ROWS..], BLOCK);
+    let (block, ahead) = (way.block(way.at), part + p.matrix.runs_ahead());
+    for half in 0..PANELS {
+        let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
+        if tokens == 1 && first == 0 {
+            let soon = [way.panel(ahead + half), way.panel(ahead + half + 1)];
+            kernels.gemv(&p.matrix, panel, soon, x, out);
+        } else {
+            kernels.gemm(&p.matrix, panel, x, first, tokens, out, BLOCK);
+        }
     }
     if let Some(bias) = p.bias {
         for row in out.chunks_exact_mut(BLOCK).take(tokens) {

@@ -112,6 +112,7 @@ impl<'a> Product<'a> {
                 match m.geometry().layout {
                     Layout::ColumnLines | Layout::Inputs => self.blocks(kernels, x, tokens, first..first + n),
                     Layout::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
+                    Layout::Rows if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
                     _ => {
                         for p in first..first + n {
                             let out = self.out.as_ptr().add(m.output_offset(p));
@@ -122,6 +123,23 @@ impl<'a> Product<'a> {
                 self.add_bias(tokens, first..first + n);
             }
             at += n;
+        }
+    }
+
+    /// Panels of a matrix of rows, one token; those up to item `end` follow.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn panels(&self, kernels: &Kernels, x: &Input, items: Range<usize>, end: usize) {
+        let m = &self.matrix;
+        let (ahead, last) = (m.runs_ahead(), end - 1);
+        let hint = |i: usize| m.hint(self.item(i.min(last)));
+        let mut soon = [hint(items.start + ahead); 2];
+        for i in items {
+            soon = [soon[1], hint(i + ahead + 1)];
+            let (p, from) = (self.item(i), m.output_offset(self.item(i)));
+            // SAFETY: by the caller.
+            kernels.gemv(m, p, soon, x, unsafe { self.out.range(from..from + TILE_ROWS) });
         }
     }
 
@@ -156,8 +174,15 @@ impl<'a> Product<'a> {
         // SAFETY: by the caller.
         let y = unsafe { self.out.range(panels.start * TILE_ROWS..panels.end * TILE_ROWS) };
         y.fill(0.0);
-        for kb in (0..self.matrix.geometry().k_blocks).filter(|kb| self.block_matters(x, *kb)) {
-            kernels.gemv_columns(&self.matrix, kb, panels.start, x, y);
+        let m = &self.matrix;
+        let blocks = (0..m.geometry().k_blocks).filter(|kb| self.block_matters(x, *kb));
+        // A task's part of a run is read, and the same part of those that come.
+        let skip = panels.start * m.format().tile_bytes();
+        let mut hints = blocks.clone().skip(m.runs_ahead()).map(|kb| m.hint(kb).wrapping_add(skip));
+        let mut soon = [hints.next().unwrap_or(m.hint(0)); 2];
+        for kb in blocks {
+            soon = [soon[1], hints.next().unwrap_or(soon[1])];
+            kernels.gemv_columns(m, kb, soon, panels.start, x, y);
         }
     }
 

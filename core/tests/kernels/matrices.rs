@@ -204,7 +204,7 @@ fn gemv_columns() {
             let before = random.units((to - from) * TILE_ROWS);
             for kb in 0..g.k_blocks {
                 let mut want = before.clone();
-                sets[0].gemv_columns(&m, kb, from, &x, &mut want);
+                sets[0].gemv_columns(&m, kb, [m.hint(kb); 2], from, &x, &mut want);
                 let exact = before.iter().enumerate().map(|(i, y)| {
                     let (sum, tolerance) = reference(&m, from * TILE_ROWS + i, &rows, 0, kb..kb + 1);
                     let y = f64::from(*y);
@@ -216,7 +216,7 @@ fn gemv_columns() {
                 report.near(|| case(sets[0]), &want, &exact);
                 for k in &sets[1..] {
                     let mut y = before.clone();
-                    k.gemv_columns(&m, kb, from, &x, &mut y);
+                    k.gemv_columns(&m, kb, [m.hint(kb); 2], from, &x, &mut y);
                     report.same(|| case(k), &y, &want);
                 }
             }
@@ -224,7 +224,7 @@ fn gemv_columns() {
         // All columns one after the other are the product.
         for k in &sets {
             let mut y = vec![0.0; g.output_width()];
-            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, 0, &x, &mut y));
+            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, [m.hint(kb); 2], 0, &x, &mut y));
             let mut want = vec![0.0; g.output_width()];
             for (panel, out) in want.chunks_mut(TILE_ROWS).enumerate() {
                 k.gemm(&m, panel, &x, 0, 1, out, TILE_ROWS);
@@ -276,7 +276,7 @@ fn integer_extremes() {
                         k.gemm(&m, 0, &x, 0, 1, &mut out, TILE_ROWS);
                         report.same(|| case("gemm"), &out, &want);
                         out.fill(0.0);
-                        k.gemv_columns(&m, 0, 0, &x, &mut out);
+                        k.gemv_columns(&m, 0, [m.hint(0); 2], 0, &x, &mut out);
                         report.same(|| case("gemv_columns"), &out, &want);
                     }
                 }
