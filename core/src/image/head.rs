@@ -5,7 +5,7 @@ use crate::error::Error;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"SLLMIMG\0";
 /// The version this build writes, and the newest it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 64;
 /// Bytes of a row of the section table.

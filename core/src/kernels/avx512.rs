@@ -2,7 +2,8 @@
 //! output. Signed weights are shifted by 128 (the table is, or a bit is flipped) and the sum starts at the
 //! input's offset, -128 * sum(x), which takes the shift out again, exactly.
 
-use super::inputs::{Affine4Codes, Chosen, InputDot, Int8Codes, Table4Codes};
+use super::codes::{Affine4Codes, Int8Codes, Table4Codes};
+use super::inputs::{Chosen, InputDot};
 use super::matmul::TileDot;
 use crate::format::Format;
 use crate::simd::avx512::Avx512Lanes;

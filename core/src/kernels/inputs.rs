@@ -5,29 +5,17 @@
 //! exact, so in whatever order its inputs are added the bits are the same as from tiles.
 
 use super::RawInput;
+use super::codes::{Affine4Codes, Codes, Int8Codes, Table4Codes};
 use super::matmul::block_sum;
 use super::matrix::Lines;
 use super::tiles::Gather;
-use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::format::{BLOCK, TILE_ROWS};
 use crate::simd::{LANES, Lanes, zip};
 use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Codes of 32 outputs in the line of an input.
-pub(super) trait Codes: Copy {
-    /// Bytes of 32 codes.
-    const BYTES: usize;
-    /// Bytes of an output's scale (and minimum).
-    const SHARED: usize;
-    /// Whether there is a minimum.
-    const AFFINE: bool;
-
-    /// The 32 codes as floats.
-    ///
-    /// # Safety
-    /// There must be [`Codes::BYTES`]; `L`'s features must be there.
-    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2];
-
+pub(super) trait InputCodes: Codes {
     /// Makes the codes of a tile of outputs `16 * half..` of 32 out of the same part of 32 lines.
     ///
     /// # Safety
@@ -35,20 +23,7 @@ pub(super) trait Codes: Copy {
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8);
 }
 
-/// Signed bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Int8Codes;
-impl Codes for Int8Codes {
-    const BYTES: usize = Format::Q8_0.code_bytes();
-    const SHARED: usize = Format::Q8_0.header_bytes();
-    const AFFINE: bool = false;
-
-    #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        unsafe { [L::load_i8(codes.cast()), L::load_i8(codes.cast::<i8>().add(LANES))] }
-    }
-
+impl InputCodes for Int8Codes {
     #[inline(always)]
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
         for quad in 0..BLOCK / 4 {
@@ -64,7 +39,7 @@ impl Codes for Int8Codes {
 /// Nibbles of tiles: inputs `4 * quad..` in the low halves, those 16 later in the high ones.
 ///
 /// # Safety
-/// As [`Codes::gather`].
+/// As [`InputCodes::gather`].
 #[inline(always)]
 unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
     const LOW: u128 = u128::from_le_bytes([15; LANES]);
@@ -79,21 +54,7 @@ unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8)
     }
 }
 
-/// Nibbles through a table.
-#[derive(Clone, Copy)]
-pub(super) struct Table4Codes;
-impl Codes for Table4Codes {
-    const BYTES: usize = Format::Q4_0.code_bytes();
-    const SHARED: usize = Format::Q4_0.header_bytes();
-    const AFFINE: bool = false;
-
-    #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup(codes, table) };
-        [low, high]
-    }
-
+impl InputCodes for Table4Codes {
     #[inline(always)]
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
         // SAFETY: by the contract.
@@ -101,22 +62,7 @@ impl Codes for Table4Codes {
     }
 }
 
-/// Unsigned nibbles with a minimum.
-#[derive(Clone, Copy)]
-pub(super) struct Affine4Codes;
-impl Codes for Affine4Codes {
-    const BYTES: usize = Format::Q4_1.code_bytes();
-    const SHARED: usize = Format::Q4_1.header_bytes();
-    const AFFINE: bool = true;
-
-    #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup(codes, &CODES) };
-        [low, high]
-    }
-
+impl InputCodes for Affine4Codes {
     #[inline(always)]
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
         // SAFETY: by the contract.
@@ -178,7 +124,7 @@ pub(super) unsafe trait InputDot {
     /// The float lanes that go with it.
     type L: Lanes;
     /// The arrangement of the codes.
-    type C: Codes;
+    type C: InputCodes;
 
     /// Of 32 outputs.
     ///
@@ -218,7 +164,7 @@ pub(super) unsafe trait InputDot {
 /// [`InputDot`] as it stands.
 pub(super) struct Plain<L, C>(PhantomData<(L, C)>);
 // SAFETY: uses nothing but `L`.
-unsafe impl<L: Lanes, C: Codes> InputDot for Plain<L, C> {
+unsafe impl<L: Lanes, C: InputCodes> InputDot for Plain<L, C> {
     type L = L;
     type C = C;
 }
@@ -316,7 +262,7 @@ pub(super) struct GatheredCodes<C> {
     codes: PhantomData<C>,
 }
 
-impl<C: Codes> GatheredCodes<C> {
+impl<C: InputCodes> GatheredCodes<C> {
     /// Tiles of `panel` out of `outputs`.
     ///
     /// # Safety
@@ -326,24 +272,27 @@ impl<C: Codes> GatheredCodes<C> {
     }
 }
 
-impl<L: Lanes, C: Codes> Gather<L> for GatheredCodes<C> {
+impl<L: Lanes, C: InputCodes> Gather<L> for GatheredCodes<C> {
     #[inline(always)]
-    unsafe fn next(&mut self, _once: bool, tile: *mut u8) {
-        // SAFETY: by the contract of `new`.
-        unsafe {
-            let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
-            for i in 0..C::SHARED / 2 {
-                let numbers = shared.add(i * self.outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
-                tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
+    unsafe fn run(&mut self, n: usize, _once: bool, room: *mut u8) {
+        for i in 0..n {
+            // SAFETY: by the contracts of this and of `new`.
+            unsafe {
+                let tile = room.add(i * C::FORMAT.tile_bytes());
+                let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
+                for i in 0..C::SHARED / 2 {
+                    let numbers = shared.add(i * self.outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
+                    tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
+                }
+                let skip = self.panel / 2 * C::BYTES;
+                let (first, stride) = self.lines.group(self.kb);
+                let mut lines = [first; BLOCK];
+                for (k, line) in lines.iter_mut().enumerate() {
+                    *line = first.add(k * stride + skip);
+                }
+                C::gather(&lines, self.panel % 2, tile.add(C::SHARED * TILE_ROWS));
             }
-            let skip = self.panel / 2 * C::BYTES;
-            let (first, stride) = self.lines.group(self.kb);
-            let mut lines = [first; BLOCK];
-            for (k, line) in lines.iter_mut().enumerate() {
-                *line = first.add(k * stride + skip);
-            }
-            C::gather(&lines, self.panel % 2, tile.add(C::SHARED * TILE_ROWS));
+            self.kb += 1;
         }
-        self.kb += 1;
     }
 }

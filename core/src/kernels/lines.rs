@@ -1,191 +1,18 @@
-//! Matrices made of lines: what a block of 32 weights means, and the products of matrices stored by input.
+//! Products of matrices whose lines are inputs, with blocks along the outputs ([`super::Layout::ColumnLines`]).
 //!
-//! A block is arranged as GGML's: scale (and minimum) first, then the codes, low halves of the bytes the
-//! first 16. Weights are exact in f32 (but for the one rounding of `scale * code + minimum`), inputs are not
-//! quantized: the contract is that of the float formats, with every weight decoded first.
+//! Inputs are not quantized; `x` times a block's scale is rounded once for its 32 codes. The contract is
+//! ```text
+//! for k in 0..K:    y = y + code[k] * (scale[k] * x[k])     floats: y = y + w[k] * x[k]
+//!                   and with a minimum    y = y + min[k] * x[k]
+//! ```
 
 use super::RawInput;
-use super::matmul::accumulate;
+use super::codes::Codes;
+use super::matmul::{AHEAD, accumulate};
 use super::matrix::Lines;
-use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::format::BLOCK;
 use crate::simd::{LANES, Lanes};
 use core::ops::Range;
-
-/// A block's arrangement.
-pub(super) trait LineFormat: Copy {
-    /// Bytes of a block.
-    const BYTES: usize;
-
-    /// The 32 weights.
-    ///
-    /// # Safety
-    /// `block` must point to a block; `L`'s features must be there.
-    unsafe fn weights<L: Lanes>(block: *const u8, table: &[i8; 16]) -> [L; 2];
-
-    /// Writes 16 blocks as one tile.
-    ///
-    /// # Safety
-    /// Every pointer must be to a block, and `tile` to room for a tile; `L`'s features must be there.
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8);
-}
-
-/// Copies one number of every block to the front of a tile.
-///
-/// # Safety
-/// There must be a u16 at `at` in every block and room for 16 at `to`.
-#[inline(always)]
-unsafe fn gather_halves(blocks: &[*const u8; TILE_ROWS], at: usize, to: *mut u8) {
-    // SAFETY: by the contract. Written in one go: what is read in one go must not wait for sixteen stores.
-    unsafe {
-        let halves: [u16; TILE_ROWS] = core::array::from_fn(|r| blocks[r].add(at).cast::<u16>().read_unaligned());
-        to.cast::<[u16; TILE_ROWS]>().write_unaligned(halves);
-    }
-}
-
-/// The same blocks behind their first `n` bytes.
-///
-/// # Safety
-/// They must be that long.
-#[inline(always)]
-unsafe fn behind(blocks: &[*const u8; TILE_ROWS], n: usize) -> [*const u8; TILE_ROWS] {
-    // SAFETY: by the contract.
-    blocks.map(|b| unsafe { b.add(n) })
-}
-
-/// Transposes 16 blocks of 32 numbers.
-///
-/// # Safety
-/// Every pointer must be to 32 numbers, `tile` to room for 512.
-#[inline(always)]
-unsafe fn gather_numbers<T: Copy>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-    for k in 0..BLOCK {
-        for (r, block) in blocks.iter().enumerate() {
-            // SAFETY: by the contract.
-            unsafe {
-                let number = block.cast::<T>().add(k).read_unaligned();
-                tile.cast::<T>().add(k * TILE_ROWS + r).write_unaligned(number);
-            }
-        }
-    }
-}
-
-/// [`Format::F32`].
-#[derive(Clone, Copy)]
-pub(super) struct F32Line;
-impl LineFormat for F32Line {
-    const BYTES: usize = Format::F32.block_bytes();
-
-    #[inline(always)]
-    unsafe fn weights<L: Lanes>(block: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: a block by the contract.
-        unsafe { [L::load(block.cast()), L::load(block.cast::<f32>().add(LANES))] }
-    }
-
-    #[inline(always)]
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-        // SAFETY: by the contract.
-        unsafe { gather_numbers::<f32>(blocks, tile) }
-    }
-}
-
-/// [`Format::F16`].
-#[derive(Clone, Copy)]
-pub(super) struct F16Line;
-impl LineFormat for F16Line {
-    const BYTES: usize = Format::F16.block_bytes();
-
-    #[inline(always)]
-    unsafe fn weights<L: Lanes>(block: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: a block by the contract.
-        unsafe { [L::load_f16(block.cast()), L::load_f16(block.cast::<u16>().add(LANES))] }
-    }
-
-    #[inline(always)]
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-        // SAFETY: by the contract.
-        unsafe { gather_numbers::<u16>(blocks, tile) }
-    }
-}
-
-/// Signed bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Int8Line;
-impl LineFormat for Int8Line {
-    const BYTES: usize = Format::Q8_0.block_bytes();
-
-    #[inline(always)]
-    unsafe fn weights<L: Lanes>(block: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: a block by the contract.
-        unsafe {
-            let scale = L::splat_f16(block.cast());
-            let codes = block.add(2).cast::<i8>();
-            [L::load_i8(codes).mul(scale), L::load_i8(codes.add(LANES)).mul(scale)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-        // SAFETY: by the contract.
-        unsafe {
-            gather_halves(blocks, 0, tile);
-            L::interleave(&behind(blocks, 2), BLOCK / 4, tile.add(2 * TILE_ROWS));
-        }
-    }
-}
-
-/// Nibbles through a table.
-#[derive(Clone, Copy)]
-pub(super) struct Table4Line;
-impl LineFormat for Table4Line {
-    const BYTES: usize = Format::Q4_0.block_bytes();
-
-    #[inline(always)]
-    unsafe fn weights<L: Lanes>(block: *const u8, table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: a block by the contract.
-        unsafe {
-            let scale = L::splat_f16(block.cast());
-            let (low, high) = L::lookup(block.add(2), table);
-            [low.mul(scale), high.mul(scale)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-        // SAFETY: by the contract.
-        unsafe {
-            gather_halves(blocks, 0, tile);
-            L::interleave(&behind(blocks, 2), BLOCK / 8, tile.add(2 * TILE_ROWS));
-        }
-    }
-}
-
-/// Unsigned nibbles with a minimum.
-#[derive(Clone, Copy)]
-pub(super) struct Affine4Line;
-impl LineFormat for Affine4Line {
-    const BYTES: usize = Format::Q4_1.block_bytes();
-
-    #[inline(always)]
-    unsafe fn weights<L: Lanes>(block: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        // SAFETY: a block by the contract.
-        unsafe {
-            let (scale, min) = (L::splat_f16(block.cast()), L::splat_f16(block.add(2).cast()));
-            let (low, high) = L::lookup(block.add(4), &CODES);
-            [low.mul(scale).add(min), high.mul(scale).add(min)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn gather<L: Lanes>(blocks: &[*const u8; TILE_ROWS], tile: *mut u8) {
-        // SAFETY: by the contract.
-        unsafe {
-            gather_halves(blocks, 0, tile);
-            gather_halves(blocks, 2, tile.add(2 * TILE_ROWS));
-            L::interleave(&behind(blocks, 4), BLOCK / 8, tile.add(4 * TILE_ROWS));
-        }
-    }
-}
 
 /// Inputs whose lines are added in one go: their sums stay in registers.
 const TOGETHER: usize = 4;
@@ -196,7 +23,7 @@ const TOGETHER: usize = 4;
 /// Every active line must be there with the blocks, `x` must have a value for each, `y` (which stands for the
 /// first block's first output) 32 floats a block; `L`'s features must be there.
 #[inline(always)]
-pub(super) unsafe fn gemv_inputs<L: Lanes, F: LineFormat>(
+pub(super) unsafe fn gemv_inputs<L: Lanes, C: Codes>(
     table: &[i8; 16],
     lines: &Lines,
     active: &[u32],
@@ -205,15 +32,33 @@ pub(super) unsafe fn gemv_inputs<L: Lanes, F: LineFormat>(
     y: *mut f32,
 ) {
     let (chunks, rest) = active.as_chunks::<TOGETHER>();
+    // What comes later is asked for now: its place is known, and no processor guesses it.
+    let ahead = AHEAD / (blocks.len() * C::BYTES * TOGETHER).max(1) + 1;
     for (i, chunk) in chunks.iter().enumerate() {
-        // What comes next is asked for now: its place is known, and no processor guesses it.
-        let later = chunks.get(i + 1).unwrap_or(chunk);
+        let later = chunks.get(i + ahead).unwrap_or(chunk);
         // SAFETY: by the contract.
-        unsafe { add_inputs::<L, F, TOGETHER>(table, lines, chunk, later, x, blocks.clone(), y) };
+        unsafe { add_inputs::<L, C, TOGETHER>(table, lines, chunk, later, x, blocks.clone(), y) };
     }
     for i in rest {
         // SAFETY: by the contract.
-        unsafe { add_inputs::<L, F, 1>(table, lines, &[*i], &[*i], x, blocks.clone(), y) };
+        unsafe { add_inputs::<L, C, 1>(table, lines, &[*i], &[*i], x, blocks.clone(), y) };
+    }
+}
+
+/// Writes `x` times the 16 halves from `at` on, as far as there are so many before `end`, else times `n` of them.
+///
+/// # Safety
+/// There must be `n` halves at `at`; `L`'s features must be there.
+#[inline(always)]
+unsafe fn times<L: Lanes>(at: *const u8, end: *const u8, n: usize, x: L, out: &mut [f32; LANES]) {
+    // SAFETY: reads before `end`, or halves that are there.
+    unsafe {
+        if at.wrapping_add(2 * LANES) <= end {
+            return L::load_f16(at.cast()).mul(x).store(out.as_mut_ptr());
+        }
+        for i in 0..n {
+            out[i] = L::splat_f16(at.cast::<u16>().add(i)).mul(x).to_array()[0];
+        }
     }
 }
 
@@ -222,7 +67,7 @@ pub(super) unsafe fn gemv_inputs<L: Lanes, F: LineFormat>(
 /// # Safety
 /// As [`gemv_inputs`].
 #[inline(always)]
-unsafe fn add_inputs<L: Lanes, F: LineFormat, const N: usize>(
+unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
     table: &[i8; 16],
     lines: &Lines,
     active: &[u32; N],
@@ -231,26 +76,59 @@ unsafe fn add_inputs<L: Lanes, F: LineFormat, const N: usize>(
     blocks: Range<usize>,
     y: *mut f32,
 ) {
+    let (all, bytes) = lines.blocks::<C>();
+    let (mut line, mut next) = ([core::ptr::null(); N], [core::ptr::null(); N]);
+    let (mut scales, mut mins) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
+    // Loops and no closures: what a closure computes is not compiled for the instruction set.
     // SAFETY: by the contract of `gemv_inputs`; later lines are in the list too.
     unsafe {
-        let start = blocks.start * F::BYTES;
-        let line: [*const u8; N] = core::array::from_fn(|i| lines.line(active[i] as usize).add(start));
-        let next: [*const u8; N] = core::array::from_fn(|i| lines.line(later[i] as usize).add(start));
-        let x: [L; N] = core::array::from_fn(|i| L::splat(*x.add(active[i] as usize)));
-        for b in 0..blocks.len() {
-            let at = y.add(b * BLOCK);
-            let (mut low, mut high) = (L::load(at), L::load(at.add(LANES)));
+        let mut factors = [L::splat(0.0); N];
+        for i in 0..N {
+            line[i] = lines.line(active[i] as usize);
+            next[i] = lines.line(later[i] as usize);
+            factors[i] = L::splat(*x.add(active[i] as usize));
+        }
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let n = LANES.min(blocks.end - first);
             for i in 0..N {
-                L::prefetch(next[i].wrapping_add(b * F::BYTES));
-                let [a, b] = F::weights::<L>(line[i].add(b * F::BYTES), table);
-                low = low.add(a.mul(x[i]));
-                high = high.add(b.mul(x[i]));
+                let (at, end) = (line[i].add(2 * first), line[i].add(bytes));
+                if C::SHARED > 0 {
+                    L::prefetch(next[i].add(2 * first));
+                    times(at, end, n, factors[i], &mut scales[i]);
+                }
+                if C::AFFINE {
+                    L::prefetch(next[i].add(2 * (all + first)));
+                    times(at.add(2 * all), end, n, factors[i], &mut mins[i]);
+                }
             }
-            low.store(at);
-            high.store(at.add(LANES));
+            for b in 0..n {
+                let codes = all * C::SHARED + (first + b) * C::BYTES;
+                let at = y.add((first + b - blocks.start) * BLOCK);
+                let (mut low, mut high) = (L::load(at), L::load(at.add(LANES)));
+                for i in 0..N {
+                    // A cache line holds several blocks' codes.
+                    if C::BYTES >= 64 || b % (64 / C::BYTES).max(1) == 0 {
+                        L::prefetch(next[i].add(codes));
+                    }
+                    let [a, c] = C::read::<L>(line[i].add(codes), table);
+                    let factor = if C::SHARED > 0 { L::splat(scales[i][b]) } else { factors[i] };
+                    (low, high) = (low.add(a.mul(factor)), high.add(c.mul(factor)));
+                    if C::AFFINE {
+                        let min = L::splat(mins[i][b]);
+                        (low, high) = (low.add(min), high.add(min));
+                    }
+                }
+                low.store(at);
+                high.store(at.add(LANES));
+            }
+            first += n;
         }
     }
 }
+
+/// Numbers that a token's inputs of a k-block become: with a minimum, twice as many.
+const FACTORS: usize = 2 * BLOCK;
 
 /// Outputs `32 * block..` of `n` tokens: every block is decoded once for all of them.
 ///
@@ -258,7 +136,7 @@ unsafe fn add_inputs<L: Lanes, F: LineFormat, const N: usize>(
 /// The lines of all `x.width` inputs must have that block; `x` must have `n` rows; `out` must be valid for 32
 /// floats at each multiple of `stride`; `L`'s features must be there.
 #[inline(always)]
-pub(super) unsafe fn gemm_inputs<L: Lanes, F: LineFormat>(
+pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
     table: &[i8; 16],
     lines: &Lines,
     block: usize,
@@ -267,25 +145,37 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, F: LineFormat>(
     out: *mut f32,
     stride: usize,
 ) {
-    let mut weights = [0f32; BLOCK * BLOCK];
+    // A minimum is a second weight, 1, with a factor of its own.
+    let per_input = if C::AFFINE { 2 } else { 1 };
+    let mut weights = [1f32; FACTORS * BLOCK];
+    let mut shared = [[1f32; BLOCK]; 2];
     // SAFETY: by the contract; `t + step <= n` before each call.
     unsafe {
         for t in 0..n {
             core::slice::from_raw_parts_mut(out.add(t * stride), BLOCK).fill(0.0);
         }
         for kb in 0..x.width / BLOCK {
-            for (k, row) in weights.chunks_exact_mut(BLOCK).enumerate() {
-                let [a, b] = F::weights::<L>(lines.line(kb * BLOCK + k).add(block * F::BYTES), table);
-                a.store(row.as_mut_ptr());
-                b.store(row.as_mut_ptr().add(LANES));
+            for k in 0..BLOCK {
+                let (line, (all, _)) = (lines.line(kb * BLOCK + k), lines.blocks::<C>());
+                let half = |i: usize| L::splat_f16(line.cast::<u16>().add(i * all + block)).to_array()[0];
+                if C::SHARED > 0 {
+                    shared[0][k] = half(0);
+                }
+                if C::AFFINE {
+                    shared[1][k] = half(1);
+                }
+                let [a, b] = C::read::<L>(line.add(all * C::SHARED + block * C::BYTES), table);
+                let row = weights.as_mut_ptr().add(per_input * k * BLOCK);
+                a.store(row);
+                b.store(row.add(LANES));
             }
             let mut t = 0;
             while n - t >= 8 {
-                add_block::<L, 8>(&weights, x, kb, t, out, stride);
+                add_block::<L, C, 8>(&weights, &shared, x, kb, t, out, stride);
                 t += 8;
             }
             while n - t >= 1 {
-                add_block::<L, 1>(&weights, x, kb, t, out, stride);
+                add_block::<L, C, 1>(&weights, &shared, x, kb, t, out, stride);
                 t += 1;
             }
         }
@@ -297,20 +187,31 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, F: LineFormat>(
 /// # Safety
 /// As [`gemm_inputs`], with `t + T` rows.
 #[inline(always)]
-unsafe fn add_block<L: Lanes, const T: usize>(
-    weights: &[f32; BLOCK * BLOCK],
+unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
+    weights: &[f32; FACTORS * BLOCK],
+    shared: &[[f32; BLOCK]; 2],
     x: &RawInput,
     kb: usize,
     t: usize,
     out: *mut f32,
     stride: usize,
 ) {
+    let per_input = if C::AFFINE { 2 } else { 1 };
+    let mut factors = [[0f32; FACTORS]; T];
     // SAFETY: by the contract of `gemm_inputs`.
     unsafe {
-        let rows: [*const f32; T] = core::array::from_fn(|i| x.values.add((t + i) * x.width + kb * BLOCK));
+        for (i, factors) in factors.iter_mut().enumerate() {
+            let row = x.values.add((t + i) * x.width + kb * BLOCK);
+            for k in 0..BLOCK {
+                for (j, shared) in shared.iter().enumerate().take(per_input) {
+                    factors[per_input * k + j] = shared[k] * *row.add(k);
+                }
+            }
+        }
+        let rows: [*const f32; T] = core::array::from_fn(|i| factors[i].as_ptr());
         for half in (0..BLOCK).step_by(LANES) {
             let mut acc: [L; T] = core::array::from_fn(|i| L::load(out.add((t + i) * stride + half)));
-            accumulate::<L, f32, T>(&mut acc, weights.as_ptr().add(half), BLOCK, BLOCK, &rows);
+            accumulate::<L, f32, T>(&mut acc, weights.as_ptr().add(half), BLOCK, per_input * BLOCK, &rows);
             for (i, a) in acc.iter().enumerate() {
                 a.store(out.add((t + i) * stride + half));
             }

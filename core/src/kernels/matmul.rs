@@ -153,9 +153,7 @@ pub(super) unsafe fn gemm_gathered<P: Panel, G: Gather<P::L>>(
         let run = RUN.min(blocks - first);
         // SAFETY: the run's tiles, in their room; the rest by the caller.
         unsafe {
-            for i in 0..run {
-                gather.next(n == 1, room.add(i * P::TILE));
-            }
+            gather.run(run, n == 1, room);
             P::add(table, &Run::new(room, P::TILE), x, first..first + run, n, out, stride);
         }
     }

@@ -19,6 +19,7 @@
 //! group (a head, a group of neurons); groups stand `group_stride` bytes apart, so that the parts of several
 //! matrices that are used together can lie together. Blocks run along the reduction, but for `ColumnLines`.
 
+use super::codes::Codes;
 use super::matmul::AHEAD;
 use crate::error::Error;
 use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
@@ -95,6 +96,14 @@ impl Geometry {
             Layout::RowLines => self.format.block_bytes() * self.k_blocks,
             Layout::ColumnLines => self.format.block_bytes() * (self.panels * TILE_ROWS / BLOCK),
             Layout::Inputs => self.format.code_bytes() * (self.panels * TILE_ROWS / BLOCK),
+        }
+    }
+
+    /// Blocks of a line.
+    const fn line_blocks(&self) -> usize {
+        match self.layout {
+            Layout::ColumnLines | Layout::Inputs => self.panels * TILE_ROWS / BLOCK,
+            _ => self.k_blocks,
         }
     }
 
@@ -191,6 +200,8 @@ pub struct Lines {
     /// Bytes of a group before its first line.
     shared_bytes: usize,
     line_bytes: usize,
+    /// Blocks of a line.
+    blocks: usize,
 }
 
 impl Lines {
@@ -214,13 +225,25 @@ impl Lines {
         unsafe { (self.start.add(g * self.group_stride + self.shared_bytes), self.line_bytes) }
     }
 
+    /// Blocks and bytes of a line.
+    #[inline(always)]
+    pub(super) fn blocks<C: Codes>(&self) -> (usize, usize) {
+        (self.blocks, self.blocks * const { C::SHARED + C::BYTES })
+    }
+
     /// First byte of line `i`.
     ///
     /// # Safety
     /// There must be a line `i`.
     #[inline(always)]
     pub unsafe fn line(&self, i: usize) -> *const u8 {
-        let at = i / self.per_group * self.group_stride + self.shared_bytes + i % self.per_group * self.line_bytes;
+        // Groups of one, and those of neurons, whose sizes are powers of two, need no division.
+        let (group, place) = if self.per_group.is_power_of_two() {
+            (i >> self.per_group.trailing_zeros(), i & (self.per_group - 1))
+        } else {
+            (i / self.per_group, i % self.per_group)
+        };
+        let at = group * self.group_stride + self.shared_bytes + place * self.line_bytes;
         // SAFETY: inside the matrix by the caller's promise.
         unsafe { self.start.add(at) }
     }
@@ -298,6 +321,7 @@ impl<'a> Matrix<'a> {
             group_stride: g.group_stride,
             shared_bytes: g.shared_bytes(),
             line_bytes: g.unit_bytes(),
+            blocks: g.line_blocks(),
         }
     }
 
@@ -361,8 +385,8 @@ impl<'a> Matrix<'a> {
         let (p, lane, tile) = (row / TILE_ROWS, row % TILE_ROWS, g.format.tile_bytes());
         assert!(p < g.panels && kb < g.k_blocks, "block out of range");
         let block = |unit: usize, i: usize| {
-            let start = self.unit_offset(unit) + i * g.format.block_bytes();
-            decode_line(g.format, &self.tiles[start..start + g.format.block_bytes()])
+            let start = self.unit_offset(unit);
+            decode_line(g.format, &self.tiles[start..start + g.unit_bytes()], i, g.line_blocks())
         };
         let start = match g.layout {
             Layout::Rows => self.unit_offset(p) + kb * tile,
@@ -400,16 +424,17 @@ impl Matrix<'_> {
     }
 }
 
-/// The 32 weights of one block of a line (GGML's arrangement; image/FORMAT.md).
-fn decode_line(format: Format, block: &[u8]) -> [f32; BLOCK] {
-    let half_at = |i: usize| f16::from_le_bytes([block[2 * i], block[2 * i + 1]]).to_f32();
-    let nibble = |header: usize, k: usize| block[header + k % 16] >> (if k < 16 { 0 } else { 4 }) & 15;
+/// The 32 weights of block `i` of a line of `n` (image/FORMAT.md).
+fn decode_line(format: Format, line: &[u8], i: usize, n: usize) -> [f32; BLOCK] {
+    let half_at = |i: usize| f16::from_le_bytes([line[2 * i], line[2 * i + 1]]).to_f32();
+    let codes = &line[n * format.header_bytes() + i * format.code_bytes()..][..format.code_bytes()];
+    let nibble = |k: usize| codes[k % 16] >> (if k < 16 { 0 } else { 4 }) & 15;
     core::array::from_fn(|k| match format.arithmetic() {
-        Arithmetic::F32 => f32::from_le_bytes([block[4 * k], block[4 * k + 1], block[4 * k + 2], block[4 * k + 3]]),
-        Arithmetic::F16 => half_at(k),
-        Arithmetic::Int8 => half_at(0) * f32::from(block[2 + k] as i8),
-        Arithmetic::Table4 => half_at(0) * f32::from(format.table()[usize::from(nibble(2, k))]),
-        Arithmetic::Affine4 => half_at(0) * f32::from(nibble(4, k)) + half_at(1),
+        Arithmetic::F32 => f32::from_le_bytes([codes[4 * k], codes[4 * k + 1], codes[4 * k + 2], codes[4 * k + 3]]),
+        Arithmetic::F16 => f16::from_le_bytes([codes[2 * k], codes[2 * k + 1]]).to_f32(),
+        Arithmetic::Int8 => half_at(i) * f32::from(codes[k] as i8),
+        Arithmetic::Table4 => half_at(i) * f32::from(format.table()[usize::from(nibble(k))]),
+        Arithmetic::Affine4 => half_at(i) * f32::from(nibble(k)) + half_at(n + i),
     })
 }
 

@@ -12,8 +12,7 @@
 //! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
 //! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
 //!
-//! Matrices stored by input ([`Layout::ColumnLines`]) follow the float contract in every format, their weights
-//! decoded first.
+//! Matrices with blocks along their outputs ([`Layout::ColumnLines`]) have a contract of their own (`lines.rs`).
 //!
 //! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`),
 //! [`Kernels::gemm_rows`] (any 16 outputs of a matrix of lines: with a list of chosen outputs the `gemv_rows`),
@@ -23,6 +22,7 @@
 
 mod activation;
 mod attention;
+mod codes;
 mod inputs;
 mod lines;
 mod matmul;
@@ -310,9 +310,13 @@ impl Kernels {
         // caller, and `self` exists only where its target features do.
         unsafe {
             let raw = RawInput::from_token(x, first, g.takes_int8());
-            let place = |r: u32| lines.line(r.min(count - 1) as usize);
+            let (mut these, mut next) = ([core::ptr::null(); TILE_ROWS], [core::ptr::null(); TILE_ROWS]);
+            for r in 0..TILE_ROWS {
+                these[r] = lines.line(rows[r] as usize);
+                next[r] = lines.line(later[r].min(count - 1) as usize);
+            }
             let kernel = self.gemm_rows[m.format().arithmetic() as usize];
-            kernel(m.format().table(), &rows.map(place), &later.map(place), &raw, tokens, out, out_stride);
+            kernel(m.format().table(), &these, &next, &raw, tokens, out, out_stride);
         }
     }
 
@@ -485,16 +489,16 @@ macro_rules! instantiate {
         #[allow(clippy::missing_safety_doc, missing_docs, reason = "private instances; contracts at the generic code")]
         mod $module {
             use super::*;
-            instantiate!(@gemm gemm_f32, gemm_rows_f32, [$($features)?], Format::F32, lines::F32Line, matmul::Floats<$lanes, f32>);
-            instantiate!(@gemm gemm_f16, gemm_rows_f16, [$($features)?], Format::F16, lines::F16Line, matmul::Floats<$lanes, half::f16>);
-            instantiate!(@gemm gemm_int8, gemm_rows_int8, [$($features)?], Format::Q8_0, lines::Int8Line, matmul::Integers<$int8>);
-            instantiate!(@gemm gemm_table4, gemm_rows_table4, [$($features)?], Format::Q4_0, lines::Table4Line, matmul::Integers<$table4>);
-            instantiate!(@gemm gemm_affine4, gemm_rows_affine4, [$($features)?], Format::Q4_1, lines::Affine4Line, matmul::Integers<$affine4>);
-            instantiate!(@inputs gemv_inputs_f32, gemm_inputs_f32, [$($features)?], $lanes, lines::F32Line);
-            instantiate!(@inputs gemv_inputs_f16, gemm_inputs_f16, [$($features)?], $lanes, lines::F16Line);
-            instantiate!(@inputs gemv_inputs_int8, gemm_inputs_int8, [$($features)?], $lanes, lines::Int8Line);
-            instantiate!(@inputs gemv_inputs_table4, gemm_inputs_table4, [$($features)?], $lanes, lines::Table4Line);
-            instantiate!(@inputs gemv_inputs_affine4, gemm_inputs_affine4, [$($features)?], $lanes, lines::Affine4Line);
+            instantiate!(@gemm gemm_f32, gemm_rows_f32, [$($features)?], Format::F32, codes::F32Codes, matmul::Floats<$lanes, f32>);
+            instantiate!(@gemm gemm_f16, gemm_rows_f16, [$($features)?], Format::F16, codes::F16Codes, matmul::Floats<$lanes, half::f16>);
+            instantiate!(@gemm gemm_int8, gemm_rows_int8, [$($features)?], Format::Q8_0, codes::Int8Codes, matmul::Integers<$int8>);
+            instantiate!(@gemm gemm_table4, gemm_rows_table4, [$($features)?], Format::Q4_0, codes::Table4Codes, matmul::Integers<$table4>);
+            instantiate!(@gemm gemm_affine4, gemm_rows_affine4, [$($features)?], Format::Q4_1, codes::Affine4Codes, matmul::Integers<$affine4>);
+            instantiate!(@inputs gemv_inputs_f32, gemm_inputs_f32, [$($features)?], $lanes, codes::F32Codes);
+            instantiate!(@inputs gemv_inputs_f16, gemm_inputs_f16, [$($features)?], $lanes, codes::F16Codes);
+            instantiate!(@inputs gemv_inputs_int8, gemm_inputs_int8, [$($features)?], $lanes, codes::Int8Codes);
+            instantiate!(@inputs gemv_inputs_table4, gemm_inputs_table4, [$($features)?], $lanes, codes::Table4Codes);
+            instantiate!(@inputs gemv_inputs_affine4, gemm_inputs_affine4, [$($features)?], $lanes, codes::Affine4Codes);
             instantiate!(@codes gemv_codes_int8, gemm_codes_int8, [$($features)?], $int8_codes, $int8);
             instantiate!(@codes gemv_codes_table4, gemm_codes_table4, [$($features)?], $table4_codes, $table4);
             instantiate!(@codes gemv_codes_affine4, gemm_codes_affine4, [$($features)?], $affine4_codes, $affine4);
@@ -582,7 +586,7 @@ macro_rules! instantiate {
             let mut room = MaybeUninit::<[u8; matmul::RUN * $format.tile_bytes()]>::uninit();
             // SAFETY: shapes by the caller; the room is this call's own; features enabled here.
             unsafe {
-                let rows = GatheredRows::<$line>::new(rows, later);
+                let rows = GatheredRows::<$line>::new(rows, later, x.width / BLOCK);
                 matmul::gemm_gathered::<$panel, _>(lut, rows, x, n, out, stride, room.as_mut_ptr().cast())
             }
         }
@@ -675,9 +679,9 @@ instantiate!(
     crate::simd::scalar::ScalarLanes,
     [scalar::Int8, scalar::Table4, scalar::Affine4],
     [
-        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Int8Codes>,
-        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Table4Codes>,
-        inputs::Plain<crate::simd::scalar::ScalarLanes, inputs::Affine4Codes>
+        inputs::Plain<crate::simd::scalar::ScalarLanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::scalar::ScalarLanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::scalar::ScalarLanes, codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "x86_64")]
@@ -689,9 +693,9 @@ instantiate!(
     crate::simd::avx2::Avx2Lanes,
     [avx2::Int8, avx2::Table4, avx2::Affine4],
     [
-        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Int8Codes>,
-        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Table4Codes>,
-        inputs::Plain<crate::simd::avx2::Avx2Lanes, inputs::Affine4Codes>
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::avx2::Avx2Lanes, codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "x86_64")]
@@ -713,9 +717,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::Int8, neon::Table4, neon::Affine4],
     [
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Int8Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Table4Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Affine4Codes>
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -727,8 +731,8 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::DotInt8, neon::DotTable4, neon::DotAffine4],
     [
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Int8Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Table4Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, inputs::Affine4Codes>
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
     ]
 );

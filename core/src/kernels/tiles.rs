@@ -1,6 +1,6 @@
 //! Where a panel's tiles come from: stored as tiles, or put together from lines.
 
-use super::lines::LineFormat;
+use super::codes::Codes;
 use super::matmul::Scout;
 use super::matrix::Walk;
 use crate::format::TILE_ROWS;
@@ -85,49 +85,78 @@ unsafe impl<L: Lanes> Tiles<L> for Run {
 
 /// The tiles of one panel, to be put together in the order of the inputs.
 pub(super) trait Gather<L: Lanes> {
-    /// Makes the next tile. `once` says that it is read for one token only, so that what will be gathered later
-    /// should be asked of the memory now.
+    /// Makes the next `n` tiles, at most [`RUN`]. `once` says that they are read for one token only, so that what will
+    /// be gathered later should be asked of the memory now.
     ///
     /// # Safety
-    /// There must be one more, and room for it at `tile`; `L`'s features must be there.
-    unsafe fn next(&mut self, once: bool, tile: *mut u8);
+    /// There must be so many more, and room for them at `room`; `L`'s features must be there.
+    unsafe fn run(&mut self, n: usize, once: bool, room: *mut u8);
 }
 
 /// Tiles out of the lines of 16 outputs.
-pub(super) struct GatheredRows<'a, F> {
+pub(super) struct GatheredRows<'a, C> {
     rows: &'a [*const u8; TILE_ROWS],
     /// The lines that will be asked for after these.
     later: &'a [*const u8; TILE_ROWS],
-    /// Bytes of every line consumed.
-    at: usize,
-    format: PhantomData<F>,
+    /// Blocks of a line.
+    blocks: usize,
+    kb: usize,
+    codes: PhantomData<C>,
 }
 
-impl<'a, F: LineFormat> GatheredRows<'a, F> {
-    /// Tiles of the outputs whose lines begin at `rows`.
+impl<'a, C: Codes> GatheredRows<'a, C> {
+    /// Tiles of the outputs whose lines of so many blocks begin at `rows`.
     ///
     /// # Safety
-    /// As many blocks as tiles are asked for must be readable behind every row.
-    pub(super) unsafe fn new(rows: &'a [*const u8; TILE_ROWS], later: &'a [*const u8; TILE_ROWS]) -> Self {
-        GatheredRows { rows, later, at: 0, format: PhantomData }
+    /// The lines must be there.
+    pub(super) unsafe fn new(
+        rows: &'a [*const u8; TILE_ROWS],
+        later: &'a [*const u8; TILE_ROWS],
+        blocks: usize,
+    ) -> Self {
+        GatheredRows { rows, later, blocks, kb: 0, codes: PhantomData }
     }
 }
 
-impl<L: Lanes, F: LineFormat> Gather<L> for GatheredRows<'_, F> {
+/// The same lines from a byte on.
+///
+/// # Safety
+/// They must be that long.
+#[inline(always)]
+unsafe fn behind(rows: &[*const u8; TILE_ROWS], at: usize) -> [*const u8; TILE_ROWS] {
+    let mut behind = *rows;
+    for row in &mut behind {
+        // SAFETY: by the contract.
+        *row = unsafe { row.add(at) };
+    }
+    behind
+}
+
+impl<L: Lanes, C: Codes> Gather<L> for GatheredRows<'_, C> {
     #[inline(always)]
-    unsafe fn next(&mut self, once: bool, tile: *mut u8) {
-        let at = self.at;
-        self.at += F::BYTES;
-        if once && (at == 0 || at / 64 != (at - F::BYTES) / 64) {
-            for later in self.later {
-                // SAFETY: a hint, whatever the address; features by the caller.
-                unsafe { L::prefetch(later.wrapping_add(at)) };
-            }
-        }
-        // SAFETY: blocks by the contract of `new`.
+    unsafe fn run(&mut self, n: usize, once: bool, room: *mut u8) {
+        let (tile, kb) = (C::FORMAT.tile_bytes(), self.kb);
+        let codes = self.blocks * C::SHARED + kb * C::BYTES;
+        self.kb += n;
+        // SAFETY: blocks by the contract of `new`; the rest by this one's.
         unsafe {
-            let blocks = core::array::from_fn(|r| self.rows[r].add(at));
-            F::gather::<L>(&blocks, tile);
+            if once {
+                for r in 0..TILE_ROWS {
+                    if C::SHARED > 0 {
+                        L::prefetch(self.later[r].wrapping_add(2 * kb));
+                    }
+                    let mut at = 0;
+                    while at < n * C::BYTES {
+                        L::prefetch(self.later[r].wrapping_add(codes + at));
+                        at += 64;
+                    }
+                }
+            }
+            for i in 0..C::SHARED / 2 {
+                let halves = behind(self.rows, 2 * (i * self.blocks + kb));
+                L::gather_halves(&halves, n, room.add(2 * TILE_ROWS * i), tile);
+            }
+            C::gather_rows::<L>(&behind(self.rows, codes), n, room.add(C::SHARED * TILE_ROWS), tile);
         }
     }
 }

@@ -87,7 +87,7 @@ unsafe impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8) {
+    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8, per: usize, stride: usize) {
         for first in (0..quads).step_by(4) {
             for half in 0..2 {
                 // SAFETY: AVX2 by the trait's contract; 16 bytes from quad `first` on are in every run, and the
@@ -106,8 +106,10 @@ unsafe impl Lanes for Avx2Lanes {
                         _mm256_unpacklo_epi64(ef, gh),
                         _mm256_unpackhi_epi64(ef, gh),
                     ];
+                    // Places hold whole fours of quads.
+                    let to = out.add(first / per * stride + first % per * 64 + 32 * half);
                     for (i, v) in four.into_iter().enumerate() {
-                        _mm256_storeu_si256(out.add(64 * (first + i) + 32 * half).cast(), v);
+                        _mm256_storeu_si256(to.add(64 * i).cast(), v);
                     }
                 }
             }

@@ -14,6 +14,71 @@ impl From<__m512> for Avx512Lanes {
     }
 }
 
+/// Dwords 0, 1, 2, 3 of 16 runs of bytes, each dword's in a register.
+///
+/// # Safety
+/// 16 bytes from `at` on must be in every run; AVX-512 F must be there.
+#[inline(always)]
+unsafe fn transpose4(runs: &[*const u8; 16], at: usize) -> [__m512i; 4] {
+    // SAFETY: by the contract.
+    unsafe {
+        // Register r holds runs r, r + 4, r + 8, r + 12: transposed by fours inside their quarters, the runs come out
+        // in order.
+        let load = |r: usize| _mm_loadu_si128(runs[r].add(at).cast());
+        let rows = |r: usize| {
+            let v = _mm512_castsi128_si512(load(r));
+            let v = _mm512_inserti32x4::<1>(v, load(r + 4));
+            let v = _mm512_inserti32x4::<2>(v, load(r + 8));
+            _mm512_inserti32x4::<3>(v, load(r + 12))
+        };
+        quarters(rows(0), rows(1), rows(2), rows(3))
+    }
+}
+
+/// Transposes dwords by fours inside quarters of four registers.
+///
+/// # Safety
+/// AVX-512 F must be there.
+#[inline(always)]
+unsafe fn quarters(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
+    // SAFETY: by the contract.
+    unsafe {
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ef, gh),
+            _mm512_unpackhi_epi64(ef, gh),
+        ]
+    }
+}
+
+/// Dwords 0 to 15 of 16 runs of bytes, each dword's in a register.
+///
+/// # Safety
+/// 64 bytes from `at` on must be in every run; AVX-512 F must be there.
+#[inline(always)]
+unsafe fn transpose16(runs: &[*const u8; 16], at: usize) -> [__m512i; 16] {
+    // SAFETY: by the contract.
+    unsafe {
+        let load = |r: usize| _mm512_loadu_si512(runs[r].add(at).cast());
+        let four = |r: usize| quarters(load(r), load(r + 1), load(r + 2), load(r + 3));
+        // Quarter q of fours[f][c] has dword 4q + c of runs 4f..4f + 4.
+        let (a, b, c, d) = (four(0), four(4), four(8), four(12));
+        let mut out = [a[0]; 16];
+        for i in 0..4 {
+            let (ab, cd) = (_mm512_shuffle_i32x4::<0x88>(a[i], b[i]), _mm512_shuffle_i32x4::<0x88>(c[i], d[i]));
+            let (ef, gh) = (_mm512_shuffle_i32x4::<0xdd>(a[i], b[i]), _mm512_shuffle_i32x4::<0xdd>(c[i], d[i]));
+            out[i] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+            out[4 + i] = _mm512_shuffle_i32x4::<0x88>(ef, gh);
+            out[8 + i] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+            out[12 + i] = _mm512_shuffle_i32x4::<0xdd>(ef, gh);
+        }
+        out
+    }
+}
+
 macro_rules! lanewise {
     ($name:ident, $op:ident) => {
         #[inline(always)]
@@ -69,30 +134,42 @@ unsafe impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8) {
-        for first in (0..quads).step_by(4) {
+    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8, per: usize, stride: usize) {
+        let place = |quad: usize| out.wrapping_add(quad / per * stride + quad % per * 64);
+        let mut first = 0;
+        while quads - first >= 16 {
+            // SAFETY: AVX-512F by the trait's contract; 64 bytes from quad `first` on are in every run.
+            unsafe {
+                let v = transpose16(runs, 4 * first);
+                for (i, v) in v.into_iter().enumerate() {
+                    _mm512_storeu_si512(place(first + i).cast(), v);
+                }
+            }
+            first += 16;
+        }
+        while first < quads {
             // SAFETY: AVX-512F by the trait's contract; 16 bytes from quad `first` on are in every run.
             unsafe {
-                // Register r holds runs r, r + 4, r + 8, r + 12: transposed by fours inside their quarters, the
-                // runs come out in order.
-                let rows = |r: usize| {
-                    let load = |r: usize| _mm_loadu_si128(runs[r].add(4 * first).cast());
-                    let v = _mm512_castsi128_si512(load(r));
-                    let v = _mm512_inserti32x4::<1>(v, load(r + 4));
-                    let v = _mm512_inserti32x4::<2>(v, load(r + 8));
-                    _mm512_inserti32x4::<3>(v, load(r + 12))
-                };
-                let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
-                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-                let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-                let four = [
-                    _mm512_unpacklo_epi64(ab, cd),
-                    _mm512_unpackhi_epi64(ab, cd),
-                    _mm512_unpacklo_epi64(ef, gh),
-                    _mm512_unpackhi_epi64(ef, gh),
-                ];
-                for (i, v) in four.into_iter().enumerate() {
-                    _mm512_storeu_si512(out.add(64 * (first + i)).cast(), v);
+                let v = transpose4(runs, 4 * first);
+                for (i, v) in v.into_iter().enumerate() {
+                    _mm512_storeu_si512(place(first + i).cast(), v);
+                }
+            }
+            first += 4;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_halves(runs: &[*const u8; 16], n: usize, out: *mut u8, stride: usize) {
+        // SAFETY: AVX-512F by the trait's contract; 16 bytes are in every run.
+        let pairs = unsafe { transpose4(runs, 0) };
+        for (i, pair) in pairs.into_iter().enumerate().take(n.div_ceil(2)) {
+            // SAFETY: the places of two numbers, or of one at the end.
+            unsafe {
+                let to = out.add(2 * i * stride);
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pair));
+                if 2 * i + 1 < n {
+                    _mm256_storeu_si256(to.add(stride).cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pair)));
                 }
             }
         }

@@ -138,20 +138,37 @@ pub unsafe trait Lanes: Copy {
     /// See the trait.
     unsafe fn pow2(self) -> Self;
 
-    /// Interleaves 16 runs of `4 * quads` bytes (quads a multiple of 4) by fours: `out` is
-    /// `[quad][run 0..16][4]`.
+    /// Interleaves 16 runs of `4 * quads` bytes (quads a multiple of 4) by fours, `[quad][run 0..16][4]`: each `per`
+    /// quads (4 or 8) to a place `stride` bytes behind the last.
     ///
     /// # Safety
-    /// See the trait; the runs must be readable, `out` writable, for so many bytes.
+    /// See the trait; the runs must be readable, the places writable, for so many bytes.
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; LANES], quads: usize, out: *mut u8) {
+    unsafe fn interleave(runs: &[*const u8; LANES], quads: usize, out: *mut u8, per: usize, stride: usize) {
         for quad in 0..quads {
             for (r, run) in runs.iter().enumerate() {
                 // SAFETY: by the contract.
                 unsafe {
                     let four = run.add(4 * quad).cast::<u32>().read_unaligned();
-                    out.add(64 * quad + 4 * r).cast::<u32>().write_unaligned(four);
+                    let to = out.add(quad / per * stride + quad % per * 64 + 4 * r);
+                    to.cast::<u32>().write_unaligned(four);
                 }
+            }
+        }
+    }
+
+    /// Interleaves 16 runs of `n` numbers of two bytes, at most 8: `[number][run 0..16]`, each number's `stride`
+    /// bytes behind the last.
+    ///
+    /// # Safety
+    /// See the trait; 16 bytes of every run must be readable (whatever is behind the numbers), the places writable.
+    #[inline(always)]
+    unsafe fn gather_halves(runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
+        for i in 0..n {
+            // SAFETY: by the contract. Written in one go: what is read in one go must not wait for 16 stores.
+            unsafe {
+                let halves: [u16; LANES] = core::array::from_fn(|r| runs[r].cast::<u16>().add(i).read_unaligned());
+                out.add(i * stride).cast::<[u16; LANES]>().write_unaligned(halves);
             }
         }
     }

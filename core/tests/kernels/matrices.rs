@@ -21,8 +21,9 @@ fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
     let group = g.units_per_group * g.unit_bytes();
-    // Blocks stand alone in lines, and 16 together in tiles.
-    let together = if matches!(g.layout, Layout::Rows | Layout::Columns) { TILE_ROWS } else { 1 };
+    // The blocks of a line share its front, and the 16 of a tile.
+    let tiled = matches!(g.layout, Layout::Rows | Layout::Columns);
+    let together = if tiled { TILE_ROWS } else { g.unit_bytes() / g.format.block_bytes() };
     let piece = together * g.format.block_bytes();
     for start in (0..span).step_by(g.group_stride) {
         for t in (start..start + group).step_by(piece) {

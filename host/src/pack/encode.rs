@@ -160,25 +160,25 @@ pub fn move_codes(format: Format, tile: &[u8], k: usize, line: &mut [u8], half: 
     }
 }
 
-/// Writes a block of a line, as GGML arranges it.
-pub fn put_line_block(format: Format, out: &mut [u8], block: &Block) {
-    out[..2].copy_from_slice(&block.scale.to_le_bytes());
-    let mut at = 2;
+/// Writes block `i` of a line of `n`.
+pub fn put_line_block(format: Format, line: &mut [u8], i: usize, n: usize, block: &Block) {
+    line[2 * i..2 * i + 2].copy_from_slice(&block.scale.to_le_bytes());
     if format.arithmetic() == Arithmetic::Affine4 {
-        out[2..4].copy_from_slice(&block.min.to_le_bytes());
-        at = 4;
+        line[2 * (n + i)..2 * (n + i) + 2].copy_from_slice(&block.min.to_le_bytes());
     }
+    let codes = &mut line[n * format.header_bytes() + i * format.code_bytes()..][..format.code_bytes()];
     if format.arithmetic() == Arithmetic::Int8 {
-        out[at..].copy_from_slice(&block.codes);
+        codes.copy_from_slice(&block.codes);
     } else {
-        (0..BLOCK / 2).for_each(|k| out[at + k] = block.codes[k] | block.codes[k + 16] << 4);
+        (0..BLOCK / 2).for_each(|k| codes[k] = block.codes[k] | block.codes[k + 16] << 4);
     }
 }
 
-/// Writes 32 floats of a line of a float format.
-pub fn put_line_floats(format: Format, out: &mut [u8], x: &[f32; BLOCK]) {
-    let size = out.len() / BLOCK;
-    for (out, v) in out.chunks_exact_mut(size).zip(x) {
+/// Writes block `i` of a line of a float format.
+pub fn put_line_floats(format: Format, line: &mut [u8], i: usize, x: &[f32; BLOCK]) {
+    let size = format.code_bytes() / BLOCK;
+    let codes = &mut line[i * format.code_bytes()..][..format.code_bytes()];
+    for (out, v) in codes.chunks_exact_mut(size).zip(x) {
         if format == Format::F16 {
             out.copy_from_slice(&f16::from_f32(*v).to_le_bytes());
         } else {

@@ -430,14 +430,11 @@ impl Encoder<'_> {
 
     /// Blocks of line `u`: an output's, or an input's out of the transposed matrix.
     fn line(&self, u: usize, transposed: &[f32]) -> std::result::Result<Vec<u8>, String> {
-        let size = self.format.block_bytes();
         let mut line = vec![0; self.geometry.unit_bytes()];
-        let mut put = |b: usize, piece: Piece| {
-            let at = &mut line[b * size..(b + 1) * size];
-            match piece {
-                Piece::Block(block) => encode::put_line_block(self.format, at, &block),
-                Piece::Floats(x) => encode::put_line_floats(self.format, at, &x),
-            }
+        let n = line.len() / self.format.block_bytes();
+        let mut put = |b: usize, piece: Piece| match piece {
+            Piece::Block(block) => encode::put_line_block(self.format, &mut line, b, n, &block),
+            Piece::Floats(x) => encode::put_line_floats(self.format, &mut line, b, &x),
         };
         if self.geometry.layout == Layout::RowLines {
             if let Some(row) = self.rows.source(u) {
