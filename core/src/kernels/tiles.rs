@@ -150,6 +150,9 @@ impl<L: Lanes, C: Codes> Gather<L> for GatheredRows<'_, C> {
                         L::prefetch(self.later[r].wrapping_add(codes + at));
                         at += 64;
                     }
+                    if self.kb == self.blocks {
+                        L::prefetch(self.later[r].wrapping_add(codes + n * C::BYTES - 1));
+                    }
                 }
             }
             for i in 0..C::SHARED / 2 {
