@@ -8,11 +8,11 @@ use crate::error::Error;
 const SOURCES: usize = 4;
 /// Which of them each map (in the order of a budget's slots) has.
 const SOURCE_OF: [usize; MAPS] = [0, 0, 0, 1, 2, 2, 3];
-/// Bins of magnitudes, eight to an octave: a bin is a float's exponent and first three bits behind it.
+/// Bins of magnitudes, four to an octave: a bin is a float's exponent and first two bits behind it.
 const BINS: usize = 192;
-const SHIFT: u32 = f32::MANTISSA_DIGITS - 1 - 3;
-/// The bin of 2^-16: what is smaller counts as that, what is larger than 2^8 as the last.
-const LOWEST: u32 = (127 - 16) << 3;
+const SHIFT: u32 = f32::MANTISSA_DIGITS - 1 - 2;
+/// The bin of 2^-40: what is smaller counts as that, what is larger than 2^8 as the last.
+const LOWEST: u32 = (127 - 40) << 2;
 
 /// Counts of magnitudes, [layers, SOURCES, BINS].
 pub struct Observed<'m> {

@@ -16,7 +16,7 @@ use crate::ops::linear::{Product, linear};
 
 /// Tokens decoded between two times that thresholds are taken anew from what was seen.
 const RETHINK: usize = 16;
-/// Of the tokens of a batch, every so many is looked at.
+/// Of all tokens, every so many is looked at.
 const STRIDE: usize = 4;
 /// Slot of the heads in a layer's budget.
 const HEADS: usize = 0;
@@ -370,7 +370,9 @@ impl<'m> State<'m> {
 
     /// The inputs of a map are there, `width` of each of the tokens' rows: keeps statistics.
     pub fn observe(&mut self, layer: usize, map: usize, rows: &Rows, width: usize, tokens: usize) {
-        let Some(observed) = self.observed.as_mut().filter(|_| self.policy == Policy::PromptInput) else { return };
+        // Looking costs time: of decoded tokens too, some are enough.
+        let looks = self.policy == Policy::PromptInput && (tokens > 1 || self.decoded.is_multiple_of(STRIDE));
+        let Some(observed) = self.observed.as_mut().filter(|_| looks) else { return };
         for row in rows.values.chunks_exact(rows.width).take(tokens).step_by(STRIDE) {
             observed.add(layer, map, &row[..width]);
         }

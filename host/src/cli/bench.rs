@@ -144,7 +144,8 @@ fn prefill(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<f64> {
 
 /// Seconds, and bytes read by all tokens.
 fn decode(session: &mut Session, pool: &Pool, depth: usize, ids: &[u32]) -> Result<(f64, usize)> {
-    if depth == 0 || session.position() < depth {
+    // What a policy learnt from the prompt is forgotten with what came behind it.
+    if depth == 0 || session.position() < depth || session.policy() != Policy::Off {
         session.rewind(0)?;
     }
     if session.position() < depth {
