@@ -18,6 +18,8 @@ mod state;
 
 pub use active::ActiveSet;
 pub use dial::{Allocation, Dial, MAPS, Policy, SLOTS};
-pub use predictor::{ENTRY_LEN, GRID, HEADER_LEN, MAGIC, Predictor, QUANTILES, Table, Tap, VERSION, fingerprint};
+pub use predictor::{
+    ENTRY_LEN, GRID, HEADER_LEN, MAGIC, Predictor, QUANTILES, RANKS, Table, Tap, VERSION, fingerprint,
+};
 pub use select::{interpolate, threshold_of};
 pub(crate) use state::State;

@@ -175,7 +175,12 @@ pub struct Predictor<'a> {
     per_layer: usize,
     layers: usize,
     tap: Tap,
+    ranks: bool,
 }
+
+/// Bit of the header's flags: the predictors' scores rank the parts of a layer and mean nothing from token to token, so
+/// that as many are kept for each; else (chances of being active) all above a threshold are.
+pub const RANKS: u32 = 1;
 
 /// Little-endian u32 at `at`, 0 behind the end.
 fn word(bytes: &[u8], at: usize) -> usize {
@@ -222,6 +227,7 @@ impl<'a> Predictor<'a> {
             per_layer: 0,
             layers: c.layers,
             tap: Tap(word(bytes, 28) as u32),
+            ranks: word(bytes, 36) as u32 & RANKS != 0,
         };
         p.index(word(bytes, 32))?;
         for table in Table::ALL {
@@ -337,6 +343,11 @@ impl<'a> Predictor<'a> {
             len > 0 && self.vector(table, layer).is_some_and(|v| v.len() == len)
         };
         if fits { Ok(()) } else { Err(Error::BadPredictor("a table")) }
+    }
+
+    /// Whether so many parts of a layer are kept for every token, rather than those above a threshold.
+    pub fn ranks(&self) -> bool {
+        self.ranks
     }
 
     /// What feeds the shadow predictor.

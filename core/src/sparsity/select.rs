@@ -45,6 +45,25 @@ pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut [f32]) -> f32 
     *kth
 }
 
+/// Scores looked at for [`typical_kth`].
+const SAMPLE: usize = 256;
+
+/// The score that about a share of the scores reaches, by a sample of them spread over all.
+pub(super) fn typical_kth(scores: &[f32], share: f32, scratch: &mut [f32]) -> f32 {
+    let stride = scores.len().div_ceil(SAMPLE).max(1);
+    let mut n = 0;
+    for (to, score) in scratch.iter_mut().zip(scores.iter().step_by(stride)) {
+        *to = *score;
+        n += 1;
+    }
+    let k = count_of(share, n.max(1));
+    if n == 0 || share >= 1.0 || k >= n {
+        return f32::NEG_INFINITY;
+    }
+    let (_, kth, _) = scratch[..n].select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    *kth
+}
+
 /// A generator for the random policy (SplitMix64), in 0..1.
 pub(super) fn random(state: &mut u64) -> f32 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

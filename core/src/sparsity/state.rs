@@ -4,7 +4,7 @@ use super::active::ActiveSet;
 use super::dial::{Allocation, Dial, MAPS, Policy, SLOTS};
 use super::observed::Observed;
 use super::predictor::{GRID, Predictor, Table, Tap};
-use super::select::{count_of, interpolate, kth_largest, random};
+use super::select::{count_of, interpolate, kth_largest, random, typical_kth};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
@@ -13,6 +13,7 @@ use crate::image::Config;
 use crate::kernels::{Activation, Kernels, Matrix};
 use crate::ops::buffer::Rows;
 use crate::ops::linear::{Product, linear};
+use core::ops::Range;
 
 /// Tokens decoded between two times that thresholds are taken anew from what was seen.
 const RETHINK: usize = 16;
@@ -212,9 +213,10 @@ impl<'m> State<'m> {
         (self.acting && self.policy.lists_neurons()).then_some(&self.active)
     }
 
-    /// What a layer's neurons must score.
-    fn neuron_threshold(&self, layer: usize) -> f32 {
-        self.thresholds[layer * SLOTS + self.policy.neuron_slot()]
+    /// What a predictor's scores of a layer's slot must reach.
+    fn least(&mut self, p: &Predictor, layer: usize, slot: usize, scores: Range<usize>) -> f32 {
+        let at = layer * SLOTS + slot;
+        if p.ranks() { typical_kth(&self.scores[scores], self.shares[at], self.scratch) } else { self.thresholds[at] }
     }
 
     /// Groups that are neurons, not padding.
@@ -305,14 +307,16 @@ impl<'m> State<'m> {
         if let Some(m) = p.matrix(Table::ShadowNeurons, 0) {
             self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowNeuronBias, 0), self.scores);
             for layer in 1..self.config.layers {
-                let (least, at) = (self.neuron_threshold(layer), (layer - 1) * padded(groups));
+                let at = (layer - 1) * padded(groups);
+                let least = self.least(p, layer, self.policy.neuron_slot(), at..at + self.real_groups());
                 self.active.choose_neurons(layer, |g| self.scores[at + g] >= least);
             }
         }
         if let Some(m) = p.matrix(Table::ShadowHeads, 0).filter(|_| !self.policy.by_input()) {
             self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowHeadBias, 0), self.scores);
             for layer in 1..self.config.layers {
-                let (least, at) = (self.thresholds[layer * SLOTS + HEADS], (layer - 1) * padded(heads));
+                let at = (layer - 1) * padded(heads);
+                let least = self.least(p, layer, HEADS, at..at + heads);
                 self.active.choose_heads(layer, |h| self.scores[at + h] >= least);
             }
         }
@@ -343,13 +347,13 @@ impl<'m> State<'m> {
         if let Some(m) = p.matrix(Table::LayerNeurons, next) {
             let bias = p.vector(Table::LayerNeuronBias, next);
             self.bytes += output(exec, kernels, &self.hidden, m, bias, self.scores);
-            let least = self.thresholds[next * SLOTS + NEURONS];
+            let least = self.least(p, next, NEURONS, 0..self.real_groups());
             self.active.choose_neurons(next, |g| self.scores[g] >= least);
         }
         if let Some(m) = p.matrix(Table::LayerHeads, next) {
             let bias = p.vector(Table::LayerHeadBias, next);
             self.bytes += output(exec, kernels, &self.hidden, m, bias, self.scores);
-            let least = self.thresholds[next * SLOTS + HEADS];
+            let least = self.least(p, next, HEADS, 0..self.config.heads);
             self.active.choose_heads(next, |h| self.scores[h] >= least);
         }
     }
@@ -471,9 +475,11 @@ impl<'m> State<'m> {
     }
 
     /// Mean activations of a layer's neurons and what they add to its output, where skipped neurons count with
-    /// their mean.
+    /// their mean: where the same ones are always skipped. What a predictor skips is small for this token, and its
+    /// mean over all tokens is not: centred, SmolLM2's shadow predictor at 70 % of the neurons has a KL divergence of
+    /// .85, and .57 without; its per-layer ones .80 and .45.
     pub fn means<'p>(&self, predictor: Option<&Predictor<'p>>, layer: usize) -> Option<(&'p [f32], &'p [f32])> {
-        let centred = matches!(self.policy, Policy::Static | Policy::Shadow | Policy::PerLayer | Policy::Mixed);
+        let centred = self.policy == Policy::Static;
         if !self.acting || !centred || layer == 0 || self.active.neurons(layer).is_none() {
             return None;
         }

@@ -38,6 +38,7 @@ use budget::Probe;
 use checkpoint::Checkpoint;
 use criteria::Criterion;
 use section::Section;
+use shadowllm_core::image::SectionKind;
 use shadowllm_core::sparsity::{Dial, GRID, Policy, Table, fingerprint};
 use shadowllm_core::{KvFormat, Session, SessionOptions};
 use statistics::Statistics;
@@ -129,6 +130,24 @@ pub fn calibrate(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(quality),
         Err(e) => Err(Error::io("remove", &state_path(out), e)),
     }
+}
+
+/// Divides the budgets of the predictor that `model` has anew, on `ids`, and writes the copy to `out`: what parts cost
+/// depends on the layout they were packed in.
+///
+/// # Errors
+/// An image without a predictor, a text too short, files that cannot be read or written.
+pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progress: &mut dyn Progress) -> Result<()> {
+    let bytes = model.model().image().section(SectionKind::Predictor);
+    if bytes.is_empty() {
+        return Err(Error::file(model.path(), "has no predictor to keep: calibrate without --keep first"));
+    }
+    let (mut section, tap) = Section::read(bytes)?;
+    section.ranks = o.shape.target == Target::Importance;
+    let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
+    let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
+    let section = budgets(model, section, &windows, &o, out, progress)?;
+    attach(model.path(), &section, &serde_json::json!({"budgets": ids.len()}), out)
 }
 
 /// The state of learning.

@@ -1,9 +1,10 @@
 //! Writing the predictor section of an image (its specification is the core's `image/FORMAT.md`).
 
+use crate::error::{Error, Result};
 use crate::pack::{encode, put_block};
 use shadowllm_core::Image;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::sparsity::{ENTRY_LEN, HEADER_LEN, MAGIC, Policy, Table, Tap, VERSION, fingerprint};
+use shadowllm_core::sparsity::{ENTRY_LEN, HEADER_LEN, MAGIC, Policy, RANKS, Table, Tap, VERSION, fingerprint};
 
 /// Format code of vectors.
 const VECTOR: u8 = 255;
@@ -24,9 +25,41 @@ struct Row {
 #[derive(Default)]
 pub struct Section {
     rows: Vec<Row>,
+    /// Whether predictors' scores only rank.
+    pub ranks: bool,
 }
 
 impl Section {
+    /// A section that was written before, without its budgets' claims to be right.
+    ///
+    /// # Errors
+    /// When its table does not lie inside it.
+    pub fn read(bytes: &[u8]) -> Result<(Section, Tap)> {
+        let bad = || Error::Other("the predictor's table is damaged".into());
+        let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+        let mut section = Section { ranks: word(36).ok_or_else(bad)? as u32 & RANKS != 0, ..Section::default() };
+        for i in 0..word(32).ok_or_else(bad)? {
+            let at = HEADER_LEN + i * ENTRY_LEN;
+            let entry = bytes.get(at..at + ENTRY_LEN).ok_or_else(bad)?;
+            let (outputs, inputs, offset) = (word(at + 4), word(at + 8), word(at + 16));
+            let (outputs, inputs, offset) =
+                outputs.zip(inputs).zip(offset).map(|((o, i), at)| (o, i, at)).ok_or_else(bad)?;
+            let size = match Format::from_code(entry[1]) {
+                Some(f) if entry[1] != VECTOR => outputs / TILE_ROWS * (inputs / BLOCK) * f.tile_bytes(),
+                _ => 4 * outputs,
+            };
+            section.rows.push(Row {
+                table: Table::from_code(entry[0]).ok_or_else(bad)?,
+                layer: u16::from_le_bytes([entry[2], entry[3]]),
+                format: entry[1],
+                outputs,
+                inputs,
+                bytes: bytes.get(offset..offset + size).ok_or_else(bad)?.to_vec(),
+            });
+        }
+        Ok((section, Tap(word(28).ok_or_else(bad)? as u32)))
+    }
+
     /// Adds a vector.
     pub fn vector(&mut self, table: Table, layer: usize, values: &[f32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -86,6 +119,7 @@ impl Section {
             c.neuron_groups() as u32,
             tap.0,
             rows.len() as u32,
+            if self.ranks { RANKS } else { 0 },
         ];
         for (i, word) in head.into_iter().enumerate() {
             out[8 + 4 * i..12 + 4 * i].copy_from_slice(&word.to_le_bytes());

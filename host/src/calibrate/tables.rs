@@ -108,6 +108,7 @@ pub fn section(
     held: &Held,
 ) -> Result<Section> {
     let mut section = Section::default();
+    section.ranks = training.shape.target == Target::Importance;
     let wanted = |p: Policy| policies.contains(&p);
     if wanted(Policy::Static) {
         statics(&mut section, c, statistics);

@@ -75,6 +75,9 @@ pub struct Options {
     /// Held-out windows that budgets are searched on; 0 divides every density evenly.
     #[arg(long, default_value_t = 3)]
     budget_windows: usize,
+    /// Keep the predictor that the image has, and only divide its budgets anew: after it was packed in another layout.
+    #[arg(long)]
+    keep: bool,
     /// Seconds between two times that the state is kept, for going on after an interruption.
     #[arg(long, default_value_t = 60)]
     keep_every: u64,
@@ -195,15 +198,15 @@ pub fn calibrate(o: &Options) -> Result<()> {
     };
     let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    if o.keep {
+        engine::rebudget(&model, &ids, &options, &o.output, &mut Bar(bar.clone()))?;
+        bar.finish_and_clear();
+        save_predictor(o)?;
+        return print::line(format_args!("{}: budgets divided anew", o.output.display()));
+    }
     let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut Bar(bar.clone()))?;
     bar.finish_and_clear();
-    if let Some(path) = &o.predictor {
-        let made = LoadedModel::open(&o.output, None)?;
-        let mut output = Output::create(path)?;
-        let section = made.model().image().section(SectionKind::Predictor);
-        output.file().write_all(section).map_err(|e| Error::io("write to", path, e))?;
-        output.finish()?;
-    }
+    save_predictor(o)?;
     let seconds = start.elapsed().as_secs_f64();
     if o.json {
         let peak = peak_memory();
@@ -226,4 +229,14 @@ pub fn calibrate(o: &Options) -> Result<()> {
     }
     let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
     print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))
+}
+
+/// Writes the output's predictor to a file of its own, if that was asked for.
+fn save_predictor(o: &Options) -> Result<()> {
+    let Some(path) = &o.predictor else { return Ok(()) };
+    let made = LoadedModel::open(&o.output, None)?;
+    let mut output = Output::create(path)?;
+    let section = made.model().image().section(SectionKind::Predictor);
+    output.file().write_all(section).map_err(|e| Error::io("write to", path, e))?;
+    output.finish()
 }
