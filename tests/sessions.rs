@@ -1,6 +1,7 @@
 //! Sessions: memory of every size, rewinding, cancelling, refusals that leave nothing changed.
 
 use shadowllm_core::sample::{Candidate, Sampler, SamplerOptions};
+use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Format, KvFormat, Serial, Session, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::{fixture_ids, pack_to, same_bits, vectors};
@@ -153,4 +154,75 @@ fn samplers_choose_as_told() {
     ] {
         assert!(matches!(Sampler::new(bad), Err(Error::BadOption(_))), "{bad:?}");
     }
+}
+
+#[test]
+fn a_saved_session_goes_on_elsewhere() {
+    for (family, kv) in [("qwen3", KvFormat::F16), ("opt", KvFormat::F32), ("mistral-swa", KvFormat::F16)] {
+        let (_temp, model) = model(family);
+        let ids = fixture_ids(family);
+        // Another context and another batch, so that the same state lies elsewhere.
+        let dial = Dial { policy: Policy::Prompt, density: 0.5, ..Dial::default() };
+        let one = SessionOptions { kv, sparsity: true, ..OPTIONS };
+        let two = SessionOptions { context: 77, batch: 5, ..one };
+        let mut memory = [one, two, two].map(|o| model.memory(&o).unwrap());
+        let [first, second, third] = &mut memory;
+        let mut first = model.session(one, first).unwrap();
+        let mut others = [model.session(two, second).unwrap(), model.session(two, third).unwrap()];
+        first.set_dial(&dial).unwrap();
+        first.prefill(&Serial, &ids[..19]).unwrap();
+        first.decode(&Serial, ids[19]).unwrap();
+        let mut state = vec![0; first.state_size()];
+        assert_eq!(first.save(&mut state), Ok(state.len()));
+        let before = first.logits().to_vec();
+        let straight: Vec<Vec<f32>> = ids[20..].iter().map(|id| first.decode(&Serial, *id).unwrap().to_vec()).collect();
+        for (i, other) in others.iter_mut().enumerate() {
+            other.set_dial(&dial).unwrap();
+            other.prefill(&Serial, &ids[..3]).unwrap();
+            if i == 0 {
+                other.load(&state).unwrap();
+            } else {
+                let mut memory = model.memory(&one).unwrap();
+                let mut source = model.session(one, &mut memory).unwrap();
+                source.load(&state).unwrap();
+                other.copy(&source).unwrap();
+            }
+            assert!(other.position() == 20 && same_bits(other.logits(), &before), "{family}");
+            for (id, wanted) in ids[20..].iter().zip(&straight) {
+                assert!(same_bits(other.decode(&Serial, *id).unwrap(), wanted), "{family}");
+            }
+        }
+    }
+}
+
+#[test]
+fn states_that_do_not_fit_are_refused_and_change_nothing() {
+    let (_temp, model) = model("qwen3");
+    let (_other_temp, other) = self::model("qwen2");
+    let ids = fixture_ids("qwen3");
+    let (mut memory, mut small) = (model.memory(&OPTIONS).unwrap(), model.memory(&OPTIONS).unwrap());
+    let mut session = model.session(OPTIONS, &mut memory).unwrap();
+    session.prefill(&Serial, &ids[..20]).unwrap();
+    let mut state = vec![0; session.state_size()];
+    session.save(&mut state).unwrap();
+    let (needed, given) = (state.len(), state.len() - 1);
+    assert_eq!(session.save(&mut vec![0; given]), Err(Error::MemoryTooSmall { needed, given }));
+    let logits = session.logits().to_vec();
+    for len in [0, 7, 63, 64, 100, state.len() - 1] {
+        assert!(matches!(session.load(&state[..len]), Err(Error::BadState(_))), "{len} bytes");
+    }
+    for at in 0..64 {
+        let mut damaged = state.clone();
+        damaged[at] ^= 1;
+        assert!(matches!(session.load(&damaged), Err(Error::BadState(_))), "byte {at}");
+    }
+    assert!(session.position() == 20 && same_bits(session.logits(), &logits));
+    let options = SessionOptions { context: 19, ..OPTIONS };
+    let mut short = model.session(options, &mut small).unwrap();
+    assert_eq!(short.load(&state), Err(Error::ContextFull { needed: 20, context: 19 }));
+    let mut memory = other.memory(&OPTIONS).unwrap();
+    assert!(matches!(other.session(OPTIONS, &mut memory).unwrap().load(&state), Err(Error::BadState(_))));
+    let options = SessionOptions { kv: KvFormat::F32, ..OPTIONS };
+    let mut memory = model.memory(&options).unwrap();
+    assert!(matches!(model.session(options, &mut memory).unwrap().load(&state), Err(Error::BadState(_))));
 }

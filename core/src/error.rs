@@ -73,6 +73,8 @@ pub enum Error {
     NotByInput,
     /// The session was made without room for skipping.
     NoSparsity,
+    /// A saved state does not belong to this session.
+    BadState(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -126,6 +128,7 @@ impl fmt::Display for Error {
                 "the policy skips single inputs, and this image stores none of its matrices by input: pack it with --layout input",
             ),
             Error::NoSparsity => f.write_str("the session was made without sparsity: ask for it in its options"),
+            Error::BadState(what) => write!(f, "the saved state cannot be used here: {what}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod forward;
 mod session;
+mod state;
 
 pub use crate::kernels::KvFormat;
 pub use session::{Session, SessionOptions, Traffic};

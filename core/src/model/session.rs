@@ -115,7 +115,7 @@ pub struct Session<'a, 'm> {
     pub(super) sparsity: Option<State<'m>>,
     pub(super) traffic: Traffic,
     candidates: &'m mut [Candidate],
-    has_logits: bool,
+    pub(super) has_logits: bool,
 }
 
 /// What the last prefill or decode read, in bytes, whichever way the weights were stored.
@@ -253,6 +253,11 @@ impl<'a, 'm> Session<'a, 'm> {
             Some(state) => state.set(dial, Some(shares), self.predictor.as_ref()),
             None => Err(Error::NoSparsity),
         }
+    }
+
+    /// The dial as it was set; off where there is none.
+    pub fn dial(&self) -> Dial {
+        self.sparsity.as_ref().map_or(Dial::default(), |s| *s.dial())
     }
 
     /// The policy in force ([`Policy::Auto`] resolved).

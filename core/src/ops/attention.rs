@@ -50,6 +50,61 @@ impl<'m> KvCache<'m> {
         }
     }
 
+    /// Number format.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// What the first positions take: of every head the keys (whole tiles), then the values.
+    fn parts(&self, positions: usize) -> impl Iterator<Item = Range<usize>> + use<'m> {
+        let row = self.head_width * self.format.bytes();
+        let heads = self.memory.len().checked_div(self.head_bytes).unwrap_or(0);
+        let (head_bytes, keys) = (self.head_bytes, positions.next_multiple_of(TILE_ROWS) * row);
+        (0..heads).flat_map(move |head| {
+            let (key, value) = (head * head_bytes, head * head_bytes + head_bytes / 2);
+            [key..key + keys, value..value + positions * row]
+        })
+    }
+
+    /// Bytes of the first positions in a saved state.
+    pub fn used_bytes(&self, positions: usize) -> usize {
+        self.parts(positions).map(|part| part.len()).sum()
+    }
+
+    /// Copies the first positions, all of which were written, to the beginning of `out`.
+    ///
+    /// # Panics
+    /// When `out` is shorter than [`KvCache::used_bytes`].
+    pub fn save(&self, positions: usize, out: &mut [u8]) {
+        let mut at = 0;
+        for part in self.parts(positions) {
+            let (from, to) = (&self.memory[part.clone()], &mut out[at..at + part.len()]);
+            // SAFETY: every key tile was filled when its first position was written, every value with its
+            // position, and both were before the position was counted.
+            to.copy_from_slice(unsafe { from.assume_init_ref() });
+            at += part.len();
+        }
+    }
+
+    /// Takes over what [`KvCache::save`] wrote; the positions must be no more than the cache has.
+    ///
+    /// # Panics
+    /// When `bytes` is shorter than [`KvCache::used_bytes`].
+    pub fn load(&mut self, positions: usize, bytes: &[u8]) {
+        let mut at = 0;
+        for part in self.parts(positions) {
+            self.memory[part.clone()].write_copy_of_slice(&bytes[at..at + part.len()]);
+            at += part.len();
+        }
+    }
+
+    /// Takes over the first positions of another cache of the same model and format.
+    pub fn copy(&mut self, positions: usize, from: &KvCache) {
+        for (to, part) in self.parts(positions).zip(from.parts(positions)) {
+            self.memory[to].copy_from_slice(&from.memory[part]);
+        }
+    }
+
     fn positions(&self) -> usize {
         self.head_bytes / (2 * self.head_width * self.format.bytes())
     }

@@ -198,6 +198,23 @@ impl<'m> State<'m> {
         }
     }
 
+    /// What earlier tokens told: statistics of heads and of neurons, and the state of chance.
+    pub fn told(&self) -> ([&[f32]; 2], u64) {
+        ([self.head_statistics, self.neuron_statistics], self.random)
+    }
+
+    /// Takes over what [`State::told`] returned elsewhere, number by number; what to use is then chosen anew.
+    pub fn tell(&mut self, numbers: &mut dyn Iterator<Item = f32>, random: u64) {
+        let slots = self.head_statistics.iter_mut().chain(self.neuron_statistics.iter_mut());
+        slots.zip(numbers).for_each(|(slot, number)| *slot = number);
+        (self.decoded, self.random) = (0, random);
+    }
+
+    /// The dial.
+    pub fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
     /// Forgets what earlier tokens told.
     pub fn forget(&mut self) {
         self.head_statistics.fill(0.0);
