@@ -1,7 +1,6 @@
 //! Prompt in, text out, with the figures people ask for.
 
 use crate::error::{Error, Result};
-use crate::pool::Pool;
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 use std::time::Instant;
@@ -46,13 +45,12 @@ pub enum Stop {
 /// What the session refuses: an empty prompt, one longer than the context, an id out of range.
 pub fn generate(
     session: &mut Session,
-    pool: &Pool,
+    exec: &dyn Executor,
     sampler: &mut Sampler,
     prompt: &[u32],
     most: usize,
     each: &mut dyn FnMut(u32) -> Result<bool>,
 ) -> Result<(Figures, Stop)> {
-    let exec: &dyn Executor = pool;
     let start = Instant::now();
     session.prefill(exec, prompt)?;
     let read = start.elapsed().as_secs_f64();

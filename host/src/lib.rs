@@ -23,24 +23,37 @@
 //! # }
 //! ```
 
+#[cfg(feature = "tools")]
 pub mod cache;
 #[cfg(feature = "calibrate")]
 pub mod calibrate;
+#[cfg(feature = "tools")]
 pub mod compare;
+#[cfg(feature = "tokenizer")]
+pub mod conversation;
+pub mod cores;
 pub mod error;
+#[cfg(feature = "tools")]
 pub mod eval;
+#[cfg(feature = "tools")]
 pub mod fetch;
 pub mod generate;
+#[cfg(feature = "tools")]
 pub mod import;
 mod map;
 pub mod model;
+#[cfg(feature = "tools")]
 pub mod output;
+#[cfg(feature = "tools")]
 pub mod pack;
 pub mod pool;
+#[cfg(feature = "tools")]
 pub mod predictor;
+#[cfg(feature = "tools")]
 pub mod report;
 #[cfg(feature = "tasks")]
 pub mod tasks;
+#[cfg(feature = "tokenizer")]
 pub mod text;
 
 pub use error::{Error, Result};

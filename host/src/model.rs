@@ -1,8 +1,9 @@
 //! A packed model, memory-mapped.
 
 use crate::error::{Error, Result};
-use crate::import::Chat;
-use crate::map::map;
+use crate::map::{map, map_part};
+#[cfg(feature = "tokenizer")]
+use crate::text::Chat;
 use memmap2::Mmap;
 use shadowllm_core::image::{Image, SectionKind};
 use shadowllm_core::{Cpu, Isa, Kernels, Model, Session, SessionOptions};
@@ -46,18 +47,98 @@ fn parse(path: &Path, bytes: &'static [u8], isa: Option<Isa>) -> Result<Model<'s
     Ok(Model::new(image, kernels))
 }
 
+/// What loading does besides mapping and checking the head.
+#[derive(Default)]
+pub struct Loading<'a> {
+    /// Forces an instruction set (for tests and comparisons).
+    pub isa: Option<Isa>,
+    /// Reads the whole file, so that the first token need not wait for it.
+    pub preload: bool,
+    /// Compares every section with its checksum, which reads the whole file.
+    pub verify: bool,
+    /// Is told the bytes done and the bytes in all, and says whether to go on.
+    pub progress: Option<&'a mut dyn FnMut(u64, u64) -> bool>,
+}
+
+/// Bytes between two reports of progress.
+const STEP: usize = 1 << 20;
+
+impl Loading<'_> {
+    fn tell(&mut self, done: usize, all: usize) -> Result<()> {
+        let go_on = self.progress.as_mut().is_none_or(|told| told(done as u64, all as u64));
+        if go_on { Ok(()) } else { Err(shadowllm_core::Error::Cancelled.into()) }
+    }
+
+    /// Reads what is to be read.
+    fn read(&mut self, path: &Path, image: &Image) -> Result<()> {
+        let all = image.bytes().len();
+        self.tell(0, all)?;
+        let sections = SectionKind::ALL.into_iter().filter(|_| self.verify || self.preload);
+        let mut done = 0;
+        for kind in sections.collect::<Vec<_>>() {
+            let mut hash = crc32fast::Hasher::new();
+            for part in image.section(kind).chunks(STEP) {
+                if self.verify {
+                    hash.update(part);
+                } else {
+                    part.iter().step_by(PAGE).for_each(|byte| _ = std::hint::black_box(*byte));
+                }
+                done += part.len();
+                self.tell(done.min(all - 1), all)?;
+            }
+            if self.verify && hash.finalize() != image.section_info(kind).crc {
+                let message =
+                    format!("its {} section is damaged (checksum mismatch): copy or pack it again", kind.name());
+                return Err(Error::file(path, message));
+            }
+        }
+        self.tell(all, all)
+    }
+}
+
+/// The smallest page: touching one byte of each is enough to read a file.
+const PAGE: usize = 4096;
+
 impl LoadedModel {
     /// Maps and checks an image; `isa` forces an instruction set (for tests and comparisons).
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn open(path: &Path, isa: Option<Isa>) -> Result<Self> {
+        Self::open_with(path, Loading { isa, ..Loading::default() })
+    }
+
+    /// [`LoadedModel::open`] with all that loading can do.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::open`]; [`shadowllm_core::Error::Cancelled`].
+    pub fn open_with(path: &Path, loading: Loading) -> Result<Self> {
         let start = Instant::now();
-        let mapping = map(path)?;
+        Self::mapped(map(path)?, path, start, loading)
+    }
+
+    /// An image that lies in an open file, `offset` bytes from its beginning; all that follows where no length is
+    /// given. `name` stands for its path.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::open_with`].
+    pub fn open_part(
+        name: &Path,
+        file: &std::fs::File,
+        offset: u64,
+        len: Option<u64>,
+        loading: Loading,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        Self::mapped(map_part(name, file, offset, len)?, name, start, loading)
+    }
+
+    fn mapped(mapping: Mmap, path: &Path, start: Instant, mut loading: Loading) -> Result<Self> {
         // SAFETY: the mapping's address does not change when the struct moves, and `model` is private and
         // dropped before it; every borrow handed out is shortened to that of `self`.
         let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
-        let model = parse(path, bytes, isa)?;
+        let model = parse(path, bytes, loading.isa)?;
+        loading.read(path, model.image())?;
         Ok(LoadedModel { model, _mapping: Some(mapping), path: path.to_owned(), load_time: start.elapsed() })
     }
 
@@ -66,8 +147,17 @@ impl LoadedModel {
     /// # Errors
     /// What is wrong with it.
     pub fn from_static(name: &str, bytes: &'static [u8], isa: Option<Isa>) -> Result<Self> {
+        Self::from_static_with(name, bytes, Loading { isa, ..Loading::default() })
+    }
+
+    /// [`LoadedModel::from_static`] with all that loading can do.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::from_static`]; [`shadowllm_core::Error::Cancelled`].
+    pub fn from_static_with(name: &str, bytes: &'static [u8], mut loading: Loading) -> Result<Self> {
         let start = Instant::now();
-        let model = parse(Path::new(name), bytes, isa)?;
+        let model = parse(Path::new(name), bytes, loading.isa)?;
+        loading.read(Path::new(name), model.image())?;
         Ok(LoadedModel { model, _mapping: None, path: name.into(), load_time: start.elapsed() })
     }
 
@@ -105,6 +195,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// When the section is damaged.
+    #[cfg(feature = "tokenizer")]
     pub fn chat(&self) -> Result<Chat> {
         let text = self.text(SectionKind::Chat)?;
         if text.is_empty() {

@@ -8,6 +8,7 @@
 //! worker that lost its core costs nothing but the task it holds. Nobody spins for long: a publisher that
 //! waits for such a task goes to sleep, which leaves its own core to the worker that holds it.
 
+use crate::cores::Cores;
 use crate::error::{Error, Result};
 use shadowllm_core::Executor;
 use std::cell::Cell;
@@ -118,6 +119,14 @@ impl Pool {
     /// # Errors
     /// [`Error::Usage`] for 0 or more than [`Pool::MOST`] threads; when the system gives no more threads.
     pub fn new(threads: usize) -> Result<Pool> {
+        Self::on(threads, &Cores { ids: Vec::new(), chosen: false })
+    }
+
+    /// [`Pool::new`], with its workers kept to these cores where others were left out. The calling thread stays free.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn on(threads: usize, cores: &Cores) -> Result<Pool> {
         if threads == 0 || threads > Self::MOST {
             return Err(Error::Usage(format!(
                 "{threads} threads are out of range: give 1 to {}, best the number of cores",
@@ -137,7 +146,12 @@ impl Pool {
         let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false), born: Instant::now() };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || shared.worker());
+            let cores = cores.clone();
+            let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || {
+                // Where the system refuses, it places the thread itself.
+                let _ = cores.chosen && cores.bind();
+                shared.worker();
+            });
             let handle = worker.map_err(|e| Error::Other(format!("cannot start thread {i} of {threads}: {e}")))?;
             pool.workers.push((handle.thread().clone(), handle));
         }

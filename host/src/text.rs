@@ -1,7 +1,6 @@
 //! Text and tokens: the tokenizer, streaming detokenisation, chat templates.
 
 use crate::error::{Error, Result};
-use crate::import::Chat;
 use crate::model::LoadedModel;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -74,6 +73,29 @@ impl Text {
         self.tokenizer.decode(ids, true).map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
     }
 
+    /// Ids of the prompt that messages make: by the chat template, or, where there is none or `raw`, the last one's
+    /// text as it is.
+    ///
+    /// # Errors
+    /// When the tokenizer or the template refuses; when nothing is to be read and the model (whose configuration
+    /// says `bos`) has no beginning token either.
+    pub fn prompt(&self, chat: &Chat, messages: &[Message], raw: bool, bos: Option<u32>) -> Result<Vec<u32>> {
+        let last = messages.last().map(|m| m.content.as_str()).unwrap_or_default();
+        let ids = if raw || chat.template.is_empty() {
+            self.encode(last, true)?
+        } else {
+            self.encode(&render(chat, messages)?, false)?
+        };
+        // A model that begins with a token of its own can start from nothing.
+        match bos.filter(|_| ids.is_empty()) {
+            Some(bos) => Ok(vec![bos]),
+            None if ids.is_empty() => {
+                Err(Error::Usage("the prompt is empty and the model has no beginning token; give some text".into()))
+            }
+            None => Ok(ids),
+        }
+    }
+
     /// A decoder for tokens that come one by one.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { text: self, ids: Vec::new(), done: 0, prefix: 0 }
@@ -119,6 +141,20 @@ impl TextStream<'_> {
         (self.prefix, self.done) = (self.ids.len(), self.ids.len());
         Ok(all.get(shown.len()..).unwrap_or_default().to_owned())
     }
+}
+
+/// What a chat needs besides the tokenizer, stored in the image as JSON.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Chat {
+    /// Jinja template, empty when the model has none.
+    #[serde(default)]
+    pub template: String,
+    /// Text of the beginning-of-sequence token.
+    #[serde(default)]
+    pub bos_token: String,
+    /// Text of the end-of-sequence token.
+    #[serde(default)]
+    pub eos_token: String,
 }
 
 /// One message of a conversation.

@@ -1,6 +1,6 @@
 //! `shadowllm demo`: the main job on real input, without any preparation.
 
-use crate::run::{Talk, prompt_ids};
+use crate::run::Talk;
 use crate::{pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
@@ -106,7 +106,8 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let pool = pool(o.threads)?;
     let text = Text::of(model)?;
     let chat = model.chat()?;
-    let ids = prompt_ids(&text, &chat, &[Message { role: "user".into(), content: o.prompt.clone() }], false, model)?;
+    let question = Message { role: "user".into(), content: o.prompt.clone() };
+    let ids = text.prompt(&chat, &[question], false, model.model().config().bos)?;
     let context = model.model().config().max_positions.min(2048);
     let options = session_options(model, context, KvFormat::F16, "another model")?;
     let skips = model.model().predictor()?.is_some();

@@ -6,11 +6,11 @@ use clap::Args;
 use serde_json::json;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::{Session, SessionOptions};
+use shadowllm_host::conversation::Conversation;
 use shadowllm_host::generate::{Figures, Stop, generate, peak_memory};
-use shadowllm_host::import::Chat;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
-use shadowllm_host::text::{Message, Text, read, render};
+use shadowllm_host::text::{Message, Text, read};
 use shadowllm_host::{Error, Result};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -141,26 +141,6 @@ impl Talk<'_, '_> {
     }
 }
 
-/// Ids of a prompt, by the chat template or plain.
-pub fn prompt_ids(text: &Text, chat: &Chat, messages: &[Message], raw: bool, model: &LoadedModel) -> Result<Vec<u32>> {
-    let last = messages.last().map(|m| m.content.as_str()).unwrap_or_default();
-    let ids = if raw || chat.template.is_empty() {
-        text.encode(last, true)?
-    } else {
-        text.encode(&render(chat, messages)?, false)?
-    };
-    // A model that begins with a token of its own can start from nothing.
-    if ids.is_empty() {
-        return match model.model().config().bos {
-            Some(bos) => Ok(vec![bos]),
-            None => {
-                Err(Error::Usage("the prompt is empty and the model has no beginning token; give some text".into()))
-            }
-        };
-    }
-    Ok(ids)
-}
-
 /// Runs the command.
 pub fn run(o: &Options) -> Result<()> {
     let prompt = match (&o.prompt, &o.file) {
@@ -195,7 +175,7 @@ fn messages(o: &Options, content: &str) -> Vec<Message> {
 
 fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Result<()> {
     let chat = talk.model.chat()?;
-    let ids = prompt_ids(talk.text, &chat, &messages(o, prompt), o.raw, talk.model)?;
+    let ids = talk.text.prompt(&chat, &messages(o, prompt), o.raw, talk.model.model().config().bos)?;
     // What is refused is not shown as if it had been begun.
     talk.session.admit(&ids)?;
     if !o.json && (o.raw || chat.template.is_empty()) {
@@ -240,17 +220,15 @@ fn chat(o: &Options, talk: &mut Talk) -> Result<()> {
         return Err(Error::Usage("the model has no chat template, so give it a text to continue with -p or -f".into()));
     }
     let mut lines = Lines::new()?;
-    let mut history: Vec<Message> = Vec::new();
-    let mut seen: Vec<u32> = Vec::new();
+    let mut conversation = Conversation::default();
+    let bos = talk.model.model().config().bos;
     while let Some(line) = lines.next()? {
-        if history.is_empty() {
-            history = messages(o, &line);
+        if conversation.messages.is_empty() {
+            conversation.messages = messages(o, &line);
         } else {
-            history.push(Message { role: "user".into(), content: line });
+            conversation.add("user", &line);
         }
-        let ids = text_ids(talk, &chat, &history)?;
-        // At least the last token is read again: its logits are what the answer starts from.
-        let same = ids.iter().zip(&seen).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
+        let (ids, same) = conversation.prompt(talk.text, &chat, bos)?;
         talk.session.rewind(same.min(talk.session.position()))?;
         let start = talk.session.position();
         let (answer, figures, stop) = talk.answer(&ids[start..], o.n)?;
@@ -258,18 +236,14 @@ fn chat(o: &Options, talk: &mut Talk) -> Result<()> {
         print::note(summary(&figures));
         if stop == Stop::ContextFull {
             print::note("[the context is full: the conversation starts anew]");
-            (history, seen) = (Vec::new(), Vec::new());
+            conversation.clear();
             talk.session.rewind(0)?;
             continue;
         }
-        seen = ids;
-        history.push(Message { role: "assistant".into(), content: answer });
+        conversation.has_read(ids);
+        conversation.add("assistant", &answer);
     }
     Ok(())
-}
-
-fn text_ids(talk: &Talk, chat: &Chat, history: &[Message]) -> Result<Vec<u32>> {
-    prompt_ids(talk.text, chat, history, false, talk.model)
 }
 
 /// Lines from an editor at a terminal, else from standard input.

@@ -6,6 +6,7 @@ mod hf_config;
 mod rope;
 mod synthetic;
 
+pub use crate::text::Chat;
 pub use gguf::GgufSource;
 pub use hf::HfSource;
 pub use synthetic::{SHAPES, SyntheticSource};
@@ -26,20 +27,6 @@ pub struct Spec {
     pub config: Config,
     /// RoPE inverse frequencies, scaled; empty under learned positions.
     pub rope: Vec<f32>,
-}
-
-/// What a chat needs besides the tokenizer, stored in the image as JSON.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Chat {
-    /// Jinja template, empty when the model has none.
-    #[serde(default)]
-    pub template: String,
-    /// Text of the beginning-of-sequence token.
-    #[serde(default)]
-    pub bos_token: String,
-    /// Text of the end-of-sequence token.
-    #[serde(default)]
-    pub eos_token: String,
 }
 
 /// A model to pack.
