@@ -45,7 +45,7 @@ fn nothing_is_allocated_per_token() {
         let mut sampler = Sampler::new(options).unwrap();
         let mut counts = Vec::with_capacity(128);
         let ids = fixture_ids(family);
-        let (_, _) = generate(&mut session, &pool, &mut sampler, &ids, 100, &mut |_| {
+        let (_, _) = generate(&mut session, &pool, &mut sampler, &ids, 100, &mut |_, _| {
             counts.push(COUNT.load(Ordering::Relaxed));
             Ok(true)
         })

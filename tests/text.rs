@@ -1,6 +1,7 @@
 //! Streaming text and chat templates.
 
 use shadowllm_host::import::Chat;
+use shadowllm_host::import::gguf::{Gguf, tokenizer_json};
 use shadowllm_host::text::{Message, Text, render};
 use shadowllm_tests::{smollm2, vectors};
 
@@ -30,6 +31,42 @@ const SAMPLES: [&str; 5] = [
     "👩‍👩‍👧‍👦 family, 🇫🇷 flag",
     " leading\n\n  and trailing ",
 ];
+
+/// Bytes of the tokens, added up.
+fn bytes(text: &Text, ids: &[u32]) -> Vec<u8> {
+    ids.iter().enumerate().flat_map(|(i, id)| text.bytes(*id, i == 0)).collect()
+}
+
+#[test]
+fn bytes_of_tokens_add_up_to_the_text() {
+    let json = std::fs::read_to_string(vectors("brown-opt/tokenizer.json")).unwrap();
+    let mut texts = vec![("brown-opt".to_owned(), Text::from_json(&json).unwrap())];
+    // Vocabularies of other kinds, where they are.
+    let gguf = |path: &std::path::Path| {
+        let parsed = Gguf::parse(&std::fs::read(path).unwrap()).unwrap();
+        Text::from_json(&tokenizer_json(&parsed).unwrap()).unwrap()
+    };
+    texts.extend(smollm2().map(|path| ("smollm2".to_owned(), gguf(&path))));
+    match std::env::var_os("LLAMA_CPP_MODELS") {
+        Some(folder) => {
+            for name in ["gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "falcon", "starcoder"] {
+                let path = std::path::Path::new(&folder).join(format!("ggml-vocab-{name}.gguf"));
+                texts.push((name.to_owned(), gguf(&path)));
+            }
+        }
+        None => shadowllm_tests::skipped("LLAMA_CPP_MODELS is not set: bytes of SentencePiece's tokens"),
+    }
+    for (name, text) in texts {
+        for sample in SAMPLES {
+            let ids = text.encode(sample, false).unwrap();
+            assert_eq!(
+                String::from_utf8(bytes(&text, &ids)).unwrap(),
+                text.decode(&ids).unwrap(),
+                "{name}: {sample:?}"
+            );
+        }
+    }
+}
 
 #[test]
 fn streams_are_complete_utf8_and_add_up() {

@@ -39,4 +39,4 @@ pub use exec::{Executor, Serial};
 pub use format::Format;
 pub use image::Image;
 pub use kernels::Kernels;
-pub use model::{KvFormat, Model, Session, SessionOptions, Traffic};
+pub use model::{KvFormat, Model, Session, SessionOptions, Totals, Traffic};

@@ -38,7 +38,8 @@ pub enum Stop {
     Stopped,
 }
 
-/// Reads `prompt`, then generates up to `most` tokens; each goes to `each`, which returns false to stop.
+/// Reads `prompt`, then generates up to `most` tokens; each goes to `each` with the session it comes from, which
+/// returns false to stop.
 /// Allocates nothing per token.
 ///
 /// # Errors
@@ -49,7 +50,7 @@ pub fn generate(
     sampler: &mut Sampler,
     prompt: &[u32],
     most: usize,
-    each: &mut dyn FnMut(u32) -> Result<bool>,
+    each: &mut dyn FnMut(u32, &Session) -> Result<bool>,
 ) -> Result<(Figures, Stop)> {
     let start = Instant::now();
     session.prefill(exec, prompt)?;
@@ -74,7 +75,7 @@ pub fn generate(
             break Stop::EndOfText;
         }
         figures.generated_tokens += 1;
-        if !each(token)? {
+        if !each(token, session)? {
             break Stop::Stopped;
         }
         sampler.accept(token);

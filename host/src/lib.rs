@@ -15,7 +15,7 @@
 //! let mut sampler = Sampler::new(SamplerOptions::default())?;
 //! let prompt = text.encode("The capital of France is", true)?;
 //! let mut stream = text.stream();
-//! generate(&mut session, &pool, &mut sampler, &prompt, 32, &mut |token| {
+//! generate(&mut session, &pool, &mut sampler, &prompt, 32, &mut |token, _| {
 //!     print!("{}", stream.push(token)?);
 //!     Ok(true)
 //! })?;
@@ -55,5 +55,7 @@ pub mod report;
 pub mod tasks;
 #[cfg(feature = "tokenizer")]
 pub mod text;
+#[cfg(feature = "tokenizer")]
+mod text_bytes;
 
 pub use error::{Error, Result};

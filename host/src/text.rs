@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
+use crate::text_bytes::TokenBytes;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use shadowllm_core::image::SectionKind;
@@ -26,6 +27,7 @@ pub fn read(path: &Path) -> Result<String> {
 /// A model's tokenizer.
 pub struct Text {
     tokenizer: Tokenizer,
+    bytes: TokenBytes,
 }
 
 impl Text {
@@ -53,7 +55,8 @@ impl Text {
         // Whatever the file says: nothing of a prompt is cut or filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
-        Ok(Text { tokenizer })
+        let bytes = TokenBytes::of(&tokenizer);
+        Ok(Text { tokenizer, bytes })
     }
 
     /// Token ids of a text; `special` adds what the tokenizer puts around texts (a beginning token).
@@ -71,6 +74,12 @@ impl Text {
     /// When the tokenizer refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids, true).map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
+    }
+
+    /// Bytes of one token, perhaps a part of a character; none for special tokens and for ids that are none. `first`
+    /// says that it begins a text, where some tokenizers drop a space.
+    pub fn bytes(&self, id: u32, first: bool) -> Vec<u8> {
+        self.bytes.bytes(&self.tokenizer, id, first)
     }
 
     /// Ids of the prompt that messages make: by the chat template, or, where there is none or `raw`, the last one's

@@ -5,7 +5,7 @@ mod session;
 mod state;
 
 pub use crate::kernels::KvFormat;
-pub use session::{Session, SessionOptions, Traffic};
+pub use session::{Session, SessionOptions, Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;

@@ -114,6 +114,9 @@ pub struct Session<'a, 'm> {
     pub(super) predictor: Option<Predictor<'a>>,
     pub(super) sparsity: Option<State<'m>>,
     pub(super) traffic: Traffic,
+    totals: Totals,
+    /// Bytes that a policy may skip parts of, by heads and neurons or by inputs.
+    skippable: [usize; 2],
     candidates: &'m mut [Candidate],
     pub(super) has_logits: bool,
 }
@@ -129,6 +132,40 @@ pub struct Traffic {
     pub predictor_nanoseconds: u64,
     /// Of the weights, matrices that a policy may skip parts of: those of all layers but the first.
     pub skippable: usize,
+}
+
+/// Sums over all prefills and decodes since the session began or [`Session::reset_totals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Tokens read by prefills.
+    pub prompt_tokens: u64,
+    /// Tokens decoded.
+    pub decoded_tokens: u64,
+    /// What prefills took, in nanoseconds of the executor's clock.
+    pub prefill_nanoseconds: u64,
+    /// What decoding took.
+    pub decode_nanoseconds: u64,
+    /// What the last prefill took.
+    pub last_prefill_nanoseconds: u64,
+    /// What decoding read of weights and predictors, in bytes.
+    pub weights: u64,
+    /// Of these, of predictors.
+    pub predictor: u64,
+    /// What predictors took.
+    pub predictor_nanoseconds: u64,
+    /// What decoding read of the KV cache.
+    pub kv: u64,
+    /// What decoding read of the matrices that the policy may skip parts of.
+    pub skippable_read: u64,
+    /// What it would have read of them densely.
+    pub skippable: u64,
+}
+
+impl Totals {
+    /// Share of the skippable bytes that decoding read; 1 before the first token.
+    pub fn density(&self) -> f64 {
+        if self.skippable == 0 { 1.0 } else { self.skippable_read as f64 / self.skippable as f64 }
+    }
 }
 
 struct Parts<'m> {
@@ -188,6 +225,8 @@ impl<'a, 'm> Session<'a, 'm> {
             predictor,
             sparsity: parts.sparsity,
             traffic: Traffic::default(),
+            totals: Totals::default(),
+            skippable: [false, true].map(|by_input| model.skippable_bytes(by_input)),
             candidates: parts.candidates,
             has_logits: false,
         })
@@ -276,6 +315,16 @@ impl<'a, 'm> Session<'a, 'm> {
         self.traffic
     }
 
+    /// Sums over prefills and decodes.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Begins to sum anew.
+    pub fn reset_totals(&mut self) {
+        self.totals = Totals::default();
+    }
+
     /// A flag that any thread may raise: a prefill or decode under way then stops before its next layer
     /// with [`Error::Cancelled`], and its last batch does not count.
     pub fn set_cancel(&mut self, flag: Option<&'m AtomicBool>) {
@@ -295,8 +344,13 @@ impl<'a, 'm> Session<'a, 'm> {
     pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
         self.begin(tokens, false)?;
         self.has_logits = false;
-        self.read(exec, tokens)?;
-        Ok(self.logits())
+        let (start, before) = (exec.nanoseconds(), self.position);
+        let result = self.read(exec, tokens);
+        let took = exec.nanoseconds() - start;
+        self.totals.prompt_tokens += (self.position - before) as u64;
+        self.totals.prefill_nanoseconds += took;
+        self.totals.last_prefill_nanoseconds = took;
+        result.map(|()| self.logits())
     }
 
     /// Admits tokens, and begins to count and to choose anew.
@@ -361,8 +415,24 @@ impl<'a, 'm> Session<'a, 'm> {
     pub fn decode(&mut self, exec: &dyn Executor, token: u32) -> Result<&[f32], Error> {
         self.begin(&[token], true)?;
         self.has_logits = false;
+        let start = exec.nanoseconds();
         self.read(exec, &[token])?;
+        self.count(exec.nanoseconds() - start);
         Ok(self.logits())
+    }
+
+    /// Adds a decoded token to the sums.
+    fn count(&mut self, nanoseconds: u64) {
+        let by_input = self.policy().by_input();
+        let (totals, traffic) = (&mut self.totals, &self.traffic);
+        totals.decoded_tokens += 1;
+        totals.decode_nanoseconds += nanoseconds;
+        totals.weights += traffic.weights as u64;
+        totals.predictor += traffic.predictor as u64;
+        totals.predictor_nanoseconds += traffic.predictor_nanoseconds;
+        totals.kv += self.model.kv_bytes_per_token(self.options.kv, self.position - 1) as u64;
+        totals.skippable_read += traffic.skippable as u64;
+        totals.skippable += self.skippable[usize::from(by_input)] as u64;
     }
 
     /// Chooses a token from the current logits.

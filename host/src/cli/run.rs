@@ -131,7 +131,7 @@ impl Talk<'_, '_> {
             all.push_str(&piece);
             Ok(())
         };
-        let (figures, stop) = generate(self.session, self.pool, self.sampler, prompt, n, &mut |token| {
+        let (figures, stop) = generate(self.session, self.pool, self.sampler, prompt, n, &mut |token, _| {
             ids.push(token);
             put(stream.push(token)?)?;
             Ok(true)
