@@ -1,4 +1,30 @@
 //! The C interface of shadowllm; `include/shadowllm.h` is its manual.
+//!
+//! Layer: above the host, or without feature `std` above the core alone, with the same functions of the header's
+//! embedded part. Promise: whatever a C program passes (short of pointers to nowhere and broken threads rules the
+//! header names) comes back as a status; no panic crosses the boundary.
+//!
+//! [`status`] (failures, the boundary) <- [`object`] (handles) <- [`structs`] (options in, figures out) <-
+//! the functions: [`model`], [`session`], [`sampler`], `state`, and with `std` `hosted`, `text` and `chat`.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![allow(non_camel_case_types, reason = "types have the header's names")]
+
+#[cfg(feature = "tokenizer")]
+mod chat;
+mod exec;
+#[cfg(feature = "std")]
+mod hosted;
+mod model;
+#[cfg(all(feature = "std", not(feature = "tokenizer")))]
+mod no_text;
+mod object;
+mod sampler;
+mod session;
+mod state;
+mod status;
+mod structs;
+#[cfg(feature = "tokenizer")]
+mod text;
 
 /// Version of the library as major * 1000000 + minor * 1000 + patch, to compare with the header's.
 #[unsafe(no_mangle)]
@@ -21,4 +47,32 @@ pub extern "C" fn sllm_version() -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn sllm_image_version() -> u32 {
     shadowllm_core::image::VERSION
+}
+
+#[cfg(all(not(feature = "std"), not(panic = "abort")))]
+compile_error!("without std there is nothing to unwind to: build with --profile embedded");
+
+/// Nothing to go back to: traps.
+#[cfg(all(not(feature = "std"), panic = "abort"))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // SAFETY: the instruction ends the program, or stops it where there is no system to end it.
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    unsafe {
+        core::arch::asm!("ud2", options(noreturn, nomem, nostack))
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        core::arch::asm!("brk #1", options(noreturn, nomem, nostack))
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "arm")]
+    unsafe {
+        core::arch::asm!("udf #0", options(noreturn, nomem, nostack))
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64", target_arch = "arm")))]
+    loop {
+        core::hint::spin_loop();
+    }
 }

@@ -27,7 +27,7 @@ pub fn map(path: &Path) -> Result<Mmap> {
 /// Names the file; when the file is not that long.
 pub fn map_part(path: &Path, file: &File, offset: u64, len: Option<u64>) -> Result<Mmap> {
     let all = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-    let left = all.checked_sub(offset).unwrap_or_default();
+    let left = all.saturating_sub(offset);
     let len = len.unwrap_or(left);
     if len == 0 || len > left {
         let message = format!("{len} bytes from byte {offset} on are asked for, and it has {all}");

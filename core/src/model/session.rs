@@ -162,6 +162,23 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// What came to these sums since they were `before`; the last prefill is the last in both.
+    pub fn since(&self, before: &Totals) -> Totals {
+        Totals {
+            prompt_tokens: self.prompt_tokens - before.prompt_tokens,
+            decoded_tokens: self.decoded_tokens - before.decoded_tokens,
+            prefill_nanoseconds: self.prefill_nanoseconds - before.prefill_nanoseconds,
+            decode_nanoseconds: self.decode_nanoseconds - before.decode_nanoseconds,
+            last_prefill_nanoseconds: self.last_prefill_nanoseconds,
+            weights: self.weights - before.weights,
+            predictor: self.predictor - before.predictor,
+            predictor_nanoseconds: self.predictor_nanoseconds - before.predictor_nanoseconds,
+            kv: self.kv - before.kv,
+            skippable_read: self.skippable_read - before.skippable_read,
+            skippable: self.skippable - before.skippable,
+        }
+    }
+
     /// Share of the skippable bytes that decoding read; 1 before the first token.
     pub fn density(&self) -> f64 {
         if self.skippable == 0 { 1.0 } else { self.skippable_read as f64 / self.skippable as f64 }
@@ -346,7 +363,7 @@ impl<'a, 'm> Session<'a, 'm> {
         self.has_logits = false;
         let (start, before) = (exec.nanoseconds(), self.position);
         let result = self.read(exec, tokens);
-        let took = exec.nanoseconds() - start;
+        let took = exec.nanoseconds().saturating_sub(start);
         self.totals.prompt_tokens += (self.position - before) as u64;
         self.totals.prefill_nanoseconds += took;
         self.totals.last_prefill_nanoseconds = took;
@@ -417,7 +434,7 @@ impl<'a, 'm> Session<'a, 'm> {
         self.has_logits = false;
         let start = exec.nanoseconds();
         self.read(exec, &[token])?;
-        self.count(exec.nanoseconds() - start);
+        self.count(exec.nanoseconds().saturating_sub(start));
         Ok(self.logits())
     }
 

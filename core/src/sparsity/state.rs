@@ -284,7 +284,7 @@ impl<'m> State<'m> {
         let Some(p) = predictor.filter(|_| self.acting && self.fresh && self.policy.asks_shadow()) else { return };
         let start = exec.nanoseconds();
         self.shadow(exec, kernels, p, layer, normed, heads);
-        self.nanoseconds += exec.nanoseconds() - start;
+        self.nanoseconds += exec.nanoseconds().saturating_sub(start);
     }
 
     /// Gathers what feeds the shadow predictor; when it is complete, asks it.
@@ -353,7 +353,7 @@ impl<'m> State<'m> {
         let Some(p) = predictor.filter(|_| asked) else { return };
         let start = exec.nanoseconds();
         self.own(exec, kernels, p, next, normed);
-        self.nanoseconds += exec.nanoseconds() - start;
+        self.nanoseconds += exec.nanoseconds().saturating_sub(start);
     }
 
     /// Asks layer `next`'s own predictor.

@@ -1,0 +1,229 @@
+//! Objects behind handles: a word that tells their kind, a lock that refuses instead of waiting, and poison.
+
+use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_BUSY, SLLM_STATUS_INTERNAL};
+use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, null};
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// What freed objects say.
+const DEAD: u32 = u32::from_le_bytes(*b"dead");
+
+/// A kind of object.
+pub trait Kind {
+    /// Its first word.
+    const TAG: u32;
+}
+
+/// First word of every object.
+#[repr(transparent)]
+pub struct Tag(AtomicU32);
+
+impl Tag {
+    pub fn new<K: Kind>() -> Tag {
+        Tag(AtomicU32::new(K::TAG))
+    }
+
+    pub fn kill(&self) {
+        self.0.store(DEAD, Ordering::Relaxed);
+    }
+}
+
+/// An object whose first field is a [`Tag`], of its own kind.
+///
+/// # Safety
+/// The type must be `repr(C)` and begin with a [`Tag`].
+pub unsafe trait Tagged: Kind {}
+
+/// The object behind a handle.
+///
+/// # Safety
+/// The pointer must be NULL or to an object of this library that is not freed before `'a` ends. (A freed one whose
+/// memory is still there is found out.)
+pub unsafe fn check<'a, T: Tagged>(handle: *const T) -> Result<&'a T> {
+    if handle.is_null() {
+        return Err(null("the object is NULL"));
+    }
+    if !handle.is_aligned() {
+        return Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this library"));
+    }
+    // SAFETY: every object of this library begins with a tag.
+    let tag = unsafe { &*handle.cast::<Tag>() }.0.load(Ordering::Relaxed);
+    match tag {
+        // SAFETY: the tag says that it is one, and it lives by the caller's promise.
+        tag if tag == T::TAG => Ok(unsafe { &*handle }),
+        DEAD => Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the object was freed before")),
+        _ => Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this kind")),
+    }
+}
+
+/// A value that one call at a time may use.
+#[repr(C)]
+pub struct Object<T: 'static> {
+    tag: Tag,
+    busy: AtomicBool,
+    poisoned: AtomicBool,
+    /// What any thread may say to it at any time.
+    pub raised: AtomicBool,
+    /// Bytes of the heap that it lies in; 0 for memory that the caller gave.
+    pub heap_bytes: usize,
+    value: UnsafeCell<T>,
+}
+
+impl<T: Kind> Kind for Object<T> {
+    const TAG: u32 = T::TAG;
+}
+
+// SAFETY: repr(C), the tag first.
+unsafe impl<T: Kind> Tagged for Object<T> {}
+
+impl<T: Kind> Object<T> {
+    pub fn new(value: T, heap_bytes: usize) -> Self {
+        Object {
+            tag: Tag::new::<T>(),
+            busy: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+            raised: AtomicBool::new(false),
+            heap_bytes,
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Takes the object for one call; a poisoned one only where `even_poisoned`.
+    fn lock(&self, even_poisoned: bool) -> Result<Lock<'_>> {
+        if self.busy.swap(true, Ordering::Acquire) {
+            let message = "the object is in use by another call, on another thread or around this callback";
+            return Err(Failure::Said(SLLM_STATUS_BUSY, message));
+        }
+        let lock = Lock(&self.busy);
+        if self.poisoned.load(Ordering::Relaxed) && !even_poisoned {
+            let message = "an error inside the library spoilt this object: free it and make another";
+            return Err(Failure::Said(SLLM_STATUS_INTERNAL, message));
+        }
+        Ok(lock)
+    }
+
+    /// Runs one call on the value; a panic poisons the object.
+    pub fn with<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        let _lock = self.lock(false)?;
+        // SAFETY: the lock is held, so nobody else has a reference.
+        let value = unsafe { &mut *self.value.get() };
+        let mut came_back = false;
+        let result = catch(|| {
+            let result = body(value);
+            came_back = true;
+            result
+        });
+        if !came_back {
+            self.poisoned.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Gives the object back.
+struct Lock<'a>(&'a AtomicBool);
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Ends the object behind `*slot`, if there is one, and sets it to NULL.
+///
+/// # Safety
+/// As for [`check`], for `*slot`; nobody uses the object any more.
+pub unsafe fn free<T: Kind>(slot: *mut *mut Object<T>) -> Result<()> {
+    if slot.is_null() {
+        return Err(null("the pointer to the object is NULL"));
+    }
+    // SAFETY: not NULL, and the caller's variable.
+    let object = unsafe { *slot };
+    if object.is_null() {
+        return Ok(());
+    }
+    // SAFETY: as promised.
+    let found = unsafe { check(object) }?;
+    // Kept locked: what comes late finds it busy or dead.
+    core::mem::forget(found.lock(true)?);
+    found.tag.kill();
+    let heap_bytes = found.heap_bytes;
+    // SAFETY: not NULL, and the caller's variable; nobody else uses the object, and it is not used again.
+    unsafe {
+        *slot = core::ptr::null_mut();
+        core::ptr::drop_in_place((*object).value.get());
+        give_back(object, heap_bytes);
+    }
+    Ok(())
+}
+
+/// Frees memory that [`take`] gave.
+///
+/// # Safety
+/// `bytes` is 0, or `object` lies in so many bytes from [`take`].
+#[cfg(feature = "std")]
+pub unsafe fn give_back<T>(object: *mut T, bytes: usize) {
+    if bytes > 0 {
+        // SAFETY: the layout was accepted when the memory was taken.
+        unsafe {
+            let layout = std::alloc::Layout::from_size_align_unchecked(bytes, ALIGN);
+            std::alloc::dealloc(object.cast(), layout);
+        }
+    }
+}
+
+#[cfg(not(feature = "std"))]
+pub unsafe fn give_back<T>(_: *mut T, _: usize) {}
+
+/// Alignment of objects in memory: at least any object's.
+pub const ALIGN: usize = 64;
+
+/// Memory from the heap for an object and what follows it.
+#[cfg(feature = "std")]
+pub fn take(bytes: usize) -> Result<*mut u8> {
+    use crate::status::SLLM_STATUS_OUT_OF_MEMORY;
+    let none = || {
+        let message = format!("{} MB of memory are not to be had: ask for a shorter context", bytes >> 20);
+        Failure::Text(SLLM_STATUS_OUT_OF_MEMORY, message)
+    };
+    let layout = std::alloc::Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| none())?;
+    // SAFETY: not of size zero.
+    let memory = unsafe { std::alloc::alloc(layout) };
+    if memory.is_null() { Err(none()) } else { Ok(memory) }
+}
+
+/// A new object on the heap.
+#[cfg(feature = "std")]
+pub fn boxed<T: Kind>(value: T) -> Result<*mut Object<T>> {
+    const { assert!(align_of::<Object<T>>() <= ALIGN) };
+    let bytes = size_of::<Object<T>>();
+    let memory = take(bytes)?.cast::<Object<T>>();
+    // SAFETY: fresh, large enough, aligned.
+    unsafe { memory.write(Object::new(value, bytes)) };
+    Ok(memory)
+}
+
+/// Room for a `T`, aligned, in memory that a caller gave: its place, and how many bytes follow `T`.
+pub fn place<T>(memory: *mut c_void, size: usize) -> Result<(*mut T, usize)> {
+    const { assert!(align_of::<T>() <= ALIGN) };
+    if memory.is_null() {
+        return Err(null("the memory is NULL"));
+    }
+    // Whether it fits does not depend on how the memory happens to be aligned.
+    if size < room::<T>() {
+        return Err(Failure::Said(
+            SLLM_STATUS_BUFFER_TOO_SMALL,
+            "the memory is smaller than the size that was asked for",
+        ));
+    }
+    let skip = memory.cast::<u8>().align_offset(ALIGN);
+    // SAFETY: skip is below ALIGN, and `room` counts that in.
+    let at = unsafe { memory.cast::<u8>().add(skip) };
+    Ok((at.cast(), size - skip - size_of::<T>()))
+}
+
+/// Bytes that [`place`] needs.
+pub const fn room<T>() -> usize {
+    size_of::<T>() + ALIGN - 1
+}
