@@ -77,9 +77,9 @@
  * Nothing global: no environment variables, no files but those you name, no network, no state but the log callback.
  *
  * EMBEDDED USE. The first part of this header is also to be had as a static library without libc and without
- * allocation: define SLLM_EMBEDDED before the include and link libshadowllm-embedded.a, which wants only memcpy, memmove,
- * memset and memcmp (and bcmp, strlen with some compilers) of the program. There an error inside executes a trap instruction, since there is
- * nothing to go back to.
+ * allocation: define SLLM_EMBEDDED before the include and link libshadowllm-embedded.a, which wants only memcpy,
+ * memmove, memset, memcmp and bcmp of the program, at most. There an error inside executes a trap instruction, since
+ * there is nothing to go back to.
  */
 #ifndef SHADOWLLM_H
 #define SHADOWLLM_H
@@ -203,7 +203,7 @@ typedef uint64_t (*sllm_clock_fn)(void *user);
 typedef struct sllm_session_options {
     uint32_t struct_size;
     uint32_t context;    /* positions, prompt and answer together; 0: what the model was trained for, 4096 at most */
-    uint32_t batch;      /* tokens of a prefill computed together; 0: 128 */
+    uint32_t batch;      /* tokens of a prefill computed together, no more than the context; 0: 128 */
     uint32_t kv_format;  /* SLLM_KV_... */
     uint32_t dense_only; /* 1 leaves out the room for skipping: sparsity can then not be set */
     uint32_t threads;    /* tasks at a time; 0: one a core for sllm_session_new, else 1 */

@@ -1,0 +1,248 @@
+/* Sessions: options, tokens, order of calls, overflow, dial, saved states. */
+#include "suite.h"
+
+#include <math.h>
+
+static const uint32_t prompt[] = {5, 9, 14, 20, 3, 77, 41, 6};
+#define PROMPT (sizeof prompt / sizeof *prompt)
+
+static void options_out_of_range(void) {
+    sllm_session_options good, options;
+    sllm_session *session = NULL;
+    size_t size = 7;
+    OK(sllm_session_options_defaults(&good, sizeof good));
+#define REFUSED(field, value)                                                                                          \
+    do {                                                                                                               \
+        options = good;                                                                                                \
+        options.field = (value);                                                                                       \
+        INVALID(sllm_session_new(model, &options, &session));                                                          \
+    } while (0)
+    REFUSED(context, UINT32_MAX);
+    REFUSED(kv_format, 3);
+    REFUSED(dense_only, 2);
+    REFUSED(threads, 513);
+    REFUSED(cores, 2);
+    REFUSED(reserved, 1);
+    REFUSED(struct_size, 3);
+#undef REFUSED
+    options = good;
+    options.context = UINT32_MAX;
+    INVALID(sllm_session_size(model, &options, &size));
+    CHECK(size == 7 && session == NULL);
+}
+
+static void wrong_order(void) {
+    sllm_session *session = short_session(32, 1);
+    sllm_sampler *sampler = NULL;
+    const float *logits = NULL;
+    size_t count = 7, position = 7;
+    uint32_t token = 7, out = info.vocab;
+    OK(sllm_sampler_new(NULL, &sampler));
+    STATUS(SLLM_STATUS_NO_LOGITS, sllm_session_logits(session, &logits, &count));
+    STATUS(SLLM_STATUS_NO_LOGITS, sllm_session_sample(session, sampler, &token));
+    CHECK(logits == NULL && count == 7 && token == 7);
+    INVALID(sllm_session_rewind(session, 1));
+    INVALID(sllm_session_prefill(session, prompt, 0));
+    STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_session_prefill(session, &out, 1));
+    STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_session_decode(session, info.vocab));
+    STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_session_decode(session, UINT32_MAX));
+    OK(sllm_session_decode(session, 1)); /* a first token may be decoded */
+    OK(sllm_session_logits(session, &logits, &count));
+    CHECK(count == info.vocab && logits != NULL && !isnan(logits[0]));
+    OK(sllm_session_position(session, &position));
+    CHECK(position == 1);
+    OK(sllm_session_rewind(session, 0));
+    STATUS(SLLM_STATUS_NO_LOGITS, sllm_session_sample(session, NULL, &token));
+    CHECK(token == 7);
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_session_free(&session));
+    CHECK(session == NULL && sampler == NULL);
+}
+
+/* Handles of the wrong kind, and ones that were freed where their memory is still there. */
+static void wrong_handles(void) {
+    sllm_session *session = short_session(16, 1);
+    sllm_sampler *sampler = NULL, *stale, *placed = NULL;
+    void *memory = malloc(sllm_sampler_size());
+    size_t position;
+    OK(sllm_sampler_new(NULL, &sampler));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_session_position((sllm_session *)(void *)sampler, &position));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_session_position((sllm_session *)(void *)model, &position));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_sampler_accept((sllm_sampler *)(void *)session, 1));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_session_cancel((sllm_session *)(void *)model));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_model_retain((sllm_model *)(void *)((char *)model + 1)));
+    OK(sllm_sampler_init(memory, sllm_sampler_size(), NULL, &placed));
+    stale = placed;
+    OK(sllm_sampler_free(&placed));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_sampler_accept(stale, 1));
+    STATUS(SLLM_STATUS_INVALID_HANDLE, sllm_sampler_free(&stale));
+    free(memory);
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_session_free(&session));
+}
+
+static void overflow(void) {
+    sllm_session *session = short_session(PROMPT + 2, 1);
+    uint32_t token = 0;
+    size_t position = 0;
+    decode_greedily(session, prompt, PROMPT, NULL, 2);
+    OK(sllm_session_sample(session, NULL, &token));
+    STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_session_decode(session, token));
+    STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_session_prefill(session, prompt, 1));
+    OK(sllm_session_position(session, &position));
+    CHECK(position == PROMPT + 2);
+    OK(sllm_session_rewind(session, PROMPT));
+    OK(sllm_session_decode(session, token));
+    OK(sllm_session_free(&session));
+}
+
+static void samplers(void) {
+    sllm_sampler_options options;
+    sllm_sampler *sampler = NULL;
+    sllm_session *session = short_session(64, 1);
+    uint32_t first[2][6], token;
+    int round, i;
+    OK(sllm_sampler_options_defaults(&options, sizeof options));
+#define REFUSED(field, value)                                                                                          \
+    do {                                                                                                               \
+        sllm_sampler_options bad_ = options;                                                                           \
+        bad_.field = (value);                                                                                          \
+        INVALID(sllm_sampler_new(&bad_, &sampler));                                                                    \
+    } while (0)
+    REFUSED(temperature, -1);
+    REFUSED(temperature, NAN);
+    REFUSED(top_p, 0);
+    REFUSED(top_p, 2);
+    REFUSED(min_p, 1);
+    REFUSED(repetition_penalty, 0);
+    REFUSED(struct_size, 8);
+#undef REFUSED
+    CHECK(sampler == NULL);
+    options.seed = 42;
+    options.repetition_penalty = 1.3f;
+    for (round = 0; round < 2; round++) {
+        OK(sllm_sampler_new(&options, &sampler));
+        OK(sllm_session_rewind(session, 0));
+        OK(sllm_session_prefill(session, prompt, PROMPT));
+        for (i = 0; i < 6; i++) {
+            OK(sllm_session_sample(session, sampler, &token));
+            OK(sllm_sampler_accept(sampler, token));
+            OK(sllm_session_decode(session, token));
+            first[round][i] = token;
+        }
+        OK(sllm_sampler_free(&sampler));
+    }
+    CHECK(memcmp(first[0], first[1], sizeof first[0]) == 0);
+    OK(sllm_session_free(&session));
+}
+
+void test_sessions(void) {
+    options_out_of_range();
+    wrong_order();
+    wrong_handles();
+    overflow();
+    samplers();
+}
+
+/* Off is dense, bit for bit; others read less and say so. */
+void test_sparsity(void) {
+    sllm_session *with = short_session(64, 1), *without = NULL;
+    sllm_session_options options;
+    sllm_dial dial, found;
+    sllm_stats stats;
+    const float *a, *b;
+    size_t n, m;
+    double dense;
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 64;
+    options.dense_only = 1;
+    OK(sllm_session_new(model, &options, &without));
+    OK(sllm_session_set_sparsity(with, SLLM_SPARSITY_OFF));
+    OK(sllm_session_set_sparsity(without, SLLM_SPARSITY_OFF));
+    decode_greedily(with, prompt, PROMPT, NULL, 8);
+    decode_greedily(without, prompt, PROMPT, NULL, 8);
+    OK(sllm_session_logits(with, &a, &n));
+    OK(sllm_session_logits(without, &b, &m));
+    CHECK(n == m && memcmp(a, b, n * sizeof *a) == 0);
+    stats.struct_size = sizeof stats;
+    OK(sllm_session_get_stats(with, &stats));
+    CHECK(stats.prompt_tokens == PROMPT && stats.decoded_tokens == 8 && stats.decode_nanoseconds > 0);
+    CHECK(stats.weight_bytes > 0 && stats.kv_bytes > 0 && stats.first_token_nanoseconds > 0);
+    CHECK(stats.decode_tokens_per_second > 0 && stats.prefill_tokens_per_second > 0);
+    CHECK(stats.peak_memory_bytes > stats.session_bytes / 8 && stats.density <= 1 && stats.density > 0.5);
+    dense = (double)stats.weight_bytes;
+    OK(sllm_dial_defaults(&dial, sizeof dial));
+    dial.policy = SLLM_POLICY_PROMPT;
+    dial.density = 0.4f;
+    STATUS(SLLM_STATUS_UNSUPPORTED, sllm_session_set_dial(without, &dial));
+    OK(sllm_session_rewind(with, 0));
+    OK(sllm_session_set_dial(with, &dial));
+    OK(sllm_session_reset_stats(with));
+    decode_greedily(with, prompt, PROMPT, NULL, 8);
+    OK(sllm_session_get_stats(with, &stats));
+    CHECK(stats.density < 0.6 && stats.density > 0.2 && (double)stats.weight_bytes < dense);
+    found.struct_size = sizeof found;
+    OK(sllm_session_get_dial(with, &found));
+    CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f && found.refresh == 1);
+#define REFUSED(status, field, value)                                                                                  \
+    do {                                                                                                               \
+        sllm_dial bad_ = dial;                                                                                         \
+        bad_.field = (value);                                                                                          \
+        STATUS(status, sllm_session_set_dial(with, &bad_));                                                            \
+    } while (0)
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, 1);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, 12);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, -1);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, 0);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, 1.5f);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, NAN);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, allocation, 3);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, reserved, 1);
+    REFUSED(SLLM_STATUS_UNSUPPORTED, policy, SLLM_POLICY_INPUT); /* no matrix by input */
+#undef REFUSED
+    INVALID(sllm_session_set_sparsity(with, 4));
+    INVALID(sllm_session_set_sparsity(with, -1));
+    if (!info.is_calibrated) STATUS(SLLM_STATUS_UNSUPPORTED, sllm_session_set_sparsity(with, SLLM_SPARSITY_MEDIUM));
+    OK(sllm_session_get_dial(with, &found));
+    CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f);
+    OK(sllm_session_free(&with));
+    OK(sllm_session_free(&without));
+}
+
+void test_states(void) {
+    sllm_session *one = short_session(48, 1), *two = short_session(64, 1), *fork = NULL, *tiny = short_session(8, 1);
+    uint32_t straight[6], again[6];
+    size_t size = 0, written = 7, position = 0;
+    unsigned char *state;
+    decode_greedily(one, prompt, PROMPT, NULL, 3);
+    OK(sllm_session_state_size(one, &size));
+    state = malloc(size);
+    memset(state, 0x5a, size);
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_session_save(one, state, size - 1, &written));
+    CHECK(written == 7 && state[0] == 0x5a);
+    OK(sllm_session_save(one, state, size, &written));
+    OK(sllm_session_save(one, state, size, NULL));
+    CHECK(written == size);
+    OK(sllm_session_fork(one, &fork));
+    decode_greedily(one, prompt, 1, straight, 6);
+    decode_greedily(fork, prompt, 1, again, 6);
+    CHECK(memcmp(straight, again, sizeof straight) == 0);
+    OK(sllm_session_load(two, state, size));
+    OK(sllm_session_position(two, &position));
+    CHECK(position == PROMPT + 3);
+    decode_greedily(two, prompt, 1, again, 6);
+    CHECK(memcmp(straight, again, sizeof straight) == 0);
+    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, size - 1));
+    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, 0));
+    STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_session_load(tiny, state, size));
+    state[20] ^= 1;
+    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, size));
+    OK(sllm_session_position(two, &position));
+    CHECK(position == PROMPT + 3 + 7);
+    free(state);
+    OK(sllm_session_free(&one));
+    OK(sllm_session_free(&two));
+    OK(sllm_session_free(&fork));
+    OK(sllm_session_free(&tiny));
+}

@@ -1,0 +1,196 @@
+/* Text: tokens and back, bytes, answers, conversations, callbacks. */
+#include "suite.h"
+
+static const char *const SAMPLES[] = {"Plain words, and more.", "na\xc3\xafve caf\xc3\xa9", "\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e",
+                                      "\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7 family", " leading\n\n  and trailing "};
+static const char *const BAD[] = {"\xff", "a\xc3", "\xed\xa0\x80", "\xf5\x80\x80\x80", "ok \x80 no"};
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+
+static void there_and_back(const sllm_tokenizer *tokenizer, const char *sample) {
+    uint32_t ids[128], filler = 0x5a5a5a5a;
+    char text[512];
+    uint8_t bytes[64];
+    size_t count = 0, length = 7, all = 0, i, n;
+    OK(sllm_tokenizer_tokenize(tokenizer, sample, SLLM_NUL_TERMINATED, 0, NULL, 0, &count));
+    CHECK(count > 0 && count < COUNT(ids));
+    memset(ids, 0x5a, sizeof ids);
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL,
+           sllm_tokenizer_tokenize(tokenizer, sample, strlen(sample), 0, ids, count - 1, &length));
+    CHECK(length == 7 && ids[0] == filler);
+    OK(sllm_tokenizer_tokenize(tokenizer, sample, strlen(sample), 0, ids, count, &n));
+    CHECK(n == count && ids[count] == filler);
+    OK(sllm_tokenizer_detokenize(tokenizer, ids, count, NULL, 0, &length));
+    memset(text, 0x5a, sizeof text);
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_tokenizer_detokenize(tokenizer, ids, count, text, length, &n));
+    CHECK(text[0] == 0x5a);
+    OK(sllm_tokenizer_detokenize(tokenizer, ids, count, text, length + 1, &n));
+    CHECK(n == length && strcmp(text, sample) == 0 && text[length + 1] == 0x5a);
+    for (i = 0; i < count; i++) {
+        OK(sllm_tokenizer_token_bytes(tokenizer, ids[i], bytes, sizeof bytes, &n));
+        CHECK(memcmp(sample + all, bytes, n) == 0);
+        if (n > 0) STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_tokenizer_token_bytes(tokenizer, ids[i], bytes, n - 1, &n));
+        all += n;
+    }
+    CHECK(all == strlen(sample));
+}
+
+struct answer {
+    char text[4096], bytes[4096];
+    size_t text_length, bytes_length;
+    uint64_t tokens, stop_after;
+    sllm_session *session;
+};
+
+static int32_t take(void *user, const sllm_token *token) {
+    struct answer *answer = user;
+    CHECK(token->struct_size == sizeof *token && token->text[token->text_length] == 0 && token->id < info.vocab);
+    CHECK(token->density >= 0 && token->density <= 1 && token->tokens_per_second >= 0);
+    memcpy(answer->text + answer->text_length, token->text, token->text_length + 1);
+    answer->text_length += token->text_length;
+    memcpy(answer->bytes + answer->bytes_length, token->bytes, token->bytes_length);
+    answer->bytes_length += token->bytes_length;
+    answer->tokens = token->index + 1;
+    if (answer->session) {
+        /* From inside the call that uses it. */
+        size_t position = 7;
+        STATUS(SLLM_STATUS_BUSY, sllm_session_position(answer->session, &position));
+        STATUS(SLLM_STATUS_BUSY, sllm_session_decode(answer->session, 1));
+        STATUS(SLLM_STATUS_BUSY, sllm_session_free(&answer->session));
+        CHECK(position == 7 && answer->session != NULL);
+    }
+    return answer->stop_after && answer->tokens >= answer->stop_after;
+}
+
+static int32_t cancel_soon(void *user, const sllm_token *token) {
+    if (token->index == 2) OK(sllm_session_cancel(user));
+    return 0;
+}
+
+void test_text(void) {
+    sllm_tokenizer *tokenizer = NULL;
+    sllm_session *session = short_session(128, 1);
+    sllm_sampler *sampler = NULL;
+    sllm_generate_options options;
+    sllm_generation result = {0};
+    struct answer *answer = calloc(1, sizeof *answer);
+    uint32_t id = info.vocab;
+    char text[8];
+    size_t i, n = 7;
+    OK(sllm_tokenizer_new(model, &tokenizer));
+    for (i = 0; i < COUNT(SAMPLES); i++) there_and_back(tokenizer, SAMPLES[i]);
+    for (i = 0; i < COUNT(BAD); i++) {
+        STATUS(SLLM_STATUS_INVALID_UTF8, sllm_tokenizer_tokenize(tokenizer, BAD[i], SLLM_NUL_TERMINATED, 0, NULL, 0, &n));
+        STATUS(SLLM_STATUS_INVALID_UTF8,
+               sllm_generate(session, tokenizer, NULL, BAD[i], SLLM_NUL_TERMINATED, NULL, NULL));
+    }
+    STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_detokenize(tokenizer, &id, 1, text, sizeof text, &n));
+    STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_token_bytes(tokenizer, id, NULL, 0, &n));
+    CHECK(n == 7);
+    OK(sllm_tokenizer_detokenize(tokenizer, &id, 0, text, 1, &n));
+    CHECK(n == 0 && text[0] == 0);
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    CHECK(options.max_tokens == 256);
+    options.max_tokens = 24;
+    options.on_token = take;
+    options.user = answer;
+    answer->session = session;
+    result.struct_size = sizeof result;
+    OK(sllm_sampler_new(NULL, &sampler));
+    OK(sllm_generate(session, tokenizer, sampler, "The jury said", 13, &options, &result));
+    CHECK(result.generated_tokens <= 24 && result.prompt_tokens > 0 && result.first_token_seconds > 0);
+    CHECK(result.stop == SLLM_STOP_MAX_TOKENS || result.stop == SLLM_STOP_END);
+    CHECK(answer->text_length == answer->bytes_length && memcmp(answer->text, answer->bytes, answer->text_length) == 0);
+    /* Behind it, until the callback has enough. */
+    answer->stop_after = 3;
+    answer->tokens = answer->text_length = answer->bytes_length = 0;
+    OK(sllm_generate(session, tokenizer, NULL, " and then", SLLM_NUL_TERMINATED, &options, &result));
+    CHECK(result.stop == SLLM_STOP_CALLBACK && result.generated_tokens == 3 && answer->tokens == 3);
+    /* To the end of the context. */
+    answer->stop_after = 0;
+    answer->tokens = answer->text_length = answer->bytes_length = 0;
+    options.max_tokens = 1000;
+    OK(sllm_generate(session, tokenizer, sampler, " and", 4, &options, &result));
+    CHECK(result.stop == SLLM_STOP_CONTEXT_FULL || result.stop == SLLM_STOP_END);
+    result.stop = 77;
+    if (answer->tokens > 60)
+        STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_generate(session, tokenizer, sampler, " and more words than fit", 24, &options, &result));
+    INVALID(sllm_generate(session, tokenizer, sampler, "", 0, &options, &result));
+    CHECK(result.stop == 77);
+    /* Cancelled from inside, then used again. */
+    OK(sllm_session_rewind(session, 0));
+    options.on_token = cancel_soon;
+    options.user = session;
+    STATUS(SLLM_STATUS_CANCELLED, sllm_generate(session, tokenizer, sampler, "The", 3, &options, &result));
+    CHECK(result.stop == 77);
+    options.on_token = NULL;
+    options.max_tokens = 2;
+    OK(sllm_generate(session, tokenizer, sampler, " more", 5, &options, NULL));
+    OK(sllm_tokenizer_free(&tokenizer));
+    OK(sllm_tokenizer_free(&tokenizer));
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_session_free(&session));
+    free(answer);
+}
+
+void test_chat(void) {
+    sllm_model *talker = NULL;
+    sllm_tokenizer *tokenizer = NULL, *silent = NULL;
+    sllm_session *session = NULL, *other = short_session(64, 1);
+    sllm_chat *chat = NULL;
+    sllm_generate_options options;
+    sllm_generation first = {0}, second = {0}, again = {0};
+    char text[2048];
+    struct answer *answer = calloc(1, sizeof *answer);
+    size_t length = 7, n, i;
+    OK(sllm_tokenizer_new(model, &silent));
+    STATUS(SLLM_STATUS_UNSUPPORTED, sllm_chat_new(silent, &chat));
+    CHECK(chat == NULL);
+    OK(sllm_model_open(chat_path, NULL, &talker));
+    OK(sllm_session_new(talker, NULL, &session));
+    OK(sllm_tokenizer_new(talker, &tokenizer));
+    OK(sllm_model_free(&talker));
+    OK(sllm_chat_new(tokenizer, &chat));
+    OK(sllm_tokenizer_free(&tokenizer));
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    options.max_tokens = 8;
+    options.on_token = take;
+    options.user = answer;
+    first.struct_size = second.struct_size = again.struct_size = sizeof first;
+    INVALID(sllm_chat_generate(chat, session, NULL, &options, &first));
+    INVALID(sllm_chat_render(chat, text, sizeof text, &length));
+    INVALID(sllm_chat_add(chat, "", "x"));
+    for (i = 0; i < COUNT(BAD); i++) {
+        STATUS(SLLM_STATUS_INVALID_UTF8, sllm_chat_add(chat, "user", BAD[i]));
+        STATUS(SLLM_STATUS_INVALID_UTF8, sllm_chat_add(chat, BAD[i], "x"));
+    }
+    CHECK(length == 7);
+    OK(sllm_chat_add(chat, "user", "Who was the mayor?"));
+    OK(sllm_chat_render(chat, NULL, 0, &length));
+    memset(text, 0x5a, sizeof text);
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_chat_render(chat, text, length, &n));
+    CHECK(text[0] == 0x5a);
+    OK(sllm_chat_render(chat, text, length + 1, &n));
+    CHECK(strstr(text, "Who was the mayor?") != NULL && strlen(text) == length);
+    INVALID(sllm_chat_generate(chat, other, NULL, &options, &first)); /* another model's session */
+    OK(sllm_chat_generate(chat, session, NULL, &options, &first));
+    OK(sllm_chat_render(chat, text, sizeof text, &n));
+    CHECK(strstr(text, answer->text) != NULL);
+    OK(sllm_chat_add(chat, "user", "And then?"));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &second));
+    /* The same conversation, read from the beginning, since the session did other things. */
+    OK(sllm_chat_clear(chat));
+    OK(sllm_session_rewind(session, 0));
+    OK(sllm_chat_add(chat, "user", "Who was the mayor?"));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &again));
+    CHECK(again.prompt_tokens == first.prompt_tokens && again.generated_tokens == first.generated_tokens);
+    OK(sllm_chat_add(chat, "user", "And then?"));
+    OK(sllm_session_rewind(session, 1));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &again));
+    CHECK(again.prompt_tokens > second.prompt_tokens && again.generated_tokens == second.generated_tokens);
+    OK(sllm_chat_free(&chat));
+    OK(sllm_chat_free(&chat));
+    OK(sllm_session_free(&session));
+    OK(sllm_session_free(&other));
+    OK(sllm_tokenizer_free(&silent));
+    free(answer);
+}

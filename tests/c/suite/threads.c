@@ -1,0 +1,207 @@
+/* Threads: sessions side by side, cancelling, memory given back; panics inside. */
+#include "suite.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#define THREADS 8
+#define TOKENS 16
+
+struct job {
+    uint32_t prompt[4], tokens[TOKENS];
+};
+
+static void *generate(void *arg) {
+    struct job *job = arg;
+    sllm_session *session = short_session(64, 1);
+    decode_greedily(session, job->prompt, 4, job->tokens, TOKENS);
+    OK(sllm_session_free(&session));
+    /* Messages are the thread's own. */
+    CHECK(sllm_last_error_message()[0] == 0);
+    INVALID(sllm_session_decode(NULL, 0));
+    return NULL;
+}
+
+/* Eight sessions of one model at once give what each gives alone. */
+static void side_by_side(void) {
+    struct job alone[THREADS], together[THREADS];
+    pthread_t threads[THREADS];
+    uint32_t i, k;
+    for (i = 0; i < THREADS; i++) {
+        sllm_session *session = short_session(64, 2);
+        for (k = 0; k < 4; k++) alone[i].prompt[k] = (7 * i + 3 * k + 1) % info.vocab;
+        together[i] = alone[i];
+        decode_greedily(session, alone[i].prompt, 4, alone[i].tokens, TOKENS);
+        OK(sllm_session_free(&session));
+    }
+    for (i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, generate, &together[i]) == 0);
+    for (i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    for (i = 0; i < THREADS; i++) CHECK(memcmp(&alone[i], &together[i], sizeof alone[i]) == 0);
+}
+
+static void applied(void) {
+    sllm_session *session = short_session(16, 3);
+    sllm_threads threads = {0};
+    threads.struct_size = sizeof threads;
+    OK(sllm_session_get_threads(session, &threads));
+    CHECK(threads.threads == 3 && threads.cores > 0 && threads.core_mask != 0);
+    OK(sllm_session_free(&session));
+    session = short_session(16, 0);
+    OK(sllm_session_get_threads(session, &threads));
+    CHECK(threads.threads >= 1 && threads.threads <= threads.cores);
+    OK(sllm_session_free(&session));
+}
+
+/* A cancel that comes first stops the next call, one that is taken back none. */
+static void cancel_between(void) {
+    static const uint32_t prompt[] = {1, 2, 3};
+    sllm_session *session = short_session(16, 1);
+    size_t position = 7;
+    OK(sllm_session_cancel(session));
+    STATUS(SLLM_STATUS_CANCELLED, sllm_session_prefill(session, prompt, 3));
+    OK(sllm_session_position(session, &position));
+    CHECK(position == 0);
+    OK(sllm_session_prefill(session, prompt, 3));
+    OK(sllm_session_cancel(session));
+    STATUS(SLLM_STATUS_CANCELLED, sllm_session_decode(session, 1));
+    OK(sllm_session_cancel(session));
+    OK(sllm_session_reset_cancel(session));
+    OK(sllm_session_decode(session, 1));
+    OK(sllm_session_free(&session));
+}
+
+static void *touch_again_and_again(void *arg) {
+    size_t position;
+    int i;
+    for (i = 0; i < 2000; i++) {
+        int32_t status = sllm_session_position(arg, &position);
+        CHECK(status == SLLM_STATUS_OK || status == SLLM_STATUS_BUSY);
+    }
+    return NULL;
+}
+
+/* Against the rule, one session on two threads: refused, not broken. */
+static void one_session_two_threads(void) {
+    sllm_session *session = short_session(64, 1);
+    pthread_t thread;
+    uint32_t i;
+    CHECK(pthread_create(&thread, NULL, touch_again_and_again, session) == 0);
+    for (i = 0; i < 40; i++) {
+        int32_t status = sllm_session_decode(session, i);
+        CHECK(status == SLLM_STATUS_OK || status == SLLM_STATUS_BUSY);
+    }
+    CHECK(pthread_join(thread, NULL) == 0);
+    OK(sllm_session_free(&session));
+}
+
+void test_threads(void) {
+    side_by_side();
+    applied();
+    cancel_between();
+    one_session_two_threads();
+}
+
+static void cycle(void) {
+    static const uint32_t prompt[] = {1, 2, 3};
+    sllm_model *one = NULL;
+    sllm_session *session = NULL, *fork = NULL;
+    sllm_sampler *sampler = NULL;
+    OK(sllm_model_open(model_path, NULL, &one));
+    OK(sllm_session_new(one, NULL, &session));
+    OK(sllm_session_prefill(session, prompt, 3));
+    OK(sllm_session_fork(session, &fork));
+    OK(sllm_sampler_new(NULL, &sampler));
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_session_free(&fork));
+    OK(sllm_session_free(&session));
+    OK(sllm_model_free(&one));
+}
+
+/* What was taken is given back. */
+void test_cycles(void) {
+    const char *wanted = getenv("SUITE_CYCLES");
+    int i, cycles = wanted ? atoi(wanted) : 1000;
+    size_t before;
+    for (i = 0; i < 20 && i < cycles; i++) cycle();
+    before = resident();
+    for (i = 0; i < cycles; i++) cycle();
+    printf("  resident after %d cycles: %+ld KB\n", cycles, ((long)resident() - (long)before) / 1024);
+    /* Less than a session's worth, so that not one was kept. */
+    if (cycles >= 1000) CHECK(resident() < before + 256 * 1024);
+}
+
+#ifdef TEST_PANIC
+int32_t sllm_test_panic(sllm_session *session);
+
+static int logged;
+static void log_line(void *user, int32_t level, const char *message) {
+    (void)user;
+    if (level == SLLM_LOG_ERROR && strstr(message, "a panic that a test asked for")) logged++;
+}
+
+void test_panics(void) {
+    static const uint32_t prompt[] = {1, 2, 3};
+    uint32_t threads;
+    OK(sllm_set_log(log_line, NULL, SLLM_LOG_INFO));
+    for (threads = 1; threads <= 3; threads++) {
+        sllm_session *session = short_session(16, threads), *other = short_session(16, threads);
+        size_t position = 7;
+        OK(sllm_test_panic(session));
+        STATUS(SLLM_STATUS_INTERNAL, sllm_session_prefill(session, prompt, 3));
+        STATUS(SLLM_STATUS_INTERNAL, sllm_session_prefill(session, prompt, 3));
+        STATUS(SLLM_STATUS_INTERNAL, sllm_session_position(session, &position));
+        CHECK(position == 7);
+        OK(sllm_session_prefill(other, prompt, 3));
+        OK(sllm_session_free(&session));
+        OK(sllm_session_free(&other));
+    }
+    CHECK(logged >= 3);
+    OK(sllm_set_log(NULL, NULL, SLLM_LOG_OFF));
+}
+#endif
+
+struct late {
+    sllm_session *session;
+    double after, at;
+};
+
+static void *cancel_later(void *arg) {
+    struct late *late = arg;
+    struct timespec pause = {0, (long)(late->after * 1e9)};
+    nanosleep(&pause, NULL);
+    late->at = seconds();
+    OK(sllm_session_cancel(late->session));
+    return NULL;
+}
+
+/* A long prefill ends soon after it is cancelled. */
+void test_cancel(const char *large_path) {
+    sllm_model *large = NULL;
+    sllm_session_options options;
+    struct late late = {NULL, 0, 0};
+    static uint32_t tokens[4000];
+    double worst = 0, delay;
+    size_t position = 7, i;
+    pthread_t thread;
+    OK(sllm_model_open(large_path, NULL, &large));
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 4096;
+    OK(sllm_session_new(large, &options, &late.session));
+    for (i = 0; i < 4000; i++) tokens[i] = (uint32_t)(i * 7 % 1000 + 100);
+    for (i = 0; i < 12; i++) {
+        late.after = 0.03 + 0.05 * (double)i;
+        OK(sllm_session_rewind(late.session, 0));
+        CHECK(pthread_create(&thread, NULL, cancel_later, &late) == 0);
+        STATUS(SLLM_STATUS_CANCELLED, sllm_session_prefill(late.session, tokens, 4000));
+        delay = seconds() - late.at;
+        CHECK(pthread_join(thread, NULL) == 0);
+        if (delay > worst) worst = delay;
+        OK(sllm_session_position(late.session, &position));
+        CHECK(position < 4000 && position % 128 == 0);
+    }
+    printf("  longest wait for a cancel: %.1f ms\n", worst * 1e3);
+    CHECK(worst < 0.05);
+    OK(sllm_session_prefill(late.session, tokens, 8));
+    OK(sllm_session_free(&late.session));
+    OK(sllm_model_free(&large));
+}
