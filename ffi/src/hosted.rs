@@ -73,6 +73,8 @@ pub extern "C" fn sllm_last_error_message() -> *const c_char {
 }
 
 type LogFn = unsafe extern "C" fn(*mut c_void, i32, *const c_char);
+/// Gets the lines of the log.
+pub type sllm_log_fn = Option<LogFn>;
 
 /// Who is told what.
 struct Log {
@@ -99,7 +101,7 @@ pub fn log(level: i32, line: impl FnOnce() -> String) {
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sllm_set_log(log: Option<LogFn>, user: *mut c_void, level: i32) -> i32 {
+pub unsafe extern "C" fn sllm_set_log(log: sllm_log_fn, user: *mut c_void, level: i32) -> i32 {
     status(|| {
         if !(0..=2).contains(&level) {
             return Err(Failure::Said(SLLM_STATUS_INVALID_ARGUMENT, "the level is none of SLLM_LOG_..."));

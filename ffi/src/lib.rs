@@ -9,6 +9,8 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![allow(non_camel_case_types, reason = "types have the header's names")]
 
+#[cfg(all(test, feature = "tokenizer"))]
+mod agreement;
 #[cfg(feature = "tokenizer")]
 mod chat;
 mod exec;

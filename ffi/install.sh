@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Builds the C libraries and installs them: ffi/install.sh PREFIX
+#   include/   shadowllm.h, shadowllm.hpp
+#   lib/       the shared library, libshadowllm.a, and libshadowllm-embedded.a (no libc, no allocation)
+#   lib/pkgconfig/shadowllm.pc, lib/cmake/shadowllm: the tree may be moved as a whole
+# SHADOWLLM_FEATURES (default: tokenizer) may be "std" for libraries without tokenizer.
+set -euo pipefail
+if [ $# -ne 1 ] || [ -z "$1" ]; then
+  echo "usage: ffi/install.sh PREFIX" >&2
+  exit 2
+fi
+mkdir -p "$1"
+prefix=$(cd "$1" && pwd)
+cd "$(dirname "$0")/.."
+features=${SHADOWLLM_FEATURES-tokenizer}
+target=${CARGO_TARGET_DIR:-target}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+major=${version%%.*}
+abi=$major
+[ "$major" = 0 ] && abi=$(echo "$version" | cut -d. -f1,2)
+
+cargo build -p shadowllm-ffi --profile library --no-default-features --features "$features"
+cargo rustc -p shadowllm-ffi --profile embedded --no-default-features --lib --crate-type staticlib
+
+lib=$prefix/lib
+mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/shadowllm"
+cp include/shadowllm.h include/shadowllm.hpp "$prefix/include/"
+cp "$target/library/libshadowllm.a" "$lib/libshadowllm.a"
+cp "$target/embedded/libshadowllm.a" "$lib/libshadowllm-embedded.a"
+if [ "$(uname)" = Darwin ]; then
+  shared=libshadowllm.$version.dylib
+  cp "$target/library/libshadowllm.dylib" "$lib/$shared"
+  ln -sf "$shared" "$lib/libshadowllm.$abi.dylib"
+  ln -sf "$shared" "$lib/libshadowllm.dylib"
+  private="-lpthread"
+else
+  shared=libshadowllm.so.$version
+  cp "$target/library/libshadowllm.so" "$lib/$shared"
+  ln -sf "$shared" "$lib/libshadowllm.so.$abi"
+  ln -sf "$shared" "$lib/libshadowllm.so"
+  private="-lpthread -ldl -lm"
+fi
+
+cat > "$lib/pkgconfig/shadowllm.pc" <<END
+prefix=\${pcfiledir}/../..
+libdir=\${prefix}/lib
+includedir=\${prefix}/include
+
+Name: shadowllm
+Description: Language models on the CPU, reading only the weights that a token needs
+Version: $version
+Cflags: -I\${includedir}
+Libs: -L\${libdir} -lshadowllm
+Libs.private: $private
+END
+
+cat > "$lib/cmake/shadowllm/shadowllm-config.cmake" <<END
+# Targets: shadowllm::shadowllm (shared), shadowllm::static, shadowllm::embedded.
+get_filename_component(_shadowllm_prefix "\${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+foreach(_shadowllm_kind shadowllm static embedded)
+  if(NOT TARGET shadowllm::\${_shadowllm_kind})
+    if(_shadowllm_kind STREQUAL "shadowllm")
+      add_library(shadowllm::shadowllm SHARED IMPORTED)
+      set_target_properties(shadowllm::shadowllm PROPERTIES IMPORTED_LOCATION "\${_shadowllm_prefix}/lib/$shared")
+    else()
+      add_library(shadowllm::\${_shadowllm_kind} STATIC IMPORTED)
+    endif()
+    set_target_properties(shadowllm::\${_shadowllm_kind} PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES "\${_shadowllm_prefix}/include")
+  endif()
+endforeach()
+set_target_properties(shadowllm::static PROPERTIES
+  IMPORTED_LOCATION "\${_shadowllm_prefix}/lib/libshadowllm.a"
+  INTERFACE_LINK_LIBRARIES "Threads::Threads;\${CMAKE_DL_LIBS};m")
+set_target_properties(shadowllm::embedded PROPERTIES
+  IMPORTED_LOCATION "\${_shadowllm_prefix}/lib/libshadowllm-embedded.a"
+  INTERFACE_COMPILE_DEFINITIONS SLLM_EMBEDDED)
+set(shadowllm_FOUND TRUE)
+END
+
+# Before 1.0 a minor version may change the interface.
+cat > "$lib/cmake/shadowllm/shadowllm-config-version.cmake" <<END
+set(PACKAGE_VERSION "$version")
+if(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION OR NOT PACKAGE_FIND_VERSION VERSION_GREATER_EQUAL "$abi")
+  set(PACKAGE_VERSION_COMPATIBLE FALSE)
+else()
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()
+END
+echo "installed shadowllm $version to $prefix"

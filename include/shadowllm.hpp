@@ -1,0 +1,329 @@
+/* shadowllm for C++17: the objects of shadowllm.h with destructors, failures as exceptions. Header-only.
+ *
+ *     auto model = shadowllm::Model::open("model.sllm");
+ *     shadowllm::Session session(model);
+ *     shadowllm::Sampler sampler;
+ *     shadowllm::Chat chat{shadowllm::Tokenizer(model)};
+ *     chat.add("user", "Name three rivers.");
+ *     chat.generate(session, sampler, [](const shadowllm::Token &token) {
+ *         std::cout << token.text << std::flush;
+ *         return true;                                     // false stops
+ *     });
+ *
+ * Objects can be moved, not copied (fork a session for a copy). What shadowllm.h says of threads holds here too.
+ */
+#ifndef SHADOWLLM_HPP
+#define SHADOWLLM_HPP
+
+#include "shadowllm.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace shadowllm {
+
+/* A status other than SLLM_STATUS_OK, with the message that came with it. */
+class Error : public std::runtime_error {
+public:
+    explicit Error(std::int32_t status) : std::runtime_error(sllm_last_error_message()), status_(status) {}
+    std::int32_t status() const noexcept { return status_; }
+
+private:
+    std::int32_t status_;
+};
+
+inline void check(std::int32_t status) {
+    if (status != SLLM_STATUS_OK) throw Error(status);
+}
+
+/* Throws unless library and header fit together. */
+inline void check_version() {
+    if (sllm_version() / 1000 != SLLM_VERSION / 1000) throw std::runtime_error("shadowllm: library and header differ");
+}
+
+namespace detail {
+template <typename T, std::int32_t (*Free)(T **)> struct Freed {
+    void operator()(T *object) const noexcept { Free(&object); }
+};
+template <typename T, std::int32_t (*Free)(T **)> using Handle = std::unique_ptr<T, Freed<T, Free>>;
+
+/* A structure with its size set and the rest zero. */
+template <typename T> T sized() {
+    T value{};
+    value.struct_size = sizeof value;
+    return value;
+}
+} // namespace detail
+
+class Model {
+public:
+    static Model open(const std::string &path, const sllm_load_options *options = nullptr) {
+        sllm_model *model = nullptr;
+        check(sllm_model_open(path.c_str(), options, &model));
+        return Model(model);
+    }
+    static Model open_fd(int fd, std::uint64_t offset = 0, std::uint64_t length = 0,
+                         const sllm_load_options *options = nullptr) {
+        sllm_model *model = nullptr;
+        check(sllm_model_open_fd(fd, offset, length, options, &model));
+        return Model(model);
+    }
+    /* The bytes must outlive everything made from the model. */
+    static Model open_memory(const void *data, std::size_t size, const sllm_load_options *options = nullptr) {
+        sllm_model *model = nullptr;
+        check(sllm_model_open_memory(data, size, options, &model));
+        return Model(model);
+    }
+    sllm_model_info info() const {
+        auto info = detail::sized<sllm_model_info>();
+        check(sllm_model_get_info(get(), &info));
+        return info;
+    }
+    sllm_memory estimate_memory(const sllm_session_options *options = nullptr) const {
+        auto memory = detail::sized<sllm_memory>();
+        check(sllm_estimate_memory(get(), options, &memory));
+        return memory;
+    }
+    bool is_end(std::uint32_t token) const {
+        std::int32_t end = 0;
+        check(sllm_model_is_end(get(), token, &end));
+        return end != 0;
+    }
+    sllm_model *get() const noexcept { return handle_.get(); }
+
+private:
+    explicit Model(sllm_model *model) : handle_(model) {}
+    detail::Handle<sllm_model, sllm_model_free> handle_;
+};
+
+/* All defaults, to change some. */
+inline sllm_session_options session_options() {
+    sllm_session_options options;
+    check(sllm_session_options_defaults(&options, sizeof options));
+    return options;
+}
+inline sllm_sampler_options sampler_options() {
+    sllm_sampler_options options;
+    check(sllm_sampler_options_defaults(&options, sizeof options));
+    return options;
+}
+
+class Sampler {
+public:
+    Sampler() : Sampler(nullptr) {}
+    explicit Sampler(const sllm_sampler_options &options) : Sampler(&options) {}
+    void accept(std::uint32_t token) { check(sllm_sampler_accept(get(), token)); }
+    sllm_sampler *get() const noexcept { return handle_.get(); }
+
+private:
+    explicit Sampler(const sllm_sampler_options *options) {
+        sllm_sampler *sampler = nullptr;
+        check(sllm_sampler_new(options, &sampler));
+        handle_.reset(sampler);
+    }
+    detail::Handle<sllm_sampler, sllm_sampler_free> handle_;
+};
+
+class Session {
+public:
+    explicit Session(const Model &model, const sllm_session_options *options = nullptr) {
+        sllm_session *session = nullptr;
+        check(sllm_session_new(model.get(), options, &session));
+        handle_.reset(session);
+    }
+    Session(const Model &model, const sllm_session_options &options) : Session(model, &options) {}
+    Session fork() const {
+        sllm_session *session = nullptr;
+        check(sllm_session_fork(get(), &session));
+        return Session(session);
+    }
+    void prefill(const std::vector<std::uint32_t> &tokens) {
+        check(sllm_session_prefill(get(), tokens.data(), tokens.size()));
+    }
+    void decode(std::uint32_t token) { check(sllm_session_decode(get(), token)); }
+    /* Copied; sllm_session_logits lends them. */
+    std::vector<float> logits() const {
+        const float *logits = nullptr;
+        std::size_t count = 0;
+        check(sllm_session_logits(get(), &logits, &count));
+        return std::vector<float>(logits, logits + count);
+    }
+    std::uint32_t sample(Sampler &sampler) {
+        std::uint32_t token = 0;
+        check(sllm_session_sample(get(), sampler.get(), &token));
+        return token;
+    }
+    std::size_t position() const {
+        std::size_t position = 0;
+        check(sllm_session_position(get(), &position));
+        return position;
+    }
+    void rewind(std::size_t position) { check(sllm_session_rewind(get(), position)); }
+    /* From any thread. */
+    void cancel() { check(sllm_session_cancel(get())); }
+    void reset_cancel() { check(sllm_session_reset_cancel(get())); }
+    std::vector<unsigned char> save() const {
+        std::size_t size = 0;
+        check(sllm_session_state_size(get(), &size));
+        std::vector<unsigned char> state(size);
+        check(sllm_session_save(get(), state.data(), size, &size));
+        return state;
+    }
+    void load(const std::vector<unsigned char> &state) { check(sllm_session_load(get(), state.data(), state.size())); }
+    void set_sparsity(std::int32_t level) { check(sllm_session_set_sparsity(get(), level)); }
+    void set_dial(const sllm_dial &dial) { check(sllm_session_set_dial(get(), &dial)); }
+    sllm_dial dial() const {
+        auto dial = detail::sized<sllm_dial>();
+        check(sllm_session_get_dial(get(), &dial));
+        return dial;
+    }
+    sllm_stats stats() const {
+        auto stats = detail::sized<sllm_stats>();
+        check(sllm_session_get_stats(get(), &stats));
+        return stats;
+    }
+    void reset_stats() { check(sllm_session_reset_stats(get())); }
+    sllm_threads threads() const {
+        auto threads = detail::sized<sllm_threads>();
+        check(sllm_session_get_threads(get(), &threads));
+        return threads;
+    }
+    sllm_session *get() const noexcept { return handle_.get(); }
+
+private:
+    explicit Session(sllm_session *session) : handle_(session) {}
+    detail::Handle<sllm_session, sllm_session_free> handle_;
+};
+
+class Tokenizer {
+public:
+    explicit Tokenizer(const Model &model) {
+        sllm_tokenizer *tokenizer = nullptr;
+        check(sllm_tokenizer_new(model.get(), &tokenizer));
+        handle_.reset(tokenizer);
+    }
+    std::vector<std::uint32_t> tokenize(std::string_view text, bool add_special = false) const {
+        /* No text has more tokens than bytes, but for the special ones around it. */
+        std::vector<std::uint32_t> tokens(text.size() + 16);
+        std::size_t count = 0;
+        check(sllm_tokenizer_tokenize(get(), text.data() ? text.data() : "", text.size(), add_special, tokens.data(),
+                                      tokens.size(), &count));
+        tokens.resize(count);
+        return tokens;
+    }
+    std::string detokenize(const std::vector<std::uint32_t> &tokens) const {
+        if (tokens.empty()) return std::string();
+        std::size_t length = 0;
+        check(sllm_tokenizer_detokenize(get(), tokens.data(), tokens.size(), nullptr, 0, &length));
+        std::string text(length, '\0');
+        /* A string has room for its NUL. */
+        check(sllm_tokenizer_detokenize(get(), tokens.data(), tokens.size(), &text[0], length + 1, &length));
+        return text;
+    }
+    sllm_tokenizer *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<sllm_tokenizer, sllm_tokenizer_free> handle_;
+};
+
+/* One token of an answer, valid during the callback. */
+struct Token {
+    std::uint32_t id;
+    std::string_view text;  /* complete UTF-8, often empty */
+    std::string_view bytes; /* the token's own bytes, at once */
+    double tokens_per_second;
+    double density;
+};
+
+namespace detail {
+/* Takes a C++ function across the C callback; what it throws is thrown again on this side. */
+template <typename F> class Bridge {
+public:
+    explicit Bridge(F &function) : function_(function) {}
+    sllm_generate_options options(std::uint32_t max_tokens) {
+        sllm_generate_options options;
+        check(sllm_generate_options_defaults(&options, sizeof options));
+        if (max_tokens) options.max_tokens = max_tokens;
+        options.on_token = call;
+        options.user = this;
+        return options;
+    }
+    void finish(std::int32_t status) {
+        if (thrown_) std::rethrow_exception(thrown_);
+        check(status);
+    }
+
+private:
+    static std::int32_t call(void *user, const sllm_token *token) noexcept {
+        auto *self = static_cast<Bridge *>(user);
+        try {
+            const auto *bytes = reinterpret_cast<const char *>(token->bytes);
+            return self->function_(Token{token->id, {token->text, token->text_length}, {bytes, token->bytes_length},
+                                         token->tokens_per_second, token->density})
+                       ? 0
+                       : 1;
+        } catch (...) {
+            self->thrown_ = std::current_exception();
+            return 1;
+        }
+    }
+    F &function_;
+    std::exception_ptr thrown_;
+};
+} // namespace detail
+
+/* Continues a text; `on_token(const Token &)` returns whether to go on. */
+template <typename F>
+sllm_generation generate(Session &session, const Tokenizer &tokenizer, Sampler &sampler, std::string_view prompt,
+                         F &&on_token, std::uint32_t max_tokens = 0) {
+    detail::Bridge<std::remove_reference_t<F>> bridge(on_token);
+    auto options = bridge.options(max_tokens);
+    auto result = detail::sized<sllm_generation>();
+    bridge.finish(sllm_generate(session.get(), tokenizer.get(), sampler.get(), prompt.data() ? prompt.data() : "",
+                                prompt.size(), &options, &result));
+    return result;
+}
+
+class Chat {
+public:
+    explicit Chat(const Tokenizer &tokenizer) {
+        sllm_chat *chat = nullptr;
+        check(sllm_chat_new(tokenizer.get(), &chat));
+        handle_.reset(chat);
+    }
+    void add(const std::string &role, const std::string &content) {
+        check(sllm_chat_add(get(), role.c_str(), content.c_str()));
+    }
+    void clear() { check(sllm_chat_clear(get())); }
+    std::string render() const {
+        std::size_t length = 0;
+        check(sllm_chat_render(get(), nullptr, 0, &length));
+        std::string text(length, '\0');
+        check(sllm_chat_render(get(), &text[0], length + 1, &length));
+        return text;
+    }
+    /* Answers; `on_token(const Token &)` returns whether to go on. */
+    template <typename F>
+    sllm_generation generate(Session &session, Sampler &sampler, F &&on_token, std::uint32_t max_tokens = 0) {
+        detail::Bridge<std::remove_reference_t<F>> bridge(on_token);
+        auto options = bridge.options(max_tokens);
+        auto result = detail::sized<sllm_generation>();
+        bridge.finish(sllm_chat_generate(get(), session.get(), sampler.get(), &options, &result));
+        return result;
+    }
+    sllm_chat *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<sllm_chat, sllm_chat_free> handle_;
+};
+
+} // namespace shadowllm
+
+#endif

@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# The C interface, from C and C++, as people get it: built, installed, agreed with its header, and tried.
+#   tests/c/run.sh          all parts
+#   tests/c/run.sh PART...  some: header install agree sizes suite examples text memory
+# Wants gcc, clang, cmake, ninja, pkg-config, valgrind and cbindgen; .ci/run capi installs them.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$PWD/${CARGO_TARGET_DIR:-target}/ci/capi
+tree=$work/tree
+model=host/models/brown-opt.sllm
+mkdir -p "$work"
+say() { printf -- '-- %s\n' "$*"; }
+die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+warnings=(-Wall -Wextra -pedantic -Werror)
+
+# Whatever language a program is in.
+header() {
+  say "header in C and C++"
+  local std
+  for std in c99 c11; do for cc in gcc clang; do
+    $cc -std=$std "${warnings[@]}" -fsyntax-only -x c include/shadowllm.h
+    $cc -std=$std "${warnings[@]}" -DSLLM_EMBEDDED -fsyntax-only -x c include/shadowllm.h
+  done; done
+  for std in c++11 c++17; do for cc in g++ clang++; do
+    $cc -std=$std "${warnings[@]}" -fsyntax-only -x c++ include/shadowllm.h
+  done; done
+  for cc in g++ clang++; do $cc -std=c++17 "${warnings[@]}" -fsyntax-only -x c++ include/shadowllm.hpp; done
+}
+
+install() {
+  say "install tree"
+  ffi/install.sh "$tree"
+}
+
+# Functions that the header declares; of its embedded part only, where asked.
+declared() {
+  gcc -E -P ${1:+-DSLLM_EMBEDDED} -x c include/shadowllm.h | tr '\n' ' ' | grep -oE '\bsllm_[a-z_]+ ?\(' | tr -d ' (' | sort -u
+}
+
+agree() {
+  say "header and libraries agree"
+  # Names: no fewer, no more.
+  nm -D --defined-only "$tree/lib/libshadowllm.so" | awk '{print $3}' | sort -u > "$work/shared.txt"
+  declared > "$work/declared.txt"
+  diff "$work/declared.txt" "$work/shared.txt" || die "the shared library exports other names than the header's"
+  local lib
+  for lib in libshadowllm.a libshadowllm-embedded.a; do
+    nm -g --defined-only "$tree/lib/$lib" 2>/dev/null | awk '$3 ~ /^sllm_/ {print $3}' | sort -u > "$work/static.txt"
+    if [ $lib = libshadowllm.a ]; then declared; else declared embedded; fi | diff - "$work/static.txt" \
+      || die "$lib has other names than the header's"
+  done
+  # Prototypes: what cbindgen makes of the library, compiled together with the header.
+  cbindgen --quiet --config ffi/cbindgen.toml ffi -o "$work/generated.h"
+  [ "$(grep -c '(' "$work/generated.h")" -gt 50 ] || die "cbindgen found no functions"
+  gcc -std=c11 "${warnings[@]}" -fsyntax-only -Iinclude -x c "$work/generated.h"
+  sed 's/sllm_session_rewind(sllm_session \*session, size_t/sllm_session_rewind(sllm_session *session, int/' \
+    "$work/generated.h" > "$work/wrong.h"
+  ! gcc -std=c11 -fsyntax-only -Iinclude -x c "$work/wrong.h" 2>/dev/null || die "the comparison notices nothing"
+  # Layouts and constants.
+  cargo test -q --release -p shadowllm-ffi
+}
+
+# bytes FILE LIMIT
+below() {
+  local size
+  size=$(stat -c %s "$1")
+  say "$(basename "$1"): $size bytes (limit $2)"
+  [ "$size" -lt "$2" ] || die "$1 is too large"
+}
+
+sizes() {
+  say "sizes and dependencies"
+  local needed
+  SHADOWLLM_FEATURES=std ffi/install.sh "$work/small"
+  below "$(readlink -f "$work/small/lib/libshadowllm.so")" 1500000
+  below "$(readlink -f "$tree/lib/libshadowllm.so")" 6000000
+  for needed in "$tree" "$work/small"; do
+    needed=$(objdump -p "$needed/lib/libshadowllm.so" | awk '$1 == "NEEDED" && $2 !~ /^(libc\.so|libm\.so|ld-linux)/ {print $2}')
+    [ -z "$needed" ] || die "the library needs $needed"
+  done
+  objdump -p "$tree/lib/libshadowllm.so" | grep -q 'SONAME *libshadowllm\.so\.[0-9]' || die "no versioned soname"
+  # The embedded library wants memory functions of the program, no more.
+  printf '#define SLLM_EMBEDDED\n#include <shadowllm.h>\nvoid *keep[] = {' > "$work/all.c"
+  declared embedded | sed 's/.*/(void *)&,/' >> "$work/all.c"
+  echo '};' >> "$work/all.c"
+  gcc -w -c -Iinclude "$work/all.c" -o "$work/all.o"
+  ld -r "$work/all.o" "$tree/lib/libshadowllm-embedded.a" -o "$work/linked.o"
+  needed=$(nm -u "$work/linked.o" | awk '{print $2}' | grep -vE '^(memcpy|memmove|memset|memcmp|bcmp|_GLOBAL_OFFSET_TABLE_)$' || true)
+  [ -z "$needed" ] || die "the embedded library needs $needed"
+}
+
+# Models for the suite: one with a chat template, and, where there is a network, a real one.
+models() {
+  if ! [ -f "$work/chat.sllm" ]; then
+    rm -rf "$work/chat"
+    cp -r tests/vectors/brown-opt "$work/chat"
+    python3 - "$work/chat/tokenizer_config.json" <<'END'
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["chat_template"] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+json.dump(config, open(sys.argv[1], "w"))
+END
+    cargo run -q --release -- pack "$work/chat" -o "$work/chat.sllm" --format q8_0
+  fi
+  if ! [ -f "$work/smollm2.sllm" ]; then
+    local gguf
+    cargo run -q --release -- demo -n 1 > /dev/null
+    gguf=$(find "${XDG_CACHE_HOME:-$HOME/.cache}/shadowllm" -name 'SmolLM2-*.gguf' | head -n 1)
+    if [ -n "$gguf" ]; then
+      cargo run -q --release -- pack "$gguf" -o "$work/smollm2.sllm"
+    else
+      echo "SKIPPED, NOT TESTED: SmolLM2 could not be fetched: cancelling a long prefill, the same text" >&2
+    fi
+  fi
+  large=()
+  if [ -f "$work/smollm2.sllm" ]; then large=("$work/smollm2.sllm"); fi
+}
+
+# Libraries with a function that panics, as fast to build as the tests.
+panicking() {
+  cargo build -q --release -p shadowllm-ffi --features test-panic
+  libs=$PWD/${CARGO_TARGET_DIR:-target}/release
+  ln -sf libshadowllm.so "$libs/$(objdump -p "$libs/libshadowllm.so" | awk '$1 == "SONAME" {print $2}')"
+}
+
+system_libraries=(-lpthread -ldl -lm)
+
+suite() {
+  say "suite"
+  models
+  panicking
+  local source=(tests/c/suite/*.c) flags=(-std=gnu11 -O1 -g "${warnings[@]}" -Iinclude)
+  gcc "${flags[@]}" -DTEST_PANIC "${source[@]}" -o "$work/suite-shared" "$libs/libshadowllm.so" -lpthread -Wl,-rpath,"$libs"
+  gcc "${flags[@]}" -DTEST_PANIC "${source[@]}" -o "$work/suite-static" "$libs/libshadowllm.a" "${system_libraries[@]}"
+  clang "${flags[@]}" "${source[@]}" -o "$work/suite-installed" -L"$tree/lib" -lshadowllm -lpthread -Wl,-rpath,"$tree/lib"
+  local kind
+  for kind in shared static installed; do
+    say "suite, $kind library"
+    "$work/suite-$kind" $model "$work/chat.sllm" "${large[@]}"
+  done
+}
+
+# The same with every access checked: by sanitizers on the C side and, where a nightly compiler is, on the Rust side,
+# and by valgrind.
+memory() {
+  say "suite under sanitizers"
+  models
+  panicking
+  local source=(tests/c/suite/*.c) flags=(-std=gnu11 -O1 -g -DTEST_PANIC -Iinclude -fsanitize=address,undefined -fno-sanitize-recover=all)
+  gcc "${flags[@]}" "${source[@]}" -o "$work/suite-asan-c" "$libs/libshadowllm.a" "${system_libraries[@]}"
+  ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan-c" $model "$work/chat.sllm"
+  if cargo +nightly --version > /dev/null 2>&1; then
+    say "suite under AddressSanitizer, in Rust too"
+    RUSTFLAGS=-Zsanitizer=address cargo +nightly build -q --release -p shadowllm-ffi --features test-panic \
+      --target x86_64-unknown-linux-gnu --target-dir "${CARGO_TARGET_DIR:-target}/asan"
+    clang "${flags[@]}" "${source[@]}" -o "$work/suite-asan" \
+      "${CARGO_TARGET_DIR:-target}/asan/x86_64-unknown-linux-gnu/release/libshadowllm.a" "${system_libraries[@]}"
+    ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan" $model "$work/chat.sllm"
+  else
+    echo "SKIPPED, NOT TESTED: no nightly Rust, so AddressSanitizer watched the C side only" >&2
+  fi
+  say "suite under valgrind"
+  SUITE_CYCLES=5 valgrind -q --leak-check=full --show-leak-kinds=all --errors-for-leak-kinds=all --error-exitcode=9 --fair-sched=yes \
+    "$work/suite-shared" $model "$work/chat.sllm"
+}
+
+# tries DIRECTORY: the built examples.
+tries() {
+  say "examples in $(basename "$1")"
+  "$1/embedded" $model > "$work/ids.txt"
+  [ "$(wc -w < "$work/ids.txt")" -ge 4 ] || die "the embedded example wrote no tokens"
+  "$1/stream" $model "The jury said" 7 16 > "$work/stream.txt"
+  [ -s "$work/stream.txt" ] || die "the streaming example wrote nothing"
+  printf 'Who was the mayor?\n/density 0.5\n/new\nAnd then?\n' | "$1/chat" "$work/chat.sllm" --seed 3 -n 8 > "$work/chat.txt" 2> "$work/chat.err"
+  [ "$(grep -c 'tokens/s' "$work/chat.txt")" = 2 ] || die "the chat did not answer twice"
+  grep -q 'not calibrated' "$work/chat.err" || die "the chat did not say why it cannot skip"
+}
+
+examples() {
+  say "examples"
+  models
+  cmake -S ffi/examples -B "$work/cmake" -G Ninja -DCMAKE_PREFIX_PATH="$tree" -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_C_FLAGS="-Wall -Wextra" -DCMAKE_CXX_FLAGS="-Wall -Wextra" > "$work/cmake.log"
+  cmake --build "$work/cmake" > "$work/cmake-build.log" || { cat "$work/cmake-build.log"; die "the examples do not build"; }
+  tries "$work/cmake"
+  # With pkg-config, from a tree that was moved.
+  local moved=$work/moved out=$work/pkg-config
+  rm -rf "$moved"
+  cp -a "$tree" "$moved"
+  mkdir -p "$out"
+  flags() { PKG_CONFIG_PATH=$moved/lib/pkgconfig pkg-config "$@" shadowllm; }
+  [ "$(flags --modversion)" = "$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" ] || die "versions differ"
+  # shellcheck disable=SC2046
+  gcc "${warnings[@]}" ffi/examples/chat.c -o "$out/chat" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
+  # shellcheck disable=SC2046
+  g++ -std=c++17 "${warnings[@]}" ffi/examples/stream.cpp -o "$out/stream" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
+  # shellcheck disable=SC2046
+  gcc "${warnings[@]}" ffi/examples/embedded.c -o "$out/embedded" $(flags --cflags) "$moved/lib/libshadowllm-embedded.a"
+  cp "$work/ids.txt" "$work/ids-cmake.txt"
+  tries "$out"
+  # Without an operating system's help or with it: the same tokens, and both without malloc.
+  gcc "${warnings[@]}" ffi/examples/embedded.c -o "$out/embedded-hosted" $(flags --cflags) "$moved/lib/libshadowllm.a" "${system_libraries[@]}"
+  "$out/embedded-hosted" $model | diff - "$work/ids.txt" || die "the embedded library chose other tokens"
+  diff "$work/ids-cmake.txt" "$work/ids.txt"
+  # The program at the top of the header.
+  sed -n '/^ \*     #include <shadowllm.h>/,/^ \* RULES THAT HOLD/p' include/shadowllm.h | sed '$d; s/^ \* \{0,5\}//' > "$work/ask.c"
+  # shellcheck disable=SC2046
+  gcc -std=gnu99 -Wall -Wextra -Werror "$work/ask.c" -o "$out/ask" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
+  "$out/ask" "$work/chat.sllm" "Who was the mayor?" > "$work/ask.txt"
+  [ -s "$work/ask.txt" ] || die "the header's program wrote nothing"
+}
+
+# What C writes is what the command writes.
+text() {
+  say "the same text as the command's"
+  models
+  gcc "${warnings[@]}" -Iinclude tests/c/say.c -o "$work/say" -L"$tree/lib" -lshadowllm -Wl,-rpath,"$tree/lib"
+  local image seed
+  for image in $model "$work/chat.sllm" "${large[@]}"; do for seed in 1 2 3; do
+    "$work/say" "$image" $seed 48 "Name three rivers." > "$work/c.txt"
+    cargo run -q --release -- run "$image" -p "Name three rivers." --seed $seed -n 48 --json \
+      | python3 -c 'import json, sys; sys.stdout.write(json.load(sys.stdin)["text"])' > "$work/cli.txt"
+    [ -s "$work/c.txt" ] || die "no text"
+    cmp "$work/c.txt" "$work/cli.txt" || die "$image, seed $seed: C and the command write different texts"
+  done; done
+}
+
+if [ $# -eq 0 ]; then set -- header install agree suite examples text memory sizes; fi
+for part in "$@"; do "$part"; done
+say "the C interface holds"
