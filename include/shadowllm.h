@@ -438,7 +438,8 @@ int32_t sllm_model_open_memory(const void *data, size_t size, const sllm_load_op
 /* A session. `options` may be NULL. */
 int32_t sllm_session_new(sllm_model *model, const sllm_session_options *options, sllm_session **session);
 
-/* A second session that goes on from where the first is: the same model, options, dial and state. */
+/* A second session that goes on from where the first is: the same model, options (a parallel_for and a clock now serve
+ * both), dial and state. */
 int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
 
 typedef struct sllm_threads {

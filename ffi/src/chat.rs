@@ -183,7 +183,8 @@ pub unsafe extern "C" fn sllm_generate(
         // SAFETY: the header's rules for handles, texts and structures.
         let (session, tokenizer, prompt, asked) =
             unsafe { (check(session)?, check(tokenizer)?, given(prompt, length)?, Asked::new(options, result)?) };
-        let language = &*tokenizer.language;
+        // A share of its own: the callback may free the tokenizer.
+        let language = &*Arc::clone(&tokenizer.language);
         let mut told = None;
         run(session, |r| {
             same_model(r, language)?;

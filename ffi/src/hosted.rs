@@ -114,7 +114,7 @@ pub unsafe extern "C" fn sllm_set_log(log: sllm_log_fn, user: *mut c_void, level
 }
 
 /// Panics are for the log, with their place, not for standard error.
-fn quiet() {
+pub fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|info| log(1, || info.to_string()))));
 }

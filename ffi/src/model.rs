@@ -108,6 +108,8 @@ pub unsafe extern "C" fn sllm_model_init(
     model: *mut *mut sllm_model,
 ) -> i32 {
     status(|| {
+        #[cfg(feature = "std")]
+        crate::hosted::quiet();
         wanted(model)?;
         let (at, _) = place::<sllm_model>(memory, size)?;
         if image.is_null() {

@@ -66,6 +66,12 @@ static int32_t cancel_soon(void *user, const sllm_token *token) {
     return 0;
 }
 
+static int32_t free_tokenizer(void *user, const sllm_token *token) {
+    (void)token;
+    OK(sllm_tokenizer_free(user));
+    return 0;
+}
+
 void test_text(void) {
     sllm_tokenizer *tokenizer = NULL;
     sllm_session *session = short_session(128, 1);
@@ -125,7 +131,12 @@ void test_text(void) {
     options.on_token = NULL;
     options.max_tokens = 2;
     OK(sllm_generate(session, tokenizer, sampler, " more", 5, &options, NULL));
-    OK(sllm_tokenizer_free(&tokenizer));
+    /* Freed by its own callback. */
+    options.on_token = free_tokenizer;
+    options.user = &tokenizer;
+    options.max_tokens = 6;
+    OK(sllm_generate(session, tokenizer, sampler, " more", 5, &options, NULL));
+    CHECK(tokenizer == NULL);
     OK(sllm_tokenizer_free(&tokenizer));
     OK(sllm_sampler_free(&sampler));
     OK(sllm_session_free(&session));
