@@ -4,9 +4,10 @@
 //! embedded part. Promise: whatever a C program passes (short of pointers to nowhere and broken threads rules the
 //! header names) comes back as a status; no panic crosses the boundary.
 //!
-//! [`status`] (failures, the boundary) <- [`object`] (handles) <- [`structs`] (options in, figures out) <-
-//! the functions: [`model`], [`session`], [`sampler`], `state`, and with `std` `hosted`, `text` and `chat`.
+//! `status` (failures, the boundary) <- `object` (handles) <- `structs` (options in, figures out) <-
+//! the functions: `model`, `session`, `sampler`, `state`, and with `std` `hosted`, `text` and `chat`.
 #![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(feature = "tokenizer"), allow(dead_code, reason = "smaller libraries use less of the shared parts"))]
 #![allow(non_camel_case_types, reason = "types have the header's names")]
 
 #[cfg(all(test, feature = "tokenizer"))]
