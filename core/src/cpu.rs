@@ -17,11 +17,13 @@ pub enum Isa {
     Neon,
     /// 64-bit Arm with the dot-product instructions (`FEAT_DotProd`).
     NeonDot,
+    /// WebAssembly with 128-bit lanes (compiled in, or not there).
+    Simd128,
 }
 
 impl Isa {
     /// All levels.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::Simd128];
 
     /// Name on the command line.
     pub const fn name(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
             Isa::NeonDot => "neon-dotprod",
+            Isa::Simd128 => "simd128",
         }
     }
 
@@ -56,7 +59,13 @@ impl Cpu {
         let best = Isa::NeonDot;
         #[cfg(all(target_arch = "aarch64", not(target_feature = "dotprod")))]
         let best = Isa::Neon;
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        let best = Isa::Simd128;
+        #[cfg(not(any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            all(target_arch = "wasm32", target_feature = "simd128")
+        )))]
         let best = Isa::Scalar;
         Cpu { best }
     }
@@ -83,6 +92,7 @@ impl Cpu {
                 | (Isa::Avx512, Isa::Avx2 | Isa::Avx512)
                 | (Isa::Neon, Isa::Neon)
                 | (Isa::NeonDot, Isa::Neon | Isa::NeonDot)
+                | (Isa::Simd128, Isa::Simd128)
         )
     }
 }

@@ -9,7 +9,7 @@
 //!                           with a minimum too:  acc = acc + min_w[b] * (scale_x[b] * sum_x[b])
 //! ```
 //! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. The twins in
-//! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
+//! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs`, `simd128.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
 //! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
 //!
 //! Matrices with blocks along their outputs ([`Layout::ColumnLines`]) have a contract of their own (`lines.rs`).
@@ -38,6 +38,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
@@ -156,6 +158,8 @@ impl Kernels {
             Isa::Neon => Some(&NEON),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => Some(&NEON_DOT),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => Some(&SIMD128),
             #[allow(unreachable_patterns, reason = "every level is some architecture's")]
             _ => None,
         }
@@ -734,5 +738,19 @@ instantiate!(
         inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
         inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
         inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
+    ]
+);
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+instantiate!(
+    SIMD128,
+    simd128_set,
+    Isa::Simd128,
+    ["simd128"],
+    crate::simd::simd128::Simd128Lanes,
+    [simd128::Int8, simd128::Table4, simd128::Affine4],
+    [
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Int8Codes>,
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Table4Codes>,
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Affine4Codes>
     ]
 );
