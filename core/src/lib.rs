@@ -14,6 +14,9 @@
 //! multiplications (no fused multiply-add, one chain per output in the order of the reduction), and integer
 //! dot products are exact. So the logits do not depend on the instruction set, on the number of threads, or
 //! on whether a token was part of a prefill or decoded alone.
+//!
+//! # On a device
+#![doc = include_str!("embedding.md")]
 #![no_std]
 
 #[cfg(target_endian = "big")]
