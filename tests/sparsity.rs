@@ -1,13 +1,15 @@
 //! Skipping: with the caller's choice of heads and neurons against PyTorch's masked logits and against dense runs
 //! with the same weights zeroed; every policy; the bytes that are read; hostile predictors.
 
+#[cfg(feature = "calibrate")]
 #[path = "sparsity/hostile.rs"]
 mod hostile;
 #[path = "sparsity/masks.rs"]
 mod masks;
+#[cfg(feature = "calibrate")]
 #[path = "sparsity/policies.rs"]
 mod policies;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "calibrate"))]
 #[path = "sparsity/traffic.rs"]
 mod traffic;
 

@@ -9,6 +9,8 @@ pub mod gguf_bytes;
 pub mod folder;
 pub mod gguf_file;
 pub mod program;
+#[cfg(feature = "calibrate")]
+pub mod small;
 pub mod sparse;
 
 use safetensors::SafeTensors;
