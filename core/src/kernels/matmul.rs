@@ -3,7 +3,7 @@
 use super::RawInput;
 use super::matrix::Soon;
 use super::tiles::{Gather, Run, Tiles};
-use crate::format::{BLOCK, TILE_ROWS};
+use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::Lanes;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -131,13 +131,15 @@ pub(super) unsafe fn gemm<P: Panel, S: Tiles<P::L>>(
     unsafe { P::add(table, tiles, x, 0..x.width / BLOCK, n, out, stride) }
 }
 
-/// Tiles that are put together at a time, then read by all tokens.
-pub(super) const RUN: usize = 8;
+/// Tiles at most that are put together at a time, then read by all tokens.
+const RUN: usize = 8;
+/// Bytes of the stack for them; of large tiles fewer fit.
+pub(super) const ROOM: usize = RUN * Format::Q8_0.tile_bytes();
 
 /// [`gemm`] of tiles that must be put together first.
 ///
 /// # Safety
-/// As [`gemm`], with room for [`RUN`] tiles at `room`, nobody else's.
+/// As [`gemm`], with [`ROOM`] bytes at `room`, nobody else's.
 #[inline(always)]
 pub(super) unsafe fn gemm_gathered<P: Panel, G: Gather<P::L>>(
     table: &[i8; 16],
@@ -148,9 +150,9 @@ pub(super) unsafe fn gemm_gathered<P: Panel, G: Gather<P::L>>(
     stride: usize,
     room: *mut u8,
 ) {
-    let blocks = x.width / BLOCK;
-    for first in (0..blocks).step_by(RUN) {
-        let run = RUN.min(blocks - first);
+    let (blocks, most) = (x.width / BLOCK, const { if ROOM / P::TILE < RUN { ROOM / P::TILE } else { RUN } });
+    for first in (0..blocks).step_by(most) {
+        let run = most.min(blocks - first);
         // SAFETY: the run's tiles, in their room; the rest by the caller.
         unsafe {
             gather.run(run, n == 1, room);

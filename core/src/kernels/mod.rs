@@ -587,7 +587,7 @@ macro_rules! instantiate {
             out: *mut f32,
             stride: usize,
         ) {
-            let mut room = MaybeUninit::<[u8; matmul::RUN * $format.tile_bytes()]>::uninit();
+            let mut room = MaybeUninit::<[u8; matmul::ROOM]>::uninit();
             // SAFETY: shapes by the caller; the room is this call's own; features enabled here.
             unsafe {
                 let rows = GatheredRows::<$line>::new(rows, later, x.width / BLOCK);
@@ -648,7 +648,7 @@ macro_rules! instantiate {
             out: *mut f32,
             stride: usize,
         ) {
-            let mut room = MaybeUninit::<[u8; matmul::RUN * <$tile as matmul::TileDot>::TILE]>::uninit();
+            let mut room = MaybeUninit::<[u8; matmul::ROOM]>::uninit();
             // SAFETY: shapes by the caller; the room is this call's own; features enabled here.
             unsafe {
                 type Kind = <$codes as inputs::InputDot>::C;
@@ -749,8 +749,8 @@ instantiate!(
     crate::simd::simd128::Simd128Lanes,
     [simd128::Int8, simd128::Table4, simd128::Affine4],
     [
-        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Int8Codes>,
-        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Table4Codes>,
-        inputs::Plain<crate::simd::simd128::Simd128Lanes, inputs::Affine4Codes>
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::simd128::Simd128Lanes, codes::Affine4Codes>
     ]
 );

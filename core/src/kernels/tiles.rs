@@ -85,7 +85,7 @@ unsafe impl<L: Lanes> Tiles<L> for Run {
 
 /// The tiles of one panel, to be put together in the order of the inputs.
 pub(super) trait Gather<L: Lanes> {
-    /// Makes the next `n` tiles, at most [`RUN`]. `once` says that they are read for one token only, so that what will
+    /// Makes the next `n` tiles, at most 8. `once` says that they are read for one token only, so that what will
     /// be gathered later should be asked of the memory now.
     ///
     /// # Safety
