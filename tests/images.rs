@@ -52,11 +52,13 @@ fn every_flipped_header_byte_is_noticed() {
 }
 
 #[test]
-fn a_newer_version_says_so() {
+fn another_version_says_so() {
     let mut bytes = image("opt", Format::F16);
-    bytes[8] = 9;
-    resign(&mut bytes);
-    assert_eq!(Image::parse(&bytes).err(), Some(Error::NewerVersion { found: 9, known: VERSION }));
+    for found in [0, VERSION - 1, VERSION + 1, 9] {
+        bytes[8] = found as u8;
+        resign(&mut bytes);
+        assert_eq!(Image::parse(&bytes).err(), Some(Error::OtherVersion { found, known: VERSION }));
+    }
 }
 
 #[test]

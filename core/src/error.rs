@@ -8,11 +8,11 @@ use core::fmt;
 pub enum Error {
     /// The bytes do not begin with an image's magic number.
     NotAnImage,
-    /// The image was written by a newer version of the packer.
-    NewerVersion {
+    /// The image was written by another version of the packer.
+    OtherVersion {
         /// Version in the file.
         found: u32,
-        /// Newest version this engine reads.
+        /// The version that this engine reads.
         known: u32,
     },
     /// The bytes end before the image does.
@@ -81,10 +81,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Error::NotAnImage => f.write_str("not a shadowllm image (its first bytes are not the magic number)"),
-            Error::NewerVersion { found, known } => {
+            Error::OtherVersion { found, known } => {
                 write!(
                     f,
-                    "image format version {found}, this build reads up to {known}: update shadowllm or pack the model again"
+                    "image format version {found}, this build reads version {known}: update shadowllm or pack the model again"
                 )
             }
             Error::Truncated { expected, found } => {

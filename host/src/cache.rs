@@ -89,6 +89,7 @@ fn cache_name(path: &Path, formats: Formats, how: &str) -> Result<String> {
     let full = std::fs::canonicalize(path).map_err(|e| Error::io("read", path, e))?;
     hash.update(full.as_os_str().as_encoded_bytes());
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
+    hash.update(&shadowllm_core::image::VERSION.to_le_bytes());
     let files = if path.is_dir() {
         let entries = std::fs::read_dir(path).map_err(|e| Error::io("read", path, e))?;
         let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();

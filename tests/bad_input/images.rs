@@ -76,7 +76,7 @@ fn a_newer_version() {
     let mut bytes = bytes();
     bytes[8] = 9;
     resign(&mut bytes);
-    bad_image(&bytes, &["version 9", &format!("reads up to {VERSION}"), "update shadowllm or pack the model again"]);
+    bad_image(&bytes, &["version 9", &format!("reads version {VERSION}"), "update shadowllm or pack the model again"]);
 }
 
 #[test]

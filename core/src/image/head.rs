@@ -105,8 +105,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Sections, Error> {
         return Err(Error::Truncated { expected: HEADER_LEN as u64, found });
     }
     let version = u32_at(bytes, 8);
-    if version > VERSION {
-        return Err(Error::NewerVersion { found: version, known: VERSION });
+    if version != VERSION {
+        return Err(Error::OtherVersion { found: version, known: VERSION });
     }
     let (head_len, file_len) = (u32_at(bytes, 12) as usize, u64_at(bytes, 16));
     if found < head_len as u64 {
