@@ -305,6 +305,8 @@ int32_t sllm_session_set_sparsity(sllm_session *session, int32_t level);
 #define SLLM_POLICY_INPUT_TOP 9  /* a fixed share of the largest inputs */
 #define SLLM_POLICY_ORACLE 10    /* the truth, computed first: saves nothing, to compare with */
 #define SLLM_POLICY_AUTO 11      /* what calibration found best for the density */
+#define SLLM_POLICY_MIXED 12     /* thresholds in attention, the shadow predictor for neurons; calibrated */
+#define SLLM_POLICY_PROMPT_INPUT 13 /* thresholds as the prompt would have them: nothing calibrated */
 
 #define SLLM_ALLOCATION_GLOBAL 0 /* the density divided among layers as calibration found best */
 #define SLLM_ALLOCATION_LOCAL 1  /* every layer alike */
