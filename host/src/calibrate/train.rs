@@ -1,4 +1,21 @@
 //! Training the predictors on a stream of traces: nothing but a few windows is kept.
+//!
+//! What was chosen by measurement: share of the importance that the best-scored 10 % and 20 % of the neurons of
+//! tests/vectors/brown-opt hold, mean of the layers, predictors trained on 60,000 tokens (an oracle: .992, 1.000; static
+//! means: .355, .528), by `shadowllm calibrate OPT --text TEXT --tokens 60000 --budget-windows 0 --policies shadow`:
+//!
+//! | `--rank` | `--tap` | `--target` | 10 % | 20 % |
+//! |---:|---|---|---:|---:|
+//! | 32 | embedding, heads, stream | active | .889 | .973 |
+//! | 32 | stream | active | .889 | .972 |
+//! | 32 | embedding, heads | active | .790 | .923 |
+//! | 32 | heads (ShadowLLM's) | active | .379 | .554 |
+//! | 64 | embedding, heads, stream | active | .919 | .983 |
+//! | 128 | embedding, heads, stream | active | .934 | .988 |
+//! | 32 | embedding, heads, stream | importance | .866 | .965 |
+//!
+//! So the stream behind layer 0 says it all. Rank 32 is the default for its bytes: at rank 128 the predictor of that
+//! model is 30 % of all that a dense token reads.
 
 use super::autograd::Trace;
 use super::checkpoint::Checkpoint;

@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long, default_value_t = 64)]
     layer_rank: usize,
     /// What feeds the shadow predictor, together: embedding, heads (layer 0's), stream (behind layer 0).
-    #[arg(long, value_delimiter = ',', default_value = "embedding,heads,stream", value_parser = tap)]
+    #[arg(long, value_delimiter = ',', default_value = "stream", value_parser = tap)]
     tap: Vec<u32>,
     /// What it is asked: active (whether a neuron is not zero) or importance; by default what suits the activation.
     #[arg(long, value_parser = target)]
