@@ -1,0 +1,438 @@
+/* The C interface for Native.kt. Texts cross as bytes of UTF-8, since JNI's own strings are not UTF-8. A failure becomes
+ * a pending ShadowllmException with the status and the message that came with it. What is checked here is what Java can
+ * get wrong without Native's callers noticing: nulls, and NULs inside texts. */
+#include "shadowllm.h"
+
+#include <jni.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A session with what it needs to write text. */
+struct conversation {
+    sllm_session *session;
+    sllm_tokenizer *tokenizer;
+    sllm_sampler *sampler;
+    sllm_chat *chat; /* NULL when the model has no chat template */
+};
+
+static jclass exception_class;
+static jmethodID exception_new;
+static jmethodID on_progress;
+static jmethodID on_token;
+
+/* Unless an exception is pending: that one came first. */
+static void throw_message(JNIEnv *env, int32_t status, const char *message) {
+    jbyteArray bytes;
+    jobject exception;
+    jsize length = (jsize)strlen(message);
+    if ((*env)->ExceptionCheck(env)) return;
+    bytes = (*env)->NewByteArray(env, length);
+    if (bytes == NULL) return; /* OutOfMemoryError is pending */
+    (*env)->SetByteArrayRegion(env, bytes, 0, length, (const jbyte *)message);
+    exception = (*env)->NewObject(env, exception_class, exception_new, (jint)status, bytes);
+    if (exception != NULL) {
+        (*env)->Throw(env, (jthrowable)exception);
+        (*env)->DeleteLocalRef(env, exception);
+    }
+    (*env)->DeleteLocalRef(env, bytes);
+}
+
+/* Whether the call succeeded; if not, its exception is pending. */
+static int ok(JNIEnv *env, int32_t status) {
+    if (status != SLLM_STATUS_OK) throw_message(env, status, sllm_last_error_message());
+    return status == SLLM_STATUS_OK && !(*env)->ExceptionCheck(env);
+}
+
+static int not_null(JNIEnv *env, jlong handle) {
+    if (handle == 0) throw_message(env, SLLM_STATUS_INVALID_HANDLE, "the object is null");
+    return handle != 0;
+}
+
+static struct conversation *conversation(JNIEnv *env, jlong handle) {
+    return not_null(env, handle) ? (struct conversation *)(intptr_t)handle : NULL;
+}
+
+/* A NUL-terminated copy to be freed, or NULL with an exception pending. */
+static char *text_of(JNIEnv *env, jbyteArray bytes) {
+    jsize length;
+    char *text;
+    if (bytes == NULL) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT, "a text is null");
+        return NULL;
+    }
+    length = (*env)->GetArrayLength(env, bytes);
+    text = malloc((size_t)length + 1);
+    if (text == NULL) {
+        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a text");
+        return NULL;
+    }
+    (*env)->GetByteArrayRegion(env, bytes, 0, length, (jbyte *)text);
+    text[length] = 0;
+    if (strlen(text) != (size_t)length) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT, "a text has a NUL character inside");
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t length) {
+    jbyteArray bytes = (*env)->NewByteArray(env, (jsize)length);
+    if (bytes != NULL) (*env)->SetByteArrayRegion(env, bytes, 0, (jsize)length, (const jbyte *)text);
+    return bytes;
+}
+
+static jdoubleArray doubles_of(JNIEnv *env, const double *values, jsize count) {
+    jdoubleArray array = (*env)->NewDoubleArray(env, count);
+    if (array != NULL) (*env)->SetDoubleArrayRegion(env, array, 0, count, values);
+    return array;
+}
+
+static jlongArray longs_of(JNIEnv *env, const jlong *values, jsize count) {
+    jlongArray array = (*env)->NewLongArray(env, count);
+    if (array != NULL) (*env)->SetLongArrayRegion(env, array, 0, count, values);
+    return array;
+}
+
+/* What a callback calls: both come on the thread of the call, whose environment therefore serves. */
+struct receiver {
+    JNIEnv *env;
+    jobject object; /* may be NULL */
+};
+
+static int32_t progress(void *user, uint64_t done, uint64_t total) {
+    const struct receiver *to = user;
+    JNIEnv *env = to->env;
+    jboolean go_on;
+    if ((*env)->ExceptionCheck(env)) return 1;
+    go_on = (*env)->CallBooleanMethod(env, to->object, on_progress, (jlong)done, (jlong)total);
+    return (*env)->ExceptionCheck(env) || !go_on;
+}
+
+static int32_t token(void *user, const sllm_token *token) {
+    const struct receiver *to = user;
+    JNIEnv *env = to->env;
+    jbyteArray text;
+    jboolean go_on;
+    if ((*env)->ExceptionCheck(env)) return 1;
+    text = bytes_of(env, token->text, token->text_length);
+    if (text == NULL) return 1;
+    go_on = (*env)->CallBooleanMethod(env, to->object, on_token, text, (jdouble)token->tokens_per_second,
+                                      (jdouble)token->density);
+    (*env)->DeleteLocalRef(env, text);
+    return (*env)->ExceptionCheck(env) || !go_on;
+}
+
+/* ---- Model ------------------------------------------------------------------------------------------------------ */
+
+static void load_options(sllm_load_options *options, struct receiver *to, jboolean preload, jboolean verify) {
+    sllm_load_options_defaults(options, sizeof *options);
+    options->preload = preload;
+    options->verify = verify;
+    if (to->object != NULL) {
+        options->progress = progress;
+        options->progress_user = to;
+    }
+}
+
+static jlong model_open(JNIEnv *env, jclass self, jbyteArray path, jboolean preload, jboolean verify, jobject sink) {
+    struct receiver to = {env, sink};
+    sllm_load_options options;
+    sllm_model *model = NULL;
+    char *name = text_of(env, path);
+    (void)self;
+    if (name == NULL) return 0;
+    load_options(&options, &to, preload, verify);
+    if (!ok(env, sllm_model_open(name, &options, &model))) sllm_model_free(&model);
+    free(name);
+    return (jlong)(intptr_t)model;
+}
+
+static jlong model_open_fd(JNIEnv *env, jclass self, jint fd, jlong offset, jlong length, jboolean preload,
+                           jboolean verify, jobject sink) {
+    struct receiver to = {env, sink};
+    sllm_load_options options;
+    sllm_model *model = NULL;
+    (void)self;
+    if (offset < 0 || length < 0) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT, "offset and length of an image are never negative");
+        return 0;
+    }
+    load_options(&options, &to, preload, verify);
+    if (!ok(env, sllm_model_open_fd(fd, (uint64_t)offset, (uint64_t)length, &options, &model))) sllm_model_free(&model);
+    return (jlong)(intptr_t)model;
+}
+
+static void model_free(JNIEnv *env, jclass self, jlong handle) {
+    sllm_model *model = (sllm_model *)(intptr_t)handle;
+    (void)self;
+    ok(env, sllm_model_free(&model));
+}
+
+static jlongArray model_info(JNIEnv *env, jclass self, jlong handle) {
+    sllm_model_info info = {0};
+    (void)self;
+    info.struct_size = sizeof info;
+    if (!not_null(env, handle) || !ok(env, sllm_model_get_info((sllm_model *)(intptr_t)handle, &info))) return NULL;
+    {
+        const jlong values[] = {info.vocab, info.layers, info.width, info.trained_context, info.has_tokenizer,
+                                info.has_chat_template, info.is_calibrated, (jlong)info.image_bytes,
+                                (jlong)info.bytes_per_token};
+        return longs_of(env, values, sizeof values / sizeof *values);
+    }
+}
+
+static sllm_session_options session_options(jint context, jint threads) {
+    sllm_session_options options;
+    sllm_session_options_defaults(&options, sizeof options);
+    options.context = (uint32_t)context;
+    options.threads = (uint32_t)threads;
+    return options;
+}
+
+static jlong model_session_bytes(JNIEnv *env, jclass self, jlong handle, jint context, jint threads) {
+    sllm_session_options options = session_options(context, threads);
+    sllm_memory memory = {0};
+    (void)self;
+    memory.struct_size = sizeof memory;
+    if (!not_null(env, handle)) return 0;
+    ok(env, sllm_estimate_memory((sllm_model *)(intptr_t)handle, &options, &memory));
+    return (jlong)memory.session_bytes;
+}
+
+/* ---- Session ---------------------------------------------------------------------------------------------------- */
+
+static void release(struct conversation *it) {
+    sllm_chat_free(&it->chat);
+    sllm_sampler_free(&it->sampler);
+    sllm_session_free(&it->session);
+    sllm_tokenizer_free(&it->tokenizer);
+    free(it);
+}
+
+static jlong session_new(JNIEnv *env, jclass self, jlong handle, jint context, jint threads, jfloat temperature,
+                         jint top_k, jfloat top_p, jfloat min_p, jfloat repetition_penalty, jlong seed) {
+    sllm_model *model = (sllm_model *)(intptr_t)handle;
+    sllm_session_options options = session_options(context, threads);
+    sllm_sampler_options sampling;
+    sllm_model_info info = {0};
+    struct conversation *it;
+    (void)self;
+    if (!not_null(env, handle)) return 0;
+    it = calloc(1, sizeof *it);
+    if (it == NULL) {
+        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a session");
+        return 0;
+    }
+    sllm_sampler_options_defaults(&sampling, sizeof sampling);
+    sampling.temperature = temperature;
+    sampling.top_k = (uint32_t)top_k;
+    sampling.top_p = top_p;
+    sampling.min_p = min_p;
+    sampling.repetition_penalty = repetition_penalty;
+    sampling.seed = (uint64_t)seed;
+    info.struct_size = sizeof info;
+    if (ok(env, sllm_model_get_info(model, &info)) && ok(env, sllm_sampler_new(&sampling, &it->sampler))
+        && ok(env, sllm_tokenizer_new(model, &it->tokenizer)) && ok(env, sllm_session_new(model, &options, &it->session))
+        && (!info.has_chat_template || ok(env, sllm_chat_new(it->tokenizer, &it->chat))))
+        return (jlong)(intptr_t)it;
+    release(it);
+    return 0;
+}
+
+static void session_free(JNIEnv *env, jclass self, jlong handle) {
+    (void)env;
+    (void)self;
+    if (handle != 0) release((struct conversation *)(intptr_t)handle);
+}
+
+/* The session if it has a chat, else NULL with an exception pending. */
+static struct conversation *chatting(JNIEnv *env, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    if (it != NULL && it->chat == NULL) {
+        ok(env, sllm_chat_new(it->tokenizer, &it->chat)); /* fails, and says why */
+        return it->chat ? it : NULL;
+    }
+    return it;
+}
+
+static void session_add(JNIEnv *env, jclass self, jlong handle, jbyteArray role, jbyteArray content) {
+    struct conversation *it = chatting(env, handle);
+    char *who, *what;
+    (void)self;
+    if (it == NULL) return;
+    who = text_of(env, role);
+    what = who ? text_of(env, content) : NULL;
+    if (what != NULL) ok(env, sllm_chat_add(it->chat, who, what));
+    free(what);
+    free(who);
+}
+
+static void session_clear(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = chatting(env, handle);
+    (void)self;
+    if (it != NULL) ok(env, sllm_chat_clear(it->chat));
+}
+
+static jbyteArray session_prompt(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = chatting(env, handle);
+    jbyteArray bytes = NULL;
+    size_t length = 0;
+    char *text;
+    (void)self;
+    if (it == NULL || !ok(env, sllm_chat_render(it->chat, NULL, 0, &length))) return NULL;
+    text = malloc(length + 1);
+    if (text == NULL) {
+        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a prompt");
+        return NULL;
+    }
+    if (ok(env, sllm_chat_render(it->chat, text, length + 1, &length))) bytes = bytes_of(env, text, length);
+    free(text);
+    return bytes;
+}
+
+/* Answers the messages, or continues `prompt` where there is one. */
+static jdoubleArray session_generate(JNIEnv *env, jclass self, jlong handle, jbyteArray prompt, jint max_tokens,
+                                     jobject sink) {
+    struct conversation *it = prompt ? conversation(env, handle) : chatting(env, handle);
+    struct receiver to = {env, sink};
+    sllm_generate_options options;
+    sllm_generation result = {0};
+    int32_t status;
+    (void)self;
+    if (it == NULL) return NULL;
+    if (sink == NULL || max_tokens < 1) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT,
+                      sink ? "the most tokens to generate is at least 1" : "there is nothing to give the text to");
+        return NULL;
+    }
+    sllm_generate_options_defaults(&options, sizeof options);
+    options.max_tokens = (uint32_t)max_tokens;
+    options.on_token = token;
+    options.user = &to;
+    result.struct_size = sizeof result;
+    if (prompt != NULL) {
+        char *text = text_of(env, prompt);
+        if (text == NULL) return NULL;
+        status = sllm_generate(it->session, it->tokenizer, it->sampler, text, SLLM_NUL_TERMINATED, &options, &result);
+        free(text);
+    } else {
+        status = sllm_chat_generate(it->chat, it->session, it->sampler, &options, &result);
+    }
+    if (!ok(env, status)) return NULL;
+    {
+        const double values[] = {(double)result.stop, (double)result.prompt_tokens, (double)result.generated_tokens,
+                                 result.first_token_seconds, result.prefill_tokens_per_second,
+                                 result.decode_tokens_per_second};
+        return doubles_of(env, values, sizeof values / sizeof *values);
+    }
+}
+
+static void session_cancel(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    (void)self;
+    if (it != NULL) ok(env, sllm_session_cancel(it->session));
+}
+
+static void session_reset_cancel(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    (void)self;
+    /* After the call that was cancelled: there may be an exception already, and this cannot fail. */
+    if (it != NULL) sllm_session_reset_cancel(it->session);
+}
+
+static jlong session_position(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    size_t position = 0;
+    (void)self;
+    if (it != NULL) ok(env, sllm_session_position(it->session, &position));
+    return (jlong)position;
+}
+
+static void session_rewind(JNIEnv *env, jclass self, jlong handle, jlong position) {
+    struct conversation *it = conversation(env, handle);
+    (void)self;
+    if (it != NULL) ok(env, sllm_session_rewind(it->session, position < 0 ? (size_t)-1 : (size_t)position));
+}
+
+static void session_set_sparsity(JNIEnv *env, jclass self, jlong handle, jint level) {
+    struct conversation *it = conversation(env, handle);
+    (void)self;
+    if (it != NULL) ok(env, sllm_session_set_sparsity(it->session, level));
+}
+
+static jdoubleArray session_stats(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    sllm_stats stats = {0};
+    (void)self;
+    stats.struct_size = sizeof stats;
+    if (it == NULL || !ok(env, sllm_session_get_stats(it->session, &stats))) return NULL;
+    {
+        const double values[] = {(double)stats.prompt_tokens, (double)stats.decoded_tokens, (double)stats.weight_bytes,
+                                 (double)stats.session_bytes, (double)stats.peak_memory_bytes, stats.density,
+                                 stats.prefill_tokens_per_second, stats.decode_tokens_per_second};
+        return doubles_of(env, values, sizeof values / sizeof *values);
+    }
+}
+
+/* ---- Registration ----------------------------------------------------------------------------------------------- */
+
+#define PROGRESS "Lorg/shadowllm/Progress;"
+#define SINK "Lorg/shadowllm/TokenSink;"
+
+static const JNINativeMethod methods[] = {
+    {"modelOpen", "([BZZ" PROGRESS ")J", (void *)model_open},
+    {"modelOpenFd", "(IJJZZ" PROGRESS ")J", (void *)model_open_fd},
+    {"modelFree", "(J)V", (void *)model_free},
+    {"modelInfo", "(J)[J", (void *)model_info},
+    {"modelSessionBytes", "(JII)J", (void *)model_session_bytes},
+    {"sessionNew", "(JIIFIFFFJ)J", (void *)session_new},
+    {"sessionFree", "(J)V", (void *)session_free},
+    {"sessionAdd", "(J[B[B)V", (void *)session_add},
+    {"sessionClear", "(J)V", (void *)session_clear},
+    {"sessionPrompt", "(J)[B", (void *)session_prompt},
+    {"sessionGenerate", "(J[BI" SINK ")[D", (void *)session_generate},
+    {"sessionCancel", "(J)V", (void *)session_cancel},
+    {"sessionResetCancel", "(J)V", (void *)session_reset_cancel},
+    {"sessionPosition", "(J)J", (void *)session_position},
+    {"sessionRewind", "(JJ)V", (void *)session_rewind},
+    {"sessionSetSparsity", "(JI)V", (void *)session_set_sparsity},
+    {"sessionStats", "(J)[D", (void *)session_stats},
+};
+
+static jclass global_class(JNIEnv *env, const char *name) {
+    jclass found = (*env)->FindClass(env, name), global = NULL;
+    if (found != NULL) {
+        global = (*env)->NewGlobalRef(env, found);
+        (*env)->DeleteLocalRef(env, found);
+    }
+    return global;
+}
+
+/* Looks up what is called later, once, on a thread that has the application's classes. */
+JNIEXPORT jint JNI_OnLoad(JavaVM *vm, void *reserved) {
+    JNIEnv *env;
+    jclass natives, receiver_class;
+    (void)reserved;
+    if (sllm_version() / 1000 != SLLM_VERSION / 1000) return JNI_ERR;
+    if ((*vm)->GetEnv(vm, (void **)&env, JNI_VERSION_1_6) != JNI_OK) return JNI_ERR;
+    exception_class = global_class(env, "org/shadowllm/ShadowllmException");
+    if (exception_class == NULL) return JNI_ERR;
+    exception_new = (*env)->GetMethodID(env, exception_class, "<init>", "(I[B)V");
+    if (exception_new == NULL) return JNI_ERR;
+    receiver_class = (*env)->FindClass(env, "org/shadowllm/Progress");
+    if (receiver_class == NULL) return JNI_ERR;
+    on_progress = (*env)->GetMethodID(env, receiver_class, "onProgress", "(JJ)Z");
+    (*env)->DeleteLocalRef(env, receiver_class);
+    if (on_progress == NULL) return JNI_ERR;
+    receiver_class = (*env)->FindClass(env, "org/shadowllm/TokenSink");
+    if (receiver_class == NULL) return JNI_ERR;
+    on_token = (*env)->GetMethodID(env, receiver_class, "onToken", "([BDD)Z");
+    (*env)->DeleteLocalRef(env, receiver_class);
+    if (on_token == NULL) return JNI_ERR;
+    natives = (*env)->FindClass(env, "org/shadowllm/Native");
+    if (natives == NULL) return JNI_ERR;
+    if ((*env)->RegisterNatives(env, natives, methods, sizeof methods / sizeof *methods) != JNI_OK) return JNI_ERR;
+    (*env)->DeleteLocalRef(env, natives);
+    return JNI_VERSION_1_6;
+}

@@ -1,0 +1,82 @@
+package org.shadowllm
+
+/**
+ * The JNI functions: thin, and only for the classes beside, which see to it that no object is used after it was freed.
+ * They are registered by name and signature, and the library looks [Progress], [TokenSink] and [ShadowllmException] up
+ * likewise: consumer-rules.pro keeps all four as they are.
+ */
+internal object Native {
+    init {
+        System.loadLibrary("shadowllm_jni")
+    }
+
+    @JvmStatic external fun modelOpen(path: ByteArray, preload: Boolean, verify: Boolean, progress: Progress?): Long
+    @JvmStatic external fun modelOpenFd(
+        fd: Int, offset: Long, length: Long, preload: Boolean, verify: Boolean, progress: Progress?,
+    ): Long
+    @JvmStatic external fun modelFree(model: Long)
+    @JvmStatic external fun modelInfo(model: Long): LongArray
+    @JvmStatic external fun modelSessionBytes(model: Long, context: Int, threads: Int): Long
+
+    @JvmStatic external fun sessionNew(
+        model: Long, context: Int, threads: Int, temperature: Float, topK: Int, topP: Float, minP: Float,
+        repetitionPenalty: Float, seed: Long,
+    ): Long
+    @JvmStatic external fun sessionFree(session: Long)
+    @JvmStatic external fun sessionAdd(session: Long, role: ByteArray, content: ByteArray)
+    @JvmStatic external fun sessionClear(session: Long)
+    @JvmStatic external fun sessionPrompt(session: Long): ByteArray
+    @JvmStatic external fun sessionGenerate(session: Long, prompt: ByteArray?, maxTokens: Int, sink: TokenSink): DoubleArray
+    @JvmStatic external fun sessionCancel(session: Long)
+    @JvmStatic external fun sessionResetCancel(session: Long)
+    @JvmStatic external fun sessionPosition(session: Long): Long
+    @JvmStatic external fun sessionRewind(session: Long, position: Long)
+    @JvmStatic external fun sessionSetSparsity(session: Long, level: Int)
+    @JvmStatic external fun sessionStats(session: Long): DoubleArray
+}
+
+/** Gets each token from the library; false stops. */
+internal fun interface TokenSink {
+    fun onToken(text: ByteArray, tokensPerSecond: Double, density: Double): Boolean
+}
+
+/**
+ * A native object and the calls that are in it. After [close] no call begins; the object is freed by the last one to
+ * leave, so that closing never waits and never pulls an object from under a call on another thread.
+ */
+internal class Handle(private val pointer: Long, private val name: String, private val free: (Long) -> Unit) {
+    private var calls = 0
+    private var closed = false
+
+    inline fun <T> use(call: (Long) -> T): T {
+        val entered = enter()
+        try {
+            return call(entered)
+        } finally {
+            leave()
+        }
+    }
+
+    fun close() {
+        val unused = synchronized(this) {
+            if (closed) return
+            closed = true
+            calls == 0
+        }
+        if (unused) free(pointer)
+    }
+
+    /** For the one call that is allowed beside others, by who knows that one is under way. */
+    fun ifInUse(call: (Long) -> Unit) = synchronized(this) { if (calls > 0) call(pointer) }
+
+    fun enter(): Long = synchronized(this) {
+        check(!closed) { "the $name is closed" }
+        calls++
+        pointer
+    }
+
+    fun leave() {
+        val last = synchronized(this) { --calls == 0 && closed }
+        if (last) free(pointer)
+    }
+}

@@ -1,0 +1,294 @@
+package org.shadowllm
+
+import java.io.File
+import java.io.FileDescriptor
+import java.io.FileInputStream
+import java.nio.file.Files
+import java.util.concurrent.CountDownLatch
+import java.util.concurrent.atomic.AtomicInteger
+import kotlin.concurrent.thread
+import kotlin.system.exitProcess
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.flow.collect
+import kotlinx.coroutines.flow.take
+import kotlinx.coroutines.flow.toList
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
+import org.shadowllm.ShadowllmException.Status
+
+// Drives the library in a JVM: `say IMAGE SEED TOKENS PROMPT` prints an answer, `all PLAIN CHAT [LARGE]` tries
+// everything, on an image without a chat template, one with, and one that takes its time.
+
+private val failures = AtomicInteger()
+private val checks = AtomicInteger()
+
+private fun expect(what: String, holds: Boolean) {
+    checks.incrementAndGet()
+    if (!holds) {
+        failures.incrementAndGet()
+        println("FAILED: $what")
+    }
+}
+
+private inline fun <reified E : Throwable> fails(what: String, call: () -> Unit): E? {
+    val thrown = runCatching(call).exceptionOrNull()
+    expect("$what: ${E::class.simpleName}, not $thrown", thrown is E)
+    return thrown as? E
+}
+
+private inline fun fails(what: String, status: Status, call: () -> Unit) {
+    val thrown = fails<ShadowllmException>(what, call) ?: return
+    expect("$what: $status, not ${thrown.status}", thrown.status == status)
+    expect("$what: a message", !thrown.message.isNullOrEmpty())
+}
+
+private fun Session.text(maxTokens: Int): String = buildString {
+    answer(maxTokens) { append(it.text); true }
+}
+
+private fun models(plain: String) {
+    fails("no file", Status.IO) { Model.open("/nowhere/é.sllm") }
+    fails("no image", Status.BAD_IMAGE) { Model.open("/etc/passwd") }
+    fails("NUL in a path", Status.INVALID_ARGUMENT) { Model.open("a\u0000b") }
+    fails("no descriptor", Status.INVALID_ARGUMENT) { Model.open(-1) }
+    fails("negative offset", Status.INVALID_ARGUMENT) { Model.open(0, offset = -4) }
+    fails("negative context", fun() { SessionOptions(context = -1) })
+    val seen = mutableListOf<Pair<Long, Long>>()
+    Model.open(plain, preload = true, verify = true) { done, total -> seen.add(done to total) }.use { model ->
+        expect("progress to the end", seen.size >= 2 && seen.first().first == 0L && seen.last().run { first == second })
+        expect("size", model.info.imageBytes == File(plain).length())
+        expect("no template", model.info.hasTokenizer && !model.info.hasChatTemplate)
+        expect("estimate", model.sessionBytes() > model.sessionBytes(SessionOptions(context = 16)))
+        fails("negative temperature", Status.INVALID_ARGUMENT) { model.newSession(SessionOptions(temperature = -1f)) }
+    }
+    fails("cancelled loading", Status.CANCELLED) { Model.open(plain, preload = true) { _, _ -> false } }
+    val odd = fails<IllegalStateException>("exception in progress") { Model.open(plain, preload = true) { _, _ -> error("odd") } }
+    expect("the exception itself", odd?.message == "odd")
+
+    // An image inside another file, as in an application's package.
+    val package_ = Files.createTempFile("package", ".bin").toFile()
+    package_.writeBytes(ByteArray(64) + File(plain).readBytes() + ByteArray(100))
+    FileInputStream(package_).use { stream ->
+        val fd = FileDescriptor::class.java.getDeclaredField("fd").apply { isAccessible = true }.getInt(stream.fd)
+        Model.open(fd, 64, File(plain).length()).use { expect("inside a file", it.info.vocab > 0) }
+        fails("at a wrong place", Status.BAD_IMAGE) { Model.open(fd, 68, 1000) }
+    }
+    package_.delete()
+
+    val model = Model.open(plain)
+    val session = model.newSession()
+    model.close()
+    model.close()
+    fails<IllegalStateException>("session of a closed model") { model.newSession() }
+    expect("a session outlives its model", session.continueText("The", 4) { true }.generatedTokens == 4L)
+    session.close()
+    session.close()
+    fails<IllegalStateException>("closed session") { session.continueText("The", 4) { true } }
+    fails<IllegalStateException>("closed session's position") { session.position }
+    session.cancel()
+}
+
+private fun fails(what: String, call: () -> Unit) = fails<IllegalArgumentException>(what, call)
+
+private fun plainText(model: Model) = model.newSession(SessionOptions(context = 64, temperature = 0f)).use { session ->
+    fails("no template", Status.UNSUPPORTED) { session.add("user", "Hello") }
+    fails("no template to answer by", Status.UNSUPPORTED) { session.answer { true } }
+    fails("not calibrated", Status.UNSUPPORTED) { session.setSparsity(Sparsity.MEDIUM) }
+    session.setSparsity(Sparsity.OFF)
+    fails("no tokens", Status.INVALID_ARGUMENT) { session.continueText("The", 0) { true } }
+    fails("NUL in a text", Status.INVALID_ARGUMENT) { session.continueText("a\u0000b") { true } }
+    expect("nothing read", session.position == 0L)
+    fails("too long", Status.CONTEXT_FULL) { session.continueText("The jury said. ".repeat(100)) { true } }
+    expect("nothing read of what is too long", session.position == 0L)
+    fails("forwards", Status.INVALID_ARGUMENT) { session.rewind(1) }
+    fails("before the beginning", Status.INVALID_ARGUMENT) { session.rewind(-1) }
+
+    val first = StringBuilder()
+    var result = session.continueText("The jury said", 8) { first.append(it.text); true }
+    expect("8 tokens", result.generatedTokens == 8L && result.stop == Generation.Stop.MAX_TOKENS && result.promptTokens > 0)
+    expect("statistics: ${session.stats}", session.stats.run { decodedTokens > 0 && weightBytes > 0 && density in 0.01..1.0 && sessionBytes > 0 })
+    session.rewind(0)
+    val again = StringBuilder()
+    session.continueText("The jury said", 8) { again.append(it.text); true }
+    expect("the same text again", first.isNotEmpty() && first.toString() == again.toString())
+
+    session.rewind(0)
+    result = session.continueText("The jury said", 8) { false }
+    expect("stopped", result.stop == Generation.Stop.CALLBACK && result.generatedTokens == 1L)
+    session.rewind(0)
+    result = session.continueText("The jury said", 500) { true }
+    expect("context full", result.stop == Generation.Stop.CONTEXT_FULL && session.position <= 64)
+    session.rewind(0)
+    val odd = fails<IllegalStateException>("exception in a callback") { session.continueText("The", 8) { error("odd") } }
+    expect("the exception itself", odd?.message == "odd")
+    session.rewind(0)
+    session.continueText("The", 2) {
+        fails("from inside", Status.BUSY) { session.position }
+        fails("generating inside", Status.BUSY) { session.continueText("A", 1) { true } }
+        true
+    }
+    session.rewind(0)
+    fails("cancelled from inside", Status.CANCELLED) { session.continueText("The", 50) { session.cancel(); true } }
+    session.cancel()
+    session.rewind(0)
+    expect("a cancel of nothing stops nothing", session.continueText("The", 4) { true }.generatedTokens == 4L)
+}
+
+private fun chats(model: Model) = model.newSession(SessionOptions(seed = 7)).use { session ->
+    val text = "naïve – 1984 😀 日本"
+    session.add("user", text)
+    expect("the prompt has the text: ${session.prompt}", text in session.prompt)
+    session.clear()
+    fails("no messages", Status.INVALID_ARGUMENT) { session.prompt }
+    fails("nothing to answer", Status.INVALID_ARGUMENT) { session.answer { true } }
+    fails("NUL in a message", Status.INVALID_ARGUMENT) { session.add("user", "a\u0000b") }
+    session.add("user", "Who was the mayor?")
+    val before = session.prompt
+    val answer = session.text(12)
+    expect("an answer is added", answer.isNotEmpty() && session.prompt.startsWith(before.removeSuffix("assistant:")) &&
+        answer.trim() in session.prompt)
+    model.newSession(SessionOptions(seed = 7)).use { other ->
+        other.add("user", "Who was the mayor?")
+        val pieces = runBlocking { other.answerFlow(12).toList() }
+        expect("a flow has the same text, in pieces", pieces.joinToString("") == answer && pieces.size > 1)
+    }
+}
+
+private fun threads(model: Model) {
+    fun write(): String = model.newSession(SessionOptions(threads = 1, seed = 3)).use { session ->
+        buildString { session.continueText("The jury said", 24) { append(it.text); true } }
+    }
+    val alone = write()
+    val same = AtomicInteger()
+    List(8) { thread { if (write() == alone) same.incrementAndGet() } }.forEach { it.join() }
+    expect("8 threads write what one writes", same.get() == 8)
+
+    // Closing while another thread generates: it ends as cancelled, and what it uses stays until it has ended.
+    val session = model.newSession(SessionOptions(context = 256))
+    val begun = CountDownLatch(1)
+    var ended: Throwable? = null
+    val generating = thread {
+        ended = runCatching { session.continueText("The jury said", 250) { begun.countDown(); true } }.exceptionOrNull()
+    }
+    begun.await()
+    fails("two threads at once", Status.BUSY) { session.continueText("The", 4) { true } }
+    session.close()
+    generating.join()
+    expect("closed under way: $ended", (ended as? ShadowllmException)?.status == Status.CANCELLED)
+    fails<IllegalStateException>("closed") { session.stats }
+
+    // Opening, using, closing and cancelling on four threads, without order.
+    repeat(20) {
+        val shared = model.newSession(SessionOptions(context = 128, threads = 1))
+        val calls = listOf<() -> Unit>({ shared.continueText("The", 20) { true } }, { shared.stats }, { shared.cancel() }, { shared.close() })
+        calls.map { call ->
+            thread {
+                val thrown = runCatching(call).exceptionOrNull()
+                expect("in disorder: $thrown", thrown == null || thrown is IllegalStateException || thrown is ShadowllmException)
+            }
+        }.forEach { it.join() }
+        shared.close()
+    }
+}
+
+private fun flows(model: Model) = runBlocking {
+    val session = model.newSession(SessionOptions(context = 256))
+    // Whoever has enough stops the rest.
+    expect("two pieces", session.continueFlow("The jury said", 240).take(2).toList().size == 2)
+    expect("stopped early", session.position in 3..200)
+    session.rewind(0)
+    val job = launch(Dispatchers.Default) { session.continueFlow("The jury said", 240).collect { delay(1) } }
+    while (!job.isCompleted && runCatching { session.position }.exceptionOrNull() == null) delay(1)
+    job.cancelAndJoin()
+    expect("cancelled", job.isCancelled)
+    session.rewind(0)
+    expect("usable after", session.continueFlow("The", 4).toList().isNotEmpty())
+    fails("failures come to the collector", Status.CONTEXT_FULL) {
+        runBlocking { session.continueFlow("The jury said. ".repeat(200)).collect {} }
+    }
+    val odd = fails<IllegalStateException>("a collector's exception") {
+        runBlocking { session.rewind(0); session.continueFlow("The", 40).collect { error("odd") } }
+    }
+    expect("the exception itself", odd?.message == "odd")
+    session.close()
+    fails<IllegalStateException>("closed") { runBlocking { session.continueFlow("The").collect {} } }
+    Unit
+}
+
+/** Cancelling a flow while the model still reads the prompt. */
+private fun longPrefill(model: Model) = model.newSession(SessionOptions(context = 2048)).use { session ->
+    session.add("user", "Name three rivers. ".repeat(300))
+    val pieces = AtomicInteger()
+    var milliseconds = 0.0
+    runBlocking {
+        val whole = System.nanoTime()
+        expect("an answer", session.answerFlow(1).toList().size <= 1)
+        val seconds = (System.nanoTime() - whole) / 1e9
+        session.rewind(0)
+        session.clear()
+        session.add("user", "Name three lakes!! ".repeat(300))
+        val job = launch(Dispatchers.Default) { session.answerFlow(16).collect { pieces.incrementAndGet() } }
+        delay((seconds * 400).toLong())
+        expect("under way", job.isActive)
+        val from = System.nanoTime()
+        job.cancelAndJoin()
+        milliseconds = (System.nanoTime() - from) / 1e6
+        println("prefill: %.2f s; cancelled inside it, over after %.1f ms".format(seconds, milliseconds))
+        expect("cancelled inside the prompt", pieces.get() == 0 && job.isCancelled)
+        expect("at once: $milliseconds ms of ${seconds * 1e3}", milliseconds < 500 * maxOf(0.2, seconds))
+    }
+    session.clear()
+    session.add("user", "Name three rivers.")
+    expect("usable after", session.text(8).isNotEmpty())
+}
+
+/** What Kotlin's types keep out, but reflection does not. */
+private fun natives() {
+    val method = { name: String -> Native::class.java.declaredMethods.single { it.name == name }.apply { isAccessible = true } }
+    fun call(name: String, vararg arguments: Any?) {
+        try {
+            method(name).invoke(null, *arguments)
+        } catch (thrown: java.lang.reflect.InvocationTargetException) {
+            throw thrown.targetException
+        }
+    }
+    fails("null path", Status.INVALID_ARGUMENT) { call("modelOpen", null, false, false, null) }
+    fails("null model", Status.INVALID_HANDLE) { call("modelInfo", 0L) }
+    fails("null model's session", Status.INVALID_HANDLE) { call("sessionNew", 0L, 0, 0, 0f, 0, 1f, 0f, 1f, 0L) }
+    for (name in listOf("sessionClear", "sessionPrompt", "sessionCancel", "sessionResetCancel", "sessionPosition", "sessionStats"))
+        fails("null session, $name", Status.INVALID_HANDLE) { call(name, 0L) }
+    fails("null session, rewind", Status.INVALID_HANDLE) { call("sessionRewind", 0L, 0L) }
+    fails("null session, set", Status.INVALID_HANDLE) { call("sessionSetSparsity", 0L, 1) }
+    fails("null session, add", Status.INVALID_HANDLE) { call("sessionAdd", 0L, null, null) }
+    fails("null session, generate", Status.INVALID_HANDLE) { call("sessionGenerate", 0L, null, 1, null) }
+    call("sessionFree", 0L)
+    call("modelFree", 0L)
+    val codes = (1..15).map { Status.of(it).name }
+    expect("names of statuses", codes.first() == "INVALID_ARGUMENT" && codes.last() == "INTERNAL" && Status.of(99) == Status.UNKNOWN)
+}
+
+fun main(arguments: Array<String>) {
+    if (arguments.size == 5 && arguments[0] == "say") {
+        Model.open(arguments[1]).use { model ->
+            model.newSession(SessionOptions(seed = arguments[2].toLong())).use { session ->
+                session.add("user", arguments[4])
+                System.out.write(session.text(arguments[3].toInt()).toByteArray())
+                System.out.flush()
+            }
+        }
+        return
+    }
+    if (arguments.firstOrNull() == "statuses") {
+        Status.entries.forEach { if (it != Status.UNKNOWN) println("${it.name} ${it.ordinal + 1}") }
+        return
+    }
+    natives()
+    models(arguments[1])
+    Model.open(arguments[1]).use { plainText(it); threads(it); flows(it) }
+    Model.open(arguments[2]).use(::chats)
+    if (arguments.size > 3) Model.open(arguments[3]).use(::longPrefill)
+    println("$checks checks, $failures failures")
+    exitProcess(if (failures.get() == 0 && checks.get() > 100) 0 else 1)
+}
