@@ -9,6 +9,7 @@ import java.util.concurrent.atomic.AtomicInteger
 import kotlin.concurrent.thread
 import kotlin.system.exitProcess
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.awaitCancellation
 import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.collect
@@ -16,6 +17,7 @@ import kotlinx.coroutines.flow.take
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeoutOrNull
 import org.shadowllm.ShadowllmException.Status
 
 // Drives the library in a JVM: `say IMAGE SEED TOKENS PROMPT` prints an answer, `all PLAIN CHAT [LARGE]` tries
@@ -203,6 +205,12 @@ private fun flows(model: Model) = runBlocking {
     while (!job.isCompleted && runCatching { session.position }.exceptionOrNull() == null) delay(1)
     job.cancelAndJoin()
     expect("cancelled", job.isCancelled)
+    session.rewind(0)
+    val stuck = launch(Dispatchers.Default) { session.continueFlow("The jury said", 240).collect { awaitCancellation() } }
+    val from = System.nanoTime()
+    while (runCatching { session.position }.getOrDefault(0L) < 100 && System.nanoTime() - from < 20e9) delay(10)
+    expect("generated ahead of a slow collector", session.position >= 100)
+    expect("a slow collector can be cancelled", withTimeoutOrNull(5000) { stuck.cancelAndJoin() } != null)
     session.rewind(0)
     expect("usable after", session.continueFlow("The", 4).toList().isNotEmpty())
     fails("failures come to the collector", Status.CONTEXT_FULL) {

@@ -25,7 +25,7 @@ coroutines=$kotlin/lib/kotlinx-coroutines-core-jvm.jar
 "$kotlin/bin/kotlinc" -Werror -jvm-target 1.8 -cp "$coroutines" -d "$work/classes" \
   ffi/android/src/main/kotlin/org/shadowllm ffi/android/test/Drive.kt
 run() {
-  java -Xcheck:jni -Xmx256m --add-opens java.base/java.io=ALL-UNNAMED -Djava.library.path="$work/cmake" \
+  timeout 120 java -Xcheck:jni -Xmx256m --add-opens java.base/java.io=ALL-UNNAMED -Djava.library.path="$work/cmake" \
     -cp "$work/classes:$kotlin/lib/kotlin-stdlib.jar:$coroutines" org.shadowllm.DriveKt "$@"
 }
 # The status codes are the header's.

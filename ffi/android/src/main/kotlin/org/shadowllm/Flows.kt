@@ -1,17 +1,19 @@
 package org.shadowllm
 
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.channels.awaitClose
-import kotlinx.coroutines.channels.trySendBlocking
 import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.buffer
 import kotlinx.coroutines.flow.callbackFlow
 import kotlinx.coroutines.flow.flowOn
 import kotlinx.coroutines.launch
 
 /**
- * [Session.answer] as a flow of text. Each collection generates anew, on a thread of [Dispatchers.IO]; a collector that
- * is slower than the model makes it wait. When the collector is cancelled or stops early the generation is cancelled,
- * also while it reads the prompt, and the collection ends when it has stopped: the session is then free again.
+ * [Session.answer] as a flow of text. Each collection generates anew, on a thread of [Dispatchers.IO]; what a slow
+ * collector has not taken yet waits for it, at most a context of text. When the collector is cancelled or stops early the
+ * generation is cancelled, also while it reads the prompt, and the collection ends when it has stopped: the session is
+ * then free again.
  */
 fun Session.answerFlow(maxTokens: Int = 256): Flow<String> = texts(null, maxTokens)
 
@@ -22,7 +24,8 @@ private fun Session.texts(text: String?, maxTokens: Int): Flow<String> = callbac
     val run = Session.Run()
     launch {
         // Closed with what failed, not failed: a cancelled collection ends as cancelled, whatever that stopped.
-        close(runCatching { generate(run, text, maxTokens) { trySendBlocking(it.text).isSuccess } }.exceptionOrNull())
+        close(runCatching { generate(run, text, maxTokens) { trySend(it.text).isSuccess } }.exceptionOrNull())
     }
     awaitClose { cancel(run) }
-}.flowOn(Dispatchers.IO)
+    // Room for all: a model that waited for its collector could not be cancelled meanwhile.
+}.buffer(Channel.UNLIMITED).flowOn(Dispatchers.IO)
