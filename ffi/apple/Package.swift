@@ -1,0 +1,14 @@
+// swift-tools-version: 5.9
+// After ffi/apple/xcframework.sh has put CShadowLLM.xcframework beside this file. Released packages name it by address and
+// checksum instead: .binaryTarget(name:url:checksum:).
+import PackageDescription
+
+let package = Package(
+    name: "ShadowLLM",
+    platforms: [.iOS(.v15), .macOS(.v12)],
+    products: [.library(name: "ShadowLLM", targets: ["ShadowLLM"])],
+    targets: [
+        .binaryTarget(name: "CShadowLLM", path: "CShadowLLM.xcframework"),
+        .target(name: "ShadowLLM", dependencies: ["CShadowLLM"]),
+    ]
+)

@@ -1,0 +1,89 @@
+import CShadowLLM
+
+/// What the library refused: a status of shadowllm.h and the message that came with it.
+public struct ShadowLLMError: Error, CustomStringConvertible {
+    public let status: Int32
+    public let description: String
+
+    init(status: Int32, description: String) {
+        self.status = status
+        self.description = description
+    }
+
+    /// The last failure of this thread, to be made at once after the call.
+    init(_ status: Int32) {
+        self.init(status: status, description: String(cString: sllm_last_error_message()))
+    }
+
+    public var isCancelled: Bool { status == SLLM_STATUS_CANCELLED }
+}
+
+func check(_ status: Int32) throws {
+    if status != SLLM_STATUS_OK { throw ShadowLLMError(status) }
+}
+
+/// What C fills in.
+func required(_ pointer: OpaquePointer?) throws -> OpaquePointer {
+    guard let pointer else { throw ShadowLLMError(status: SLLM_STATUS_INTERNAL, description: "the library handed nothing out") }
+    return pointer
+}
+
+/// A packed model, mapped from its file: immutable, for any number of sessions on any threads.
+public final class Model: @unchecked Sendable {
+    let pointer: OpaquePointer
+
+    /// Maps an image. `preload` reads all of it now, `verify` compares it with its checksums; `progress` gets bytes done and
+    /// in all, and returns whether to go on.
+    public init(path: String, preload: Bool = false, verify: Bool = false,
+                progress: ((UInt64, UInt64) -> Bool)? = nil) throws {
+        guard sllm_version() / 1000 == UInt32(SLLM_VERSION_MAJOR) * 1000 + UInt32(SLLM_VERSION_MINOR) else {
+            throw ShadowLLMError(status: SLLM_STATUS_UNSUPPORTED, description: "library and header differ")
+        }
+        var options = sllm_load_options()
+        try check(sllm_load_options_defaults(&options, UInt32(MemoryLayout<sllm_load_options>.size)))
+        options.preload = preload ? 1 : 0
+        options.verify = verify ? 1 : 0
+        let box = Progress(progress)
+        options.progress = { user, done, total in
+            Unmanaged<Progress>.fromOpaque(user!).takeUnretainedValue().call?(done, total) == false ? 1 : 0
+        }
+        options.progress_user = Unmanaged.passUnretained(box).toOpaque()
+        var model: OpaquePointer?
+        try withExtendedLifetime(box) { try check(sllm_model_open(path, &options, &model)) }
+        pointer = try required(model)
+    }
+
+    deinit {
+        var model: OpaquePointer? = pointer
+        sllm_model_free(&model)
+    }
+
+    public func info() throws -> sllm_model_info {
+        var info = sllm_model_info()
+        info.struct_size = UInt32(MemoryLayout<sllm_model_info>.size)
+        try check(sllm_model_get_info(pointer, &info))
+        return info
+    }
+
+    /// What a session will take, before anything is taken.
+    public func memory(context: UInt32 = 0) throws -> sllm_memory {
+        var options = try sessionOptions(context: context, threads: 0)
+        var memory = sllm_memory()
+        memory.struct_size = UInt32(MemoryLayout<sllm_memory>.size)
+        try check(sllm_estimate_memory(pointer, &options, &memory))
+        return memory
+    }
+}
+
+private final class Progress {
+    let call: ((UInt64, UInt64) -> Bool)?
+    init(_ call: ((UInt64, UInt64) -> Bool)?) { self.call = call }
+}
+
+func sessionOptions(context: UInt32, threads: UInt32) throws -> sllm_session_options {
+    var options = sllm_session_options()
+    try check(sllm_session_options_defaults(&options, UInt32(MemoryLayout<sllm_session_options>.size)))
+    options.context = context
+    options.threads = threads
+    return options
+}

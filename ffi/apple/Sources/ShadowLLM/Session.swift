@@ -1,0 +1,95 @@
+import CShadowLLM
+
+/// How tokens are chosen. The defaults are the library's.
+public struct Sampling: Sendable {
+    /// Divides the logits; 0 takes the likeliest token.
+    public var temperature: Float = 0.8
+    /// Only the k likeliest; 0 for all.
+    public var topK: UInt32 = 40
+    /// Only the likeliest that together reach this probability; 1 for all.
+    public var topP: Float = 0.95
+    /// Only those at least this share as likely as the likeliest; 0 for all.
+    public var minP: Float = 0.05
+    /// Above 1 makes the last 64 tokens less likely.
+    public var repetitionPenalty: Float = 1
+    /// The same seed, texts and options give the same answer everywhere.
+    public var seed: UInt64 = 0
+
+    public init() {}
+
+    func options() throws -> sllm_sampler_options {
+        var options = sllm_sampler_options()
+        try check(sllm_sampler_options_defaults(&options, UInt32(MemoryLayout<sllm_sampler_options>.size)))
+        options.temperature = temperature
+        options.top_k = topK
+        options.top_p = topP
+        options.min_p = minP
+        options.repetition_penalty = repetitionPenalty
+        options.seed = seed
+        return options
+    }
+}
+
+/// How much is skipped.
+public enum Sparsity: Int32, Sendable { case off, light, medium, strong }
+
+/// One conversation with a model, or one text that goes on. Generating happens on a thread of its own, one generation at a
+/// time: a call that comes meanwhile fails with SLLM_STATUS_BUSY.
+public actor Session {
+    private let native: Native
+
+    public init(_ model: Model, context: UInt32 = 0, threads: UInt32 = 0, sampling: Sampling = Sampling()) throws {
+        native = try Native(model, context: context, threads: threads, sampling: sampling)
+    }
+
+    /// Adds a message; roles are "system", "user" and "assistant". Texts must not contain NUL characters.
+    public func add(role: String, _ content: String) throws {
+        guard !role.utf8.contains(0), !content.utf8.contains(0) else {
+            throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a text has a NUL character inside")
+        }
+        try check(sllm_chat_add(try native.chat(), role, content))
+    }
+
+    /// Forgets all messages.
+    public func clear() throws { try check(sllm_chat_clear(try native.chat())) }
+
+    /// Answers the messages. Ending the iteration, or cancelling the task it is in, cancels the generation, also while the
+    /// model reads the prompt; after that, as after a failure, the messages are as they were.
+    public nonisolated func answer(maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
+        native.stream(maxTokens) { native, options in
+            sllm_chat_generate(try native.chat(), native.session, native.sampler, options, nil)
+        }
+    }
+
+    /// Continues a plain text behind what the session has read; otherwise like `answer`.
+    public nonisolated func continueText(_ text: String, maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
+        native.stream(maxTokens) { native, options in
+            // A length, so that a NUL inside is read and not taken for the end.
+            sllm_generate(native.session, native.tokenizer, native.sampler, text, text.utf8.count, options, nil)
+        }
+    }
+
+    /// Tokens read so far.
+    public func position() throws -> Int {
+        var position: Int = 0
+        try check(sllm_session_position(native.session, &position))
+        return position
+    }
+
+    /// Goes back to an earlier position and forgets what came behind it.
+    public func rewind(to position: Int) throws {
+        try check(sllm_session_rewind(native.session, position))
+    }
+
+    /// SLLM_STATUS_UNSUPPORTED for a model that is not calibrated.
+    public func setSparsity(_ level: Sparsity) throws {
+        try check(sllm_session_set_sparsity(native.session, level.rawValue))
+    }
+
+    public func stats() throws -> sllm_stats {
+        var stats = sllm_stats()
+        stats.struct_size = UInt32(MemoryLayout<sllm_stats>.size)
+        try check(sllm_session_get_stats(native.session, &stats))
+        return stats
+    }
+}
