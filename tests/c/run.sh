@@ -91,6 +91,11 @@ sizes() {
 
 # Models for the suite: one with a chat template, and, where there is a network, a real one.
 models() {
+  # Images of another version than this one's are made anew.
+  local image
+  for image in "$work"/*.sllm; do
+    cargo run -q --release -- inspect "$image" > /dev/null 2>&1 || rm -f "$image"
+  done
   if ! [ -f "$work/chat.sllm" ]; then
     rm -rf "$work/chat"
     cp -r tests/vectors/brown-opt "$work/chat"
