@@ -179,7 +179,8 @@ fn the_record_in_a_provenance() {
 /// A small model, `plain.sllm`, and calibrated, `model.sllm`.
 fn calibrated() -> Place {
     let place = Place::new();
-    place.copy(&vectors("../../host/models/brown-opt.sllm"), "plain.sllm");
+    let source = vectors("brown-opt");
+    place.works(&format!("pack {} --format q4_0 -o plain.sllm", source.display()));
     place.copy(&vectors("brown-heldout.txt"), "book.txt");
     place.works("calibrate plain.sllm --text book.txt --tokens 700 --window 32 --budget-windows 0 -o model.sllm");
     place

@@ -56,8 +56,8 @@ unsafe fn times<L: Lanes>(at: *const u8, end: *const u8, n: usize, x: L, out: &m
         if at.wrapping_add(2 * LANES) <= end {
             return L::load_f16(at.cast()).mul(x).store(out.as_mut_ptr());
         }
-        for i in 0..n {
-            out[i] = L::splat_f16(at.cast::<u16>().add(i)).mul(x).to_array()[0];
+        for (i, out) in out.iter_mut().enumerate().take(n) {
+            *out = L::splat_f16(at.cast::<u16>().add(i)).mul(x).to_array()[0];
         }
     }
 }
@@ -148,7 +148,7 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
     // A minimum is a second weight, 1, with a factor of its own.
     let per_input = if C::AFFINE { 2 } else { 1 };
     let mut weights = [1f32; FACTORS * BLOCK];
-    let mut shared = [[1f32; BLOCK]; 2];
+    let [mut scales, mut mins] = [[1f32; BLOCK]; 2];
     // SAFETY: by the contract; `t + step <= n` before each call.
     unsafe {
         for t in 0..n {
@@ -159,10 +159,10 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
                 let (line, (all, _)) = (lines.line(kb * BLOCK + k), lines.blocks::<C>());
                 let half = |i: usize| L::splat_f16(line.cast::<u16>().add(i * all + block)).to_array()[0];
                 if C::SHARED > 0 {
-                    shared[0][k] = half(0);
+                    scales[k] = half(0);
                 }
                 if C::AFFINE {
-                    shared[1][k] = half(1);
+                    mins[k] = half(1);
                 }
                 let [a, b] = C::read::<L>(line.add(all * C::SHARED + block * C::BYTES), table);
                 let row = weights.as_mut_ptr().add(per_input * k * BLOCK);
@@ -171,11 +171,11 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
             }
             let mut t = 0;
             while n - t >= 8 {
-                add_block::<L, C, 8>(&weights, &shared, x, kb, t, out, stride);
+                add_block::<L, C, 8>(&weights, [&scales, &mins], x, kb, t, out, stride);
                 t += 8;
             }
             while n - t >= 1 {
-                add_block::<L, C, 1>(&weights, &shared, x, kb, t, out, stride);
+                add_block::<L, C, 1>(&weights, [&scales, &mins], x, kb, t, out, stride);
                 t += 1;
             }
         }
@@ -189,7 +189,7 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
 #[inline(always)]
 unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
     weights: &[f32; FACTORS * BLOCK],
-    shared: &[[f32; BLOCK]; 2],
+    shared: [&[f32; BLOCK]; 2],
     x: &RawInput,
     kb: usize,
     t: usize,
