@@ -8,7 +8,7 @@
 
 use super::RawInput;
 use super::codes::Codes;
-use super::matmul::{AHEAD, accumulate};
+use super::matmul::AHEAD;
 use super::matrix::Lines;
 use crate::format::BLOCK;
 use crate::simd::{LANES, Lanes};
@@ -127,9 +127,6 @@ unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
     }
 }
 
-/// Numbers that a token's inputs of a k-block become: with a minimum, twice as many.
-const FACTORS: usize = 2 * BLOCK;
-
 /// Outputs `32 * block..` of `n` tokens: every block is decoded once for all of them.
 ///
 /// # Safety
@@ -145,9 +142,7 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
     out: *mut f32,
     stride: usize,
 ) {
-    // A minimum is a second weight, 1, with a factor of its own.
-    let per_input = if C::AFFINE { 2 } else { 1 };
-    let mut weights = [1f32; FACTORS * BLOCK];
+    let mut weights = [0f32; BLOCK * BLOCK];
     let [mut scales, mut mins] = [[1f32; BLOCK]; 2];
     // SAFETY: by the contract; `t + step <= n` before each call.
     unsafe {
@@ -157,15 +152,15 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
         for kb in 0..x.width / BLOCK {
             for k in 0..BLOCK {
                 let (line, (all, _)) = (lines.line(kb * BLOCK + k), lines.blocks::<C>());
-                let half = |i: usize| L::splat_f16(line.cast::<u16>().add(i * all + block)).to_array()[0];
+                let halves = line.cast::<u16>().add(block);
                 if C::SHARED > 0 {
-                    scales[k] = half(0);
+                    scales[k] = L::splat_f16(halves).to_array()[0];
                 }
                 if C::AFFINE {
-                    mins[k] = half(1);
+                    mins[k] = L::splat_f16(halves.add(all)).to_array()[0];
                 }
                 let [a, b] = C::read::<L>(line.add(all * C::SHARED + block * C::BYTES), table);
-                let row = weights.as_mut_ptr().add(per_input * k * BLOCK);
+                let row = weights.as_mut_ptr().add(k * BLOCK);
                 a.store(row);
                 b.store(row.add(LANES));
             }
@@ -188,30 +183,31 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
 /// As [`gemm_inputs`], with `t + T` rows.
 #[inline(always)]
 unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
-    weights: &[f32; FACTORS * BLOCK],
-    shared: [&[f32; BLOCK]; 2],
+    weights: &[f32; BLOCK * BLOCK],
+    [scales, mins]: [&[f32; BLOCK]; 2],
     x: &RawInput,
     kb: usize,
     t: usize,
     out: *mut f32,
     stride: usize,
 ) {
-    let per_input = if C::AFFINE { 2 } else { 1 };
-    let mut factors = [[0f32; FACTORS]; T];
     // SAFETY: by the contract of `gemm_inputs`.
     unsafe {
-        for (i, factors) in factors.iter_mut().enumerate() {
-            let row = x.values.add((t + i) * x.width + kb * BLOCK);
+        for half in (0..BLOCK).step_by(LANES) {
+            let mut acc = [L::splat(0.0); T];
+            for (i, a) in acc.iter_mut().enumerate() {
+                *a = L::load(out.add((t + i) * stride + half));
+            }
             for k in 0..BLOCK {
-                for (j, shared) in shared.iter().enumerate().take(per_input) {
-                    factors[per_input * k + j] = shared[k] * *row.add(k);
+                let row = L::load(weights.as_ptr().add(k * BLOCK + half));
+                for (i, a) in acc.iter_mut().enumerate() {
+                    let x = *x.values.add((t + i) * x.width + kb * BLOCK + k);
+                    *a = a.add(row.mul(L::splat(scales[k] * x)));
+                    if C::AFFINE {
+                        *a = a.add(L::splat(mins[k] * x));
+                    }
                 }
             }
-        }
-        let rows: [*const f32; T] = core::array::from_fn(|i| factors[i].as_ptr());
-        for half in (0..BLOCK).step_by(LANES) {
-            let mut acc: [L; T] = core::array::from_fn(|i| L::load(out.add((t + i) * stride + half)));
-            accumulate::<L, f32, T>(&mut acc, weights.as_ptr().add(half), BLOCK, per_input * BLOCK, &rows);
             for (i, a) in acc.iter().enumerate() {
                 a.store(out.add((t + i) * stride + half));
             }
