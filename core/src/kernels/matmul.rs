@@ -66,6 +66,7 @@ impl Scout {
     /// it.
     #[inline(always)]
     pub(super) fn new(soon: Soon, tiles: usize, tile_bytes: usize) -> Scout {
+        let tiles = tiles.max(1);
         let into = AHEAD / tile_bytes % tiles;
         Scout { at: soon[0].wrapping_add(into * tile_bytes), tile_bytes, left: tiles - into, then: soon[1] }
     }

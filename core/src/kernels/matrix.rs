@@ -241,7 +241,7 @@ impl Lines {
         let (group, place) = if self.per_group.is_power_of_two() {
             (i >> self.per_group.trailing_zeros(), i & (self.per_group - 1))
         } else {
-            (i / self.per_group, i % self.per_group)
+            (i / self.per_group.max(1), i % self.per_group.max(1))
         };
         let at = group * self.group_stride + self.shared_bytes + place * self.line_bytes;
         // SAFETY: inside the matrix by the caller's promise.
