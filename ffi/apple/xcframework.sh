@@ -21,7 +21,6 @@ chmod 755 "$framework"
 {
   cat << 'HEAD'
 <?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
 <plist version="1.0">
 <dict>
   <key>AvailableLibraries</key>
