@@ -18,13 +18,14 @@ double seconds(void) {
 }
 
 size_t resident(void) {
-    size_t all = 0, here = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f) {
-        if (fscanf(f, "%zu %zu", &all, &here) != 2) here = 0;
-        fclose(f);
-    }
-    return here * (size_t)sysconf(_SC_PAGESIZE);
+    char line[128];
+    size_t kilobytes = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    /* Anonymous memory: pages of files come and go with the system's cache, 2 MB at a time where it has large ones. */
+    while (status && fgets(line, sizeof line, status))
+        if (sscanf(line, "RssAnon: %zu", &kilobytes) == 1) break;
+    if (status) fclose(status);
+    return kilobytes * 1024;
 }
 
 sllm_session *short_session(uint32_t context, uint32_t threads) {
