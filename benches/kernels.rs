@@ -115,7 +115,10 @@ impl Bench {
             b.iter(|| {
                 let m = self.matrix(g, &mut random);
                 for (panel, out) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
-                    row.kernels.gemm(&m, panel, &self.inputs.view(), 0, 1, out, TILE_ROWS);
+                    // The panels lie one behind the other, and are read in this order.
+                    let ahead = panel + m.runs_ahead();
+                    let soon = [m.hint(ahead), m.hint(ahead + 1)];
+                    row.kernels.gemv(&m, panel, soon, &self.inputs.view(), out);
                 }
                 black_box(&mut y);
             });
@@ -131,7 +134,14 @@ impl Bench {
                 let m = self.matrix(g, &mut random);
                 y.fill(0.0);
                 for k_block in 0..g.k_blocks {
-                    row.kernels.gemv_columns(&m, k_block, [m.hint(k_block + 1); 2], 0, &self.inputs.view(), &mut y);
+                    row.kernels.gemv_columns(
+                        &m,
+                        k_block,
+                        [m.hint(k_block + m.runs_ahead()), m.hint(k_block + m.runs_ahead() + 1)],
+                        0,
+                        &self.inputs.view(),
+                        &mut y,
+                    );
                 }
                 black_box(&mut y);
             });
