@@ -142,8 +142,7 @@ pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progr
     if bytes.is_empty() {
         return Err(Error::file(model.path(), "has no predictor to keep: calibrate without --keep first"));
     }
-    let (mut section, tap) = Section::read(bytes)?;
-    section.ranks = o.shape.target == Target::Importance;
+    let (section, tap) = Section::read(bytes)?;
     let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
     let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
     let section = budgets(model, section, &windows, &o, out, progress)?;

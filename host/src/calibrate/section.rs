@@ -30,7 +30,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// A section that was written before, without its budgets' claims to be right.
+    /// A section that was written before, and what feeds its shadow predictor.
     ///
     /// # Errors
     /// When its table does not lie inside it.
