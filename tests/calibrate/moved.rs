@@ -91,3 +91,20 @@ fn a_predictor_of_something_else_is_refused() {
     refused(&place, "--layout neuron --predictor empty", &["empty: cannot be put into", "damaged", "calibrate"]);
     refused(&place, "--layout neuron --predictor nothing", &["cannot read nothing", "check the path"]);
 }
+
+#[test]
+fn budgets_divided_anew() {
+    let place = packed("input");
+    let keep =
+        |image: &str| format!("calibrate {image} --text text.txt --tokens 96 --window 24 --budget-windows 1 --keep");
+    place.fails(1, &format!("{} -o out.sllm", keep("model.sllm")), &["has no predictor to keep", "without --keep"]);
+    place.works(&format!("{QUICK} -o a.sllm --predictor a.predictor"));
+    place.works(&format!("{} -o b.sllm --predictor b.predictor", keep("a.sllm")));
+    place.works(&format!("{} -o c.sllm", keep("b.sllm")));
+    // Only budgets and what follows from them change, and the same text divides them alike.
+    assert!(place.read("b.predictor") == section(&place.read("c.sllm")));
+    assert_eq!(place.read("a.predictor").len(), place.read("b.predictor").len());
+    for policy in ["shadow", "per-layer", "input", "prompt-input", "auto"] {
+        used(&place, "b.sllm", policy);
+    }
+}
