@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::pool::Pool;
-use shadowllm_core::Session;
 use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Executor, Session};
 use std::time::Instant;
 
 /// Result of one dial over all windows.
@@ -175,7 +175,7 @@ pub(crate) fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], contex
 /// Reads a window under the session's dial and adds what it finds.
 pub(crate) fn measure(
     session: &mut Session,
-    pool: &Pool,
+    exec: &dyn Executor,
     ids: &[u32],
     context: usize,
     dense: &Dense,
@@ -184,13 +184,13 @@ pub(crate) fn measure(
     let vocab = session.model().config().vocab;
     session.rewind(0)?;
     if context > 0 {
-        session.prefill(pool, &ids[..context])?;
+        session.prefill(exec, &ids[..context])?;
     }
     let mut row = vec![0.0; vocab];
     let rows = dense.rows.chunks_exact(vocab).zip(&dense.best);
     for ((pair, dense), best) in ids[context..].windows(2).zip(rows).map(|(pair, (d, b))| ((pair, d), b)) {
         let start = Instant::now();
-        row.copy_from_slice(session.decode(pool, pair[0])?);
+        row.copy_from_slice(session.decode(exec, pair[0])?);
         sums.seconds += start.elapsed().as_secs_f64();
         let traffic = session.traffic();
         sums.weights += traffic.weights;

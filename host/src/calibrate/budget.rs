@@ -8,9 +8,11 @@
 use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
 use crate::error::Result;
 use crate::pool::Pool;
-use shadowllm_core::Session;
 use shadowllm_core::image::{Entry, GLOBAL, Image, Kind};
 use shadowllm_core::sparsity::{Dial, GRID, Policy};
+use shadowllm_core::{Serial, Session};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
 
 /// Shares at which a part's cost is measured.
 const SHARES: [f32; 6] = [0.8, 0.6, 0.45, 0.3, 0.2, 0.1];
@@ -19,45 +21,86 @@ const DEPTHS: usize = 3;
 /// Least share that a budget gives.
 const LEAST: f32 = 0.02;
 
-/// Text to measure on, with what the dense model says of it.
-pub struct Probe<'a> {
+/// Text to measure on with what the dense model says of it, and sessions that measure side by side.
+///
+/// A measurement is one session's, on one thread: two at a time are done sooner than one on two threads, and sums do
+/// not depend on how many there are.
+pub struct Probe<'a, 'm> {
+    sessions: Vec<Session<'m, 'm>>,
     windows: Vec<&'a [u32]>,
     context: usize,
     dense: Vec<Dense>,
 }
 
-impl<'a> Probe<'a> {
+/// What a measurement found.
+#[derive(Clone, Copy)]
+pub struct Cost {
+    /// Mean divergence from the dense model.
+    pub kl: f64,
+    /// Share of the skippable bytes that was read.
+    pub read: f64,
+}
+
+impl<'a, 'm> Probe<'a, 'm> {
     /// Reads the windows densely.
     ///
     /// # Errors
     /// When nothing would be scored; what the session refuses.
-    pub fn new(session: &mut Session, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
-        session.set_dial(&Dial::default())?;
+    pub fn new(mut sessions: Vec<Session<'m, 'm>>, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
         let all = windows.all()?;
+        let session = &mut sessions[0];
+        session.set_dial(&Dial::default())?;
         let dense = all.iter().map(|ids| dense_rows(session, pool, ids, windows.context)).collect::<Result<_>>()?;
-        Ok(Probe { windows: all, context: windows.context, dense })
+        Ok(Probe { sessions, windows: all, context: windows.context, dense })
     }
 
-    /// Mean divergence under the session's dial.
-    ///
-    /// # Errors
-    /// What the session refuses.
-    pub fn kl(&self, session: &mut Session, pool: &Pool) -> Result<f64> {
-        Ok(self.cost(session, pool)?.0)
+    /// The image.
+    pub fn image(&self) -> Image<'m> {
+        *self.sessions[0].model().image()
     }
 
-    /// Mean divergence under the session's dial, and the share of the skippable bytes that was read.
+    /// What each of `jobs` costs: `set` puts it into force in a session.
     ///
     /// # Errors
-    /// What the session refuses.
-    pub fn cost(&self, session: &mut Session, pool: &Pool) -> Result<(f64, f64)> {
-        let mut sums = Sums::default();
-        for (ids, dense) in self.windows.iter().zip(&self.dense) {
-            measure(session, pool, ids, self.context, dense, &mut sums)?;
-        }
-        let skippable = session.model().skippable_bytes(session.policy().by_input());
-        let tokens = sums.tokens as f64;
-        Ok((sums.kl / tokens, sums.skippable as f64 / tokens / skippable as f64))
+    /// What a session refuses.
+    pub fn costs<J: Sync>(
+        &mut self,
+        jobs: &[J],
+        set: &(dyn Fn(&mut Session, &J) -> Result<()> + Sync),
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Cost>> {
+        let (windows, dense, context) = (&self.windows, &self.dense, self.context);
+        let measured = |session: &mut Session, job: &J| -> Result<Cost> {
+            set(session, job)?;
+            let mut sums = Sums::default();
+            for (ids, dense) in windows.iter().zip(dense) {
+                measure(session, &Serial, ids, context, dense, &mut sums)?;
+            }
+            let skippable = session.model().skippable_bytes(session.policy().by_input()) as f64;
+            let tokens = sums.tokens as f64;
+            Ok(Cost { kl: sums.kl / tokens, read: sums.skippable as f64 / tokens / skippable })
+        };
+        let (next, (sender, receiver)) = (AtomicUsize::new(0), mpsc::channel());
+        std::thread::scope(|scope| {
+            for session in &mut self.sessions {
+                let (sender, next, measured) = (sender.clone(), &next, &measured);
+                scope.spawn(move || {
+                    while let Some((i, job)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, jobs.get(i)?))) {
+                        // Nobody listens any more once a measurement has failed.
+                        if sender.send((i, measured(session, job))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let mut costs = vec![Cost { kl: 0.0, read: 0.0 }; jobs.len()];
+            for (done, (i, cost)) in receiver.into_iter().enumerate() {
+                costs[i] = cost?;
+                progress(done + 1);
+            }
+            Ok(costs)
+        })
     }
 }
 
@@ -87,6 +130,13 @@ impl Part {
             .map_or((self.costs[self.costs.len() - 2], last), |w| (w[0], w[1]));
         let ((s0, c0), (s1, c1)) = pair;
         (log(c0) + (log(c1) - log(c0)) * (share - s0) / (s1 - s0)).exp()
+    }
+
+    /// Shares that cut this part alone, [layers, slots].
+    fn alone(&self, share: f32, layers: usize, slots: usize) -> Vec<f32> {
+        let mut shares = vec![1.0; layers * slots];
+        self.layers.clone().for_each(|l| shares[l * slots + self.slot] = share);
+        shares
     }
 
     /// The share with the least cost + price * bytes kept.
@@ -153,27 +203,20 @@ pub fn steps(policy: Policy, image: &Image) -> usize {
 ///
 /// # Errors
 /// What the session refuses.
-pub fn search(
-    session: &mut Session,
-    pool: &Pool,
-    probe: &Probe,
-    policy: Policy,
-    progress: &mut dyn FnMut(),
-) -> Result<Vec<f32>> {
-    let image = *session.model().image();
+pub fn search(probe: &mut Probe, policy: Policy, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+    let image = probe.image();
     let (layers, slots) = (image.config().layers, policy.slots());
     let dial = Dial { policy, ..Dial::default() };
     let mut parts = parts(policy, &image);
-    for part in &mut parts {
+    let jobs: Vec<Vec<f32>> =
+        parts.iter().flat_map(|part| SHARES.map(|share| part.alone(share, layers, slots))).collect();
+    let costs = probe.costs(&jobs, &|session, shares| Ok(session.set_shares(&dial, shares)?), progress)?;
+    for (part, costs) in parts.iter_mut().zip(costs.chunks(SHARES.len())) {
         let mut least = 0.0f64;
-        for share in SHARES {
-            let mut shares = vec![1.0; layers * slots];
-            part.layers.clone().for_each(|l| shares[l * slots + part.slot] = share);
-            session.set_shares(&dial, &shares)?;
+        for (share, cost) in SHARES.into_iter().zip(costs) {
             // What is kept less cannot cost less, but for noise.
-            least = least.max(probe.kl(session, pool)?);
+            least = least.max(cost.kl);
             part.costs.push((f64::from(share), least));
-            progress();
         }
     }
     Ok(divide(&parts, layers, slots))

@@ -34,13 +34,13 @@ use crate::model::LoadedModel;
 use crate::pool::Pool;
 use crate::predictor::attach;
 use autograd::{Differentiable, Trace};
-use budget::Probe;
+use budget::{Cost, Probe};
 use checkpoint::Checkpoint;
 use criteria::Criterion;
 use section::Section;
 use shadowllm_core::image::SectionKind;
 use shadowllm_core::sparsity::{Dial, GRID, Policy, Table, fingerprint};
-use shadowllm_core::{KvFormat, Session, SessionOptions};
+use shadowllm_core::{KvFormat, SessionOptions};
 use statistics::Statistics;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,8 +91,13 @@ pub trait Progress {
 
 /// Where the state of an unfinished calibration is kept.
 pub fn state_path(out: &Path) -> PathBuf {
+    beside(out, ".calibration")
+}
+
+/// The path with something added to its name.
+fn beside(out: &Path, suffix: &str) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_owned();
-    name.push(".calibration");
+    name.push(suffix);
     out.with_file_name(name)
 }
 
@@ -261,9 +266,9 @@ fn budgets(
     if o.budget_windows == 0 {
         return Ok(section.bytes(&image, tap));
     }
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let draft = tempfile::Builder::new().prefix(".shadowllm-").suffix(".tmp").tempfile_in(folder);
-    let draft = draft.map_err(|e| Error::io("write to", folder, e))?.into_temp_path();
+    // Named after the output: what a killed calibration leaves, the next one overwrites and removes.
+    let draft = beside(out, ".draft");
+    let draft = tempfile::TempPath::try_from_path(&draft).map_err(|e| Error::io("write to", &draft, e))?;
     let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
     let pool = Pool::new(o.threads)?;
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
@@ -279,21 +284,17 @@ fn budgets(
     for pass in 0..2 {
         attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
         let trial = LoadedModel::open(&draft, None)?;
-        let mut memory = trial.memory(&options)?;
-        let mut session = trial.session(options, &mut memory)?;
-        let probe = Probe::new(&mut session, &pool, &windows)?;
+        let mut memories = (0..o.threads).map(|_| trial.memory(&options)).collect::<Result<Vec<_>>>()?;
+        let sessions = memories.iter_mut().map(|memory| trial.session(options, memory)).collect::<Result<_>>()?;
+        let mut probe = Probe::new(sessions, &pool, &windows)?;
         if pass == 0 {
             for policy in &policies {
                 progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image));
-                let mut n = 0;
-                let table = budget::search(&mut session, &pool, &probe, *policy, &mut || {
-                    n += 1;
-                    progress.done(n);
-                })?;
+                let table = budget::search(&mut probe, *policy, &mut |n| progress.done(n))?;
                 section.set_vector(tables::budget_table(*policy), &table);
             }
         } else {
-            let best = best(&mut session, &pool, &probe, &policies, progress)?;
+            let best = best(&mut probe, &policies, progress)?;
             section.set_vector(Table::Auto, &best);
         }
     }
@@ -302,27 +303,21 @@ fn budgets(
 
 /// Code of the best policy for every density of the grid: of those that read no more than they are asked to, the one
 /// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
-fn best(
-    session: &mut Session,
-    pool: &Pool,
-    probe: &Probe,
-    policies: &[Policy],
-    progress: &mut dyn Progress,
-) -> Result<Vec<f32>> {
-    progress.stage("best policies", GRID);
+fn best(probe: &mut Probe, policies: &[Policy], progress: &mut dyn Progress) -> Result<Vec<f32>> {
+    let density = |g: usize| g as f32 / (GRID - 1) as f32;
+    let dial = |g: usize, policy: Policy| Dial { policy, density: density(g), ..Dial::default() };
+    let dials: Vec<Dial> = (1..GRID).flat_map(|g| policies.iter().map(move |p| dial(g, *p))).collect();
+    progress.stage("best policies", dials.len());
+    let costs = probe.costs(&dials, &|session, dial| Ok(session.set_dial(dial)?), &mut |n| progress.done(n))?;
     let mut codes = vec![0.0; GRID];
-    for (g, code) in codes.iter_mut().enumerate().skip(1) {
-        let density = g as f32 / (GRID - 1) as f32;
+    for (g, costs) in costs.chunks(policies.len().max(1)).enumerate().map(|(i, costs)| (i + 1, costs)) {
+        let over = |cost: &Cost| (cost.read - f64::from(density(g)) - OVERDRAFT).max(0.0);
         let mut least = (f64::INFINITY, f64::INFINITY);
-        for policy in policies {
-            session.set_dial(&Dial { policy: *policy, density, ..Dial::default() })?;
-            let (kl, read) = probe.cost(session, pool)?;
-            let cost = ((read - f64::from(density) - OVERDRAFT).max(0.0), kl);
-            if cost < least {
-                (least, *code) = (cost, f32::from(*policy as u8));
+        for (policy, cost) in policies.iter().zip(costs) {
+            if (over(cost), cost.kl) < least {
+                (least, codes[g]) = ((over(cost), cost.kl), f32::from(*policy as u8));
             }
         }
-        progress.done(g + 1);
     }
     Ok(codes)
 }

@@ -7,8 +7,8 @@ use shadowllm_host::{Error, Result};
 /// Options of every command that decodes.
 #[derive(Args, Clone)]
 pub struct DialOptions {
-    /// Who says what a token needs: off, static, random, prompt, shadow, per-layer, gate, input, input-top,
-    /// oracle, auto. Several where commands compare.
+    /// Who says what a token needs: off, static, random, prompt, shadow, per-layer, gate, input, input-top, prompt-input,
+    /// mixed, oracle, auto. Several where commands compare.
     #[arg(long, value_delimiter = ',', value_parser = policy)]
     policy: Vec<Policy>,
     /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto.
