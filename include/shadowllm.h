@@ -280,7 +280,8 @@ int32_t sllm_session_state_size(const sllm_session *session, size_t *size);
 int32_t sllm_session_save(const sllm_session *session, void *buffer, size_t size, size_t *written);
 
 /* Takes a saved state over, of the same model and KV format, into a context that is long enough: what follows is
- * then, bit for bit, what would have followed there. Refused, the session is as it was. */
+ * then, bit for bit, what would have followed there (with a dial that chooses anew for every token; one that keeps its
+ * choice for several begins with a new one). Refused, the session is as it was. */
 int32_t sllm_session_load(sllm_session *session, const void *buffer, size_t size);
 
 /* ---- Session: sparsity ------------------------------------------------------------------------------------------ */
@@ -441,7 +442,7 @@ int32_t sllm_model_open_memory(const void *data, size_t size, const sllm_load_op
 int32_t sllm_session_new(sllm_model *model, const sllm_session_options *options, sllm_session **session);
 
 /* A second session that goes on from where the first is: the same model, options (a parallel_for and a clock now serve
- * both), dial and state. */
+ * both), dial and state, as sllm_session_load would take it. */
 int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
 
 typedef struct sllm_threads {

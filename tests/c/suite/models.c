@@ -1,7 +1,6 @@
 /* Models: every way to load one, refusals, progress, references. */
 #include "suite.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 static int32_t count_progress(void *user, uint64_t done, uint64_t total) {
@@ -46,8 +45,8 @@ static void loading(void) {
 
 /* An image that lies inside a file, as in an Android package. */
 static void descriptors(void) {
-    char name[] = "/tmp/shadowllm-suite-XXXXXX";
-    int fd = mkstemp(name);
+    FILE *file = tmpfile();
+    int fd = file ? fileno(file) : -1;
     sllm_model *other = NULL;
     sllm_model_info found = {0};
     uint64_t offset;
@@ -68,8 +67,7 @@ static void descriptors(void) {
     CHECK(pwrite(fd, image, image_size, 9) == (ssize_t)image_size);
     INVALID(sllm_model_open_fd(fd, 9, 0, NULL, &other)); /* not aligned */
     CHECK(other == NULL);
-    close(fd);
-    unlink(name);
+    if (file) fclose(file);
 }
 
 static void refused(void) {
