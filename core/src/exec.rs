@@ -1,5 +1,7 @@
 //! Who runs the tasks. The engine has no threads: an executor does, and belongs to the caller.
 
+use crate::sparsity::ActiveSet;
+
 /// Runs the independent tasks of one step.
 ///
 /// # Safety
@@ -16,6 +18,13 @@ pub unsafe trait Executor {
     /// A clock in nanoseconds, from any start, for executors that have one: it tells what predictors take.
     fn nanoseconds(&self) -> u64 {
         0
+    }
+
+    /// A layer's weights are about to be read: of heads and neurons those in `active` where it is given, else all. What
+    /// the layers behind it will need is in it too, as far as is known by now. The number behind the last layer's stands
+    /// for the output matrix. For executors that bring weights from a slower place.
+    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
+        let _ = (layer, active);
     }
 
     /// Surrounds one forward pass of many `run` calls, so that workers may be woken once for all of them.

@@ -51,6 +51,8 @@ pub mod pool;
 pub mod predictor;
 #[cfg(feature = "tools")]
 pub mod report;
+#[cfg(unix)]
+pub mod residency;
 #[cfg(feature = "tasks")]
 pub mod tasks;
 #[cfg(feature = "tokenizer")]

@@ -9,13 +9,14 @@ use shadowllm_core::image::{Image, SectionKind};
 use shadowllm_core::{Cpu, Isa, Kernels, Model, Session, SessionOptions};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An image in memory, with everything it holds ready to use.
 pub struct LoadedModel {
-    // Borrows `_mapping`; declared before it, so dropped before it.
+    // Borrows `mapping`; declared before it, so dropped before it.
     model: Model<'static>,
-    _mapping: Option<Mmap>,
+    mapping: Option<Arc<Mmap>>,
     path: PathBuf,
     load_time: Duration,
 }
@@ -139,7 +140,7 @@ impl LoadedModel {
         let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
         let model = parse(path, bytes, loading.isa)?;
         loading.read(path, model.image())?;
-        Ok(LoadedModel { model, _mapping: Some(mapping), path: path.to_owned(), load_time: start.elapsed() })
+        Ok(LoadedModel { model, mapping: Some(Arc::new(mapping)), path: path.to_owned(), load_time: start.elapsed() })
     }
 
     /// Checks an image that is in memory for good (`include_bytes!`); `name` stands for its path.
@@ -158,7 +159,7 @@ impl LoadedModel {
         let start = Instant::now();
         let model = parse(Path::new(name), bytes, loading.isa)?;
         loading.read(Path::new(name), model.image())?;
-        Ok(LoadedModel { model, _mapping: None, path: name.into(), load_time: start.elapsed() })
+        Ok(LoadedModel { model, mapping: None, path: name.into(), load_time: start.elapsed() })
     }
 
     /// The engine's model.
@@ -169,6 +170,12 @@ impl LoadedModel {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file in memory, for whoever advises the system about it.
+    #[cfg(unix)]
+    pub(crate) fn mapping(&self) -> Option<Arc<Mmap>> {
+        self.mapping.clone()
     }
 
     /// Bytes of the file.

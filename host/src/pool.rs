@@ -10,7 +10,11 @@
 
 use crate::cores::Cores;
 use crate::error::{Error, Result};
+#[cfg(unix)]
+use crate::{model::LoadedModel, residency::Residency};
 use shadowllm_core::Executor;
+#[cfg(unix)]
+use shadowllm_core::sparsity::ActiveSet;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -104,6 +108,8 @@ pub struct Pool {
     workers: Vec<(Thread, JoinHandle<()>)>,
     busy: AtomicBool,
     born: Instant,
+    #[cfg(unix)]
+    residency: Option<Mutex<Residency>>,
 }
 
 thread_local! {
@@ -143,7 +149,14 @@ impl Pool {
             owner: Mutex::new(None),
             owner_sleeps: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false), born: Instant::now() };
+        let mut pool = Pool {
+            shared,
+            workers: Vec::new(),
+            busy: AtomicBool::new(false),
+            born: Instant::now(),
+            #[cfg(unix)]
+            residency: None,
+        };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let cores = cores.clone();
@@ -156,6 +169,17 @@ impl Pool {
             pool.workers.push((handle.thread().clone(), handle));
         }
         Ok(pool)
+    }
+
+    /// Keeps no more than `budget` bytes of a model's weights in memory: others are read from its file when it is their
+    /// turn. For passes of that model only.
+    ///
+    /// # Errors
+    /// As [`Residency::new`].
+    #[cfg(unix)]
+    pub fn within(mut self, budget: usize, model: &LoadedModel) -> Result<Pool> {
+        self.residency = Some(Mutex::new(Residency::new(model, budget)?));
+        Ok(self)
     }
 
     /// Cores of this machine that the process may use.
@@ -232,6 +256,13 @@ unsafe impl Executor for Pool {
             self.busy.store(false, Ordering::Release);
         }
         assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a task panicked");
+    }
+
+    #[cfg(unix)]
+    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
+        if let Some(Ok(mut residency)) = self.residency.as_ref().map(Mutex::lock) {
+            residency.stage(layer, active);
+        }
     }
 
     fn pass(&self, forward: &mut dyn FnMut()) {

@@ -166,6 +166,9 @@ impl Calibration<'_> {
     }
 }
 
+/// Weights of a predictor's output, and its bias.
+pub(crate) type Output<'a> = (Matrix<'a>, Option<&'a [f32]>);
+
 /// The parsed section.
 #[derive(Clone, Copy)]
 pub struct Predictor<'a> {
@@ -286,6 +289,11 @@ impl<'a> Predictor<'a> {
         let (row, bytes) = self.entry(table, layer)?;
         let format = Format::from_code(row[1])?;
         Matrix::new(Self::geometry(format, word(row, 4), word(row, 8)), bytes).ok()
+    }
+
+    /// What follows the hidden units: weights and, where there is one, a bias.
+    pub(crate) fn output(&self, [weights, bias]: [Table; 2], layer: usize) -> Option<Output<'a>> {
+        Some((self.matrix(weights, layer)?, self.vector(bias, layer)))
     }
 
     /// Order of a matrix of these (padded) outputs and inputs.

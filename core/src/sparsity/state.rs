@@ -3,7 +3,7 @@
 use super::active::ActiveSet;
 use super::dial::{Allocation, Dial, MAPS, Policy, SLOTS};
 use super::observed::Observed;
-use super::predictor::{GRID, Predictor, Table, Tap};
+use super::predictor::{GRID, Output, Predictor, Table, Tap};
 use super::select::{count_of, interpolate, kth_largest, random, typical_kth};
 use crate::arena::Arena;
 use crate::error::Error;
@@ -320,22 +320,53 @@ impl<'m> State<'m> {
         unsafe { shared.quantize(kernels, 0, shared.values(0..width)) };
         let input = crate::kernels::Input { width: first.geometry().input_width(), ..self.tap.input() };
         self.bytes += hidden(exec, kernels, &mut self.hidden, first, bias, &input);
-        let (heads, groups) = (self.config.heads, self.config.neuron_groups());
-        if let Some(m) = p.matrix(Table::ShadowNeurons, 0) {
-            self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowNeuronBias, 0), self.scores);
-            for layer in 1..self.config.layers {
-                let at = (layer - 1) * padded(groups);
-                let least = self.least(p, layer, self.policy.neuron_slot(), at..at + self.real_groups());
-                self.active.choose_neurons(layer, |g| self.scores[at + g] >= least);
-            }
+        let later = 1..self.config.layers;
+        self.choose_neurons(
+            exec,
+            kernels,
+            p,
+            p.output([Table::ShadowNeurons, Table::ShadowNeuronBias], 0),
+            later.clone(),
+        );
+        if !self.policy.by_input() {
+            self.choose_heads(exec, kernels, p, p.output([Table::ShadowHeads, Table::ShadowHeadBias], 0), later);
         }
-        if let Some(m) = p.matrix(Table::ShadowHeads, 0).filter(|_| !self.policy.by_input()) {
-            self.bytes += output(exec, kernels, &self.hidden, m, p.vector(Table::ShadowHeadBias, 0), self.scores);
-            for layer in 1..self.config.layers {
-                let at = (layer - 1) * padded(heads);
-                let least = self.least(p, layer, HEADS, at..at + heads);
-                self.active.choose_heads(layer, |h| self.scores[at + h] >= least);
-            }
+    }
+
+    /// Heads of `layers` by what the predictor's output says of them, one layer after the other.
+    fn choose_heads(
+        &mut self,
+        exec: &dyn Executor,
+        kernels: &Kernels,
+        p: &Predictor,
+        asked: Option<Output>,
+        layers: Range<usize>,
+    ) {
+        let heads = self.config.heads;
+        let Some(asked) = asked else { return };
+        self.bytes += output(exec, kernels, &self.hidden, asked, self.scores);
+        for (i, layer) in layers.enumerate() {
+            let at = i * padded(heads);
+            let least = self.least(p, layer, HEADS, at..at + heads);
+            self.active.choose_heads(layer, |h| self.scores[at + h] >= least);
+        }
+    }
+
+    /// The same for groups of neurons.
+    fn choose_neurons(
+        &mut self,
+        exec: &dyn Executor,
+        kernels: &Kernels,
+        p: &Predictor,
+        asked: Option<Output>,
+        layers: Range<usize>,
+    ) {
+        let Some(asked) = asked else { return };
+        self.bytes += output(exec, kernels, &self.hidden, asked, self.scores);
+        for (i, layer) in layers.enumerate() {
+            let at = i * padded(self.config.neuron_groups());
+            let least = self.least(p, layer, self.policy.neuron_slot(), at..at + self.real_groups());
+            self.active.choose_neurons(layer, |g| self.scores[at + g] >= least);
         }
     }
 
@@ -361,18 +392,10 @@ impl<'m> State<'m> {
         let Some(first) = p.matrix(Table::LayerIn, next) else { return };
         let bias = p.vector(Table::LayerInBias, next);
         self.bytes += hidden(exec, kernels, &mut self.hidden, first, bias, &normed.input());
-        if let Some(m) = p.matrix(Table::LayerNeurons, next) {
-            let bias = p.vector(Table::LayerNeuronBias, next);
-            self.bytes += output(exec, kernels, &self.hidden, m, bias, self.scores);
-            let least = self.least(p, next, NEURONS, 0..self.real_groups());
-            self.active.choose_neurons(next, |g| self.scores[g] >= least);
-        }
-        if let Some(m) = p.matrix(Table::LayerHeads, next) {
-            let bias = p.vector(Table::LayerHeadBias, next);
-            self.bytes += output(exec, kernels, &self.hidden, m, bias, self.scores);
-            let least = self.least(p, next, HEADS, 0..self.config.heads);
-            self.active.choose_heads(next, |h| self.scores[h] >= least);
-        }
+        let neurons = p.output([Table::LayerNeurons, Table::LayerNeuronBias], next);
+        self.choose_neurons(exec, kernels, p, neurons, next..next + 1);
+        let heads = p.output([Table::LayerHeads, Table::LayerHeadBias], next);
+        self.choose_heads(exec, kernels, p, heads, next..next + 1);
     }
 
     /// Takes thresholds from what was seen.
@@ -536,14 +559,7 @@ fn hidden(
 }
 
 /// `scores = second hidden + bias`; returns the bytes read.
-fn output(
-    exec: &dyn Executor,
-    kernels: &Kernels,
-    hidden: &Rows,
-    second: Matrix,
-    bias: Option<&[f32]>,
-    scores: &mut [f32],
-) -> usize {
+fn output(exec: &dyn Executor, kernels: &Kernels, hidden: &Rows, (second, bias): Output, scores: &mut [f32]) -> usize {
     let stride = scores.len();
     let input = crate::kernels::Input { width: second.geometry().input_width(), ..hidden.input() };
     let bytes = linear(exec, kernels, &[Product::new(second, bias, scores, stride)], &input, 1);

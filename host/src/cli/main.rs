@@ -89,6 +89,21 @@ struct ModelOptions {
     /// Number format of the KV cache: f16, or f32 (the default for f32 images).
     #[arg(long, value_parser = kv_format)]
     kv: Option<KvFormat>,
+    /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
+    #[arg(long, value_parser = size)]
+    memory_budget: Option<usize>,
+}
+
+fn size(text: &str) -> std::result::Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return Err("a number of bytes, or one with K, M or G behind it".into()),
+    };
+    number.parse().ok().and_then(|n: usize| n.checked_mul(unit)).ok_or_else(|| "a number of bytes".into())
 }
 
 fn isa(name: &str) -> std::result::Result<Isa, String> {
@@ -106,6 +121,18 @@ fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
 impl ModelOptions {
     fn open(&self) -> Result<LoadedModel> {
         open_model(&self.model, self.isa)
+    }
+
+    /// Threads asked for, or one per core; within the memory budget.
+    fn pool(&self, threads: Option<usize>, model: &LoadedModel) -> Result<Pool> {
+        let pool = pool(threads)?;
+        match self.memory_budget {
+            None => Ok(pool),
+            #[cfg(unix)]
+            Some(budget) => pool.within(budget, model),
+            #[cfg(not(unix))]
+            Some(_) => Err(Error::Usage("--memory-budget is not supported on this system: leave it out".into())),
+        }
     }
 
     /// The cache format asked for, or the one that suits the weights.

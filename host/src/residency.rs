@@ -1,0 +1,385 @@
+//! Models larger than memory: which of a mapped image's pages to hold, and when to ask for the others.
+//!
+//! A token goes through the layers in order, so what was just read is what will be wanted last, and what a system keeps by
+//! itself (the last read) is the wrong half. Here pages are held by how often tokens want them: a page's *heat* is a
+//! moving average over tokens, those above a bound stay, of those at the bound as many as fit, and the rest is read ahead
+//! of its layer and given back behind it. Where heads and neurons are chosen ahead, only theirs are asked for; what is
+//! left out by input is not known ahead, and read.
+
+use crate::error::{Error, Result};
+use crate::model::LoadedModel;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
+use shadowllm_core::image::{Config, GLOBAL, Image, Kind, SectionKind, Storage};
+use shadowllm_core::sparsity::ActiveSet;
+use std::fs::File;
+use std::ops::Range;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+/// Bytes of a page; larger ones of a system are asked for by their parts.
+const PAGE: usize = 4096;
+/// Bytes asked for at once: the system cuts longer requests off.
+const REQUEST: usize = 512 << 10;
+/// What a token that wants a page adds to its heat, of which an eighth is lost with every token.
+const WARMTH: u8 = 31;
+/// Pages that are held or not together where not all that are wanted as often fit: a run of 1 MB.
+const RUN: usize = 256;
+
+/// Neighbours that are under way at a time: one is given back, one read, one asked for.
+const UNDER_WAY: usize = 3;
+/// Tokens whose looked-up embeddings are in memory at a time.
+const PATIENCE: usize = 16;
+
+/// Units of a tensor that can be left out one by one.
+#[derive(Clone, Copy, PartialEq)]
+enum Units {
+    Whole,
+    Heads,
+    Neurons,
+}
+
+/// Evenly spaced runs of bytes of a layer.
+struct Part {
+    units: Units,
+    start: usize,
+    bytes: usize,
+    stride: usize,
+    count: usize,
+}
+
+impl Part {
+    /// Bytes that are read, a run after the other.
+    fn runs<'a>(&'a self, active: Option<&'a ActiveSet>, layer: usize) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
+        let run = |i: usize| self.start + i * self.stride..self.start + i * self.stride + self.bytes;
+        let chosen = active.and_then(|a| match self.units {
+            Units::Whole => None,
+            Units::Heads => a.heads(layer),
+            Units::Neurons => a.neurons(layer),
+        });
+        match chosen {
+            Some(list) => Box::new(list.iter().map(|i| *i as usize).filter(|i| *i < self.count).map(run)),
+            None => Box::new((0..self.count).map(run)),
+        }
+    }
+}
+
+/// A layer, or what lies behind the last.
+#[derive(Default)]
+struct Stage {
+    parts: Vec<Part>,
+    /// From its first page to behind its last.
+    pages: Range<usize>,
+}
+
+/// What the reader is asked to do with runs of bytes.
+enum Request {
+    Read(Vec<Range<usize>>),
+    GiveBack(Vec<Range<usize>>),
+}
+
+/// The pages of one image.
+pub struct Residency {
+    stages: Vec<Stage>,
+    /// Of every page: how often earlier tokens wanted it, whether this one does, whether it is there or asked for.
+    heat: Vec<u8>,
+    wanted: Vec<bool>,
+    held: Vec<bool>,
+    /// Pages that may stay: the budget, less what is under way.
+    room: usize,
+    /// Heat below which no page stays, and of 256 runs at the bound those that do.
+    bound: (u8, u16),
+    /// The stage that is being read.
+    at: usize,
+    /// Bytes of which tokens look up a little, and tokens until they are given back.
+    table: Option<Range<usize>>,
+    patience: usize,
+    /// Requests sent so far, those of them that served each stage, and those that were carried out.
+    sent: u64,
+    asked: Vec<u64>,
+    done: Arc<(Mutex<u64>, Condvar)>,
+    system: Option<Sender<Request>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Residency {
+    /// For a model in a file, of whose weights at most `budget` bytes are to be in memory.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a budget that is less than three layers; for a model that is no file.
+    pub fn new(model: &LoadedModel, budget: usize) -> Result<Self> {
+        let path = model.path();
+        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+        let stages = stages(model);
+        let sizes: Vec<usize> = stages.iter().map(|s| s.pages.len()).collect();
+        let under_way = sizes.windows(UNDER_WAY.min(sizes.len())).map(|w| w.iter().sum()).max().unwrap_or(0);
+        let Some(room) = (budget / PAGE).checked_sub(under_way) else {
+            return Err(Error::Usage(format!(
+                "the memory budget must hold {UNDER_WAY} neighbouring layers of {}: give {} MB or more",
+                path.display(),
+                (under_way * PAGE).div_ceil(1_000_000)
+            )));
+        };
+        let Some(mapping) = model.mapping() else {
+            return Err(Error::file(path, "is in memory as a whole, so a memory budget has nothing to give back"));
+        };
+        let pages = mapping.len().div_ceil(PAGE);
+        let (sender, requests) = channel();
+        let done = Arc::new((Mutex::new(0), Condvar::new()));
+        let told = Arc::clone(&done);
+        let worker = std::thread::Builder::new().name("shadowllm-reader".into());
+        let worker = worker.spawn(move || {
+            // Advice: what the system makes of it can be slower or faster, never wrong.
+            let _ = mapping.advise(Advice::Random);
+            for request in requests {
+                serve(&mapping, &file, request);
+                if let Ok(mut done) = told.0.lock() {
+                    *done += 1;
+                }
+                told.1.notify_all();
+            }
+        });
+        let worker = worker.map_err(|e| Error::Other(format!("cannot start a thread: {e}")))?;
+        Ok(Residency {
+            sent: 0,
+            asked: vec![0; stages.len()],
+            done,
+            stages,
+            heat: vec![0; pages],
+            wanted: vec![false; pages],
+            held: vec![false; pages],
+            room,
+            bound: (0, 0),
+            at: 0,
+            table: table(model),
+            patience: PATIENCE,
+            system: Some(sender),
+            worker: Some(worker),
+        })
+    }
+
+    /// Bytes that are held or asked for.
+    pub fn held_bytes(&self) -> usize {
+        self.held.iter().filter(|held| **held).count() * PAGE
+    }
+
+    /// A stage is about to be read: gives back what lies behind, asks for what lies ahead.
+    pub fn stage(&mut self, stage: usize, active: Option<&ActiveSet>) {
+        if stage >= self.stages.len() {
+            return;
+        }
+        self.give_back(self.at);
+        if stage == 0 {
+            self.bound = self.next_token();
+            (0..self.stages.len()).for_each(|s| self.give_back(s));
+            self.give_back_table();
+        }
+        self.at = stage;
+        self.ask(stage, active);
+        // What later layers need may be known behind the first only; whatever is read, is read whole before it.
+        let next = stage + 1;
+        if next < self.stages.len() && (stage > 0 || active.is_none()) {
+            self.ask(next, active);
+        }
+        self.wait(stage);
+    }
+
+    /// Waits until a stage has been asked for: what is read before is read page by page.
+    fn wait(&self, stage: usize) {
+        let Ok(mut done) = self.done.0.lock() else { return };
+        while *done < self.asked[stage] {
+            match self.done.1.wait(done) {
+                Ok(now) => done = now,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes note of what the last token wanted; returns the heat that pages must have to stay, so that those that do
+    /// fit.
+    fn next_token(&mut self) -> (u8, u16) {
+        let mut counts = [0usize; 256];
+        for page in self.stages.iter().flat_map(|s| s.pages.clone()) {
+            let heat = &mut self.heat[page];
+            *heat -= heat.div_ceil(8);
+            if std::mem::take(&mut self.wanted[page]) {
+                *heat = heat.saturating_add(WARMTH);
+            }
+            counts[usize::from(*heat)] += 1;
+        }
+        let mut left = self.room;
+        for heat in (0..=255).rev() {
+            let count = counts[usize::from(heat)];
+            if count > left {
+                return (heat, (256 * left / count) as u16);
+            }
+            left -= count;
+        }
+        (0, 256)
+    }
+
+    /// Whether a page stays.
+    fn stays(&self, page: usize) -> bool {
+        let place = ((page / RUN) as u32).wrapping_mul(0x9e37_79b9) >> 24;
+        let (bound, runs) = self.bound;
+        self.heat[page] > bound || self.heat[page] == bound && place < u32::from(runs)
+    }
+
+    /// Asks for the pages of a stage that are not there, neighbours together.
+    fn ask(&mut self, stage: usize, active: Option<&ActiveSet>) {
+        let s = &self.stages[stage];
+        for run in s.parts.iter().flat_map(|part| part.runs(active, stage)) {
+            self.wanted[run.start / PAGE..run.end.div_ceil(PAGE)].fill(true);
+        }
+        let mut missing = Pages::default();
+        for page in s.pages.clone() {
+            if self.wanted[page] && !std::mem::replace(&mut self.held[page], true) {
+                missing.add(page);
+            }
+        }
+        if self.send(missing, Request::Read) {
+            self.asked[stage] = self.sent;
+        }
+    }
+
+    /// Gives back what of a stage is not to stay.
+    fn give_back(&mut self, stage: usize) {
+        let mut gone = Pages::default();
+        for page in self.stages[stage].pages.clone() {
+            if self.held[page] && !self.stays(page) {
+                self.held[page] = false;
+                gone.add(page);
+            }
+        }
+        self.send(gone, Request::GiveBack);
+    }
+
+    fn give_back_table(&mut self) {
+        self.patience -= 1;
+        if self.patience == 0 {
+            self.patience = PATIENCE;
+            let pages = self.table.iter().map(|t| t.start.div_ceil(PAGE)..t.end / PAGE).collect();
+            self.send(Pages(pages), Request::GiveBack);
+        }
+    }
+
+    /// Whether there was something to send.
+    fn send(&mut self, pages: Pages, request: fn(Vec<Range<usize>>) -> Request) -> bool {
+        let runs = pages.0.into_iter().map(|run| run.start * PAGE..run.end * PAGE).collect::<Vec<_>>();
+        // A reader that is gone makes reading slower, not wrong.
+        let sent = !runs.is_empty() && self.system.as_ref().is_some_and(|s| s.send(request(runs)).is_ok());
+        self.sent += u64::from(sent);
+        sent
+    }
+}
+
+impl Drop for Residency {
+    fn drop(&mut self) {
+        self.system = None;
+        if let Some(worker) = self.worker.take() {
+            // It only ends by returning; there is nothing to learn from it.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Runs of pages.
+#[derive(Default)]
+struct Pages(Vec<Range<usize>>);
+
+impl Pages {
+    fn add(&mut self, page: usize) {
+        match self.0.last_mut() {
+            Some(run) if run.end == page => run.end += 1,
+            _ => self.0.push(page..page + 1),
+        }
+    }
+}
+
+fn serve(mapping: &Mmap, file: &File, request: Request) {
+    match request {
+        Request::Read(runs) => {
+            for run in runs {
+                for at in run.clone().step_by(REQUEST) {
+                    let end = run.end.min(at + REQUEST).min(mapping.len());
+                    let _ = mapping.advise_range(Advice::WillNeed, at, end - at);
+                }
+            }
+        }
+        Request::GiveBack(runs) => {
+            for run in &runs {
+                let len = run.end.min(mapping.len()) - run.start;
+                // SAFETY: pages of a file that is mapped for reading only come back as they were.
+                let _ = unsafe { mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, run.start, len) };
+            }
+            if let (Some(first), Some(last)) = (runs.first(), runs.last()) {
+                forget(file, first.start..last.end);
+            }
+        }
+    }
+}
+
+/// Takes pages out of the system's cache too, where it can be asked to: those that are not mapped any more.
+fn forget(file: &File, bytes: Range<usize>) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: the file is open.
+    unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), bytes.start as i64, bytes.len() as i64, libc::POSIX_FADV_DONTNEED);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (file, bytes);
+}
+
+/// The embedding, where it is not the output matrix too.
+fn table(model: &LoadedModel) -> Option<Range<usize>> {
+    let (image, mut entries) = (model.model().image(), model.model().image().entries());
+    entries.find(|e| e.kind == Kind::Output)?;
+    let entry = image.entries().find(|e| e.kind == Kind::Embed)?;
+    let start = weights_at(image) + entry.offset;
+    Some(start..start + entry.bytes())
+}
+
+/// Where the weights begin in the file.
+fn weights_at(image: &Image) -> usize {
+    image.section(SectionKind::Weights).as_ptr().addr() - image.bytes().as_ptr().addr()
+}
+
+/// The layers' parts, and behind them the output's.
+fn stages(model: &LoadedModel) -> Vec<Stage> {
+    let (image, c) = (model.model().image(), model.model().config());
+    let weights = weights_at(image);
+    let mut stages: Vec<Stage> = (0..=c.layers).map(|_| Stage::default()).collect();
+    let has_output = image.entries().any(|e| e.kind == Kind::Output);
+    for entry in image.entries() {
+        let output = if has_output { Kind::Output } else { Kind::Embed };
+        let stage = match entry.layer {
+            GLOBAL if entry.kind == output => c.layers,
+            GLOBAL => continue,
+            layer => usize::from(layer),
+        };
+        stages[stage].parts.push(part(&entry.storage, entry.kind, weights + entry.offset, c));
+    }
+    for stage in &mut stages {
+        stage.parts.sort_by_key(|p| p.start);
+        let first = stage.parts.first().map_or(0, |p| p.start / PAGE);
+        let end = stage.parts.iter().map(|p| p.start + (p.count - 1) * p.stride + p.bytes).max();
+        stage.pages = first..end.map_or(first, |end| end.div_ceil(PAGE));
+    }
+    stages
+}
+
+fn part(storage: &Storage, kind: Kind, start: usize, c: &Config) -> Part {
+    let g = match storage {
+        Storage::Vector { len } => return Part { units: Units::Whole, start, bytes: 4 * len, stride: 0, count: 1 },
+        Storage::Tiles(geometry) => geometry,
+    };
+    let count = g.units() / g.units_per_group;
+    let units = match kind {
+        Kind::Q | Kind::O if count == c.heads => Units::Heads,
+        Kind::Gate | Kind::Up | Kind::Down if count == c.neuron_groups() => Units::Neurons,
+        _ => Units::Whole,
+    };
+    Part { units, start, bytes: g.units_per_group * g.unit_bytes() + g.shared_bytes(), stride: g.group_stride, count }
+}

@@ -1,0 +1,80 @@
+//! Models larger than the memory they may have: the same numbers, and no more of the file in memory than allowed.
+#![cfg(target_os = "linux")]
+
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Executor, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_tests::program::Place;
+use shadowllm_tests::same_bits;
+use shadowllm_tests::sparse::made_up_ids;
+
+const TOKENS: usize = 24;
+const BUDGET: usize = 32_000_000;
+
+/// An image of 77 MB.
+fn packed(layout: &str) -> Place {
+    let place = Place::new();
+    place.works(&format!("pack --synthetic smollm2-135m --format q4_0 --layout {layout} -o model.sllm"));
+    place
+}
+
+/// Bytes of the image that are in memory.
+fn resident(model: &LoadedModel) -> usize {
+    let start = format!("{:x}-", model.model().image().bytes().as_ptr().addr());
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mapping = maps.lines().skip_while(|line| !line.starts_with(&start));
+    let rss = mapping.skip(1).find_map(|line| line.strip_prefix("Rss:")).expect("the mapping");
+    1024 * rss.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap()
+}
+
+/// Logits behind a prompt and behind every token after it.
+fn read(model: &LoadedModel, exec: &dyn Executor, dial: &Dial, mut each: impl FnMut()) -> Vec<f32> {
+    let options = SessionOptions { context: 2 * TOKENS, batch: 8, sparsity: true, ..SessionOptions::default() };
+    let mut memory = model.memory(&options).unwrap();
+    let mut session = model.session(options, &mut memory).unwrap();
+    session.set_dial(dial).unwrap();
+    let ids = made_up_ids(TOKENS, model.model().config().vocab);
+    let mut logits = session.prefill(exec, &ids[..TOKENS / 2]).unwrap().to_vec();
+    for id in &ids[TOKENS / 2..] {
+        logits.extend_from_slice(session.decode(exec, *id).unwrap());
+        each();
+    }
+    logits
+}
+
+#[test]
+fn the_same_numbers_within_a_budget() {
+    for layout in ["dense", "neuron", "input"] {
+        let place = packed(layout);
+        let open = || LoadedModel::open(&place.path("model.sllm"), None).unwrap();
+        let dense = Dial::default();
+        let dials = [dense, Dial { policy: Policy::Random, density: 0.3, ..dense }];
+        for dial in &dials[..if layout == "input" { 1 } else { 2 }] {
+            for threads in [1, 2] {
+                let whole = open();
+                let expected = read(&whole, &Pool::new(threads).unwrap(), dial, || ());
+                assert!(resident(&whole) > BUDGET, "{layout}: the test's model is not too large");
+                drop(whole);
+                let model = open();
+                let pool = Pool::new(threads).unwrap().within(BUDGET, &model).unwrap();
+                let mut most = 0;
+                let found = read(&model, &pool, dial, || most = most.max(resident(&model)));
+                assert!(same_bits(&found, &expected), "{layout}, {dial:?}");
+                assert!(most <= BUDGET, "{layout}, {dial:?}: {most} bytes in memory");
+                assert!(most > BUDGET / 4, "{layout}, {dial:?}: only {most} bytes are kept");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_budget_is_said() {
+    let place = packed("dense");
+    let bench = "bench model.sllm -p 0 -n 4 -r 1 --memory-budget";
+    place.fails(2, &format!("{bench} 1M"), &["the memory budget must hold 3 neighbouring layers", "give 2"]);
+    for size in ["many", "12X", "-1", "99999999999999999999", "999999999999999999G"] {
+        place.fails(2, &format!("{bench}={size}"), &["--memory-budget", "bytes"]);
+    }
+    place.works(&format!("{bench} 40M"));
+}
