@@ -361,12 +361,10 @@ pub unsafe extern "C" fn sllm_session_get_threads(session: *const sllm_session, 
         // SAFETY: the header's rules for handles and structures.
         let (session, out) = unsafe { (check(session)?, Out::new(threads)?) };
         let found = session.with(|r| {
-            let own = match &r.exec.threads {
-                Threads::Own(_, cores) => Some(cores.clone()),
-                _ => None,
-            };
-            let cores = own.unwrap_or_else(Cores::all);
-            Ok((r.exec.threads() as u32, cores))
+            Ok(match &r.exec.threads {
+                Threads::Own(pool, cores) => (pool.size() as u32, cores.clone()),
+                _ => (r.exec.threads() as u32, Cores::all()),
+            })
         })?;
         let (threads, cores) = found;
         let mask = cores.ids.iter().filter(|id| **id < 64).fold(0, |mask, id| mask | 1u64 << id);

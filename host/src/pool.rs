@@ -6,7 +6,8 @@
 //! A step is published as one 64-bit word, `epoch | tasks | next`; claiming a task is one `fetch_add` on it.
 //! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
 //! worker that lost its core costs nothing but the task it holds. Nobody spins for long: a publisher that
-//! waits for such a task goes to sleep, which leaves its own core to the worker that holds it.
+//! waits for such a task goes to sleep, which leaves its own core to the worker that holds it. A worker that is waited
+//! for too long, because its core has other work, rests for a while: it takes no tasks, and costs nothing.
 
 use crate::cores::Cores;
 use crate::error::{Error, Result};
@@ -19,10 +20,15 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const BITS: u32 = 20;
 const MASK: u64 = (1 << BITS) - 1;
+/// Share of a pass that may be spent waiting for one worker.
+const PATIENCE: f64 = 0.25;
+/// Nanoseconds that a worker rests at first; twice as long each time that it is no better, up to the second.
+const REST: [u64; 2] = [50_000_000, 1_600_000_000];
+
 /// Looks at memory before a waiting thread parks: some tens of microseconds.
 const SPINS: u32 = 4_000;
 
@@ -37,14 +43,24 @@ struct Shared {
     panicked: AtomicBool,
     parked: AtomicUsize,
     stop: AtomicBool,
+    born: Instant,
+    /// For each worker until when it rests, in nanoseconds from the pool's birth.
+    rests: Vec<AtomicU64>,
+    /// The thread that ended the step's last task, give or take one that ended at the same time.
+    last: AtomicUsize,
     /// The thread that publishes, and whether it sleeps until the step is done.
     owner: Mutex<Option<Thread>>,
     owner_sleeps: AtomicBool,
 }
 
 impl Shared {
-    /// Takes tasks of the current step until there are none left; returns the last word seen.
-    fn work(&self) -> u64 {
+    fn now(&self) -> u64 {
+        self.born.elapsed().as_nanos() as u64
+    }
+
+    /// Takes tasks of the current step until there are none left; returns the last word seen. `who` is the worker's
+    /// number from 1, 0 the publisher's.
+    fn work(&self, who: usize) -> u64 {
         loop {
             let seen = self.word.load(Ordering::Acquire);
             if seen & MASK >= seen >> BITS & MASK {
@@ -64,6 +80,7 @@ impl Shared {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(next as usize))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
+            self.last.store(who, Ordering::Relaxed);
             if self.done.fetch_add(1, Ordering::SeqCst) + 1 == tasks as usize
                 && self.owner_sleeps.load(Ordering::SeqCst)
                 && let Ok(Some(owner)) = self.owner.lock().as_deref()
@@ -73,13 +90,31 @@ impl Shared {
         }
     }
 
-    fn worker(&self) {
+    /// How long a worker has still to rest.
+    fn rest(&self, who: usize) -> Option<Duration> {
+        let until = &self.rests[who - 1];
+        let left = match until.load(Ordering::Relaxed) {
+            0 => return None,
+            at => at.saturating_sub(self.now()),
+        };
+        if left == 0 {
+            until.store(0, Ordering::Relaxed);
+            return None;
+        }
+        Some(Duration::from_nanos(left))
+    }
+
+    fn worker(&self, who: usize) {
         let mut idle = 0;
-        let mut last = self.work();
+        let mut last = self.work(who);
         while !self.stop.load(Ordering::Relaxed) {
+            if let Some(left) = self.rest(who) {
+                thread::park_timeout(left);
+                continue;
+            }
             let word = self.word.load(Ordering::Acquire);
             if word >> (2 * BITS) != last >> (2 * BITS) {
-                last = self.work();
+                last = self.work(who);
                 idle = 0;
             } else if idle < SPINS {
                 idle += 1;
@@ -99,6 +134,15 @@ impl Shared {
     }
 }
 
+/// What a pass notes about a worker.
+#[derive(Clone)]
+struct Watch {
+    /// Nanoseconds waited for it.
+    waited: u64,
+    /// How many it rests next time.
+    rest: u64,
+}
+
 const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
 
 /// A pool of `threads - 1` workers and the calling thread. One forward pass runs in it at a time; a pass
@@ -107,9 +151,9 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, JoinHandle<()>)>,
     busy: AtomicBool,
-    born: Instant,
+    watches: Mutex<Vec<Watch>>,
     #[cfg(unix)]
-    residency: Option<Mutex<Residency>>,
+    residency: Option<Box<Mutex<Residency>>>,
 }
 
 thread_local! {
@@ -146,6 +190,9 @@ impl Pool {
             panicked: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            born: Instant::now(),
+            rests: (1..threads).map(|_| AtomicU64::new(0)).collect(),
+            last: AtomicUsize::new(0),
             owner: Mutex::new(None),
             owner_sleeps: AtomicBool::new(false),
         });
@@ -153,7 +200,7 @@ impl Pool {
             shared,
             workers: Vec::new(),
             busy: AtomicBool::new(false),
-            born: Instant::now(),
+            watches: Mutex::new(vec![Watch { waited: 0, rest: REST[0] }; threads - 1]),
             #[cfg(unix)]
             residency: None,
         };
@@ -163,7 +210,7 @@ impl Pool {
             let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || {
                 // Where the system refuses, it places the thread itself.
                 let _ = cores.chosen && cores.bind();
-                shared.worker();
+                shared.worker(i);
             });
             let handle = worker.map_err(|e| Error::Other(format!("cannot start thread {i} of {threads}: {e}")))?;
             pool.workers.push((handle.thread().clone(), handle));
@@ -178,8 +225,13 @@ impl Pool {
     /// As [`Residency::new`].
     #[cfg(unix)]
     pub fn within(mut self, budget: usize, model: &LoadedModel) -> Result<Pool> {
-        self.residency = Some(Mutex::new(Residency::new(model, budget)?));
+        self.residency = Some(Box::new(Mutex::new(Residency::new(model, budget)?)));
         Ok(self)
+    }
+
+    /// Tasks at a time at most.
+    pub fn size(&self) -> usize {
+        self.workers.len() + 1
     }
 
     /// Cores of this machine that the process may use.
@@ -203,7 +255,7 @@ impl Pool {
         let epoch = (s.word.load(Ordering::Relaxed) >> (2 * BITS)).wrapping_add(1) & 0xff_ffff;
         s.word.store(epoch << (2 * BITS) | (tasks as u64) << BITS, Ordering::SeqCst);
         self.wake();
-        s.work();
+        s.work(0);
         let mut spins = 0;
         while s.done.load(Ordering::Acquire) < tasks {
             if spins < SPINS {
@@ -211,12 +263,36 @@ impl Pool {
                 std::hint::spin_loop();
                 continue;
             }
+            let since = s.now();
             s.owner_sleeps.store(true, Ordering::SeqCst);
             // Whoever ends the last task after this line sees that we sleep; whoever did before is seen.
             if s.done.load(Ordering::SeqCst) < tasks {
                 thread::park();
             }
             s.owner_sleeps.store(false, Ordering::SeqCst);
+            self.waited(s.now() - since);
+        }
+    }
+
+    /// Notes that the publisher slept so long.
+    fn waited(&self, nanoseconds: u64) {
+        let who = self.shared.last.load(Ordering::Relaxed);
+        if let (Ok(mut watches), true) = (self.watches.lock(), who > 0) {
+            watches[who - 1].waited += nanoseconds;
+        }
+    }
+
+    /// Lets those workers rest that a pass of so many nanoseconds waited for too long.
+    fn judge(&self, pass: u64) {
+        let Ok(mut watches) = self.watches.lock() else { return };
+        for (watch, until) in watches.iter_mut().zip(&self.shared.rests) {
+            let waited = std::mem::take(&mut watch.waited);
+            if waited as f64 > PATIENCE * pass as f64 {
+                until.store(self.shared.now() + watch.rest, Ordering::Relaxed);
+                watch.rest = (2 * watch.rest).min(REST[1]);
+            } else if until.load(Ordering::Relaxed) == 0 {
+                watch.rest = (watch.rest - watch.rest / 16).max(REST[0]);
+            }
         }
     }
 
@@ -233,12 +309,13 @@ impl Pool {
 // SAFETY: `publish` hands out each number below `tasks` once (one fetch_add each) and returns when as many
 // calls have returned; the serial branch is a plain loop.
 unsafe impl Executor for Pool {
+    /// Without workers that rest.
     fn threads(&self) -> usize {
-        self.workers.len() + 1
+        1 + self.shared.rests.iter().filter(|until| until.load(Ordering::Relaxed) == 0).count()
     }
 
     fn nanoseconds(&self) -> u64 {
-        self.born.elapsed().as_nanos() as u64
+        self.shared.now()
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -260,7 +337,7 @@ unsafe impl Executor for Pool {
 
     #[cfg(unix)]
     fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
-        if let Some(Ok(mut residency)) = self.residency.as_ref().map(Mutex::lock) {
+        if let Some(Ok(mut residency)) = self.residency.as_ref().map(|r| r.lock()) {
             residency.stage(layer, active);
         }
     }
@@ -279,8 +356,10 @@ unsafe impl Executor for Pool {
         }
         let _owned = Owned(self);
         OWNS.set(std::ptr::from_ref(self).addr());
+        let since = self.shared.now();
         self.wake();
         forward();
+        self.judge(self.shared.now() - since);
     }
 }
 
@@ -347,6 +426,35 @@ mod tests {
             ran.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(ran.load(Ordering::Relaxed), 16);
+    }
+
+    #[test]
+    fn who_is_waited_for_rests() {
+        let pool = Pool::new(2).unwrap();
+        let me = thread::current().id();
+        // The worker's core seems to have other work.
+        let slow = |_: usize| {
+            if thread::current().id() != me {
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let start = Instant::now();
+        while pool.threads() == 2 && start.elapsed() < Duration::from_secs(20) {
+            pool.pass(&mut || (0..10).for_each(|_| pool.run(4, &slow)));
+        }
+        assert_eq!(pool.threads(), 1);
+        let mine = AtomicUsize::new(0);
+        let count = |_: usize| {
+            mine.fetch_add(usize::from(thread::current().id() == me), Ordering::Relaxed);
+        };
+        pool.pass(&mut || pool.run(64, &count));
+        // On a slow machine the rest may be over by now.
+        let still = pool.threads() == 1;
+        assert!(!still || mine.load(Ordering::Relaxed) == 64, "the worker took tasks while it rested");
+        while pool.threads() == 1 && start.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(pool.threads(), 2, "it rests for good");
     }
 
     #[test]

@@ -18,12 +18,13 @@ const ROUNDS: usize = 3;
 pub fn read_bandwidth(pool: &Pool) -> f64 {
     // Not zeros of the system's: every page must be memory of its own.
     let memory = vec![1u64; BYTES / size_of::<u64>()];
-    let part = memory.len() / pool.threads();
+    let threads = pool.size();
+    let part = memory.len() / threads;
     let mut best = 0f64;
     for streams in STREAMS {
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            pool.run(pool.threads(), &|i| {
+            pool.run(threads, &|i| {
                 black_box(touch(&memory[i * part..(i + 1) * part], streams));
             });
             best = best.max(BYTES as f64 / start.elapsed().as_secs_f64());
