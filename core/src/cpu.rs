@@ -17,13 +17,16 @@ pub enum Isa {
     Neon,
     /// 64-bit Arm with the dot-product instructions (`FEAT_DotProd`).
     NeonDot,
+    /// 64-bit Arm with the dot-product and the matrix instructions (`FEAT_I8MM`).
+    NeonI8mm,
     /// WebAssembly with 128-bit lanes (compiled in, or not there).
     Simd128,
 }
 
 impl Isa {
     /// All levels.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::Simd128];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm, Isa::Simd128];
 
     /// Name on the command line.
     pub const fn name(self) -> &'static str {
@@ -33,7 +36,17 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
             Isa::NeonDot => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
             Isa::Simd128 => "simd128",
+        }
+    }
+
+    /// The level of a 64-bit Arm, by what its operating system (or its identification registers) says it has.
+    pub const fn of_arm(dotprod: bool, i8mm: bool) -> Isa {
+        match (dotprod, i8mm) {
+            (true, true) => Isa::NeonI8mm,
+            (true, false) => Isa::NeonDot,
+            (false, _) => Isa::Neon,
         }
     }
 
@@ -51,14 +64,13 @@ pub struct Cpu {
 
 impl Cpu {
     /// Asks the processor. On x86-64 with CPUID and XGETBV. On 64-bit Arm Advanced SIMD is always there;
-    /// whether the dot product is, only the operating system knows: see [`Cpu::assume`].
+    /// whether dot products and matrix instructions are, only the operating system knows: see [`Isa::of_arm`] and
+    /// [`Cpu::assume`].
     pub fn detect() -> Cpu {
         #[cfg(target_arch = "x86_64")]
         let best = x86::best();
-        #[cfg(all(target_arch = "aarch64", target_feature = "dotprod"))]
-        let best = Isa::NeonDot;
-        #[cfg(all(target_arch = "aarch64", not(target_feature = "dotprod")))]
-        let best = Isa::Neon;
+        #[cfg(target_arch = "aarch64")]
+        let best = Isa::of_arm(cfg!(target_feature = "dotprod"), cfg!(target_feature = "i8mm"));
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         let best = Isa::Simd128;
         #[cfg(not(any(
@@ -92,6 +104,7 @@ impl Cpu {
                 | (Isa::Avx512, Isa::Avx2 | Isa::Avx512)
                 | (Isa::Neon, Isa::Neon)
                 | (Isa::NeonDot, Isa::Neon | Isa::NeonDot)
+                | (Isa::NeonI8mm, Isa::Neon | Isa::NeonDot | Isa::NeonI8mm)
                 | (Isa::Simd128, Isa::Simd128)
         )
     }

@@ -178,6 +178,8 @@ fn isa_name(isa: Isa) -> *const c_char {
         Isa::Avx512 => c"avx512",
         Isa::Neon => c"neon",
         Isa::NeonDot => c"neon-dotprod",
+        Isa::NeonI8mm => c"neon-i8mm",
+        Isa::Simd128 => c"simd128",
         _ => c"other",
     };
     name.as_ptr()

@@ -24,6 +24,8 @@ pub(super) unsafe trait TileDot {
     const TILE: usize;
     /// Whether a minimum per output stands behind the scales.
     const AFFINE: bool = false;
+    /// Tokens that [`TileDot::dots`] takes at once (1, 2 or 4).
+    const TOGETHER: usize = 1;
 
     /// Reads the codes of a tile.
     ///
@@ -37,6 +39,35 @@ pub(super) unsafe trait TileDot {
     /// # Safety
     /// See the trait.
     unsafe fn dot(codes: &Self::Codes, x: *const i8, offset: i32) -> Self::L;
+
+    /// The same for `N` tokens, [`TileDot::TOGETHER`] or fewer.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn dots<const N: usize>(codes: &Self::Codes, x: &[*const i8; N], offsets: &[i32; N]) -> [Self::L; N] {
+        // SAFETY: by the contract.
+        unsafe {
+            let mut dots = [Self::L::splat(0.0); N];
+            for i in 0..N {
+                dots[i] = Self::dot(codes, x[i], offsets[i]);
+            }
+            dots
+        }
+    }
+}
+
+/// The dot products for one token and for several, where these are not made in the same way.
+pub(super) trait Dots {
+    /// For one.
+    type One: TileDot;
+    /// For several.
+    type Many: TileDot<L = <Self::One as TileDot>::L>;
+}
+
+impl<D: TileDot> Dots for D {
+    type One = D;
+    type Many = D;
 }
 
 /// Sum of a block's quants from its stored offset (exact: a multiple of 128 below 2^24).
@@ -166,12 +197,12 @@ pub(super) unsafe fn gemm_gathered<P: Panel, G: Gather<P::L>>(
 pub(super) struct Integers<D>(PhantomData<D>);
 
 // SAFETY: as `D`.
-unsafe impl<D: TileDot> Panel for Integers<D> {
-    type L = D::L;
-    const TILE: usize = D::TILE;
+unsafe impl<D: Dots> Panel for Integers<D> {
+    type L = <D::One as TileDot>::L;
+    const TILE: usize = D::One::TILE;
 
     #[inline(always)]
-    unsafe fn add<S: Tiles<D::L>>(
+    unsafe fn add<S: Tiles<Self::L>>(
         table: &[i8; 16],
         tiles: &S,
         x: &RawInput,
@@ -183,24 +214,24 @@ unsafe impl<D: TileDot> Panel for Integers<D> {
         let mut t = 0;
         // SAFETY: `t + step <= n` before each call; the rest by the caller.
         unsafe {
-            while D::TOKENS >= 16 && n - t >= 16 {
-                add_int::<D, S, 16>(table, tiles, x, kbs.clone(), t, out, stride);
+            while D::Many::TOKENS >= 16 && n - t >= 16 {
+                add_int::<D::Many, S, 16>(table, tiles, x, kbs.clone(), t, out, stride);
                 t += 16;
             }
-            while D::TOKENS >= 8 && n - t >= 8 {
-                add_int::<D, S, 8>(table, tiles, x, kbs.clone(), t, out, stride);
+            while D::Many::TOKENS >= 8 && n - t >= 8 {
+                add_int::<D::Many, S, 8>(table, tiles, x, kbs.clone(), t, out, stride);
                 t += 8;
             }
-            while D::TOKENS >= 4 && n - t >= 4 {
-                add_int::<D, S, 4>(table, tiles, x, kbs.clone(), t, out, stride);
+            while D::Many::TOKENS >= 4 && n - t >= 4 {
+                add_int::<D::Many, S, 4>(table, tiles, x, kbs.clone(), t, out, stride);
                 t += 4;
             }
-            while D::TOKENS >= 2 && n - t >= 2 {
-                add_int::<D, S, 2>(table, tiles, x, kbs.clone(), t, out, stride);
+            while D::Many::TOKENS >= 2 && n - t >= 2 {
+                add_int::<D::Many, S, 2>(table, tiles, x, kbs.clone(), t, out, stride);
                 t += 2;
             }
             while n - t >= 1 {
-                add_int::<D, S, 1>(table, tiles, x, kbs.clone(), t, out, stride);
+                add_int::<D::One, S, 1>(table, tiles, x, kbs.clone(), t, out, stride);
                 t += 1;
             }
         }
@@ -241,27 +272,62 @@ unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
 ) {
     // SAFETY: by the contract.
     unsafe {
-        let blocks = x.width / BLOCK;
         let mut acc = so_far::<D::L, T>(kbs.start, t, out, stride);
         let mut tiles = *tiles;
         for kb in kbs {
             let tile = tiles.next(T == 1);
             let codes = D::decode(tile, table);
             let scale = D::L::load_f16(tile.cast());
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let at = (t + i) * blocks + kb;
-                let offset = *x.offsets.add(at);
-                let dot = D::dot(&codes, x.quants.add((t + i) * x.width + kb * BLOCK), offset);
-                let sx = *x.scales.add(at);
-                *acc = acc.add(dot.mul(scale.mul(D::L::splat(sx))));
-                if D::AFFINE {
-                    let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
-                    *acc = acc.add(min.mul(D::L::splat(sx * block_sum(offset))));
+            for i in (0..T).step_by(const { together::<D>(T) }) {
+                let acc = acc.as_mut_ptr().add(i);
+                match const { together::<D>(T) } {
+                    4 => add_dots::<D, 4>(&codes, tile, scale, x, kb, t + i, acc),
+                    2 => add_dots::<D, 2>(&codes, tile, scale, x, kb, t + i, acc),
+                    _ => add_dots::<D, 1>(&codes, tile, scale, x, kb, t + i, acc),
                 }
             }
         }
         for (i, a) in acc.iter().enumerate() {
             a.store(out.add((t + i) * stride));
+        }
+    }
+}
+
+/// Of `tokens`, those taken at once.
+const fn together<D: TileDot>(tokens: usize) -> usize {
+    if D::TOGETHER < tokens { D::TOGETHER } else { tokens }
+}
+
+/// Adds one tile's products, `N` tokens from `t`.
+///
+/// # Safety
+/// As [`add_int`], with `N` accumulators at `acc`.
+#[inline(always)]
+unsafe fn add_dots<D: TileDot, const N: usize>(
+    codes: &D::Codes,
+    tile: *const u8,
+    scale: D::L,
+    x: &RawInput,
+    kb: usize,
+    t: usize,
+    acc: *mut D::L,
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        let blocks = x.width / BLOCK;
+        let (mut quants, mut offsets) = ([core::ptr::null(); N], [0; N]);
+        for i in 0..N {
+            quants[i] = x.quants.add((t + i) * x.width + kb * BLOCK);
+            offsets[i] = *x.offsets.add((t + i) * blocks + kb);
+        }
+        let dots = D::dots(codes, &quants, &offsets);
+        for i in 0..N {
+            let (acc, sx) = (&mut *acc.add(i), *x.scales.add((t + i) * blocks + kb));
+            *acc = acc.add(dots[i].mul(scale.mul(D::L::splat(sx))));
+            if D::AFFINE {
+                let min = D::L::load_f16(tile.cast::<u16>().add(TILE_ROWS));
+                *acc = acc.add(min.mul(D::L::splat(sx * block_sum(offsets[i]))));
+            }
         }
     }
 }

@@ -157,6 +157,8 @@ impl Kernels {
             Isa::Neon => Some(&sets::NEON),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => Some(&sets::NEON_DOT),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Some(&sets::NEON_I8MM),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Isa::Simd128 => Some(&sets::SIMD128),
             #[allow(unreachable_patterns, reason = "every level is some architecture's")]

@@ -1,13 +1,15 @@
-//! NEON, in two levels. A register of codes holds four inputs of four outputs, so with the dot-product
+//! NEON, in three levels. A register of codes holds four inputs of four outputs, so with the dot-product
 //! instruction `sdot` one instruction takes a register of weights times four inputs into four sums.
 //! Without it bytes are multiplied to 16 bits, where there is room for exactly two products (2 * 128 * 127 =
-//! 32512): two are added there before a pairwise sum widens to 32 bits.
+//! 32512): two are added there before a pairwise sum widens to 32 bits. The matrix instruction `smmla` multiplies eight
+//! inputs of two outputs by those of two tokens.
 //!
 //! Codes come in pairs of quads q and q + 4: the two that share the bytes of nibbles, and the two that plain
 //! NEON adds in 16 bits.
 
-use super::matmul::TileDot;
+use super::matmul::{Dots, TileDot};
 use crate::format::Format;
+use crate::simd::Lanes;
 use crate::simd::neon::NeonLanes;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -25,6 +27,13 @@ pub(super) type DotInt8 = Dot<Bytes>;
 pub(super) type DotTable4 = Dot<LookedUp>;
 /// Unsigned nibbles with a minimum, with `sdot`.
 pub(super) type DotAffine4 = Dot<Nibbles>;
+
+/// Signed bytes, with `sdot`, and `smmla` for several tokens.
+pub(super) type MatrixInt8 = DotOrMatrix<Bytes>;
+/// Nibbles through a table, with `sdot`, and `smmla` for several tokens.
+pub(super) type MatrixTable4 = DotOrMatrix<LookedUp>;
+/// Unsigned nibbles with a minimum, with `sdot`, and `smmla` for several tokens.
+pub(super) type MatrixAffine4 = DotOrMatrix<Nibbles>;
 
 /// Quads q and q + 4 of the codes of four outputs, or of the inputs.
 type Pair = [int8x16_t; 2];
@@ -262,6 +271,125 @@ unsafe fn sdot<const QUAD: i32>(mut sum: int32x4_t, codes: int8x16_t, x: int8x16
         asm!(
             "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.4b[{quad}]",
             sum = inout(vreg) sum, codes = in(vreg) codes, x = in(vreg) x, quad = const QUAD,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// [`Dot`] for one token, [`Matrix`] for several.
+pub(super) struct DotOrMatrix<S>(PhantomData<S>);
+
+impl<S: Stored> Dots for DotOrMatrix<S> {
+    type One = Dot<S>;
+    type Many = Matrix<S>;
+}
+
+/// With the matrix instructions (`FEAT_I8MM`).
+pub(super) struct Matrix<S>(PhantomData<S>);
+
+// SAFETY: needs NEON and the matrix instructions.
+unsafe impl<S: Stored> TileDot for Matrix<S> {
+    type L = NeonLanes;
+    /// `[eight][two]`: inputs 8 * eight.. of two outputs from 2 * two.
+    type Codes = [[int8x16_t; 8]; 4];
+    const TOKENS: usize = 16;
+    const TILE: usize = S::FORMAT.tile_bytes();
+    const AFFINE: bool = S::AFFINE;
+    /// Half of the registers hold the sums of so many.
+    const TOGETHER: usize = 4;
+
+    #[inline(always)]
+    unsafe fn decode(tile: *const u8, table: &[i8; 16]) -> Self::Codes {
+        // SAFETY: a whole tile by contract; the table has 16 bytes.
+        unsafe {
+            let table = vld1q_s8(table.as_ptr());
+            let mut codes = [[table; 8]; 4];
+            for eight in 0..2 {
+                for j in 0..4 {
+                    let (a, b) = (S::pair(tile, table, 2 * eight, j), S::pair(tile, table, 2 * eight + 1, j));
+                    for half in 0..2 {
+                        let (a, b) = (vreinterpretq_s32_s8(a[half]), vreinterpretq_s32_s8(b[half]));
+                        codes[2 * half + eight][2 * j] = vreinterpretq_s8_s32(vzip1q_s32(a, b));
+                        codes[2 * half + eight][2 * j + 1] = vreinterpretq_s8_s32(vzip2q_s32(a, b));
+                    }
+                }
+            }
+            codes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(codes: &Self::Codes, x: *const i8, offset: i32) -> NeonLanes {
+        // SAFETY: by the contract.
+        unsafe { Self::dots(codes, &[x; 2], &[offset; 2])[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize>(codes: &Self::Codes, x: &[*const i8; N], _offsets: &[i32; N]) -> [NeonLanes; N] {
+        // SAFETY: 32 quants of every token by contract; tokens come in twos.
+        unsafe {
+            let (zero, mut dots) = (vdupq_n_s32(0), [NeonLanes::splat(0.0); N]);
+            // `[two tokens][eight]`, and `[two tokens][two outputs]`.
+            let (mut pairs, mut sums) = ([[vdupq_n_s8(0); 4]; 2], [[zero; 8]; 2]);
+            for p in 0..N / 2 {
+                for half in 0..2 {
+                    let a = vreinterpretq_s64_s8(vld1q_s8(x[2 * p].add(16 * half)));
+                    let b = vreinterpretq_s64_s8(vld1q_s8(x[2 * p + 1].add(16 * half)));
+                    pairs[p][2 * half] = vreinterpretq_s8_s64(vzip1q_s64(a, b));
+                    pairs[p][2 * half + 1] = vreinterpretq_s8_s64(vzip2q_s64(a, b));
+                }
+            }
+            // Not a loop: its turns would find their inputs in memory.
+            add_eight::<N, 0>(&mut sums, codes, &pairs);
+            add_eight::<N, 1>(&mut sums, codes, &pairs);
+            add_eight::<N, 2>(&mut sums, codes, &pairs);
+            add_eight::<N, 3>(&mut sums, codes, &pairs);
+            // A sum has two outputs of the first token, then those of the second.
+            for p in 0..N / 2 {
+                let (mut a, mut b) = ([vdupq_n_f32(0.0); 4], [vdupq_n_f32(0.0); 4]);
+                for j in 0..4 {
+                    let low = vreinterpretq_s64_s32(sums[p][2 * j]);
+                    let high = vreinterpretq_s64_s32(sums[p][2 * j + 1]);
+                    a[j] = vcvtq_f32_s32(vreinterpretq_s32_s64(vzip1q_s64(low, high)));
+                    b[j] = vcvtq_f32_s32(vreinterpretq_s32_s64(vzip2q_s64(low, high)));
+                }
+                (dots[2 * p], dots[2 * p + 1]) = (NeonLanes::from(a), NeonLanes::from(b));
+            }
+            dots
+        }
+    }
+}
+
+/// Adds the products of inputs 8 * EIGHT.. of `N` tokens.
+///
+/// # Safety
+/// The matrix instructions must be there.
+#[inline(always)]
+unsafe fn add_eight<const N: usize, const EIGHT: usize>(
+    sums: &mut [[int32x4_t; 8]; 2],
+    codes: &[[int8x16_t; 8]; 4],
+    pairs: &[[int8x16_t; 4]; 2],
+) {
+    for two in 0..8 {
+        for p in 0..N / 2 {
+            // SAFETY: by the contract.
+            sums[p][two] = unsafe { smmla(sums[p][two], pairs[p][EIGHT], codes[EIGHT][two]) };
+        }
+    }
+}
+
+/// `sum + a * b`, two rows of eight by two columns of eight. (The intrinsic is not stable yet.)
+///
+/// # Safety
+/// The matrix instructions must be there.
+#[inline(always)]
+unsafe fn smmla(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: reads and writes nothing but its operands; the feature by the contract.
+    unsafe {
+        asm!(
+            "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+            sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
             options(pure, nomem, nostack, preserves_flags)
         );
     }

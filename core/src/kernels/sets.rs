@@ -2,6 +2,7 @@
 
 use super::*;
 use core::mem::MaybeUninit;
+use matmul::Dots;
 use tiles::{GatheredRows, StoredTiles};
 
 /// Instantiates the generic kernels for one instruction set.
@@ -26,9 +27,9 @@ macro_rules! instantiate {
             instantiate!(@codes gemv_codes_affine4, gemm_codes_affine4, [$($features)?], $affine4_codes, $affine4);
             instantiate!(@columns columns_f32, [$($features)?], matmul::columns_float::<$lanes, f32>);
             instantiate!(@columns columns_f16, [$($features)?], matmul::columns_float::<$lanes, half::f16>);
-            instantiate!(@columns columns_int8, [$($features)?], matmul::columns_int::<$int8>);
-            instantiate!(@columns columns_table4, [$($features)?], matmul::columns_int::<$table4>);
-            instantiate!(@columns columns_affine4, [$($features)?], matmul::columns_int::<$affine4>);
+            instantiate!(@columns columns_int8, [$($features)?], matmul::columns_int::<<$int8 as Dots>::One>);
+            instantiate!(@columns columns_table4, [$($features)?], matmul::columns_int::<<$table4 as Dots>::One>);
+            instantiate!(@columns columns_affine4, [$($features)?], matmul::columns_int::<<$affine4 as Dots>::One>);
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [i32]) {
                 // SAFETY: lengths by the caller; features enabled here.
@@ -252,6 +253,20 @@ instantiate!(
     ["neon,dotprod"],
     crate::simd::neon::NeonLanes,
     [neon::DotInt8, neon::DotTable4, neon::DotAffine4],
+    [
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
+        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
+    ]
+);
+#[cfg(target_arch = "aarch64")]
+instantiate!(
+    NEON_I8MM,
+    neon_i8mm_set,
+    Isa::NeonI8mm,
+    ["neon,dotprod,i8mm"],
+    crate::simd::neon::NeonLanes,
+    [neon::MatrixInt8, neon::MatrixTable4, neon::MatrixAffine4],
     [
         inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
         inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,

@@ -83,7 +83,7 @@ enum Command {
 struct ModelOptions {
     /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
     model: PathBuf,
-    /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod); the best by default.
+    /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm); the best by default.
     #[arg(long, value_parser = isa)]
     isa: Option<Isa>,
     /// Number format of the KV cache: f16, or f32 (the default for f32 images).

@@ -25,10 +25,12 @@ fn nanoseconds() -> u64 {
 /// The processor, with what the operating system knows on Arm and core cannot.
 fn cpu() -> Cpu {
     #[cfg(target_arch = "aarch64")]
-    if std::arch::is_aarch64_feature_detected!("dotprod") {
-        // SAFETY: the operating system reports the feature.
-        return unsafe { Cpu::assume(Isa::NeonDot) };
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        // SAFETY: the operating system reports the features.
+        unsafe { Cpu::assume(Isa::of_arm(has!("dotprod"), has!("i8mm"))) }
     }
+    #[cfg(not(target_arch = "aarch64"))]
     Cpu::detect()
 }
 

@@ -99,16 +99,19 @@ pub fn ticks() -> u64 {
     cycles
 }
 
-/// The kernels to use: where there is no operating system to ask, the processor says whether it has dot products.
+/// The kernels to use: where there is no operating system to ask, the processor says what it has.
 pub fn kernels() -> &'static Kernels {
-    let features: u64;
-    // SAFETY: reads an identification register, as EL1 may.
-    unsafe { asm!("mrs {}, id_aa64isar0_el1", out(reg) features, options(nomem, nostack)) };
-    if features >> 44 & 15 != 0 {
-        // SAFETY: the processor has the feature.
-        return Kernels::best(unsafe { Cpu::assume(Isa::NeonDot) });
+    let (first, second): (u64, u64);
+    // SAFETY: reads identification registers, as EL1 may.
+    unsafe {
+        asm!(
+            "mrs {}, id_aa64isar0_el1", "mrs {}, id_aa64isar1_el1",
+            out(reg) first, out(reg) second, options(nomem, nostack)
+        );
     }
-    Kernels::best(Cpu::detect())
+    let isa = Isa::of_arm(first >> 44 & 15 != 0, second >> 52 & 15 != 0);
+    // SAFETY: the processor has the features.
+    Kernels::best(unsafe { Cpu::assume(isa) })
 }
 
 /// Asks the debugger for something.
