@@ -10,7 +10,7 @@ use super::matmul::block_sum;
 use super::matrix::Lines;
 use super::tiles::Gather;
 use crate::format::{BLOCK, TILE_ROWS};
-use crate::simd::{LANES, Lanes, zip};
+use crate::simd::{LANES, Lanes, join_nibbles, zip};
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -42,13 +42,10 @@ impl InputCodes for Int8Codes {
 /// As [`InputCodes::gather`].
 #[inline(always)]
 unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-    const LOW: u128 = u128::from_le_bytes([15; LANES]);
     for quad in 0..4 {
         // SAFETY: by the contract.
         unsafe {
-            // Shifted as one number, a byte gets bits of its neighbour only where they are masked.
-            let nibbles = |i: usize| lines[i].cast::<u128>().read_unaligned() >> (4 * half) & LOW;
-            let part = |i: usize| nibbles(4 * quad + i) | nibbles(16 + 4 * quad + i) << 4;
+            let part = |i: usize| join_nibbles(lines[4 * quad + i], lines[16 + 4 * quad + i], half);
             zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
         }
     }
@@ -90,27 +87,23 @@ impl Chosen {
         let mut bytes = [0i8; BLOCK];
         // SAFETY: by the contract.
         let (mut chosen, first, stride) = unsafe {
-            let (first, stride) = lines.group(inputs[0] as usize / BLOCK);
-            let last = first.add(inputs[inputs.len() - 1] as usize % BLOCK * stride);
-            let quads = inputs.len().div_ceil(4);
+            let (first, stride) = lines.group(k_block(inputs));
+            let last = first.add(inputs.last().map_or(0, |i| *i as usize % BLOCK) * stride);
+            let quads = inputs.len().min(BLOCK).div_ceil(4);
             (Chosen { lines: [last; BLOCK], quants: [0; BLOCK / 4], quads, offset: 0 }, first, stride)
         };
-        for (i, input) in inputs.iter().enumerate() {
+        for ((line, byte), input) in chosen.lines.iter_mut().zip(&mut bytes).zip(inputs) {
             // SAFETY: by the contract.
             unsafe {
-                chosen.lines[i] = first.add(*input as usize % BLOCK * stride);
-                bytes[i] = *quants.add(*input as usize);
+                *line = first.add(*input as usize % BLOCK * stride);
+                *byte = *quants.add(*input as usize);
             }
-            chosen.offset -= 128 * i32::from(bytes[i]);
+            chosen.offset -= 128 * i32::from(*byte);
         }
-        chosen.quants = core::array::from_fn(|q| i32::from_le_bytes(core::array::from_fn(|i| bytes[4 * q + i] as u8)));
+        for (quad, four) in chosen.quants.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *quad = i32::from_le_bytes(four.map(|b| b as u8));
+        }
         chosen
-    }
-
-    /// Quant of a chosen input.
-    #[inline(always)]
-    fn quant(&self, i: usize) -> i8 {
-        self.quants[i / 4].to_le_bytes()[i % 4] as i8
     }
 }
 
@@ -136,10 +129,10 @@ pub(super) unsafe trait InputDot {
         unsafe {
             // Sums of at most 32 products of 7-bit numbers are exact in f32.
             let mut sums = [Self::L::splat(0.0); 2];
-            for i in 0..4 * chosen.quads {
+            for i in 0..(4 * chosen.quads).min(BLOCK) {
                 Self::L::prefetch(later.lines[i].wrapping_add(skip));
                 let [a, b] = Self::C::read::<Self::L>(chosen.lines[i].add(skip), table);
-                let x = Self::L::splat(f32::from(chosen.quant(i)));
+                let x = Self::L::splat(f32::from(chosen.quants[i / 4].to_le_bytes()[i % 4] as i8));
                 sums = [sums[0].add(a.mul(x)), sums[1].add(b.mul(x))];
             }
             sums
@@ -185,17 +178,21 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
     blocks: Range<usize>,
     y: *mut f32,
 ) {
-    let mut groups = active.chunk_by(|a, b| a / BLOCK as u32 == b / BLOCK as u32);
-    let Some(mut inputs) = groups.next() else { return };
-    // SAFETY: by the contract; groups are not empty.
+    let (mut inputs, mut rest) = first_block(active);
+    if inputs.is_empty() {
+        return;
+    }
+    // SAFETY: by the contract; `inputs` is never empty.
     unsafe {
         let mut chosen = Chosen::new(lines, inputs, x.quants);
         loop {
-            let kb = inputs[0] as usize / BLOCK;
-            let (next, last) = groups.next().map_or((inputs, true), |next| (next, false));
+            let kb = k_block(inputs);
+            let (next, behind) = first_block(rest);
+            let last = next.is_empty();
+            let next = if last { inputs } else { next };
             let later = Chosen::new(lines, next, x.quants);
             let shared = lines.shared(kb).cast::<u16>();
-            let soon = lines.shared(next[0] as usize / BLOCK).cast::<u16>();
+            let soon = lines.shared(k_block(next)).cast::<u16>();
             let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, soon, outputs };
             let mut b = blocks.start;
             while b + 2 <= blocks.end {
@@ -210,9 +207,20 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
             if last {
                 return;
             }
-            (inputs, chosen) = (next, later);
+            (inputs, chosen, rest) = (next, later, behind);
         }
     }
+}
+
+/// The inputs of the first one's k-block, and the others.
+fn first_block(inputs: &[u32]) -> (&[u32], &[u32]) {
+    let n = inputs.iter().take_while(|i| **i as usize / BLOCK == k_block(inputs)).count();
+    inputs.split_at_checked(n).unwrap_or((inputs, &[]))
+}
+
+/// The k-block of some of its inputs.
+fn k_block(inputs: &[u32]) -> usize {
+    inputs.first().map_or(0, |i| *i as usize / BLOCK)
 }
 
 /// What turns dot products of a k-block into outputs.

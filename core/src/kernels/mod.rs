@@ -41,6 +41,8 @@ mod avx512;
 mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
+#[cfg(target_arch = "aarch64")]
+mod neon_inputs;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};

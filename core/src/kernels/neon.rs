@@ -83,7 +83,7 @@ unsafe impl Stored for LookedUp {
     unsafe fn pair(tile: *const u8, table: int8x16_t, quad: usize, j: usize) -> Pair {
         // SAFETY: inside the tile by contract.
         unsafe {
-            let [low, high] = nibbles(tile.add(32 + 64 * quad + 16 * j));
+            let [low, high] = nibbles(vld1q_u8(tile.add(32 + 64 * quad + 16 * j)));
             [vqtbl1q_s8(table, low), vqtbl1q_s8(table, high)]
         }
     }
@@ -101,7 +101,7 @@ unsafe impl Stored for Nibbles {
     unsafe fn pair(tile: *const u8, _table: int8x16_t, quad: usize, j: usize) -> Pair {
         // SAFETY: inside the tile by contract.
         unsafe {
-            let [low, high] = nibbles(tile.add(64 + 64 * quad + 16 * j));
+            let [low, high] = nibbles(vld1q_u8(tile.add(64 + 64 * quad + 16 * j)));
             [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)]
         }
     }
@@ -110,14 +110,11 @@ unsafe impl Stored for Nibbles {
 /// The low and the high nibbles of 16 bytes.
 ///
 /// # Safety
-/// `packed` must point to 16 bytes; NEON must be there.
+/// NEON must be there.
 #[inline(always)]
-unsafe fn nibbles(packed: *const u8) -> [uint8x16_t; 2] {
+pub(super) unsafe fn nibbles(v: uint8x16_t) -> [uint8x16_t; 2] {
     // SAFETY: by the contract.
-    unsafe {
-        let v = vld1q_u8(packed);
-        [vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8::<4>(v)]
-    }
+    unsafe { [vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8::<4>(v)] }
 }
 
 /// 32 quants: `[half][16]`, so that a quad and the one four further have the same place in both.
@@ -265,7 +262,7 @@ unsafe impl<S: Stored> TileDot for Dot<S> {
 /// # Safety
 /// The dot-product instructions must be there.
 #[inline(always)]
-unsafe fn sdot<const QUAD: i32>(mut sum: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn sdot<const QUAD: i32>(mut sum: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: reads and writes nothing but its operands; the feature by the contract.
     unsafe {
         asm!(

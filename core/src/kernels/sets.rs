@@ -240,9 +240,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::Int8, neon::Table4, neon::Affine4],
     [
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
+        neon_inputs::Dot<codes::Int8Codes>,
+        neon_inputs::Dot<codes::Table4Codes>,
+        neon_inputs::Dot<codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -254,9 +254,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::DotInt8, neon::DotTable4, neon::DotAffine4],
     [
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
+        neon_inputs::Dot<codes::Int8Codes>,
+        neon_inputs::Dot<codes::Table4Codes>,
+        neon_inputs::Dot<codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -268,9 +268,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::MatrixInt8, neon::MatrixTable4, neon::MatrixAffine4],
     [
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Int8Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Table4Codes>,
-        inputs::Plain<crate::simd::neon::NeonLanes, codes::Affine4Codes>
+        neon_inputs::Plain<codes::Int8Codes>,
+        neon_inputs::Plain<codes::Table4Codes>,
+        neon_inputs::Plain<codes::Affine4Codes>
     ]
 );
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

@@ -58,6 +58,30 @@ pub unsafe fn zip(parts: [u128; 4], out: *mut u8) {
     }
 }
 
+/// The low (`half` 0) or the high nibbles of 16 bytes at `low`, with those at `high` in the upper halves. What it takes is
+/// part of every processor of its architecture.
+///
+/// # Safety
+/// There must be 16 bytes at both.
+#[inline(always)]
+pub unsafe fn join_nibbles(low: *const u8, high: *const u8, half: usize) -> u128 {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: Advanced SIMD is part of 64-bit Arm; 16 bytes by the contract, of which both types consist.
+    unsafe {
+        use core::arch::aarch64::*;
+        let (a, b) = (vld1q_u8(low), vld1q_u8(high));
+        core::mem::transmute(if half == 0 { vsliq_n_u8::<4>(a, b) } else { vsriq_n_u8::<4>(b, a) })
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    {
+        const LOW: u128 = u128::from_le_bytes([15; LANES]);
+        // Shifted as one number, a byte gets bits of its neighbour only where they are masked.
+        // SAFETY: 16 bytes by the contract.
+        let nibbles = |p: *const u8| unsafe { p.cast::<u128>().read_unaligned() } >> (4 * half) & LOW;
+        nibbles(low) | nibbles(high) << 4
+    }
+}
+
 /// Sixteen f32 values.
 ///
 /// # Safety

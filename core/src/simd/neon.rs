@@ -1,6 +1,6 @@
 //! NEON lanes: four registers. (Advanced SIMD is part of every 64-bit Arm, conversion of halves included.)
 
-use super::Lanes;
+use super::{LANES, Lanes};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -14,6 +14,24 @@ impl From<[float32x4_t; 4]> for NeonLanes {
         NeonLanes(v)
     }
 }
+
+/// Numbers of the bits that are set, in order, a byte each.
+static KEPT: [u32; 16] = {
+    let mut all = [0; 16];
+    let mut bits = 0;
+    while bits < 16 {
+        let (mut i, mut n) = (0, 0);
+        while i < 4 {
+            if bits >> i & 1 == 1 {
+                all[bits] |= i << (8 * n);
+                n += 1;
+            }
+            i += 1;
+        }
+        bits += 1;
+    }
+    all
+};
 
 /// Sixteen signed bytes as floats.
 ///
@@ -29,6 +47,27 @@ unsafe fn widen(bytes: int8x16_t) -> NeonLanes {
             vcvtq_f32_s32(vmovl_high_s16(a)),
             vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
             vcvtq_f32_s32(vmovl_high_s16(b)),
+        ])
+    }
+}
+
+/// Floats of which two bytes are looked up; the others are zero.
+///
+/// # Safety
+/// NEON must be there.
+#[inline(always)]
+unsafe fn floats(third: uint8x16_t, fourth: uint8x16_t, codes: uint8x16_t) -> NeonLanes {
+    // SAFETY: by the contract.
+    unsafe {
+        let zero = vdupq_n_u16(0);
+        let (third, fourth) = (vqtbl1q_u8(third, codes), vqtbl1q_u8(fourth, codes));
+        let a = vreinterpretq_u16_u8(vzip1q_u8(third, fourth));
+        let b = vreinterpretq_u16_u8(vzip2q_u8(third, fourth));
+        NeonLanes([
+            vreinterpretq_f32_u16(vzip1q_u16(zero, a)),
+            vreinterpretq_f32_u16(vzip2q_u16(zero, a)),
+            vreinterpretq_f32_u16(vzip1q_u16(zero, b)),
+            vreinterpretq_f32_u16(vzip2q_u16(zero, b)),
         ])
     }
 }
@@ -85,11 +124,16 @@ unsafe impl Lanes for NeonLanes {
 
     #[inline(always)]
     unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
+        // Integers of 8 bits are floats whose lower half is zero: the upper half's two bytes are looked up.
         // SAFETY: 16 elements and NEON by the trait's contract.
         unsafe {
-            let (codes, table) = (vld1q_u8(p), vld1q_s8(table.as_ptr()));
+            let t = widen(vld1q_s8(table.as_ptr())).0.map(|v| vreinterpretq_u16_f32(v));
+            let (a, b) = (vuzp2q_u16(t[0], t[1]), vuzp2q_u16(t[2], t[3]));
+            let (a, b) = (vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b));
+            let (third, fourth) = (vuzp1q_u8(a, b), vuzp2q_u8(a, b));
+            let codes = vld1q_u8(p);
             let (low, high) = (vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes));
-            (widen(vqtbl1q_s8(table, low)), widen(vqtbl1q_s8(table, high)))
+            (floats(third, fourth, low), floats(third, fourth, high))
         }
     }
 
@@ -133,6 +177,84 @@ unsafe impl Lanes for NeonLanes {
     // Not fmax and fmin: those order the zeros and hand NaN on, where all other lanes take the second operand.
     lanewise!(max, |a, b| vbslq_f32(vcgtq_f32(a, b), a, b));
     lanewise!(min, |a, b| vbslq_f32(vcltq_f32(a, b), a, b));
+
+    #[inline(always)]
+    unsafe fn interleave(runs: &[*const u8; LANES], quads: usize, out: *mut u8, per: usize, stride: usize) {
+        for first in (0..quads).step_by(4) {
+            // Places hold whole fours of quads.
+            let to = out.wrapping_add(first / per * stride + first % per * 64);
+            for r in (0..LANES).step_by(4) {
+                // SAFETY: by the trait's contract: four quads of every run.
+                unsafe {
+                    let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(runs[r + i].add(4 * first)));
+                    let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+                    let (ac, bd) = (vzip1q_u32(a, c), vzip1q_u32(b, d));
+                    let (eg, fh) = (vzip2q_u32(a, c), vzip2q_u32(b, d));
+                    let four = [vzip1q_u32(ac, bd), vzip2q_u32(ac, bd), vzip1q_u32(eg, fh), vzip2q_u32(eg, fh)];
+                    for (i, v) in four.into_iter().enumerate() {
+                        vst1q_u8(to.add(64 * i + 4 * r), vreinterpretq_u8_u32(v));
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_halves(runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
+        for eight in [0, 8] {
+            // SAFETY: 16 bytes of every run by the trait's contract, and so many places.
+            unsafe {
+                let mut v = [vdupq_n_u16(0); 8];
+                for r in 0..8 {
+                    v[r] = vreinterpretq_u16_u8(vld1q_u8(runs[eight + r]));
+                }
+                // A zip of rows i and i + 4 moves the highest bit of a number's row behind its column: three times.
+                for _ in 0..3 {
+                    v = [
+                        vzip1q_u16(v[0], v[4]),
+                        vzip2q_u16(v[0], v[4]),
+                        vzip1q_u16(v[1], v[5]),
+                        vzip2q_u16(v[1], v[5]),
+                        vzip1q_u16(v[2], v[6]),
+                        vzip2q_u16(v[2], v[6]),
+                        vzip1q_u16(v[3], v[7]),
+                        vzip2q_u16(v[3], v[7]),
+                    ];
+                }
+                for (i, v) in v.into_iter().enumerate().take(n) {
+                    vst1q_u8(out.add(i * stride + 2 * eight), vreinterpretq_u8_u16(v));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn select(x: *const f32, quants: *const i8, threshold: f32, first: u32, list: *mut u32) -> usize {
+        // SAFETY: 16 of everything and NEON by the trait's contract.
+        unsafe {
+            let (least, weights) = (vdupq_n_f32(threshold), vld1q_u32([1, 2, 4, 8].as_ptr()));
+            let mut zeros = [vdupq_n_u32(0); 4];
+            if !quants.is_null() {
+                let q = vceqzq_s8(vld1q_s8(quants));
+                let (a, b) = (vreinterpretq_s8_u8(q), vmovl_high_s8(vreinterpretq_s8_u8(q)));
+                let a = vmovl_s8(vget_low_s8(a));
+                zeros = [vmovl_s16(vget_low_s16(a)), vmovl_high_s16(a), vmovl_s16(vget_low_s16(b)), vmovl_high_s16(b)]
+                    .map(|v| vreinterpretq_u32_s32(v));
+            }
+            let mut n = 0;
+            for i in 0..4 {
+                // What is no number is not at most anything.
+                let small = vcaleq_f32(vld1q_f32(x.add(4 * i)), least);
+                let dropped = vorrq_u32(small, zeros[i]);
+                let kept = vaddvq_u32(vbicq_u32(weights, dropped)) as usize & 15;
+                let places = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(KEPT[kept])));
+                let places = vaddw_u16(vdupq_n_u32(first + 4 * i as u32), vget_low_u16(places));
+                vst1q_u32(list.add(n), places);
+                n += kept.count_ones() as usize;
+            }
+            n
+        }
+    }
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -71,6 +71,13 @@ impl Rows {
         Rows { width, values, quants, scales, offsets }
     }
 
+    /// The offsets of quants that were changed.
+    fn weigh(&mut self) {
+        for (offset, block) in self.offsets.iter_mut().zip(self.quants.as_chunks::<BLOCK>().0) {
+            *offset = -128 * block.iter().map(|q| i32::from(*q)).sum::<i32>();
+        }
+    }
+
     /// What a matrix reads, the rest left empty.
     fn input(&self, g: &Geometry) -> Input<'_> {
         if g.takes_int8() {
@@ -391,6 +398,92 @@ fn products_by_input() {
                     k.gemv_inputs(&m, &chosen, first, &rows.input(&g), &mut y);
                     let case = || format!("{} density {density} from {first}", describe(k, "gemv_inputs", &g));
                     report.same(case, &y, &want[first * BLOCK..outputs]);
+                }
+            }
+        }
+    }
+    report.finish();
+}
+
+/// Codes of integers stored by input, behind the scales of each k-block: any bytes, or all of them `code`.
+fn by_input(g: &Geometry, code: Option<u8>, random: &mut Random) -> Vec<u8> {
+    let span = g.span().expect("possible geometry");
+    let mut bytes: Vec<u8> = (0..span + 1).map(|_| code.unwrap_or(random.bits() as u8)).collect();
+    for start in (0..span).step_by(g.group_stride) {
+        for b in bytes[1 + start..1 + start + g.shared_bytes()].as_chunks_mut::<2>().0 {
+            *b = half(random).to_le_bytes();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn codes_by_input() {
+    let (sets, mut report, mut random) = (sets(), Report::default(), Random(8));
+    let codes = [None, None, Some(0x80), Some(0x7f), Some(0x00), Some(0xff), Some(0xf0), Some(0x0f)];
+    for format in Format::ALL.into_iter().filter(|f| f.takes_int8()) {
+        for (panels, k_blocks, code) in [(2, 1), (4, 3), (6, 2)].into_iter().flat_map(|(p, k)| codes.map(|c| (p, k, c)))
+        {
+            let mut g = Geometry {
+                format,
+                layout: Layout::Inputs,
+                panels,
+                k_blocks,
+                units_per_group: BLOCK,
+                group_stride: 0,
+                group_width: 0,
+            };
+            g.group_stride = BLOCK * g.unit_bytes() + g.shared_bytes() + 5;
+            let bytes = by_input(&g, code, &mut random);
+            let m = Matrix::new(g, &bytes[1..]).expect("fits");
+            let mut rows = Rows::new(g.input_width(), 17, &mut random);
+            if code.is_some() {
+                // The most that a dot product can be, of one sign or of both.
+                let one_sign = random.bits() % 2 == 0;
+                rows.quants.iter_mut().for_each(|q| *q = if one_sign || *q > 0 { 127 } else { -127 });
+                rows.weigh();
+            }
+            let outputs = g.output_width();
+            let dense = |k: &Kernels, rows: &Rows, n: usize| {
+                let mut out = vec![0.0; n * outputs];
+                for block in 0..outputs / BLOCK {
+                    // SAFETY: `out` has `outputs` floats for every token, the block 32 of them.
+                    unsafe {
+                        k.gemm_inputs(&m, block, &rows.input(&g), 0, n, out.as_mut_ptr().add(block * BLOCK), outputs)
+                    }
+                }
+                out
+            };
+            let full = dense(sets[0], &rows, 17);
+            for t in [0, 16] {
+                let want: Vec<_> = (0..outputs).map(|r| reference(&m, r, &rows, t, 0..k_blocks)).collect();
+                report.near(|| describe(sets[0], "gemm_codes", &g), &full[t * outputs..(t + 1) * outputs], &want);
+            }
+            for k in &sets {
+                for tokens in [1, 2, 7, 17] {
+                    report.same(|| describe(k, "gemm_codes", &g), &dense(k, &rows, tokens), &full[..tokens * outputs]);
+                }
+            }
+            // What is left out counts as zero, exactly; parts of the outputs alone, too.
+            for density in [0, 5, 50, 95, 100] {
+                let chosen: Vec<u32> = (0..g.units() as u32).filter(|_| random.bits() % 100 < density).collect();
+                let kept = rows.quants.clone();
+                for i in (0..g.units() as u32).filter(|i| !chosen.contains(i)) {
+                    rows.quants[i as usize] = 0;
+                }
+                rows.weigh();
+                let want = dense(sets[0], &rows, 1);
+                rows.quants = kept;
+                rows.weigh();
+                for k in &sets {
+                    for first in 0..outputs / BLOCK {
+                        let mut y = vec![0.0; outputs - first * BLOCK];
+                        k.gemv_inputs(&m, &chosen, first, &rows.input(&g), &mut y);
+                        let case = || {
+                            format!("{} density {density} from {first} code {code:?}", describe(k, "gemv_codes", &g))
+                        };
+                        report.same(case, &y, &want[first * BLOCK..outputs]);
+                    }
                 }
             }
         }
