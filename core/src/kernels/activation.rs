@@ -71,14 +71,12 @@ impl Activation {
 /// Lengths as there; `L`'s features must be there.
 #[inline(always)]
 pub(super) unsafe fn activate<L: Lanes>(kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
-    let mut at = 0;
-    while at < h.len() {
-        let n = (h.len() - at).min(LANES);
+    let mut gates = gate.unwrap_or_default().chunks(LANES);
+    for h in h.chunks_mut(LANES) {
         let mut buffer = [[0.0; LANES]; 2];
-        buffer[0][..n].copy_from_slice(&h[at..at + n]);
-        if let Some(gate) = gate {
-            buffer[1][..n].copy_from_slice(&gate[at..at + n]);
-        }
+        buffer[0].iter_mut().zip(&*h).for_each(|(to, x)| *to = *x);
+        let gate = gates.next();
+        buffer[1].iter_mut().zip(gate.unwrap_or_default()).for_each(|(to, x)| *to = *x);
         // SAFETY: both buffers hold 16 floats; features by the caller.
         let y = unsafe {
             let v = L::load(buffer[0].as_ptr());
@@ -88,7 +86,6 @@ pub(super) unsafe fn activate<L: Lanes>(kind: Activation, gate: Option<&[f32]>, 
             }
             .to_array()
         };
-        h[at..at + n].copy_from_slice(&y[..n]);
-        at += n;
+        h.iter_mut().zip(y).for_each(|(to, y)| *to = y);
     }
 }

@@ -30,8 +30,9 @@ macro_rules! lane_sum {
 /// Lengths as there; `L`'s features must be there.
 #[inline(always)]
 pub(super) unsafe fn quantize<L: Lanes>(x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [i32]) {
-    for (b, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-        // SAFETY: block b of q has 32 elements (lengths by contract).
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);
+    for (((block, q), scale), offset) in blocks.zip(scales).zip(offsets) {
+        // SAFETY: 32 elements in both blocks.
         unsafe {
             let (lo, hi) = (L::load(block.as_ptr()), L::load(block.as_ptr().add(LANES)));
             let zero = L::splat(0.0);
@@ -39,11 +40,10 @@ pub(super) unsafe fn quantize<L: Lanes>(x: &[f32], q: &mut [i8], scales: &mut [f
             // At and below 127 / f32::MAX the quotient may be infinite: such blocks count as zeros.
             let inverse = L::splat(if amax > 127.0 / f32::MAX { 127.0 / amax } else { 0.0 });
             let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
-            let out = q.as_mut_ptr().add(b * BLOCK);
-            lo.store_i8(out);
-            hi.store_i8(out.add(LANES));
-            scales[b] = amax / 127.0;
-            offsets[b] = -128 * lo.add(hi).sum() as i32;
+            lo.store_i8(q.as_mut_ptr());
+            hi.store_i8(q.as_mut_ptr().add(LANES));
+            *scale = amax / 127.0;
+            *offset = -128 * lo.add(hi).sum() as i32;
         }
     }
 }

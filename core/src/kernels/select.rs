@@ -23,10 +23,13 @@ pub(super) unsafe fn select_inputs<L: Lanes>(
             n += L::select(chunk.as_ptr(), quants, threshold, (i * LANES) as u32, list);
         }
     }
-    for i in x.len() - tail.len()..x.len() {
-        if !(x[i].abs() <= threshold || quants.is_some_and(|q| q[i] == 0)) {
-            list[n] = i as u32;
-            n += 1;
+    for (i, value) in (x.len() - tail.len()..).zip(tail) {
+        // SAFETY: `quants` and `list` are as long as `x`, and `n` is at most `i`.
+        unsafe {
+            if !(value.abs() <= threshold || quants.is_some_and(|q| *q.get_unchecked(i) == 0)) {
+                *list.get_unchecked_mut(n) = i as u32;
+                n += 1;
+            }
         }
     }
     n
