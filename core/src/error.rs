@@ -73,6 +73,8 @@ pub enum Error {
     NotByInput,
     /// The session was made without room for skipping.
     NoSparsity,
+    /// The program was built without the kernels that the model needs: a format and a layout, or what else it is.
+    LeftOut(&'static str, &'static str),
     /// A saved state does not belong to this session.
     BadState(&'static str),
 }
@@ -128,6 +130,9 @@ impl fmt::Display for Error {
                 "the policy skips single inputs, and this image stores none of its matrices by input: pack it with --layout input",
             ),
             Error::NoSparsity => f.write_str("the session was made without sparsity: ask for it in its options"),
+            Error::LeftOut(what, kind) => {
+                write!(f, "the program was built without kernels for {what} {kind}: add them to its Needs")
+            }
             Error::BadState(what) => write!(f, "the saved state cannot be used here: {what}"),
         }
     }

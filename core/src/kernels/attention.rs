@@ -73,28 +73,22 @@ impl Attend {
     }
 }
 
-/// See [`super::Kernels::attend`].
+/// See [`super::Kernels::attend`], for a cache of `E`.
 ///
 /// # Safety
 /// As there; `L`'s features must be there.
 #[inline(always)]
-pub(super) unsafe fn attend<L: Lanes>(a: &Attend, out: *mut f32) {
+pub(super) unsafe fn attend<L: Lanes, E: Element>(a: &Attend, out: *mut f32) {
     let queries = a.tokens * a.heads;
     // SAFETY: `i + step <= queries` before each call; the rest by the caller.
     unsafe {
         let mut i = 0;
         while queries - i >= 4 {
-            match a.kv.format {
-                KvFormat::F16 => attend_queries::<L, half::f16, 4>(a, i, out),
-                KvFormat::F32 => attend_queries::<L, f32, 4>(a, i, out),
-            }
+            attend_queries::<L, E, 4>(a, i, out);
             i += 4;
         }
         while queries - i >= 1 {
-            match a.kv.format {
-                KvFormat::F16 => attend_queries::<L, half::f16, 1>(a, i, out),
-                KvFormat::F32 => attend_queries::<L, f32, 1>(a, i, out),
-            }
+            attend_queries::<L, E, 1>(a, i, out);
             i += 1;
         }
     }
@@ -115,10 +109,11 @@ struct Online {
 unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(a: &Attend, first: usize, out: *mut f32) {
     // SAFETY: pointers stay inside the shapes declared by `a` (the contract of `attend`).
     unsafe {
-        let place = |i: usize| (first + i) / a.heads * a.token_stride + (first + i) % a.heads * a.head_stride;
+        let heads = a.heads.max(1);
+        let place = |i: usize| (first + i) / heads * a.token_stride + (first + i) % heads * a.head_stride;
         let q: [*const f32; T] = core::array::from_fn(|i| a.q.add(place(i)));
         let o: [*mut f32; T] = core::array::from_fn(|i| out.add(place(i)));
-        let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / a.heads));
+        let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / heads));
         let mut state = [Online { largest: f32::NEG_INFINITY, sum: 0.0 }; T];
         for at in o {
             core::slice::from_raw_parts_mut(at, a.head_width).fill(0.0);
@@ -170,6 +165,11 @@ unsafe fn scores<L: Lanes, E: Element, const T: usize>(
     scores
 }
 
+/// Place of a position in a block, held to it.
+fn within(position: usize, block: usize) -> usize {
+    position.saturating_sub(block).min(SPAN)
+}
+
 /// Turns one query's scores into weights e^(score - largest so far), zero where it may not look; updates
 /// its state and returns the factor by which earlier sums shrink.
 ///
@@ -177,9 +177,12 @@ unsafe fn scores<L: Lanes, E: Element, const T: usize>(
 /// `L`'s features must be there.
 #[inline(always)]
 unsafe fn soften<L: Lanes>(scores: &mut [f32; SPAN], state: &mut Online, block: usize, sees: (usize, usize)) -> f32 {
-    let (from, to) = (sees.0.clamp(block, block + SPAN) - block, sees.1.clamp(block, block + SPAN) - block);
-    scores[..from].fill(f32::NEG_INFINITY);
-    scores[to..].fill(f32::NEG_INFINITY);
+    let (from, to) = (within(sees.0, block), within(sees.1, block));
+    let hide = |scores: &mut [f32; SPAN], x: f32| {
+        scores.iter_mut().take(from).for_each(|s| *s = x);
+        scores.iter_mut().skip(to).for_each(|s| *s = x);
+    };
+    hide(scores, f32::NEG_INFINITY);
     if from >= to {
         scores.fill(0.0);
         return 1.0;
@@ -196,8 +199,7 @@ unsafe fn soften<L: Lanes>(scores: &mut [f32; SPAN], state: &mut Online, block: 
             L::load(p.add(i * LANES)).sub(L::splat(largest)).exp().store(p.add(i * LANES));
         }
         // e^x is held above e^-87, so what must not count is zeroed by hand.
-        scores[..from].fill(0.0);
-        scores[to..].fill(0.0);
+        hide(scores, 0.0);
         let p = scores.as_ptr();
         let mut sum = L::splat(0.0);
         for i in 0..SPAN / LANES {
@@ -227,8 +229,7 @@ unsafe fn add_values<L: Lanes, E: Element, const T: usize>(
     sees: [(usize, usize); T],
     o: &[*mut f32; T],
 ) {
-    let start = sees[0].0.clamp(block, block + SPAN) - block;
-    let end = sees[T - 1].1.clamp(block, block + SPAN) - block;
+    let (start, end) = (within(sees[0].0, block), within(sees[T - 1].1, block));
     // SAFETY: by the contract; start <= end <= SPAN.
     unsafe {
         let w: [*const f32; T] = core::array::from_fn(|i| weights[i].as_ptr().add(start));

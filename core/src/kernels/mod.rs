@@ -21,12 +21,14 @@
 //! [`Kernels::gemm_inputs`] (the same matrices for a run of tokens, all inputs).
 
 mod activation;
+mod angles;
 mod attention;
 mod codes;
 mod inputs;
 mod lines;
 mod matmul;
 mod matrix;
+mod needs;
 mod norm;
 mod scalar;
 mod select;
@@ -39,14 +41,15 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-mod simd128;
 #[cfg(target_arch = "aarch64")]
 mod neon_inputs;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
 pub use matrix::{Geometry, Layout, Lines, Matrix, Soon, Walk};
+pub use needs::Needs;
 
 use crate::cpu::{Cpu, Isa};
 use crate::format::{BLOCK, Format, TILE_ROWS};
@@ -121,26 +124,47 @@ type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f
 type ColumnsFn = unsafe fn(&[i8; 16], *const u8, Soon, usize, &RawInput, usize, *mut f32);
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
+type ActivateFn = unsafe fn(Option<&[f32]>, &mut [f32]);
+type AttendFn = unsafe fn(&Attend, *mut f32);
+type AnglesFn = fn(usize, &[f32], &mut [f32], &mut [f32]);
+type RmsNormFn = unsafe fn(&[f32], &[f32], f32, &mut [f32]);
 type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// One instruction set's kernels.
+#[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
-    // Indexed by `Arithmetic`.
-    gemm: [GemmFn; 5],
-    gemm_rows: [GemmRowsFn; 5],
-    gemv_columns: [ColumnsFn; 5],
-    gemv_inputs: [GemvInputsFn; 5],
-    gemm_inputs: [GemmInputsFn; 5],
+    // Indexed by `Arithmetic`. What is `None` was left out ([`Kernels::portable`]).
+    gemm: [Option<GemmFn>; 5],
+    gemm_rows: [Option<GemmRowsFn>; 5],
+    gemv_columns: [Option<ColumnsFn>; 5],
+    gemv_inputs: [Option<GemvInputsFn>; 5],
+    gemm_inputs: [Option<GemmInputsFn>; 5],
     // Indexed by `Arithmetic` less `Int8`.
-    gemv_codes: [GemvCodesFn; 3],
-    gemm_codes: [GemmCodesFn; 3],
-    quantize: QuantizeFn,
+    gemv_codes: [Option<GemvCodesFn>; 3],
+    gemm_codes: [Option<GemmCodesFn>; 3],
+    quantize: Option<QuantizeFn>,
     select: SelectFn,
-    rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    layer_norm: LayerNormFn,
-    activate: unsafe fn(Activation, Option<&[f32]>, &mut [f32]),
-    attend: unsafe fn(&Attend, *mut f32),
+    rms_norm: Option<RmsNormFn>,
+    layer_norm: Option<LayerNormFn>,
+    // By `Activation`, `KvFormat`.
+    activate: [Option<ActivateFn>; 5],
+    attend: [Option<AttendFn>; 2],
+    angles: Option<AnglesFn>,
+}
+
+/// A kernel, if it was not left out.
+#[inline(always)]
+fn there<F: Copy>(kernel: Option<F>) -> F {
+    #[cold]
+    #[inline(never)]
+    fn left_out() -> ! {
+        panic!("the program has no kernel for this: it was left out of its Needs")
+    }
+    match kernel {
+        Some(kernel) => kernel,
+        None => left_out(),
+    }
 }
 
 impl Kernels {
@@ -216,7 +240,7 @@ impl Kernels {
         // target features do.
         unsafe {
             let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
-            let kernel = self.gemm[m.format().arithmetic() as usize];
+            let kernel = there(self.gemm[m.format().arithmetic() as usize]);
             kernel(m.format().table(), &Walk { soon, ..m.walk(panel) }, &raw, 1, out.as_mut_ptr(), TILE_ROWS);
         }
     }
@@ -254,7 +278,7 @@ impl Kernels {
             // its target features do.
             return unsafe {
                 let raw = RawInput::from_token(x, first, true);
-                let kernel = self.gemm_codes[codes_index(m)];
+                let kernel = there(self.gemm_codes[codes_index(m)]);
                 kernel(m.format().table(), &m.lines(), panel, outputs, &raw, tokens, out, out_stride);
             };
         }
@@ -262,7 +286,7 @@ impl Kernels {
         // `self` exists only where its target features do.
         unsafe {
             let raw = RawInput::from_token(x, first, m.geometry().takes_int8());
-            let kernel = self.gemm[m.format().arithmetic() as usize];
+            let kernel = there(self.gemm[m.format().arithmetic() as usize]);
             kernel(m.format().table(), &m.walk(panel), &raw, tokens, out, out_stride);
         }
     }
@@ -322,7 +346,7 @@ impl Kernels {
                 these[r] = lines.line(rows[r] as usize);
                 next[r] = lines.line(later[r].min(count - 1) as usize);
             }
-            let kernel = self.gemm_rows[m.format().arithmetic() as usize];
+            let kernel = there(self.gemm_rows[m.format().arithmetic() as usize]);
             kernel(m.format().table(), &these, &next, &raw, tokens, out, out_stride);
         }
     }
@@ -345,10 +369,10 @@ impl Kernels {
         unsafe {
             if g.takes_int8() {
                 let (raw, outputs) = (RawInput::from_token(x, 0, true), g.panels * TILE_ROWS);
-                let kernel = self.gemv_codes[codes_index(m)];
+                let kernel = there(self.gemv_codes[codes_index(m)]);
                 return kernel(m.format().table(), &lines, outputs, active, &raw, blocks, y.as_mut_ptr());
             }
-            let kernel = self.gemv_inputs[m.format().arithmetic() as usize];
+            let kernel = there(self.gemv_inputs[m.format().arithmetic() as usize]);
             kernel(m.format().table(), &lines, active, x.values.as_ptr(), blocks, y.as_mut_ptr());
         }
     }
@@ -390,7 +414,7 @@ impl Kernels {
         // where its target features do.
         unsafe {
             let raw = RawInput::from_token(x, first, false);
-            let kernel = self.gemm_inputs[m.format().arithmetic() as usize];
+            let kernel = there(self.gemm_inputs[m.format().arithmetic() as usize]);
             kernel(m.format().table(), &lines, block, &raw, tokens, out, out_stride);
         }
     }
@@ -412,7 +436,7 @@ impl Kernels {
         // input is long enough, and `self` exists only where its target features do.
         unsafe {
             let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
-            let kernel = self.gemv_columns[m.format().arithmetic() as usize];
+            let kernel = there(self.gemv_columns[m.format().arithmetic() as usize]);
             kernel(m.format().table(), run.as_ptr(), soon, panels, &raw, k_block, y.as_mut_ptr());
         }
     }
@@ -427,7 +451,7 @@ impl Kernels {
         assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len(), "quantize: lengths differ");
         assert!(scales.len() == blocks && offsets.len() == blocks, "quantize: block counts differ");
         // SAFETY: lengths were just checked; features as above.
-        unsafe { (self.quantize)(x, q, scales, offsets) }
+        unsafe { there(self.quantize)(x, q, scales, offsets) }
     }
 
     /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero; what is no number
@@ -449,7 +473,7 @@ impl Kernels {
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && out.len() == x.len(), "rms_norm: lengths differ");
         // SAFETY: lengths were just checked; features as above.
-        unsafe { (self.rms_norm)(x, weight, eps, out) }
+        unsafe { there(self.rms_norm)(x, weight, eps, out) }
     }
 
     /// `out = (x - mean) / sqrt(variance + eps) * weight + bias`.
@@ -459,7 +483,7 @@ impl Kernels {
     pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && bias.len() == x.len() && out.len() == x.len(), "layer_norm: lengths");
         // SAFETY: lengths were just checked; features as above.
-        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+        unsafe { there(self.layer_norm)(x, weight, bias, eps, out) }
     }
 
     /// `h = act(gate) * h` for a gated FFN, `h = act(h)` without a gate.
@@ -469,7 +493,7 @@ impl Kernels {
     pub fn activate(&self, kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
         assert!(gate.is_none_or(|g| g.len() == h.len()), "activate: lengths differ");
         // SAFETY: lengths were just checked; features as above.
-        unsafe { (self.activate)(kind, gate, h) }
+        unsafe { there(self.activate[kind as usize])(gate, h) }
     }
 
     /// Attention of some query heads over one KV head (see [`Attend`]); writes
@@ -480,7 +504,12 @@ impl Kernels {
     /// that a query may see must have been written, and no other task may write to these outputs now.
     pub unsafe fn attend(&self, a: &Attend, out: *mut f32) {
         // SAFETY: shapes by the caller; features as above.
-        unsafe { (self.attend)(a, out) }
+        unsafe { there(self.attend[a.kv.format as usize])(a, out) }
+    }
+
+    /// Cosines and sines of one position, [head_dim / 2] each: angle = position * inverse frequency.
+    pub fn angles(&self, position: usize, frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+        there(self.angles)(position, frequencies, cos, sin);
     }
 }
 

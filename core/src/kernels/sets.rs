@@ -50,45 +50,67 @@ macro_rules! instantiate {
                 // SAFETY: lengths by the caller; features enabled here.
                 unsafe { norm::layer_norm::<$lanes>(x, w, b, eps, out) }
             }
-            $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn activate(kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
-                // SAFETY: lengths by the caller; features enabled here.
-                unsafe { activation::activate::<$lanes>(kind, gate, h) }
-            }
-            $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn attend(a: &Attend, out: *mut f32) {
-                // SAFETY: shapes by the caller; features enabled here.
-                unsafe { attention::attend::<$lanes>(a, out) }
-            }
+            instantiate!(@activate activate_silu, [$($features)?], $lanes, Activation::Silu);
+            instantiate!(@activate activate_relu, [$($features)?], $lanes, Activation::Relu);
+            instantiate!(@activate activate_relu2, [$($features)?], $lanes, Activation::Relu2);
+            instantiate!(@activate activate_gelu_tanh, [$($features)?], $lanes, Activation::GeluTanh);
+            instantiate!(@activate activate_gelu, [$($features)?], $lanes, Activation::Gelu);
+            instantiate!(@attend attend_f16, [$($features)?], $lanes, half::f16);
+            instantiate!(@attend attend_f32, [$($features)?], $lanes, f32);
         }
         pub(super) static $name: Kernels = Kernels {
             isa: $isa,
-            gemm: [$module::gemm_f32, $module::gemm_f16, $module::gemm_int8, $module::gemm_table4, $module::gemm_affine4],
+            gemm: [
+                Some($module::gemm_f32), Some($module::gemm_f16), Some($module::gemm_int8), Some($module::gemm_table4),
+                Some($module::gemm_affine4),
+            ],
             gemm_rows: [
-                $module::gemm_rows_f32, $module::gemm_rows_f16, $module::gemm_rows_int8, $module::gemm_rows_table4,
-                $module::gemm_rows_affine4,
+                Some($module::gemm_rows_f32), Some($module::gemm_rows_f16), Some($module::gemm_rows_int8),
+                Some($module::gemm_rows_table4), Some($module::gemm_rows_affine4),
             ],
             gemv_inputs: [
-                $module::gemv_inputs_f32, $module::gemv_inputs_f16, $module::gemv_inputs_int8,
-                $module::gemv_inputs_table4, $module::gemv_inputs_affine4,
+                Some($module::gemv_inputs_f32), Some($module::gemv_inputs_f16), Some($module::gemv_inputs_int8),
+                Some($module::gemv_inputs_table4), Some($module::gemv_inputs_affine4),
             ],
             gemm_inputs: [
-                $module::gemm_inputs_f32, $module::gemm_inputs_f16, $module::gemm_inputs_int8,
-                $module::gemm_inputs_table4, $module::gemm_inputs_affine4,
+                Some($module::gemm_inputs_f32), Some($module::gemm_inputs_f16), Some($module::gemm_inputs_int8),
+                Some($module::gemm_inputs_table4), Some($module::gemm_inputs_affine4),
             ],
-            gemv_codes: [$module::gemv_codes_int8, $module::gemv_codes_table4, $module::gemv_codes_affine4],
-            gemm_codes: [$module::gemm_codes_int8, $module::gemm_codes_table4, $module::gemm_codes_affine4],
+            gemv_codes: [
+                Some($module::gemv_codes_int8), Some($module::gemv_codes_table4), Some($module::gemv_codes_affine4),
+            ],
+            gemm_codes: [
+                Some($module::gemm_codes_int8), Some($module::gemm_codes_table4), Some($module::gemm_codes_affine4),
+            ],
             gemv_columns: [
-                $module::columns_f32, $module::columns_f16, $module::columns_int8, $module::columns_table4,
-                $module::columns_affine4,
+                Some($module::columns_f32), Some($module::columns_f16), Some($module::columns_int8),
+                Some($module::columns_table4), Some($module::columns_affine4),
             ],
-            quantize: $module::quantize,
+            quantize: Some($module::quantize),
             select: $module::select_inputs,
-            rms_norm: $module::rms_norm,
-            layer_norm: $module::layer_norm,
-            activate: $module::activate,
-            attend: $module::attend,
+            rms_norm: Some($module::rms_norm),
+            layer_norm: Some($module::layer_norm),
+            activate: [
+                Some($module::activate_silu), Some($module::activate_relu), Some($module::activate_relu2),
+                Some($module::activate_gelu_tanh), Some($module::activate_gelu),
+            ],
+            attend: [Some($module::attend_f16), Some($module::attend_f32)],
+            angles: Some(angles::angles),
         };
+    };
+    (@activate $name:ident, [$($features:literal)?], $lanes:ty, $kind:expr) => {
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $name(gate: Option<&[f32]>, h: &mut [f32]) {
+            // SAFETY: lengths by the caller; features enabled here.
+            unsafe { activation::activate::<$lanes>($kind, gate, h) }
+        }
+    };
+    (@attend $name:ident, [$($features:literal)?], $lanes:ty, $element:ty) => {
+        $(#[target_feature(enable = $features)])?
+        pub(super) unsafe fn $name(a: &Attend, out: *mut f32) {
+            // SAFETY: shapes by the caller; features enabled here.
+            unsafe { attention::attend::<$lanes, $element>(a, out) }
+        }
     };
     (@gemm $name:ident, $rows:ident, [$($features:literal)?], $format:expr, $line:ty, $panel:ty) => {
         $(#[target_feature(enable = $features)])?
@@ -240,9 +262,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::Int8, neon::Table4, neon::Affine4],
     [
-        neon_inputs::Dot<codes::Int8Codes>,
-        neon_inputs::Dot<codes::Table4Codes>,
-        neon_inputs::Dot<codes::Affine4Codes>
+        neon_inputs::Plain<codes::Int8Codes>,
+        neon_inputs::Plain<codes::Table4Codes>,
+        neon_inputs::Plain<codes::Affine4Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -268,9 +290,9 @@ instantiate!(
     crate::simd::neon::NeonLanes,
     [neon::MatrixInt8, neon::MatrixTable4, neon::MatrixAffine4],
     [
-        neon_inputs::Plain<codes::Int8Codes>,
-        neon_inputs::Plain<codes::Table4Codes>,
-        neon_inputs::Plain<codes::Affine4Codes>
+        neon_inputs::Dot<codes::Int8Codes>,
+        neon_inputs::Dot<codes::Table4Codes>,
+        neon_inputs::Dot<codes::Affine4Codes>
     ]
 );
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

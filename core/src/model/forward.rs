@@ -14,8 +14,8 @@ use crate::kernels::{Input, Kernels, Matrix};
 use crate::ops::attention::Step;
 use crate::ops::buffer::Rows;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
+use crate::ops::for_ranges;
 use crate::ops::linear::{Product, linear};
-use crate::ops::{for_ranges, rope};
 use crate::sparsity::State;
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
@@ -246,7 +246,7 @@ impl Session<'_, '_> {
             let half = frequencies.len();
             let rows = b.cos.chunks_exact_mut(half).zip(b.sin.chunks_exact_mut(half));
             for (t, (cos, sin)) in rows.take(tokens.len()).enumerate() {
-                rope::angles(self.position + t, frequencies, cos, sin);
+                kernels.angles(self.position + t, frequencies, cos, sin);
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ pub use session::{Session, SessionOptions, Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;
-use crate::image::{Config, Entry, GLOBAL, Image, Kind, SectionKind, Storage};
-use crate::kernels::{Kernels, Matrix};
+use crate::image::{Config, Entry, GLOBAL, Image, Kind, Norm, Positions, SectionKind, Storage};
+use crate::kernels::{Activation, Geometry, Kernels, Matrix, Needs};
 use crate::sparsity::Predictor;
 
 /// A parsed image with the kernels that will run it. A small value without memory of its own.
@@ -58,6 +58,33 @@ impl<'a> Model<'a> {
             [] => Ok(None),
             bytes => Predictor::parse(bytes, &self.image).map(Some),
         }
+    }
+
+    /// Whether its kernels have all that it needs.
+    fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
+        let c = self.config();
+        let matrix = |g: &Geometry| self.kernels.serve(&Needs { matrices: &[(g.format, g.layout)], ..Needs::NOTHING });
+        let tied = self.image.matrix(Kind::Output, 0).is_none();
+        for entry in self.image.entries() {
+            // Rows of an embedding that serves as nothing else are only looked up.
+            if let Storage::Tiles(g) = entry.storage
+                && (tied || entry.kind != Kind::Embed)
+            {
+                matrix(&g)?;
+            }
+        }
+        for m in predictor.iter().flat_map(|p| p.matrices()) {
+            matrix(m.geometry())?;
+        }
+        let activations = [c.activation, if predictor.is_some() { Activation::Relu } else { c.activation }];
+        self.kernels.serve(&Needs {
+            matrices: &[],
+            kv: &[kv],
+            activations: &activations,
+            rms_norm: c.norm == Norm::Rms || self.image.vector(Kind::QNorm, 0).is_some(),
+            layer_norm: c.norm == Norm::Layer,
+            rope: c.positions == Positions::Rope,
+        })
     }
 
     /// Bytes of the matrices that a policy may skip parts of: all of layers 1 and up, or, where heads and

@@ -210,11 +210,13 @@ impl<'a, 'm> Session<'a, 'm> {
     /// How much memory [`Session::new`] needs for these options.
     ///
     /// # Errors
-    /// [`Error::BadOption`] when an option is out of its range; with sparsity what [`Model::predictor`] says.
+    /// [`Error::BadOption`] when an option is out of its range; with sparsity what [`Model::predictor`] says;
+    /// [`Error::LeftOut`].
     pub fn memory_required(model: &Model, options: &SessionOptions) -> Result<Layout, Error> {
         let options = checked(model.config(), *options)?;
         let mut arena = Arena::measure();
         let predictor = if options.sparsity { model.predictor()? } else { None };
+        model.served(options.kv, predictor.as_ref())?;
         carve(&mut arena, model.config(), &options, predictor.as_ref())?;
         Layout::from_size_align(arena.needed(), 1).map_err(|_| Error::BadOption("the context is too large"))
     }
@@ -222,7 +224,7 @@ impl<'a, 'm> Session<'a, 'm> {
     /// A session in `memory`, at position 0.
     ///
     /// # Errors
-    /// [`Error::BadOption`] when an option is out of its range, [`Error::MemoryTooSmall`].
+    /// As [`Session::memory_required`]; [`Error::MemoryTooSmall`].
     pub fn new(model: Model<'a>, options: SessionOptions, memory: &'m mut [MaybeUninit<u8>]) -> Result<Self, Error> {
         let options = checked(model.config(), options)?;
         // Whether it fits does not depend on how the memory happens to be aligned.

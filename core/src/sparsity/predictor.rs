@@ -296,6 +296,12 @@ impl<'a> Predictor<'a> {
         Some((self.matrix(weights, layer)?, self.vector(bias, layer)))
     }
 
+    /// All matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> + '_ {
+        let layers = |table: &Table| if table.in_layers() { self.layers } else { 1 };
+        Table::ALL.iter().flat_map(move |table| (0..layers(table)).filter_map(|layer| self.matrix(*table, layer)))
+    }
+
     /// Order of a matrix of these (padded) outputs and inputs.
     pub fn geometry(format: Format, outputs: usize, inputs: usize) -> Geometry {
         let (panels, k_blocks) = (outputs / TILE_ROWS, inputs / BLOCK);

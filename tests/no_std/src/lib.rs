@@ -1,6 +1,6 @@
 //! One program for every machine: parses the model it is given, tries every size of memory, generates from three
 //! prompts whole and at half density, and writes down tokens and logits. What it writes must not depend on the machine;
-//! lines that begin with `#` may.
+//! lines that begin with `#` may. (`least.rs` is a program of its own.)
 #![no_std]
 
 use core::fmt::{self, Write};
@@ -8,21 +8,29 @@ use core::mem::MaybeUninit;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Image, Kernels, KvFormat, Model, Serial, Session, SessionOptions};
 
+/// The model that ships with the program, at an address that its weights can be used at.
+pub static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../host/models/brown-opt.sllm"));
+
+/// What lies at a multiple of 64 bytes.
+#[repr(C, align(64))]
+pub struct Aligned<T: ?Sized>(pub T);
+
 /// Bytes of memory that are enough for the shipped model and these options.
 pub const MEMORY: usize = 512 * 1024;
 
-const OPTIONS: SessionOptions =
+/// What the session is made for.
+pub const OPTIONS: SessionOptions =
     SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
 
 /// "The jury said that", "It was a bright cold day in", "The price of steel rose, and" in the shipped model's tokens.
-const PROMPTS: [&[u32]; 3] = [
+pub const PROMPTS: [&[u32]; 3] = [
     &[1, 327, 527, 1281, 602, 328],
     &[1, 563, 340, 260, 699, 418, 642, 324, 1036, 283],
     &[1, 327, 593, 525, 278, 333, 70, 432, 608, 315, 13, 292],
 ];
 
 /// Tokens generated from each prompt.
-const ANSWER: usize = 10;
+pub const ANSWER: usize = 10;
 
 /// Steps between the sizes of memory that are tried.
 const STEP: usize = 4093;
@@ -150,8 +158,8 @@ fn generate(session: &mut Session, prompt: &[u32], machine: &mut Machine) -> Res
     Ok(())
 }
 
-/// The first of the largest.
-fn likeliest(logits: &[f32]) -> u32 {
+/// The first of the largest logits.
+pub fn likeliest(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {
         if *x > logits[best] {

@@ -3,16 +3,16 @@
 
 #[cfg(target_os = "none")]
 mod bare;
+#[cfg(target_os = "none")]
+mod firmware;
 #[cfg(not(any(target_os = "none", target_arch = "wasm32")))]
 mod hosted;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
 
-/// The model that ships with the program, at an address that its weights can be used at.
-static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../host/models/brown-opt.sllm"));
-
-#[repr(C, align(64))]
-struct Aligned<T: ?Sized>(T);
+#[cfg(target_os = "none")]
+use firmware::start;
+use shadowllm_no_std::IMAGE;
 
 #[cfg(not(any(target_os = "none", target_arch = "wasm32")))]
 fn main() -> std::process::ExitCode {

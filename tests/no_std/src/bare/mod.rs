@@ -2,16 +2,15 @@
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
-mod machine;
+pub mod machine;
 #[cfg(target_arch = "arm")]
 #[path = "cortex_m.rs"]
-mod machine;
+pub mod machine;
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
-use core::panic::PanicInfo;
-use shadowllm_no_std::{MEMORY, Machine, run};
+use shadowllm_no_std::MEMORY;
 
 #[repr(align(64))]
 struct Memory(UnsafeCell<[MaybeUninit<u8>; MEMORY]>);
@@ -29,7 +28,7 @@ unsafe extern "C" {
 }
 
 /// Bytes of stack that were ever used, of those there are.
-fn stack_used() -> (usize, usize) {
+pub fn stack_used() -> (usize, usize) {
     let (low, top) = (&raw const __stack_low, &raw const __stack_top);
     let mut p = low;
     // SAFETY: words between the linker script's two symbols.
@@ -48,7 +47,8 @@ mod operation {
 /// The reason "the application ends by itself".
 const APPLICATION_EXIT: usize = 0x20026;
 
-fn exit(status: usize) -> ! {
+/// Ends the emulator with a status.
+pub fn exit(status: usize) -> ! {
     // SAFETY: the two words that the operation reads.
     unsafe { machine::semihosting(operation::EXIT_EXTENDED, [APPLICATION_EXIT, status].as_ptr().cast()) };
     loop {
@@ -57,7 +57,7 @@ fn exit(status: usize) -> ! {
 }
 
 /// The debugger's console.
-struct Console;
+pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -72,12 +72,6 @@ impl Write for Console {
     }
 }
 
-#[panic_handler]
-fn panic(info: &PanicInfo) -> ! {
-    let _ = writeln!(Console, "error: {info}");
-    exit(3)
-}
-
 /// Called by the processor on what it cannot do.
 extern "C" fn fault() -> ! {
     let _ = Console.write_str("error: the processor reports a fault\n");
@@ -87,21 +81,5 @@ extern "C" fn fault() -> ! {
 /// Called once, on the painted stack, with statics in place.
 extern "C" fn main() -> ! {
     // SAFETY: called once, and nobody else touches it.
-    let memory = unsafe { &mut *SESSION.0.get() };
-    let mut console = Console;
-    let (kernels, unit) = (machine::kernels(), machine::UNIT);
-    let result = run(&crate::IMAGE.0, memory, &mut Machine { kernels, out: &mut console, ticks: machine::ticks, unit });
-    let (used, there) = stack_used();
-    let _ = writeln!(console, "# stack used {used} bytes of {there}");
-    match result {
-        Ok(()) if used < there => exit(0),
-        Ok(()) => {
-            let _ = writeln!(console, "error: the stack was outgrown");
-            exit(1)
-        }
-        Err(e) => {
-            let _ = writeln!(console, "error: {e}");
-            exit(1)
-        }
-    }
+    crate::start(unsafe { &mut *SESSION.0.get() })
 }
