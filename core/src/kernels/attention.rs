@@ -53,8 +53,10 @@ pub struct Attend {
     pub head_stride: usize,
     /// Tokens.
     pub tokens: usize,
-    /// Query heads that share the KV head.
+    /// Query heads that look at the KV head.
     pub heads: usize,
+    /// Their numbers in `q` and in the output, or null where they are 0, 1, ...
+    pub picked: *const u32,
     /// head_dim rounded up to 16.
     pub head_width: usize,
     /// Position of token 0; token t sees positions up to `first + t`.
@@ -66,6 +68,18 @@ pub struct Attend {
 }
 
 impl Attend {
+    /// Where query `i`, counted token by token and head by head, begins in `q` and in the output.
+    ///
+    /// # Safety
+    /// There must be such a query, and as many numbers at `picked` as heads.
+    #[inline(always)]
+    unsafe fn place(&self, i: usize) -> usize {
+        let (token, head) = (i / self.heads.max(1), i % self.heads.max(1));
+        // SAFETY: less than `heads`, by the caller that many.
+        let head = if self.picked.is_null() { head } else { unsafe { *self.picked.add(head) as usize } };
+        token * self.token_stride + head * self.head_stride
+    }
+
     /// Positions that token `t` sees.
     fn visible(&self, t: usize) -> (usize, usize) {
         let end = self.first + t + 1;
@@ -87,9 +101,12 @@ pub(super) unsafe fn attend<L: Lanes, E: Element>(a: &Attend, out: *mut f32) {
             attend_queries::<L, E, 4>(a, i, out);
             i += 4;
         }
-        while queries - i >= 1 {
-            attend_queries::<L, E, 1>(a, i, out);
-            i += 1;
+        // What is left in one pass over the cache too: it costs more than the queries.
+        match queries - i {
+            3 => attend_queries::<L, E, 3>(a, i, out),
+            2 => attend_queries::<L, E, 2>(a, i, out),
+            1 => attend_queries::<L, E, 1>(a, i, out),
+            _ => {}
         }
     }
 }
@@ -110,9 +127,8 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(a: &Attend, first
     // SAFETY: pointers stay inside the shapes declared by `a` (the contract of `attend`).
     unsafe {
         let heads = a.heads.max(1);
-        let place = |i: usize| (first + i) / heads * a.token_stride + (first + i) % heads * a.head_stride;
-        let q: [*const f32; T] = core::array::from_fn(|i| a.q.add(place(i)));
-        let o: [*mut f32; T] = core::array::from_fn(|i| out.add(place(i)));
+        let q: [*const f32; T] = core::array::from_fn(|i| a.q.add(a.place(first + i)));
+        let o: [*mut f32; T] = core::array::from_fn(|i| out.add(a.place(first + i)));
         let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / heads));
         let mut state = [Online { largest: f32::NEG_INFINITY, sum: 0.0 }; T];
         for at in o {

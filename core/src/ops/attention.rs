@@ -268,32 +268,45 @@ impl Step<'_> {
     unsafe fn look_up(&self, kernels: &Kernels, head: usize, first: usize, tokens: usize) {
         let group = self.config.heads / self.config.kv_heads;
         let heads = head * group..(head + 1) * group;
-        if self.active.is_none() {
+        let Some(active) = self.active else {
             // SAFETY: by the caller.
-            return unsafe { self.look_up_heads(kernels, head, heads, first, tokens) };
-        }
+            return unsafe { self.look_up_heads(kernels, head, heads, core::ptr::null(), first, tokens) };
+        };
+        let below = |n: usize| active.partition_point(|q| (*q as usize) < n);
+        let picked = &active[below(heads.start)..below(heads.end)];
         let slot = self.config.head_slot();
-        for q in heads {
-            let at = (first * self.config.heads + q) * slot;
-            // SAFETY: this head's slot of the one row, by the caller's promise nobody else's.
-            unsafe {
-                if self.is_active(q) {
-                    self.look_up_heads(kernels, head, q..q + 1, first, tokens);
-                } else {
-                    self.out.values(at..at + slot).fill(0.0);
-                    if self.int8 {
-                        self.out.quantize(kernels, at, self.out.values(at..at + slot));
-                    }
+        // SAFETY: this head's slots of the one row, by the caller's promise nobody else's; the numbers are of its heads.
+        unsafe {
+            if !picked.is_empty() {
+                self.look_up_heads(kernels, head, 0..picked.len(), picked.as_ptr(), first, tokens);
+            }
+            for q in heads {
+                let at = (first * self.config.heads + q) * slot;
+                let out = self.out.values(at..at + slot);
+                if picked.binary_search(&(q as u32)).is_err() {
+                    out.fill(0.0);
+                }
+                if self.int8 {
+                    self.out.quantize(kernels, at, out);
                 }
             }
         }
     }
 
-    /// Attention of query heads that follow each other, then the outputs' quantization.
+    /// Attention of query heads that follow each other and their outputs' quantization; or, without that, of those
+    /// picked.
     ///
     /// # Safety
-    /// As [`Step::look_up`].
-    unsafe fn look_up_heads(&self, kernels: &Kernels, head: usize, heads: Range<usize>, first: usize, tokens: usize) {
+    /// As [`Step::look_up`]; `picked` is null, or has a number for each of the heads.
+    unsafe fn look_up_heads(
+        &self,
+        kernels: &Kernels,
+        head: usize,
+        heads: Range<usize>,
+        picked: *const u32,
+        first: usize,
+        tokens: usize,
+    ) {
         let c = self.config;
         let (slot, group) = (c.head_slot(), heads.len());
         let row = c.heads * slot;
@@ -306,13 +319,14 @@ impl Step<'_> {
                 head_stride: slot,
                 tokens,
                 heads: group,
+                picked,
                 head_width: c.head_width(),
                 first: self.first + first,
                 window: self.window,
                 kv: self.cache.view(head),
             };
             kernels.attend(&attend, self.out.values.as_ptr().add(start));
-            if self.int8 {
+            if self.int8 && picked.is_null() {
                 for t in 0..tokens {
                     let at = start + t * row;
                     self.out.quantize(kernels, at, self.out.values(at..at + group * slot));

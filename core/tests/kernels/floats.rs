@@ -262,6 +262,7 @@ impl Attention {
             head_stride: self.head_stride(),
             tokens,
             heads,
+            picked: std::ptr::null(),
             head_width: self.width,
             first: self.first + from,
             window: self.window,
@@ -270,6 +271,26 @@ impl Attention {
         // SAFETY: queries and outputs of these tokens and heads lie inside, and the cache holds all positions
         // up to the last token's.
         unsafe { k.attend(&a, out[at..].as_mut_ptr()) };
+        out
+    }
+
+    /// Some of the heads, by number.
+    fn run_picked(&self, k: &Kernels, picked: &[u32]) -> Vec<f32> {
+        let mut out = vec![Self::UNTOUCHED; self.outputs()];
+        let a = Attend {
+            q: self.q.as_ptr(),
+            token_stride: self.token_stride(),
+            head_stride: self.head_stride(),
+            tokens: self.tokens,
+            heads: picked.len(),
+            picked: picked.as_ptr(),
+            head_width: self.width,
+            first: self.first,
+            window: self.window,
+            kv: KvView { format: self.format, keys: self.key_tiles.as_ptr(), values: self.value_rows.as_ptr() },
+        };
+        // SAFETY: as in `run`; the numbers are of heads.
+        unsafe { k.attend(&a, out.as_mut_ptr()) };
         out
     }
 
@@ -332,6 +353,16 @@ fn attend() {
                         report.near(|| case(sets[0], &format!(" ({t}, {h})")), &want[at], &a.reference(t, h));
                     }
                     report.same(|| case(sets[0], " one by one"), &single, &want);
+                    // Every other head: the same bits there, nothing elsewhere.
+                    let picked: Vec<u32> = (0..heads as u32).step_by(2).collect();
+                    let mut some = vec![Attention::UNTOUCHED; a.outputs()];
+                    for (t, h) in (0..tokens).flat_map(|t| picked.iter().map(move |h| (t, *h as usize))) {
+                        let at = a.place(t, h)..a.place(t, h) + width;
+                        some[at.clone()].copy_from_slice(&want[at]);
+                    }
+                    for k in &sets {
+                        report.same(|| case(k, " every other"), &a.run_picked(k, &picked), &some);
+                    }
                     for k in &sets[1..] {
                         report.same(|| case(k, ""), &a.run(k, all.0, all.1), &want);
                     }
