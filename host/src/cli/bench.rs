@@ -90,8 +90,9 @@ pub fn bench(o: &Options) -> Result<()> {
         return Err(Error::Usage("nothing to measure: -r and one of -p and -n must be above 0".into()));
     }
     let threads = if o.threads.is_empty() { vec![Pool::cores()] } else { o.threads.clone() };
+    let pools = threads.iter().map(|t| Pool::new(*t)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open()?;
-    let pools = threads.iter().map(|t| o.model.pool(Some(*t), &model)).collect::<Result<Vec<_>>>()?;
+    let pools = pools.into_iter().map(|pool| o.model.within(pool, &model)).collect::<Result<Vec<_>>>()?;
     let context = o.depth.saturating_add(o.n).max(o.prompt);
     let options = session_options(&model, context, o.model.kv(&model), "a smaller -p, or -d and -n")?;
     let dial = o.dial.one()?;

@@ -1,7 +1,7 @@
 //! `shadowllm eval`.
 
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, print, print_json, session_options};
+use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use shadowllm_core::SessionOptions;
@@ -62,8 +62,9 @@ pub fn eval(o: &Options) -> Result<()> {
 
 fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let text = read(path)?;
+    let pool = pool(o.threads)?;
     let model = o.model.open()?;
-    let pool = o.model.pool(o.threads, &model)?;
+    let pool = o.model.within(pool, &model)?;
     let ids = Text::of(&model)?.encode(&text, false)?;
     if ids.len() < 2 {
         return Err(Error::file(path, "the text has fewer than two tokens, so there is nothing to score: give more"));

@@ -1,7 +1,7 @@
 //! `shadowllm logits`.
 
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, print, session_options};
+use crate::{ModelOptions, pool, print, session_options};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -44,8 +44,9 @@ pub fn logits(o: &Options) -> Result<()> {
         .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids, such as [1, 2, 3]: {e}")))?;
     let inputs = [o.ids.clone(), o.model.model.clone()].into_iter().chain(o.mask.clone());
     spare(&o.output, &inputs.collect::<Vec<_>>())?;
+    let pool = pool(o.threads)?;
     let model = o.model.open()?;
-    let pool = o.model.pool(o.threads, &model)?;
+    let pool = o.model.within(pool, &model)?;
     let output = Output::create(&o.output)?;
     let options = session_options(&model, ids.len().max(1), o.model.kv(&model), "fewer --ids")?;
     let dial = match &o.mask {

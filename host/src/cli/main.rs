@@ -123,9 +123,8 @@ impl ModelOptions {
         open_model(&self.model, self.isa)
     }
 
-    /// Threads asked for, or one per core; within the memory budget.
-    fn pool(&self, threads: Option<usize>, model: &LoadedModel) -> Result<Pool> {
-        let pool = pool(threads)?;
+    /// The pool, within the memory budget.
+    fn within(&self, pool: Pool, model: &LoadedModel) -> Result<Pool> {
         match self.memory_budget {
             None => Ok(pool),
             #[cfg(unix)]

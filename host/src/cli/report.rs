@@ -1,7 +1,7 @@
 //! `shadowllm report`.
 
 use crate::dial::DialOptions;
-use crate::{ModelOptions, print, session_options};
+use crate::{ModelOptions, pool, print, session_options};
 use clap::Args;
 use shadowllm_core::SessionOptions;
 use shadowllm_core::sparsity::Dial;
@@ -71,7 +71,7 @@ pub fn report(o: &Options) -> Result<()> {
     let text = Text::of(&model)?;
     let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
     let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;
-    let pool = o.model.pool(o.threads, &model)?;
+    let pool = o.model.within(pool(o.threads)?, &model)?;
     let (texts, notes) = measure(o, &pool, &model, &texts, &dials)?;
     let report = Report {
         name: model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),

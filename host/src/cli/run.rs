@@ -1,7 +1,7 @@
 //! `shadowllm run`: one prompt, or a chat.
 
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, print, print_json, session_options};
+use crate::{ModelOptions, pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
@@ -149,8 +149,9 @@ pub fn run(o: &Options) -> Result<()> {
         (None, None) => None,
     };
     let mut sampler = o.sampling.sampler()?;
+    let pool = pool(o.threads)?;
     let model = o.model.open()?;
-    let pool = o.model.pool(o.threads, &model)?;
+    let pool = o.model.within(pool, &model)?;
     let text = Text::of(&model)?;
     let context = o.context.unwrap_or_else(|| model.model().config().max_positions.min(CONTEXT));
     let options = session_options(&model, context, o.model.kv(&model), "a smaller --context")?;

@@ -1,7 +1,7 @@
 //! `shadowllm eval --tasks`.
 
 use crate::dial::skips;
-use crate::{eval, print, print_json, session_options};
+use crate::{eval, pool, print, print_json, session_options};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::SessionOptions;
@@ -29,9 +29,10 @@ pub struct Options {
 
 /// Runs the command.
 pub fn tasks(o: &eval::Options, tasks: &[Task], from: &Options) -> Result<()> {
+    let pool = pool(o.threads)?;
     let sets = questions(tasks, from)?;
     let model = o.model.open()?;
-    let pool = o.model.pool(o.threads, &model)?;
+    let pool = o.model.within(pool, &model)?;
     let sets = encoded(&model, &sets)?;
     let all = || sets.iter().flat_map(|(_, questions)| questions);
     let longest = all().flat_map(|q| &q.choices).map(|c| c.positions()).max().unwrap_or(1);
