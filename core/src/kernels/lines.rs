@@ -165,9 +165,13 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
                 b.store(row.add(LANES));
             }
             let mut t = 0;
-            while n - t >= 8 {
+            while L::TOGETHER >= 8 && n - t >= 8 {
                 add_block::<L, C, 8>(&weights, [&scales, &mins], x, kb, t, out, stride);
                 t += 8;
+            }
+            while L::TOGETHER >= 4 && n - t >= 4 {
+                add_block::<L, C, 4>(&weights, [&scales, &mins], x, kb, t, out, stride);
+                t += 4;
             }
             while n - t >= 1 {
                 add_block::<L, C, 1>(&weights, [&scales, &mins], x, kb, t, out, stride);
@@ -193,6 +197,16 @@ unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
 ) {
     // SAFETY: by the contract of `gemm_inputs`.
     unsafe {
+        let [mut factors, mut minima] = [[[0f32; BLOCK]; T]; 2];
+        for i in 0..T {
+            for half in (0..BLOCK).step_by(LANES) {
+                let x = L::load(x.values.add((t + i) * x.width + kb * BLOCK + half));
+                L::load(scales.as_ptr().add(half)).mul(x).store(factors[i].as_mut_ptr().add(half));
+                if C::AFFINE {
+                    L::load(mins.as_ptr().add(half)).mul(x).store(minima[i].as_mut_ptr().add(half));
+                }
+            }
+        }
         for half in (0..BLOCK).step_by(LANES) {
             let mut acc = [L::splat(0.0); T];
             for (i, a) in acc.iter_mut().enumerate() {
@@ -201,10 +215,9 @@ unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
             for k in 0..BLOCK {
                 let row = L::load(weights.as_ptr().add(k * BLOCK + half));
                 for (i, a) in acc.iter_mut().enumerate() {
-                    let x = *x.values.add((t + i) * x.width + kb * BLOCK + k);
-                    *a = a.add(row.mul(L::splat(scales[k] * x)));
+                    *a = a.add(row.mul(L::splat(factors[i][k])));
                     if C::AFFINE {
-                        *a = a.add(L::splat(mins[k] * x));
+                        *a = a.add(L::splat(minima[i][k]));
                     }
                 }
             }

@@ -91,6 +91,8 @@ macro_rules! lanewise {
 
 // SAFETY: needs AVX-512 F, BW and VL.
 unsafe impl Lanes for Avx512Lanes {
+    const TOGETHER: usize = 8;
+
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: AVX-512F by the trait's contract.

@@ -88,6 +88,9 @@ pub unsafe fn join_nibbles(low: *const u8, high: *const u8, half: usize) -> u128
 /// Every method may only be called where the implementation's target features are there; pointers must be
 /// valid for 16 elements (no alignment asked).
 pub unsafe trait Lanes: Copy {
+    /// Sums that stay in registers beside what is added to them (a power of two).
+    const TOGETHER: usize = 4;
+
     /// All lanes `x`.
     ///
     /// # Safety

@@ -22,6 +22,8 @@ macro_rules! lanewise {
 
 // SAFETY: needs no target feature.
 unsafe impl Lanes for ScalarLanes {
+    const TOGETHER: usize = 1;
+
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         ScalarLanes([x; LANES])

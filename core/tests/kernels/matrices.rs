@@ -361,7 +361,7 @@ fn products_by_input() {
     for g in lines(Layout::ColumnLines) {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
-        let mut rows = Rows::new(g.input_width(), 9, &mut random);
+        let mut rows = Rows::new(g.input_width(), 13, &mut random);
         let outputs = g.output_width();
         let dense = |k: &Kernels, rows: &Rows, t: usize, n: usize| {
             let mut out = vec![0.0; n * outputs];
@@ -372,13 +372,13 @@ fn products_by_input() {
             out
         };
         let all: Vec<u32> = (0..g.units() as u32).collect();
-        let full = dense(sets[0], &rows, 0, 9);
-        for t in [0, 8] {
+        let full = dense(sets[0], &rows, 0, 13);
+        for t in [0, 12] {
             let want: Vec<_> = (0..outputs).map(|r| reference(&m, r, &rows, t, 0..g.k_blocks)).collect();
             report.near(|| describe(sets[0], "gemm_inputs", &g), &full[t * outputs..(t + 1) * outputs], &want);
         }
         for k in &sets {
-            report.same(|| describe(k, "gemm_inputs", &g), &dense(k, &rows, 0, 9), &full);
+            report.same(|| describe(k, "gemm_inputs", &g), &dense(k, &rows, 0, 13), &full);
             let mut y = vec![0.0; outputs];
             k.gemv_inputs(&m, &all, 0, &rows.input(&g), &mut y);
             report.same(|| describe(k, "gemv_inputs, all", &g), &y, &full[..outputs]);
