@@ -18,7 +18,7 @@ impl<'m> Lists<'m> {
     }
 
     fn get(&self, layer: usize) -> Option<&[u32]> {
-        let n = self.counts[layer] as usize;
+        let n = *self.counts.get(layer)? as usize;
         (n < self.width).then(|| &self.items[layer * self.width..layer * self.width + n])
     }
 
