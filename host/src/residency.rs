@@ -160,11 +160,6 @@ impl Residency {
         })
     }
 
-    /// Bytes that are held or asked for.
-    pub fn held_bytes(&self) -> usize {
-        self.held.iter().filter(|held| **held).count() * PAGE
-    }
-
     /// A stage is about to be read: gives back what lies behind, asks for what lies ahead.
     pub fn stage(&mut self, stage: usize, active: Option<&ActiveSet>) {
         if stage >= self.stages.len() {
@@ -265,7 +260,7 @@ impl Residency {
         }
     }
 
-    /// Whether there was something to send.
+    /// Sends a request for pages; says whether there were any.
     fn send(&mut self, pages: Pages, request: fn(Vec<Range<usize>>) -> Request) -> bool {
         let runs = pages.0.into_iter().map(|run| run.start * PAGE..run.end * PAGE).collect::<Vec<_>>();
         // A reader that is gone makes reading slower, not wrong.
@@ -324,9 +319,10 @@ fn serve(mapping: &Mmap, file: &File, request: Request) {
 /// Takes pages out of the system's cache too, where it can be asked to: those that are not mapped any more.
 fn forget(file: &File, bytes: Range<usize>) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: the file is open.
-    unsafe {
-        libc::posix_fadvise(file.as_raw_fd(), bytes.start as i64, bytes.len() as i64, libc::POSIX_FADV_DONTNEED);
+    {
+        let (at, len) = (bytes.start as libc::off_t, bytes.len() as libc::off_t);
+        // SAFETY: the file is open.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), at, len, libc::POSIX_FADV_DONTNEED) };
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (file, bytes);
