@@ -7,7 +7,8 @@
 
 The learning rate follows the clock, not the steps: a run ends on time on whatever machine it gets. Matrices between
 layers learn by Muon, all else by AdamW. The penalty asks for few active neurons: the mean of the activations after ReLU
-over their root mean square, which weights that shrink cannot please.
+over their root mean square, which weights that shrink cannot please. It goes on working after the loss has settled: a
+weight of 1 left some layers 0.4 % active after 700,000 tokens, and a third of a layer's neurons without any use.
 """
 
 import argparse
