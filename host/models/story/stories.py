@@ -88,7 +88,8 @@ def cast(rng):
     known = {"C": rng.choice(w.COLORS), "P": rng.choice(w.SPOTS), "A": rng.choice(w.SMALL), "E": rng.choice(w.SNACKS)}
     known["e"] = known["E"].split(" of ")[-1]
     known["t"] = rng.choice(w.TOYS)
-    known["T"] = rng.choice([rng.choice(w.COLORS), rng.choice(w.COLORS), "little", "big", "new", "old", "wooden"]) + " " + known["t"]
+    color = rng.choice(w.COLORS)
+    known["T"] = rng.choice([color, color, "little", "big", "new", "old", "wooden"]) + " " + known["t"]
     animals = rng.random() < .4
     names = rng.sample(w.PETS, 2) if animals else None
     kinds = rng.sample(w.HEROES, 2)
@@ -150,7 +151,8 @@ def story(plot, rng):
         told.append(" ".join(expand(line, known, rng) for line in [rng.choice(OPENINGS)] + more))
     if topic == "scenes":  # a day: how it begins, any things that happen, how it ends
         topic = "about a day"
-        lines = lines[:1] + rng.sample(lines[1:-2], rng.choice((3, 4, 5))) + rng.choice((lines[-2:-1], lines[-1:], lines[-2:]))
+        ends = rng.choice((lines[-2:-1], lines[-1:], lines[-2:]))
+        lines = lines[:1] + rng.sample(lines[1:-2], rng.choice((3, 4, 5))) + ends
     told += [expand(line, known, rng) for line in lines]
     text = "\n".join(line for line in told if line)
     if rng.random() < .5:
