@@ -101,12 +101,16 @@ pub(super) unsafe fn attend<L: Lanes, E: Element>(a: &Attend, out: *mut f32) {
             attend_queries::<L, E, 4>(a, i, out);
             i += 4;
         }
-        // What is left in one pass over the cache too: it costs more than the queries.
+        // What is left in one pass over the cache too, where sums stay in registers: else it is not worth the code.
         match queries - i {
-            3 => attend_queries::<L, E, 3>(a, i, out),
-            2 => attend_queries::<L, E, 2>(a, i, out),
-            1 => attend_queries::<L, E, 1>(a, i, out),
-            _ => {}
+            3 if L::TOGETHER > 2 => attend_queries::<L, E, 3>(a, i, out),
+            2 if L::TOGETHER > 1 => attend_queries::<L, E, 2>(a, i, out),
+            _ => {
+                while i < queries {
+                    attend_queries::<L, E, 1>(a, i, out);
+                    i += 1;
+                }
+            }
         }
     }
 }
