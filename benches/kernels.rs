@@ -1,7 +1,10 @@
-//! The matrix kernels, one row for each shape, format and instruction set: `gemv/q4_0/avx512`.
+//! The matrix kernels, one row for each shape, format and instruction set: `gemv/q4_0/avx512`, where lines are skipped
+//! also for each density: `rows8/0.3/q4_0/avx512`.
 //!
 //! One thread. The weights of each call come from a random page of a region much larger than the caches, on
 //! pages of 4 KiB as those of a mapped image: a decode never finds its weights in the cache either.
+
+mod lines;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -163,10 +166,16 @@ impl Bench {
         });
     }
 
-    /// A group of rows: one shape, every format on every instruction set.
-    fn group(&self, c: &mut Criterion, shape: &str, run: impl Fn(&mut BenchmarkGroup<WallTime>, &str, Row)) {
+    /// A group of rows: one shape, these formats on every instruction set.
+    fn group(
+        &self,
+        c: &mut Criterion,
+        shape: &str,
+        formats: &[Format],
+        run: impl Fn(&mut BenchmarkGroup<WallTime>, &str, Row),
+    ) {
         let mut group = c.benchmark_group(shape);
-        for format in Format::ALL {
+        for format in formats.iter().copied() {
             for isa in isas() {
                 let row = Row { kernels: kernels(isa), format };
                 run(&mut group, &format!("{}/{}", format.name(), isa.name()), row);
@@ -189,10 +198,11 @@ fn main() {
         .measurement_time(Duration::from_millis(400))
         .configure_from_args();
     let bench = Bench { weights: weights(), inputs: Inputs::new(Kernels::best(cpu())) };
-    bench.group(&mut c, "gemv", |g, name, row| bench.gemv(g, name, row));
-    bench.group(&mut c, "gemv_columns", |g, name, row| bench.gemv_columns(g, name, row));
+    bench.group(&mut c, "gemv", &Format::ALL, |g, name, row| bench.gemv(g, name, row));
+    bench.group(&mut c, "gemv_columns", &Format::ALL, |g, name, row| bench.gemv_columns(g, name, row));
     for tokens in [16, TOKENS] {
-        bench.group(&mut c, &format!("gemm{tokens}"), |g, name, row| bench.gemm(g, name, row, tokens));
+        bench.group(&mut c, &format!("gemm{tokens}"), &Format::ALL, |g, name, row| bench.gemm(g, name, row, tokens));
     }
+    bench.lines(&mut c);
     c.final_summary();
 }

@@ -5,7 +5,8 @@
 use super::codes::{Affine4Codes, Int8Codes, Table4Codes};
 use super::inputs::{Chosen, InputDot};
 use super::matmul::TileDot;
-use crate::format::Format;
+use crate::format::{BLOCK, Format};
+use crate::simd::LANES;
 use crate::simd::avx512::Avx512Lanes;
 use core::arch::x86_64::*;
 
@@ -115,74 +116,187 @@ vnni_dot!(
     |tile, _table| nibbles(tile.add(64))
 );
 
-/// Unsigned codes of 64 outputs.
-trait Spread {
+/// Codes of four inputs as they lie in a register of each: a quarter of it is 16 bytes of a line.
+trait Zipped {
+    /// Blocks of outputs in a register.
+    const BLOCKS: usize;
+    /// Whether codes are shifted by 128.
+    const SHIFTED: bool;
+
+    /// The unsigned codes in a register of zipped bytes: those of low and of high halves, if a byte has two.
+    ///
     /// # Safety
-    /// The codes must be at `p`; AVX-512 F and BW must be there.
-    unsafe fn spread(p: *const u8, lut: __m512i) -> __m512i;
+    /// AVX-512 F and BW must be there.
+    unsafe fn codes(bytes: __m512i, lut: __m512i) -> [__m512i; 2];
 }
 
-/// Dot products of 64 outputs with the chosen inputs, four inputs at a time: their codes are zipped to quads.
+/// The work of a strip: the lines of `Q` quads of inputs, from their first byte there to their last.
+struct Strip<'a> {
+    lines: &'a [*const u8],
+    later: &'a [*const u8],
+    quants: &'a [i32],
+    skip: usize,
+    /// Blocks of outputs.
+    n: usize,
+    lut: __m512i,
+    /// What the first quads' sums begin with; later ones begin with what is in memory.
+    start: Option<__m512i>,
+    /// Whether these are the last ones: what is left in memory are floats in the order of the outputs.
+    last: bool,
+}
+
+/// Adds `Q` quads, four inputs at a time: their bytes are zipped.
 ///
 /// # Safety
-/// There must be codes at `skip` bytes behind each line's start; AVX-512 F, BW and VNNI must be there.
+/// As [`InputDot::dots`], with `4 * Q` lines and `Q` quants.
 #[inline(always)]
-unsafe fn dot64<S: Spread>(chosen: &Chosen, later: &Chosen, skip: usize, start: i32, lut: __m512i) -> [__m512i; 4] {
+unsafe fn add_quads<Z: Zipped, const Q: usize>(strip: &Strip, sums: *mut f32) {
+    // SAFETY: by the contract: of every line there are as many dwords as the masks say.
+    unsafe {
+        let mut x = [_mm512_setzero_si512(); Q];
+        for (x, quad) in x.iter_mut().zip(strip.quants) {
+            *x = _mm512_set1_epi32(*quad);
+        }
+        let (lines, later) = (strip.lines.as_ptr(), strip.later.as_ptr());
+        for first in (0..strip.n).step_by(Z::BLOCKS) {
+            let here = Z::BLOCKS.min(strip.n - first);
+            let mask = ((1u32 << (here * (16 / Z::BLOCKS))) - 1) as __mmask16;
+            let (skip, at) = (strip.skip + 64 / Z::BLOCKS * first, sums.add(first * BLOCK));
+            let mut acc = [[_mm512_setzero_si512(); 4]; 2];
+            for (half, acc) in acc.iter_mut().enumerate().take(Z::BLOCKS / 2) {
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = match strip.start {
+                        Some(start) => start,
+                        None => _mm512_loadu_si512(at.add((4 * half + r) * LANES).cast()),
+                    };
+                }
+            }
+            for (q, x) in x.iter().enumerate() {
+                let mut four = [_mm512_setzero_si512(); 4];
+                for (i, v) in four.iter_mut().enumerate() {
+                    _mm_prefetch::<_MM_HINT_T0>((*later.add(4 * q + i)).wrapping_add(skip).cast());
+                    *v = _mm512_maskz_loadu_epi32(mask, (*lines.add(4 * q + i)).add(skip).cast());
+                }
+                for (r, quad) in zip(four).into_iter().enumerate() {
+                    let [low, high] = Z::codes(quad, strip.lut);
+                    acc[0][r] = _mm512_dpbusd_epi32(acc[0][r], low, *x);
+                    if Z::BLOCKS == 4 {
+                        acc[1][r] = _mm512_dpbusd_epi32(acc[1][r], high, *x);
+                    }
+                }
+            }
+            for (half, acc) in acc.iter().enumerate().take(Z::BLOCKS / 2) {
+                if strip.last {
+                    // Sixteen outputs of low or high halves of four blocks, or both halves of two.
+                    let step = if Z::BLOCKS == 4 { BLOCK } else { LANES };
+                    for (i, row) in rows(*acc).into_iter().enumerate() {
+                        _mm512_storeu_ps(at.add(half * LANES + i * step), row);
+                    }
+                } else {
+                    for (r, acc) in acc.iter().enumerate() {
+                        _mm512_storeu_si512(at.add((4 * half + r) * LANES).cast(), *acc);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of four registers, one of each together: register r has the dwords 4r..4r + 4 of every quarter.
+///
+/// # Safety
+/// AVX-512 F and BW must be there.
+#[inline(always)]
+unsafe fn zip([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
     // SAFETY: by the contract.
     unsafe {
-        let mut sums = [_mm512_set1_epi32(start); 4];
-        for quad in 0..chosen.quads {
-            let line = chosen.lines.as_ptr().add(4 * quad);
-            for i in 0..4 {
-                let soon = *later.lines.as_ptr().add(4 * quad + i);
-                _mm_prefetch::<_MM_HINT_T0>(soon.wrapping_add(skip).cast());
-            }
-            let a = S::spread((*line).add(skip), lut);
-            let b = S::spread((*line.add(1)).add(skip), lut);
-            let c = S::spread((*line.add(2)).add(skip), lut);
-            let d = S::spread((*line.add(3)).add(skip), lut);
-            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
-            let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
-            let x = _mm512_set1_epi32(*chosen.quants.as_ptr().add(quad));
-            sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_unpacklo_epi16(ab, cd), x);
-            sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_unpackhi_epi16(ab, cd), x);
-            sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_unpacklo_epi16(ef, gh), x);
-            sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_unpackhi_epi16(ef, gh), x);
-        }
-        // Quarter l of sum r has outputs 4r..4r + 4 of the codes' quarter l: quarters to rows.
-        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0xee>(sums[0], sums[1]));
-        let (ef, gh) = (_mm512_shuffle_i32x4::<0x44>(sums[2], sums[3]), _mm512_shuffle_i32x4::<0xee>(sums[2], sums[3]));
+        let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+        let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
         [
-            _mm512_shuffle_i32x4::<0x88>(ab, ef),
-            _mm512_shuffle_i32x4::<0xdd>(ab, ef),
-            _mm512_shuffle_i32x4::<0x88>(cd, gh),
-            _mm512_shuffle_i32x4::<0xdd>(cd, gh),
+            _mm512_unpacklo_epi16(ab, cd),
+            _mm512_unpackhi_epi16(ab, cd),
+            _mm512_unpacklo_epi16(ef, gh),
+            _mm512_unpackhi_epi16(ef, gh),
         ]
     }
 }
 
-/// 64 nibbles: quarters of low halves of two blocks, then of high halves.
+/// Quarter l of sum r has outputs 4r..4r + 4 of the bytes' quarter l: quarters to rows, as floats.
 ///
 /// # Safety
-/// 32 bytes at `p`; AVX-512 F must be there.
+/// AVX-512 F must be there.
 #[inline(always)]
-unsafe fn nibbles64(p: *const u8) -> __m512i {
+unsafe fn rows(sums: [__m512i; 4]) -> [__m512; 4] {
     // SAFETY: by the contract.
     unsafe {
-        let (v, low) = (_mm256_loadu_si256(p.cast()), _mm256_set1_epi8(15));
-        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_and_si256(v, low)), high)
+        let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0x44>(sums[2], sums[3]));
+        let (ef, gh) = (_mm512_shuffle_i32x4::<0xee>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0xee>(sums[2], sums[3]));
+        [
+            _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<0x88>(ab, cd)),
+            _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<0xdd>(ab, cd)),
+            _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<0x88>(ef, gh)),
+            _mm512_cvtepi32_ps(_mm512_shuffle_i32x4::<0xdd>(ef, gh)),
+        ]
+    }
+}
+
+/// The low and the high halves of bytes.
+///
+/// # Safety
+/// AVX-512 F and BW must be there.
+#[inline(always)]
+unsafe fn halves(bytes: __m512i) -> [__m512i; 2] {
+    // SAFETY: by the contract.
+    unsafe {
+        let low = _mm512_set1_epi8(15);
+        [_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low)]
+    }
+}
+
+/// Quads of inputs whose lines are read side by side.
+const SIDE_BY_SIDE: usize = 2;
+
+/// Adds all quads.
+///
+/// # Safety
+/// As [`InputDot::dots`].
+#[inline(always)]
+unsafe fn strip<Z: Zipped>(chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+    // SAFETY: by the contract.
+    unsafe {
+        let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
+        let offset = _mm512_set1_epi32(if Z::SHIFTED { chosen.offset } else { 0 });
+        for first in (0..chosen.quads).step_by(SIDE_BY_SIDE) {
+            let strip = Strip {
+                lines: &chosen.lines[4 * first..],
+                later: &chosen.later[4 * first..],
+                quants: &chosen.quants[first..],
+                skip,
+                n,
+                lut: _mm512_broadcast_i32x4(lut),
+                start: (first == 0).then_some(offset),
+                last: first + SIDE_BY_SIDE >= chosen.quads,
+            };
+            if first + 1 < chosen.quads {
+                add_quads::<Z, SIDE_BY_SIDE>(&strip, sums);
+            } else {
+                add_quads::<Z, 1>(&strip, sums);
+            }
+        }
     }
 }
 
 macro_rules! vnni_inputs {
-    ($(#[$doc:meta])* $name:ident, $codes:ty, $shifted:literal, $order:expr, |$p:ident, $lut:ident| $decode:expr) => {
+    ($(#[$doc:meta])* $name:ident, $codes:ty, $blocks:literal, $shifted:literal, |$bytes:ident, $lut:ident| $decode:expr) => {
         $(#[$doc])*
         pub(super) struct $name;
 
-        impl Spread for $name {
+        impl Zipped for $name {
+            const BLOCKS: usize = $blocks;
+            const SHIFTED: bool = $shifted;
+
             #[inline(always)]
-            unsafe fn spread($p: *const u8, $lut: __m512i) -> __m512i {
+            unsafe fn codes($bytes: __m512i, $lut: __m512i) -> [__m512i; 2] {
                 // SAFETY: by contract.
                 unsafe { $decode }
             }
@@ -194,20 +308,9 @@ macro_rules! vnni_inputs {
             type C = $codes;
 
             #[inline(always)]
-            unsafe fn dot64(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx512Lanes; 4] {
+            unsafe fn dots(chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
                 // SAFETY: by contract.
-                unsafe {
-                    let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
-                    let start = if $shifted { chosen.offset } else { 0 };
-                    let sums = dot64::<Self>(chosen, later, skip, start, _mm512_broadcast_i32x4(lut));
-                    const ORDER: [usize; 4] = $order;
-                    [
-                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[0]])),
-                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[1]])),
-                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[2]])),
-                        Avx512Lanes::from(_mm512_cvtepi32_ps(sums[ORDER[3]])),
-                    ]
-                }
+                unsafe { strip::<Self>(chosen, skip, n, table, sums) }
             }
         }
     };
@@ -217,23 +320,26 @@ vnni_inputs!(
     /// Signed bytes, shifted by flipping the sign bit.
     Int8Inputs,
     Int8Codes,
+    2,
     true,
-    [0, 1, 2, 3],
-    |p, _lut| _mm512_xor_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-128))
+    |bytes, _lut| [_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)), _mm512_setzero_si512()]
 );
 vnni_inputs!(
     /// Nibbles through a table shifted by 128.
     Table4Inputs,
     Table4Codes,
+    4,
     true,
-    [0, 2, 1, 3],
-    |p, lut| _mm512_shuffle_epi8(lut, nibbles64(p))
+    |bytes, lut| {
+        let [low, high] = halves(bytes);
+        [_mm512_shuffle_epi8(lut, low), _mm512_shuffle_epi8(lut, high)]
+    }
 );
 vnni_inputs!(
     /// Unsigned nibbles with a minimum.
     Affine4Inputs,
     Affine4Codes,
+    4,
     false,
-    [0, 2, 1, 3],
-    |p, _lut| nibbles64(p)
+    |bytes, _lut| halves(bytes)
 );

@@ -6,12 +6,13 @@
 
 use super::RawInput;
 use super::codes::{Affine4Codes, Codes, Int8Codes, Table4Codes};
-use super::matmul::block_sum;
+use super::matmul::{AHEAD, block_sum};
 use super::matrix::Lines;
 use super::tiles::Gather;
 use crate::format::{BLOCK, TILE_ROWS};
 use crate::simd::{LANES, Lanes, join_nibbles, zip};
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 /// Codes of 32 outputs in the line of an input.
@@ -67,10 +68,12 @@ impl InputCodes for Affine4Codes {
     }
 }
 
-/// The chosen inputs of a k-block, filled up to whole quads by the last one with a quant of zero.
+/// The chosen inputs of a k-block.
 pub(super) struct Chosen {
-    /// Where their codes for the first output begin.
+    /// Where their codes for the first output begin, filled up to whole quads by the last one, with a quant of zero.
     pub lines: [*const u8; BLOCK],
+    /// As many lines that are needed later: their place is known, and no processor guesses it.
+    pub later: [*const u8; BLOCK],
     /// Their quants, four in an i32 as they lie in memory.
     pub quants: [i32; BLOCK / 4],
     /// Quads.
@@ -80,25 +83,31 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
+    /// The first `n` of some inputs; `ahead` of them are the lines to be asked for.
+    ///
     /// # Safety
-    /// The lines must be there, and quants of them; 1 to 32 inputs of one k-block.
+    /// The lines must be there, and quants of them; `n` is 1 to 32, of one k-block.
     #[inline(always)]
-    unsafe fn new(lines: &Lines, inputs: &[u32], quants: *const i8) -> Chosen {
+    unsafe fn new(lines: &Lines, inputs: &[u32], n: usize, ahead: usize, quants: *const i8) -> Chosen {
         let mut bytes = [0i8; BLOCK];
-        // SAFETY: by the contract.
-        let (mut chosen, first, stride) = unsafe {
-            let (first, stride) = lines.group(k_block(inputs));
-            let last = first.add(inputs.last().map_or(0, |i| *i as usize % BLOCK) * stride);
-            let quads = inputs.len().min(BLOCK).div_ceil(4);
-            (Chosen { lines: [last; BLOCK], quants: [0; BLOCK / 4], quads, offset: 0 }, first, stride)
+        let last = inputs.len() - 1;
+        let mut chosen = Chosen {
+            lines: [core::ptr::null(); BLOCK],
+            later: [core::ptr::null(); BLOCK],
+            quants: [0; BLOCK / 4],
+            quads: n.div_ceil(4),
+            offset: 0,
         };
-        for ((line, byte), input) in chosen.lines.iter_mut().zip(&mut bytes).zip(inputs) {
-            // SAFETY: by the contract.
+        for i in 0..BLOCK.min(n.next_multiple_of(4)) {
+            // SAFETY: lines and quants of inputs, by the contract.
             unsafe {
-                *line = first.add(*input as usize % BLOCK * stride);
-                *byte = *quants.add(*input as usize);
+                chosen.lines[i] = lines.line(inputs[i.min(n - 1)] as usize);
+                chosen.later[i] = lines.line(inputs[(i + ahead).min(last)] as usize);
+                if i < n {
+                    bytes[i] = *quants.add(inputs[i] as usize);
+                }
             }
-            chosen.offset -= 128 * i32::from(*byte);
+            chosen.offset -= 128 * i32::from(bytes[i]);
         }
         for (quad, four) in chosen.quants.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *quad = i32::from_le_bytes(four.map(|b| b as u8));
@@ -107,8 +116,14 @@ impl Chosen {
     }
 }
 
-/// Exact dot products of the chosen inputs; the same part of what is needed `later` is asked for meanwhile: its
-/// place is known, and no processor guesses it.
+/// Blocks of outputs whose sums are held on the stack at once: lines are read in long runs, which is what memory is fast
+/// at, but a small machine's stack is small.
+pub(super) const STRIP: usize = if cfg!(target_pointer_width = "64") { 64 } else { 16 };
+
+/// The sums of a strip.
+pub(super) type Sums = [f32; STRIP * BLOCK];
+
+/// Exact dot products of the chosen inputs; what is needed later is asked for meanwhile.
 ///
 /// # Safety
 /// Methods may only be called where the implementation's target features are there, with codes for the outputs
@@ -124,13 +139,13 @@ pub(super) unsafe trait InputDot {
     /// # Safety
     /// See the trait.
     #[inline(always)]
-    unsafe fn dot32(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+    unsafe fn dot32(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // SAFETY: by the contract.
         unsafe {
             // Sums of at most 32 products of 7-bit numbers are exact in f32.
             let mut sums = [Self::L::splat(0.0); 2];
             for i in 0..(4 * chosen.quads).min(BLOCK) {
-                Self::L::prefetch(later.lines[i].wrapping_add(skip));
+                Self::L::prefetch(chosen.later[i].wrapping_add(skip));
                 let [a, b] = Self::C::read::<Self::L>(chosen.lines[i].add(skip), table);
                 let x = Self::L::splat(f32::from(chosen.quants[i / 4].to_le_bytes()[i % 4] as i8));
                 sums = [sums[0].add(a.mul(x)), sums[1].add(b.mul(x))];
@@ -139,17 +154,19 @@ pub(super) unsafe trait InputDot {
         }
     }
 
-    /// Of 64 outputs.
+    /// Of `n` blocks of 32 outputs, at most a strip: to `sums`.
     ///
     /// # Safety
-    /// See the trait.
+    /// See the trait; `sums` must be valid for a strip's.
     #[inline(always)]
-    unsafe fn dot64(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 4] {
-        // SAFETY: by the contract.
-        unsafe {
-            let [a, b] = Self::dot32(chosen, later, skip, table);
-            let [c, d] = Self::dot32(chosen, later, skip + Self::C::BYTES, table);
-            [a, b, c, d]
+    unsafe fn dots(chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+        for b in 0..n {
+            // SAFETY: by the contract.
+            unsafe {
+                let [low, high] = Self::dot32(chosen, skip + b * Self::C::BYTES, table);
+                low.store(sums.add(b * BLOCK));
+                high.store(sums.add(b * BLOCK + LANES));
+            }
         }
     }
 }
@@ -178,44 +195,31 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
     blocks: Range<usize>,
     y: *mut f32,
 ) {
-    let (mut inputs, mut rest) = first_block(active);
-    if inputs.is_empty() {
-        return;
-    }
-    // SAFETY: by the contract; `inputs` is never empty.
-    unsafe {
-        let mut chosen = Chosen::new(lines, inputs, x.quants);
-        loop {
-            let kb = k_block(inputs);
-            let (next, behind) = first_block(rest);
-            let last = next.is_empty();
-            let next = if last { inputs } else { next };
-            let later = Chosen::new(lines, next, x.quants);
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let sums = sums.as_mut_ptr().cast::<f32>();
+    let ahead = (AHEAD / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 2);
+    let mut rest = active;
+    while !rest.is_empty() {
+        let kb = k_block(rest);
+        let n = rest.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
+        // SAFETY: by the contract; sums are written before they are read.
+        unsafe {
+            let chosen = Chosen::new(lines, rest, n, ahead, x.quants);
+            rest = &rest[n..];
             let shared = lines.shared(kb).cast::<u16>();
-            let soon = lines.shared(k_block(next)).cast::<u16>();
+            let soon = lines.shared(k_block(rest)).cast::<u16>();
             let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, soon, outputs };
-            let mut b = blocks.start;
-            while b + 2 <= blocks.end {
-                let dots = D::dot64(&chosen, &later, b * D::C::BYTES, table);
-                add.to::<D::L, 4>(D::C::AFFINE, &dots, b * BLOCK, y.add((b - blocks.start) * BLOCK));
-                b += 2;
+            for first in blocks.clone().step_by(STRIP) {
+                let n = STRIP.min(blocks.end - first);
+                D::dots(&chosen, first * D::C::BYTES, n, table, sums);
+                for b in 0..n {
+                    let dots = sums.add(b * BLOCK);
+                    let dots = [D::L::load(dots), D::L::load(dots.add(LANES))];
+                    add.to::<D::L>(D::C::AFFINE, &dots, (first + b) * BLOCK, y.add((first + b - blocks.start) * BLOCK));
+                }
             }
-            if b < blocks.end {
-                let dots = D::dot32(&chosen, &later, b * D::C::BYTES, table);
-                add.to::<D::L, 2>(D::C::AFFINE, &dots, b * BLOCK, y.add((b - blocks.start) * BLOCK));
-            }
-            if last {
-                return;
-            }
-            (inputs, chosen, rest) = (next, later, behind);
         }
     }
-}
-
-/// The inputs of the first one's k-block, and the others.
-fn first_block(inputs: &[u32]) -> (&[u32], &[u32]) {
-    let n = inputs.iter().take_while(|i| **i as usize / BLOCK == k_block(inputs)).count();
-    inputs.split_at_checked(n).unwrap_or((inputs, &[]))
 }
 
 /// The k-block of some of its inputs.
@@ -237,21 +241,23 @@ struct Add {
 }
 
 impl Add {
-    /// Adds to outputs `at..at + 16 * N`, which begin at `y`.
+    /// Adds to outputs `at..at + 32`, which begin at `y`.
     ///
     /// # Safety
     /// There must be scales and floats for them; `L`'s features must be there.
     #[inline(always)]
-    unsafe fn to<L: Lanes, const N: usize>(&self, affine: bool, dots: &[L; N], at: usize, y: *mut f32) {
-        for (i, dot) in dots.iter().enumerate() {
-            // SAFETY: by the contract.
-            unsafe {
+    unsafe fn to<L: Lanes>(&self, affine: bool, dots: &[L; 2], at: usize, y: *mut f32) {
+        // SAFETY: by the contract.
+        unsafe {
+            L::prefetch(self.soon.wrapping_add(at).cast());
+            if affine {
+                L::prefetch(self.soon.wrapping_add(self.outputs + at).cast());
+            }
+            for (i, dot) in dots.iter().enumerate() {
                 let at = at + i * LANES;
-                L::prefetch(self.soon.wrapping_add(at).cast());
                 let (y, scale) = (y.add(i * LANES), L::load_f16(self.shared.add(at)));
                 let mut sum = L::load(y).add(dot.mul(scale.mul(L::splat(self.scale))));
                 if affine {
-                    L::prefetch(self.soon.wrapping_add(self.outputs + at).cast());
                     let min = L::load_f16(self.shared.add(self.outputs + at));
                     sum = sum.add(min.mul(L::splat(self.scale * self.sum)));
                 }

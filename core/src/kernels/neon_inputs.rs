@@ -81,10 +81,10 @@ unsafe impl Spread for Affine4Codes {
 /// # Safety
 /// NEON must be there.
 #[inline(always)]
-unsafe fn ask(later: &Chosen, quad: usize, skip: usize) {
+unsafe fn ask(chosen: &Chosen, quad: usize, skip: usize) {
     for i in 0..4 {
         // SAFETY: a hint, whatever the address; quads are below 8.
-        unsafe { NeonLanes::prefetch((*later.lines.as_ptr().add(4 * quad + i)).wrapping_add(skip)) };
+        unsafe { NeonLanes::prefetch((*chosen.later.as_ptr().add(4 * quad + i)).wrapping_add(skip)) };
     }
 }
 
@@ -111,13 +111,13 @@ unsafe impl<C: Spread> InputDot for Dot<C> {
     type C = C;
 
     #[inline(always)]
-    unsafe fn dot32(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [NeonLanes; 2] {
+    unsafe fn dot32(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [NeonLanes; 2] {
         // SAFETY: by the contract; quads are at most 8.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
             for quad in 0..chosen.quads {
-                ask(later, quad, skip);
+                ask(chosen, quad, skip);
                 let x = vreinterpretq_s8_s32(vdupq_n_s32(*chosen.quants.as_ptr().add(quad)));
                 let lines = chosen.lines.as_ptr().add(4 * quad);
                 for part in 0..C::PARTS {
@@ -163,13 +163,13 @@ unsafe impl<C: Spread> InputDot for Plain<C> {
     type C = C;
 
     #[inline(always)]
-    unsafe fn dot32(chosen: &Chosen, later: &Chosen, skip: usize, table: &[i8; 16]) -> [NeonLanes; 2] {
+    unsafe fn dot32(chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [NeonLanes; 2] {
         // SAFETY: by the contract; quads are at most 8.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
             for quad in 0..chosen.quads {
-                ask(later, quad, skip);
+                ask(chosen, quad, skip);
                 for two in [0, 2] {
                     let lines = chosen.lines.as_ptr().add(4 * quad + two);
                     let quants = chosen.quants.as_ptr().cast::<i8>().add(4 * quad + two);

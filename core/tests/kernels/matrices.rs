@@ -422,7 +422,8 @@ fn codes_by_input() {
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(8));
     let codes = [None, None, Some(0x80), Some(0x7f), Some(0x00), Some(0xff), Some(0xf0), Some(0x0f)];
     for format in Format::ALL.into_iter().filter(|f| f.takes_int8()) {
-        for (panels, k_blocks, code) in [(2, 1), (4, 3), (6, 2)].into_iter().flat_map(|(p, k)| codes.map(|c| (p, k, c)))
+        for (panels, k_blocks, code) in
+            [(2, 1), (4, 3), (6, 2), (12, 2), (134, 1)].into_iter().flat_map(|(p, k)| codes.map(|c| (p, k, c)))
         {
             let mut g = Geometry {
                 format,
