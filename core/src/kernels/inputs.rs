@@ -197,7 +197,7 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
 ) {
     let mut sums = MaybeUninit::<Sums>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
-    let ahead = (AHEAD / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 2);
+    let ahead = (AHEAD / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 4);
     let mut rest = active;
     while !rest.is_empty() {
         let kb = k_block(rest);
