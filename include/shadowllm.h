@@ -208,7 +208,8 @@ typedef struct sllm_session_options {
     uint32_t dense_only; /* 1 leaves out the room for skipping: sparsity can then not be set */
     uint32_t threads;    /* tasks at a time; 0: one a core for sllm_session_new, else 1 */
     uint32_t cores;      /* SLLM_CORES_...; for the library's own threads */
-    uint32_t reserved;   /* 0 */
+    uint32_t memory_budget; /* MB of the weights to keep in memory, the rest is read from the model's file for each token;
+                               0: the system decides. For sllm_session_new without parallel_for; on Unix */
     sllm_parallel_for_fn parallel_for; /* your threads; NULL: the library's, or where it has none the calling one */
     void *parallel_for_user;
     sllm_clock_fn clock; /* for statistics; NULL: the system's, or where there is none no times */

@@ -3,6 +3,8 @@
 use crate::structs::{sllm_clock_fn, sllm_parallel_for_fn};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[cfg(feature = "std")]
+use shadowllm_core::sparsity::ActiveSet;
 use shadowllm_core::{Executor, Serial};
 
 /// A session's executor.
@@ -97,6 +99,13 @@ unsafe impl Executor for Exec {
 
     fn nanoseconds(&self) -> u64 {
         self.clock.nanoseconds()
+    }
+
+    #[cfg(feature = "std")]
+    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
+        if let Threads::Own(pool, _) = &self.threads {
+            pool.layer(layer, active);
+        }
     }
 
     fn pass(&self, forward: &mut dyn FnMut()) {

@@ -276,20 +276,36 @@ pub unsafe extern "C" fn sllm_model_open_memory(
 }
 
 /// The embedder's threads, or the library's.
-fn exec(o: &sllm_session_options) -> Result<Exec> {
+fn exec(model: &sllm_model, o: &sllm_session_options) -> Result<Exec> {
     if o.parallel_for.is_some() {
         return exec_without_threads(o);
     }
     let cores = if o.cores == 0 { Cores::fastest() } else { Cores::all() };
     let threads = if o.threads == 0 { cores.threads() } else { o.threads as usize };
     let pool = Pool::on(threads, &cores).map_err(|e| Failure::Text(SLLM_STATUS_OUT_OF_MEMORY, e.to_string()))?;
+    let pool = within(pool, model, o.memory_budget)?;
     Ok(Exec::new(Threads::Own(pool, cores), Clock::new(o.clock, o.clock_user)))
+}
+
+/// The pool, which keeps no more of the model in memory than so many MB; 0 is no limit.
+fn within(pool: Pool, model: &sllm_model, budget: u32) -> Result<Pool> {
+    if budget == 0 {
+        return Ok(pool);
+    }
+    #[cfg(unix)]
+    if let Some(loaded) = &model.loaded {
+        return Ok(pool.within((budget as usize).saturating_mul(1_000_000), loaded)?);
+    }
+    Err(Failure::Said(
+        crate::status::SLLM_STATUS_UNSUPPORTED,
+        "a memory_budget needs a model that sllm_model_open mapped, on Unix",
+    ))
 }
 
 /// A session in memory of its own.
 fn session(model: &sllm_model, options: &sllm_session_options) -> Result<*mut sllm_session> {
     let (size, _) = bytes(&model.model, options)?;
-    let exec = exec(options)?;
+    let exec = exec(model, options)?;
     let memory = take(size)?;
     // SAFETY: fresh memory of that size, freed with the session.
     unsafe { begin(model, options, exec, (memory.cast(), size), size) }.inspect_err(|_| {

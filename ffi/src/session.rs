@@ -55,7 +55,7 @@ pub const DEFAULTS: sllm_session_options = sllm_session_options {
     dense_only: 0,
     threads: 0,
     cores: 0,
-    reserved: 0,
+    memory_budget: 0,
     parallel_for: None,
     parallel_for_user: core::ptr::null_mut(),
     clock: None,
@@ -68,8 +68,8 @@ fn bad<T>(message: &'static str) -> Result<T> {
 
 /// The engine's options for these.
 fn engine_options(model: &Model, o: &sllm_session_options) -> Result<SessionOptions> {
-    if o.reserved != 0 || o.dense_only > 1 || o.cores > 1 {
-        return bad("a session option is out of its range (dense_only, cores: 0 or 1; reserved: 0)");
+    if o.dense_only > 1 || o.cores > 1 {
+        return bad("a session option is out of its range (dense_only, cores: 0 or 1)");
     }
     if o.threads > MOST_THREADS {
         return bad("threads must be at most 512, best the number of cores");
@@ -96,6 +96,9 @@ pub fn bytes(model: &Model, o: &sllm_session_options) -> Result<(usize, usize)> 
 
 /// The embedder's threads or the calling one.
 pub fn exec_without_threads(o: &sllm_session_options) -> Result<Exec> {
+    if o.memory_budget != 0 {
+        return bad("a memory_budget takes sllm_session_new, and no parallel_for");
+    }
     let threads = match ParallelFor::new(o.parallel_for, o.parallel_for_user, o.threads as usize) {
         Some(theirs) => Threads::Theirs(theirs),
         None if o.threads > 1 => return bad("several threads take sllm_session_new, or a parallel_for"),

@@ -86,7 +86,7 @@ structs! {
         dense_only: u32,
         threads: u32,
         cores: u32,
-        reserved: u32,
+        memory_budget: u32,
         parallel_for: sllm_parallel_for_fn,
         parallel_for_user: *mut c_void,
         clock: sllm_clock_fn,

@@ -108,9 +108,15 @@ impl Residency {
     /// For a model in a file, of whose weights at most `budget` bytes are to be in memory.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a budget that is less than three layers; for a model that is no file.
+    /// [`Error::Usage`] for a budget that is less than three layers, or a model that is no file.
     pub fn new(model: &LoadedModel, budget: usize) -> Result<Self> {
         let path = model.path();
+        let Some(mapping) = model.mapping() else {
+            return Err(Error::Usage(format!(
+                "{} is in memory as a whole, so a memory budget has nothing to give back: open it as a file",
+                path.display()
+            )));
+        };
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let stages = stages(model);
         let sizes: Vec<usize> = stages.iter().map(|s| s.pages.len()).collect();
@@ -121,9 +127,6 @@ impl Residency {
                 path.display(),
                 (under_way * PAGE).div_ceil(1_000_000)
             )));
-        };
-        let Some(mapping) = model.mapping() else {
-            return Err(Error::file(path, "is in memory as a whole, so a memory budget has nothing to give back"));
         };
         let pages = mapping.len().div_ceil(PAGE);
         let (sender, requests) = channel();

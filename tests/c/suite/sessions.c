@@ -22,13 +22,45 @@ static void options_out_of_range(void) {
     REFUSED(dense_only, 2);
     REFUSED(threads, 513);
     REFUSED(cores, 2);
-    REFUSED(reserved, 1);
     REFUSED(struct_size, 3);
 #undef REFUSED
     options = good;
     options.context = UINT32_MAX;
     INVALID(sllm_session_size(model, &options, &size));
     CHECK(size == 7 && session == NULL);
+}
+
+static void one_by_one(void *user, uint32_t tasks, sllm_task_fn task, void *data) {
+    uint32_t i;
+    (void)user;
+    for (i = 0; i < tasks; i++) task(data, i);
+}
+
+/* With a limit on what stays in memory the tokens are the same; what cannot be limited is refused. */
+static void budgets(void) {
+    static const uint32_t prompt[] = {3, 1, 2};
+    uint32_t whole[6], within[6];
+    sllm_session_options options = {0};
+    sllm_session *session = short_session(32, 2);
+    sllm_model *mapped = NULL, *given = NULL;
+    decode_greedily(session, prompt, 3, whole, 6);
+    OK(sllm_session_free(&session));
+    options.struct_size = sizeof options;
+    options.context = 32;
+    options.memory_budget = (uint32_t)(info.image_bytes / 1000000) + 1;
+    OK(sllm_model_open(model_path, NULL, &mapped));
+    OK(sllm_session_new(mapped, &options, &session));
+    decode_greedily(session, prompt, 3, within, 6);
+    CHECK(memcmp(whole, within, sizeof whole) == 0);
+    OK(sllm_session_free(&session));
+    options.parallel_for = one_by_one;
+    INVALID(sllm_session_new(mapped, &options, &session));
+    options.parallel_for = NULL;
+    OK(sllm_model_open_memory(image, image_size, NULL, &given));
+    INVALID(sllm_session_new(given, &options, &session));
+    CHECK(session == NULL);
+    OK(sllm_model_free(&given));
+    OK(sllm_model_free(&mapped));
 }
 
 static void wrong_order(void) {
@@ -139,6 +171,7 @@ static void samplers(void) {
 
 void test_sessions(void) {
     options_out_of_range();
+    budgets();
     wrong_order();
     wrong_handles();
     overflow();
