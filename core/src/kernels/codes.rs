@@ -20,6 +20,19 @@ pub(super) trait Codes: Copy {
     /// There must be [`Codes::BYTES`]; `L`'s features must be there.
     unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2];
 
+    /// [`Codes::read`], times `factor`, the same in all lanes.
+    ///
+    /// # Safety
+    /// As [`Codes::read`].
+    #[inline(always)]
+    unsafe fn times<L: Lanes>(codes: *const u8, table: &[i8; 16], factor: L) -> [L; 2] {
+        // SAFETY: by the contract.
+        unsafe {
+            let [a, b] = Self::read::<L>(codes, table);
+            [a.mul(factor), b.mul(factor)]
+        }
+    }
+
     /// Writes `n` blocks of 16 rows as the codes of `n` tiles: those of the first at `out`, each `tile` bytes behind
     /// the one before.
     ///
@@ -113,7 +126,17 @@ impl Codes for Table4Codes {
         let (low, high) = unsafe { L::lookup(codes, table) };
         [low, high]
     }
+
+    #[inline(always)]
+    unsafe fn times<L: Lanes>(codes: *const u8, table: &[i8; 16], factor: L) -> [L; 2] {
+        // SAFETY: by the contract.
+        let (low, high) = unsafe { L::lookup_times(codes, table, factor) };
+        [low, high]
+    }
 }
+
+/// Nibbles that stand for themselves.
+const UNSIGNED: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Unsigned nibbles with a minimum.
 #[derive(Clone, Copy)]
@@ -123,9 +146,15 @@ impl Codes for Affine4Codes {
 
     #[inline(always)]
     unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup(codes, &CODES) };
+        let (low, high) = unsafe { L::lookup(codes, &UNSIGNED) };
+        [low, high]
+    }
+
+    #[inline(always)]
+    unsafe fn times<L: Lanes>(codes: *const u8, _table: &[i8; 16], factor: L) -> [L; 2] {
+        // SAFETY: by the contract.
+        let (low, high) = unsafe { L::lookup_times(codes, &UNSIGNED, factor) };
         [low, high]
     }
 }

@@ -111,9 +111,9 @@ unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
                     if C::BYTES >= 64 || b % (64 / C::BYTES).max(1) == 0 {
                         L::prefetch(next[i].add(codes));
                     }
-                    let [a, c] = C::read::<L>(line[i].add(codes), table);
                     let factor = if C::SHARED > 0 { L::splat(scales[i][b]) } else { factors[i] };
-                    (low, high) = (low.add(a.mul(factor)), high.add(c.mul(factor)));
+                    let [a, c] = C::times::<L>(line[i].add(codes), table, factor);
+                    (low, high) = (low.add(a), high.add(c));
                     if C::AFFINE {
                         let min = L::splat(mins[i][b]);
                         (low, high) = (low.add(min), high.add(min));

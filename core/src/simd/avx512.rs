@@ -14,6 +14,21 @@ impl From<__m512> for Avx512Lanes {
     }
 }
 
+/// What the low and the high halves of 16 bytes name.
+///
+/// # Safety
+/// There must be 16 bytes at `p`; AVX-512 F must be there.
+#[inline(always)]
+unsafe fn permute(p: *const u8, table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes) {
+    // SAFETY: by the contract.
+    unsafe {
+        // The permutation looks at the lowest four bits only: nothing is masked.
+        let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        let high = _mm512_srli_epi32::<4>(codes);
+        (Avx512Lanes(_mm512_permutexvar_ps(codes, table.0)), Avx512Lanes(_mm512_permutexvar_ps(high, table.0)))
+    }
+}
+
 /// Dwords 0, 1, 2, 3 of 16 runs of bytes, each dword's in a register.
 ///
 /// # Safety
@@ -120,13 +135,14 @@ unsafe impl Lanes for Avx512Lanes {
     #[inline(always)]
     unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
         // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        unsafe {
-            let table = Self::load_i8(table.as_ptr()).0;
-            // The permutation looks at the lowest four bits only: nothing is masked.
-            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let high = _mm512_srli_epi32::<4>(codes);
-            (Avx512Lanes(_mm512_permutexvar_ps(codes, table)), Avx512Lanes(_mm512_permutexvar_ps(high, table)))
-        }
+        unsafe { permute(p, Self::load_i8(table.as_ptr())) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup_times(p: *const u8, table: &[i8; 16], factor: Self) -> (Self, Self) {
+        // SAFETY: 16 elements and AVX-512F by the trait's contract. The product is that of the code, made for all
+        // codes at once.
+        unsafe { permute(p, Self::load_i8(table.as_ptr()).mul(factor)) }
     }
 
     #[inline(always)]

@@ -116,6 +116,18 @@ pub unsafe trait Lanes: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn lookup(p: *const u8, table: &[i8; LANES]) -> (Self, Self);
+    /// [`Lanes::lookup`], times `factor`, the same in all lanes.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn lookup_times(p: *const u8, table: &[i8; LANES], factor: Self) -> (Self, Self) {
+        // SAFETY: by the contract.
+        unsafe {
+            let (low, high) = Self::lookup(p, table);
+            (low.mul(factor), high.mul(factor))
+        }
+    }
     /// All lanes the one f16 at `p`.
     ///
     /// # Safety
