@@ -36,7 +36,7 @@ CONFIG = {
     "attention_dropout": 0.0, "layerdrop": 0.0, "init_std": 0.02, "bos_token_id": 1, "eos_token_id": 1,
     "pad_token_id": 0, "use_cache": True, "dtype": "float16",
 }
-CHAT = ("{% for message in messages %}{% if message['role'] == 'assistant' %} {{ message['content'] }}"
+CHAT = ("{% for message in messages %}{% if message['role'] == 'assistant' %} {{ message['content'] | trim }}"
         "{% elif message['role'] == 'user' %}</s>Question: {{ message['content'] }}\nAnswer:{% endif %}{% endfor %}")
 
 
