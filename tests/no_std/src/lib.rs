@@ -8,25 +8,29 @@ use core::mem::MaybeUninit;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Image, Kernels, KvFormat, Model, Serial, Session, SessionOptions};
 
-/// The model that ships with the program, at an address that its weights can be used at.
-pub static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../host/models/brown-opt.sllm"));
+const FILE: &[u8] = include_bytes!("../../../host/models/story.sllm");
+
+/// The model that ships with the program, at an address that its weights can be used at. Boards have a place for it.
+#[cfg_attr(target_os = "none", unsafe(link_section = ".image"))]
+pub static IMAGE: Aligned<[u8; FILE.len()]> = Aligned(*include_bytes!("../../../host/models/story.sllm"));
 
 /// What lies at a multiple of 64 bytes.
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
 
 /// Bytes of memory that are enough for the shipped model and these options.
-pub const MEMORY: usize = 512 * 1024;
+pub const MEMORY: usize = 768 * 1024;
 
 /// What the session is made for.
 pub const OPTIONS: SessionOptions =
     SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
 
-/// "The jury said that", "It was a bright cold day in", "The price of steel rose, and" in the shipped model's tokens.
+/// "Tell me a story about a dog.", "What color is the sky?" and "Once upon a time, there was a little girl" in the
+/// shipped model's tokens, the first two as its chat template has questions.
 pub const PROMPTS: [&[u32]; 3] = [
-    &[1, 327, 527, 1281, 602, 328],
-    &[1, 563, 340, 260, 699, 418, 642, 324, 1036, 283],
-    &[1, 327, 593, 525, 278, 333, 70, 432, 608, 315, 13, 292],
+    &[1, 335, 27, 735, 416, 260, 438, 424, 260, 632, 15, 200, 336, 27],
+    &[1, 335, 27, 404, 1718, 312, 263, 787, 32, 200, 336, 27],
+    &[1, 703, 757, 260, 482, 13, 397, 283, 260, 390, 581],
 ];
 
 /// Tokens generated from each prompt.
