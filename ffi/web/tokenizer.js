@@ -11,8 +11,12 @@ function byteCharacters() {
 
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 
+const escape = (text) => text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
+
 export class Tokenizer {
   #ids;
+  #added = new Map();
+  #parts;
   #tokens = [];
   #special = new Set();
   #ranks = new Map();
@@ -28,12 +32,27 @@ export class Tokenizer {
     }
     this.#ids = new Map(Object.entries(model.vocab));
     for (const [token, id] of this.#ids) this.#tokens[id] = token;
-    for (const { id, special } of json.added_tokens ?? []) if (special) this.#special.add(id);
+    for (const { id, content, special, ...how } of json.added_tokens ?? []) {
+      if (how.lstrip || how.rstrip || how.single_word) {
+        throw new Error(`the page does not know tokens that depend on what is around them, as ${content} does`);
+      }
+      this.#added.set(content, id);
+      this.#tokens[id] ??= content;
+      if (special) this.#special.add(id);
+    }
+    // Longer ones first.
+    const added = [...this.#added.keys()].sort((a, b) => b.length - a.length).map(escape);
+    this.#parts = new RegExp(`(${added.join("|") || "(?!)"})`);
     model.merges.forEach((pair, rank) => this.#ranks.set(Array.isArray(pair) ? pair.join(" ") : pair, rank));
   }
 
-  /** @param {string} text @returns {number[]} */
+  /** @param {string} text where special tokens may be named @returns {number[]} */
   encode(text) {
+    return text.split(this.#parts).flatMap((part, i) => (i % 2 ? this.#added.get(part) : this.#words(part)));
+  }
+
+  /** Ids of a text without special tokens. */
+  #words(text) {
     const ids = [];
     for (const [word] of text.matchAll(WORDS)) {
       const bytes = new TextEncoder().encode(word);
