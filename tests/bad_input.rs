@@ -17,18 +17,19 @@ mod sources;
 mod texts;
 
 use serde_json::Value;
+use shadowllm_core::Format;
 use shadowllm_core::image::crc32;
 use shadowllm_host::import::gguf::GgmlType;
 use shadowllm_tests::folder::Shape;
 use shadowllm_tests::gguf_file::GgufFile;
 use shadowllm_tests::program::Place;
-use shadowllm_tests::vectors;
+use shadowllm_tests::{pack_to, vectors};
 
-/// The model that ships with the program, as `brown.sllm`: it has a tokenizer, learned positions (256) and a
-/// beginning token, but no chat template.
+/// A small model, as `brown.sllm`: it has a tokenizer, learned positions (256) and a beginning token, but no chat
+/// template.
 fn brown() -> Place {
     let place = Place::new();
-    place.copy(&vectors("../../host/models/brown-opt.sllm"), "brown.sllm");
+    pack_to(&vectors("brown-opt"), Format::Q4_0, &place.path("brown.sllm"));
     place
 }
 

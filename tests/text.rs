@@ -2,11 +2,21 @@
 
 use shadowllm_host::import::Chat;
 use shadowllm_host::import::gguf::{Gguf, tokenizer_json};
+use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Message, Text, render};
 use shadowllm_tests::{smollm2, vectors};
 
 fn message(role: &str, content: &str) -> Message {
     Message { role: role.into(), content: content.into() }
+}
+
+fn brown_opt() -> Text {
+    Text::from_json(&std::fs::read_to_string(vectors("brown-opt/tokenizer.json")).unwrap()).unwrap()
+}
+
+/// The model that ships with the program.
+fn story() -> LoadedModel {
+    LoadedModel::open(&vectors("../../host/models/story.sllm"), None).unwrap()
 }
 
 /// Streams `ids` and returns the pieces; every piece is complete UTF-8 by type, so what is checked is that
@@ -39,8 +49,7 @@ fn bytes(text: &Text, ids: &[u32]) -> Vec<u8> {
 
 #[test]
 fn bytes_of_tokens_add_up_to_the_text() {
-    let json = std::fs::read_to_string(vectors("brown-opt/tokenizer.json")).unwrap();
-    let mut texts = vec![("brown-opt".to_owned(), Text::from_json(&json).unwrap())];
+    let mut texts = vec![("brown-opt".to_owned(), brown_opt()), ("story".to_owned(), Text::of(&story()).unwrap())];
     // Vocabularies of other kinds, where they are.
     let gguf = |path: &std::path::Path| {
         let parsed = Gguf::parse(&std::fs::read(path).unwrap()).unwrap();
@@ -70,8 +79,7 @@ fn bytes_of_tokens_add_up_to_the_text() {
 
 #[test]
 fn streams_are_complete_utf8_and_add_up() {
-    let json = std::fs::read_to_string(vectors("brown-opt/tokenizer.json")).unwrap();
-    let text = Text::from_json(&json).unwrap();
+    let text = brown_opt();
     SAMPLES.iter().for_each(|s| check_stream(&text, s));
     // A token stream that ends inside a character shows what it has at the end.
     let ids = text.encode("é", false).unwrap();

