@@ -6,7 +6,7 @@ use shadowllm_core::{Cpu, Error, Format, Image, Isa, Kernels, KvFormat, Model, S
 
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
-static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../host/models/brown-opt.sllm"));
+static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../host/models/story.sllm"));
 
 const OPTIONS: SessionOptions =
     SessionOptions { context: 32, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
@@ -39,8 +39,8 @@ fn logits(kernels: &'static Kernels) -> Vec<f32> {
     for (policy, density) in [(Policy::Off, 1.0), (Policy::Shadow, 0.5)] {
         session.rewind(0).unwrap();
         session.set_dial(&Dial { policy, density, ..Dial::default() }).unwrap();
-        all.extend_from_slice(session.prefill(&Serial, &[1, 327, 527, 1281, 602, 328]).unwrap());
-        all.extend_from_slice(session.decode(&Serial, 278).unwrap());
+        all.extend_from_slice(session.prefill(&Serial, &[1, 703, 757, 260, 482, 13]).unwrap());
+        all.extend_from_slice(session.decode(&Serial, 397).unwrap());
     }
     all
 }
