@@ -69,7 +69,8 @@ static int failed(int32_t status) {
 }
 
 int main(int argc, char **argv) {
-    static const uint32_t prompt[] = {3, 14, 15, 92, 65};
+    /* "Once upon a time, there was" behind the beginning token, in the vocabulary of the model that ships. */
+    static const uint32_t prompt[] = {1, 703, 757, 260, 482, 13, 397, 283};
     sllm_model *model = NULL;
     sllm_session *session = NULL;
     sllm_sampler *sampler = NULL;

@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/${CARGO_TARGET_DIR:-target}/ci/capi
 tree=$work/tree
-model=host/models/brown-opt.sllm
+story=host/models/story.sllm
+model=$work/plain.sllm
 mkdir -p "$work"
 say() { printf -- '-- %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
@@ -89,13 +90,19 @@ sizes() {
   [ -z "$needed" ] || die "the embedded library needs $needed"
 }
 
-# Models for the suite: one with a chat template, and, where there is a network, a real one.
+# Models for the suite: a calibrated one without a chat template, one with a template that is not calibrated, and, where
+# there is a network, a real one.
 models() {
   # Images of another version than this one's are made anew.
   local image
   for image in "$work"/*.sllm; do
     cargo run -q --release -- inspect "$image" > /dev/null 2>&1 || rm -f "$image"
   done
+  if ! [ -f "$model" ]; then
+    cargo run -q --release -- pack tests/vectors/brown-opt -o "$work/brown.sllm" --format q4_0 --layout mixed
+    cargo run -q --release -- calibrate "$work/brown.sllm" --text tests/vectors/brown-heldout.txt --tokens 2000 --window 64 \
+      --budget-windows 1 -o "$model"
+  fi
   if ! [ -f "$work/chat.sllm" ]; then
     rm -rf "$work/chat"
     cp -r tests/vectors/brown-opt "$work/chat"
@@ -141,7 +148,7 @@ suite() {
   local kind
   for kind in shared static installed; do
     say "suite, $kind library"
-    "$work/suite-$kind" $model "$work/chat.sllm" "${large[@]}"
+    "$work/suite-$kind" "$model" "$work/chat.sllm" "${large[@]}"
   done
 }
 
@@ -153,14 +160,14 @@ memory() {
   panicking
   local source=(tests/c/suite/*.c) flags=(-std=gnu11 -O1 -g -DTEST_PANIC -Iinclude -fsanitize=address,undefined -fno-sanitize-recover=all)
   gcc "${flags[@]}" "${source[@]}" -o "$work/suite-asan-c" "$libs/libshadowllm.a" "${system_libraries[@]}"
-  ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan-c" $model "$work/chat.sllm"
+  ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan-c" "$model" "$work/chat.sllm"
   if cargo +nightly --version > /dev/null 2>&1; then
     say "suite under AddressSanitizer, in Rust too"
     RUSTFLAGS=-Zsanitizer=address cargo +nightly build -q --release -p shadowllm-ffi --features test-panic \
       --target x86_64-unknown-linux-gnu --target-dir "${CARGO_TARGET_DIR:-target}/asan"
     gcc "${flags[@]}" "${source[@]}" -o "$work/suite-asan" \
       "${CARGO_TARGET_DIR:-target}/asan/x86_64-unknown-linux-gnu/release/libshadowllm.a" "${system_libraries[@]}"
-    ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan" $model "$work/chat.sllm"
+    ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan" "$model" "$work/chat.sllm"
   else
     echo "SKIPPED, NOT TESTED: no nightly Rust, so AddressSanitizer watched the C side only" >&2
   fi
@@ -168,19 +175,25 @@ memory() {
   # What statics point to at the end is no leak, nor if, as with shared values in Rust, they point behind its counts.
   SUITE_CYCLES=3 valgrind -q --leak-check=full --show-leak-kinds=definite,indirect \
     --errors-for-leak-kinds=definite,indirect --error-exitcode=9 --fair-sched=yes \
-    "$work/suite-shared" $model "$work/chat.sllm"
+    "$work/suite-shared" "$model" "$work/chat.sllm"
 }
 
 # tries DIRECTORY: the built examples.
 tries() {
   say "examples in $(basename "$1")"
-  "$1/embedded" $model > "$work/ids.txt"
+  "$1/embedded" $story > "$work/ids.txt"
   [ "$(wc -w < "$work/ids.txt")" -ge 4 ] || die "the embedded example wrote no tokens"
-  "$1/stream" $model "The jury said" 7 16 > "$work/stream.txt"
-  [ -s "$work/stream.txt" ] || die "the streaming example wrote nothing"
+  local image
+  for image in "$model" $story; do
+    "$1/stream" "$image" "The jury said" 7 16 > "$work/stream.txt"
+    [ -s "$work/stream.txt" ] || die "the streaming example wrote nothing"
+  done
   printf 'Who was the mayor?\n/density 0.5\n/new\nAnd then?\n' | "$1/chat" "$work/chat.sllm" --seed 3 -n 8 > "$work/chat.txt" 2> "$work/chat.err"
   [ "$(grep -c 'tokens/s' "$work/chat.txt")" = 2 ] || die "the chat did not answer twice"
   grep -q 'not calibrated' "$work/chat.err" || die "the chat did not say why it cannot skip"
+  # Answers that end by themselves, whole and reading less.
+  printf 'What color is the sky?\n/density 0.5\n/new\nWhat do cows eat?\n' | "$1/chat" $story --seed 3 -n 400 > "$work/chat.txt"
+  [ "$(grep -oE '[0-9]+ written' "$work/chat.txt" | awk '$1 > 1 && $1 < 400' | wc -l)" = 2 ] || die "an answer did not end"
 }
 
 examples() {
@@ -207,19 +220,19 @@ examples() {
   tries "$out"
   # Without an operating system's help or with it: the same tokens, and both without malloc.
   gcc "${warnings[@]}" ffi/examples/embedded.c -o "$out/embedded-hosted" $(flags --cflags) "$moved/lib/libshadowllm.a" "${system_libraries[@]}"
-  "$out/embedded-hosted" $model | diff - "$work/ids.txt" || die "the embedded library chose other tokens"
+  "$out/embedded-hosted" $story | diff - "$work/ids.txt" || die "the embedded library chose other tokens"
   diff "$work/ids-cmake.txt" "$work/ids.txt"
   # The program at the top of the header.
   sed -n '/^ \*     #include <shadowllm.h>/,/^ \* RULES THAT HOLD/p' include/shadowllm.h | sed '$d; s/^ \* \{0,5\}//' > "$work/ask.c"
   # shellcheck disable=SC2046
   gcc -std=gnu99 -Wall -Wextra -Werror "$work/ask.c" -o "$out/ask" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
-  "$out/ask" "$work/chat.sllm" "Who was the mayor?" > "$work/ask.txt"
+  "$out/ask" $story "What color is the sky?" > "$work/ask.txt"
   [ -s "$work/ask.txt" ] || die "the header's program wrote nothing"
   # And the one in the README.
   sed -n '/^```c$/,/^```$/p' README.md | sed '1d; $d' > "$work/readme.c"
   # shellcheck disable=SC2046
   gcc -std=c99 "${warnings[@]}" "$work/readme.c" -o "$out/readme" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
-  "$out/readme" "$work/chat.sllm" "Who was the mayor?" > "$work/readme.txt"
+  "$out/readme" $story "What color is the sky?" > "$work/readme.txt"
   [ -s "$work/readme.txt" ] || die "the README's program wrote nothing"
 }
 
@@ -229,7 +242,7 @@ text() {
   models
   gcc "${warnings[@]}" -Iinclude tests/c/say.c -o "$work/say" -L"$tree/lib" -lshadowllm -Wl,-rpath,"$tree/lib"
   local image seed
-  for image in $model "$work/chat.sllm" "${large[@]}"; do for seed in 1 2 3; do
+  for image in "$model" $story "$work/chat.sllm" "${large[@]}"; do for seed in 1 2 3; do
     "$work/say" "$image" $seed 48 "Name three rivers." > "$work/c.txt"
     cargo run -q --release -- run "$image" -p "Name three rivers." --seed $seed -n 48 --json \
       | python3 -c 'import json, sys; sys.stdout.write(json.load(sys.stdin)["text"])' > "$work/cli.txt"

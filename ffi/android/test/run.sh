@@ -39,17 +39,17 @@ large=()
 if [ -f "$models/smollm2.sllm" ]; then large=("$models/smollm2.sllm"); else
   echo "SKIPPED, NOT TESTED: SmolLM2 could not be fetched: cancelling inside a long prefill" >&2
 fi
-run all host/models/brown-opt.sllm "$models/chat.sllm" "${large[@]}" > "$work/all.txt" 2>&1 || { cat "$work/all.txt"; die "the JVM test"; }
+run all "$models/plain.sllm" "$models/chat.sllm" "${large[@]}" > "$work/all.txt" 2>&1 || { cat "$work/all.txt"; die "the JVM test"; }
 cat "$work/all.txt"
 # What -Xcheck:jni has to say it says here.
 ! grep -E 'WARNING|FATAL|JNI' "$work/all.txt" || die "JNI was used wrongly"
 
 say "the same text as the command's"
-for seed in 1 2; do
-  run say "$models/chat.sllm" $seed 32 "Who was the mayor?" > "$work/java.txt"
-  cargo run -q --release -- run "$models/chat.sllm" -p "Who was the mayor?" --seed $seed -n 32 --json \
+for image in "$models/chat.sllm" host/models/story.sllm; do for seed in 1 2; do
+  run say "$image" $seed 32 "Who was the mayor?" > "$work/java.txt"
+  cargo run -q --release -- run "$image" -p "Who was the mayor?" --seed $seed -n 32 --json \
     | python3 -c 'import json, sys; sys.stdout.write(json.load(sys.stdin)["text"])' > "$work/command.txt"
   [ -s "$work/java.txt" ] || die "no text"
-  cmp "$work/java.txt" "$work/command.txt" || die "seed $seed: Kotlin and the command write different texts"
-done
+  cmp "$work/java.txt" "$work/command.txt" || die "$image, seed $seed: Kotlin and the command write different texts"
+done; done
 say "the JNI library holds"
