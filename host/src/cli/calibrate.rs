@@ -165,7 +165,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
         if content.trim().is_empty() {
             return Err(Error::file(path, "is empty, so there is nothing to learn from: give another --text"));
         }
-        ids.extend(text.encode(content, false)?);
+        ids.extend(beginning(&text, content, o.tokens - ids.len().min(o.tokens))?);
     }
     #[cfg(feature = "tasks")]
     if let Some(folder) = &o.tasks {
@@ -239,4 +239,17 @@ fn save_predictor(o: &Options) -> Result<()> {
     let section = made.model().image().section(SectionKind::Predictor);
     output.file().write_all(section).map_err(|e| Error::io("write to", path, e))?;
     output.finish()
+}
+
+/// At least the first `n` tokens of a text, if it has so many. (A tokenizer takes a hundred times a text's memory.)
+fn beginning(text: &Text, content: &str, n: usize) -> Result<Vec<u32>> {
+    let mut bytes = n.saturating_mul(16).max(1);
+    loop {
+        let part = &content[..content.floor_char_boundary(bytes)];
+        let ids = text.encode(part, false)?;
+        if ids.len() > n || part.len() == content.len() {
+            return Ok(ids);
+        }
+        bytes = bytes.saturating_mul(2);
+    }
 }
