@@ -1,6 +1,6 @@
 """Makes the text that the model is trained on: stories from plots.txt, questions from facts.txt and questions.txt.
 
-    python3 stories.py FOLDER --stories 24000 --questions 24000 --seed 1
+    python3 stories.py FOLDER --stories 96000 --questions 48000 --seed 1
 
 writes FOLDER/train.txt and held-out text of both kinds (stories.txt, questions.txt), an </s> before each document.
 Held-out questions are pairs of a fact and a way to ask that the training text does not have.
@@ -208,8 +208,8 @@ def asked(entry, rng):
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("out", type=Path)
-    args.add_argument("--stories", type=int, default=24000)
-    args.add_argument("--questions", type=int, default=24000)
+    args.add_argument("--stories", type=int, default=96000)
+    args.add_argument("--questions", type=int, default=48000)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
     rng = random.Random(args.seed)
