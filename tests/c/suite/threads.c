@@ -117,17 +117,22 @@ static void cycle(void) {
     OK(sllm_model_free(&one));
 }
 
-/* What was taken is given back. */
+/* What was taken is given back. Memory that the C library keeps for threads to come may grow once, what is lost grows
+ * every time. */
 void test_cycles(void) {
     const char *wanted = getenv("SUITE_CYCLES");
-    int i, cycles = wanted ? atoi(wanted) : 1000;
-    size_t before;
+    int i, round, cycles = wanted ? atoi(wanted) : 1000;
+    long grown = 0;
     for (i = 0; i < 20 && i < cycles; i++) cycle();
-    before = resident();
-    for (i = 0; i < cycles; i++) cycle();
-    printf("  resident after %d cycles: %+ld KB\n", cycles, ((long)resident() - (long)before) / 1024);
+    for (round = 0; round < 4; round++) {
+        size_t before = resident();
+        for (i = 0; i < cycles; i++) cycle();
+        grown = (long)resident() - (long)before;
+        printf("  resident after %d cycles: %+ld KB\n", cycles, grown / 1024);
+        if (cycles < 1000 || grown < 256 * 1024) break;
+    }
     /* Less than a session's worth, so that not one was kept. */
-    if (cycles >= 1000) CHECK(resident() < before + 256 * 1024);
+    if (cycles >= 1000) CHECK(grown < 256 * 1024);
 }
 
 #ifdef TEST_PANIC
