@@ -99,7 +99,7 @@ def markdown(rates, sizes, options):
         ratio, share = statistics.median(ratios), sizes[cell.whole()] / sizes[cell]
         lines.append(
             f"| {cell.layout} | {cell.density} | {cell.threads} | {statistics.median(rates[cell]):.1f} "
-            f"| {sizes[cell] / 1e6:.0f} | {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {100 * ratio / share:.0f} % |"
+            f"| {sizes[cell] / 1e6:.1f} | {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {100 * ratio / share:.0f} % |"
         )
     for threads in options.threads if "inputs" in options.layout else []:
         both = zip(rates[Cell("inputs", 1, threads)], rates.get(Cell("groups-of-32", 1, threads), []))

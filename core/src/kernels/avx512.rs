@@ -131,10 +131,10 @@ trait Zipped {
 }
 
 /// The work of a strip: the lines of `Q` quads of inputs, from their first byte there to their last.
-struct Strip<'a> {
-    lines: &'a [*const u8],
-    later: &'a [*const u8],
-    quants: &'a [i32],
+struct Strip {
+    lines: *const *const u8,
+    later: *const *const u8,
+    quants: *const i32,
     skip: usize,
     /// Blocks of outputs.
     n: usize,
@@ -154,10 +154,9 @@ unsafe fn add_quads<Z: Zipped, const Q: usize>(strip: &Strip, sums: *mut f32) {
     // SAFETY: by the contract: of every line there are as many dwords as the masks say.
     unsafe {
         let mut x = [_mm512_setzero_si512(); Q];
-        for (x, quad) in x.iter_mut().zip(strip.quants) {
-            *x = _mm512_set1_epi32(*quad);
+        for (q, x) in x.iter_mut().enumerate() {
+            *x = _mm512_set1_epi32(*strip.quants.add(q));
         }
-        let (lines, later) = (strip.lines.as_ptr(), strip.later.as_ptr());
         for first in (0..strip.n).step_by(Z::BLOCKS) {
             let here = Z::BLOCKS.min(strip.n - first);
             let mask = ((1u32 << (here * (16 / Z::BLOCKS))) - 1) as __mmask16;
@@ -174,8 +173,8 @@ unsafe fn add_quads<Z: Zipped, const Q: usize>(strip: &Strip, sums: *mut f32) {
             for (q, x) in x.iter().enumerate() {
                 let mut four = [_mm512_setzero_si512(); 4];
                 for (i, v) in four.iter_mut().enumerate() {
-                    _mm_prefetch::<_MM_HINT_T0>((*later.add(4 * q + i)).wrapping_add(skip).cast());
-                    *v = _mm512_maskz_loadu_epi32(mask, (*lines.add(4 * q + i)).add(skip).cast());
+                    _mm_prefetch::<_MM_HINT_T0>((*strip.later.add(4 * q + i)).wrapping_add(skip).cast());
+                    *v = _mm512_maskz_loadu_epi32(mask, (*strip.lines.add(4 * q + i)).add(skip).cast());
                 }
                 for (r, quad) in zip(four).into_iter().enumerate() {
                     let [low, high] = Z::codes(quad, strip.lut);
@@ -268,9 +267,9 @@ unsafe fn strip<Z: Zipped>(chosen: &Chosen, skip: usize, n: usize, table: &[i8; 
         let offset = _mm512_set1_epi32(if Z::SHIFTED { chosen.offset } else { 0 });
         for first in (0..chosen.quads).step_by(SIDE_BY_SIDE) {
             let strip = Strip {
-                lines: &chosen.lines[4 * first..],
-                later: &chosen.later[4 * first..],
-                quants: &chosen.quants[first..],
+                lines: chosen.lines.as_ptr().add(4 * first),
+                later: chosen.later.as_ptr().add(4 * first),
+                quants: chosen.quants.as_ptr().add(first),
                 skip,
                 n,
                 lut: _mm512_broadcast_i32x4(lut),

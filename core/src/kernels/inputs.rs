@@ -83,14 +83,13 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// The first `n` of some inputs; `ahead` of them are the lines to be asked for.
+    /// The first `n` of some inputs; those `ahead` of them are to be asked for.
     ///
     /// # Safety
-    /// The lines must be there, and quants of them; `n` is 1 to 32, of one k-block.
+    /// The lines must be there, and quants of them; `n` is 1 to 32, of one k-block, and no more than the inputs.
     #[inline(always)]
     unsafe fn new(lines: &Lines, inputs: &[u32], n: usize, ahead: usize, quants: *const i8) -> Chosen {
         let mut bytes = [0i8; BLOCK];
-        let last = inputs.len() - 1;
         let mut chosen = Chosen {
             lines: [core::ptr::null(); BLOCK],
             later: [core::ptr::null(); BLOCK],
@@ -98,16 +97,18 @@ impl Chosen {
             quads: n.div_ceil(4),
             offset: 0,
         };
-        for i in 0..BLOCK.min(n.next_multiple_of(4)) {
-            // SAFETY: lines and quants of inputs, by the contract.
+        for (i, byte) in bytes.iter_mut().enumerate().take(n.next_multiple_of(4)) {
+            // SAFETY: inputs that are there, and their lines and quants, by the contract.
             unsafe {
-                chosen.lines[i] = lines.line(inputs[i.min(n - 1)] as usize);
-                chosen.later[i] = lines.line(inputs[(i + ahead).min(last)] as usize);
+                let input = |i: usize| *inputs.as_ptr().add(i) as usize;
+                let this = input(i.min(n - 1));
+                chosen.lines[i] = lines.line(this);
+                chosen.later[i] = lines.line(input((i + ahead).min(inputs.len() - 1)));
                 if i < n {
-                    bytes[i] = *quants.add(inputs[i] as usize);
+                    *byte = *quants.add(this);
                 }
             }
-            chosen.offset -= 128 * i32::from(bytes[i]);
+            chosen.offset -= 128 * i32::from(*byte);
         }
         for (quad, four) in chosen.quants.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *quad = i32::from_le_bytes(four.map(|b| b as u8));
@@ -198,14 +199,14 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
     let mut sums = MaybeUninit::<Sums>::uninit();
     let sums = sums.as_mut_ptr().cast::<f32>();
     let ahead = (AHEAD / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 4);
-    let mut rest = active;
-    while !rest.is_empty() {
-        let kb = k_block(rest);
-        let n = rest.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
+    let mut inputs = active;
+    while !inputs.is_empty() {
+        let kb = k_block(inputs);
+        let n = inputs.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
+        let rest = inputs.get(n..).unwrap_or_default();
         // SAFETY: by the contract; sums are written before they are read.
         unsafe {
-            let chosen = Chosen::new(lines, rest, n, ahead, x.quants);
-            rest = &rest[n..];
+            let chosen = Chosen::new(lines, inputs, n, ahead, x.quants);
             let shared = lines.shared(kb).cast::<u16>();
             let soon = lines.shared(k_block(rest)).cast::<u16>();
             let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, soon, outputs };
@@ -219,6 +220,7 @@ pub(super) unsafe fn gemv_codes<D: InputDot>(
                 }
             }
         }
+        inputs = rest;
     }
 }
 
