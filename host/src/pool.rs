@@ -264,7 +264,8 @@ impl Pool {
                 continue;
             }
             let since = s.now();
-            s.owner_sleeps.store(true, Ordering::SeqCst);
+            // A swap, though a store would do: an emulator of Arm on x86 lets the load below overtake a store.
+            s.owner_sleeps.swap(true, Ordering::SeqCst);
             // Whoever ends the last task after this line sees that we sleep; whoever did before is seen.
             if s.done.load(Ordering::SeqCst) < tasks {
                 thread::park();
