@@ -74,7 +74,7 @@ fn an_answer_ends() {
 #[test]
 fn the_demo_without_a_network() {
     let place = Place::new();
-    let run = place.works("demo --offline --json");
+    let run = place.works("demo --offline --json -n 64");
     assert!(run.err.contains("using the small model that ships"), "{}", run.err);
     let value: Value = serde_json::from_str(&run.out).unwrap();
     let (dense, sparse) = (&value["figures"], &value["sparse"]);
