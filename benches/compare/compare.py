@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import machine
-from prepare import FORMATS, MODELS, Failure, LlamaCpp, Models, Tools, call, default_work, find_shadowllm, note
+from prepare import FORMATS, MODELS, LlamaCpp, Models, Tools, call, default_work, find_shadowllm, finish, note
 
 EXAMPLES = """\
 examples:
@@ -222,16 +222,5 @@ def run(options):
     note(f"written: {output}")
 
 
-def main():
-    try:
-        run(arguments())
-    except Failure as e:
-        print(f"compare: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish("compare", lambda: run(arguments())))

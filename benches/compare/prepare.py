@@ -34,6 +34,18 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def finish(program, work):
+    """Does the work of a program; returns its exit status, and says in a line why it failed."""
+    try:
+        work()
+    except Failure as e:
+        print(f"{program}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
 def call(command, way_out, **options):
     """Runs a program and returns its output; when it fails, its last lines and the way out."""
     command = [str(c) for c in command]

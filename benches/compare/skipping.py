@@ -10,7 +10,7 @@ from pathlib import Path
 
 import machine
 from compare import RERUN, list_of
-from prepare import Failure, call, default_work, find_shadowllm, note
+from prepare import call, default_work, find_shadowllm, finish, note
 
 EXAMPLES = """\
 examples:
@@ -129,21 +129,14 @@ def arguments():
     return options
 
 
-def main():
-    options = arguments()
-    try:
-        options.work = options.work.resolve()
-        options.work.mkdir(parents=True, exist_ok=True)
-        with machine.alone(note):
-            rates, sizes = measure(Shape(options, find_shadowllm(options.shadowllm)), options)
-        print(markdown(rates, sizes, options))
-    except Failure as e:
-        print(f"skipping: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def run(options):
+    """Prepares, measures, reports."""
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    with machine.alone(note):
+        rates, sizes = measure(Shape(options, find_shadowllm(options.shadowllm)), options)
+    print(markdown(rates, sizes, options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish("skipping", lambda: run(arguments())))
