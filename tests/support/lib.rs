@@ -1,5 +1,10 @@
 //! What the tests share: the fixtures, models made on the spot, running a model, skipping loudly.
 
+/// The Rust program of the README, compiled so that it stays true. Its other programs are run by `.ci/run`.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 #[path = "../reference/mod.rs"]
 pub mod reference;
 
