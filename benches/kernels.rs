@@ -9,8 +9,8 @@ mod lines;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use memmap2::MmapMut;
-use shadowllm_core::format::{BLOCK, TILE_ROWS};
-use shadowllm_core::kernels::{Geometry, Input, Layout, Matrix};
+use shadowllm_core::format::{BLOCK, Geometry, Matrix, Order, TILE_ROWS};
+use shadowllm_core::kernels::Input;
 use shadowllm_core::{Format, Isa, Kernels};
 use shadowllm_host::model::{cpu, isas};
 use std::hint::black_box;
@@ -74,12 +74,12 @@ impl Inputs {
     }
 }
 
-fn geometry(format: Format, layout: Layout) -> Geometry {
+fn geometry(format: Format, order: Order) -> Geometry {
     let k_blocks = WIDTH / BLOCK;
-    let units = if layout == Layout::Rows { PANELS } else { k_blocks };
+    let units = if order == Order::Rows { PANELS } else { k_blocks };
     Geometry {
         format,
-        layout,
+        order,
         panels: PANELS,
         k_blocks,
         units_per_group: units,
@@ -112,7 +112,7 @@ impl Bench {
 
     /// One token, the whole matrix in rows: bytes of weights a second.
     fn gemv(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row) {
-        let (g, mut random, mut y) = (geometry(row.format, Layout::Rows), Random(3), vec![0.0; WIDTH]);
+        let (g, mut random, mut y) = (geometry(row.format, Order::Rows), Random(3), vec![0.0; WIDTH]);
         group.throughput(Throughput::BytesDecimal(g.weight_bytes() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
@@ -130,7 +130,7 @@ impl Bench {
 
     /// One token, the whole matrix in columns: bytes of weights a second.
     fn gemv_columns(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row) {
-        let (g, mut random, mut y) = (geometry(row.format, Layout::Columns), Random(3), vec![0.0; WIDTH]);
+        let (g, mut random, mut y) = (geometry(row.format, Order::Columns), Random(3), vec![0.0; WIDTH]);
         group.throughput(Throughput::BytesDecimal(g.weight_bytes() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
@@ -153,7 +153,7 @@ impl Bench {
 
     /// Several tokens, one panel of 16 outputs (a task of a prefill is a run of them): multiply-adds a second.
     fn gemm(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row, tokens: usize) {
-        let (g, mut random) = (geometry(row.format, Layout::Rows), Random(3));
+        let (g, mut random) = (geometry(row.format, Order::Rows), Random(3));
         let mut out = vec![0.0; tokens * TILE_ROWS];
         group.throughput(Throughput::Elements((tokens * TILE_ROWS * WIDTH) as u64));
         group.bench_function(name, |b| {

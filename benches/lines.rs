@@ -4,7 +4,7 @@ use super::{BLOCK, Bench, PANELS, Random, Row, TILE_ROWS, WIDTH};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use shadowllm_core::Format;
-use shadowllm_core::kernels::{Geometry, Layout};
+use shadowllm_core::format::{Geometry, Order};
 use std::hint::black_box;
 
 /// One format of each arithmetic: tables differ in their numbers only.
@@ -14,17 +14,17 @@ const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::Q8_0, Format::Q4
 const DENSITIES: [f64; 5] = [1.0, 0.75, 0.5, 0.3, 0.1];
 
 /// A matrix of lines. Groups of outputs or of inputs lie as in a bundle of neurons, with two others' between them.
-fn geometry(format: Format, layout: Layout, group: usize) -> Geometry {
+fn geometry(format: Format, order: Order, group: usize) -> Geometry {
     let (k_blocks, bytes) = (WIDTH / BLOCK, WIDTH / BLOCK * format.block_bytes());
-    let by_input = layout == Layout::Inputs;
+    let by_input = order == Order::Inputs;
     Geometry {
         format,
-        layout,
+        order,
         panels: PANELS,
         k_blocks,
         units_per_group: if by_input { BLOCK } else { group },
         group_stride: if by_input { BLOCK * bytes } else { 3 * group * bytes },
-        group_width: if layout == Layout::RowLines { group } else { WIDTH },
+        group_width: if order == Order::RowLines { group } else { WIDTH },
     }
 }
 
@@ -37,7 +37,7 @@ fn chosen(group: usize, density: f64, random: &mut Random) -> Vec<u32> {
 impl Bench {
     /// Sixteen chosen outputs at a time, as the neurons of one token: bytes of their lines a second.
     fn rows(&self, b: &mut BenchmarkGroup<WallTime>, name: &str, row: Row, group: usize, density: f64) {
-        let (g, mut random) = (geometry(row.format, Layout::RowLines, group), Random(3));
+        let (g, mut random) = (geometry(row.format, Order::RowLines, group), Random(3));
         let lists: Vec<_> = (0..64).map(|_| chosen(group, density, &mut random)).collect();
         let mean = lists.iter().map(Vec::len).sum::<usize>() / lists.len();
         b.throughput(Throughput::BytesDecimal((mean * g.unit_bytes()) as u64));
@@ -79,13 +79,13 @@ impl Bench {
         for group in [1, 8] {
             self.sweep(c, &format!("rows{group}"), |b, name, row, density| self.rows(b, name, row, group, density));
             self.sweep(c, &format!("columns{group}"), |b, name, row, density| {
-                let g = geometry(row.format, Layout::ColumnLines, group);
+                let g = geometry(row.format, Order::ColumnLines, group);
                 self.inputs(b, name, row, g, group, density);
             });
         }
         self.sweep(c, "inputs", |b, name, row, density| {
             if row.format.takes_int8() {
-                self.inputs(b, name, row, geometry(row.format, Layout::Inputs, 1), 1, density);
+                self.inputs(b, name, row, geometry(row.format, Order::Inputs, 1), 1, density);
             }
         });
     }

@@ -4,7 +4,7 @@
 //! see `image/FORMAT.md`), a piece of memory and an [`exec::Executor`]; it gets logits.
 //!
 //! Layers, each using only those before it:
-//! [`format`] (number formats) <- [`simd`] (16 float lanes) <- [`kernels`] (tiles of weights) <-
+//! [`format`] (numbers and matrices in bytes) <- [`simd`] (16 float lanes) <- [`kernels`] (products and norms) <-
 //! [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what a token needs) <- [`model`] (sessions and the
 //! forward pass).
 //! Beside them [`image`], [`arena`], [`cpu`], [`exec`], [`sample`], [`error`] and [`views`].

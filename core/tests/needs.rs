@@ -1,6 +1,7 @@
 //! Tables of kernels for one model alone: the same bits as with all kernels, and an error for what was left out.
 
-use shadowllm_core::kernels::{Activation, Layout, Needs};
+use shadowllm_core::format::Order;
+use shadowllm_core::kernels::{Activation, Needs};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Cpu, Error, Format, Image, Isa, Kernels, KvFormat, Model, Serial, Session, SessionOptions};
 
@@ -14,11 +15,11 @@ const OPTIONS: SessionOptions =
 /// What the shipped model and its predictor need.
 const NEEDS: Needs = Needs {
     matrices: &[
-        (Format::Q4_0, Layout::Rows),
-        (Format::Q4_0, Layout::Inputs),
-        (Format::Q4_0, Layout::RowLines),
-        (Format::Q4_0, Layout::ColumnLines),
-        (Format::Q8_0, Layout::Rows),
+        (Format::Q4_0, Order::Rows),
+        (Format::Q4_0, Order::Inputs),
+        (Format::Q4_0, Order::RowLines),
+        (Format::Q4_0, Order::ColumnLines),
+        (Format::Q8_0, Order::Rows),
     ],
     kv: &[KvFormat::F16],
     activations: &[Activation::Relu],

@@ -1,8 +1,8 @@
 //! Masked runs against dense runs of the same model with what is masked set to zero.
 
 use super::GIVEN;
+use shadowllm_core::format::{Geometry, Order};
 use shadowllm_core::image::{Config, Entry, Kind, SectionKind, Storage};
-use shadowllm_core::kernels::{Geometry, Layout};
 use shadowllm_core::{Format, Image, KvFormat, Serial, Session};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pack::Arrangement;
@@ -48,10 +48,10 @@ impl Mask {
             Kind::Gate | Kind::Up if !c.ffn_by_input => (&self.neurons, c.neuron_group),
             _ => return Vec::new(),
         };
-        let per_unit = match g.layout {
-            Layout::Rows => 16,
-            Layout::Columns => 32,
-            Layout::RowLines | Layout::ColumnLines | Layout::Inputs => 1,
+        let per_unit = match g.order {
+            Order::Rows => 16,
+            Order::Columns => 32,
+            Order::RowLines | Order::ColumnLines | Order::Inputs => 1,
         };
         let masked = active[e.layer as usize].iter().enumerate().filter(|(_, active)| !**active);
         masked.map(|(i, _)| i * width / per_unit..(i + 1) * width / per_unit).collect()

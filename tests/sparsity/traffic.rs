@@ -4,8 +4,8 @@
 //! The image is a mapped file, and a changed file shows in the mapping at once.
 
 use super::{GIVEN, reference_mask};
+use shadowllm_core::format::Order;
 use shadowllm_core::image::{Entry, Kind, SectionKind, Storage};
-use shadowllm_core::kernels::Layout;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Format, Image, Serial, Session};
 use shadowllm_host::model::LoadedModel;
@@ -27,9 +27,9 @@ fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
     // Of an embedding that is no output matrix too, one row is looked up.
     for e in image.entries().filter(|e| e.kind != Kind::Embed || tied) {
         let Storage::Tiles(g) = e.storage else { continue };
-        let piece = match g.layout {
-            Layout::ColumnLines => g.format.block_bytes(),
-            Layout::Inputs => g.format.code_bytes(),
+        let piece = match g.order {
+            Order::ColumnLines => g.format.block_bytes(),
+            Order::Inputs => g.format.code_bytes(),
             _ => g.unit_bytes(),
         };
         for unit in 0..g.units() {

@@ -6,6 +6,10 @@
 //!
 //! The scales are `f16` and include whatever factor makes the table integral (1/127 for SF4, 1/2 for E2M1).
 
+mod matrix;
+
+pub use matrix::{Geometry, Lines, Matrix, Order, PanelTiles};
+
 /// Weights along the reduction that share a scale.
 pub const BLOCK: usize = 32;
 /// Outputs interleaved in one tile.

@@ -10,10 +10,10 @@ mod tensors;
 
 pub use config::{Config, MAX_EOS, Norm, Positions};
 pub use head::{HEADER_LEN, MAGIC, SECTION_LEN, Section, SectionKind, VERSION, crc32};
-pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage, layout_of};
+pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage, order_of};
 
 use crate::error::Error;
-use crate::kernels::Matrix;
+use crate::format::Matrix;
 use tensors::Slots;
 
 /// Address alignment that the image's bytes need (vectors of f32 are used in place).

@@ -3,8 +3,7 @@
 use super::config::{Config, Norm, Positions};
 use super::head::{u32_at, u64_at};
 use crate::error::Error;
-use crate::format::{BLOCK, Format, TILE_ROWS};
-use crate::kernels::{Geometry, Layout, Matrix};
+use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
 
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 64;
@@ -153,7 +152,7 @@ impl Entry {
             }
             Storage::Tiles(Geometry {
                 format: Format::from_code(raw[1]).ok_or(bad)?,
-                layout: *Layout::ALL.get(raw[2] as usize).ok_or(bad)?,
+                order: *Order::ALL.get(raw[2] as usize).ok_or(bad)?,
                 panels: n(16),
                 k_blocks: n(20),
                 units_per_group: n(24),
@@ -189,7 +188,7 @@ impl Entry {
                 put(20, g.k_blocks);
                 put(24, g.units_per_group);
                 put(28, g.group_width);
-                ([g.format as u8, g.layout as u8, TILE_ROWS as u8], g.group_stride)
+                ([g.format as u8, g.order as u8, TILE_ROWS as u8], g.group_stride)
             }
         };
         raw[1..4].copy_from_slice(&codes);
@@ -293,7 +292,7 @@ enum Expected {
     /// A matrix with so many outputs and inputs.
     Matrix {
         /// Order of its blocks.
-        layout: Layout,
+        order: Order,
         /// Length of an output vector.
         outputs: usize,
         /// Length of an input vector.
@@ -306,15 +305,15 @@ enum Expected {
 }
 
 /// How the blocks of a matrix are ordered in a model of this shape.
-pub fn layout_of(kind: Kind, c: &Config) -> Layout {
+pub fn order_of(kind: Kind, c: &Config) -> Order {
     match kind {
-        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Layout::Inputs,
-        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Layout::Inputs,
-        Kind::O => Layout::Columns,
-        Kind::Down if c.neuron_group < BLOCK => Layout::ColumnLines,
-        Kind::Down => Layout::Columns,
-        Kind::Gate | Kind::Up if c.neuron_group < TILE_ROWS => Layout::RowLines,
-        _ => Layout::Rows,
+        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Order::Inputs,
+        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Order::Inputs,
+        Kind::O => Order::Columns,
+        Kind::Down if c.neuron_group < BLOCK => Order::ColumnLines,
+        Kind::Down => Order::Columns,
+        Kind::Gate | Kind::Up if c.neuron_group < TILE_ROWS => Order::RowLines,
+        _ => Order::Rows,
     }
 }
 
@@ -322,15 +321,15 @@ fn expected(kind: Kind, c: &Config) -> Expected {
     let block = |n: usize| n.next_multiple_of(BLOCK);
     let (d, e, ffn) = (block(c.d_model), block(c.d_embed), c.neuron_width());
     let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
-    let layout = layout_of(kind, c);
+    let order = order_of(kind, c);
     let vector = Expected::Vector;
     let matrix = |outputs: usize, inputs, per_group, group_width| {
-        let by_input = matches!(layout, Layout::ColumnLines | Layout::Inputs);
+        let by_input = matches!(order, Order::ColumnLines | Order::Inputs);
         let outputs = outputs.next_multiple_of(if by_input { BLOCK } else { TILE_ROWS });
-        Expected::Matrix { layout, outputs, inputs, per_group, group_width }
+        Expected::Matrix { order, outputs, inputs, per_group, group_width }
     };
     // What is stored by input as a whole has no groups but k-blocks.
-    let whole = |outputs, inputs| matrix(outputs, inputs, if layout == Layout::Inputs { BLOCK } else { 0 }, 0);
+    let whole = |outputs, inputs| matrix(outputs, inputs, if order == Order::Inputs { BLOCK } else { 0 }, 0);
     match kind {
         Kind::Embed | Kind::Output => whole(c.vocab, e),
         Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),
@@ -346,8 +345,8 @@ fn expected(kind: Kind, c: &Config) -> Expected {
         Kind::Q => matrix(q, d, c.head_width() / TILE_ROWS, c.head_slot()),
         Kind::K | Kind::V => matrix(kv, d, c.head_width() / TILE_ROWS, c.head_slot()),
         Kind::O => matrix(c.d_model, q, c.head_slot() / BLOCK, 0),
-        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(rows_of(layout)), c.neuron_group),
-        Kind::Down if layout == Layout::Columns => matrix(c.d_model, ffn, c.neuron_group / BLOCK, 0),
+        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(rows_of(order)), c.neuron_group),
+        Kind::Down if order == Order::Columns => matrix(c.d_model, ffn, c.neuron_group / BLOCK, 0),
         Kind::Down => matrix(c.d_model, ffn, c.neuron_group, 0),
         Kind::QBias => vector(q),
         Kind::KBias | Kind::VBias => vector(kv),
@@ -357,8 +356,8 @@ fn expected(kind: Kind, c: &Config) -> Expected {
 }
 
 /// Outputs of a unit of gate and up.
-fn rows_of(layout: Layout) -> usize {
-    if layout == Layout::Rows { TILE_ROWS } else { 1 }
+fn rows_of(order: Order) -> usize {
+    if order == Order::Rows { TILE_ROWS } else { 1 }
 }
 
 fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {
@@ -370,13 +369,13 @@ fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {
             let fits = len == found && aligned && len.checked_mul(4).is_some_and(|n| n <= rest.len());
             if fits { Ok(()) } else { Err(bad) }
         }
-        (Expected::Matrix { layout, outputs, inputs, per_group, group_width }, Storage::Tiles(g)) => {
+        (Expected::Matrix { order, outputs, inputs, per_group, group_width }, Storage::Tiles(g)) => {
             Matrix::new(g, rest).map_err(|_| bad)?;
             // A matrix without groups is one group, and its outputs are as many as its panels'.
             let whole = g.units_per_group == g.units() && g.panels * TILE_ROWS == outputs;
             let grouped = g.units_per_group == per_group && (group_width == 0 || g.group_width == group_width);
             let fits = (if per_group == 0 { whole } else { grouped })
-                && g.layout == layout
+                && g.order == order
                 && g.input_width() == inputs
                 && g.output_width() == outputs;
             if fits { Ok(()) } else { Err(bad) }

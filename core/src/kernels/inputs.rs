@@ -1,4 +1,4 @@
-//! Products of integer matrices stored by input ([`super::Layout::Inputs`]): chosen inputs of one token, and all
+//! Products of integer matrices stored by input ([`crate::format::Order::Inputs`]): chosen inputs of one token, and all
 //! inputs of many.
 //!
 //! The contract is that of the integer formats, with what is left out as zero: the dot product of a k-block is
@@ -6,10 +6,10 @@
 
 use super::RawInput;
 use super::codes::{Affine4Codes, Codes, Int8Codes, Table4Codes};
-use super::matmul::{AHEAD, block_sum};
-use super::matrix::Lines;
+use super::matmul::block_sum;
+use super::prefetch::AHEAD;
 use super::tiles::Gather;
-use crate::format::{BLOCK, TILE_ROWS};
+use crate::format::{BLOCK, Lines, TILE_ROWS};
 use crate::simd::{LANES, Lanes, join_nibbles, zip};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;

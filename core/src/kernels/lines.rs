@@ -1,4 +1,4 @@
-//! Products of matrices whose lines are inputs, with blocks along the outputs ([`super::Layout::ColumnLines`]).
+//! Products of matrices whose lines are inputs, with blocks along the outputs ([`crate::format::Order::ColumnLines`]).
 //!
 //! Inputs are not quantized; `x` times a block's scale is rounded once for its 32 codes. The contract is
 //! ```text
@@ -8,9 +8,8 @@
 
 use super::RawInput;
 use super::codes::Codes;
-use super::matmul::AHEAD;
-use super::matrix::Lines;
-use crate::format::BLOCK;
+use super::prefetch::AHEAD;
+use crate::format::{BLOCK, Lines};
 use crate::simd::{LANES, Lanes};
 use core::ops::Range;
 
@@ -76,7 +75,8 @@ unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
     blocks: Range<usize>,
     y: *mut f32,
 ) {
-    let (all, bytes) = lines.blocks::<C>();
+    let all = lines.blocks();
+    let bytes = all * const { C::SHARED + C::BYTES };
     let (mut line, mut next) = ([core::ptr::null(); N], [core::ptr::null(); N]);
     let (mut scales, mut mins) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
     // Loops and no closures: what a closure computes is not compiled for the instruction set.
@@ -151,7 +151,7 @@ pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
         }
         for kb in 0..x.width / BLOCK {
             for k in 0..BLOCK {
-                let (line, (all, _)) = (lines.line(kb * BLOCK + k), lines.blocks::<C>());
+                let (line, all) = (lines.line(kb * BLOCK + k), lines.blocks());
                 let halves = line.cast::<u16>().add(block);
                 if C::SHARED > 0 {
                     scales[k] = L::splat_f16(halves).to_array()[0];

@@ -1,7 +1,7 @@
 //! The loops of the matrix kernels, once for every instruction set. The contract is in the parent module.
 
 use super::RawInput;
-use super::matrix::Soon;
+use super::prefetch::{Scout, Soon};
 use super::tiles::{Gather, Run, Tiles};
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::Lanes;
@@ -74,50 +74,6 @@ impl<D: TileDot> Dots for D {
 #[inline(always)]
 pub(super) fn block_sum(offset: i32) -> f32 {
     offset as f32 * (-1.0 / 128.0)
-}
-
-/// How far ahead of its use a decode asks for weights. The processor's own prefetcher stops at every page and starts
-/// anew, and knows nothing of bundles that lie apart: measured, asking this far ahead, at the places that will really
-/// be read, brings one thread from half to most of the bandwidth.
-pub(super) const AHEAD: usize = 8192;
-
-/// Where a walk through runs of tiles will be [`AHEAD`] later.
-#[derive(Clone, Copy)]
-pub(super) struct Scout {
-    at: *const u8,
-    tile_bytes: usize,
-    /// Tiles to the end of that run.
-    left: usize,
-    /// Where the run after it begins.
-    then: *const u8,
-}
-
-impl Scout {
-    /// For a run of `tiles`; `soon` are the starts of the runs that lie `AHEAD / bytes of a run` and one more behind
-    /// it.
-    #[inline(always)]
-    pub(super) fn new(soon: Soon, tiles: usize, tile_bytes: usize) -> Scout {
-        let tiles = tiles.max(1);
-        let into = AHEAD / tile_bytes % tiles;
-        Scout { at: soon[0].wrapping_add(into * tile_bytes), tile_bytes, left: tiles - into, then: soon[1] }
-    }
-
-    /// Asks for one tile.
-    ///
-    /// # Safety
-    /// `L`'s features must be there.
-    #[inline(always)]
-    pub(super) unsafe fn next<L: Lanes>(&mut self) {
-        for line in 0..self.tile_bytes.div_ceil(64) {
-            // SAFETY: a hint, whatever the address.
-            unsafe { L::prefetch(self.at.wrapping_add(line * 64)) };
-        }
-        self.left -= 1;
-        self.at = if self.left == 0 { self.then } else { self.at.wrapping_add(self.tile_bytes) };
-        if self.left == 0 {
-            self.left = usize::MAX;
-        }
-    }
 }
 
 /// The product of a panel, by its kind of numbers.

@@ -12,7 +12,7 @@
 //! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs`, `simd128.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
 //! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
 //!
-//! Matrices with blocks along their outputs ([`Layout::ColumnLines`]) have a contract of their own (`lines.rs`).
+//! Matrices with blocks along their outputs ([`Order::ColumnLines`]) have a contract of their own (`lines.rs`).
 //!
 //! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`),
 //! [`Kernels::gemm_rows`] (any 16 outputs of a matrix of lines: with a list of chosen outputs the `gemv_rows`),
@@ -27,9 +27,9 @@ mod codes;
 mod inputs;
 mod lines;
 mod matmul;
-mod matrix;
 mod needs;
 mod norm;
+mod prefetch;
 mod scalar;
 mod select;
 mod sets;
@@ -48,11 +48,11 @@ mod simd128;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
-pub use matrix::{Geometry, Layout, Lines, Matrix, Soon, Walk};
 pub use needs::Needs;
+pub use prefetch::{Soon, Walk};
 
 use crate::cpu::{Cpu, Isa};
-use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::format::{BLOCK, Format, Geometry, Lines, Matrix, Order, TILE_ROWS};
 use core::ops::Range;
 
 /// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
@@ -231,7 +231,7 @@ impl Kernels {
     /// # Panics
     /// When widths or lengths do not fit.
     pub fn gemv(&self, m: &Matrix, panel: usize, soon: Soon, x: &Input, out: &mut [f32]) {
-        if m.geometry().layout != Layout::Rows {
+        if m.geometry().order != Order::Rows {
             return self.gemm(m, panel, x, 0, 1, out, TILE_ROWS);
         }
         assert!(out.len() >= TILE_ROWS, "output too short");
@@ -264,14 +264,14 @@ impl Kernels {
         out: *mut f32,
         out_stride: usize,
     ) {
-        if m.geometry().layout == Layout::RowLines {
+        if m.geometry().order == Order::RowLines {
             let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
             let later = rows.map(|r| r + TILE_ROWS as u32);
             // SAFETY: `out` by the caller.
             return unsafe { self.gemm_rows_shared(m, &rows, &later, x, first, tokens, out, out_stride) };
         }
         x.check(m.geometry(), first + tokens);
-        if m.geometry().layout == Layout::Inputs && m.geometry().takes_int8() {
+        if m.geometry().order == Order::Inputs && m.geometry().takes_int8() {
             let outputs = m.geometry().panels * TILE_ROWS;
             assert!(panel < m.geometry().panels, "panel out of range");
             // SAFETY: the lines exist, lengths were just checked, `out` by the caller, and `self` exists only where
@@ -291,7 +291,7 @@ impl Kernels {
         }
     }
 
-    /// Any 16 outputs of a [`Layout::RowLines`] matrix times tokens `first..first + tokens` of `x`; token `t`'s
+    /// Any 16 outputs of a [`Order::RowLines`] matrix times tokens `first..first + tokens` of `x`; token `t`'s
     /// go to `out[t * out_stride..]` in the order of `rows`. `later` names the outputs that will be asked for
     /// next (a hint; any numbers will do).
     ///
@@ -336,7 +336,7 @@ impl Kernels {
         let (g, lines) = (m.geometry(), m.lines());
         x.check(g, first + tokens);
         let count = g.units() as u32;
-        assert!(g.layout == Layout::RowLines && rows.iter().all(|r| *r < count), "output out of range");
+        assert!(g.order == Order::RowLines && rows.iter().all(|r| *r < count), "output out of range");
         // SAFETY: the lines exist (a hint is cut to those that do), lengths were just checked, `out` by the
         // caller, and `self` exists only where its target features do.
         unsafe {
@@ -420,7 +420,7 @@ impl Kernels {
     }
 
     /// Adds k-block `k_block`'s part of the product of token 0 of `x` to panels `from..from + y.len() / 16`
-    /// of a [`Layout::Columns`] matrix. `soon` is what will be read soon.
+    /// of a [`Order::Columns`] matrix. `soon` is what will be read soon.
     ///
     /// # Panics
     /// When widths or lengths do not fit.

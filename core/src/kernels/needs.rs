@@ -1,16 +1,16 @@
 //! Tables of kernels with nothing in them but what one model needs, for programs that must be small.
 
 use super::sets::SCALAR;
-use super::{Activation, Kernels, KvFormat, Layout};
+use super::{Activation, Kernels, KvFormat};
 use crate::cpu::Isa;
 use crate::error::Error;
-use crate::format::{Arithmetic, Format};
+use crate::format::{Arithmetic, Format, Order};
 
 /// What a model asks of the kernels; `shadowllm inspect` says it of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
     /// Formats and layouts of its matrices, those of a predictor too if it is to be used.
-    pub matrices: &'a [(Format, Layout)],
+    pub matrices: &'a [(Format, Order)],
     /// Formats of KV caches.
     pub kv: &'a [KvFormat],
     /// Activations ([`Activation::Relu`] besides where a predictor is used).
@@ -34,12 +34,13 @@ impl Kernels {
     /// session of a model that needs them is refused ([`Error::LeftOut`]).
     ///
     /// ```
-    /// use shadowllm_core::kernels::{Activation, KvFormat, Layout, Needs};
+    /// use shadowllm_core::format::Order;
+    /// use shadowllm_core::kernels::{Activation, KvFormat, Needs};
     /// use shadowllm_core::{Format, Kernels};
     ///
     /// // An OPT model, `pack --format q4_0 --layout dense`.
     /// static KERNELS: Kernels = Kernels::portable(&Needs {
-    ///     matrices: &[(Format::Q4_0, Layout::Rows), (Format::Q4_0, Layout::Columns)],
+    ///     matrices: &[(Format::Q4_0, Order::Rows), (Format::Q4_0, Order::Columns)],
     ///     kv: &[KvFormat::F16],
     ///     activations: &[Activation::Relu],
     ///     layer_norm: true,
@@ -84,27 +85,27 @@ impl Kernels {
         table
     }
 
-    const fn with_matrix(mut self, format: Format, layout: Layout) -> Kernels {
+    const fn with_matrix(mut self, format: Format, order: Order) -> Kernels {
         let at = format.arithmetic() as usize;
         // Floats stored by input are lines like others.
         let codes = if format.takes_int8() { at - Arithmetic::Int8 as usize } else { 0 };
-        match layout {
-            Layout::Rows => self.gemm[at] = SCALAR.gemm[at],
-            Layout::Columns => {
+        match order {
+            Order::Rows => self.gemm[at] = SCALAR.gemm[at],
+            Order::Columns => {
                 self.gemm[at] = SCALAR.gemm[at];
                 self.gemv_columns[at] = SCALAR.gemv_columns[at];
             }
-            Layout::RowLines => self.gemm_rows[at] = SCALAR.gemm_rows[at],
-            Layout::Inputs if format.takes_int8() => {
+            Order::RowLines => self.gemm_rows[at] = SCALAR.gemm_rows[at],
+            Order::Inputs if format.takes_int8() => {
                 self.gemv_codes[codes] = SCALAR.gemv_codes[codes];
                 self.gemm_codes[codes] = SCALAR.gemm_codes[codes];
             }
-            Layout::Inputs | Layout::ColumnLines => {
+            Order::Inputs | Order::ColumnLines => {
                 self.gemv_inputs[at] = SCALAR.gemv_inputs[at];
                 self.gemm_inputs[at] = SCALAR.gemm_inputs[at];
             }
         }
-        if format.takes_int8() && !matches!(layout, Layout::ColumnLines) {
+        if format.takes_int8() && !matches!(order, Order::ColumnLines) {
             self.quantize = SCALAR.quantize;
         }
         self
@@ -115,18 +116,18 @@ impl Kernels {
     /// # Errors
     /// [`Error::LeftOut`] with what is not.
     pub(crate) fn serve(&self, needs: &Needs) -> Result<(), Error> {
-        let served = |(format, layout): &(Format, Layout)| {
+        let served = |(format, order): &(Format, Order)| {
             let at = format.arithmetic() as usize;
-            match layout {
-                Layout::Rows => self.gemm[at].is_some(),
-                Layout::Columns => self.gemm[at].is_some() && self.gemv_columns[at].is_some(),
-                Layout::RowLines => self.gemm_rows[at].is_some(),
-                Layout::Inputs if format.takes_int8() => self.gemv_codes[at - Arithmetic::Int8 as usize].is_some(),
-                Layout::Inputs | Layout::ColumnLines => self.gemv_inputs[at].is_some(),
+            match order {
+                Order::Rows => self.gemm[at].is_some(),
+                Order::Columns => self.gemm[at].is_some() && self.gemv_columns[at].is_some(),
+                Order::RowLines => self.gemm_rows[at].is_some(),
+                Order::Inputs if format.takes_int8() => self.gemv_codes[at - Arithmetic::Int8 as usize].is_some(),
+                Order::Inputs | Order::ColumnLines => self.gemv_inputs[at].is_some(),
             }
         };
-        if let Some((format, layout)) = needs.matrices.iter().find(|m| !served(m)) {
-            return Err(Error::LeftOut(format.name(), layout.name()));
+        if let Some((format, order)) = needs.matrices.iter().find(|m| !served(m)) {
+            return Err(Error::LeftOut(format.name(), order.name()));
         }
         if needs.kv.iter().any(|kv| self.attend[*kv as usize].is_none()) {
             return Err(Error::LeftOut("this format", "of KV caches"));

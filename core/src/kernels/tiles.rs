@@ -1,9 +1,8 @@
 //! Where a panel's tiles come from: stored as tiles, or put together from lines.
 
 use super::codes::Codes;
-use super::matmul::Scout;
-use super::matrix::Walk;
-use crate::format::TILE_ROWS;
+use super::prefetch::{Scout, Walk};
+use crate::format::{PanelTiles, TILE_ROWS};
 use crate::simd::Lanes;
 use core::marker::PhantomData;
 
@@ -23,7 +22,7 @@ pub(super) unsafe trait Tiles<L: Lanes>: Copy {
 /// Tiles as they are stored.
 #[derive(Clone, Copy)]
 pub(super) struct StoredTiles {
-    walk: Walk,
+    tiles: PanelTiles,
     group: *const u8,
     next: *const u8,
     left: usize,
@@ -34,8 +33,9 @@ impl StoredTiles {
     /// The tiles that `walk` visits.
     #[inline(always)]
     pub(super) fn new(walk: &Walk, tile_bytes: usize) -> Self {
-        let scout = Scout::new(walk.soon, walk.inner, tile_bytes);
-        StoredTiles { walk: *walk, group: walk.start, next: walk.start, left: walk.inner, scout }
+        let Walk { tiles, soon } = *walk;
+        let scout = Scout::new(soon, tiles.inner, tile_bytes);
+        StoredTiles { tiles, group: tiles.start, next: tiles.start, left: tiles.inner, scout }
     }
 }
 
@@ -46,10 +46,10 @@ unsafe impl<L: Lanes> Tiles<L> for StoredTiles {
         let tile = self.next;
         self.left -= 1;
         if self.left == 0 {
-            self.group = self.group.wrapping_add(self.walk.outer_stride);
-            (self.next, self.left) = (self.group, self.walk.inner);
+            self.group = self.group.wrapping_add(self.tiles.outer_stride);
+            (self.next, self.left) = (self.group, self.tiles.inner);
         } else {
-            self.next = self.next.wrapping_add(self.walk.inner_stride);
+            self.next = self.next.wrapping_add(self.tiles.inner_stride);
         }
         if once {
             // SAFETY: features by the caller.

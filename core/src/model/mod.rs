@@ -9,8 +9,9 @@ pub use session::{Session, SessionOptions, Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;
+use crate::format::{Geometry, Matrix};
 use crate::image::{Config, Entry, GLOBAL, Image, Kind, Norm, Positions, SectionKind, Storage};
-use crate::kernels::{Activation, Geometry, Kernels, Matrix, Needs};
+use crate::kernels::{Activation, Kernels, Needs};
 use crate::sparsity::Predictor;
 
 /// A parsed image with the kernels that will run it. A small value without memory of its own.
@@ -63,7 +64,7 @@ impl<'a> Model<'a> {
     /// Whether its kernels have all that it needs.
     fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
         let c = self.config();
-        let matrix = |g: &Geometry| self.kernels.serve(&Needs { matrices: &[(g.format, g.layout)], ..Needs::NOTHING });
+        let matrix = |g: &Geometry| self.kernels.serve(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
         let tied = self.image.matrix(Kind::Output, 0).is_none();
         for entry in self.image.entries() {
             // Rows of an embedding that serves as nothing else are only looked up.

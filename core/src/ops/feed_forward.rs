@@ -7,8 +7,8 @@ use super::buffer::{Rows, SharedRows};
 use super::for_ranges;
 use super::linear::{Product, linear};
 use crate::exec::Executor;
-use crate::format::{BLOCK, TILE_ROWS};
-use crate::kernels::{Activation, Input, Kernels, Layout, Matrix};
+use crate::format::{BLOCK, Matrix, Order, TILE_ROWS};
+use crate::kernels::{Activation, Input, Kernels};
 
 /// Tokens whose neurons are held on the stack at once.
 const TOKENS: usize = 16;
@@ -167,7 +167,7 @@ fn sixteen(
 ) -> [f32; TILE_ROWS] {
     let project = |p: &Projection| {
         let mut out = [0.0; TILE_ROWS];
-        if p.matrix.geometry().layout == Layout::RowLines {
+        if p.matrix.geometry().order == Order::RowLines {
             kernels.gemm_rows(&p.matrix, these, later, x, 0, 1, &mut out, TILE_ROWS);
         } else {
             kernels.gemm(&p.matrix, these[0] as usize / TILE_ROWS, x, 0, 1, &mut out, TILE_ROWS);

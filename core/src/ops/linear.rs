@@ -4,8 +4,8 @@
 //! ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
-use crate::format::{BLOCK, TILE_ROWS};
-use crate::kernels::{Input, Kernels, Layout, Matrix};
+use crate::format::{BLOCK, Matrix, Order, TILE_ROWS};
+use crate::kernels::{Input, Kernels};
 use crate::views::Disjoint;
 use core::ops::Range;
 
@@ -76,17 +76,17 @@ impl<'a> Product<'a> {
         let g = self.matrix.geometry();
         let outputs = self.items() * self.item_width();
         let per_block = g.format.block_bytes();
-        match (g.layout, self.inputs) {
-            (Layout::Columns, _) if tokens == 1 => {
+        match (g.order, self.inputs) {
+            (Order::Columns, _) if tokens == 1 => {
                 (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count() * g.unit_bytes()
             }
-            (Layout::ColumnLines, Some(inputs)) if tokens == 1 => inputs.len() * (outputs / BLOCK) * per_block,
-            (Layout::Inputs, Some(inputs)) if tokens == 1 => {
+            (Order::ColumnLines, Some(inputs)) if tokens == 1 => inputs.len() * (outputs / BLOCK) * per_block,
+            (Order::Inputs, Some(inputs)) if tokens == 1 => {
                 let block = |i: &u32| *i as usize / BLOCK;
                 let blocks = inputs.chunk_by(|a, b| block(a) == block(b)).count();
                 outputs * (blocks * g.format.header_bytes() + inputs.len() * g.format.code_bytes() / BLOCK)
             }
-            (Layout::ColumnLines, _) => g.k_blocks * BLOCK * (outputs / BLOCK) * per_block,
+            (Order::ColumnLines, _) => g.k_blocks * BLOCK * (outputs / BLOCK) * per_block,
             _ => outputs * g.k_blocks * per_block,
         }
     }
@@ -109,10 +109,10 @@ impl<'a> Product<'a> {
             // SAFETY: item i owns its outputs of each row, inside `out` by the lengths checked here and in
             // `new`; items are not given twice.
             unsafe {
-                match m.geometry().layout {
-                    Layout::ColumnLines | Layout::Inputs => self.blocks(kernels, x, tokens, first..first + n),
-                    Layout::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
-                    Layout::Rows if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
+                match m.geometry().order {
+                    Order::ColumnLines | Order::Inputs => self.blocks(kernels, x, tokens, first..first + n),
+                    Order::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
+                    Order::Rows if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
                     _ => {
                         for p in first..first + n {
                             let out = self.out.as_ptr().add(m.output_offset(p));

@@ -7,9 +7,8 @@
 use super::dial::Policy;
 use super::select::threshold_of;
 use crate::error::Error;
-use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
 use crate::image::{Config, Image, Kind, crc32};
-use crate::kernels::{Geometry, Layout, Matrix};
 
 /// First bytes of the section.
 pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
@@ -307,7 +306,7 @@ impl<'a> Predictor<'a> {
         let (panels, k_blocks) = (outputs / TILE_ROWS, inputs / BLOCK);
         let group_stride = panels.saturating_mul(k_blocks).saturating_mul(format.tile_bytes());
         let (units_per_group, group_width) = (panels, panels * TILE_ROWS);
-        Geometry { format, layout: Layout::Rows, panels, k_blocks, units_per_group, group_stride, group_width }
+        Geometry { format, order: Order::Rows, panels, k_blocks, units_per_group, group_stride, group_width }
     }
 
     /// Refuses a table that is there and cannot be read or has not the length it must have.

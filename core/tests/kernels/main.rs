@@ -3,8 +3,8 @@
 //! one that fails.
 
 use half::f16;
-use shadowllm_core::format::{Arithmetic, BLOCK, TILE_ROWS};
-use shadowllm_core::kernels::{Activation, Attend, Geometry, Input, KvFormat, KvView, Layout, Matrix};
+use shadowllm_core::format::{Arithmetic, BLOCK, Geometry, Matrix, Order, TILE_ROWS};
+use shadowllm_core::kernels::{Activation, Attend, Input, KvFormat, KvView};
 use shadowllm_core::simd::scalar::ScalarLanes;
 use shadowllm_core::simd::{LANES, Lanes};
 use shadowllm_core::{Cpu, Format, Isa, Kernels};

@@ -22,7 +22,7 @@ fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
     let group = g.units_per_group * g.unit_bytes();
     // The blocks of a line share its front, and the 16 of a tile.
-    let tiled = matches!(g.layout, Layout::Rows | Layout::Columns);
+    let tiled = matches!(g.order, Order::Rows | Order::Columns);
     let together = if tiled { TILE_ROWS } else { g.unit_bytes() / g.format.block_bytes() };
     let piece = together * g.format.block_bytes();
     for start in (0..span).step_by(g.group_stride) {
@@ -130,13 +130,13 @@ fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std::ops::Range
 fn geometries() -> Vec<Geometry> {
     let mut all = Vec::new();
     for format in Format::ALL {
-        for (layout, lengths) in [(Layout::Rows, &[1, 2, 3, 7][..]), (Layout::Columns, &[1, 2, 3, 6, 7])] {
+        for (order, lengths) in [(Order::Rows, &[1, 2, 3, 7][..]), (Order::Columns, &[1, 2, 3, 6, 7])] {
             for (panels, &k_blocks) in (1..=3).flat_map(|p| lengths.iter().map(move |k| (p, k))) {
-                let units: usize = if layout == Layout::Rows { panels } else { k_blocks };
+                let units: usize = if order == Order::Rows { panels } else { k_blocks };
                 for units_per_group in (1..=units).filter(|u| units.is_multiple_of(*u)) {
                     let group_width = units_per_group * TILE_ROWS + TILE_ROWS;
                     let mut g =
-                        Geometry { format, layout, panels, k_blocks, units_per_group, group_stride: 0, group_width };
+                        Geometry { format, order, panels, k_blocks, units_per_group, group_stride: 0, group_width };
                     g.group_stride = units_per_group * g.unit_bytes() + 37;
                     all.push(g);
                 }
@@ -151,7 +151,7 @@ fn describe(k: &Kernels, what: &str, g: &Geometry) -> String {
         "{} {what} {} {:?} panels {} k_blocks {} units/group {}",
         k.isa().name(),
         g.format.name(),
-        g.layout,
+        g.order,
         g.panels,
         g.k_blocks,
         g.units_per_group
@@ -202,7 +202,7 @@ fn gemm() {
 #[test]
 fn gemv_columns() {
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(2));
-    for g in geometries().into_iter().filter(|g| g.layout == Layout::Columns) {
+    for g in geometries().into_iter().filter(|g| g.order == Order::Columns) {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 2, &mut random);
@@ -253,7 +253,7 @@ fn integer_extremes() {
         let header = if format.arithmetic() == Arithmetic::Affine4 { 64 } else { 32 };
         let g = Geometry {
             format,
-            layout: Layout::Columns,
+            order: Order::Columns,
             panels: 1,
             k_blocks: 1,
             units_per_group: 1,
@@ -295,18 +295,18 @@ fn integer_extremes() {
 }
 
 /// Lines of 1 to 48 outputs or 32 to 64, alone, by fours and all together.
-fn lines(layout: Layout) -> Vec<Geometry> {
+fn lines(order: Order) -> Vec<Geometry> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for (panels, k_blocks) in (1..=4).flat_map(|p| [1, 2, 5].map(|k| (p, k))) {
-            if layout == Layout::ColumnLines && panels % 2 == 1 {
+            if order == Order::ColumnLines && panels % 2 == 1 {
                 continue;
             }
-            let units = if layout == Layout::RowLines { panels * TILE_ROWS } else { k_blocks * BLOCK };
+            let units = if order == Order::RowLines { panels * TILE_ROWS } else { k_blocks * BLOCK };
             for units_per_group in [1, 4, units] {
                 let mut g = Geometry {
                     format,
-                    layout,
+                    order,
                     panels,
                     k_blocks,
                     units_per_group,
@@ -324,7 +324,7 @@ fn lines(layout: Layout) -> Vec<Geometry> {
 #[test]
 fn gemm_rows() {
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(5));
-    for g in lines(Layout::RowLines) {
+    for g in lines(Order::RowLines) {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 17, &mut random);
@@ -358,7 +358,7 @@ fn gemm_rows() {
 #[test]
 fn products_by_input() {
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(6));
-    for g in lines(Layout::ColumnLines) {
+    for g in lines(Order::ColumnLines) {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let mut rows = Rows::new(g.input_width(), 13, &mut random);
@@ -427,7 +427,7 @@ fn codes_by_input() {
         {
             let mut g = Geometry {
                 format,
-                layout: Layout::Inputs,
+                order: Order::Inputs,
                 panels,
                 k_blocks,
                 units_per_group: BLOCK,

@@ -56,7 +56,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         .map(|e| {
             let (format, layout) = match e.storage {
                 Storage::Vector { .. } => ("f32", "vector"),
-                Storage::Tiles(g) => (g.format.name(), g.layout.name()),
+                Storage::Tiles(g) => (g.format.name(), g.order.name()),
             };
             let layer = (e.layer != GLOBAL).then_some(e.layer);
             json!({"kind": e.kind.name(), "layer": layer, "rows": e.rows, "cols": e.cols, "format": format,
@@ -103,7 +103,7 @@ fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
         let layers = if e.layer == GLOBAL { 1 } else { image.config().layers };
         let (format, layout) = match e.storage {
             Storage::Vector { .. } => ("f32", "vector".to_owned()),
-            Storage::Tiles(g) => (g.format.name(), format!("{:?}", g.layout).to_lowercase()),
+            Storage::Tiles(g) => (g.format.name(), format!("{:?}", g.order).to_lowercase()),
         };
         let bytes = layers * e.bytes();
         print::line(format_args!(

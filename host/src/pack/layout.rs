@@ -2,9 +2,8 @@
 
 use super::Formats;
 use crate::import::{Source, SourceTensor};
-use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::image::{Config, Entry, GLOBAL, Kind, Storage, layout_of};
-use shadowllm_core::kernels::{Geometry, Layout};
+use shadowllm_core::format::{BLOCK, Format, Geometry, Order, TILE_ROWS};
+use shadowllm_core::image::{Config, Entry, GLOBAL, Kind, Storage, order_of};
 
 /// Layers start at multiples of this.
 pub const PAGE: usize = 4096;
@@ -210,23 +209,23 @@ impl Planner<'_> {
         let col = col_segments(kind, c, cols);
         let k_blocks = cols.div_ceil(col.len) * col.padded / BLOCK;
         let row = row_segments(kind, c, rows);
-        let layout = layout_of(kind, c);
-        let by_input = matches!(layout, Layout::ColumnLines | Layout::Inputs);
+        let order = order_of(kind, c);
+        let by_input = matches!(order, Order::ColumnLines | Order::Inputs);
         let multiple = if by_input { BLOCK } else { TILE_ROWS };
         let panels = (rows.div_ceil(row.len) * row.padded).next_multiple_of(multiple) / TILE_ROWS;
         let group = c.neuron_group;
-        let (units_per_group, group_width) = match (kind, layout) {
-            (Kind::O, Layout::Columns) => (c.head_slot() / BLOCK, 0),
-            (Kind::Down, Layout::Columns) => (group / BLOCK, 0),
-            (_, Layout::Inputs) => (BLOCK, 0),
+        let (units_per_group, group_width) = match (kind, order) {
+            (Kind::O, Order::Columns) => (c.head_slot() / BLOCK, 0),
+            (Kind::Down, Order::Columns) => (group / BLOCK, 0),
+            (_, Order::Inputs) => (BLOCK, 0),
             (Kind::Down, _) => (group, 0),
-            (Kind::Q | Kind::K | Kind::V, Layout::Rows) => (c.head_width() / TILE_ROWS, c.head_slot()),
-            (Kind::Gate | Kind::Up, Layout::Rows) => (group / TILE_ROWS, group),
-            (Kind::Gate | Kind::Up, Layout::RowLines) => (group, group),
+            (Kind::Q | Kind::K | Kind::V, Order::Rows) => (c.head_width() / TILE_ROWS, c.head_slot()),
+            (Kind::Gate | Kind::Up, Order::Rows) => (group / TILE_ROWS, group),
+            (Kind::Gate | Kind::Up, Order::RowLines) => (group, group),
             _ => (panels, panels * TILE_ROWS),
         };
         let format = self.formats.of(kind);
-        let mut g = Geometry { format, layout, panels, k_blocks, units_per_group, group_stride: 0, group_width };
+        let mut g = Geometry { format, order, panels, k_blocks, units_per_group, group_stride: 0, group_width };
         g.group_stride = g.shared_bytes() + units_per_group * g.unit_bytes();
         g
     }

@@ -13,9 +13,9 @@ use crate::import::{Source, SourceTensor};
 use crate::output::Output;
 use layout::{Part, Segments};
 use rayon::prelude::*;
-use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
+use shadowllm_core::format::{BLOCK, Format, Geometry, Order, TILE_ROWS};
 use shadowllm_core::image::{Config, Entry, HEADER_LEN, Kind, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION};
-use shadowllm_core::kernels::{Activation, Geometry, Layout};
+use shadowllm_core::kernels::Activation;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -288,17 +288,17 @@ impl Writer<'_> {
         let failed = |e| Error::file(self.source.path(), e);
         let unit = g.unit_bytes();
         let place = |u: usize| u / g.units_per_group * g.group_stride + u % g.units_per_group * unit;
-        match g.layout {
-            Layout::Rows | Layout::Columns | Layout::Inputs => {
+        match g.order {
+            Order::Rows | Order::Columns | Order::Inputs => {
                 let panels: std::result::Result<Vec<Vec<u8>>, String> =
                     (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
                 let tile = g.format.tile_bytes();
                 for (p, tiles) in panels.map_err(failed)?.iter().enumerate() {
-                    if g.layout == Layout::Rows {
+                    if g.order == Order::Rows {
                         out[place(p)..place(p) + unit].copy_from_slice(tiles);
                         continue;
                     }
-                    if g.layout == Layout::Inputs {
+                    if g.order == Order::Inputs {
                         spread_panel(g, p, tiles, out);
                         continue;
                     }
@@ -307,9 +307,9 @@ impl Writer<'_> {
                     }
                 }
             }
-            Layout::RowLines | Layout::ColumnLines => {
+            Order::RowLines | Order::ColumnLines => {
                 let transposed =
-                    if g.layout == Layout::ColumnLines { encoder.transposed().map_err(failed)? } else { vec![] };
+                    if g.order == Order::ColumnLines { encoder.transposed().map_err(failed)? } else { vec![] };
                 let lines: std::result::Result<Vec<Vec<u8>>, String> =
                     (0..g.units()).into_par_iter().map(|u| encoder.line(u, &transposed)).collect();
                 for (u, line) in lines.map_err(failed)?.iter().enumerate() {
@@ -323,7 +323,7 @@ impl Writer<'_> {
     }
 }
 
-/// Puts the tiles of panel `p` where a matrix of [`Layout::Inputs`] has them.
+/// Puts the tiles of panel `p` where a matrix of [`Order::Inputs`] has them.
 fn spread_panel(g: &Geometry, p: usize, tiles: &[u8], out: &mut [u8]) {
     let (tile, outputs, first) = (g.format.tile_bytes(), g.panels * TILE_ROWS, p * TILE_ROWS);
     for (kb, tile) in tiles.chunks_exact(tile).enumerate() {
@@ -378,7 +378,7 @@ impl Encoder<'_> {
             Format::Q4_1 => GgmlType::Q4_1,
             _ => return None,
         };
-        let same = self.tensor.raw_block(kind, 0, 0).is_some() && self.geometry.layout != Layout::ColumnLines;
+        let same = self.tensor.raw_block(kind, 0, 0).is_some() && self.geometry.order != Order::ColumnLines;
         (same && self.cols.keeps_blocks()).then_some(kind)
     }
 
@@ -436,7 +436,7 @@ impl Encoder<'_> {
             Piece::Block(block) => encode::put_line_block(self.format, &mut line, b, n, &block),
             Piece::Floats(x) => encode::put_line_floats(self.format, &mut line, b, &x),
         };
-        if self.geometry.layout == Layout::RowLines {
+        if self.geometry.order == Order::RowLines {
             if let Some(row) = self.rows.source(u) {
                 self.row_blocks(row, &mut put)?;
             }

@@ -4,7 +4,8 @@
 
 use core::fmt::Write;
 use core::mem::MaybeUninit;
-use shadowllm_core::kernels::{Activation, Layout, Needs};
+use shadowllm_core::format::Order;
+use shadowllm_core::kernels::{Activation, Needs};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Format, Image, Kernels, KvFormat, Model, Serial, Session};
 use shadowllm_no_std::{ANSWER, IMAGE, OPTIONS, PROMPTS, likeliest};
@@ -16,11 +17,11 @@ mod bare;
 /// What the shipped model (OPT, q4_0, layout mixed) and its predictor (q8_0) need.
 static KERNELS: Kernels = Kernels::portable(&Needs {
     matrices: &[
-        (Format::Q4_0, Layout::Rows),
-        (Format::Q4_0, Layout::Inputs),
-        (Format::Q4_0, Layout::RowLines),
-        (Format::Q4_0, Layout::ColumnLines),
-        (Format::Q8_0, Layout::Rows),
+        (Format::Q4_0, Order::Rows),
+        (Format::Q4_0, Order::Inputs),
+        (Format::Q4_0, Order::RowLines),
+        (Format::Q4_0, Order::ColumnLines),
+        (Format::Q8_0, Order::Rows),
     ],
     kv: &[KvFormat::F16],
     activations: &[Activation::Relu],

@@ -19,16 +19,14 @@
 //! group (a head, a group of neurons); groups stand `group_stride` bytes apart, so that the parts of several
 //! matrices that are used together can lie together. Blocks run along the reduction, but for `ColumnLines`.
 
-use super::codes::Codes;
-use super::matmul::AHEAD;
+use super::{Arithmetic, BLOCK, Format, TILE_ROWS};
 use crate::error::Error;
-use crate::format::{Arithmetic, BLOCK, Format, TILE_ROWS};
 use half::f16;
 
 /// The order of a matrix's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Layout {
+pub enum Order {
     /// All tiles of 16 outputs together.
     Rows = 0,
     /// All tiles of 32 inputs together.
@@ -41,18 +39,18 @@ pub enum Layout {
     Inputs = 4,
 }
 
-impl Layout {
+impl Order {
     /// All, in the order of their codes.
-    pub const ALL: [Layout; 5] = [Layout::Rows, Layout::Columns, Layout::RowLines, Layout::ColumnLines, Layout::Inputs];
+    pub const ALL: [Order; 5] = [Order::Rows, Order::Columns, Order::RowLines, Order::ColumnLines, Order::Inputs];
 
     /// Name in reports.
     pub const fn name(self) -> &'static str {
         match self {
-            Layout::Rows => "rows",
-            Layout::Columns => "columns",
-            Layout::RowLines => "row-lines",
-            Layout::ColumnLines => "column-lines",
-            Layout::Inputs => "inputs",
+            Order::Rows => "rows",
+            Order::Columns => "columns",
+            Order::RowLines => "row-lines",
+            Order::ColumnLines => "column-lines",
+            Order::Inputs => "inputs",
         }
     }
 }
@@ -63,7 +61,7 @@ pub struct Geometry {
     /// Number format.
     pub format: Format,
     /// Block order.
-    pub layout: Layout,
+    pub order: Order,
     /// Panels of 16 outputs (an even number where inputs are lines, which are cut by 32).
     pub panels: usize,
     /// Blocks of 32 inputs.
@@ -80,58 +78,58 @@ pub struct Geometry {
 impl Geometry {
     /// Units: panels under `Rows`, k-blocks under `Columns`, outputs or inputs where those are lines.
     pub const fn units(&self) -> usize {
-        match self.layout {
-            Layout::Rows => self.panels,
-            Layout::Columns => self.k_blocks,
-            Layout::RowLines => self.panels * TILE_ROWS,
-            Layout::ColumnLines | Layout::Inputs => self.k_blocks * BLOCK,
+        match self.order {
+            Order::Rows => self.panels,
+            Order::Columns => self.k_blocks,
+            Order::RowLines => self.panels * TILE_ROWS,
+            Order::ColumnLines | Order::Inputs => self.k_blocks * BLOCK,
         }
     }
 
     /// Bytes of one unit (without the scales that all inputs of a k-block share under `Inputs`).
     pub const fn unit_bytes(&self) -> usize {
-        match self.layout {
-            Layout::Rows => self.format.tile_bytes() * self.k_blocks,
-            Layout::Columns => self.format.tile_bytes() * self.panels,
-            Layout::RowLines => self.format.block_bytes() * self.k_blocks,
-            Layout::ColumnLines => self.format.block_bytes() * (self.panels * TILE_ROWS / BLOCK),
-            Layout::Inputs => self.format.code_bytes() * (self.panels * TILE_ROWS / BLOCK),
+        match self.order {
+            Order::Rows => self.format.tile_bytes() * self.k_blocks,
+            Order::Columns => self.format.tile_bytes() * self.panels,
+            Order::RowLines => self.format.block_bytes() * self.k_blocks,
+            Order::ColumnLines => self.format.block_bytes() * (self.panels * TILE_ROWS / BLOCK),
+            Order::Inputs => self.format.code_bytes() * (self.panels * TILE_ROWS / BLOCK),
         }
     }
 
     /// Blocks of a line.
     const fn line_blocks(&self) -> usize {
-        match self.layout {
-            Layout::ColumnLines | Layout::Inputs => self.panels * TILE_ROWS / BLOCK,
+        match self.order {
+            Order::ColumnLines | Order::Inputs => self.panels * TILE_ROWS / BLOCK,
             _ => self.k_blocks,
         }
     }
 
     /// Outputs of a unit, where units are outputs.
     const fn unit_outputs(&self) -> usize {
-        match self.layout {
-            Layout::Rows => TILE_ROWS,
-            Layout::RowLines => 1,
-            Layout::Columns | Layout::ColumnLines | Layout::Inputs => 0,
+        match self.order {
+            Order::Rows => TILE_ROWS,
+            Order::RowLines => 1,
+            Order::Columns | Order::ColumnLines | Order::Inputs => 0,
         }
     }
 
     /// Whether products take quantized inputs (else floats): dot products along blocks of integers do.
     pub const fn takes_int8(&self) -> bool {
-        self.format.takes_int8() && !matches!(self.layout, Layout::ColumnLines)
+        self.format.takes_int8() && !matches!(self.order, Order::ColumnLines)
     }
 
     /// Bytes of the scales that the inputs of a k-block share, under `Inputs`; else 0.
     pub const fn shared_bytes(&self) -> usize {
-        match self.layout {
-            Layout::Inputs => self.format.header_bytes() * self.panels * TILE_ROWS,
+        match self.order {
+            Order::Inputs => self.format.header_bytes() * self.panels * TILE_ROWS,
             _ => 0,
         }
     }
 
     /// Whether single inputs can be left out.
     pub const fn is_by_input(&self) -> bool {
-        matches!(self.layout, Layout::ColumnLines | Layout::Inputs)
+        matches!(self.order, Order::ColumnLines | Order::Inputs)
     }
 
     /// Bytes of all units, without what lies between groups.
@@ -146,9 +144,9 @@ impl Geometry {
 
     /// Length of an output vector (a multiple of 16).
     pub const fn output_width(&self) -> usize {
-        match self.layout {
-            Layout::Rows | Layout::RowLines => self.units() / self.units_per_group * self.group_width,
-            Layout::Columns | Layout::ColumnLines | Layout::Inputs => self.panels * TILE_ROWS,
+        match self.order {
+            Order::Rows | Order::RowLines => self.units() / self.units_per_group * self.group_width,
+            Order::Columns | Order::ColumnLines | Order::Inputs => self.panels * TILE_ROWS,
         }
     }
 
@@ -170,7 +168,7 @@ impl Geometry {
         let bytes = blocks.checked_mul(self.format.block_bytes())?;
         let group = bytes / units * upg;
         // What inputs share stands once in every k-block, so k-blocks are the groups.
-        if self.layout == Layout::Inputs && upg != BLOCK {
+        if self.order == Order::Inputs && upg != BLOCK {
             return None;
         }
         if self.group_stride < group || bytes > isize::MAX as usize {
@@ -225,10 +223,10 @@ impl Lines {
         unsafe { (self.start.add(g * self.group_stride + self.shared_bytes), self.line_bytes) }
     }
 
-    /// Blocks and bytes of a line.
+    /// Blocks of a line.
     #[inline(always)]
-    pub(super) fn blocks<C: Codes>(&self) -> (usize, usize) {
-        (self.blocks, self.blocks * const { C::SHARED + C::BYTES })
+    pub fn blocks(&self) -> usize {
+        self.blocks
     }
 
     /// First byte of line `i`.
@@ -249,13 +247,9 @@ impl Lines {
     }
 }
 
-/// Where runs of tiles begin that will be read soon, hints: the run that lies [`Matrix::runs_ahead`] behind the one
-/// that is read now, and the run after it.
-pub type Soon = [*const u8; 2];
-
-/// The way a kernel walks through the tiles of one panel: for each of `outer` groups `inner` tiles.
+/// Where the tiles of one panel are, in the order of the inputs: `outer` groups of `inner` tiles.
 #[derive(Clone, Copy)]
-pub struct Walk {
+pub struct PanelTiles {
     /// First tile.
     pub start: *const u8,
     /// Groups.
@@ -266,8 +260,6 @@ pub struct Walk {
     pub inner: usize,
     /// Bytes between tiles of a group.
     pub inner_stride: usize,
-    /// What will be asked for soon.
-    pub soon: Soon,
 }
 
 impl<'a> Matrix<'a> {
@@ -301,10 +293,10 @@ impl<'a> Matrix<'a> {
     /// Place of panel `p`'s first output in an output vector.
     pub fn output_offset(&self, p: usize) -> usize {
         let g = &self.geometry;
-        match g.layout {
-            Layout::Rows => p / g.units_per_group * g.group_width + p % g.units_per_group * TILE_ROWS,
+        match g.order {
+            Order::Rows => p / g.units_per_group * g.group_width + p % g.units_per_group * TILE_ROWS,
             // Groups of lines follow each other without padding (checked by the image).
-            Layout::Columns | Layout::RowLines | Layout::ColumnLines | Layout::Inputs => p * TILE_ROWS,
+            Order::Columns | Order::RowLines | Order::ColumnLines | Order::Inputs => p * TILE_ROWS,
         }
     }
 
@@ -314,7 +306,7 @@ impl<'a> Matrix<'a> {
     /// When the matrix is made of tiles.
     pub fn lines(&self) -> Lines {
         let g = &self.geometry;
-        assert!(!matches!(g.layout, Layout::Rows | Layout::Columns), "a matrix of tiles has no lines");
+        assert!(!matches!(g.order, Order::Rows | Order::Columns), "a matrix of tiles has no lines");
         Lines {
             start: self.tiles.as_ptr(),
             per_group: g.units_per_group,
@@ -325,52 +317,45 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// How to visit panel `p`'s tiles in the order of the inputs.
+    /// Where the tiles of panel `p` are, in the order of the inputs.
     ///
     /// # Panics
     /// When there is no panel `p`, or no tiles.
-    pub fn walk(&self, p: usize) -> Walk {
+    pub fn panel_tiles(&self, p: usize) -> PanelTiles {
         let g = &self.geometry;
         assert!(p < g.panels, "panel out of range");
         let tile = g.format.tile_bytes();
-        match g.layout {
-            Layout::Rows => Walk {
+        match g.order {
+            Order::Rows => PanelTiles {
                 start: self.tiles[self.unit_offset(p)..].as_ptr(),
                 outer: 1,
                 outer_stride: 0,
                 inner: g.k_blocks,
                 inner_stride: tile,
-                soon: [self.tiles.as_ptr(); 2],
             },
-            Layout::Columns => Walk {
+            Order::Columns => PanelTiles {
                 start: self.tiles[p * tile..].as_ptr(),
                 outer: g.k_blocks / g.units_per_group,
                 outer_stride: g.group_stride,
                 inner: g.units_per_group,
                 inner_stride: g.unit_bytes(),
-                soon: [self.tiles.as_ptr(); 2],
             },
-            Layout::RowLines | Layout::ColumnLines | Layout::Inputs => panic!("a matrix of lines has no tiles"),
+            Order::RowLines | Order::ColumnLines | Order::Inputs => panic!("a matrix of lines has no tiles"),
         }
     }
 
-    /// How many runs (panels of `Rows`, k-blocks of `Columns`) ahead a decode asks for weights.
-    pub fn runs_ahead(&self) -> usize {
-        AHEAD / self.geometry.unit_bytes().max(1)
-    }
-
-    /// Where the run of unit `u` begins, a hint: there may be none.
-    pub fn hint(&self, u: usize) -> *const u8 {
+    /// First byte of unit `u`; an address without meaning where there is no such unit.
+    pub fn unit_start(&self, u: usize) -> *const u8 {
         self.tiles.as_ptr().wrapping_add(self.unit_offset(u))
     }
 
-    /// The run of tiles of k-block `kb` from panel `from` to `to`, under [`Layout::Columns`].
+    /// The run of tiles of k-block `kb` from panel `from` to `to`, under [`Order::Columns`].
     ///
     /// # Panics
     /// When out of range or not a `Columns` matrix.
     pub fn column_run(&self, kb: usize, from: usize, to: usize) -> &'a [u8] {
         let g = &self.geometry;
-        assert!(g.layout == Layout::Columns && kb < g.k_blocks && to <= g.panels);
+        assert!(g.order == Order::Columns && kb < g.k_blocks && to <= g.panels);
         let (start, tile) = (self.unit_offset(kb), g.format.tile_bytes());
         &self.tiles[start + from * tile..start + to * tile]
     }
@@ -388,21 +373,21 @@ impl<'a> Matrix<'a> {
             let start = self.unit_offset(unit);
             decode_line(g.format, &self.tiles[start..start + g.unit_bytes()], i, g.line_blocks())
         };
-        let start = match g.layout {
-            Layout::Rows => self.unit_offset(p) + kb * tile,
-            Layout::Columns => self.unit_offset(kb) + p * tile,
-            Layout::RowLines => return block(row, kb),
-            Layout::ColumnLines => {
+        let start = match g.order {
+            Order::Rows => self.unit_offset(p) + kb * tile,
+            Order::Columns => self.unit_offset(kb) + p * tile,
+            Order::RowLines => return block(row, kb),
+            Order::ColumnLines => {
                 return core::array::from_fn(|k| block(kb * BLOCK + k, row / BLOCK)[row % BLOCK]);
             }
-            Layout::Inputs => return self.input_block(row, kb),
+            Order::Inputs => return self.input_block(row, kb),
         };
         decode_block(g.format, &self.tiles[start..start + tile], lane)
     }
 }
 
 impl Matrix<'_> {
-    /// [`Matrix::block`] under [`Layout::Inputs`].
+    /// [`Matrix::block`] under [`Order::Inputs`].
     fn input_block(&self, row: usize, kb: usize) -> [f32; BLOCK] {
         let g = &self.geometry;
         let shared = &self.tiles[kb * g.group_stride..];
