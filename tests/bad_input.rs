@@ -19,11 +19,11 @@ mod texts;
 use serde_json::Value;
 use shadowllm_core::Format;
 use shadowllm_core::image::crc32;
-use shadowllm_host::import::gguf::GgmlType;
 use shadowllm_tests::folder::Shape;
 use shadowllm_tests::gguf_file::GgufFile;
 use shadowllm_tests::program::Place;
 use shadowllm_tests::{pack_to, vectors};
+use shadowllm_tools::import::gguf::GgmlType;
 
 /// A small model, as `brown.sllm`: it has a tokenizer, learned positions (256) and a beginning token, but no chat
 /// template.

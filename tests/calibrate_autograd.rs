@@ -3,14 +3,14 @@
 
 use serde_json::json;
 use shadowllm_core::{Format, KvFormat, Serial};
-use shadowllm_host::calibrate::autograd::{Differentiable, Trace};
-use shadowllm_host::calibrate::criteria::Criterion;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::{
     FAMILIES, Reading, Tensor, arrangements, fixture_ids, logits, loss, max_difference, pack_as, pack_to, tensor,
     vectors,
 };
+use shadowllm_tools::calibrate::autograd::{Differentiable, Trace};
+use shadowllm_tools::calibrate::criteria::Criterion;
 use std::ops::Range;
 use std::path::Path;
 

@@ -4,11 +4,11 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 use serde_json::{Value, json};
 use shadowllm_core::sparsity::Policy;
-use shadowllm_host::compare::Outcome;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::report::{self, DENSITIES, LayerQuality, Measured, Quality, Report};
 use shadowllm_tests::program::Place;
 use shadowllm_tests::vectors;
+use shadowllm_tools::compare::Outcome;
+use shadowllm_tools::report::{self, DENSITIES, LayerQuality, Measured, Quality, Report};
 
 /// A row of made-up figures; the lower the density, the worse.
 fn row(policy: Policy, density: f32) -> Outcome {

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 use shadowllm_core::{Format, KvFormat, SessionOptions};
-use shadowllm_host::eval::{perplexity, token_nlls};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
 use shadowllm_tests::{pack_to, smollm2, vectors};
+use shadowllm_tools::eval::{perplexity, token_nlls};
 
 const OPTIONS: SessionOptions =
     SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16, sparsity: false };

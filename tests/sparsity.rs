@@ -16,12 +16,12 @@ mod traffic;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy};
 use shadowllm_core::{Format, KvFormat, Session};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::Arrangement;
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::{
     FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, max_difference, on_every_isa, pack_as,
     same_bits, tensor, vectors,
 };
+use shadowllm_tools::pack::Arrangement;
 
 const GIVEN: Dial =
     Dial { policy: Policy::Given, density: 1.0, refresh: 1, allocation: Allocation::Global, fixed: [None; 7], seed: 0 };

@@ -6,15 +6,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use shadowllm_core::{KvFormat, SessionOptions};
-use shadowllm_host::eval::nll;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
-use shadowllm_host::tasks::{
-    Choice, Encoded, EncodedChoice, Encoder, Question, Task, Tasks, accuracy, load, log_likelihood, score,
-};
 use shadowllm_host::text::Text;
 use shadowllm_tests::program::Place;
 use shadowllm_tests::{Reading, fixture_ids, logits, pack_to, vectors};
+use shadowllm_tools::eval::nll;
+use shadowllm_tools::tasks::{
+    Choice, Encoded, EncodedChoice, Encoder, Question, Task, Tasks, accuracy, load, log_likelihood, score,
+};
 use std::io::Write;
 use std::sync::Arc;
 

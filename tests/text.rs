@@ -1,10 +1,10 @@
 //! Streaming text and chat templates.
 
-use shadowllm_host::import::Chat;
-use shadowllm_host::import::gguf::{Gguf, tokenizer_json};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Message, Text, render};
 use shadowllm_tests::{smollm2, vectors};
+use shadowllm_tools::import::Chat;
+use shadowllm_tools::import::gguf::{Gguf, tokenizer_json};
 
 fn message(role: &str, content: &str) -> Message {
     Message { role: role.into(), content: content.into() }
@@ -91,7 +91,7 @@ fn streams_are_complete_utf8_and_add_up() {
 #[test]
 fn streams_of_the_real_model_too() {
     let Some(path) = smollm2() else { return };
-    let source = shadowllm_host::import::open(&path).unwrap();
+    let source = shadowllm_tools::import::open(&path).unwrap();
     let text = Text::from_json(&source.tokenizer().unwrap().unwrap()).unwrap();
     SAMPLES.iter().for_each(|s| check_stream(&text, s));
     // The prompt that ChatML and the model's own default system message ask for.

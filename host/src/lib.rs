@@ -1,4 +1,4 @@
-//! The host side of shadowllm: import and pack models, map images, run them on threads, read and write text.
+//! Models on a machine with an operating system: map images, run them on threads, read and write text.
 //!
 //! ```no_run
 //! use shadowllm_core::sample::{Sampler, SamplerOptions};
@@ -23,38 +23,16 @@
 //! # }
 //! ```
 
-#[cfg(feature = "tools")]
-pub mod cache;
-#[cfg(feature = "calibrate")]
-pub mod calibrate;
-#[cfg(feature = "tools")]
-pub mod compare;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;
 pub mod cores;
 pub mod error;
-#[cfg(feature = "tools")]
-pub mod eval;
-#[cfg(feature = "tools")]
-pub mod fetch;
 pub mod generate;
-#[cfg(feature = "tools")]
-pub mod import;
-mod map;
+pub mod map;
 pub mod model;
-#[cfg(feature = "tools")]
-pub mod output;
-#[cfg(feature = "tools")]
-pub mod pack;
 pub mod pool;
-#[cfg(feature = "tools")]
-pub mod predictor;
-#[cfg(feature = "tools")]
-pub mod report;
 #[cfg(unix)]
 pub mod residency;
-#[cfg(feature = "tasks")]
-pub mod tasks;
 #[cfg(feature = "tokenizer")]
 pub mod text;
 #[cfg(feature = "tokenizer")]

@@ -2,11 +2,11 @@
 
 use super::{edit, folder, gguf, image};
 use safetensors::tensor::{Dtype, TensorView};
-use shadowllm_host::import::gguf::GgmlType;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::gguf_bytes;
 use shadowllm_tests::gguf_file::GgufFile;
 use shadowllm_tests::program::Place;
+use shadowllm_tools::import::gguf::GgmlType;
 
 const PACK: &str = "pack model -o out.sllm";
 

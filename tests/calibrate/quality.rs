@@ -2,15 +2,15 @@
 
 use shadowllm_core::sparsity::{Dial, Policy, SLOTS};
 use shadowllm_core::{Format, KvFormat, SessionOptions};
-use shadowllm_host::calibrate::Options;
-use shadowllm_host::compare::{Outcome, Windows, compare};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::Arrangement;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
 use shadowllm_tests::program::Place;
 use shadowllm_tests::sparse::{Small, dial};
 use shadowllm_tests::vectors;
+use shadowllm_tools::calibrate::Options;
+use shadowllm_tools::compare::{Outcome, Windows, compare};
+use shadowllm_tools::pack::Arrangement;
 use std::sync::OnceLock;
 
 const DENSITIES: [f32; 3] = [0.7, 0.5, 0.3];

@@ -5,14 +5,14 @@ use safetensors::Dtype;
 use serde_json::json;
 use shadowllm_core::image::{Image, Kind};
 use shadowllm_core::{Format, KvFormat};
-use shadowllm_host::import;
-use shadowllm_host::import::gguf::GgmlType;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::{Arrangement, Formats, pack};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::gguf_file::{GgufFile, GgufTensor};
 use shadowllm_tests::{Reading, logits, pack_to, same_bits};
+use shadowllm_tools::import;
+use shadowllm_tools::import::gguf::GgmlType;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::path::Path;
 
 const SHAPES: [Shape; 2] = [

@@ -1,8 +1,8 @@
 //! Compares every type's dequantisation with the floats that the reference made, bit for bit
 //! (tests/../vectors/dequant/dequant.json, written by make_dequant.py beside it).
 
-use shadowllm_host::import::gguf::GgmlType;
-use shadowllm_host::import::gguf::dequant::{block_bytes, block_len, dequantize};
+use shadowllm_tools::import::gguf::GgmlType;
+use shadowllm_tools::import::gguf::dequant::{block_bytes, block_len, dequantize};
 
 const KINDS: [GgmlType; 11] = [
     GgmlType::F32,

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{array, entry, file, integers, number, string, strings, tensor, text, truth};
-use shadowllm_host::import::gguf::dequant::dequantize;
-use shadowllm_host::import::gguf::{Array, GgmlType, Gguf, Value};
-use shadowllm_host::import::gguf::{special_tokens, tokenizer_json};
+use shadowllm_tools::import::gguf::dequant::dequantize;
+use shadowllm_tools::import::gguf::{Array, GgmlType, Gguf, Value};
+use shadowllm_tools::import::gguf::{special_tokens, tokenizer_json};
 
 /// A file that has something of everything: 64 bytes of F32 data, then 36 of Q4_0.
 fn sample() -> Vec<u8> {

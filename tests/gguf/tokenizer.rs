@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use shadowllm_host::import::gguf::Gguf;
-use shadowllm_host::import::gguf::{special_tokens, tokenizer_json};
+use shadowllm_tools::import::gguf::Gguf;
+use shadowllm_tools::import::gguf::{special_tokens, tokenizer_json};
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
 /// The path that the environment variable names; none, and a loud word, if it is not set.

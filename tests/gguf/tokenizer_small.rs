@@ -5,8 +5,8 @@ mod common;
 use std::str::FromStr;
 
 use common::{file, floats, integers, number, string, strings, truth};
-use shadowllm_host::import::gguf::Gguf;
-use shadowllm_host::import::gguf::{Special, special_tokens, tokenizer_json};
+use shadowllm_tools::import::gguf::Gguf;
+use shadowllm_tools::import::gguf::{Special, special_tokens, tokenizer_json};
 use tokenizers::Tokenizer;
 
 fn gguf(entries: &[Vec<u8>]) -> Gguf {

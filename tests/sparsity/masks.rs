@@ -5,13 +5,13 @@ use shadowllm_core::format::{Geometry, Order};
 use shadowllm_core::image::{Config, Entry, Kind, SectionKind, Storage};
 use shadowllm_core::{Format, Image, KvFormat, Serial, Session};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pack::Arrangement;
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::folder::Random;
 use shadowllm_tests::sparse::with_session;
 use shadowllm_tests::{
     FAMILIES, Reading, arrangements, fixture_ids, logits, logits_with, on_every_isa, pack_as, same_bits, vectors,
 };
+use shadowllm_tools::pack::Arrangement;
 use std::ops::Range;
 
 /// What is active, per layer.

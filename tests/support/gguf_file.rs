@@ -3,8 +3,8 @@
 use crate::folder::{Random, Shape};
 use crate::gguf_bytes;
 use half::f16;
-use shadowllm_host::import::gguf::GgmlType;
-use shadowllm_host::import::gguf::dequant::{block_bytes, block_len, dequantize};
+use shadowllm_tools::import::gguf::GgmlType;
+use shadowllm_tools::import::gguf::dequant::{block_bytes, block_len, dequantize};
 use std::collections::BTreeMap;
 
 /// A tensor of the file.

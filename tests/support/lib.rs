@@ -20,9 +20,9 @@ pub mod sparse;
 
 use safetensors::SafeTensors;
 use shadowllm_core::{Executor, Isa, KvFormat, Session, SessionOptions};
-use shadowllm_host::import;
 use shadowllm_host::model::{LoadedModel, isas};
-use shadowllm_host::pack::{Arrangement, Formats, pack};
+use shadowllm_tools::import;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -142,7 +142,7 @@ pub fn logits_with(
 pub fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     let vocab = logits.len() / ids.len();
     let rows = logits.chunks_exact(vocab).zip(&ids[1..]);
-    rows.map(|(row, next)| shadowllm_host::eval::nll(row, *next)).sum::<f64>() / (ids.len() - 1) as f64
+    rows.map(|(row, next)| shadowllm_tools::eval::nll(row, *next)).sum::<f64>() / (ids.len() - 1) as f64
 }
 
 /// Largest absolute difference.
@@ -170,7 +170,7 @@ pub fn skipped(why: &str) {
 /// The real model's GGUF file, fetched once; `None`, loudly, without a network.
 pub fn smollm2() -> Option<PathBuf> {
     static ONCE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
-    let fetch = || match shadowllm_host::fetch::smollm2() {
+    let fetch = || match shadowllm_tools::fetch::smollm2() {
         Ok(path) => Some(path),
         Err(e) => {
             skipped(&format!("SmolLM2: {e}"));

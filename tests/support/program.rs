@@ -19,7 +19,7 @@ fn build() -> PathBuf {
     let place = BuildPlace::of(&std::env::current_exe().unwrap());
     let program = place.folder.join(format!("shadowllm{}", std::env::consts::EXE_SUFFIX));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "shadowllm-host", "--bin", "shadowllm"]);
+    cargo.args(["build", "--quiet", "--package", "shadowllm-tools", "--bin", "shadowllm"]);
     cargo.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
     cargo.arg("--profile").arg(&place.profile).arg("--target-dir").arg(&place.target);
     cargo.args(place.triple.iter().flat_map(|t| ["--target", t]));

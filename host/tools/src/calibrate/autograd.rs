@@ -1,0 +1,395 @@
+//! A differentiable copy of a packed model, by candle's automatic differentiation.
+//!
+//! To every head output a and neuron h a probe is added that is zero: the loss' gradient by the probe is the
+//! one by the value. That is ShadowLLM's mask in other words ([arXiv 2406.16635](https://arxiv.org/abs/2406.16635)):
+//! with values a * m, dL/dm at m = 1 is a * dL/da.
+//!
+//! The graph is cut at every layer's input and the chain rule continued across the cut, so that a layer's part
+//! is freed as soon as it has been walked back: candle computes a gradient of every weight it meets, wanted or
+//! not, and keeps it until its graph is done.
+
+use super::dense::dense_vector;
+use super::failure::Result;
+use super::loss::{self, chain, take};
+use super::parts::{Layer, Linear, Normalise, Reader, Tensors, need};
+use candle_core::{D, DType, Device, Tensor, Var};
+use shadowllm_core::Model;
+use shadowllm_core::image::{Config, Kind, Norm, Positions};
+use shadowllm_host::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+/// A model in f32 whose loss can be differentiated.
+pub struct Differentiable {
+    config: Config,
+    /// [vocab, d_embed].
+    embed: Tensor,
+    /// [positions + 2, d_model]; row p + 2 belongs to position p.
+    positions: Option<Tensor>,
+    project_in: Option<Linear>,
+    layers: Vec<Layer>,
+    final_norm: Option<Normalise>,
+    project_out: Option<Linear>,
+    /// [vocab, d_embed]; the embedding where tied.
+    output: Tensor,
+    /// `[head_dim / 2]`.
+    frequencies: Vec<f32>,
+}
+
+/// What one window of tokens left behind: row-major numbers, an entry per layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// Tokens of the window.
+    pub tokens: usize,
+    /// Query heads of a layer.
+    pub heads: usize,
+    /// Mean next-token cross-entropy, in nats.
+    pub loss: f32,
+    /// Input of the attention's projections, behind the norm where that stands before: [tokens, d_model].
+    pub attention_input: Vec<Vec<f32>>,
+    /// Input of the FFN's projections, likewise: [tokens, d_model].
+    pub ffn_input: Vec<Vec<f32>>,
+    /// Head outputs a before the output projection: [tokens, heads * head_dim].
+    pub head_output: Vec<Vec<f32>>,
+    /// dL/da; no layers without gradients.
+    pub head_gradient: Vec<Vec<f32>>,
+    /// Neurons h before the down projection, act(gate) * up or act(up): [tokens, ffn].
+    pub neurons: Vec<Vec<f32>>,
+    /// What the gates multiply, [tokens, ffn]; no layers in FFNs without gates.
+    pub up: Vec<Vec<f32>>,
+    /// dL/dh; no layers without gradients.
+    pub neuron_gradient: Vec<Vec<f32>>,
+}
+
+/// What all layers share in a window.
+struct Window {
+    tokens: usize,
+    /// 0 where a query may look, else minus infinity, [heads / kv_heads * tokens, tokens]; without and with the
+    /// sliding window.
+    masks: [Tensor; 2],
+    /// Rotations of query and key heads.
+    rope: Option<[Rotation; 2]>,
+}
+
+/// RoPE of rows that are heads of one token after the other: x * cos + (x turn) * sin.
+struct Rotation {
+    /// [tokens * heads, head_dim].
+    cos: Tensor,
+    /// Likewise.
+    sin: Tensor,
+    /// [head_dim, head_dim]: (low, high) to (-high, low).
+    turn: Tensor,
+}
+
+impl Rotation {
+    fn new(tokens: usize, heads: usize, frequencies: &[f32]) -> Tensors<Self> {
+        let half = frequencies.len();
+        let dim = 2 * half;
+        let mut turn = vec![0f32; dim * dim];
+        for i in 0..half {
+            turn[(i + half) * dim + i] = -1.0;
+            turn[i * dim + i + half] = 1.0;
+        }
+        let rows = |f: fn(f32) -> f32| -> Tensors<Tensor> {
+            let angle = |i: usize| (i / dim / heads) as f32 * frequencies[i % half];
+            let rows = (0..tokens * heads * dim).map(|i| f(angle(i))).collect();
+            Tensor::from_vec(rows, (tokens * heads, dim), &Device::Cpu)
+        };
+        let turn = Tensor::from_vec(turn, (dim, dim), &Device::Cpu)?;
+        Ok(Rotation { cos: rows(f32::cos)?, sin: rows(f32::sin)?, turn })
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensors<Tensor> {
+        (x * &self.cos)? + (x.matmul(&self.turn)? * &self.sin)?
+    }
+}
+
+/// Which keys a query sees: itself and the `window` - 1 before it; `copies` of [tokens, tokens].
+fn mask(tokens: usize, copies: usize, window: usize) -> Tensors<Tensor> {
+    let seen = |t: usize, s: usize| s <= t && t - s < window;
+    let row = |t: usize| (0..tokens).map(move |s| if seen(t, s) { 0.0 } else { f32::NEG_INFINITY });
+    let all = (0..copies).flat_map(|_| (0..tokens).flat_map(row)).collect();
+    Tensor::from_vec(all, (copies * tokens, tokens), &Device::Cpu)
+}
+
+/// A layer's pass, its graph attached where there were probes.
+struct Pass {
+    attention_input: Tensor,
+    ffn_input: Tensor,
+    /// With the probe.
+    heads: Tensor,
+    /// With the probe.
+    neurons: Tensor,
+    up: Option<Tensor>,
+    output: Tensor,
+}
+
+/// Where a layer's graph begins.
+struct Leaves {
+    x: Var,
+    heads: Var,
+    neurons: Var,
+}
+
+impl Differentiable {
+    /// Dequantises a packed model: 4 bytes per weight.
+    ///
+    /// # Errors
+    /// When the image lacks a tensor.
+    pub fn new(model: &Model) -> Result<Self> {
+        let read = Reader(model.image());
+        let config = *model.config();
+        let embed = need(read.matrix(Kind::Embed, 0)?, Kind::Embed)?;
+        let positions = read.vector(Kind::EmbedPositions, 0)?;
+        Ok(Differentiable {
+            config,
+            positions: positions.map(|p| p.reshape(((), config.d_model))).transpose()?,
+            project_in: read.linear(Kind::ProjectIn, None, 0)?,
+            layers: (0..config.layers).map(|layer| read.layer(layer)).collect::<Result<_>>()?,
+            final_norm: read.norm(Kind::FinalNorm, Some(Kind::FinalNormBias), 0)?,
+            project_out: read.linear(Kind::ProjectOut, None, 0)?,
+            output: read.matrix(Kind::Output, 0)?.unwrap_or_else(|| embed.clone()),
+            frequencies: dense_vector(model.image(), Kind::RopeFrequencies, 0).unwrap_or_default(),
+            embed,
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Runs a window of tokens from position 0, and back again for `gradients`.
+    ///
+    /// # Errors
+    /// Fewer than two tokens, tokens outside the vocabulary, more than there are learned positions.
+    pub fn trace(&self, ids: &[u32], gradients: bool) -> Result<Trace> {
+        self.admit(ids)?;
+        let window = self.window(ids.len())?;
+        let mut trace = Trace { tokens: ids.len(), heads: self.config.heads, ..Trace::default() };
+        let mut x = self.embed(ids)?;
+        let mut inputs = Vec::with_capacity(self.layers.len());
+        for i in 0..self.layers.len() {
+            let pass = self.layer(i, &x, None, &window)?;
+            trace.record(&pass)?;
+            inputs.push(std::mem::replace(&mut x, pass.output));
+        }
+        if gradients {
+            self.back(&mut trace, &inputs, &x, ids, &window)?;
+        } else {
+            trace.loss = loss::cross_entropy(&self.output_input(&x)?, &self.output, &ids[1..])?;
+        }
+        Ok(trace)
+    }
+
+    /// Traces windows of a text on `workers` threads and shows every trace to `each(index, trace)` on this one, in
+    /// the order in which they are done. Each worker needs memory for a window of its own.
+    ///
+    /// Workers are threads only where `CANDLE_NUM_THREADS=1` stands in the environment before candle is first
+    /// used. Else candle cuts elementwise work for a pool of its own that serves one caller at a time and spins
+    /// while it waits, and windows are traced one after the other on candle's threads: slower, and several times
+    /// slower on a machine that has other work too.
+    ///
+    /// # Errors
+    /// As [`Differentiable::trace`]; what `each` returns, which ends the work.
+    pub fn trace_each(
+        &self,
+        windows: &[&[u32]],
+        gradients: bool,
+        workers: usize,
+        each: &mut dyn FnMut(usize, Trace) -> Result<()>,
+    ) -> Result<()> {
+        if workers < 2 || candle_core::utils::barrier_pool().n_workers() > 0 {
+            return windows.iter().enumerate().try_for_each(|(i, ids)| each(i, self.trace(ids, gradients)?));
+        }
+        let next = AtomicUsize::new(0);
+        // Handed over, not queued, for traces are large.
+        let (sender, receiver) = sync_channel(0);
+        std::thread::scope(|scope| {
+            for _ in 0..workers.min(windows.len()) {
+                let (next, sender) = (&next, sender.clone());
+                scope.spawn(move || self.work(windows, gradients, next, &sender));
+            }
+            drop(sender);
+            let done = receiver.iter().try_for_each(|(i, trace): (usize, Result<Trace>)| each(i, trace?));
+            // Workers that still have something to send must not wait for ever.
+            drop(receiver);
+            done
+        })
+    }
+
+    /// A worker of [`Differentiable::trace_each`].
+    fn work(&self, windows: &[&[u32]], gradients: bool, next: &AtomicUsize, done: &SyncSender<(usize, Result<Trace>)>) {
+        // Matrix products use the rayon pool that they are called in.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(|e| Error::Other(format!("no thread to trace on: {e}")));
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(ids) = windows.get(i) else { return };
+            let trace = match &pool {
+                Ok(pool) => pool.install(|| self.trace(ids, gradients)),
+                Err(e) => Err(Error::Other(e.to_string()).into()),
+            };
+            if done.send((i, trace)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Walks the layers back from the last one's output, each computed once more from its input: keeping all
+    /// their graphs would take gigabytes.
+    fn back(&self, trace: &mut Trace, inputs: &[Tensor], output: &Tensor, ids: &[u32], window: &Window) -> Result<()> {
+        let (loss, mut gradient) = self.loss_and_gradient(output, ids)?;
+        trace.loss = loss;
+        for (i, x) in inputs.iter().enumerate().rev() {
+            let leaves = self.leaves(x)?;
+            let pass = self.layer(i, &leaves.x, Some(&leaves), window)?;
+            let mut found = chain(&pass.output, &gradient)?;
+            trace.head_gradient.push(numbers(&take(&mut found, &leaves.heads)?)?);
+            trace.neuron_gradient.push(numbers(&take(&mut found, &leaves.neurons)?)?);
+            gradient = take(&mut found, &leaves.x)?;
+        }
+        trace.head_gradient.reverse();
+        trace.neuron_gradient.reverse();
+        Ok(())
+    }
+
+    fn admit(&self, ids: &[u32]) -> Result<()> {
+        let (c, vocab) = (&self.config, self.config.vocab as u32);
+        if ids.len() < 2 {
+            return Err(Error::Usage("a window needs at least two tokens: the first is not predicted".into()).into());
+        }
+        if let Some(&id) = ids.iter().find(|id| **id >= vocab) {
+            return Err(shadowllm_core::Error::TokenOutOfRange { id, vocab }.into());
+        }
+        if c.positions == Positions::Learned && ids.len() > c.max_positions {
+            return Err(shadowllm_core::Error::ContextFull { needed: ids.len(), context: c.max_positions }.into());
+        }
+        Ok(())
+    }
+
+    fn window(&self, tokens: usize) -> Tensors<Window> {
+        let c = &self.config;
+        let copies = c.heads / c.kv_heads;
+        let sliding = if c.window == 0 { usize::MAX } else { c.window };
+        let rotation = |heads| Rotation::new(tokens, heads, &self.frequencies);
+        let rope = c.positions == Positions::Rope;
+        Ok(Window {
+            tokens,
+            masks: [mask(tokens, copies, usize::MAX)?, mask(tokens, copies, sliding)?],
+            rope: if rope { Some([rotation(c.heads)?, rotation(c.kv_heads)?]) } else { None },
+        })
+    }
+
+    /// [tokens, d_model].
+    fn embed(&self, ids: &[u32]) -> Tensors<Tensor> {
+        let x = self.embed.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        let x = match &self.project_in {
+            Some(projection) => projection.forward(&x)?,
+            None => x,
+        };
+        match &self.positions {
+            Some(positions) => x + positions.narrow(0, 2, ids.len())?,
+            None => Ok(x),
+        }
+    }
+
+    fn leaves(&self, x: &Tensor) -> Tensors<Leaves> {
+        let (c, tokens) = (&self.config, x.dim(0)?);
+        let zeros = |width| Var::zeros((tokens, width), DType::F32, &Device::Cpu);
+        Ok(Leaves { x: Var::from_tensor(x)?, heads: zeros(c.heads * c.head_dim)?, neurons: zeros(c.ffn)? })
+    }
+
+    fn layer(&self, i: usize, x: &Tensor, leaves: Option<&Leaves>, window: &Window) -> Tensors<Pass> {
+        let (c, layer) = (&self.config, &self.layers[i]);
+        let before = |norm: &Normalise, x: &Tensor| if c.pre_norm { norm.forward(x, c.norm) } else { Ok(x.clone()) };
+        let after = |norm: &Normalise, x: Tensor| if c.pre_norm { Ok(x) } else { norm.forward(&x, c.norm) };
+        let attention_input = before(&layer.attention_norm, x)?;
+        let mask = &window.masks[usize::from(c.layer_window(i) != usize::MAX)];
+        let heads = self.attention(layer, &attention_input, mask, window)?;
+        let heads = probed(heads, leaves.map(|leaves| &leaves.heads))?;
+        let x = after(&layer.attention_norm, (x + layer.o.forward(&heads)?)?)?;
+        let ffn_input = before(&layer.ffn_norm, &x)?;
+        let (neurons, up) = layer.neurons(&ffn_input, c.activation)?;
+        let neurons = probed(neurons, leaves.map(|leaves| &leaves.neurons))?;
+        let output = after(&layer.ffn_norm, (&x + layer.down.forward(&neurons)?)?)?;
+        Ok(Pass { attention_input, ffn_input, heads, neurons, up, output })
+    }
+
+    /// Outputs of the heads, side by side: [tokens, heads * head_dim].
+    fn attention(&self, layer: &Layer, x: &Tensor, mask: &Tensor, window: &Window) -> Tensors<Tensor> {
+        let (c, tokens) = (&self.config, window.tokens);
+        let (dim, group) = (c.head_dim, c.heads / c.kv_heads);
+        let turned = |x: Tensor, norm: Option<&Normalise>, rotation: Option<&Rotation>| {
+            let x = x.reshape(((), dim))?;
+            let x = norm.map_or(Ok(x.clone()), |norm| norm.forward(&x, Norm::Rms))?;
+            rotation.map_or(Ok(x.clone()), |rotation| rotation.forward(&x))
+        };
+        let norms = layer.head_norms.as_ref();
+        let rope = window.rope.as_ref();
+        let q = turned(layer.q.forward(x)?, norms.map(|n| &n.0), rope.map(|r| &r[0]))?;
+        let k = turned(layer.k.forward(x)?, norms.map(|n| &n.1), rope.map(|r| &r[1]))?;
+        let v = layer.v.forward(x)?.reshape((tokens, c.kv_heads, dim))?.transpose(0, 1)?;
+        let k = k.reshape((tokens, c.kv_heads, dim))?.permute((1, 2, 0))?;
+        // Query heads that share keys are stacked: [kv_heads, group * tokens, dim].
+        let q = q.affine(1.0 / (dim as f64).sqrt(), 0.0)?.reshape((tokens, c.kv_heads, group, dim))?;
+        let q = q.permute((1, 2, 0, 3))?.reshape((c.kv_heads, group * tokens, dim))?;
+        let out = attend(&q, &k, &v, mask)?.reshape((c.kv_heads, group, tokens, dim))?;
+        out.permute((2, 0, 1, 3))?.reshape((tokens, c.heads * dim))
+    }
+
+    /// What the output matrix multiplies, for all tokens but the last, which has nothing to predict.
+    fn output_input(&self, x: &Tensor) -> Tensors<Tensor> {
+        let mut y = x.narrow(0, 0, x.dim(0)? - 1)?;
+        if let Some(norm) = &self.final_norm {
+            y = norm.forward(&y, self.config.norm)?;
+        }
+        match &self.project_out {
+            Some(projection) => projection.forward(&y),
+            None => Ok(y),
+        }
+    }
+
+    /// Mean next-token cross-entropy of the last layer's output, and its gradient by that output.
+    fn loss_and_gradient(&self, x: &Tensor, ids: &[u32]) -> Result<(f32, Tensor)> {
+        let leaf = Var::from_tensor(x)?;
+        let y = self.output_input(&leaf)?;
+        let (loss, gradient) = loss::cross_entropy_and_gradient(&y.detach(), &self.output, &ids[1..])?;
+        Ok((loss, take(&mut chain(&y, &gradient)?, &leaf)?))
+    }
+}
+
+/// `x` plus a probe of zeros.
+fn probed(x: Tensor, probe: Option<&Var>) -> Tensors<Tensor> {
+    match probe {
+        Some(probe) => x + probe.as_tensor(),
+        None => Ok(x),
+    }
+}
+
+/// softmax(q k + mask) v: `q` [kv_heads, rows, dim], `k` [kv_heads, dim, tokens], `v` [kv_heads, tokens, dim],
+/// `mask` [rows, tokens].
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Tensors<Tensor> {
+    let scores = q.matmul(k)?;
+    // A row's maximum changes nothing but the range of exp: it stays outside the graph, in one with the mask.
+    let top = scores.detach().broadcast_add(mask)?.max_keepdim(D::Minus1)?;
+    let weights = (scores + mask.broadcast_sub(&top)?)?.exp()?;
+    weights.matmul(v)?.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
+}
+
+fn numbers(x: &Tensor) -> Tensors<Vec<f32>> {
+    x.flatten_all()?.to_vec1()
+}
+
+impl Trace {
+    fn record(&mut self, pass: &Pass) -> Tensors<()> {
+        self.attention_input.push(numbers(&pass.attention_input)?);
+        self.ffn_input.push(numbers(&pass.ffn_input)?);
+        self.head_output.push(numbers(&pass.heads)?);
+        self.neurons.push(numbers(&pass.neurons)?);
+        if let Some(up) = &pass.up {
+            self.up.push(numbers(up)?);
+        }
+        Ok(())
+    }
+}

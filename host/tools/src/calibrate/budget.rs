@@ -1,0 +1,269 @@
+//! Dividing a density among layers, and between heads and neurons or among maps: by what each part costs when
+//! it alone is cut, measured with the engine itself.
+//!
+//! Costs (KL divergence from the dense model) of different parts are taken as additive; between the measured
+//! shares the logarithm of a cost is linear. For every density the division with the least sum is the one at
+//! which all parts cost the same per byte more (a Lagrange multiplier, found by bisection).
+
+use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
+use shadowllm_core::image::{Entry, GLOBAL, Image, Kind};
+use shadowllm_core::sparsity::{Dial, GRID, Policy};
+use shadowllm_core::{Serial, Session};
+use shadowllm_host::Result;
+use shadowllm_host::pool::Pool;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+
+/// Shares at which a part's cost is measured.
+const SHARES: [f32; 6] = [0.8, 0.6, 0.45, 0.3, 0.2, 0.1];
+/// Layers behind the first are divided in so many runs that share a division.
+const DEPTHS: usize = 3;
+/// Least share that a budget gives.
+const LEAST: f32 = 0.02;
+
+/// Text to measure on with what the dense model says of it, and sessions that measure side by side.
+///
+/// A measurement is one session's, on one thread: two at a time are done sooner than one on two threads, and sums do
+/// not depend on how many there are.
+pub struct Probe<'a, 'm> {
+    sessions: Vec<Session<'m, 'm>>,
+    windows: Vec<&'a [u32]>,
+    context: usize,
+    dense: Vec<Dense>,
+}
+
+/// What a measurement found.
+#[derive(Clone, Copy)]
+pub struct Cost {
+    /// Mean divergence from the dense model.
+    pub kl: f64,
+    /// Share of the skippable bytes that was read.
+    pub read: f64,
+}
+
+impl<'a, 'm> Probe<'a, 'm> {
+    /// Reads the windows densely.
+    ///
+    /// # Errors
+    /// When nothing would be scored; what the session refuses.
+    pub fn new(mut sessions: Vec<Session<'m, 'm>>, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
+        let all = windows.all()?;
+        let session = &mut sessions[0];
+        session.set_dial(&Dial::default())?;
+        let dense = all.iter().map(|ids| dense_rows(session, pool, ids, windows.context)).collect::<Result<_>>()?;
+        Ok(Probe { sessions, windows: all, context: windows.context, dense })
+    }
+
+    /// The image.
+    pub fn image(&self) -> Image<'m> {
+        *self.sessions[0].model().image()
+    }
+
+    /// What each of `jobs` costs: `set` puts it into force in a session.
+    ///
+    /// # Errors
+    /// What a session refuses.
+    pub fn costs<J: Sync>(
+        &mut self,
+        jobs: &[J],
+        set: &(dyn Fn(&mut Session, &J) -> Result<()> + Sync),
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Cost>> {
+        let (windows, dense, context) = (&self.windows, &self.dense, self.context);
+        let measured = |session: &mut Session, job: &J| -> Result<Cost> {
+            set(session, job)?;
+            let mut sums = Sums::default();
+            for (ids, dense) in windows.iter().zip(dense) {
+                measure(session, &Serial, ids, context, dense, &mut sums)?;
+            }
+            let skippable = session.model().skippable_bytes(session.policy().by_input()) as f64;
+            let tokens = sums.tokens as f64;
+            Ok(Cost { kl: sums.kl / tokens, read: sums.skippable as f64 / tokens / skippable })
+        };
+        let (next, (sender, receiver)) = (AtomicUsize::new(0), mpsc::channel());
+        std::thread::scope(|scope| {
+            for session in &mut self.sessions {
+                let (sender, next, measured) = (sender.clone(), &next, &measured);
+                scope.spawn(move || {
+                    while let Some((i, job)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, jobs.get(i)?))) {
+                        // Nobody listens any more once a measurement has failed.
+                        if sender.send((i, measured(session, job))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let mut costs = vec![Cost { kl: 0.0, read: 0.0 }; jobs.len()];
+            for (done, (i, cost)) in receiver.into_iter().enumerate() {
+                costs[i] = cost?;
+                progress(done + 1);
+            }
+            Ok(costs)
+        })
+    }
+}
+
+/// A slot in a run of layers, and what cutting it alone costs.
+struct Part {
+    slot: usize,
+    layers: std::ops::Range<usize>,
+    /// Share of the skippable bytes.
+    bytes: f64,
+    /// (share kept, cost), from 1 downwards.
+    costs: Vec<(f64, f64)>,
+}
+
+impl Part {
+    /// Cost at a share.
+    fn cost(&self, share: f64) -> f64 {
+        let log = |c: f64| c.max(1e-9).ln();
+        let (first, last) = (self.costs[0], self.costs[self.costs.len() - 1]);
+        if share >= first.0 {
+            // Dense costs nothing, and little is cut at little cost.
+            return first.1 * ((1.0 - share) / (1.0 - first.0)).powi(2);
+        }
+        let pair = self
+            .costs
+            .windows(2)
+            .find(|w| share >= w[1].0)
+            .map_or((self.costs[self.costs.len() - 2], last), |w| (w[0], w[1]));
+        let ((s0, c0), (s1, c1)) = pair;
+        (log(c0) + (log(c1) - log(c0)) * (share - s0) / (s1 - s0)).exp()
+    }
+
+    /// Shares that cut this part alone, [layers, slots].
+    fn alone(&self, share: f32, layers: usize, slots: usize) -> Vec<f32> {
+        let mut shares = vec![1.0; layers * slots];
+        self.layers.clone().for_each(|l| shares[l * slots + self.slot] = share);
+        shares
+    }
+
+    /// The share with the least cost + price * bytes kept.
+    fn best(&self, price: f64) -> f64 {
+        let steps = ((1.0 - LEAST) / 0.01) as usize;
+        let shares = (0..=steps).map(|i| 1.0 - 0.01 * i as f64);
+        let total = |s: f64| self.cost(s) + price * self.bytes * s;
+        shares.fold(1.0, |best, s| if total(s) < total(best) { s } else { best })
+    }
+}
+
+/// Which slot of a policy's budget a matrix belongs to.
+fn slot_of(policy: Policy, kind: Kind) -> Option<usize> {
+    let maps = [Kind::Q, Kind::K, Kind::V, Kind::O, Kind::Gate, Kind::Up, Kind::Down];
+    let map = maps.iter().position(|k| *k == kind)?;
+    match (policy.by_input(), map) {
+        (true, 4..) if policy == Policy::Mixed => Some(policy.neuron_slot()),
+        (true, _) => Some(map),
+        (false, 0 | 3) => Some(0),
+        (false, 4..) => Some(1),
+        (false, _) => None,
+    }
+}
+
+/// Slots that the policy can cut in this image.
+fn cuttable(policy: Policy, image: &Image, slot: usize) -> bool {
+    let c = image.config();
+    match policy {
+        Policy::Gate => slot == 1,
+        Policy::Mixed => slot < 4 || slot == policy.neuron_slot(),
+        _ if policy.by_input() && slot < 4 => c.attention_by_input,
+        _ if policy.by_input() => c.ffn_by_input && (slot != 4 || c.gated),
+        _ => true,
+    }
+}
+
+fn parts(policy: Policy, image: &Image) -> Vec<Part> {
+    let layers = image.config().layers;
+    let depths = DEPTHS.min(layers - 1);
+    let bytes = |slot: usize, range: &std::ops::Range<usize>| -> f64 {
+        let inside = |e: &Entry| {
+            e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.kind) == Some(slot)
+        };
+        image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
+    };
+    let all: f64 = (0..policy.slots()).map(|s| bytes(s, &(1..layers))).sum();
+    let mut parts = Vec::new();
+    for slot in (0..policy.slots()).filter(|s| cuttable(policy, image, *s)) {
+        for depth in 0..depths {
+            let bound = |d: usize| 1 + (layers - 1) * d / depths;
+            let range = bound(depth)..bound(depth + 1);
+            parts.push(Part { slot, bytes: bytes(slot, &range) / all, layers: range, costs: Vec::new() });
+        }
+    }
+    parts
+}
+
+/// How many measurements [`search`] makes.
+pub fn steps(policy: Policy, image: &Image) -> usize {
+    parts(policy, image).len() * SHARES.len()
+}
+
+/// Measures every part and divides every density of the grid: [GRID, layers, slots].
+///
+/// # Errors
+/// What the session refuses.
+pub fn search(probe: &mut Probe, policy: Policy, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+    let image = probe.image();
+    let (layers, slots) = (image.config().layers, policy.slots());
+    let dial = Dial { policy, ..Dial::default() };
+    let mut parts = parts(policy, &image);
+    let jobs: Vec<Vec<f32>> =
+        parts.iter().flat_map(|part| SHARES.map(|share| part.alone(share, layers, slots))).collect();
+    let costs = probe.costs(&jobs, &|session, shares| Ok(session.set_shares(&dial, shares)?), progress)?;
+    for (part, costs) in parts.iter_mut().zip(costs.chunks(SHARES.len())) {
+        let mut least = 0.0f64;
+        for (share, cost) in SHARES.into_iter().zip(costs) {
+            // What is kept less cannot cost less, but for noise.
+            least = least.max(cost.kl);
+            part.costs.push((f64::from(share), least));
+        }
+    }
+    Ok(divide(&parts, layers, slots))
+}
+
+fn divide(parts: &[Part], layers: usize, slots: usize) -> Vec<f32> {
+    let cuttable: f64 = parts.iter().map(|p| p.bytes).sum();
+    let mut table = vec![1.0; GRID * layers * slots];
+    for (g, rows) in table.chunks_exact_mut(layers * slots).enumerate() {
+        let density = g as f64 / (GRID - 1) as f64;
+        let read = |price: f64| 1.0 - cuttable + parts.iter().map(|p| p.bytes * p.best(price)).sum::<f64>();
+        let (mut low, mut high) = (1e-9f64, 1e6f64);
+        for _ in 0..60 {
+            let middle = (low * high).sqrt();
+            if read(middle) > density { low = middle } else { high = middle }
+        }
+        // At that price a part may jump from one share to another: between them lies the density.
+        let (more, less) = (read(low), read(high));
+        let mix = if more > less { ((density - less) / (more - less)).clamp(0.0, 1.0) } else { 0.0 };
+        if density < 1.0 {
+            for p in parts {
+                let share = (p.best(high) + mix * (p.best(low) - p.best(high))) as f32;
+                p.layers.clone().for_each(|l| rows[l * slots + p.slot] = share);
+            }
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_meets_its_density_and_spares_what_is_dear() {
+        let part = |slot, bytes, dear: f64| Part {
+            slot,
+            layers: 1..3,
+            bytes,
+            costs: SHARES.map(|s| (f64::from(s), dear * f64::from(1.0 - s).powi(2))).to_vec(),
+        };
+        let table = divide(&[part(0, 0.3, 10.0), part(1, 0.7, 1.0)], 3, 2);
+        for (g, rows) in table.chunks_exact(6).enumerate() {
+            let density = g as f32 / (GRID - 1) as f32;
+            let read = 0.3 * rows[2] + 0.7 * rows[3];
+            assert!((read - density).abs() < 0.005 || density < 0.05, "{density}: {read}");
+            assert!(rows[2] >= rows[3] && rows[0] == 1.0);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What an interrupted calibration leaves behind, so that it can go on: one file, written whole.
+
+use crate::output::Output;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use shadowllm_host::{Error, Result};
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Named arrays of numbers.
+#[derive(Default)]
+pub struct Checkpoint {
+    arrays: BTreeMap<String, (Dtype, Vec<u8>)>,
+}
+
+impl Checkpoint {
+    /// Keeps floats.
+    pub fn put_f32(&mut self, name: String, values: &[f32]) {
+        self.arrays.insert(name, (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
+    /// Keeps doubles.
+    pub fn put_f64(&mut self, name: String, values: &[f64]) {
+        self.arrays.insert(name, (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
+    /// Keeps counts.
+    pub fn put_u32(&mut self, name: String, values: &[u32]) {
+        self.arrays.insert(name, (Dtype::U32, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
+    fn get<const N: usize, T>(&self, name: &str, of: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
+        let (_, bytes) = self
+            .arrays
+            .get(name)
+            .ok_or_else(|| Error::Other(format!("the state of the interrupted calibration lacks {name}")))?;
+        Ok(bytes.as_chunks::<N>().0.iter().map(|b| of(*b)).collect())
+    }
+
+    /// Kept floats.
+    ///
+    /// # Errors
+    /// When there are none of this name.
+    pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
+        self.get(name, f32::from_le_bytes)
+    }
+
+    /// Kept doubles.
+    ///
+    /// # Errors
+    /// When there are none of this name.
+    pub fn f64(&self, name: &str) -> Result<Vec<f64>> {
+        self.get(name, f64::from_le_bytes)
+    }
+
+    /// Kept counts.
+    ///
+    /// # Errors
+    /// When there are none of this name.
+    pub fn u32(&self, name: &str) -> Result<Vec<u32>> {
+        self.get(name, u32::from_le_bytes)
+    }
+
+    /// Writes the file; `key` says what it belongs to.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path, key: &str) -> Result<()> {
+        let bad = |e: safetensors::SafeTensorError| Error::Other(e.to_string());
+        let mut views = Vec::new();
+        for (name, (dtype, bytes)) in &self.arrays {
+            views.push((
+                name.as_str(),
+                TensorView::new(*dtype, vec![bytes.len() * 8 / dtype.bitsize()], bytes).map_err(bad)?,
+            ));
+        }
+        let meta = HashMap::from([("calibration".to_owned(), key.to_owned())]);
+        let data = safetensors::serialize(views, Some(meta)).map_err(bad)?;
+        let mut output = Output::create(path)?;
+        output.file().write_all(&data).map_err(|e| Error::io("write to", path, e))?;
+        output.finish()
+    }
+
+    /// Reads the file, if there is one that belongs to `key`.
+    ///
+    /// # Errors
+    /// When there is a file and it cannot be read.
+    pub fn read(path: &Path, key: &str) -> Result<Option<Self>> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        let bad = |e: safetensors::SafeTensorError| {
+            Error::file(path, format!("is no state of an interrupted calibration ({e}): remove it to begin anew"))
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
+        let found = header.metadata().as_ref().and_then(|m| m.get("calibration"));
+        if found.is_none_or(|found| found != key) {
+            return Ok(None);
+        }
+        let all = SafeTensors::deserialize(&bytes).map_err(bad)?;
+        let arrays = all.iter().map(|(n, v)| (n.to_owned(), (v.dtype(), v.data().to_vec()))).collect();
+        Ok(Some(Checkpoint { arrays }))
+    }
+}

@@ -1,0 +1,325 @@
+//! Calibration of contextual sparsity: which heads, neurons and inputs matter for which token (ShadowLLM,
+//! [arXiv 2406.16635](https://arxiv.org/abs/2406.16635)).
+//!
+//! ```text
+//!   text ─> windows ─> autograd (values and gradients) ─┬─> statistics (means, quantiles of inputs)
+//!                                                       └─> train (predictors)
+//!           held-out windows ─> thresholds (quantiles of the predictors' scores), how good they are
+//!           held-out windows ─> budget (the engine itself, one part cut at a time), the best policy
+//!   all of it ─> section ─> image
+//! ```
+//! Nothing of a window is kept but sums and the two dozen windows that training steps draw their rows from.
+
+pub mod autograd;
+mod budget;
+mod checkpoint;
+pub mod criteria;
+mod dense;
+pub mod failure;
+mod histogram;
+mod loss;
+mod mlp;
+mod parts;
+mod quality;
+mod section;
+mod statistics;
+mod tables;
+mod train;
+
+pub use quality::{LayerQuality, Quality};
+pub use train::{Shape, Target};
+
+use crate::compare::Windows;
+use crate::predictor::attach;
+use autograd::{Differentiable, Trace};
+use budget::{Cost, Probe};
+use checkpoint::Checkpoint;
+use criteria::Criterion;
+use section::Section;
+use shadowllm_core::image::SectionKind;
+use shadowllm_core::sparsity::{Dial, GRID, Policy, Table, fingerprint};
+use shadowllm_core::{KvFormat, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::{Error, Result};
+use statistics::Statistics;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tables::Held;
+use train::Training;
+
+/// How much more than its density a policy may read and still be the best: what whole heads and groups, and
+/// thresholds of other text, make of it.
+const OVERDRAFT: f64 = 0.03;
+
+/// How to calibrate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to calibrate for: of static, shadow, per-layer, gate and input.
+    pub policies: Vec<Policy>,
+    /// Tokens per window.
+    pub window: usize,
+    /// How static importance is measured.
+    pub criterion: Criterion,
+    /// The predictors.
+    pub shape: Shape,
+    /// Windows of the search for budgets; 0 leaves all parts alike.
+    pub budget_windows: usize,
+    /// How often the state of an unfinished calibration is kept.
+    pub keep_every: Duration,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Options {
+    /// The policies that calibration can prepare.
+    pub const POLICIES: [Policy; 5] = [Policy::Static, Policy::Shadow, Policy::PerLayer, Policy::Gate, Policy::Input];
+
+    /// Whether predictors are to be trained.
+    fn trains(&self) -> bool {
+        self.policies.iter().any(|p| matches!(p, Policy::Shadow | Policy::PerLayer))
+    }
+}
+
+/// What the user sees of the progress.
+pub trait Progress {
+    /// A stage begins that has so many steps.
+    fn stage(&mut self, name: &str, steps: usize);
+    /// So many steps of it are done.
+    fn done(&mut self, steps: usize);
+}
+
+/// Where the state of an unfinished calibration is kept.
+pub fn state_path(out: &Path) -> PathBuf {
+    beside(out, ".calibration")
+}
+
+/// The path with something added to its name.
+fn beside(out: &Path, suffix: &str) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    out.with_file_name(name)
+}
+
+/// Calibrates `model` on `ids` and writes a copy of it with predictors, thresholds and budgets to `out`.
+///
+/// # Errors
+/// A text too short, a model that has only one layer, files that cannot be read or written.
+pub fn calibrate(
+    model: &LoadedModel,
+    ids: &[u32],
+    o: &Options,
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Quality> {
+    let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
+    let held = (windows.len() / 12).clamp(2, 16);
+    let least = 16 + held;
+    if windows.len() < least {
+        return Err(Error::Usage(format!(
+            "the text has {} tokens, and calibration needs {} at least: give more --text",
+            ids.len(),
+            least * o.window
+        )));
+    }
+    if model.model().config().layers < 2 {
+        return Err(Error::Usage("the model has one layer only, and the first is never skipped".into()));
+    }
+    let (text, held) = windows.split_at(windows.len() - held);
+    let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
+    let section = budgets(model, sections, held, o, out, progress)?;
+    let record = serde_json::json!({"tokens": text.len() * o.window, "options": format!("{o:?}"), "quality": quality});
+    attach(model.path(), &section, &record, out)?;
+    match std::fs::remove_file(state_path(out)) {
+        Ok(()) => Ok(quality),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(quality),
+        Err(e) => Err(Error::io("remove", &state_path(out), e)),
+    }
+}
+
+/// Divides the budgets of the predictor that `model` has anew, on `ids`, and writes the copy to `out`: what parts cost
+/// depends on the layout they were packed in.
+///
+/// # Errors
+/// An image without a predictor, a text too short, files that cannot be read or written.
+pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progress: &mut dyn Progress) -> Result<()> {
+    let bytes = model.model().image().section(SectionKind::Predictor);
+    if bytes.is_empty() {
+        return Err(Error::file(model.path(), "has no predictor to keep: calibrate without --keep first"));
+    }
+    let (section, tap) = Section::read(bytes)?;
+    let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
+    let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
+    let section = budgets(model, section, &windows, &o, out, progress)?;
+    attach(model.path(), &section, &serde_json::json!({"budgets": ids.len()}), out)
+}
+
+/// The state of learning.
+struct Learning {
+    statistics: Statistics,
+    training: Training,
+    done: usize,
+}
+
+impl Learning {
+    fn save(&self, path: &Path, key: &str) -> Result<()> {
+        let mut kept = Checkpoint::default();
+        kept.put_u32("done".into(), &[self.done as u32]);
+        self.statistics.save(&mut kept);
+        self.training.save(&mut kept)?;
+        kept.write(path, key)
+    }
+
+    fn restore(&mut self, kept: &Checkpoint) -> Result<()> {
+        self.done = kept.u32("done")?.first().map_or(0, |n| *n as usize);
+        self.statistics.restore(kept)?;
+        self.training.restore(kept)
+    }
+}
+
+/// Goes through the text, then through the held-out windows.
+fn learn(
+    model: &LoadedModel,
+    text: &[&[u32]],
+    held: &[&[u32]],
+    o: &Options,
+    state: &Path,
+    progress: &mut dyn Progress,
+) -> Result<(Section, Quality)> {
+    let c = *model.model().config();
+    let differentiable = Differentiable::new(model.model())?;
+    let mut learning =
+        Learning { statistics: Statistics::new(&c, o.criterion), training: Training::new(&c, o.shape), done: 0 };
+    // Work goes on only where text and options are the same.
+    let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
+        h.update(&id.to_le_bytes());
+        h
+    });
+    let key = format!("{:08x} {:08x} {} {o:?}", fingerprint(model.model().image()), crc.finalize(), text.len());
+    if let Some(kept) = Checkpoint::read(state, &key)? {
+        learning.restore(&kept)?;
+    }
+    progress.stage("reading the text", text.len());
+    progress.done(learning.done);
+    let mut saved = Instant::now();
+    let first = learning.done;
+    in_order(&differentiable, &text[first..], o.threads, &mut |trace| {
+        learning.statistics.add(&trace);
+        if o.trains() {
+            learning.training.learn(&trace, learning.done as f64 / text.len() as f64)?;
+        }
+        learning.done += 1;
+        progress.done(learning.done);
+        if saved.elapsed() >= o.keep_every {
+            learning.save(state, &key)?;
+            saved = Instant::now();
+        }
+        Ok(())
+    })?;
+    learning.save(state, &key)?;
+    progress.stage("held-out text", held.len());
+    let mut seen = Held::new(model.model().image(), &learning.statistics);
+    let mut n = 0;
+    in_order(&differentiable, held, o.threads, &mut |trace| {
+        let sample = learning.training.sample(&trace);
+        seen.add(&trace, &sample, learning.training.scores(&sample)?);
+        n += 1;
+        progress.done(n);
+        Ok(())
+    })?;
+    let mut section = tables::section(&c, &o.policies, &learning.statistics, &learning.training, &seen)?;
+    if o.trains() && tables::centring_pays(&c, o.shape.target) {
+        tables::centre(&mut section, model.model().image(), &learning.statistics);
+    }
+    Ok((section, seen.quality()))
+}
+
+/// Shows traces in the order of the windows, whatever order they are done in: training depends on it.
+fn in_order(
+    model: &Differentiable,
+    windows: &[&[u32]],
+    threads: usize,
+    each: &mut dyn FnMut(Trace) -> Result<()>,
+) -> Result<()> {
+    let (mut next, mut waiting) = (0, BTreeMap::new());
+    model.trace_each(windows, true, threads, &mut |i, trace| {
+        waiting.insert(i, trace);
+        while let Some(trace) = waiting.remove(&next) {
+            each(trace)?;
+            next += 1;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Searches budgets with the engine itself, and for every density the best policy; returns the section.
+fn budgets(
+    model: &LoadedModel,
+    mut section: Section,
+    held: &[&[u32]],
+    o: &Options,
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<u8>> {
+    let image = *model.model().image();
+    let (tap, c) = (o.shape.tap, *image.config());
+    if o.budget_windows == 0 {
+        return Ok(section.bytes(&image, tap));
+    }
+    // Named after the output: what a killed calibration leaves, the next one overwrites and removes.
+    let draft = beside(out, ".draft");
+    let draft = tempfile::TempPath::try_from_path(&draft).map_err(|e| Error::io("write to", &draft, e))?;
+    let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
+    let pool = Pool::new(o.threads)?;
+    let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
+    let windows =
+        Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
+    let servable = |p: &Policy| match p {
+        Policy::Mixed => c.attention_by_input && !c.ffn_by_input,
+        p => !p.by_input() || c.attention_by_input || c.ffn_by_input,
+    };
+    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && servable(p)).collect();
+    let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
+    // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
+    for pass in 0..2 {
+        attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
+        let trial = LoadedModel::open(&draft, None)?;
+        let mut memories = (0..o.threads).map(|_| trial.memory(&options)).collect::<Result<Vec<_>>>()?;
+        let sessions = memories.iter_mut().map(|memory| trial.session(options, memory)).collect::<Result<_>>()?;
+        let mut probe = Probe::new(sessions, &pool, &windows)?;
+        if pass == 0 {
+            for policy in &policies {
+                progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image));
+                let table = budget::search(&mut probe, *policy, &mut |n| progress.done(n))?;
+                section.set_vector(tables::budget_table(*policy), &table);
+            }
+        } else {
+            let best = best(&mut probe, &policies, progress)?;
+            section.set_vector(Table::Auto, &best);
+        }
+    }
+    Ok(section.bytes(&image, tap))
+}
+
+/// Code of the best policy for every density of the grid: of those that read no more than they are asked to, the one
+/// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
+fn best(probe: &mut Probe, policies: &[Policy], progress: &mut dyn Progress) -> Result<Vec<f32>> {
+    let density = |g: usize| g as f32 / (GRID - 1) as f32;
+    let dial = |g: usize, policy: Policy| Dial { policy, density: density(g), ..Dial::default() };
+    let dials: Vec<Dial> = (1..GRID).flat_map(|g| policies.iter().map(move |p| dial(g, *p))).collect();
+    progress.stage("best policies", dials.len());
+    let costs = probe.costs(&dials, &|session, dial| Ok(session.set_dial(dial)?), &mut |n| progress.done(n))?;
+    let mut codes = vec![0.0; GRID];
+    for (g, costs) in costs.chunks(policies.len().max(1)).enumerate().map(|(i, costs)| (i + 1, costs)) {
+        let over = |cost: &Cost| (cost.read - f64::from(density(g)) - OVERDRAFT).max(0.0);
+        let mut least = (f64::INFINITY, f64::INFINITY);
+        for (policy, cost) in policies.iter().zip(costs) {
+            if (over(cost), cost.kl) < least {
+                (least, codes[g]) = ((over(cost), cost.kl), f32::from(*policy as u8));
+            }
+        }
+    }
+    Ok(codes)
+}

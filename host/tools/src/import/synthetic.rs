@@ -1,0 +1,130 @@
+//! Models of a known shape with random weights, for measuring speed.
+
+use super::{Chat, Data, Source, SourceTensor, Spec, rope};
+use shadowllm_core::image::{Config, Kind, MAX_EOS, Norm, Positions};
+use shadowllm_core::kernels::Activation;
+use shadowllm_host::{Error, Result};
+use std::path::Path;
+
+/// Shapes by name: layers, d_model, ffn, heads, kv_heads, vocabulary, tied output, ReLU.
+type Shape = (&'static str, [usize; 6], bool, bool);
+
+/// The shapes there are.
+pub const SHAPES: [Shape; 6] = [
+    ("smollm2-135m", [30, 576, 1536, 9, 3, 49152], true, false),
+    ("tinyllama-1.1b", [22, 2048, 5632, 32, 4, 32000], false, false),
+    ("llama-2-7b", [32, 4096, 11008, 32, 32, 32000], false, false),
+    ("tinyllama-1.1b-relu", [22, 2048, 5632, 32, 4, 32000], false, true),
+    ("llama-2-7b-relu", [32, 4096, 11008, 32, 32, 32000], false, true),
+    ("tiny", [2, 64, 160, 4, 2, 320], true, false),
+];
+
+/// A random model.
+pub struct SyntheticSource {
+    name: &'static str,
+    spec: Spec,
+    tied: bool,
+}
+
+impl SyntheticSource {
+    /// The shape of this name.
+    ///
+    /// # Errors
+    /// Lists the names there are.
+    pub fn new(name: &str) -> Result<Self> {
+        let Some((name, [layers, d_model, ffn, heads, kv_heads, vocab], tied, relu)) =
+            SHAPES.into_iter().find(|s| s.0 == name)
+        else {
+            let names: Vec<_> = SHAPES.iter().map(|s| s.0).collect();
+            return Err(Error::Usage(format!("no shape is called {name}; there are {}", names.join(", "))));
+        };
+        let head_dim = d_model / heads;
+        let config = Config {
+            d_model,
+            d_embed: d_model,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn,
+            vocab,
+            max_positions: 8192,
+            window: 0,
+            window_from: 0,
+            norm: Norm::Rms,
+            norm_eps: 1e-5,
+            pre_norm: true,
+            gated: true,
+            activation: if relu { Activation::Relu } else { Activation::Silu },
+            positions: Positions::Rope,
+            neuron_group: 32,
+            attention_by_input: false,
+            ffn_by_input: false,
+            bos: Some(1),
+            eos: [0; MAX_EOS],
+            eos_len: 0,
+        };
+        let spec = Spec { family: "llama".into(), config, rope: rope::frequencies(10_000.0, head_dim) };
+        Ok(SyntheticSource { name, spec, tied })
+    }
+}
+
+impl Source for SyntheticSource {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+        let c = &self.spec.config;
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let (rows, cols) = match kind {
+            Kind::Output if self.tied => return Ok(None),
+            Kind::Embed | Kind::Output => (c.vocab, c.d_model),
+            Kind::FinalNorm | Kind::AttnNorm | Kind::FfnNorm => (1, c.d_model),
+            Kind::Q => (q, c.d_model),
+            Kind::K | Kind::V => (kv, c.d_model),
+            Kind::O => (c.d_model, q),
+            Kind::Gate | Kind::Up => (c.ffn, c.d_model),
+            Kind::Down => (c.d_model, c.ffn),
+            _ => return Ok(None),
+        };
+        let data = if rows == 1 {
+            Data::Constant(1.0)
+        } else {
+            Data::Random { seed: (layer as u64) << 8 | kind as u64, deviation: 0.02 }
+        };
+        Ok(Some(SourceTensor { name: format!("{}.{layer}", kind.name()), rows, cols, data, interleaved: None }))
+    }
+
+    fn tokenizer(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn chat(&self) -> Result<Chat> {
+        Ok(Chat::default())
+    }
+
+    fn origin(&self) -> String {
+        format!("random weights of the shape {}", self.name)
+    }
+
+    fn path(&self) -> &Path {
+        Path::new(self.name)
+    }
+}
+
+/// Uniform numbers of this standard deviation (SplitMix64, four numbers a step).
+pub(super) fn fill(seed: u64, deviation: f32, out: &mut [f32]) {
+    let mut state = seed;
+    let step = deviation * 12f32.sqrt() / 65536.0;
+    for four in out.chunks_mut(4) {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        for (i, x) in four.iter_mut().enumerate() {
+            *x = (f32::from((z >> (16 * i)) as u16) - 32767.5) * step;
+        }
+    }
+}

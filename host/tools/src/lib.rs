@@ -1,0 +1,19 @@
+//! What prepares and measures models: import, packing, calibration, comparison, evaluation, reports. The command
+//! `shadowllm` is its user.
+//!
+//! Modules, lowest first; each uses only those above it:
+//! `output`, `import`, `pack`, `predictor`, `cache`, `compare`, `eval`, `fetch`, `tasks`, `report`, `calibrate`.
+
+pub mod cache;
+#[cfg(feature = "calibrate")]
+pub mod calibrate;
+pub mod compare;
+pub mod eval;
+pub mod fetch;
+pub mod import;
+pub mod output;
+pub mod pack;
+pub mod predictor;
+pub mod report;
+#[cfg(feature = "tasks")]
+pub mod tasks;

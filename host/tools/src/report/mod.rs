@@ -1,0 +1,285 @@
+//! A page about a calibrated model: what skipping costs and saves, what is used, and how good predictors are.
+//! It stands in one file, needs nothing from elsewhere and no script.
+
+mod figures;
+mod plot;
+mod record;
+
+pub use record::{LayerQuality, Quality};
+
+use crate::compare::Outcome;
+use figures::Legend;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error as TemplateError};
+use plot::short;
+use serde::Serialize;
+use serde_json::Value;
+use shadowllm_core::image::{SectionKind, Storage};
+use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::{Error as Refusal, Session};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::{Error, Result};
+use std::collections::BTreeMap;
+
+/// Densities that are measured when none are asked for.
+pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
+
+/// Policies that are measured when none are asked for: those that calibration prepares, and what they must beat.
+pub fn policies() -> Vec<Policy> {
+    let baseline = |p: &Policy| matches!(p, Policy::Random | Policy::Prompt | Policy::Oracle);
+    Policy::ALL.into_iter().filter(|p| p.calibrated() || baseline(p)).collect()
+}
+
+/// A text and what was measured on it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Its name.
+    pub name: String,
+    /// Tokens that it has.
+    pub tokens: usize,
+    /// A row for each policy and density.
+    pub rows: Vec<Outcome>,
+}
+
+/// What the page shows.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The model's name.
+    pub name: String,
+    /// What is known of the model and of the measurement.
+    pub facts: Vec<(String, String)>,
+    /// The command that makes the page again.
+    pub command: String,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
+    /// Texts.
+    pub texts: Vec<Measured>,
+    /// What calibration found out, where the image says so.
+    pub quality: Option<Quality>,
+}
+
+/// A table of the page: its head and its rows.
+#[derive(Serialize)]
+struct Table {
+    head: Vec<String>,
+    rows: Vec<TableRow>,
+}
+
+/// A row; `best` stands out.
+#[derive(Serialize)]
+struct TableRow {
+    cells: Vec<String>,
+    best: bool,
+}
+
+/// A text's part of the page; drawings are SVG.
+#[derive(Serialize)]
+struct TextPart {
+    name: String,
+    tokens: usize,
+    scored: usize,
+    dense: String,
+    density: Vec<String>,
+    bytes: Vec<String>,
+    table: Table,
+}
+
+/// The parts that need a quality record.
+#[derive(Serialize)]
+struct QualityPart {
+    used: Vec<String>,
+    predictors: Vec<String>,
+    legend: Legend,
+    means: Table,
+}
+
+/// What the page's template is given.
+#[derive(Serialize)]
+struct Parts<'a> {
+    report: &'a Report,
+    legend: Legend,
+    texts: Vec<TextPart>,
+    quality: Option<QualityPart>,
+}
+
+impl Report {
+    /// The page.
+    ///
+    /// # Errors
+    /// None that depends on the values.
+    pub fn html(&self) -> Result<String> {
+        let broken = |e: TemplateError| Error::Other(format!("the page cannot be made: {e:#}"));
+        let mut page = Environment::new();
+        page.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
+        page.add_template("page.html", include_str!("page.html")).map_err(broken)?;
+        page.get_template("page.html").and_then(|t| t.render(Serde(self.parts()))).map_err(broken)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            report: self,
+            legend: figures::legend_of(self.texts.iter().flat_map(|t| &t.rows).map(|r| r.policy)),
+            texts: self.texts.iter().map(Measured::part).collect(),
+            quality: self.quality.as_ref().filter(|q| !q.layers.is_empty()).map(quality_part),
+        }
+    }
+}
+
+impl Measured {
+    fn part(&self) -> TextPart {
+        let first = self.rows.first();
+        TextPart {
+            name: self.name.clone(),
+            tokens: self.tokens,
+            scored: first.map_or(0, |r| r.tokens),
+            dense: first.map_or("–".into(), |r| short(r.dense_perplexity)),
+            density: figures::against_density(&self.rows),
+            bytes: figures::against_bytes(&self.rows),
+            table: self.table(),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let head = [
+            "policy",
+            "density",
+            "realised",
+            "perplexity",
+            "KL",
+            "top-1 %",
+            "of all bytes %",
+            "MB/token",
+            "predictor %",
+            "its time %",
+            "tokens/s",
+        ];
+        let rows = self.rows.iter().map(|r| TableRow { cells: cells(r), best: self.is_best(r) });
+        Table { head: head.map(str::to_owned).to_vec(), rows: rows.collect() }
+    }
+
+    /// Whether no other policy at that density is nearer to the dense model; the oracle has no part in it, for no
+    /// one can have its knowledge, and `auto` is another's shadow.
+    fn is_best(&self, row: &Outcome) -> bool {
+        let runs = |r: &&Outcome| ![Policy::Oracle, Policy::Auto, Policy::Off].map(Policy::name).contains(&r.policy);
+        let rivals = self.rows.iter().filter(|r| r.density == row.density && r.kl.is_finite()).filter(runs);
+        let least = rivals.map(|r| r.kl).fold(f64::INFINITY, f64::min);
+        runs(&row) && row.kl <= least
+    }
+}
+
+/// A number with so many decimals; a dash where there is none.
+fn fixed(v: f64, decimals: usize) -> String {
+    if v.is_finite() && v.abs() < 1e7 { format!("{v:.decimals$}") } else { short(v) }
+}
+
+fn cells(r: &Outcome) -> Vec<String> {
+    let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
+    let numbers = [
+        (f64::from(r.density), 2),
+        (r.realised_density, 3),
+        (r.perplexity, 3),
+        (r.kl, 4),
+        (100.0 * r.top1, 1),
+        (100.0 * r.share, 1),
+        (r.bytes_per_token / 1e6, 2),
+        (100.0 * r.predictor_bytes_per_token / r.bytes_per_token, 1),
+        (100.0 * r.predictor_time, 1),
+        (r.tokens_per_second, 1),
+    ];
+    std::iter::once(name).chain(numbers.map(|(v, decimals)| fixed(v, decimals))).collect()
+}
+
+fn quality_part(q: &Quality) -> QualityPart {
+    let head = ["scorer".into(), "rank agreement".into()].into_iter();
+    let head = head.chain(q.captured_at.iter().take(4).map(|at| format!("best {:.0} %", 100.0 * at)));
+    let scored = q.scorers.iter().filter_map(|name| Some((name, q.scorer(name)?)));
+    let rows = scored.map(|(name, i)| {
+        let captured = (0..q.captured_at.len().min(4)).map(|at| q.mean(|l| l.captured[i][at]));
+        let numbers = std::iter::once(q.mean(|l| l.rank[i])).chain(captured);
+        TableRow { cells: std::iter::once(name.clone()).chain(numbers.map(|v| fixed(v, 3))).collect(), best: false }
+    });
+    QualityPart {
+        used: figures::used(q),
+        predictors: figures::predictors(q),
+        legend: figures::legend_of(q.scorers.iter().map(String::as_str).filter(|name| q.scorer(name).is_some())),
+        means: Table { head: head.collect(), rows: rows.collect() },
+    }
+}
+
+/// The dials that the session can serve, and a sentence for every policy that it cannot.
+///
+/// # Errors
+/// What has nothing to do with the image: a density out of range.
+pub fn servable(session: &mut Session, dials: &[Dial]) -> Result<(Vec<Dial>, Vec<String>)> {
+    let mut refused: BTreeMap<u8, String> = BTreeMap::new();
+    for dial in dials {
+        match session.set_dial(dial) {
+            Err(e @ (Refusal::NoPredictor(_) | Refusal::NotByInput)) => {
+                let note = format!("Policy {} is left out: {e}.", dial.policy.name());
+                refused.entry(dial.policy as u8).or_insert(note);
+            }
+            Err(e @ Refusal::BadDensity) => return Err(Error::Usage(e.to_string())),
+            other => other?,
+        }
+    }
+    let served = dials.iter().filter(|d| !refused.contains_key(&(d.policy as u8))).copied().collect();
+    Ok((served, refused.into_values().collect()))
+}
+
+/// The image's provenance.
+fn provenance(model: &LoadedModel) -> Result<Value> {
+    Ok(serde_json::from_str(model.text(SectionKind::Provenance)?).unwrap_or(Value::Null))
+}
+
+/// What calibration wrote into the image's provenance; `None` where it did not, or where it cannot be read.
+///
+/// # Errors
+/// When the provenance is not text.
+pub fn quality(model: &LoadedModel) -> Result<Option<Quality>> {
+    Ok(Quality::of(&provenance(model)?))
+}
+
+/// What is known of the model: its file, shape, formats and provenance.
+///
+/// # Errors
+/// When the provenance is not text.
+pub fn facts(model: &LoadedModel) -> Result<Vec<(String, String)>> {
+    let (m, c) = (model.model(), model.model().config());
+    let shape = format!("{} layers, {} heads, {} neurons a layer, width {}", c.layers, c.heads, c.ffn, c.d_model);
+    let mut facts = vec![
+        ("file".into(), format!("{}, {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6)),
+        ("shape".into(), shape),
+        ("formats".into(), formats(model)),
+        (
+            "weights".into(),
+            format!("{:.2} MB per token when nothing is skipped", m.weight_bytes_per_token() as f64 / 1e6),
+        ),
+    ];
+    let provenance = provenance(model)?;
+    let of = |prefix: &str, value: &Value| -> Vec<(String, String)> {
+        let plain = |v: &Value| match v {
+            Value::String(s) => Some(s.clone()),
+            Value::Number(_) | Value::Bool(_) => Some(v.to_string()),
+            _ => None,
+        };
+        value.as_object().into_iter().flatten().filter_map(|(k, v)| Some((format!("{prefix}{k}"), plain(v)?))).collect()
+    };
+    facts.extend(of("", &provenance));
+    facts.extend(of("calibration: ", &provenance["calibration"]));
+    Ok(facts)
+}
+
+/// How many megabytes there are of each number format.
+fn formats(model: &LoadedModel) -> String {
+    let mut bytes: BTreeMap<&str, usize> = BTreeMap::new();
+    for e in model.model().image().entries() {
+        let name = match e.storage {
+            Storage::Vector { .. } => "f32",
+            Storage::Tiles(g) => g.format.name(),
+        };
+        *bytes.entry(name).or_default() += e.bytes();
+    }
+    let all: Vec<String> = bytes.iter().map(|(name, n)| format!("{name} {:.2} MB", *n as f64 / 1e6)).collect();
+    all.join(", ")
+}
