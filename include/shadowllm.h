@@ -1,4 +1,4 @@
-/* shadowllm: language models on the CPU, reading only the weights that a token needs. The C interface.
+/* shadowllm: language models on the CPU that read only the weights a token needs. The C interface.
  *
  * This header is the manual. A complete program, which asks a model a question and prints the answer as it comes:
  *
@@ -43,43 +43,47 @@
  *
  * RULES THAT HOLD EVERYWHERE
  *
- * Status. What can fail returns an int32_t status: SLLM_STATUS_OK or one of the codes below, whose numbers never
- * change. Outputs come last; they are written on success and left as they were on failure. After a failure
- * sllm_last_error_message() says on the same thread what was wrong and what to do about it.
+ * Status. A function that can fail returns an int32_t status: SLLM_STATUS_OK or one of the codes below, whose numbers
+ * never change. Outputs come last; they are written on success and left as they were on failure. After a failure
+ * sllm_last_error_message() says, on the same thread, what was wrong and what to do about it.
  *
- * NULL is checked for: where a pointer may be NULL, the function says so; elsewhere NULL gives
+ * NULL is checked for. Where a pointer may be NULL, the function says so; elsewhere NULL gives
  * SLLM_STATUS_INVALID_ARGUMENT.
  *
- * Ownership. What a function ending in _new, _open..., _init or _fork hands out is yours until you give it to the
- * function ending in _free, which sets your pointer to NULL; freeing NULL is SLLM_STATUS_OK and does nothing, so
+ * Ownership. An object from a function ending in _new, _open..., _init or _fork is yours until you pass it to the
+ * function ending in _free, which sets your pointer to NULL. Freeing NULL returns SLLM_STATUS_OK and does nothing, so
  * freeing twice through the same pointer is harmless. (Another copy of a freed pointer is as invalid as any freed
- * memory.) Objects keep what they were made from alive: a model may be freed before its sessions. What you pass in
- * stays yours; texts and options are copied where they are needed later. Exceptions say so: image bytes
- * (sllm_model_init, sllm_model_open_memory) and memory given to an _init function must stay in place until
- * everything made from them is freed. On failure nothing is kept and nothing is handed out.
+ * memory.) An object keeps the objects it was made from alive: a model may be freed before its sessions. Arguments
+ * stay yours; texts and options are copied if they are needed later. There are two exceptions: image bytes
+ * (sllm_model_init, sllm_model_open_memory) and memory passed to an _init function must stay in place until
+ * everything made from them is freed. On failure the library keeps nothing and makes no object.
  *
- * Threads. Models and tokenizers never change: any threads may use them at once. Sessions, samplers and chats belong
- * to one thread at a time; a call that comes while another is under way, also one from inside a callback of that
+ * Threads. Models and tokenizers never change: any number of threads may use them at once. Sessions, samplers and
+ * chats belong to one thread at a time; a call during another call on the same object, even from a callback of that
  * call, is refused with SLLM_STATUS_BUSY. sllm_session_cancel may be called from any thread at any time before
  * sllm_session_free. Freeing must not race with other calls.
  *
- * Callbacks run on the thread of the call, except the tasks of a parallel_for and, where a thread of the library's
- * own fails, the log. They must return: no exceptions, no longjmp.
+ * Callbacks run on the thread of the call, except the tasks of a parallel_for and, when one of the library's own
+ * threads fails, the log. They must return: no exceptions, no longjmp.
  *
- * Structures begin with struct_size, which you set to sizeof (the _defaults functions do): a library that knows more
- * fields than you fills them with defaults, one that knows fewer refuses what it does not know.
+ * Structures begin with struct_size, which you set to sizeof (the _defaults functions do). Later versions of the library
+ * may add fields at the end; each structure marks where its first version ends. Every size from there on is accepted.
+ * Fields beyond your size (and one that it cuts) get their defaults in structures that you pass, and are not written in
+ * structures that the library fills in. A structure larger than the library knows must have zeros in the unknown bytes,
+ * or SLLM_STATUS_UNSUPPORTED is returned; the library writes zeros to them. A size below the first version, or above
+ * 4096, gives SLLM_STATUS_INVALID_ARGUMENT.
  *
- * Texts are UTF-8, checked. Where a length is asked for, SLLM_NUL_TERMINATED stands for strlen.
+ * Texts are UTF-8, and this is checked. Where a function takes a length, SLLM_NUL_TERMINATED stands for strlen.
  *
- * Panics. An error inside the library comes back as SLLM_STATUS_INTERNAL. The object it happened in is then poisoned:
- * all it still takes is _free.
+ * Panics. An error inside the library comes back as SLLM_STATUS_INTERNAL. The object in which it happened is then
+ * poisoned: it accepts nothing but _free.
  *
- * Nothing global: no environment variables, no files but those you name, no network, no state but the log callback.
+ * Nothing is global: no environment variables, no files but those you name, no network, no state but the log callback.
  *
- * EMBEDDED USE. The first part of this header is also to be had as a static library without libc and without
- * allocation: define SLLM_EMBEDDED before the include and link libshadowllm-embedded.a, which wants only memcpy,
- * memmove, memset, memcmp and bcmp of the program, at most. There an error inside executes a trap instruction, since
- * there is nothing to go back to.
+ * EMBEDDED USE. The first part of this header also exists as a static library without libc and without allocation:
+ * define SLLM_EMBEDDED before the include and link libshadowllm-embedded.a, which needs at most memcpy, memmove,
+ * memset, memcmp and bcmp from the program. There, an error inside the library executes a trap instruction, because
+ * nothing can be unwound.
  */
 #ifndef SHADOWLLM_H
 #define SHADOWLLM_H
@@ -109,35 +113,35 @@ uint32_t sllm_image_version(void);
 /* ---- Status ----------------------------------------------------------------------------------------------------- */
 
 #define SLLM_STATUS_OK 0
-#define SLLM_STATUS_INVALID_ARGUMENT 1  /* NULL, an option out of its range, a struct_size that cannot be */
+#define SLLM_STATUS_INVALID_ARGUMENT 1  /* NULL, an option out of its range, a struct_size that was not set */
 #define SLLM_STATUS_INVALID_HANDLE 2    /* not an object of this kind, or one that was freed */
-#define SLLM_STATUS_BUSY 3              /* the object is in use by a call on another thread, or by the caller of this callback */
-#define SLLM_STATUS_OUT_OF_MEMORY 4     /* the system has not that much */
-#define SLLM_STATUS_BUFFER_TOO_SMALL 5  /* of memory or room for a result that the caller gave */
+#define SLLM_STATUS_BUSY 3              /* the object is in use by a call on another thread, or around this callback */
+#define SLLM_STATUS_OUT_OF_MEMORY 4     /* the system does not have enough */
+#define SLLM_STATUS_BUFFER_TOO_SMALL 5  /* memory or a buffer that the caller gave */
 #define SLLM_STATUS_IO 6                /* a file cannot be read */
 #define SLLM_STATUS_BAD_IMAGE 7         /* not an image, damaged, cut off, or of a newer format */
-#define SLLM_STATUS_UNSUPPORTED 8       /* this model or this build of the library cannot do it */
+#define SLLM_STATUS_UNSUPPORTED 8       /* this model or this build of the library cannot do this */
 #define SLLM_STATUS_TOKEN_OUT_OF_RANGE 9 /* an id that is not in the vocabulary */
-#define SLLM_STATUS_CONTEXT_FULL 10     /* the tokens do not fit in what is left of the context */
+#define SLLM_STATUS_CONTEXT_FULL 10     /* the tokens do not fit into the rest of the context */
 #define SLLM_STATUS_CANCELLED 11        /* by sllm_session_cancel, or by a progress callback */
 #define SLLM_STATUS_INVALID_UTF8 12     /* a text is not UTF-8 */
-#define SLLM_STATUS_NO_LOGITS 13        /* nothing was read yet, or not since the last rewind */
-#define SLLM_STATUS_BAD_STATE 14        /* a saved state that is damaged or of another model or session */
+#define SLLM_STATUS_NO_LOGITS 13        /* no token was read yet, or none since the last rewind */
+#define SLLM_STATUS_BAD_STATE 14        /* a saved state that is damaged, or of another model or KV format */
 #define SLLM_STATUS_INTERNAL 15         /* an error of the library; the object is poisoned */
 
-/* The code's name ("SLLM_STATUS_OK"), or "unknown". Never NULL, never to be freed. */
+/* The code's name ("SLLM_STATUS_OK"), or "unknown". Never NULL; do not free it. */
 const char *sllm_status_name(int32_t status);
 
-/* A general sentence about the code. Never NULL, never to be freed. */
+/* A general sentence about the code. Never NULL; do not free it. */
 const char *sllm_status_message(int32_t status);
 
 /* ---- Objects ---------------------------------------------------------------------------------------------------- */
 
-/* A packed model: immutable, shared between threads and sessions, reference-counted. */
+/* A packed model: immutable, reference-counted, shared by threads and sessions. */
 typedef struct sllm_model sllm_model;
-/* What was read so far (the KV cache) and the buffers to read on. */
+/* The tokens read so far (the KV cache), and buffers to read more. */
 typedef struct sllm_session sllm_session;
-/* Chooses tokens: options, random state, the last tokens seen. */
+/* Chooses tokens: options, random state, the latest tokens. */
 typedef struct sllm_sampler sllm_sampler;
 
 /* ---- Model ------------------------------------------------------------------------------------------------------ */
@@ -146,11 +150,11 @@ typedef struct sllm_sampler sllm_sampler;
 size_t sllm_model_size(void);
 
 /* A model over an image that lies in memory (flash, an array), in `memory` of at least sllm_model_size() bytes, of any
- * alignment. Allocates nothing. Image (aligned to 4 bytes) and memory must stay until the model and all its sessions
- * are freed. */
+ * alignment. Allocates nothing. Image (aligned to 4 bytes) and memory must stay in place until the model and all its
+ * sessions are freed. */
 int32_t sllm_model_init(void *memory, size_t size, const void *image, size_t image_size, sllm_model **model);
 
-/* One more reference: the model lives until sllm_model_free was called once more. */
+/* Counts one more reference: the model then needs one more sllm_model_free. */
 int32_t sllm_model_retain(sllm_model *model);
 
 /* Gives a reference back and sets *model to NULL. Sessions and tokenizers hold references of their own. */
@@ -165,13 +169,14 @@ typedef struct sllm_model_info {
     uint32_t kv_heads;
     uint32_t neurons;        /* of a layer's feed-forward part */
     uint32_t trained_context; /* positions it was trained for */
-    int32_t bos;             /* beginning-of-sequence token, -1 where there is none */
+    int32_t bos;             /* beginning-of-sequence token; -1: none */
+    /* first version ends here */
     uint32_t has_tokenizer;
     uint32_t has_chat_template;
-    uint32_t is_calibrated;  /* whether the image says what tokens need (see sllm_session_set_sparsity) */
+    uint32_t is_calibrated;  /* whether the image holds what sllm_session_set_sparsity needs */
     uint64_t image_bytes;
-    uint64_t bytes_per_token; /* of weights, that decoding a token reads when nothing is skipped */
-    const char *isa;         /* instruction set of the kernels in use ("avx512"); never to be freed */
+    uint64_t bytes_per_token; /* of weights, read to decode a token when nothing is skipped */
+    const char *isa;         /* instruction set of the kernels in use ("avx512"); do not free it */
 } sllm_model_info;
 
 /* Fills `info`, whose struct_size must be set. */
@@ -186,7 +191,7 @@ int32_t sllm_model_is_end(const sllm_model *model, uint32_t token, int32_t *is_e
 typedef void (*sllm_task_fn)(void *data, uint32_t index);
 
 /* Your threads: calls task(data, 0), ..., task(data, tasks - 1), on any threads, in any order, and returns when all
- * have returned. (Calls that are forgotten the library makes itself; surplus ones do nothing.) */
+ * of them have returned. (The library makes forgotten calls itself; surplus calls do nothing.) */
 typedef void (*sllm_parallel_for_fn)(void *user, uint32_t tasks, sllm_task_fn task, void *data);
 
 /* Your clock, in nanoseconds from any start. */
@@ -196,23 +201,24 @@ typedef uint64_t (*sllm_clock_fn)(void *user);
 #define SLLM_KV_F16 1
 #define SLLM_KV_F32 2
 
-#define SLLM_CORES_FASTEST 0 /* on machines with fast and slow cores only the fast ones */
-#define SLLM_CORES_ANY 1     /* wherever the system puts them */
+#define SLLM_CORES_FASTEST 0 /* on machines with fast and slow cores, the fast ones only */
+#define SLLM_CORES_ANY 1     /* wherever the system puts the threads */
 
 /* All zeros but struct_size are the defaults. */
 typedef struct sllm_session_options {
     uint32_t struct_size;
     uint32_t context;    /* positions, prompt and answer together; 0: what the model was trained for, 4096 at most */
+    /* first version ends here */
     uint32_t batch;      /* tokens of a prefill computed together, no more than the context; 0: 128 */
     uint32_t kv_format;  /* SLLM_KV_... */
-    uint32_t dense_only; /* 1 leaves out the room for skipping: sparsity can then not be set */
-    uint32_t threads;    /* tasks at a time; 0: one a core for sllm_session_new, else 1 */
+    uint32_t dense_only; /* 1 leaves out the memory for skipping: sparsity can then not be set */
+    uint32_t threads;    /* tasks at a time; 0: one per core for sllm_session_new, else 1 */
     uint32_t cores;      /* SLLM_CORES_...; for the library's own threads */
     uint32_t memory_budget; /* MB of the weights to keep in memory, the rest is read from the model's file for each token;
                                0: the system decides. For sllm_session_new without parallel_for; on Unix */
-    sllm_parallel_for_fn parallel_for; /* your threads; NULL: the library's, or where it has none the calling one */
+    sllm_parallel_for_fn parallel_for; /* your threads; NULL: the library's, or without those the calling thread */
     void *parallel_for_user;
-    sllm_clock_fn clock; /* for statistics; NULL: the system's, or where there is none no times */
+    sllm_clock_fn clock; /* for statistics; NULL: the system's, or without one all times are 0 */
     void *clock_user;
 } sllm_session_options;
 
@@ -225,55 +231,57 @@ int32_t sllm_session_size(const sllm_model *model, const sllm_session_options *o
 typedef struct sllm_memory {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t session_bytes; /* what sllm_session_new takes; untouched pages are not taken */
-    uint64_t kv_bytes;      /* of these, for the KV cache */
-    uint64_t image_bytes;   /* mapped, not copied: the system keeps what is in use */
-    uint64_t total_bytes;   /* session and image */
+    uint64_t session_bytes; /* that sllm_session_new allocates; pages are taken when first used */
+    /* first version ends here */
+    uint64_t kv_bytes;      /* of these, the KV cache */
+    uint64_t image_bytes;   /* mapped, not copied: the system keeps the pages in use */
+    uint64_t total_bytes;   /* of session and image */
 } sllm_memory;
 
-/* What a session will take, before anything is taken. `options` may be NULL. */
+/* The memory that a session will take, before any is taken. `options` may be NULL. */
 int32_t sllm_estimate_memory(const sllm_model *model, const sllm_session_options *options, sllm_memory *memory);
 
-/* A session in `memory` of at least sllm_session_size bytes, of any alignment, that stays until it is freed.
- * Allocates nothing, now or later: threads are 1 or your parallel_for's. `options` may be NULL. */
+/* A session in `memory` of at least sllm_session_size bytes, of any alignment, which must stay in place until the
+ * session is freed. Never allocates: threads are 1 or your parallel_for's. `options` may be NULL. */
 int32_t sllm_session_init(sllm_model *model, const sllm_session_options *options, void *memory, size_t size,
                           sllm_session **session);
 
-/* Ends a session and sets *session to NULL. SLLM_STATUS_BUSY, with nothing done, while a call is under way. */
+/* Ends a session and sets *session to NULL. During another call on the session: SLLM_STATUS_BUSY, and nothing is done. */
 int32_t sllm_session_free(sllm_session **session);
 
 /* ---- Session: tokens in, logits out ----------------------------------------------------------------------------- */
 
-/* Reads tokens, all weights for each batch of them. SLLM_STATUS_TOKEN_OUT_OF_RANGE and SLLM_STATUS_CONTEXT_FULL come
- * before anything is done; after SLLM_STATUS_CANCELLED the position is behind the last whole batch. */
+/* Reads tokens in batches; each batch reads all weights once. SLLM_STATUS_TOKEN_OUT_OF_RANGE and
+ * SLLM_STATUS_CONTEXT_FULL are returned before anything is read; after SLLM_STATUS_CANCELLED the position is that after
+ * the last whole batch. */
 int32_t sllm_session_prefill(sllm_session *session, const uint32_t *tokens, size_t count);
 
-/* Reads one token, skipping what the dial says. */
+/* Reads one token, and skips as the dial says. */
 int32_t sllm_session_decode(sllm_session *session, uint32_t token);
 
-/* The last token's logits, [vocab]. They are the session's and valid until its next call. */
+/* The last token's logits, [vocab]. They belong to the session and are valid until its next call. */
 int32_t sllm_session_logits(const sllm_session *session, const float **logits, size_t *count);
 
-/* Chooses a token from the logits; NULL for `sampler` takes the likeliest. The token is neither read
- * (sllm_session_decode) nor remembered (sllm_sampler_accept) thereby. */
+/* Chooses a token from the logits; NULL for `sampler` takes the likeliest. This neither reads the
+ * token (sllm_session_decode) nor notes it for the repetition penalty (sllm_sampler_accept). */
 int32_t sllm_session_sample(sllm_session *session, sllm_sampler *sampler, uint32_t *token);
 
 /* Tokens read so far. */
 int32_t sllm_session_position(const sllm_session *session, size_t *position);
 
-/* Goes back to an earlier position and forgets what came behind it. There are no logits until the next token is read. */
+/* Goes back to an earlier position and forgets all tokens after it. There are no logits until a token is read again. */
 int32_t sllm_session_rewind(sllm_session *session, size_t position);
 
-/* Makes the call under way on this session, or else the next one that reads tokens, stop within one layer of its
- * batch and return SLLM_STATUS_CANCELLED. The session stays usable. For any thread, and for signal handlers. */
+/* Makes the current call on this session, or else the next one that reads tokens, stop within one layer of its batch
+ * and return SLLM_STATUS_CANCELLED. The session stays usable. For any thread, and for signal handlers. */
 int32_t sllm_session_cancel(sllm_session *session);
 
-/* Takes a cancel back that came too late to stop anything. */
+/* Takes back a cancel that came too late to stop a call. */
 int32_t sllm_session_reset_cancel(sllm_session *session);
 
 /* ---- Session: state --------------------------------------------------------------------------------------------- */
 
-/* Bytes that sllm_session_save writes now; grows with the position. */
+/* Bytes that sllm_session_save would write now; grows with the position. */
 int32_t sllm_session_state_size(const sllm_session *session, size_t *size);
 
 /* Copies the state (position, KV cache, logits, what the prompt's statistics say) to `buffer`. The dial is not part
@@ -288,37 +296,38 @@ int32_t sllm_session_load(sllm_session *session, const void *buffer, size_t size
 /* ---- Session: sparsity ------------------------------------------------------------------------------------------ */
 
 #define SLLM_SPARSITY_OFF 0    /* reads everything: the same bits as a session with dense_only */
-#define SLLM_SPARSITY_LIGHT 1  /* reads nine tenths of what can be skipped, by the policy calibration found best */
+#define SLLM_SPARSITY_LIGHT 1  /* reads nine tenths of what can be skipped, by the policy that calibration found best */
 #define SLLM_SPARSITY_MEDIUM 2 /* four fifths */
 #define SLLM_SPARSITY_STRONG 3 /* three fifths */
 
-/* The dial, by level. SLLM_STATUS_UNSUPPORTED, with the dial as it was, for an image that is not calibrated or a
- * session with dense_only. Only single tokens skip; a prefill is dense. */
+/* Sets the dial by level. For an image that is not calibrated and for a session with dense_only:
+ * SLLM_STATUS_UNSUPPORTED, and the dial stays as it was. Decoding skips; a prefill is dense. */
 int32_t sllm_session_set_sparsity(sllm_session *session, int32_t level);
 
 #define SLLM_POLICY_OFF 0
 #define SLLM_POLICY_STATIC 2     /* mean importance; calibrated */
-#define SLLM_POLICY_RANDOM 3     /* chance, to compare with */
+#define SLLM_POLICY_RANDOM 3     /* by chance, to compare with */
 #define SLLM_POLICY_PROMPT 4     /* statistics of the prompt */
 #define SLLM_POLICY_SHADOW 5     /* one predictor for all layers; calibrated */
 #define SLLM_POLICY_PER_LAYER 6  /* a predictor in every layer; calibrated */
 #define SLLM_POLICY_GATE 7       /* the gate, computed first; calibrated */
-#define SLLM_POLICY_INPUT 8      /* thresholds on the inputs of every map; calibrated */
+#define SLLM_POLICY_INPUT 8      /* thresholds on the inputs of every matrix; calibrated */
 #define SLLM_POLICY_INPUT_TOP 9  /* a fixed share of the largest inputs */
-#define SLLM_POLICY_ORACLE 10    /* the truth, computed first: saves nothing, to compare with */
-#define SLLM_POLICY_AUTO 11      /* what calibration found best for the density */
+#define SLLM_POLICY_ORACLE 10    /* the exact importance, computed first: saves nothing, to compare with */
+#define SLLM_POLICY_AUTO 11      /* the policy that calibration found best for the density */
 #define SLLM_POLICY_MIXED 12     /* thresholds in attention, the shadow predictor for neurons; calibrated */
-#define SLLM_POLICY_PROMPT_INPUT 13 /* thresholds as the prompt would have them: nothing calibrated */
+#define SLLM_POLICY_PROMPT_INPUT 13 /* thresholds on inputs, from statistics of the prompt; not calibrated */
 
 #define SLLM_ALLOCATION_GLOBAL 0 /* the density divided among layers as calibration found best */
-#define SLLM_ALLOCATION_LOCAL 1  /* every layer alike */
+#define SLLM_ALLOCATION_LOCAL 1  /* the same density in every layer */
 #define SLLM_ALLOCATION_HYBRID 2 /* the mean of both */
 
 typedef struct sllm_dial {
     uint32_t struct_size;
     int32_t policy;     /* SLLM_POLICY_... */
     float density;      /* share of the skippable bytes that is read, above 0 and at most 1 */
-    uint32_t refresh;   /* tokens decoded with one choice of heads and neurons: 1 always anew, 0 once a prefill */
+    uint32_t refresh;   /* tokens decoded with one choice of heads and neurons; 0: one choice after each prefill */
+    /* first version ends here */
     int32_t allocation; /* SLLM_ALLOCATION_... */
     uint32_t reserved;  /* 0 */
     uint64_t seed;      /* of SLLM_POLICY_RANDOM */
@@ -327,10 +336,10 @@ typedef struct sllm_dial {
 /* Off, density 1, refresh 1. */
 int32_t sllm_dial_defaults(sllm_dial *dial, uint32_t struct_size);
 
-/* The dial, in full. */
+/* Sets the dial in full. */
 int32_t sllm_session_set_dial(sllm_session *session, const sllm_dial *dial);
 
-/* The dial in force, SLLM_POLICY_AUTO resolved; its struct_size must be set. */
+/* The dial in force, with the policy that SLLM_POLICY_AUTO chose; its struct_size must be set. */
 int32_t sllm_session_get_dial(const sllm_session *session, sllm_dial *dial);
 
 /* ---- Session: statistics ---------------------------------------------------------------------------------------- */
@@ -343,13 +352,14 @@ typedef struct sllm_stats {
     uint64_t decoded_tokens;
     uint64_t prefill_nanoseconds;
     uint64_t decode_nanoseconds;
+    /* first version ends here */
     uint64_t first_token_nanoseconds; /* from the beginning of the last prefill to the first token chosen after it */
     uint64_t weight_bytes;            /* read by decoding, predictors included */
-    uint64_t predictor_bytes;         /* of these, to find out what to skip */
+    uint64_t predictor_bytes;         /* of these, read to choose what to skip */
     uint64_t predictor_nanoseconds;
     uint64_t kv_bytes;                /* of the cache, read by decoding */
     uint64_t session_bytes;           /* the session's memory */
-    uint64_t peak_memory_bytes;       /* of the process; 0 where the system does not tell */
+    uint64_t peak_memory_bytes;       /* of the process; 0 where the system does not say */
     double density;                   /* share of the skippable bytes that decoding read; 1 before the first token */
     double prefill_tokens_per_second;
     double decode_tokens_per_second;
@@ -358,7 +368,7 @@ typedef struct sllm_stats {
 /* Fills `stats`, whose struct_size must be set. */
 int32_t sllm_session_get_stats(const sllm_session *session, sllm_stats *stats);
 
-/* Begins to count anew. */
+/* Sets all sums to 0. */
 int32_t sllm_session_reset_stats(sllm_session *session);
 
 /* ---- Sampler ---------------------------------------------------------------------------------------------------- */
@@ -368,7 +378,8 @@ typedef struct sllm_sampler_options {
     float temperature;        /* 0.8; divides the logits; 0 takes the likeliest */
     uint32_t top_k;           /* 40; only the k likeliest; 0 for all */
     float top_p;              /* 0.95; only the likeliest that together reach this probability; 1 for all */
-    float min_p;              /* 0.05; only those at least this share as likely as the likeliest; 0 for all */
+    /* first version ends here */
+    float min_p;              /* 0.05; only tokens at least this share as likely as the likeliest; 0 for all */
     float repetition_penalty; /* 1; above 1 makes the last 64 tokens less likely */
     uint64_t seed;            /* 0; the same seed, tokens and logits give the same tokens everywhere */
 } sllm_sampler_options;
@@ -379,10 +390,10 @@ int32_t sllm_sampler_options_defaults(sllm_sampler_options *options, uint32_t st
 /* Bytes that sllm_sampler_init needs, alignment included. */
 size_t sllm_sampler_size(void);
 
-/* A sampler in `memory`, which stays until it is freed. `options` may be NULL. */
+/* A sampler in `memory`, which must stay in place until the sampler is freed. `options` may be NULL. */
 int32_t sllm_sampler_init(void *memory, size_t size, const sllm_sampler_options *options, sllm_sampler **sampler);
 
-/* Remembers a token of the prompt or of the answer, for the repetition penalty. */
+/* Notes a token of the prompt or of the answer for the repetition penalty. */
 int32_t sllm_sampler_accept(sllm_sampler *sampler, uint32_t token);
 
 /* Ends a sampler and sets *sampler to NULL. */
@@ -392,8 +403,8 @@ int32_t sllm_sampler_free(sllm_sampler **sampler);
 
 /* ==== With an operating system =================================================================================== */
 
-/* What this thread's last failure was about. Never NULL, empty before the first; valid until the thread's next
- * failure, at most 1023 bytes. */
+/* The message of this thread's last failure, at most 1023 bytes. Never NULL, empty before the first failure, valid
+ * until the thread's next one. */
 const char *sllm_last_error_message(void);
 
 #define SLLM_LOG_OFF 0
@@ -403,38 +414,39 @@ const char *sllm_last_error_message(void);
 /* Gets a line of text, without a newline. May be called from several threads at once. */
 typedef void (*sllm_log_fn)(void *user, int32_t level, const char *message);
 
-/* Sets the one thing that is global: who is told what the library does, up to `level`. NULL for nobody, as it is at
- * first. */
+/* Sets the log, the only global state: `log` gets a line for each event up to `level`. NULL, as at first: no log. */
 int32_t sllm_set_log(sllm_log_fn log, void *user, int32_t level);
 
 /* ---- Model: from files ------------------------------------------------------------------------------------------ */
 
-/* How far loading is; anything but 0 cancels it (SLLM_STATUS_CANCELLED). Called at least at the beginning and the
- * end. */
+/* Gets the progress of loading; any result but 0 cancels it (SLLM_STATUS_CANCELLED). Called at least at the beginning
+ * and at the end. */
 typedef int32_t (*sllm_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_bytes);
 
 typedef struct sllm_load_options {
     uint32_t struct_size;
-    uint32_t preload; /* 1 reads the whole file now, so that the first token need not wait for it */
+    uint32_t preload; /* 1 reads the whole file now, so that the first token does not wait for it */
     uint32_t verify;  /* 1 compares every section with its checksum (reads the whole file) */
+    /* first version ends here */
     uint32_t reserved;
     sllm_progress_fn progress; /* may be NULL */
     void *progress_user;
 } sllm_load_options;
 
-/* Maps the file, checks its head, no more. */
+/* Fills in the defaults: the file is mapped, and only its head is checked. */
 int32_t sllm_load_options_defaults(sllm_load_options *options, uint32_t struct_size);
 
-/* Maps an image. `options` may be NULL. The file may be replaced or deleted while it is in use, but not written to or
+/* Maps an image. `options` may be NULL. While it is in use the file may be replaced or deleted, but not written to or
  * cut short. */
 int32_t sllm_model_open(const char *path, const sllm_load_options *options, sllm_model **model);
 
-/* Maps an image that lies at `offset` (a multiple of 4) in an open file; `length` 0 is all that follows. The descriptor stays
+/* Maps an image at `offset` (a multiple of 4) in an open file; `length` 0 is the rest of the file. The descriptor stays
  * yours and may be closed when the call returns. */
 int32_t sllm_model_open_fd(int32_t fd, uint64_t offset, uint64_t length, const sllm_load_options *options,
                            sllm_model **model);
 
-/* A model over bytes in memory (aligned to 4), which must stay until the model and all made from it are freed. */
+/* A model over bytes in memory (aligned to 4), which must stay in place until the model and all objects made from it
+ * are freed. */
 int32_t sllm_model_open_memory(const void *data, size_t size, const sllm_load_options *options, sllm_model **model);
 
 /* ---- Session: with memory and threads of its own ---------------------------------------------------------------- */
@@ -442,52 +454,53 @@ int32_t sllm_model_open_memory(const void *data, size_t size, const sllm_load_op
 /* A session. `options` may be NULL. */
 int32_t sllm_session_new(sllm_model *model, const sllm_session_options *options, sllm_session **session);
 
-/* A second session that goes on from where the first is: the same model, options (a parallel_for and a clock now serve
- * both), dial and state, as sllm_session_load would take it. */
+/* A second session that continues from the state of the first, as if by sllm_session_save and sllm_session_load: the
+ * same model, options (a parallel_for and a clock now serve both), dial and state. */
 int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
 
 typedef struct sllm_threads {
     uint32_t struct_size;
     uint32_t threads;   /* tasks at a time, the calling thread's included */
+    /* first version ends here */
     uint32_t cores;     /* cores that the library's threads may run on */
-    uint32_t is_bound;  /* whether they were kept to these cores (the calling thread never is) */
-    uint64_t core_mask; /* bit i: core i, the first 64; 0 where the system does not tell */
+    uint32_t is_bound;  /* whether they are bound to these cores (the calling thread never is) */
+    uint64_t core_mask; /* bit i: core i, for the first 64; 0 where the system does not say */
 } sllm_threads;
 
-/* What was really applied of threads and cores; `struct_size` must be set. */
+/* The threads and cores that the session really uses; `struct_size` must be set. */
 int32_t sllm_session_get_threads(const sllm_session *session, sllm_threads *threads);
 
 /* A sampler. `options` may be NULL. */
 int32_t sllm_sampler_new(const sllm_sampler_options *options, sllm_sampler **sampler);
 
 /* ---- Text ------------------------------------------------------------------------------------------------------- */
-/* A library built without the tokenizer answers all of these with SLLM_STATUS_UNSUPPORTED. */
+/* In a library built without the tokenizer these functions return SLLM_STATUS_UNSUPPORTED. */
 
 /* In place of a length: the text ends with a NUL. */
 #define SLLM_NUL_TERMINATED ((size_t)-1)
 
 /* Texts to tokens and back: immutable, for any threads. */
 typedef struct sllm_tokenizer sllm_tokenizer;
-/* A conversation: messages, and what a session has read of them. */
+/* A conversation: messages, and which of them a session has read. */
 typedef struct sllm_chat sllm_chat;
 
-/* The model's tokenizer. Takes some tens of milliseconds. SLLM_STATUS_UNSUPPORTED when the image has none. */
+/* The model's tokenizer. Takes some tens of milliseconds. SLLM_STATUS_UNSUPPORTED if the image has none. */
 int32_t sllm_tokenizer_new(sllm_model *model, sllm_tokenizer **tokenizer);
 
 /* Frees a tokenizer and sets *tokenizer to NULL. Chats hold references of their own. */
 int32_t sllm_tokenizer_free(sllm_tokenizer **tokenizer);
 
-/* Token ids of a text; `add_special` 1 puts around it what the model wants around texts (a beginning token). With NULL
- * for `tokens` and a capacity of 0 only the count is written. */
+/* Token ids of a text; `add_special` 1 adds the special tokens that the model expects around a text (a beginning
+ * token). With NULL for `tokens` and a capacity of 0 only the count is written. */
 int32_t sllm_tokenizer_tokenize(const sllm_tokenizer *tokenizer, const char *text, size_t length, int32_t add_special,
                                 uint32_t *tokens, size_t capacity, size_t *count);
 
-/* Text of token ids, special tokens left out, with a NUL behind it that `length` does not count. With NULL for `text`
- * and a capacity of 0 only the length is written. */
+/* Text of token ids without special tokens, followed by a NUL that `length` does not count. With NULL for `text` and a
+ * capacity of 0 only the length is written. */
 int32_t sllm_tokenizer_detokenize(const sllm_tokenizer *tokenizer, const uint32_t *tokens, size_t count, char *text,
                                   size_t capacity, size_t *length);
 
-/* Bytes of one token, which may be a part of a character; none for special tokens. With NULL for `bytes` and a
+/* Bytes of one token, possibly a part of a character; none for special tokens. With NULL for `bytes` and a
  * capacity of 0 only the length is written. */
 int32_t sllm_tokenizer_token_bytes(const sllm_tokenizer *tokenizer, uint32_t token, uint8_t *bytes, size_t capacity,
                                    size_t *length);
@@ -498,20 +511,22 @@ typedef struct sllm_token {
     uint32_t id;
     const char *text;      /* complete UTF-8, followed by a NUL; empty while a character is not complete */
     size_t text_length;
-    const uint8_t *bytes;  /* the token's own bytes, at once; together those of all tokens are the text */
+    const uint8_t *bytes;  /* the token's own bytes; those of all tokens together are the text */
     size_t bytes_length;
+    /* first version ends here */
     uint64_t index;        /* of the token in the answer, from 0 */
     double tokens_per_second; /* of decoding so far */
     double density;           /* share of the skippable bytes that decoding has read so far */
 } sllm_token;
 
-/* Gets each token as it comes; anything but 0 stops. Text that is still held back after the last token comes in one
+/* Gets each token as it comes; any result but 0 stops. Text that is still held back after the last token comes in one
  * more call, without bytes. */
 typedef int32_t (*sllm_token_fn)(void *user, const sllm_token *token);
 
 typedef struct sllm_generate_options {
     uint32_t struct_size;
     uint32_t max_tokens;    /* 256 */
+    /* first version ends here */
     sllm_token_fn on_token; /* may be NULL */
     void *user;
 } sllm_generate_options;
@@ -527,19 +542,21 @@ int32_t sllm_generate_options_defaults(sllm_generate_options *options, uint32_t 
 typedef struct sllm_generation {
     uint32_t struct_size;
     int32_t stop;              /* SLLM_STOP_... */
-    uint64_t prompt_tokens;    /* read now; a chat does not read again what the session has seen */
+    uint64_t prompt_tokens;    /* read now; a chat does not read again what the session has read before */
     uint64_t generated_tokens;
+    /* first version ends here */
     double first_token_seconds;
     double prefill_tokens_per_second;
     double decode_tokens_per_second;
 } sllm_generation;
 
-/* Continues a plain text behind what the session has read; at position 0 what the model wants before texts is added.
- * NULL for `sampler` takes the likeliest tokens; `options` and `result` (struct_size set) may be NULL. */
+/* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens
+ * that the model expects before a text are added. NULL for `sampler` takes the likeliest tokens; `options` and `result`
+ * (struct_size set) may be NULL. */
 int32_t sllm_generate(sllm_session *session, const sllm_tokenizer *tokenizer, sllm_sampler *sampler, const char *prompt,
                       size_t length, const sllm_generate_options *options, sllm_generation *result);
 
-/* A conversation by the model's chat template. SLLM_STATUS_UNSUPPORTED when it has none. */
+/* A conversation by the model's chat template. SLLM_STATUS_UNSUPPORTED if it has none. */
 int32_t sllm_chat_new(sllm_tokenizer *tokenizer, sllm_chat **chat);
 
 /* Frees a chat and sets *chat to NULL. */
@@ -548,16 +565,16 @@ int32_t sllm_chat_free(sllm_chat **chat);
 /* Adds a message, both parts NUL-terminated and copied; roles are "system", "user" and "assistant". */
 int32_t sllm_chat_add(sllm_chat *chat, const char *role, const char *content);
 
-/* Forgets all messages. */
+/* Removes all messages. */
 int32_t sllm_chat_clear(sllm_chat *chat);
 
-/* The prompt that the messages make by the model's template, with a NUL behind it that `length` does not count. With
- * NULL for `text` and a capacity of 0 only the length is written. */
+/* The prompt that the model's template makes of the messages, followed by a NUL that `length` does not count. With NULL
+ * for `text` and a capacity of 0 only the length is written. */
 int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, size_t *length);
 
-/* Answers the messages and adds the answer to them. The session is rewound to what the messages have in common with
- * what it read last for this chat (to 0, if it was used for anything else since), then reads the rest. After a
- * failure the messages are as they were. Other arguments as for sllm_generate. */
+/* Answers the messages and adds the answer to them. The session is rewound to the part of the prompt that it
+ * has already read for this chat (to 0, if it was used for anything else since), then reads the rest. After a failure
+ * the messages are as they were. Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,
                            const sllm_generate_options *options, sllm_generation *result);
 

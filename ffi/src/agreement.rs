@@ -1,5 +1,5 @@
-//! The header against the library: layouts and constants, by the C compiler. Prototypes and exported names are
-//! compared by `.ci/run capi`.
+//! Whether header and library agree on layouts and constants, by the C compiler. `.ci/run capi` compares prototypes and
+//! exported names.
 
 use crate::status::CODES;
 use crate::structs;
@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Every assertion as a line of C.
+/// A C program of assertions, one a line.
 fn assertions() -> String {
     let mut c = String::from("#include \"shadowllm.h\"\n");
     let mut equal = |what: &str, value: i64| {
@@ -27,7 +27,7 @@ fn assertions() -> String {
         equal(&format!("SLLM_ALLOCATION_{name}"), allocation as i64);
     }
     equal("SLLM_VERSION", i64::from(crate::sllm_version()));
-    for (name, size, fields) in structs::ALL.iter().chain(structs::hosted::ALL) {
+    for (name, _, size, fields) in structs::ALL.iter().chain(structs::hosted::ALL) {
         equal(&format!("sizeof({name})"), *size as i64);
         for (field, offset, len) in *fields {
             equal(&format!("offsetof({name}, {field})"), *offset as i64);
@@ -50,19 +50,37 @@ fn compiles(source: &str, complaints: Stdio) -> bool {
     cc.wait().unwrap().success()
 }
 
+const HEADER: &str = include_str!("../../include/shadowllm.h");
+
+/// The field above the header's mark in a structure.
+fn last_of_first_version<'a>(name: &str) -> &'a str {
+    let body = HEADER.split(&format!("typedef struct {name} {{")).nth(1).unwrap();
+    let fields = body.split(&format!("}} {name};")).next().unwrap();
+    let (above, _) = fields.split_once("/* first version ends here */").expect(name);
+    above.rsplit_once(';').unwrap().0.rsplit(|c: char| c != '_' && !c.is_alphanumeric()).next().unwrap()
+}
+
+#[test]
+fn the_header_marks_first_versions() {
+    for (name, first, _, fields) in structs::ALL.iter().chain(structs::hosted::ALL) {
+        let last = last_of_first_version(name);
+        let (_, offset, len) = fields.iter().find(|(field, ..)| *field == last).expect(last);
+        assert_eq!(offset + len, *first, "{name}: the first version ends with {last} in the header");
+    }
+}
+
 #[test]
 fn the_header_says_what_the_library_does() {
     let source = assertions();
     assert!(source.lines().count() > 150);
     assert!(compiles(&source, Stdio::inherit()), "the header and the library differ");
-    // The comparison notices.
+    // A wrong assertion is noticed.
     let wrong = source.replacen("SLLM_STATUS_BUSY == 3", "SLLM_STATUS_BUSY == 4", 1);
     assert!(wrong != source && !compiles(&wrong, Stdio::null()));
 }
 
 #[test]
 fn the_header_has_no_codes_beyond_the_librarys() {
-    let header = include_str!("../../include/shadowllm.h");
-    let defined = header.lines().filter(|l| l.starts_with("#define SLLM_STATUS_")).count();
+    let defined = HEADER.lines().filter(|l| l.starts_with("#define SLLM_STATUS_")).count();
     assert_eq!(defined, CODES.len());
 }

@@ -1,23 +1,54 @@
-//! Who runs a session's tasks: the calling thread, the library's threads, or the embedder's.
+//! Executors: the calling thread, the library's own threads, or the embedder's `parallel_for`; and the clock.
 
-use crate::structs::{sllm_clock_fn, sllm_parallel_for_fn};
+use crate::status::{Result, invalid};
+use crate::structs::{sllm_clock_fn, sllm_parallel_for_fn, sllm_session_options, sllm_task_fn};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-#[cfg(feature = "std")]
-use shadowllm_core::sparsity::ActiveSet;
 use shadowllm_core::{Executor, Serial};
+#[cfg(feature = "std")]
+use {
+    crate::status::{Failure, SLLM_STATUS_OUT_OF_MEMORY, SLLM_STATUS_UNSUPPORTED},
+    shadowllm_core::sparsity::ActiveSet,
+    shadowllm_host::{cores::Cores, model::LoadedModel, pool::Pool},
+};
 
 /// A session's executor.
 pub struct Exec {
     pub threads: Threads,
     pub clock: Clock,
-    /// Whether the next step is to panic.
+    /// Whether the next step will panic.
     #[cfg(feature = "test-panic")]
     pub panic: AtomicBool,
 }
 
 impl Exec {
-    pub fn new(threads: Threads, clock: Clock) -> Self {
+    /// The executor of a session that allocates nothing: the embedder's threads, or else the calling thread.
+    pub fn without_allocation(o: &sllm_session_options) -> Result<Exec> {
+        if o.memory_budget != 0 {
+            return Err(invalid("a memory_budget needs sllm_session_new and the library's own threads"));
+        }
+        let threads = match ParallelFor::new(o.parallel_for, o.parallel_for_user, o.threads as usize) {
+            Some(theirs) => Threads::Theirs(theirs),
+            None if o.threads > 1 => return Err(invalid("several threads need sllm_session_new, or a parallel_for")),
+            None => Threads::Serial,
+        };
+        Ok(Exec::new(threads, Clock::new(o.clock, o.clock_user)))
+    }
+
+    /// The embedder's threads, or else the library's own. `loaded` is the mapped image that a memory budget limits.
+    #[cfg(feature = "std")]
+    pub fn with_threads(o: &sllm_session_options, loaded: Option<&LoadedModel>) -> Result<Exec> {
+        if o.parallel_for.is_some() {
+            return Exec::without_allocation(o);
+        }
+        let cores = if o.cores == 0 { Cores::fastest() } else { Cores::all() };
+        let threads = if o.threads == 0 { cores.threads() } else { o.threads as usize };
+        let pool = Pool::on(threads, &cores).map_err(|e| Failure::Text(SLLM_STATUS_OUT_OF_MEMORY, e.to_string()))?;
+        let pool = within_budget(pool, loaded, o.memory_budget)?;
+        Ok(Exec::new(Threads::Own(pool, cores), Clock::new(o.clock, o.clock_user)))
+    }
+
+    fn new(threads: Threads, clock: Clock) -> Self {
         Exec {
             threads,
             clock,
@@ -27,26 +58,40 @@ impl Exec {
     }
 }
 
-/// Who runs the tasks.
+/// The pool, which keeps at most `megabytes` of the image in memory; 0 is no limit.
+#[cfg(feature = "std")]
+fn within_budget(pool: Pool, loaded: Option<&LoadedModel>, megabytes: u32) -> Result<Pool> {
+    if megabytes == 0 {
+        return Ok(pool);
+    }
+    #[cfg(unix)]
+    if let Some(loaded) = loaded {
+        return Ok(pool.within((megabytes as usize).saturating_mul(1_000_000), loaded)?);
+    }
+    let message = "a memory_budget needs a model that sllm_model_open mapped, on Unix";
+    Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message))
+}
+
+/// The threads that run the tasks.
 pub enum Threads {
     /// The calling thread.
     Serial,
-    /// The library's threads, and the cores they were kept to.
+    /// The library's own threads, and the cores they are bound to.
     #[cfg(feature = "std")]
-    Own(shadowllm_host::pool::Pool, shadowllm_host::cores::Cores),
+    Own(Pool, Cores),
     /// The embedder's.
     Theirs(ParallelFor),
 }
 
-/// Who tells the time.
+/// The clock of the statistics.
 pub enum Clock {
-    /// Nobody.
+    /// No clock: all times are 0.
     #[cfg(not(feature = "std"))]
     None,
-    /// The system.
+    /// The system's.
     #[cfg(feature = "std")]
     System(std::time::Instant),
-    /// The embedder.
+    /// The embedder's.
     Theirs(unsafe extern "C" fn(*mut c_void) -> u64, *mut c_void),
 }
 
@@ -67,13 +112,13 @@ impl Clock {
             Clock::None => 0,
             #[cfg(feature = "std")]
             Clock::System(start) => start.elapsed().as_nanos() as u64,
-            // SAFETY: the function and its argument are the embedder's, valid as long as the session.
+            // SAFETY: the header asks the embedder to keep the function and its argument valid for the session's life.
             Clock::Theirs(clock, user) => unsafe { clock(*user) },
         }
     }
 }
 
-// SAFETY: `Serial` and the pool keep the promise themselves, `ParallelFor` by its own claims.
+// SAFETY: `Serial` and the pool run each task once themselves; `ParallelFor` claims each task by an atomic counter.
 unsafe impl Executor for Exec {
     fn threads(&self) -> usize {
         match &self.threads {
@@ -118,21 +163,22 @@ unsafe impl Executor for Exec {
 }
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
+/// A task travels through the embedder's code as two words.
 const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
 
-/// `next` of a step that is over: nothing is left to claim, however often it is asked.
+/// `next` of a step that is over: no call can claim a task. Half of the range, so that calls cannot count it over.
 const OVER: usize = usize::MAX / 2;
 
-/// The embedder's `parallel_for`. It cannot break the executor's promise: whatever index it calls with, a call claims
-/// the next task; surplus calls find none, and tasks it forgets run on the calling thread.
+/// The embedder's `parallel_for`. It cannot break the executor's rule that each task runs once: a call claims the next
+/// task whatever its index, surplus calls find no task, and forgotten tasks run on the calling thread.
 pub struct ParallelFor {
-    call: unsafe extern "C" fn(*mut c_void, u32, crate::structs::sllm_task_fn, *mut c_void),
+    call: unsafe extern "C" fn(*mut c_void, u32, sllm_task_fn, *mut c_void),
     user: *mut c_void,
     width: usize,
     step: Step,
 }
 
-/// The step under way; it lives as long as the session, so that late calls find it.
+/// The current step. It lives as long as the session, so that late calls still find it.
 struct Step {
     task: [AtomicUsize; 2],
     tasks: AtomicUsize,
@@ -149,8 +195,8 @@ impl Step {
             return false;
         }
         let parts = [self.task[0].load(Ordering::Relaxed), self.task[1].load(Ordering::Relaxed)];
-        // SAFETY: task `i` is claimed and not done, so `ParallelFor::run` still waits and the closure that the parts
-        // are of is alive; they were written before `next` was set to 0 (release).
+        // SAFETY: task `i` is claimed and not done, so `ParallelFor::run` still waits and its closure is alive; the two
+        // words of its reference were written before `next` was set to 0 (release), which the claim read (acquire).
         let task: Task = unsafe { core::mem::transmute::<[usize; 2], Task>(parts) };
         let result = crate::status::catch(|| {
             task(i);
@@ -164,9 +210,10 @@ impl Step {
     }
 }
 
-/// What the embedder calls for each task.
+/// The function that the embedder calls for each task.
 unsafe extern "C" fn one_task(data: *mut c_void, _index: u32) {
-    // SAFETY: the data that `parallel_for` was given is the session's step.
+    // SAFETY: `data` is NULL or the pointer that `ParallelFor::run` passed, to the step, which lives as long as the
+    // session; the header forbids any other.
     if let Some(step) = unsafe { data.cast::<Step>().as_ref() } {
         step.one();
     }
@@ -189,14 +236,16 @@ impl ParallelFor {
     fn run(&self, tasks: usize, task: Task) {
         let Some(count) = u32::try_from(tasks).ok().filter(|n| *n > 1) else { return (0..tasks).for_each(task) };
         let step = &self.step;
-        // SAFETY: the two words are only turned back into the reference while this waits below.
+        // SAFETY: a reference to a trait object is two words, asserted above; `Step::one` makes the same reference of them,
+        // and only while this function waits for `done`.
         let parts = unsafe { core::mem::transmute::<Task, [usize; 2]>(task) };
         step.task[0].store(parts[0], Ordering::Relaxed);
         step.task[1].store(parts[1], Ordering::Relaxed);
         step.tasks.store(tasks, Ordering::Relaxed);
         step.done.store(0, Ordering::Relaxed);
         step.next.store(0, Ordering::Release);
-        // SAFETY: the function and its argument are the embedder's; the step lives as long as the session.
+        // SAFETY: the header asks the embedder to keep the function and its argument valid for the session's life, and the
+        // step lives as long as the session.
         unsafe { (self.call)(self.user, count, Some(one_task), core::ptr::from_ref(step).cast_mut().cast()) };
         while step.one() {}
         while step.done.load(Ordering::Acquire) < tasks {

@@ -1,22 +1,29 @@
 //! The C interface of shadowllm; `include/shadowllm.h` is its manual.
 //!
-//! Layer: above the host, or without feature `std` above the core alone, with the same functions of the header's
-//! embedded part. Promise: whatever a C program passes (short of pointers to nowhere and broken threads rules the
-//! header names) comes back as a status; no panic crosses the boundary.
+//! Layer: above the host; without feature `std` above the core alone, with the functions of the header's embedded part.
+//! Promise: whatever a C program passes, within the header's rules for pointers and threads, comes back as a status, and
+//! no panic crosses the boundary.
 //!
-//! `status` (failures, the boundary) <- `object` (handles) <- `structs` (options in, figures out) <-
-//! the functions: `model`, `session`, `sampler`, `state`, and with `std` `hosted`, `text` and `chat`.
+//! A file uses only files that stand to its left:
+//! `status message object structs args exec | model sampler session tokens state dial stats | load text generate chat`.
+//! The second and third group hold the functions, a file for each section of the header; the third group needs an
+//! operating system.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![cfg_attr(not(feature = "tokenizer"), allow(dead_code, reason = "smaller libraries use less of the shared parts"))]
 #![allow(non_camel_case_types, reason = "types have the header's names")]
 
 #[cfg(all(test, feature = "tokenizer"))]
 mod agreement;
+mod args;
 #[cfg(feature = "tokenizer")]
 mod chat;
+mod dial;
 mod exec;
+#[cfg(feature = "tokenizer")]
+mod generate;
 #[cfg(feature = "std")]
-mod hosted;
+mod load;
+mod message;
 mod model;
 #[cfg(all(feature = "std", not(feature = "tokenizer")))]
 mod no_text;
@@ -24,10 +31,12 @@ mod object;
 mod sampler;
 mod session;
 mod state;
+mod stats;
 mod status;
 mod structs;
 #[cfg(feature = "tokenizer")]
 mod text;
+mod tokens;
 
 /// Version of the library as major * 1000000 + minor * 1000 + patch, to compare with the header's.
 #[unsafe(no_mangle)]
@@ -53,13 +62,13 @@ pub extern "C" fn sllm_image_version() -> u32 {
 }
 
 #[cfg(all(not(feature = "std"), not(panic = "abort")))]
-compile_error!("without std there is nothing to unwind to: build with --profile embedded");
+compile_error!("a panic cannot unwind without std: build with --profile embedded");
 
-/// Nothing to go back to: traps.
+/// There is no caller to return to, so a panic executes a trap instruction.
 #[cfg(all(not(feature = "std"), panic = "abort"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    // SAFETY: the instruction ends the program, or stops it where there is no system to end it.
+    // SAFETY: the instruction touches no memory; it ends the program, or stops it where no system ends it.
     #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
     unsafe {
         core::arch::asm!("ud2", options(noreturn, nomem, nostack))

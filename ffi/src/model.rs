@@ -1,9 +1,10 @@
-//! Models: references that keep a packed image usable.
+//! Models: reference-counted, over an image in the caller's memory or one that `load` mapped.
 
+use crate::args::{Out, put, slice, wanted};
+use crate::message::boundary;
 use crate::object::{Kind, Tag, Tagged, check, place, room};
-use crate::session;
-use crate::status::{null, status};
-use crate::structs::{self, Out, put, slice, sllm_memory, sllm_model_info, sllm_session_options, wanted};
+use crate::status::invalid;
+use crate::structs::sllm_model_info;
 use core::ffi::{c_char, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use shadowllm_core::image::SectionKind;
@@ -14,10 +15,11 @@ use shadowllm_core::{Isa, Model};
 pub struct sllm_model {
     tag: Tag,
     references: AtomicUsize,
-    /// Whether it is a box of its own (else in memory that the caller gave).
+    /// Whether the model is a box on the heap; else it lies in memory that the caller gave.
     boxed: bool,
-    /// The engine's model; its image lives as long as `_keeper`, or by the caller's promise.
+    /// The engine's model. Its image lives as long as `loaded`, or as long as the caller promised.
     pub model: Model<'static>,
+    /// The mapped image, for models that `load` made.
     #[cfg(feature = "std")]
     pub loaded: Option<shadowllm_host::model::LoadedModel>,
 }
@@ -30,41 +32,41 @@ impl Kind for sllm_model {
 unsafe impl Tagged for sllm_model {}
 
 impl sllm_model {
-    /// One more reference.
+    /// Counts one more reference.
     pub fn retain(&self) -> Reference {
         self.references.fetch_add(1, Ordering::Relaxed);
         Reference(self)
     }
 }
 
-/// A reference that gives itself back.
+/// A counted reference; dropping it gives it back.
 pub struct Reference(*const sllm_model);
 
 impl Reference {
     pub fn model(&self) -> &sllm_model {
-        // SAFETY: the count that this reference is part of keeps the model alive.
+        // SAFETY: this reference is counted, and a model lives as long as its count is above 0.
         unsafe { &*self.0 }
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // SAFETY: this reference was counted.
+        // SAFETY: this reference was counted by `retain`, and dropping is its last use.
         unsafe { release(self.0.cast_mut()) }
     }
 }
 
-// SAFETY: a model never changes, and its count is atomic.
+// SAFETY: only the count of a model changes, and it is atomic.
 unsafe impl Send for Reference {}
 // SAFETY: as above.
 unsafe impl Sync for Reference {}
 
-/// Gives a reference back; the last one ends the model.
+/// Gives a reference back; giving back the last one ends the model.
 ///
 /// # Safety
-/// The reference was counted and is not used any more.
+/// The reference was counted, and this is its last use.
 unsafe fn release(model: *mut sllm_model) {
-    // SAFETY: alive, since a reference is.
+    // SAFETY: the reference is still counted, so the model is alive.
     let found = unsafe { &*model };
     if found.references.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
@@ -72,18 +74,18 @@ unsafe fn release(model: *mut sllm_model) {
     found.tag.kill();
     #[cfg(feature = "std")]
     if found.boxed {
-        // SAFETY: boxed ones come from `Box::into_raw`, and this was the last reference.
+        // SAFETY: `boxed` models come from `Box::into_raw`, and the count says that this was the last reference.
         drop(unsafe { Box::from_raw(model) });
         return;
     }
-    // SAFETY: the last reference; the memory is the caller's.
+    // SAFETY: the count says that this was the last reference; the memory itself is the caller's.
     unsafe { core::ptr::drop_in_place(&mut (*model).model) };
 }
 
 /// A new model on the heap, with one reference.
 #[cfg(feature = "std")]
 pub fn boxed(loaded: shadowllm_host::model::LoadedModel) -> *mut sllm_model {
-    // SAFETY: the image lives as long as `loaded`, which is dropped with the model.
+    // SAFETY: the image lives as long as `loaded`, which lies beside the model and is dropped with it.
     let model = unsafe { core::mem::transmute::<Model<'_>, Model<'static>>(*loaded.model()) };
     let (tag, references) = (Tag::new::<sllm_model>(), AtomicUsize::new(1));
     Box::into_raw(Box::new(sllm_model { tag, references, boxed: true, model, loaded: Some(loaded) }))
@@ -107,15 +109,15 @@ pub unsafe extern "C" fn sllm_model_init(
     image_size: usize,
     model: *mut *mut sllm_model,
 ) -> i32 {
-    status(|| {
+    boundary(|| {
         #[cfg(feature = "std")]
-        crate::hosted::quiet();
+        crate::message::log_panics();
         wanted(model)?;
         let (at, _) = place::<sllm_model>(memory, size)?;
         if image.is_null() {
-            return Err(null("the image is NULL"));
+            return Err(invalid("the image is NULL"));
         }
-        // SAFETY: the caller keeps the image in place.
+        // SAFETY: not NULL, checked above; the header asks the caller to keep the image in place for the model's life.
         let bytes: &'static [u8] = unsafe { slice(image.cast(), image_size)? };
         let parsed = Model::parse(bytes)?;
         let value = sllm_model {
@@ -126,7 +128,7 @@ pub unsafe extern "C" fn sllm_model_init(
             #[cfg(feature = "std")]
             loaded: None,
         };
-        // SAFETY: `place` found room; the output is not NULL.
+        // SAFETY: `place` found room for the value; `model` is not NULL, checked by `wanted`.
         unsafe {
             at.write(value);
             put(model, at);
@@ -135,14 +137,14 @@ pub unsafe extern "C" fn sllm_model_init(
     })
 }
 
-/// One more reference.
+/// Counts one more reference.
 ///
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_model_retain(model: *mut sllm_model) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
         core::mem::forget(unsafe { check(model) }?.retain());
         Ok(())
     })
@@ -154,11 +156,11 @@ pub unsafe extern "C" fn sllm_model_retain(model: *mut sllm_model) -> i32 {
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_model_free(model: *mut *mut sllm_model) -> i32 {
-    status(|| {
+    boundary(|| {
         if model.is_null() {
-            return Err(null("the pointer to the object is NULL"));
+            return Err(invalid("the pointer to the object is NULL"));
         }
-        // SAFETY: the caller's variable, and the header's rules for handles.
+        // SAFETY: not NULL, checked above; handles are NULL or live objects, by the header's rules.
         unsafe {
             if !(*model).is_null() {
                 check(*model)?;
@@ -193,14 +195,14 @@ fn has_template(model: &Model) -> bool {
     value.is_some_and(|v| v.starts_with(b"\"") && !v.starts_with(b"\"\""))
 }
 
-/// What a model is.
+/// Facts about a model.
 ///
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_model_get_info(model: *const sllm_model, info: *mut sllm_model_info) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles and structures.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and structures as large as their struct_size, by the header's rules.
         let (model, out) = unsafe { (check(model)?, Out::new(info)?) };
         let (model, c) = (&model.model, model.model.config());
         let has = |kind| u32::from(!model.image().section(kind).is_empty());
@@ -231,44 +233,16 @@ pub unsafe extern "C" fn sllm_model_get_info(model: *const sllm_model, info: *mu
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_model_is_end(model: *const sllm_model, token: u32, is_end: *mut i32) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
         let c = unsafe { check(model) }?.model.config();
         wanted(is_end)?;
         let (id, vocab) = (token, c.vocab as u32);
         if id >= vocab {
             return Err(shadowllm_core::Error::TokenOutOfRange { id, vocab }.into());
         }
-        // SAFETY: not NULL.
+        // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(is_end, i32::from(c.eos().contains(&token))) };
-        Ok(())
-    })
-}
-
-/// What a session will take.
-///
-/// # Safety
-/// See the header.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sllm_estimate_memory(
-    model: *const sllm_model,
-    options: *const sllm_session_options,
-    memory: *mut sllm_memory,
-) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles and structures.
-        let (model, options, out) =
-            unsafe { (check(model)?, structs::read(options, session::DEFAULTS)?, Out::new(memory)?) };
-        let (session_bytes, kv_bytes) = session::bytes(&model.model, &options)?;
-        let image_bytes = model.model.image().bytes().len() as u64;
-        out.write(sllm_memory {
-            struct_size: 0,
-            reserved: 0,
-            session_bytes: session_bytes as u64,
-            kv_bytes: kv_bytes as u64,
-            image_bytes,
-            total_bytes: session_bytes as u64 + image_bytes,
-        });
         Ok(())
     })
 }

@@ -1,9 +1,10 @@
-//! The functions on text, in a library without the tokenizer.
+//! In place of `text` and `chat` in a library without the tokenizer: the same functions, all unsupported.
 
+use crate::message::boundary;
 use crate::model::sllm_model;
 use crate::sampler::sllm_sampler;
 use crate::session::sllm_session;
-use crate::status::{Failure, SLLM_STATUS_UNSUPPORTED, status};
+use crate::status::{Failure, SLLM_STATUS_UNSUPPORTED};
 use crate::structs::{sllm_generate_options, sllm_generation};
 use std::ffi::{c_char, c_void};
 
@@ -13,7 +14,7 @@ macro_rules! unsupported {
             /// Not in this library.
             #[unsafe(no_mangle)]
             pub extern "C" fn $name($(_: $type),*) -> i32 {
-                status(|| Err(Failure::Said(SLLM_STATUS_UNSUPPORTED, "this library was built without the tokenizer")))
+                boundary(|| Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, "this library was built without the tokenizer")))
             }
         )*
     };

@@ -1,17 +1,18 @@
-//! Objects behind handles: a word that tells their kind, a lock that refuses instead of waiting, and poison.
+//! The objects that handles point to: a first word that says their kind, a lock that refuses instead of waiting, and
+//! poison after a panic. And the memory they lie in.
 
 use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_BUSY, SLLM_STATUS_INTERNAL};
-use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, null};
+use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, invalid};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// What freed objects say.
+/// First word of freed objects.
 const DEAD: u32 = u32::from_le_bytes(*b"dead");
 
 /// A kind of object.
 pub trait Kind {
-    /// Its first word.
+    /// The first word of objects of this kind.
     const TAG: u32;
 }
 
@@ -35,25 +36,25 @@ impl Tag {
 /// The type must be `repr(C)` and begin with a [`Tag`].
 pub unsafe trait Tagged: Kind {}
 
-/// The object behind a handle.
+/// The object that a handle points to.
 ///
 /// # Safety
-/// The pointer must be NULL or to an object of this library that is not freed before `'a` ends. (A freed one whose
-/// memory is still there is found out.)
+/// The pointer must be NULL or to an object of this library that is not freed before `'a` ends. (A freed object is
+/// recognised as long as its memory was not used again.)
 pub unsafe fn check<'a, T: Tagged>(handle: *const T) -> Result<&'a T> {
     if handle.is_null() {
-        return Err(null("the object is NULL"));
+        return Err(invalid("the object is NULL"));
     }
     if !handle.is_aligned() {
-        return Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this library"));
+        return Err(Failure::Fixed(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this library"));
     }
-    // SAFETY: every object of this library begins with a tag.
+    // SAFETY: not NULL and aligned, checked above, and every object of this library begins with a tag.
     let tag = unsafe { &*handle.cast::<Tag>() }.0.load(Ordering::Relaxed);
     match tag {
-        // SAFETY: the tag says that it is one, and it lives by the caller's promise.
+        // SAFETY: the tag is that of `T`, and the object lives for `'a` by the caller's word.
         tag if tag == T::TAG => Ok(unsafe { &*handle }),
-        DEAD => Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the object was freed before")),
-        _ => Err(Failure::Said(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this kind")),
+        DEAD => Err(Failure::Fixed(SLLM_STATUS_INVALID_HANDLE, "the object was freed before")),
+        _ => Err(Failure::Fixed(SLLM_STATUS_INVALID_HANDLE, "the pointer is not to an object of this kind")),
     }
 }
 
@@ -63,9 +64,9 @@ pub struct Object<T: 'static> {
     tag: Tag,
     busy: AtomicBool,
     poisoned: AtomicBool,
-    /// What any thread may say to it at any time.
+    /// A flag that any thread may raise at any time.
     pub raised: AtomicBool,
-    /// Bytes of the heap that it lies in; 0 for memory that the caller gave.
+    /// Bytes of heap memory that the object lies in; 0 for memory that the caller gave.
     pub heap_bytes: usize,
     value: UnsafeCell<T>,
 }
@@ -74,7 +75,7 @@ impl<T: Kind> Kind for Object<T> {
     const TAG: u32 = T::TAG;
 }
 
-// SAFETY: repr(C), the tag first.
+// SAFETY: repr(C) with the tag first.
 unsafe impl<T: Kind> Tagged for Object<T> {}
 
 impl<T: Kind> Object<T> {
@@ -89,16 +90,16 @@ impl<T: Kind> Object<T> {
         }
     }
 
-    /// Takes the object for one call; a poisoned one only where `even_poisoned`.
+    /// Takes the object for one call; a poisoned object only if `even_poisoned`.
     fn lock(&self, even_poisoned: bool) -> Result<Lock<'_>> {
         if self.busy.swap(true, Ordering::Acquire) {
             let message = "the object is in use by another call, on another thread or around this callback";
-            return Err(Failure::Said(SLLM_STATUS_BUSY, message));
+            return Err(Failure::Fixed(SLLM_STATUS_BUSY, message));
         }
         let lock = Lock(&self.busy);
         if self.poisoned.load(Ordering::Relaxed) && !even_poisoned {
-            let message = "an error inside the library spoilt this object: free it and make another";
-            return Err(Failure::Said(SLLM_STATUS_INTERNAL, message));
+            let message = "an error inside the library broke this object: free it and make a new one";
+            return Err(Failure::Fixed(SLLM_STATUS_INTERNAL, message));
         }
         Ok(lock)
     }
@@ -106,22 +107,22 @@ impl<T: Kind> Object<T> {
     /// Runs one call on the value; a panic poisons the object.
     pub fn with<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         let _lock = self.lock(false)?;
-        // SAFETY: the lock is held, so nobody else has a reference.
+        // SAFETY: the lock is held, so there is no other reference.
         let value = unsafe { &mut *self.value.get() };
-        let mut came_back = false;
+        let mut returned = false;
         let result = catch(|| {
             let result = body(value);
-            came_back = true;
+            returned = true;
             result
         });
-        if !came_back {
+        if !returned {
             self.poisoned.store(true, Ordering::Relaxed);
         }
         result
     }
 }
 
-/// Gives the object back.
+/// The right to use an object; given back when dropped.
 struct Lock<'a>(&'a AtomicBool);
 
 impl Drop for Lock<'_> {
@@ -130,26 +131,27 @@ impl Drop for Lock<'_> {
     }
 }
 
-/// Ends the object behind `*slot`, if there is one, and sets it to NULL.
+/// Ends the object that `*slot` points to, if any, and sets `*slot` to NULL.
 ///
 /// # Safety
-/// As for [`check`], for `*slot`; nobody uses the object any more.
+/// As for [`check`], for `*slot`; no other call uses the object any more.
 pub unsafe fn free<T: Kind>(slot: *mut *mut Object<T>) -> Result<()> {
     if slot.is_null() {
-        return Err(null("the pointer to the object is NULL"));
+        return Err(invalid("the pointer to the object is NULL"));
     }
-    // SAFETY: not NULL, and the caller's variable.
+    // SAFETY: not NULL, checked above, and the caller's variable.
     let object = unsafe { *slot };
     if object.is_null() {
         return Ok(());
     }
-    // SAFETY: as promised.
+    // SAFETY: the object is not freed before the end of this function, by the caller's word.
     let found = unsafe { check(object) }?;
-    // Kept locked: what comes late finds it busy or dead.
+    // Stays locked: a late call finds the object busy or dead.
     core::mem::forget(found.lock(true)?);
     found.tag.kill();
     let heap_bytes = found.heap_bytes;
-    // SAFETY: not NULL, and the caller's variable; nobody else uses the object, and it is not used again.
+    // SAFETY: `slot` is the caller's variable; the lock above is held for good, so there is no other reference to the
+    // value, and the object was made in `heap_bytes` bytes from `take`, or in memory of the caller (0).
     unsafe {
         *slot = core::ptr::null_mut();
         core::ptr::drop_in_place((*object).value.get());
@@ -161,11 +163,11 @@ pub unsafe fn free<T: Kind>(slot: *mut *mut Object<T>) -> Result<()> {
 /// Frees memory that [`take`] gave.
 ///
 /// # Safety
-/// `bytes` is 0, or `object` lies in so many bytes from [`take`].
+/// `bytes` is 0, or `object` lies in that many bytes from [`take`] and is not used any more.
 #[cfg(feature = "std")]
 pub unsafe fn give_back<T>(object: *mut T, bytes: usize) {
     if bytes > 0 {
-        // SAFETY: the layout was accepted when the memory was taken.
+        // SAFETY: `take` accepted the same layout when it gave this memory.
         unsafe {
             let layout = std::alloc::Layout::from_size_align_unchecked(bytes, ALIGN);
             std::alloc::dealloc(object.cast(), layout);
@@ -179,16 +181,16 @@ pub unsafe fn give_back<T>(_: *mut T, _: usize) {}
 /// Alignment of objects in memory: at least any object's.
 pub const ALIGN: usize = 64;
 
-/// Memory from the heap for an object and what follows it.
+/// Heap memory for an object and the bytes that follow it.
 #[cfg(feature = "std")]
 pub fn take(bytes: usize) -> Result<*mut u8> {
     use crate::status::SLLM_STATUS_OUT_OF_MEMORY;
     let none = || {
-        let message = format!("{} MB of memory are not to be had: ask for a shorter context", bytes >> 20);
+        let message = format!("the system does not have {} MB of memory: ask for a shorter context", bytes >> 20);
         Failure::Text(SLLM_STATUS_OUT_OF_MEMORY, message)
     };
     let layout = std::alloc::Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| none())?;
-    // SAFETY: not of size zero.
+    // SAFETY: the size is at least 1.
     let memory = unsafe { std::alloc::alloc(layout) };
     if memory.is_null() { Err(none()) } else { Ok(memory) }
 }
@@ -199,31 +201,31 @@ pub fn boxed<T: Kind>(value: T) -> Result<*mut Object<T>> {
     const { assert!(align_of::<Object<T>>() <= ALIGN) };
     let bytes = size_of::<Object<T>>();
     let memory = take(bytes)?.cast::<Object<T>>();
-    // SAFETY: fresh, large enough, aligned.
+    // SAFETY: new memory of the object's size, aligned to `ALIGN`.
     unsafe { memory.write(Object::new(value, bytes)) };
     Ok(memory)
 }
 
-/// Room for a `T`, aligned, in memory that a caller gave: its place, and how many bytes follow `T`.
+/// A place for a `T`, aligned, in memory that a caller gave, and how many bytes follow the `T`.
 pub fn place<T>(memory: *mut c_void, size: usize) -> Result<(*mut T, usize)> {
     const { assert!(align_of::<T>() <= ALIGN) };
     if memory.is_null() {
-        return Err(null("the memory is NULL"));
+        return Err(invalid("the memory is NULL"));
     }
-    // Whether it fits does not depend on how the memory happens to be aligned.
+    // Whether the object fits does not depend on the alignment of the memory.
     if size < room::<T>() {
-        return Err(Failure::Said(
+        return Err(Failure::Fixed(
             SLLM_STATUS_BUFFER_TOO_SMALL,
-            "the memory is smaller than the size that was asked for",
+            "the memory is smaller than the library's ..._size function says",
         ));
     }
     let skip = memory.cast::<u8>().align_offset(ALIGN);
-    // SAFETY: skip is below ALIGN, and `room` counts that in.
+    // SAFETY: `skip` is below `ALIGN`, which `room` adds to the size of `T`, and `size` is at least that.
     let at = unsafe { memory.cast::<u8>().add(skip) };
     Ok((at.cast(), size - skip - size_of::<T>()))
 }
 
-/// Bytes that [`place`] needs.
+/// Bytes that [`place`] needs, whatever the alignment.
 pub const fn room<T>() -> usize {
     size_of::<T>() + ALIGN - 1
 }

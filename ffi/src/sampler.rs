@@ -1,54 +1,46 @@
 //! Samplers.
 
+use crate::args::{defaults, put, read, wanted};
+use crate::message::boundary;
 use crate::object::{Kind, Object, check, free, place, room};
-use crate::status::{Result, status};
-use crate::structs::{self, put, sllm_sampler_options, wanted};
+use crate::status::Result;
+use crate::structs::sllm_sampler_options;
 use core::ffi::c_void;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 
-/// A sampler behind its handle.
-pub type sllm_sampler = Object<Chooser>;
+/// A sampler as handles point to it.
+pub type sllm_sampler = Object<SamplerState>;
 
 /// The engine's sampler.
-pub struct Chooser(pub Sampler);
+pub struct SamplerState(pub Sampler);
 
-impl Kind for Chooser {
+impl Kind for SamplerState {
     const TAG: u32 = u32::from_le_bytes(*b"smpl");
 }
 
-fn default_options() -> sllm_sampler_options {
-    let o = SamplerOptions::default();
-    sllm_sampler_options {
-        struct_size: size_of::<sllm_sampler_options>() as u32,
-        temperature: o.temperature,
-        top_k: o.top_k as u32,
-        top_p: o.top_p,
-        min_p: o.min_p,
-        repetition_penalty: o.repetition_penalty,
-        seed: o.seed,
+impl SamplerState {
+    fn new(o: &sllm_sampler_options) -> Result<Self> {
+        Ok(SamplerState(Sampler::new(SamplerOptions {
+            temperature: o.temperature,
+            top_k: o.top_k as usize,
+            top_p: o.top_p,
+            min_p: o.min_p,
+            repetition_penalty: o.repetition_penalty,
+            seed: o.seed,
+        })?))
     }
 }
 
-/// The sampler that the options describe.
+/// Runs `body` with the sampler; with one that takes the likeliest token for NULL.
 ///
 /// # Safety
-/// As [`structs::read`].
-pub unsafe fn chooser(options: *const sllm_sampler_options) -> Result<Chooser> {
-    // SAFETY: as promised.
-    let o = unsafe { structs::read(options, default_options()) }?;
-    Ok(Chooser(Sampler::new(SamplerOptions {
-        temperature: o.temperature,
-        top_k: o.top_k as usize,
-        top_p: o.top_p,
-        min_p: o.min_p,
-        repetition_penalty: o.repetition_penalty,
-        seed: o.seed,
-    })?))
-}
-
-/// A sampler that takes the likeliest token.
-pub fn greedy() -> Result<Sampler> {
-    Ok(Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?)
+/// The header's rules for handles.
+pub unsafe fn with_sampler<R>(sampler: *mut sllm_sampler, body: impl FnOnce(&mut Sampler) -> Result<R>) -> Result<R> {
+    if sampler.is_null() {
+        return body(&mut Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?);
+    }
+    // SAFETY: handles are NULL or live objects, by the header's rules.
+    unsafe { check(sampler) }?.with(|s| body(&mut s.0))
 }
 
 /// Fills in the defaults.
@@ -57,8 +49,8 @@ pub fn greedy() -> Result<Sampler> {
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_sampler_options_defaults(options: *mut sllm_sampler_options, struct_size: u32) -> i32 {
-    // SAFETY: the caller gives that many bytes.
-    status(|| unsafe { structs::defaults(options, struct_size, default_options()) })
+    // SAFETY: the caller gives `struct_size` bytes.
+    boundary(|| unsafe { defaults(options, struct_size) })
 }
 
 /// Bytes that [`sllm_sampler_init`] needs.
@@ -78,26 +70,48 @@ pub unsafe extern "C" fn sllm_sampler_init(
     options: *const sllm_sampler_options,
     sampler: *mut *mut sllm_sampler,
 ) -> i32 {
-    status(|| {
+    boundary(|| {
         wanted(sampler)?;
         let (at, _) = place::<sllm_sampler>(memory, size)?;
-        // SAFETY: the header's rules for structures; `place` found room; the output is not NULL.
+        // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
+        let state = SamplerState::new(&unsafe { read(options) }?)?;
+        // SAFETY: `place` found room for the object; `sampler` is not NULL, checked by `wanted`.
         unsafe {
-            at.write(Object::new(chooser(options)?, 0));
+            at.write(Object::new(state, 0));
             put(sampler, at);
         }
         Ok(())
     })
 }
 
-/// Remembers a token.
+/// A sampler on the heap.
+///
+/// # Safety
+/// See the header.
+#[cfg(feature = "std")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_sampler_new(
+    options: *const sllm_sampler_options,
+    sampler: *mut *mut sllm_sampler,
+) -> i32 {
+    boundary(|| {
+        wanted(sampler)?;
+        // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
+        let state = SamplerState::new(&unsafe { read(options) }?)?;
+        // SAFETY: `sampler` is not NULL, checked by `wanted`.
+        unsafe { put(sampler, crate::object::boxed(state)?) };
+        Ok(())
+    })
+}
+
+/// Notes a token for the repetition penalty.
 ///
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_sampler_accept(sampler: *mut sllm_sampler, token: u32) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
         unsafe { check(sampler) }?.with(|s| {
             s.0.accept(token);
             Ok(())
@@ -111,6 +125,6 @@ pub unsafe extern "C" fn sllm_sampler_accept(sampler: *mut sllm_sampler, token: 
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_sampler_free(sampler: *mut *mut sllm_sampler) -> i32 {
-    // SAFETY: the header's rules for handles.
-    status(|| unsafe { free(sampler) })
+    // SAFETY: handles are NULL or live objects, by the header's rules.
+    boundary(|| unsafe { free(sampler) })
 }

@@ -1,14 +1,14 @@
-//! Failures, and the boundary that they and panics stop at.
+//! Statuses: the codes, and why a call failed. A panic is caught here and becomes a failure.
 
 use core::ffi::c_char;
 use shadowllm_core::Error;
 
-/// Defines the codes once: constants, names, sentences.
+/// Defines the codes in one place: constants, names and sentences.
 macro_rules! codes {
     ($($name:ident = $number:literal, $sentence:literal;)*) => {
         $(#[doc = $sentence] pub const $name: i32 = $number;)*
 
-        /// Every code with its name and sentence, both with a NUL.
+        /// Every code with its name and sentence, each ending with a NUL.
         pub const CODES: &[(i32, &str, &str)] =
             &[$(($number, concat!(stringify!($name), "\0"), concat!($sentence, "\0")),)*];
     };
@@ -17,34 +17,34 @@ macro_rules! codes {
 codes! {
     SLLM_STATUS_OK = 0, "done";
     SLLM_STATUS_INVALID_ARGUMENT = 1, "an argument is NULL, or an option is out of its range";
-    SLLM_STATUS_INVALID_HANDLE = 2, "the pointer is not to an object of this kind, or to one that was freed";
+    SLLM_STATUS_INVALID_HANDLE = 2, "the pointer is not to an object of this kind, or the object was freed";
     SLLM_STATUS_BUSY = 3, "the object is in use by another call; one call at a time";
-    SLLM_STATUS_OUT_OF_MEMORY = 4, "the system has not that much memory";
-    SLLM_STATUS_BUFFER_TOO_SMALL = 5, "the memory or room that was given is too small";
+    SLLM_STATUS_OUT_OF_MEMORY = 4, "the system does not have enough memory";
+    SLLM_STATUS_BUFFER_TOO_SMALL = 5, "the buffer is too small";
     SLLM_STATUS_IO = 6, "a file cannot be read";
-    SLLM_STATUS_BAD_IMAGE = 7, "the image is none, damaged, cut off, or of a newer format";
-    SLLM_STATUS_UNSUPPORTED = 8, "this model or this build of the library cannot do it";
+    SLLM_STATUS_BAD_IMAGE = 7, "this is not an image, or it is damaged, cut off or of a newer format";
+    SLLM_STATUS_UNSUPPORTED = 8, "this model or this build of the library cannot do this";
     SLLM_STATUS_TOKEN_OUT_OF_RANGE = 9, "a token id is not in the vocabulary";
-    SLLM_STATUS_CONTEXT_FULL = 10, "the tokens do not fit in what is left of the context";
+    SLLM_STATUS_CONTEXT_FULL = 10, "the tokens do not fit into the rest of the context";
     SLLM_STATUS_CANCELLED = 11, "cancelled";
     SLLM_STATUS_INVALID_UTF8 = 12, "a text is not UTF-8";
-    SLLM_STATUS_NO_LOGITS = 13, "nothing was read yet, or not since the last rewind: prefill or decode first";
+    SLLM_STATUS_NO_LOGITS = 13, "no token was read yet, or none since the last rewind: prefill or decode first";
     SLLM_STATUS_BAD_STATE = 14, "the saved state is damaged, or of another model or KV format";
-    SLLM_STATUS_INTERNAL = 15, "an error of the library; free the object";
+    SLLM_STATUS_INTERNAL = 15, "an error inside the library; free the object";
 }
 
 /// Why a call failed.
 pub enum Failure {
     /// The engine refused.
     Engine(Error),
-    /// A code, and what is wrong.
-    Said(i32, &'static str),
-    /// The same, made on the spot.
+    /// A code and a fixed message.
+    Fixed(i32, &'static str),
+    /// A code and a message with details.
     #[cfg(feature = "std")]
     Text(i32, String),
 }
 
-/// Shorthand.
+/// What the functions of this crate return.
 pub type Result<T> = core::result::Result<T, Failure>;
 
 impl From<Error> for Failure {
@@ -71,7 +71,7 @@ impl Failure {
     pub fn code(&self) -> i32 {
         match self {
             Failure::Engine(e) => code_of(e),
-            Failure::Said(code, _) => *code,
+            Failure::Fixed(code, _) => *code,
             #[cfg(feature = "std")]
             Failure::Text(code, _) => *code,
         }
@@ -82,7 +82,7 @@ impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Failure::Engine(e) => write!(f, "{e}"),
-            Failure::Said(_, text) => f.write_str(text),
+            Failure::Fixed(_, text) => f.write_str(text),
             #[cfg(feature = "std")]
             Failure::Text(_, text) => f.write_str(text),
         }
@@ -104,34 +104,22 @@ fn code_of(e: &Error) -> i32 {
     }
 }
 
-/// NULL where there must be something.
-pub fn null(what: &'static str) -> Failure {
-    Failure::Said(SLLM_STATUS_INVALID_ARGUMENT, what)
+/// An argument that C must not pass.
+pub const fn invalid(message: &'static str) -> Failure {
+    Failure::Fixed(SLLM_STATUS_INVALID_ARGUMENT, message)
 }
 
-/// Runs the body of a C function: its failure becomes the thread's last error, a panic too.
-pub fn status(body: impl FnOnce() -> Result<()>) -> i32 {
-    match catch(body) {
-        Ok(()) => SLLM_STATUS_OK,
-        Err(failure) => {
-            #[cfg(feature = "std")]
-            crate::hosted::remember(&failure);
-            failure.code()
-        }
-    }
-}
-
-/// Runs `body`; with std a panic is an internal failure.
+/// Runs `body`; a panic inside it becomes an internal failure.
 #[cfg(feature = "std")]
 pub fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         let text = text.unwrap_or("a panic");
-        Err(Failure::Text(SLLM_STATUS_INTERNAL, format!("an error of the library, please report it: {text}")))
+        Err(Failure::Text(SLLM_STATUS_INTERNAL, format!("an error inside the library, please report it: {text}")))
     })
 }
 
-/// Runs `body`.
+/// Runs `body`; without std a panic ends the program.
 #[cfg(not(feature = "std"))]
 pub fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     body()

@@ -1,23 +1,42 @@
-//! Structures that cross the boundary, each with its size first.
+//! The structures that cross the boundary, one row each: fields, the first version's end, and the defaults of options.
 
-use crate::status::{Failure, Result, SLLM_STATUS_INVALID_ARGUMENT, SLLM_STATUS_UNSUPPORTED, null};
 use core::ffi::{c_char, c_void};
+use shadowllm_core::sample::SamplerOptions;
 
-/// A structure with its size first; any bits are a value.
+/// A structure that begins with its size and may grow at its end.
 ///
 /// # Safety
-/// `repr(C)`, a `u32` that is its size first, and of plain numbers and pointers only.
+/// The type is `repr(C)`, begins with a `u32` that is its size, and has only fields for which all bytes zero are a value.
 pub unsafe trait Struct: Copy {
+    /// Size of the first version: callers never pass fewer bytes.
+    const FIRST: usize;
+    /// Where each field ends, in bytes from the beginning.
+    const ENDS: &'static [usize];
     /// Writes the size.
     fn set_size(&mut self, size: u32);
 }
 
-/// Larger ones cannot be from any version to come.
-const LARGEST: usize = 4096;
+/// Options: a structure that callers fill in.
+pub trait Options: Struct {
+    /// The values of fields that a caller does not know.
+    fn defaults() -> Self;
+}
 
-/// Defines structures and what [`Struct`] wants to know of them.
+/// Name, offset and size of a field.
+#[cfg(test)]
+pub type Field = (&'static str, usize, usize);
+
+/// A structure, for the comparison with the header: name, sizes of the first version and of this one, fields.
+#[cfg(test)]
+pub type Layout = (&'static str, usize, usize, &'static [Field]);
+
+/// Defines structures. The fields above the line `---` are the first version's; a new field goes to the end.
 macro_rules! structs {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+    ($($(#[$doc:meta])* $name:ident {
+        $($field:ident: $type:ty,)*
+        ---
+        $($later:ident: $later_type:ty,)*
+    })*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Copy)]
@@ -25,24 +44,33 @@ macro_rules! structs {
             pub struct $name {
                 /// Its size in bytes, as the caller knows it.
                 pub struct_size: u32,
-                $($(#[$field_doc])* pub $field: $type,)*
+                $(pub $field: $type,)*
+                $(pub $later: $later_type,)*
             }
-            // SAFETY: repr(C), the size first; the fields listed below are numbers and pointers.
+            // SAFETY: repr(C) with the size first, and every field is a number, or a pointer that may be NULL.
             unsafe impl Struct for $name {
+                const FIRST: usize = {
+                    let ends = [4, $(core::mem::offset_of!($name, $field) + size_of::<$type>(),)*];
+                    ends[ends.len() - 1]
+                };
+                const ENDS: &'static [usize] = &[
+                    4,
+                    $(core::mem::offset_of!($name, $field) + size_of::<$type>(),)*
+                    $(core::mem::offset_of!($name, $later) + size_of::<$later_type>(),)*
+                ];
                 fn set_size(&mut self, size: u32) {
                     self.struct_size = size;
                 }
             }
         )*
 
-        /// All structures, for the comparison with the header: name, size; name, offset and size of the fields.
+        /// All structures of this list.
         #[cfg(test)]
-        #[allow(clippy::type_complexity, reason = "a table for one test")]
-        pub const ALL: &[(&str, usize, &[(&str, usize, usize)])] =
-            &[$((stringify!($name), size_of::<$name>(), &[
-                ("struct_size", 0, 4),
-                $((stringify!($field), core::mem::offset_of!($name, $field), size_of::<$type>()),)*
-            ]),)*];
+        pub const ALL: &[Layout] = &[$((stringify!($name), $name::FIRST, size_of::<$name>(), &[
+            ("struct_size", 0, 4),
+            $((stringify!($field), core::mem::offset_of!($name, $field), size_of::<$type>()),)*
+            $((stringify!($later), core::mem::offset_of!($name, $later), size_of::<$later_type>()),)*
+        ]),)*];
     };
 }
 
@@ -53,15 +81,9 @@ pub type sllm_parallel_for_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, tasks: u32, task: sllm_task_fn, data: *mut c_void)>;
 /// The embedder's clock.
 pub type sllm_clock_fn = Option<unsafe extern "C" fn(user: *mut c_void) -> u64>;
-/// How far loading is.
-#[cfg(feature = "std")]
-pub type sllm_progress_fn = Option<unsafe extern "C" fn(user: *mut c_void, done_bytes: u64, total_bytes: u64) -> i32>;
-/// Gets tokens as they come.
-#[cfg(feature = "std")]
-pub type sllm_token_fn = Option<unsafe extern "C" fn(user: *mut c_void, token: *const sllm_token) -> i32>;
 
 structs! {
-    /// What a model is.
+    /// Facts about a model.
     sllm_model_info {
         vocab: u32,
         layers: u32,
@@ -71,6 +93,7 @@ structs! {
         neurons: u32,
         trained_context: u32,
         bos: i32,
+        ---
         has_tokenizer: u32,
         has_chat_template: u32,
         is_calibrated: u32,
@@ -78,9 +101,10 @@ structs! {
         bytes_per_token: u64,
         isa: *const c_char,
     }
-    /// What a session is made for.
+    /// Options of a session.
     sllm_session_options {
         context: u32,
+        ---
         batch: u32,
         kv_format: u32,
         dense_only: u32,
@@ -92,19 +116,21 @@ structs! {
         clock: sllm_clock_fn,
         clock_user: *mut c_void,
     }
-    /// What a session will take.
+    /// The memory that a session will take.
     sllm_memory {
         reserved: u32,
         session_bytes: u64,
+        ---
         kv_bytes: u64,
         image_bytes: u64,
         total_bytes: u64,
     }
-    /// What to skip.
+    /// The dial: how much is skipped, and by which policy.
     sllm_dial {
         policy: i32,
         density: f32,
         refresh: u32,
+        ---
         allocation: i32,
         reserved: u32,
         seed: u64,
@@ -116,6 +142,7 @@ structs! {
         decoded_tokens: u64,
         prefill_nanoseconds: u64,
         decode_nanoseconds: u64,
+        ---
         first_token_nanoseconds: u64,
         weight_bytes: u64,
         predictor_bytes: u64,
@@ -127,14 +154,63 @@ structs! {
         prefill_tokens_per_second: f64,
         decode_tokens_per_second: f64,
     }
-    /// How to choose tokens.
+    /// Options of a sampler.
     sllm_sampler_options {
         temperature: f32,
         top_k: u32,
         top_p: f32,
+        ---
         min_p: f32,
         repetition_penalty: f32,
         seed: u64,
+    }
+}
+
+impl Options for sllm_session_options {
+    fn defaults() -> Self {
+        sllm_session_options {
+            struct_size: size_of::<Self>() as u32,
+            context: 0,
+            batch: 0,
+            kv_format: 0,
+            dense_only: 0,
+            threads: 0,
+            cores: 0,
+            memory_budget: 0,
+            parallel_for: None,
+            parallel_for_user: core::ptr::null_mut(),
+            clock: None,
+            clock_user: core::ptr::null_mut(),
+        }
+    }
+}
+
+impl Options for sllm_dial {
+    fn defaults() -> Self {
+        sllm_dial {
+            struct_size: size_of::<Self>() as u32,
+            policy: 0,
+            density: 1.0,
+            refresh: 1,
+            allocation: 0,
+            reserved: 0,
+            seed: 0,
+        }
+    }
+}
+
+impl Options for sllm_sampler_options {
+    fn defaults() -> Self {
+        let o = SamplerOptions::default();
+        sllm_sampler_options {
+            struct_size: size_of::<Self>() as u32,
+            temperature: o.temperature,
+            top_k: o.top_k as u32,
+            top_p: o.top_p,
+            min_p: o.min_p,
+            repetition_penalty: o.repetition_penalty,
+            seed: o.seed,
+        }
     }
 }
 
@@ -143,157 +219,87 @@ structs! {
 pub use hosted::*;
 #[cfg(feature = "std")]
 pub mod hosted {
-    use super::*;
+    #[cfg(test)]
+    use super::Layout;
+    use super::{Options, Struct};
+    use core::ffi::{c_char, c_void};
+
+    /// Gets the progress of loading.
+    pub type sllm_progress_fn =
+        Option<unsafe extern "C" fn(user: *mut c_void, done_bytes: u64, total_bytes: u64) -> i32>;
+    /// Gets tokens as they come.
+    pub type sllm_token_fn = Option<unsafe extern "C" fn(user: *mut c_void, token: *const sllm_token) -> i32>;
 
     structs! {
-        /// How to load.
+        /// Options of loading.
         sllm_load_options {
             preload: u32,
             verify: u32,
+            ---
             reserved: u32,
             progress: sllm_progress_fn,
             progress_user: *mut c_void,
         }
-        /// What was applied of threads and cores.
+        /// The threads and cores that a session really uses.
         sllm_threads {
             threads: u32,
+            ---
             cores: u32,
             is_bound: u32,
             core_mask: u64,
         }
-        /// One token of an answer.
+        /// One token of an answer. The library passes it, always whole.
         sllm_token {
             id: u32,
             text: *const c_char,
             text_length: usize,
             bytes: *const u8,
             bytes_length: usize,
+            ---
             index: u64,
             tokens_per_second: f64,
             density: f64,
         }
-        /// How to generate.
+        /// Options of a generation.
         sllm_generate_options {
             max_tokens: u32,
+            ---
             on_token: sllm_token_fn,
             user: *mut c_void,
         }
-        /// What was generated.
+        /// The end and the figures of a generation.
         sllm_generation {
             stop: i32,
             prompt_tokens: u64,
             generated_tokens: u64,
+            ---
             first_token_seconds: f64,
             prefill_tokens_per_second: f64,
             decode_tokens_per_second: f64,
         }
     }
-}
 
-/// Size that the structure at `from` says it has, checked.
-///
-/// # Safety
-/// `from` points to as many bytes as its first four say.
-unsafe fn size_of_given<T: Struct>(from: *const T) -> Result<usize> {
-    // SAFETY: a size comes first.
-    let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
-    if size < size_of::<T>() || size > LARGEST {
-        let message = "a structure's struct_size is not its size: set it with sizeof";
-        return Err(Failure::Said(SLLM_STATUS_INVALID_ARGUMENT, message));
-    }
-    Ok(size)
-}
-
-/// The structure at `from`, or the default for NULL.
-///
-/// # Safety
-/// `from` is NULL, or points to as many bytes as its first four say.
-pub unsafe fn read<T: Struct>(from: *const T, default: T) -> Result<T> {
-    if from.is_null() {
-        return Ok(default);
-    }
-    // SAFETY: as promised.
-    let (size, value) = unsafe { (size_of_given(from)?, from.read_unaligned()) };
-    let beyond = size_of::<T>()..size;
-    // SAFETY: inside the structure.
-    if beyond.into_iter().any(|i| unsafe { *from.cast::<u8>().add(i) } != 0) {
-        let message = "a structure sets what this version of the library does not know: use a newer one";
-        return Err(Failure::Said(SLLM_STATUS_UNSUPPORTED, message));
-    }
-    Ok(value)
-}
-
-/// Room for a structure that the caller gave, found large enough.
-pub struct Out<T> {
-    to: *mut T,
-    size: usize,
-}
-
-impl<T: Struct> Out<T> {
-    /// # Safety
-    /// `to` is NULL, or points to as many bytes as its first four say, until [`Out::write`].
-    pub unsafe fn new(to: *mut T) -> Result<Self> {
-        if to.is_null() {
-            return Err(null("the structure to fill in is NULL"));
-        }
-        // SAFETY: as promised.
-        Ok(Out { to, size: unsafe { size_of_given(to) }? })
-    }
-
-    /// Writes the value, and zeros to fields that this version does not know.
-    pub fn write(self, mut value: T) {
-        value.set_size(self.size as u32);
-        // SAFETY: as promised to `new`: at least as large as `T`.
-        unsafe {
-            self.to.write_unaligned(value);
-            self.to.cast::<u8>().add(size_of::<T>()).write_bytes(0, self.size - size_of::<T>());
+    impl Options for sllm_load_options {
+        fn defaults() -> Self {
+            sllm_load_options {
+                struct_size: size_of::<Self>() as u32,
+                preload: 0,
+                verify: 0,
+                reserved: 0,
+                progress: None,
+                progress_user: core::ptr::null_mut(),
+            }
         }
     }
-}
 
-/// Fills in defaults, into a structure whose size the caller says.
-///
-/// # Safety
-/// `to` is NULL or points to `size` bytes.
-pub unsafe fn defaults<T: Struct>(to: *mut T, size: u32, value: T) -> Result<()> {
-    if to.is_null() {
-        return Err(null("the structure to fill in is NULL"));
+    impl Options for sllm_generate_options {
+        fn defaults() -> Self {
+            sllm_generate_options {
+                struct_size: size_of::<Self>() as u32,
+                max_tokens: 256,
+                on_token: None,
+                user: core::ptr::null_mut(),
+            }
+        }
     }
-    if (size as usize) < size_of::<T>() || size as usize > LARGEST {
-        return Err(Failure::Said(SLLM_STATUS_INVALID_ARGUMENT, "the size is not the structure's: give its sizeof"));
-    }
-    Out { to, size: size as usize }.write(value);
-    Ok(())
-}
-
-/// Writes an output that is a plain value.
-///
-/// # Safety
-/// `to` points to a `T`.
-pub unsafe fn put<T>(to: *mut T, value: T) {
-    // SAFETY: as promised.
-    unsafe { to.write(value) }
-}
-
-/// Refuses NULL for an output.
-pub fn wanted<T>(to: *const T) -> Result<()> {
-    if to.is_null() { Err(null("a pointer to what is to be written is NULL")) } else { Ok(()) }
-}
-
-/// `count` numbers from C; NULL is refused unless there are none.
-///
-/// # Safety
-/// `from` is NULL or points to `count` elements that do not change during `'a`.
-pub unsafe fn slice<'a, T>(from: *const T, count: usize) -> Result<&'a [T]> {
-    if count == 0 && !from.is_null() {
-        return Ok(&[]);
-    }
-    if from.is_null() || !from.is_aligned() {
-        return Err(null("an array is NULL or not aligned"));
-    }
-    if count.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(Failure::Said(SLLM_STATUS_INVALID_ARGUMENT, "an array's length cannot be"));
-    }
-    // SAFETY: not NULL, aligned, of a possible size, and there by the caller's promise.
-    Ok(unsafe { core::slice::from_raw_parts(from, count) })
 }

@@ -1,17 +1,17 @@
 //! Tokenizers.
 
-use crate::hosted::utf8;
+use crate::args::{array_out, put, slice, text_of_length, wanted};
+use crate::message::boundary;
 use crate::model::{Reference, sllm_model};
 use crate::object::{Kind, Tag, Tagged, check};
-use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_UNSUPPORTED, null, status};
-use crate::structs::{put, slice, wanted};
+use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Chat, Text};
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::sync::Arc;
 
-/// A tokenizer behind its handle.
+/// A tokenizer as handles point to it.
 #[repr(C)]
 pub struct sllm_tokenizer {
     tag: Tag,
@@ -19,7 +19,7 @@ pub struct sllm_tokenizer {
     pub language: Arc<Language>,
 }
 
-/// How a model reads and writes.
+/// The tokenizer and the chat template of a model.
 pub struct Language {
     pub text: Text,
     pub chat: Chat,
@@ -30,14 +30,14 @@ impl Kind for sllm_tokenizer {
     const TAG: u32 = u32::from_le_bytes(*b"tokn");
 }
 
-// SAFETY: repr(C), the tag first.
+// SAFETY: repr(C) with the tag first.
 unsafe impl Tagged for sllm_tokenizer {}
 
 impl Language {
     fn of(model: &sllm_model) -> Result<Language> {
         if model.model.image().section(SectionKind::Tokenizer).is_empty() {
             let message = "the image has no tokenizer: pack the model from a source that has one";
-            return Err(Failure::Said(SLLM_STATUS_UNSUPPORTED, message));
+            return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
         let made;
         let loaded = match &model.loaded {
@@ -50,57 +50,10 @@ impl Language {
         Ok(Language { text: Text::of(loaded)?, chat: loaded.chat()?, model: model.retain() })
     }
 
-    /// The model's beginning token.
+    /// The model's beginning-of-sequence token.
     pub fn bos(&self) -> Option<u32> {
         self.model.model().model.config().bos
     }
-}
-
-/// A text of a length, or up to its NUL.
-///
-/// # Safety
-/// See the header.
-pub unsafe fn given<'a>(text: *const c_char, length: usize) -> Result<&'a str> {
-    if text.is_null() {
-        return Err(null("the text is NULL"));
-    }
-    // SAFETY: not NULL, and as long as the caller says.
-    let bytes = unsafe {
-        if length == usize::MAX { CStr::from_ptr(text).to_bytes() } else { slice(text.cast::<u8>(), length)? }
-    };
-    utf8(bytes)
-}
-
-/// Hands a result out: to room that is large enough, or only its length. `ends` follows it without being counted.
-///
-/// # Safety
-/// `to` is NULL or has room for `capacity` elements; `count` is not NULL.
-pub unsafe fn hand_out<T: Copy>(
-    from: &[T],
-    ends: Option<T>,
-    (to, capacity): (*mut T, usize),
-    count: *mut usize,
-) -> Result<()> {
-    let needed = from.len() + usize::from(ends.is_some());
-    if to.is_null() && capacity > 0 {
-        return Err(null("the room for the result is NULL"));
-    }
-    if !to.is_null() {
-        if capacity < needed {
-            let message = format!("the result takes room for {needed}, and there is room for {capacity}");
-            return Err(Failure::Text(SLLM_STATUS_BUFFER_TOO_SMALL, message));
-        }
-        // SAFETY: there is room for `needed`.
-        unsafe {
-            to.copy_from_nonoverlapping(from.as_ptr(), from.len());
-            if let Some(end) = ends {
-                to.add(from.len()).write(end);
-            }
-        }
-    }
-    // SAFETY: not NULL.
-    unsafe { put(count, from.len()) };
-    Ok(())
 }
 
 /// The model's tokenizer.
@@ -109,13 +62,13 @@ pub unsafe fn hand_out<T: Copy>(
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_tokenizer_new(model: *mut sllm_model, tokenizer: *mut *mut sllm_tokenizer) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
         let model = unsafe { check(model) }?;
         wanted(tokenizer)?;
         let language = Arc::new(Language::of(model)?);
         let made = Box::new(sllm_tokenizer { tag: Tag::new::<sllm_tokenizer>(), language });
-        // SAFETY: not NULL.
+        // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(tokenizer, Box::into_raw(made)) };
         Ok(())
     })
@@ -127,11 +80,12 @@ pub unsafe extern "C" fn sllm_tokenizer_new(model: *mut sllm_model, tokenizer: *
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_tokenizer_free(tokenizer: *mut *mut sllm_tokenizer) -> i32 {
-    status(|| {
+    boundary(|| {
         if tokenizer.is_null() {
-            return Err(null("the pointer to the object is NULL"));
+            return Err(invalid("the pointer to the object is NULL"));
         }
-        // SAFETY: the caller's variable, and the header's rules for handles; it came from `Box::into_raw`.
+        // SAFETY: not NULL, checked above; handles are NULL or live objects, by the header's rules, and tokenizers come
+        // from `Box::into_raw`.
         unsafe {
             if !(*tokenizer).is_null() {
                 check(*tokenizer)?.tag.kill();
@@ -157,17 +111,18 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles and texts.
-        let (tokenizer, text) = unsafe { (check(tokenizer)?, given(text, length)?) };
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and texts as long as `length` says, by the header's rules.
+        let (tokenizer, text) = unsafe { (check(tokenizer)?, text_of_length(text, length)?) };
         wanted(count)?;
         let ids = tokenizer.language.text.encode(text, add_special != 0)?;
-        // SAFETY: the caller gives the room; not NULL.
-        unsafe { hand_out(&ids, None, (tokens, capacity), count) }
+        // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
+        // checked by `wanted`.
+        unsafe { array_out(&ids, None, (tokens, capacity), count) }
     })
 }
 
-/// Refuses ids that are none.
+/// Refuses ids outside of the vocabulary.
 fn in_vocabulary(language: &Language, ids: &[u32]) -> Result<()> {
     let vocab = language.model.model().model.config().vocab as u32;
     match ids.iter().find(|id| **id >= vocab) {
@@ -189,14 +144,15 @@ pub unsafe extern "C" fn sllm_tokenizer_detokenize(
     capacity: usize,
     length: *mut usize,
 ) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles and arrays.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and `tokens` has `count` elements, by the header's rules.
         let (tokenizer, ids) = unsafe { (check(tokenizer)?, slice(tokens, count)?) };
         wanted(length)?;
         in_vocabulary(&tokenizer.language, ids)?;
         let found = tokenizer.language.text.decode(ids)?;
-        // SAFETY: the caller gives the room; not NULL.
-        unsafe { hand_out(found.as_bytes(), Some(0), (text.cast(), capacity), length) }
+        // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
+        // checked by `wanted`.
+        unsafe { array_out(found.as_bytes(), Some(0), (text.cast(), capacity), length) }
     })
 }
 
@@ -212,13 +168,14 @@ pub unsafe extern "C" fn sllm_tokenizer_token_bytes(
     capacity: usize,
     length: *mut usize,
 ) -> i32 {
-    status(|| {
-        // SAFETY: the header's rules for handles.
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
         let tokenizer = unsafe { check(tokenizer) }?;
         wanted(length)?;
         in_vocabulary(&tokenizer.language, &[token])?;
         let found = tokenizer.language.text.bytes(token, false);
-        // SAFETY: the caller gives the room; not NULL.
-        unsafe { hand_out(&found, None, (bytes, capacity), length) }
+        // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
+        // checked by `wanted`.
+        unsafe { array_out(&found, None, (bytes, capacity), length) }
     })
 }

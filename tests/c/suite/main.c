@@ -86,6 +86,7 @@ int main(int argc, char **argv) {
     OK(sllm_model_get_info(model, &info));
     if (failures) return 1;
     RUN(test_models());
+    RUN(test_structs());
     RUN(test_sessions());
     RUN(test_sparsity());
     RUN(test_states());

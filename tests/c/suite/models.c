@@ -119,35 +119,6 @@ static void references(void) {
     OK(sllm_session_free(&session));
 }
 
-static void structs(void) {
-    struct {
-        sllm_model_info info;
-        uint64_t more;
-    } larger;
-    sllm_model_info small = {0};
-    struct {
-        sllm_load_options options;
-        uint64_t more;
-    } unknown;
-    sllm_model *other = NULL;
-    memset(&larger, 0xff, sizeof larger);
-    larger.info.struct_size = sizeof larger;
-    OK(sllm_model_get_info(model, &larger.info));
-    CHECK(larger.info.struct_size == sizeof larger && larger.more == 0 && larger.info.vocab == info.vocab);
-    small.struct_size = sizeof small - 8;
-    INVALID(sllm_model_get_info(model, &small));
-    CHECK(small.vocab == 0);
-    small.struct_size = 0;
-    INVALID(sllm_model_get_info(model, &small));
-    OK(sllm_load_options_defaults(&unknown.options, sizeof unknown));
-    CHECK(unknown.more == 0);
-    OK(sllm_model_open(model_path, &unknown.options, &other));
-    OK(sllm_model_free(&other));
-    unknown.more = 1;
-    STATUS(SLLM_STATUS_UNSUPPORTED, sllm_model_open(model_path, &unknown.options, &other));
-    INVALID(sllm_load_options_defaults(&unknown.options, 4));
-}
-
 void test_models(void) {
     int32_t code;
     for (code = 0; code <= SLLM_STATUS_INTERNAL; code++) CHECK(strncmp(sllm_status_name(code), "SLLM_STATUS_", 12) == 0);
@@ -158,5 +129,4 @@ void test_models(void) {
     descriptors();
     refused();
     references();
-    structs();
 }

@@ -52,6 +52,7 @@ size_t resident(void);
 double seconds(void);
 
 void test_models(void);
+void test_structs(void);
 void test_sessions(void);
 void test_sparsity(void);
 void test_states(void);

@@ -1,0 +1,188 @@
+//! Text in, text out: continuing a plain text, and what a chat's answer shares with it.
+
+use crate::args::{Out, defaults, read, text_of_length};
+use crate::message::boundary;
+use crate::object::check;
+use crate::sampler::{sllm_sampler, with_sampler};
+use crate::session::{SessionState, run, sllm_session};
+use crate::stats::decode_speed;
+use crate::status::{Result, invalid};
+use crate::structs::{sllm_generate_options, sllm_generation, sllm_token};
+use crate::text::{Language, sllm_tokenizer};
+use shadowllm_core::sample::Sampler;
+use shadowllm_host::generate::{Figures, Stop, generate};
+use shadowllm_host::text::{Chat, Message};
+use std::ffi::c_char;
+use std::sync::Arc;
+
+/// Fills in the defaults.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_generate_options_defaults(options: *mut sllm_generate_options, struct_size: u32) -> i32 {
+    // SAFETY: the caller gives `struct_size` bytes.
+    boundary(|| unsafe { defaults(options, struct_size) })
+}
+
+/// The options of a generation and the place of its result, checked before anything is done.
+pub struct Request {
+    options: sllm_generate_options,
+    result: Option<Out<sllm_generation>>,
+}
+
+/// The end of a generation, with its figures.
+pub struct Outcome {
+    figures: Figures,
+    stop: Stop,
+}
+
+impl Request {
+    /// # Safety
+    /// The header's rules for structures.
+    pub unsafe fn new(options: *const sllm_generate_options, result: *mut sllm_generation) -> Result<Self> {
+        // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
+        let options = unsafe { read(options) }?;
+        // SAFETY: as above.
+        let result = if result.is_null() { None } else { Some(unsafe { Out::new(result) }?) };
+        Ok(Request { options, result })
+    }
+
+    /// Writes the result, if the caller wants it.
+    pub fn finish(self, outcome: Option<Outcome>) {
+        let (Some(out), Some(Outcome { figures, stop })) = (self.result, outcome) else { return };
+        out.write(sllm_generation {
+            struct_size: 0,
+            stop: match stop {
+                Stop::EndOfText => 1,
+                Stop::Length => 2,
+                Stop::ContextFull => 3,
+                Stop::Stopped => 4,
+            },
+            prompt_tokens: figures.prompt_tokens as u64,
+            generated_tokens: figures.generated_tokens as u64,
+            first_token_seconds: figures.seconds_to_first_token,
+            prefill_tokens_per_second: figures.prompt_tokens_per_second,
+            decode_tokens_per_second: figures.tokens_per_second,
+        });
+    }
+}
+
+/// Passes tokens to the caller's callback as they come.
+struct Show<'a> {
+    language: &'a Language,
+    options: &'a sllm_generate_options,
+    index: u64,
+    last: u32,
+    /// Tokens per second and density of this answer so far.
+    live: (f64, f64),
+}
+
+impl Show<'_> {
+    /// Passes a new token, or for `None` the rest of the text; `text` is complete UTF-8. Returns whether to go on.
+    fn token(&mut self, id: Option<u32>, mut text: String) -> bool {
+        let Some(call) = self.options.on_token else { return true };
+        let bytes = id.map(|id| self.language.text.bytes(id, self.index == 0)).unwrap_or_default();
+        self.last = id.unwrap_or(self.last);
+        let text_length = text.len();
+        text.push('\0');
+        let token = sllm_token {
+            struct_size: size_of::<sllm_token>() as u32,
+            id: self.last,
+            text: text.as_ptr().cast(),
+            text_length,
+            bytes: bytes.as_ptr(),
+            bytes_length: bytes.len(),
+            index: self.index,
+            tokens_per_second: self.live.0,
+            density: self.live.1,
+        };
+        self.index += u64::from(id.is_some());
+        // SAFETY: the header asks the caller for a function that may be called with this argument; the token and all it
+        // points to live until the call returns.
+        unsafe { call(self.options.user, &token) == 0 }
+    }
+}
+
+/// Reads the ids and generates; returns the text, all of which was shown.
+pub fn write(
+    s: &mut SessionState,
+    sampler: &mut Sampler,
+    language: &Language,
+    ids: &[u32],
+    request: &Request,
+) -> Result<(String, Outcome)> {
+    let options = &request.options;
+    let mut show = Show { language, options, index: 0, last: 0, live: (0.0, 1.0) };
+    let (mut stream, mut all) = (language.text.stream(), String::new());
+    let before = *s.session.totals();
+    let mut each = |id: u32, session: &shadowllm_core::Session| {
+        let piece = stream.push(id)?;
+        all.push_str(&piece);
+        let totals = session.totals().since(&before);
+        show.live = (decode_speed(&totals), totals.density());
+        Ok(show.token(Some(id), piece))
+    };
+    let (figures, stop) = generate(&mut s.session, &s.exec, sampler, ids, options.max_tokens as usize, &mut each)?;
+    let rest = stream.finish()?;
+    all.push_str(&rest);
+    if !rest.is_empty() && stop != Stop::Stopped {
+        show.token(None, rest);
+    }
+    Ok((all, Outcome { figures, stop }))
+}
+
+/// Refuses a session of another model, in which the ids stand for other texts.
+pub fn same_model(s: &SessionState, language: &Language) -> Result<()> {
+    if std::ptr::eq(s.model.model(), language.model.model()) {
+        return Ok(());
+    }
+    Err(invalid("the session and the tokenizer are of different models"))
+}
+
+/// Ids of a plain text that follows what the session has read.
+fn continuation(s: &SessionState, language: &Language, prompt: &str) -> Result<Vec<u32>> {
+    if s.session.position() == 0 {
+        let message = Message { role: String::new(), content: prompt.to_owned() };
+        return Ok(language.text.prompt(&Chat::default(), &[message], true, language.bos())?);
+    }
+    match language.text.encode(prompt, false)? {
+        ids if ids.is_empty() => Err(invalid("the prompt is empty: give some text")),
+        ids => Ok(ids),
+    }
+}
+
+/// Continues a text.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_generate(
+    session: *mut sllm_session,
+    tokenizer: *const sllm_tokenizer,
+    sampler: *mut sllm_sampler,
+    prompt: *const c_char,
+    length: usize,
+    options: *const sllm_generate_options,
+    result: *mut sllm_generation,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, texts as long as `length` says and structures as large as their
+        // struct_size, by the header's rules.
+        let (session, tokenizer, prompt, request) = unsafe {
+            (check(session)?, check(tokenizer)?, text_of_length(prompt, length)?, Request::new(options, result)?)
+        };
+        // A reference of its own, because the callback may free the tokenizer.
+        let language = &*Arc::clone(&tokenizer.language);
+        let mut outcome = None;
+        run(session, |s| {
+            same_model(s, language)?;
+            let ids = continuation(s, language, prompt)?;
+            // SAFETY: handles are NULL or live objects, by the header's rules.
+            outcome = Some(unsafe { with_sampler(sampler, |it| write(s.touch(), it, language, &ids, &request)) }?.1);
+            Ok(())
+        })?;
+        request.finish(outcome);
+        Ok(())
+    })
+}
