@@ -122,9 +122,9 @@ pub unsafe fn slice<'a, T>(from: *const T, count: usize) -> Result<&'a [T]> {
     Ok(unsafe { core::slice::from_raw_parts(from, count) })
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "tokenizer")]
 pub use texts::{array_out, text, text_of_length};
-#[cfg(feature = "std")]
+#[cfg(feature = "tokenizer")]
 mod texts {
     use super::{put, slice};
     use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_INVALID_UTF8, invalid};
