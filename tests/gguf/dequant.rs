@@ -1,5 +1,5 @@
 //! Compares every type's dequantisation with the floats that the reference made, bit for bit
-//! (tests/../vectors/dequant/dequant.json, written by make_dequant.py beside it).
+//! (`tests/vectors/dequant/dequant.json`, written by `make_dequant.py` beside it).
 
 use shadowllm_tools::import::gguf::GgmlType;
 use shadowllm_tools::import::gguf::dequant::{block_bytes, block_len, dequantize};

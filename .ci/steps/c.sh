@@ -1,0 +1,9 @@
+# The C interface: libraries as people install them, from C and C++, under sanitizers and valgrind.
+capi() {
+  step "C interface"
+  local tools=$PWD/target/ci/capi-tools
+  needs 'gcc g++ clang++ pkg-config valgrind objdump' gcc g++ clang pkg-config valgrind libc6-dbg binutils
+  python_tools "$tools/venv" cmake ninja
+  [ -x "$tools/bin/cbindgen" ] || cargo install -q cbindgen --version 0.29.4 --locked --root "$tools"
+  PATH=$tools/bin:$tools/venv/bin:$PATH tests/c/run.sh
+}

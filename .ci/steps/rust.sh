@@ -1,0 +1,90 @@
+# The workspace with the Rust at hand. Steps name the whole workspace, even for one test: another selection of packages has
+# other features of shared dependencies, and cargo would build those a second time.
+
+fmt() {
+  step formatting
+  cargo fmt --all --check
+  for alone in tests/no_std ffi/web; do (cd $alone && cargo fmt --check); done
+}
+
+clippy() {
+  step clippy
+  cargo clippy --workspace --all-targets --release -- -D warnings
+  (cd tests/no_std && cargo clippy --release --all-features --target-dir ../../target/no_std/host -- -D warnings)
+}
+
+# The README's command; the README's Rust program is among the doctests.
+test() { step tests; cargo test --workspace --release; }
+
+# The core's examples on the story model.
+examples() {
+  step examples
+  local prompt=(1 703 757 260 482 13) # Once upon a time,
+  cargo build --workspace --release --examples --quiet
+  target/release/examples/tokens host/models/story.sllm "${prompt[@]}" | tee target/ci/tokens
+  grep -qE '^\[([0-9]+, ){23}[0-9]+\]$' target/ci/tokens
+  target/release/examples/dial host/models/story.sllm "${prompt[@]}" | tee target/ci/dial
+  awk '$1 == 0.25 { found = 1; exit !($3 < 80) } END { if (!found) exit 1 }' target/ci/dial
+}
+
+# Tokenizers rebuilt from GGUF files against what llama.cpp recorded for its own vocabularies.
+vocab() {
+  step "tokenizers of a dozen vocabularies"
+  local work=target/ci/llama.cpp
+  if ! [ -d $work/models ]; then
+    mkdir -p $work
+    python_tools $work/venv scikit-build-core cmake ninja # pip wants the build tools to read the name
+    PATH=$PWD/$work/venv/bin:$PATH pip download -q --no-deps --no-binary :all: --no-build-isolation -d $work llama-cpp-python==0.3.36
+    tar -xzf $work/llama_cpp_python-*.tar.gz -C $work --strip-components=3 --wildcards '*/vendor/llama.cpp/models/*'
+  fi
+  LLAMA_CPP_MODELS=$PWD/$work/models cargo test --workspace --release --test tokenizer
+}
+
+doc() { step documentation; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --release; }
+
+# The oldest Rust that is claimed compiles the workspace. Where it is the one at hand, the other steps have shown it.
+msrv() {
+  step "the Rust version that is claimed"
+  local claimed at_hand
+  claimed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  at_hand=$(rustc --version | cut -d' ' -f2)
+  grep -q "Rust $claimed or newer" README.md || { echo "the README claims another version than Cargo.toml's $claimed"; exit 1; }
+  for alone in tests/no_std ffi/web; do
+    grep -q "^rust-version = \"$claimed\"" $alone/Cargo.toml || { echo "$alone/Cargo.toml claims another version than $claimed"; exit 1; }
+  done
+  if [ "${at_hand%.*}" = "$claimed" ]; then
+    cargo check --workspace --release --all-targets --quiet
+  elif rustup run "$claimed" rustc --version 2>/dev/null; then
+    rustup run "$claimed" cargo check --workspace --release --all-targets --quiet --target-dir target/msrv
+  else
+    echo "NOT CHECKED: Rust $claimed is claimed, $at_hand is at hand and rustup has no $claimed"; exit 1
+  fi
+  echo "Rust $claimed compiles the workspace"
+}
+
+# Packages as they would be published: complete, small, and compiling by themselves.
+package() {
+  step packages
+  local crates=(-p shadowllm-core -p shadowllm-host) list crate
+  cargo publish --dry-run --allow-dirty --quiet "${crates[@]}"
+  for crate in shadowllm-core shadowllm-host; do
+    list=$(cargo package --allow-dirty --list -p $crate)
+    for file in LICENSE-MIT LICENSE-APACHE README.md Cargo.toml; do
+      grep -qx $file <<< "$list" || { echo "$crate: the package lacks $file"; exit 1; }
+    done
+    if grep -E '\.(sllm|gguf|predictor|safetensors)$' <<< "$list"; then echo "$crate: the package holds a model"; exit 1; fi
+  done
+  ls -l target/package/*.crate
+}
+
+# Licences, sources and duplicates of all dependencies; known faults where the database of them can be reached.
+deny() {
+  step "dependencies"
+  local tools=$PWD/target/ci/deny
+  [ -x "$tools/bin/cargo-deny" ] || cargo install -q cargo-deny --version 0.20.2 --locked --root "$tools"
+  "$tools/bin/cargo-deny" --workspace --all-features check --config .ci/deny.toml --hide-inclusion-graph bans licenses sources
+  if ! "$tools/bin/cargo-deny" --workspace --all-features check --config .ci/deny.toml --hide-inclusion-graph advisories; then
+    echo "NOT CHECKED, OR A FAULT ABOVE: without a network the database of advisories cannot be fetched" >&2
+    [ -z "${SHADOWLLM_ADVISORIES:-}" ] || exit 1
+  fi
+}

@@ -1,0 +1,53 @@
+# What steps need besides Rust, installed on first use.
+
+apt_install() {
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
+}
+
+# needs 'COMMAND...' PACKAGE...: Debian packages, where one of the commands is missing.
+needs() {
+  local commands=$1 command
+  shift
+  for command in $commands; do
+    if ! command -v "$command" > /dev/null; then apt_install "$@"; return; fi
+  done
+}
+
+# python_tools FOLDER PACKAGE...: a virtual environment with these packages.
+python_tools() {
+  local folder=$1
+  shift
+  if [ -f "$folder/complete" ]; then return; fi
+  python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install -q "$@"
+  touch "$folder/complete"
+}
+
+# Debian's Rust, whose standard library also exists for 64-bit Arm, and comes with its source for targets without one.
+# It does not mix with another toolchain's: it is called by path, into target directories of its own.
+debian_rust() {
+  if ! [ -x /usr/bin/cargo ] || ! command -v qemu-aarch64-static >/dev/null || ! dpkg -s libstd-rust-web-dev:arm64 >/dev/null 2>&1; then
+    dpkg --add-architecture arm64
+    apt_install rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev:arm64 \
+      gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static lld-22
+  fi
+}
+
+debian_cargo() {
+  PATH=/usr/bin:/bin:$PATH RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc /usr/bin/cargo "$@"
+}
+
+# Emulators of whole machines: newer ones, from the release's backports.
+emulators() {
+  if command -v qemu-system-arm >/dev/null && command -v qemu-system-aarch64 >/dev/null; then return; fi
+  local backports
+  backports=$(. /etc/os-release && echo "$VERSION_CODENAME-backports")
+  awk -v RS= -v suite="$backports" '!/security/ && sub(/Suites:[^\n]*/, "Suites: " suite) { print; exit }' \
+    /etc/apt/sources.list.d/debian.sources > /etc/apt/sources.list.d/backports.sources
+  apt_install -t "$backports" qemu-system-arm
+}
+
+node_js() { needs node nodejs; }
