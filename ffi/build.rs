@@ -1,4 +1,4 @@
-//! What the linker is told of the shared library: its versioned name, and page sizes.
+//! Linker options of the shared library: its versioned name and the page size.
 
 use std::env::var;
 
@@ -15,7 +15,7 @@ fn main() {
                 unwind_statically();
             }
         }
-        // Applications carry their own copy, without links; the system may have pages of 16 KB.
+        // Applications carry their own copy, so the name has no version; the system may have pages of 16 KB.
         "android" => {
             link("-Wl,-soname,libshadowllm.so");
             link("-Wl,-z,max-page-size=16384");
@@ -25,8 +25,8 @@ fn main() {
     }
 }
 
-/// Puts the compiler's unwinder into the library, so that it depends on the C library alone: what asks for
-/// libgcc_s finds a linker script that names the static one.
+/// Links the compiler's unwinder statically, so that the library depends on the C library alone: the linker finds, in
+/// place of libgcc_s, a script that names the static library.
 fn unwind_statically() {
     let out = var("OUT_DIR").unwrap();
     std::fs::write(format!("{out}/libgcc_s.so"), "INPUT(-lgcc_eh -lgcc)\n").unwrap();

@@ -3,7 +3,7 @@
 #   include/   shadowllm.h, shadowllm.hpp
 #   lib/       the shared library, libshadowllm.a, and libshadowllm-embedded.a (no libc, no allocation)
 #   lib/pkgconfig/shadowllm.pc, lib/cmake/shadowllm: the tree may be moved as a whole
-# SHADOWLLM_FEATURES (default: tokenizer) may be "std" for libraries without tokenizer.
+# SHADOWLLM_FEATURES=std builds libraries without the tokenizer (default: tokenizer).
 set -euo pipefail
 if [ $# -ne 1 ] || [ -z "$1" ]; then
   echo "usage: ffi/install.sh PREFIX" >&2

@@ -284,13 +284,13 @@ int32_t sllm_session_reset_cancel(sllm_session *session);
 /* Bytes that sllm_session_save would write now; grows with the position. */
 int32_t sllm_session_state_size(const sllm_session *session, size_t *size);
 
-/* Copies the state (position, KV cache, logits, what the prompt's statistics say) to `buffer`. The dial is not part
- * of it. `written` may be NULL. */
+/* Copies the state (position, KV cache, logits, statistics of the prompt and of the tokens since) to `buffer`, without
+ * the dial. `written` may be NULL. */
 int32_t sllm_session_save(const sllm_session *session, void *buffer, size_t size, size_t *written);
 
-/* Takes a saved state over, of the same model and KV format, into a context that is long enough: what follows is
- * then, bit for bit, what would have followed there (with a dial that chooses anew for every token; one that keeps its
- * choice for several begins with a new one). Refused, the session is as it was. */
+/* Continues from a saved state of the same model and KV format, in a session whose context is long enough. With the same
+ * dial the next tokens give the same bits as in the saved session; only a dial with a `refresh` other than 1 begins with
+ * a new choice. On failure the session stays as it was. */
 int32_t sllm_session_load(sllm_session *session, const void *buffer, size_t size);
 
 /* ---- Session: sparsity ------------------------------------------------------------------------------------------ */

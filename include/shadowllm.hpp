@@ -43,7 +43,7 @@ inline void check(std::int32_t status) {
     if (status != SLLM_STATUS_OK) throw Error(status);
 }
 
-/* Throws unless library and header fit together. */
+/* Throws unless library and header are of compatible versions. */
 inline void check_version() {
     if (sllm_version() / 1000 != SLLM_VERSION / 1000) throw std::runtime_error("shadowllm: library and header differ");
 }
@@ -103,7 +103,7 @@ private:
     detail::Handle<sllm_model, sllm_model_free> handle_;
 };
 
-/* All defaults, to change some. */
+/* Options with all defaults, for the caller to change. */
 inline sllm_session_options session_options() {
     sllm_session_options options;
     check(sllm_session_options_defaults(&options, sizeof options));
@@ -148,7 +148,7 @@ public:
         check(sllm_session_prefill(get(), tokens.data(), tokens.size()));
     }
     void decode(std::uint32_t token) { check(sllm_session_decode(get(), token)); }
-    /* Copied; sllm_session_logits lends them. */
+    /* A copy; sllm_session_logits returns the session's own. */
     std::vector<float> logits() const {
         const float *logits = nullptr;
         std::size_t count = 0;
@@ -210,7 +210,7 @@ public:
         handle_.reset(tokenizer);
     }
     std::vector<std::uint32_t> tokenize(std::string_view text, bool add_special = false) const {
-        /* No text has more tokens than bytes, but for the special ones around it. */
+        /* A text has at most as many tokens as bytes, plus the special tokens around it. */
         std::vector<std::uint32_t> tokens(text.size() + 16);
         std::size_t count = 0;
         check(sllm_tokenizer_tokenize(get(), text.data() ? text.data() : "", text.size(), add_special, tokens.data(),
@@ -223,7 +223,7 @@ public:
         std::size_t length = 0;
         check(sllm_tokenizer_detokenize(get(), tokens.data(), tokens.size(), nullptr, 0, &length));
         std::string text(length, '\0');
-        /* A string has room for its NUL. */
+        /* A string has room for a NUL after its length. */
         check(sllm_tokenizer_detokenize(get(), tokens.data(), tokens.size(), &text[0], length + 1, &length));
         return text;
     }
@@ -237,13 +237,13 @@ private:
 struct Token {
     std::uint32_t id;
     std::string_view text;  /* complete UTF-8, often empty */
-    std::string_view bytes; /* the token's own bytes, at once */
+    std::string_view bytes; /* the token's own bytes */
     double tokens_per_second;
     double density;
 };
 
 namespace detail {
-/* Takes a C++ function across the C callback; what it throws is thrown again on this side. */
+/* Calls a C++ function from the C callback; an exception is caught there and thrown again after the C call. */
 template <typename F> class Bridge {
 public:
     explicit Bridge(F &function) : function_(function) {}

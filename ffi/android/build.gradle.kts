@@ -1,11 +1,11 @@
-// The AAR: Kotlin classes, and per ABI one libshadowllm_jni.so. `gradle assembleRelease` wants an Android SDK and NDK, and
-// for rust.sh the Rust targets named below (`rustup target add ...`).
+// The AAR: Kotlin classes, and one libshadowllm_jni.so per ABI. `gradle assembleRelease` needs an Android SDK, an NDK and,
+// for rust.sh, the Rust targets named below (`rustup target add ...`).
 plugins {
     id("com.android.library") version "8.13.2"
     id("org.jetbrains.kotlin.android") version "2.2.20"
 }
 
-// Android's names, and Rust's.
+// Android's names of the ABIs, and Rust's.
 val abis = mapOf("arm64-v8a" to "aarch64-linux-android", "x86_64" to "x86_64-linux-android")
 val libraries = layout.buildDirectory.dir("rust").get().asFile
 

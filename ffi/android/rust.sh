@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The static library for one Rust target: ffi/android/rust.sh TARGET DIRECTORY
-# Compiles only, so no NDK is needed; CMakeLists.txt links it. What CARGO_FLAGS holds goes to cargo.
+# Compiles only, so no NDK is needed; CMakeLists.txt links it. CARGO_FLAGS is passed to cargo.
 set -euo pipefail
 if [ $# -ne 2 ]; then
   echo "usage: ffi/android/rust.sh TARGET DIRECTORY (aarch64-linux-android, x86_64-linux-android)" >&2

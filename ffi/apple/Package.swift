@@ -1,5 +1,5 @@
 // swift-tools-version: 5.9
-// After ffi/apple/xcframework.sh has put CShadowLLM.xcframework beside this file. Released packages name it by address and
+// ffi/apple/xcframework.sh puts CShadowLLM.xcframework beside this file first. Released packages name it by address and
 // checksum instead: .binaryTarget(name:url:checksum:).
 import PackageDescription
 

@@ -1,4 +1,4 @@
-"""Parses Swift files and names what is no Swift: parse.py FILE..."""
+"""Parses Swift files and prints each syntax error: parse.py FILE..."""
 
 import sys
 
@@ -20,6 +20,6 @@ for name in sys.argv[1:]:
         tree = parser.parse(file.read())
     for node in errors(tree.root_node):
         wrong = True
-        print(f"{name}:{node.start_point[0] + 1}: no Swift: {node.text[:60]!r}")
+        print(f"{name}:{node.start_point[0] + 1}: not Swift: {node.text[:60]!r}")
 print(f"{len(sys.argv) - 1} files parsed")
 sys.exit(wrong or len(sys.argv) < 2)

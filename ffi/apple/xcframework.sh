@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Assembles CShadowLLM.xcframework: ffi/apple/xcframework.sh [-o DIRECTORY] [TARGET...]
-# TARGET is of aarch64-apple-ios, aarch64-apple-ios-sim and aarch64-apple-darwin, by default all three; `rustup target add`
-# gets what they need. DIRECTORY is this one by default, where Package.swift looks. Wants no Xcode: an XCFramework of static
-# libraries is a folder with a list in it. What CARGO_FLAGS holds goes to cargo.
+# TARGET is one of aarch64-apple-ios, aarch64-apple-ios-sim and aarch64-apple-darwin, by default all three; `rustup target
+# add` installs them. DIRECTORY is by default this one, where Package.swift looks. Needs no Xcode: an XCFramework of static
+# libraries is a folder with a list in it. CARGO_FLAGS is passed to cargo.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here

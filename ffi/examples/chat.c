@@ -1,7 +1,7 @@
 /* chat MODEL [-s SYSTEM] [-d DENSITY] [--seed N] [-n TOKENS]: a conversation in the terminal.
  *
- * While it answers, the last line of the terminal shows tokens per second and the share of the weights that is read.
- * Ctrl-C ends an answer, Ctrl-D the conversation. /density 0.8 and /dense turn the dial, /new begins anew.
+ * During an answer the last line of the terminal shows tokens per second and the share of the weights that is read.
+ * Ctrl-C ends an answer, Ctrl-D the conversation. /density 0.8 and /dense set the dial, /new begins a new one.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <shadowllm.h>
@@ -18,14 +18,14 @@ static sllm_tokenizer *tokenizer;
 static sllm_session *session;
 static sllm_sampler *sampler;
 static sllm_chat *chat;
-static int rows; /* of the terminal; 0 where there is none */
+static int rows; /* of the terminal; 0 without one */
 
 static void on_interrupt(int number) {
     (void)number;
     sllm_session_cancel(session);
 }
 
-/* Keeps the last line of the terminal for the read-out, or gives it back. */
+/* Reserves the last line of the terminal for the figures, or frees it. */
 static void reserve_line(int reserve) {
     struct winsize size;
     if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row < 3) {
@@ -84,7 +84,7 @@ static void answer(const char *line, uint32_t max_tokens) {
     reserve_line(0);
     printf("\n");
     if (status == SLLM_STATUS_CONTEXT_FULL || (status == SLLM_STATUS_OK && result.stop == SLLM_STOP_CONTEXT_FULL)) {
-        printf("[the context is full: the conversation begins anew]\n");
+        printf("[the context is full: a new conversation begins]\n");
         sllm_chat_clear(chat);
     } else if (status == SLLM_STATUS_OK) {
         sllm_session_get_stats(session, &stats);
@@ -115,7 +115,7 @@ int main(int argc, char **argv) {
     int i;
 
     if (sllm_version() / 1000 != SLLM_VERSION / 1000) {
-        fprintf(stderr, "the library is not the one this program was made for\n");
+        fprintf(stderr, "library and header differ: rebuild this program\n");
         return 2;
     }
     if (argc < 2 || argv[1][0] == '-') return usage();

@@ -1,8 +1,8 @@
-/* embedded IMAGE: a model without malloc, as on a board without an operating system.
+/* embedded IMAGE: runs a model without malloc, as on a board without an operating system.
  *
- * Everything lies in arrays of a fixed size; the image is mapped, where a board would have it in flash. To prove that
- * nothing is allocated, malloc and its kin end the program once main has begun. Prints the token ids that follow a
- * prompt.
+ * All memory is in arrays of a fixed size; the image is mapped, as a board would have it in flash. To prove that nothing
+ * is allocated, malloc, calloc, realloc and free end the program once main has begun. Prints the token ids that follow
+ * a prompt.
  */
 #define _POSIX_C_SOURCE 200809L
 #ifndef SLLM_EMBEDDED
@@ -26,7 +26,7 @@ static void refuse(void) {
     _exit(3);
 }
 
-/* What is there before main takes from a small array, and never gives back. */
+/* Allocations before main come from a small array and are never freed. */
 static unsigned char before_main[1 << 18];
 static size_t before_main_used;
 
@@ -69,7 +69,7 @@ static int failed(int32_t status) {
 }
 
 int main(int argc, char **argv) {
-    /* "Once upon a time, there was" behind the beginning token, in the vocabulary of the model that ships. */
+    /* A beginning token and "Once upon a time, there was", in the vocabulary of host/models/story.sllm. */
     static const uint32_t prompt[] = {1, 703, 757, 260, 482, 13, 397, 283};
     sllm_model *model = NULL;
     sllm_session *session = NULL;

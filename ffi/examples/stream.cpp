@@ -1,4 +1,4 @@
-// stream MODEL PROMPT [SEED [TOKENS]]: continues a text and prints it as it comes; a model with a chat template answers.
+// stream MODEL PROMPT [SEED [TOKENS]]: continues a text and prints it as it comes; a model with a chat template answers it.
 #include <shadowllm.hpp>
 
 #include <cstdio>

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The C interface, from C and C++, as people get it: built, installed, agreed with its header, and tried.
+# Tests of the C interface from C and C++: built and installed as users do it, compared with its header, and run.
 #   tests/c/run.sh          all parts
-#   tests/c/run.sh PART...  some: header install agree sizes suite examples text memory
-# Wants gcc, clang, cmake, ninja, pkg-config, valgrind and cbindgen; .ci/run capi installs them.
+#   tests/c/run.sh PART...  some parts: header install agree sizes suite examples text memory
+# Needs gcc, clang, cmake, ninja, pkg-config, valgrind and cbindgen; .ci/run capi installs them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/${CARGO_TARGET_DIR:-target}/ci/capi
@@ -14,7 +14,7 @@ say() { printf -- '-- %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 warnings=(-Wall -Wextra -pedantic -Werror)
 
-# Whatever language a program is in.
+# The headers compile in every language version that they support.
 header() {
   say "header in C and C++"
   local std
@@ -33,14 +33,14 @@ install() {
   ffi/install.sh "$tree"
 }
 
-# Functions that the header declares; of its embedded part only, where asked.
+# Functions that the header declares; with an argument, those of its embedded part only.
 declared() {
   gcc -E -P ${1:+-DSLLM_EMBEDDED} -x c include/shadowllm.h | tr '\n' ' ' | grep -oE '\bsllm_[a-z_]+ ?\(' | tr -d ' (' | sort -u
 }
 
 agree() {
   say "header and libraries agree"
-  # Names: no fewer, no more.
+  # Names: the same in both.
   nm -D --defined-only "$tree/lib/libshadowllm.so" | awk '{print $3}' | sort -u > "$work/shared.txt"
   declared > "$work/declared.txt"
   diff "$work/declared.txt" "$work/shared.txt" || die "the shared library exports other names than the header's"
@@ -50,7 +50,7 @@ agree() {
     if [ $lib = libshadowllm.a ]; then declared; else declared embedded; fi | diff - "$work/static.txt" \
       || die "$lib has other names than the header's"
   done
-  # Prototypes: what cbindgen makes of the library, compiled together with the header.
+  # Prototypes: cbindgen writes those of the library, which are compiled together with the header.
   cbindgen --quiet --config ffi/cbindgen.toml ffi -o "$work/generated.h"
   [ "$(grep -c '(' "$work/generated.h")" -gt 50 ] || die "cbindgen found no functions"
   gcc -std=c11 "${warnings[@]}" -fsyntax-only -Iinclude -x c "$work/generated.h"
@@ -80,7 +80,7 @@ sizes() {
     [ -z "$needed" ] || die "the library needs $needed"
   done
   objdump -p "$tree/lib/libshadowllm.so" | grep -q 'SONAME *libshadowllm\.so\.[0-9]' || die "no versioned soname"
-  # The embedded library wants memory functions of the program, no more.
+  # The embedded library needs memory functions from the program, and nothing else.
   printf '#define SLLM_EMBEDDED\n#include <shadowllm.h>\nvoid *keep[] = {' > "$work/all.c"
   declared embedded | sed 's/.*/(void *)&,/' >> "$work/all.c"
   echo '};' >> "$work/all.c"
@@ -90,10 +90,10 @@ sizes() {
   [ -z "$needed" ] || die "the embedded library needs $needed"
 }
 
-# Models for the suite: a calibrated one without a chat template, one with a template that is not calibrated, and, where
-# there is a network, a real one.
+# Models for the suite: a calibrated one without a chat template, one with a template that is not calibrated, and, with a
+# network, SmolLM2.
 models() {
-  # Images of another version than this one's are made anew.
+  # Images of other format versions are made again.
   local image
   for image in "$work"/*.sllm; do
     cargo run -q --release -- inspect "$image" > /dev/null 2>&1 || rm -f "$image"
@@ -128,7 +128,7 @@ END
   if [ -f "$work/smollm2.sllm" ]; then large=("$work/smollm2.sllm"); fi
 }
 
-# Libraries with a function that panics, as fast to build as the tests.
+# Libraries with a function that panics, in the profile of the tests.
 panicking() {
   cargo build -q --release -p shadowllm-ffi --features test-panic
   libs=$PWD/${CARGO_TARGET_DIR:-target}/release
@@ -152,8 +152,7 @@ suite() {
   done
 }
 
-# The same with every access checked: by sanitizers on the C side and, where a nightly compiler is, on the Rust side,
-# and by valgrind.
+# The suite with every access checked: by sanitizers in C and, with a nightly compiler, in Rust, and by valgrind.
 memory() {
   say "suite under sanitizers"
   models
@@ -172,13 +171,14 @@ memory() {
     echo "SKIPPED, NOT TESTED: no nightly Rust, so AddressSanitizer watched the C side only" >&2
   fi
   say "suite under valgrind"
-  # What statics point to at the end is no leak, nor if, as with shared values in Rust, they point behind its counts.
+  # Memory that statics point to at the end is no leak. Rust's shared values are pointed to after their counts, which
+  # valgrind calls possibly lost.
   SUITE_CYCLES=3 valgrind -q --leak-check=full --show-leak-kinds=definite,indirect \
     --errors-for-leak-kinds=definite,indirect --error-exitcode=9 --fair-sched=yes \
     "$work/suite-shared" "$model" "$work/chat.sllm"
 }
 
-# tries DIRECTORY: the built examples.
+# tries DIRECTORY: runs the built examples.
 tries() {
   say "examples in $(basename "$1")"
   "$1/embedded" $story > "$work/ids.txt"
@@ -218,7 +218,7 @@ examples() {
   gcc "${warnings[@]}" ffi/examples/embedded.c -o "$out/embedded" $(flags --cflags) "$moved/lib/libshadowllm-embedded.a"
   cp "$work/ids.txt" "$work/ids-cmake.txt"
   tries "$out"
-  # Without an operating system's help or with it: the same tokens, and both without malloc.
+  # The embedded and the full library choose the same tokens, both without malloc.
   gcc "${warnings[@]}" ffi/examples/embedded.c -o "$out/embedded-hosted" $(flags --cflags) "$moved/lib/libshadowllm.a" "${system_libraries[@]}"
   "$out/embedded-hosted" $story | diff - "$work/ids.txt" || die "the embedded library chose other tokens"
   diff "$work/ids-cmake.txt" "$work/ids.txt"
@@ -228,7 +228,7 @@ examples() {
   gcc -std=gnu99 -Wall -Wextra -Werror "$work/ask.c" -o "$out/ask" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
   "$out/ask" $story "What color is the sky?" > "$work/ask.txt"
   [ -s "$work/ask.txt" ] || die "the header's program wrote nothing"
-  # And the one in the README.
+  # The program in the README.
   sed -n '/^```c$/,/^```$/p' README.md | sed '1d; $d' > "$work/readme.c"
   # shellcheck disable=SC2046
   gcc -std=c99 "${warnings[@]}" "$work/readme.c" -o "$out/readme" $(flags --cflags --libs) -Wl,-rpath,"$moved/lib"
@@ -236,7 +236,7 @@ examples() {
   [ -s "$work/readme.txt" ] || die "the README's program wrote nothing"
 }
 
-# What C writes is what the command writes.
+# C and the command write the same text.
 text() {
   say "the same text as the command's"
   models

@@ -1,4 +1,4 @@
-/* say MODEL SEED TOKENS PROMPT: what the model writes, on standard output, and nothing else: to be compared. */
+/* say MODEL SEED TOKENS PROMPT: writes the model's answer, and nothing else, to standard output, for comparisons. */
 #include <shadowllm.h>
 
 #include <stdio.h>

@@ -21,7 +21,7 @@ import kotlinx.coroutines.withTimeoutOrNull
 import org.shadowllm.ShadowllmException.Status
 
 // Drives the library in a JVM: `say IMAGE SEED TOKENS PROMPT` prints an answer, `all PLAIN CHAT [LARGE]` tries
-// everything, on an image without a chat template, one with, and one that takes its time.
+// everything, on an image without a chat template, one with a template, and a large one.
 
 private val failures = AtomicInteger()
 private val checks = AtomicInteger()
@@ -69,7 +69,7 @@ private fun models(plain: String) {
     val odd = fails<IllegalStateException>("exception in progress") { Model.open(plain, preload = true) { _, _ -> error("odd") } }
     expect("the exception itself", odd?.message == "odd")
 
-    // An image inside another file, as in an application's package.
+    // An image inside a larger file, as in an application's package.
     val package_ = Files.createTempFile("package", ".bin").toFile()
     package_.writeBytes(ByteArray(64) + File(plain).readBytes() + ByteArray(100))
     FileInputStream(package_).use { stream ->
@@ -168,7 +168,7 @@ private fun threads(model: Model) {
     List(8) { thread { if (write() == alone) same.incrementAndGet() } }.forEach { it.join() }
     expect("8 threads write what one writes", same.get() == 8)
 
-    // Closing while another thread generates: it ends as cancelled, and what it uses stays until it has ended.
+    // Closing while another thread generates: the generation ends as cancelled, and its objects stay until then.
     val session = model.newSession(SessionOptions(context = 256))
     val begun = CountDownLatch(1)
     var ended: Throwable? = null
@@ -179,10 +179,10 @@ private fun threads(model: Model) {
     fails("two threads at once", Status.BUSY) { session.continueText("The", 4) { true } }
     session.close()
     generating.join()
-    expect("closed under way: $ended", (ended as? ShadowllmException)?.status == Status.CANCELLED)
+    expect("closed during a generation: $ended", (ended as? ShadowllmException)?.status == Status.CANCELLED)
     fails<IllegalStateException>("closed") { session.stats }
 
-    // Opening, using, closing and cancelling on four threads, without order.
+    // Opening, using, closing and cancelling on four threads at the same time.
     repeat(20) {
         val shared = model.newSession(SessionOptions(context = 128, threads = 1))
         val calls = listOf<() -> Unit>({ shared.continueText("The", 20) { true } }, { shared.stats }, { shared.cancel() }, { shared.close() })
@@ -198,7 +198,7 @@ private fun threads(model: Model) {
 
 private fun flows(model: Model) = runBlocking {
     val session = model.newSession(SessionOptions(context = 256))
-    // Whoever has enough stops the rest.
+    // A collector that takes a few pieces stops the generation.
     expect("two pieces", session.continueFlow("The jury said", 240).take(2).toList().size == 2)
     expect("stopped early", session.position in 3..200)
     session.rewind(0)
@@ -240,7 +240,7 @@ private fun longPrefill(model: Model) = model.newSession(SessionOptions(context 
         session.add("user", "Name three lakes!! ".repeat(300))
         val job = launch(Dispatchers.Default) { session.answerFlow(16).collect { pieces.incrementAndGet() } }
         delay((seconds * 400).toLong())
-        expect("under way", job.isActive)
+        expect("the generation runs", job.isActive)
         val from = System.nanoTime()
         job.cancelAndJoin()
         milliseconds = (System.nanoTime() - from) / 1e6
@@ -253,7 +253,7 @@ private fun longPrefill(model: Model) = model.newSession(SessionOptions(context 
     expect("usable after", session.text(8).isNotEmpty())
 }
 
-/** What Kotlin's types keep out, but reflection does not. */
+/** Calls that Kotlin's types exclude, by reflection. */
 private fun natives() {
     val method = { name: String -> Native::class.java.declaredMethods.single { it.name == name }.apply { isAccessible = true } }
     fun call(name: String, vararg arguments: Any?) {

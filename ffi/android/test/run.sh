@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The Kotlin classes and the JNI library, driven by a JVM on this machine: ffi/android/test/run.sh KOTLIN_HOME
-# Wants a JDK, cmake, readelf, and the models that tests/c/run.sh makes; .ci/run android sees to all of them.
+# Tests of the Kotlin classes and the JNI library in a JVM on this machine: ffi/android/test/run.sh KOTLIN_HOME
+# Needs a JDK, cmake, readelf, and the models that tests/c/run.sh makes; .ci/run android provides all of them.
 set -euo pipefail
 kotlin=${1:?usage: ffi/android/test/run.sh KOTLIN_HOME}
 cd "$(dirname "$0")/../../.."
@@ -16,7 +16,7 @@ cmake -S ffi/android/src/main/cpp -B "$work/cmake" -DCMAKE_BUILD_TYPE=Release \
   -DSHADOWLLM_LIBRARY="$target/release/libshadowllm.a" > "$work/cmake.log" || { cat "$work/cmake.log"; die "no build files"; }
 cmake --build "$work/cmake" > "$work/build.log" 2>&1 || { cat "$work/build.log"; die "the JNI library does not build"; }
 library=$work/cmake/libshadowllm_jni.so
-# Every loaded segment begins at pages of 16 KB, and Java sees one symbol.
+# Every loaded segment is aligned to pages of 16 KB, and the library exports one symbol.
 [ "$(readelf -lW "$library" | awk '$1 == "LOAD" {print $NF}' | sort -u)" = 0x4000 ] || die "segments are not aligned to 16 KB"
 [ "$(nm -D --defined-only "$library" | awk '$2 != "A" {print $3}')" = JNI_OnLoad ] || die "the JNI library exports more than JNI_OnLoad"
 
@@ -41,7 +41,7 @@ if [ -f "$models/smollm2.sllm" ]; then large=("$models/smollm2.sllm"); else
 fi
 run all "$models/plain.sllm" "$models/chat.sllm" "${large[@]}" > "$work/all.txt" 2>&1 || { cat "$work/all.txt"; die "the JVM test"; }
 cat "$work/all.txt"
-# What -Xcheck:jni has to say it says here.
+# -Xcheck:jni prints its complaints here.
 ! grep -E 'WARNING|FATAL|JNI' "$work/all.txt" || die "JNI was used wrongly"
 
 say "the same text as the command's"

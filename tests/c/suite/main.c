@@ -21,7 +21,7 @@ size_t resident(void) {
     char line[128];
     size_t kilobytes = 0;
     FILE *status = fopen("/proc/self/status", "r");
-    /* Anonymous memory: pages of files come and go with the system's cache, 2 MB at a time where it has large ones. */
+    /* Anonymous memory only: the number of a file's pages in memory depends on the system's cache. */
     while (status && fgets(line, sizeof line, status))
         if (sscanf(line, "RssAnon: %zu", &kilobytes) == 1) break;
     if (status) fclose(status);

@@ -7,7 +7,7 @@ static uint64_t ticks(void *user) {
     return *(uint64_t *)user += 1000;
 }
 
-/* Forgets every third task and calls one too often: the library must still run each task once. */
+/* Forgets every third task and calls another one too often: the library must still run each task once. */
 static void careless(void *user, uint32_t tasks, sllm_task_fn task, void *data) {
     uint32_t i;
     *(unsigned *)user += 1;
@@ -98,7 +98,7 @@ void test_memory(void) {
     for (i = 0; i < sizeof shifts / sizeof *shifts; i++) placed(shifts[i]);
     OK(sllm_session_options_defaults(&options, sizeof options));
     options.context = 16;
-    options.threads = 2; /* the library's own threads take memory of its own */
+    options.threads = 2; /* the library's own threads need allocation */
     OK(sllm_session_size(model, &options, &size));
     memory = malloc(size);
     INVALID(sllm_session_init(model, &options, memory, size, &session));

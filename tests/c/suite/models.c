@@ -43,7 +43,7 @@ static void loading(void) {
     CHECK(other == NULL);
 }
 
-/* An image that lies inside a file, as in an Android package. */
+/* An image inside a larger file, as in an Android package. */
 static void descriptors(void) {
     FILE *file = tmpfile();
     int fd = file ? fileno(file) : -1;

@@ -1,4 +1,4 @@
-/* Every function with NULL in each place where there must be something: a status, and nothing written. */
+/* Every function with NULL for each pointer that must not be NULL: a status, and no output is written. */
 #include "suite.h"
 
 void test_nulls(void) {

@@ -1,4 +1,4 @@
-/* Sessions: options, tokens, order of calls, overflow, dial, saved states. */
+/* Sessions: options, tokens, order of calls, overflow, samplers, dial, saved states. */
 #include "suite.h"
 
 #include <math.h>
@@ -36,7 +36,7 @@ static void one_by_one(void *user, uint32_t tasks, sllm_task_fn task, void *data
     for (i = 0; i < tasks; i++) task(data, i);
 }
 
-/* With a limit on what stays in memory the tokens are the same; what cannot be limited is refused. */
+/* A limit on the memory for weights does not change the tokens; a model that cannot be limited is refused. */
 static void budgets(void) {
     static const uint32_t prompt[] = {3, 1, 2};
     uint32_t whole[6], within[6];
@@ -92,7 +92,7 @@ static void wrong_order(void) {
     CHECK(session == NULL && sampler == NULL);
 }
 
-/* Handles of the wrong kind, and ones that were freed where their memory is still there. */
+/* Handles of the wrong kind, and freed handles whose memory still exists. */
 static void wrong_handles(void) {
     sllm_session *session = short_session(16, 1);
     sllm_sampler *sampler = NULL, *stale, *placed = NULL;
@@ -178,7 +178,7 @@ void test_sessions(void) {
     samplers();
 }
 
-/* Off is dense, bit for bit; others read less and say so. */
+/* Off is dense, bit for bit; another policy reads less and says so. */
 void test_sparsity(void) {
     sllm_session *with = short_session(64, 1), *without = NULL;
     sllm_session_options options;

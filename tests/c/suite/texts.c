@@ -51,7 +51,7 @@ static int32_t take(void *user, const sllm_token *token) {
     answer->bytes_length += token->bytes_length;
     answer->tokens = token->index + 1;
     if (answer->session) {
-        /* From inside the call that uses it. */
+        /* From a callback of the call that uses the session. */
         size_t position = 7;
         STATUS(SLLM_STATUS_BUSY, sllm_session_position(answer->session, &position));
         STATUS(SLLM_STATUS_BUSY, sllm_session_decode(answer->session, 1));
@@ -106,7 +106,7 @@ void test_text(void) {
     CHECK(result.generated_tokens <= 24 && result.prompt_tokens > 0 && result.first_token_seconds > 0);
     CHECK(result.stop == SLLM_STOP_MAX_TOKENS || result.stop == SLLM_STOP_END);
     CHECK(answer->text_length == answer->bytes_length && memcmp(answer->text, answer->bytes, answer->text_length) == 0);
-    /* Behind it, until the callback has enough. */
+    /* After that text, until the callback stops. */
     answer->stop_after = 3;
     answer->tokens = answer->text_length = answer->bytes_length = 0;
     OK(sllm_generate(session, tokenizer, NULL, " and then", SLLM_NUL_TERMINATED, &options, &result));
@@ -122,7 +122,7 @@ void test_text(void) {
         STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_generate(session, tokenizer, sampler, " and more words than fit", 24, &options, &result));
     INVALID(sllm_generate(session, tokenizer, sampler, "", 0, &options, &result));
     CHECK(result.stop == 77);
-    /* Cancelled from inside, then used again. */
+    /* Cancelled from a callback, then used again. */
     OK(sllm_session_rewind(session, 0));
     options.on_token = cancel_soon;
     options.user = session;
@@ -188,7 +188,7 @@ void test_chat(void) {
     CHECK(strstr(text, answer->text) != NULL);
     OK(sllm_chat_add(chat, "user", "And then?"));
     OK(sllm_chat_generate(chat, session, NULL, &options, &second));
-    /* The same conversation, read from the beginning, since the session did other things. */
+    /* The same conversation, read from the beginning, because the session was used for other things. */
     OK(sllm_chat_clear(chat));
     OK(sllm_session_rewind(session, 0));
     OK(sllm_chat_add(chat, "user", "Who was the mayor?"));

@@ -16,13 +16,13 @@ static void *generate(void *arg) {
     sllm_session *session = short_session(64, 1);
     decode_greedily(session, job->prompt, 4, job->tokens, TOKENS);
     OK(sllm_session_free(&session));
-    /* Messages are the thread's own. */
+    /* Each thread has messages of its own. */
     CHECK(sllm_last_error_message()[0] == 0);
     INVALID(sllm_session_decode(NULL, 0));
     return NULL;
 }
 
-/* Eight sessions of one model at once give what each gives alone. */
+/* Eight sessions of one model at the same time choose the same tokens as each alone. */
 static void side_by_side(void) {
     struct job alone[THREADS], together[THREADS];
     pthread_t threads[THREADS];
@@ -52,7 +52,7 @@ static void applied(void) {
     OK(sllm_session_free(&session));
 }
 
-/* A cancel that comes first stops the next call, one that is taken back none. */
+/* A cancel before a call stops that call; a cancel that was taken back stops none. */
 static void cancel_between(void) {
     static const uint32_t prompt[] = {1, 2, 3};
     sllm_session *session = short_session(16, 1);
@@ -80,7 +80,7 @@ static void *touch_again_and_again(void *arg) {
     return NULL;
 }
 
-/* Against the rule, one session on two threads: refused, not broken. */
+/* One session on two threads, against the rules: refused, and the session stays whole. */
 static void one_session_two_threads(void) {
     sllm_session *session = short_session(64, 1);
     pthread_t thread;
@@ -117,8 +117,8 @@ static void cycle(void) {
     OK(sllm_model_free(&one));
 }
 
-/* What was taken is given back. Memory that the C library keeps for threads to come may grow once, what is lost grows
- * every time. */
+/* All memory is given back. Memory that the C library keeps for later threads may grow once; lost memory grows every
+ * time. */
 void test_cycles(void) {
     const char *wanted = getenv("SUITE_CYCLES");
     int i, round, cycles = wanted ? atoi(wanted) : 1000;
@@ -131,7 +131,7 @@ void test_cycles(void) {
         printf("  resident after %d cycles: %+ld KB\n", cycles, grown / 1024);
         if (cycles < 1000 || grown < 256 * 1024) break;
     }
-    /* Less than a session's worth, so that not one was kept. */
+    /* Less than one session for all cycles, so that no session was kept. */
     if (cycles >= 1000) CHECK(grown < 256 * 1024);
 }
 
@@ -211,7 +211,7 @@ void test_cancel(const char *large_path) {
         OK(sllm_session_position(late.session, &position));
         CHECK(position < 4000 && position % 128 == 0);
     }
-    /* On a machine that does other things too, single ones tell how long the system took to let us go on. */
+    /* The median, because on a busy machine a single wait may be the time until this thread runs again. */
     qsort(delays, CANCELS, sizeof *delays, by_size);
     printf("  wait for a cancel: %.1f ms, at most %.1f ms\n", delays[CANCELS / 2] * 1e3, delays[CANCELS - 1] * 1e3);
     CHECK(delays[CANCELS / 2] < 0.05);

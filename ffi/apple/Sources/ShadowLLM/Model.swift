@@ -1,6 +1,6 @@
 import CShadowLLM
 
-/// What the library refused: a status of shadowllm.h and the message that came with it.
+/// A failure of the library: a status of shadowllm.h and its message.
 public struct ShadowLLMError: Error, CustomStringConvertible {
     public let status: Int32
     public let description: String
@@ -10,7 +10,7 @@ public struct ShadowLLMError: Error, CustomStringConvertible {
         self.description = description
     }
 
-    /// The last failure of this thread, to be made at once after the call.
+    /// The last failure of this thread. Make it directly after the call.
     init(_ status: Int32) {
         self.init(status: status, description: String(cString: sllm_last_error_message()))
     }
@@ -22,9 +22,9 @@ func check(_ status: Int32) throws {
     if status != SLLM_STATUS_OK { throw ShadowLLMError(status) }
 }
 
-/// What C fills in.
+/// An object that C has made.
 func required(_ pointer: OpaquePointer?) throws -> OpaquePointer {
-    guard let pointer else { throw ShadowLLMError(status: SLLM_STATUS_INTERNAL, description: "the library handed nothing out") }
+    guard let pointer else { throw ShadowLLMError(status: SLLM_STATUS_INTERNAL, description: "the library made no object") }
     return pointer
 }
 
@@ -32,8 +32,8 @@ func required(_ pointer: OpaquePointer?) throws -> OpaquePointer {
 public final class Model: @unchecked Sendable {
     let pointer: OpaquePointer
 
-    /// Maps an image. `preload` reads all of it now, `verify` compares it with its checksums; `progress` gets bytes done and
-    /// in all, and returns whether to go on.
+    /// Maps an image. `preload` reads the whole file now, `verify` compares it with its checksums; `progress` gets the bytes
+    /// done and the total, and returns whether to go on.
     public init(path: String, preload: Bool = false, verify: Bool = false,
                 progress: ((UInt64, UInt64) -> Bool)? = nil) throws {
         guard sllm_version() / 1000 == UInt32(SLLM_VERSION_MAJOR) * 1000 + UInt32(SLLM_VERSION_MINOR) else {
@@ -65,7 +65,7 @@ public final class Model: @unchecked Sendable {
         return info
     }
 
-    /// What a session will take, before anything is taken.
+    /// The memory that a session will take, before any is taken.
     public func memory(context: UInt32 = 0) throws -> sllm_memory {
         var options = try sessionOptions(context: context, threads: 0)
         var memory = sllm_memory()

@@ -2,8 +2,8 @@ import CShadowLLM
 import Dispatch
 import Foundation
 
-/// The C objects of a session, kept by whoever uses them: a generation under way keeps them alive. That calls do not meet
-/// is the library's to see to (SLLM_STATUS_BUSY); cancelling is allowed at any time.
+/// The C objects of a session; a running generation keeps them alive. The library refuses two calls at the same time
+/// (SLLM_STATUS_BUSY); cancelling is allowed at any time.
 final class Native: @unchecked Sendable {
     private(set) var session: OpaquePointer?
     private(set) var tokenizer: OpaquePointer?
@@ -69,7 +69,7 @@ final class Native: @unchecked Sendable {
         try withExtendedLifetime(run) { try check(generate(self, &options)) }
     }
 
-    // One generation, so that a cancel that comes too early or too late for it stops no other.
+    // A cancel names the generation that it stops, so that one too early or too late stops no other.
 
     private func begin(_ run: Run) throws {
         lock.lock()

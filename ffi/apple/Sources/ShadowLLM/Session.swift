@@ -1,6 +1,6 @@
 import CShadowLLM
 
-/// How tokens are chosen. The defaults are the library's.
+/// Options of the sampler. The defaults are the library's.
 public struct Sampling: Sendable {
     /// Divides the logits; 0 takes the likeliest token.
     public var temperature: Float = 0.8
@@ -8,7 +8,7 @@ public struct Sampling: Sendable {
     public var topK: UInt32 = 40
     /// Only the likeliest that together reach this probability; 1 for all.
     public var topP: Float = 0.95
-    /// Only those at least this share as likely as the likeliest; 0 for all.
+    /// Only tokens at least this share as likely as the likeliest; 0 for all.
     public var minP: Float = 0.05
     /// Above 1 makes the last 64 tokens less likely.
     public var repetitionPenalty: Float = 1
@@ -33,8 +33,8 @@ public struct Sampling: Sendable {
 /// How much is skipped.
 public enum Sparsity: Int32, Sendable { case off, light, medium, strong }
 
-/// One conversation with a model, or one text that goes on. Generating happens on a thread of its own, one generation at a
-/// time: a call that comes meanwhile fails with SLLM_STATUS_BUSY.
+/// One conversation with a model, or one text that is continued. Generating happens on a thread of its own, one generation
+/// at a time: a call during a generation fails with SLLM_STATUS_BUSY.
 public actor Session {
     private let native: Native
 
@@ -45,26 +45,26 @@ public actor Session {
     /// Adds a message; roles are "system", "user" and "assistant". Texts must not contain NUL characters.
     public func add(role: String, _ content: String) throws {
         guard !role.utf8.contains(0), !content.utf8.contains(0) else {
-            throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a text has a NUL character inside")
+            throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a text contains a NUL character")
         }
         try check(sllm_chat_add(try native.chat(), role, content))
     }
 
-    /// Forgets all messages.
+    /// Removes all messages.
     public func clear() throws { try check(sllm_chat_clear(try native.chat())) }
 
-    /// Answers the messages. Ending the iteration, or cancelling the task it is in, cancels the generation, also while the
-    /// model reads the prompt; after that, as after a failure, the messages are as they were.
+    /// Answers the messages. Ending the iteration, or cancelling its task, cancels the generation, also while the model
+    /// reads the prompt; after that, as after a failure, the messages are as they were.
     public nonisolated func answer(maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
         native.stream(maxTokens) { native, options in
             sllm_chat_generate(try native.chat(), native.session, native.sampler, options, nil)
         }
     }
 
-    /// Continues a plain text behind what the session has read; otherwise like `answer`.
+    /// Reads a plain text after the tokens that the session has read, and continues it; otherwise like `answer`.
     public nonisolated func continueText(_ text: String, maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
         native.stream(maxTokens) { native, options in
-            // A length, so that a NUL inside is read and not taken for the end.
+            // With a length, so that a NUL inside the text does not end it.
             sllm_generate(native.session, native.tokenizer, native.sampler, text, text.utf8.count, options, nil)
         }
     }
@@ -76,7 +76,7 @@ public actor Session {
         return position
     }
 
-    /// Goes back to an earlier position and forgets what came behind it.
+    /// Goes back to an earlier position and forgets all tokens after it.
     public func rewind(to position: Int) throws {
         try check(sllm_session_rewind(native.session, position))
     }

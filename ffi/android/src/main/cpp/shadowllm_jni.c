@@ -1,13 +1,13 @@
 /* The C interface for Native.kt. Texts cross as bytes of UTF-8, since JNI's own strings are not UTF-8. A failure becomes
- * a pending ShadowllmException with the status and the message that came with it. What is checked here is what Java can
- * get wrong without Native's callers noticing: nulls, and NULs inside texts. */
+ * a pending ShadowllmException with its status and message. Checked here are the mistakes that Native's callers cannot
+ * rule out: nulls, and NULs inside texts. */
 #include "shadowllm.h"
 
 #include <jni.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A session with what it needs to write text. */
+/* A session with the objects that it needs to write text. */
 struct conversation {
     sllm_session *session;
     sllm_tokenizer *tokenizer;
@@ -20,7 +20,7 @@ static jmethodID exception_new;
 static jmethodID on_progress;
 static jmethodID on_token;
 
-/* Unless an exception is pending: that one came first. */
+/* Throws, unless an exception is pending already. */
 static void throw_message(JNIEnv *env, int32_t status, const char *message) {
     jbyteArray bytes;
     jobject exception;
@@ -52,7 +52,7 @@ static struct conversation *conversation(JNIEnv *env, jlong handle) {
     return not_null(env, handle) ? (struct conversation *)(intptr_t)handle : NULL;
 }
 
-/* A NUL-terminated copy to be freed, or NULL with an exception pending. */
+/* A NUL-terminated copy, which the caller frees, or NULL with an exception pending. */
 static char *text_of(JNIEnv *env, jbyteArray bytes) {
     jsize length;
     char *text;
@@ -94,7 +94,7 @@ static jlongArray longs_of(JNIEnv *env, const jlong *values, jsize count) {
     return array;
 }
 
-/* What a callback calls: both come on the thread of the call, whose environment therefore serves. */
+/* The Java object that a callback calls. Callbacks come on the thread of the call, so its environment is valid. */
 struct receiver {
     JNIEnv *env;
     jobject object; /* may be NULL */
@@ -291,7 +291,7 @@ static jbyteArray session_prompt(JNIEnv *env, jclass self, jlong handle) {
     return bytes;
 }
 
-/* Answers the messages, or continues `prompt` where there is one. */
+/* Answers the messages, or continues `prompt` unless it is NULL. */
 static jdoubleArray session_generate(JNIEnv *env, jclass self, jlong handle, jbyteArray prompt, jint max_tokens,
                                      jobject sink) {
     struct conversation *it = prompt ? conversation(env, handle) : chatting(env, handle);
@@ -337,7 +337,7 @@ static void session_cancel(JNIEnv *env, jclass self, jlong handle) {
 static void session_reset_cancel(JNIEnv *env, jclass self, jlong handle) {
     struct conversation *it = conversation(env, handle);
     (void)self;
-    /* After the call that was cancelled: there may be an exception already, and this cannot fail. */
+    /* Comes after a cancelled call: an exception may be pending, and this call cannot fail. */
     if (it != NULL) sllm_session_reset_cancel(it->session);
 }
 
@@ -409,7 +409,7 @@ static jclass global_class(JNIEnv *env, const char *name) {
     return global;
 }
 
-/* Looks up what is called later, once, on a thread that has the application's classes. */
+/* Looks up the classes and methods once, on a thread that has the application's class loader. */
 JNIEXPORT jint JNI_OnLoad(JavaVM *vm, void *reserved) {
     JNIEnv *env;
     jclass natives, receiver_class;

@@ -10,10 +10,9 @@ import kotlinx.coroutines.flow.flowOn
 import kotlinx.coroutines.launch
 
 /**
- * [Session.answer] as a flow of text. Each collection generates anew, on a thread of [Dispatchers.IO]; what a slow
- * collector has not taken yet waits for it, at most a context of text. When the collector is cancelled or stops early the
- * generation is cancelled, also while it reads the prompt, and the collection ends when it has stopped: the session is
- * then free again.
+ * [Session.answer] as a flow of text. Each collection generates a new answer, on a thread of [Dispatchers.IO]. Text waits
+ * for a slow collector, at most a context of it. When the collector is cancelled or stops early, the generation is
+ * cancelled, also while it reads the prompt, and the collection ends after it has stopped: the session is then free again.
  */
 fun Session.answerFlow(maxTokens: Int = 256): Flow<String> = texts(null, maxTokens)
 
@@ -23,9 +22,10 @@ fun Session.continueFlow(text: String, maxTokens: Int = 256): Flow<String> = tex
 private fun Session.texts(text: String?, maxTokens: Int): Flow<String> = callbackFlow {
     val run = Session.Run()
     launch {
-        // Closed with what failed, not failed: a cancelled collection ends as cancelled, whatever that stopped.
+        // The channel is closed with the failure, and this coroutine does not fail: a cancelled collection then ends as
+        // cancelled, although the generation failed.
         close(runCatching { generate(run, text, maxTokens) { trySend(it.text).isSuccess } }.exceptionOrNull())
     }
     awaitClose { cancel(run) }
-    // Room for all: a model that waited for its collector could not be cancelled meanwhile.
+    // Room for the whole text: a generation that waited for its collector could not be cancelled meanwhile.
 }.buffer(Channel.UNLIMITED).flowOn(Dispatchers.IO)

@@ -1,11 +1,11 @@
 package org.shadowllm
 
-/** How far loading is, in bytes; false cancels it. Called on the thread that opens the model. */
+/** Gets the progress of loading, in bytes; false cancels it. Called on the thread that opens the model. */
 fun interface Progress {
     fun onProgress(done: Long, total: Long): Boolean
 }
 
-/** What a model is. */
+/** Facts about a model. */
 data class ModelInfo(
     /** Token ids are below this. */
     val vocab: Int,
@@ -20,13 +20,13 @@ data class ModelInfo(
     /** Whether [Session.setSparsity] can be used. */
     val isCalibrated: Boolean,
     val imageBytes: Long,
-    /** Of weights, that decoding a token reads when nothing is skipped. */
+    /** Of weights, read to decode a token when nothing is skipped. */
     val bytesPerToken: Long,
 )
 
 /**
- * A packed model, mapped from its file: immutable, for any threads and any number of sessions. To be closed; sessions go
- * on without it. Failures are [ShadowllmException], use after closing is [IllegalStateException].
+ * A packed model, mapped from its file: immutable, for any number of threads and sessions. Close it after use; sessions
+ * continue without it. Failures are [ShadowllmException], use after closing is [IllegalStateException].
  */
 class Model private constructor(pointer: Long) : AutoCloseable {
     private val handle = Handle(pointer, "model", Native::modelFree)
@@ -41,7 +41,7 @@ class Model private constructor(pointer: Long) : AutoCloseable {
         throw failure
     }
 
-    /** Bytes that a session with these options will take, before anything is taken. */
+    /** Bytes that a session with these options will take, before any are taken. */
     fun sessionBytes(options: SessionOptions = SessionOptions()): Long =
         handle.use { Native.modelSessionBytes(it, options.context, options.threads) }
 
@@ -53,13 +53,13 @@ class Model private constructor(pointer: Long) : AutoCloseable {
         },
     )
 
-    /** Gives the model back. Harmless the second time. */
+    /** Frees the model. A second call does nothing. */
     override fun close() = handle.close()
 
     companion object {
         /**
-         * Maps an image. [preload] reads all of it now, [verify] compares it with its checksums. Takes long only with
-         * one of these, so call it off the main thread then.
+         * Maps an image. [preload] reads the whole file now, [verify] compares it with its checksums. Either takes long:
+         * call it off the main thread then.
          */
         @JvmStatic
         @JvmOverloads
@@ -67,8 +67,8 @@ class Model private constructor(pointer: Long) : AutoCloseable {
             Model(Native.modelOpen(path.toByteArray(), preload, verify, progress))
 
         /**
-         * Maps an image that lies in an open file at [offset]; a [length] of 0 is all that follows. The descriptor stays
-         * the caller's and may be closed afterwards. From an application's assets (which must not be compressed:
+         * Maps an image in an open file at [offset]; a [length] of 0 is the rest of the file. The descriptor stays the
+         * caller's and may be closed afterwards. From an application's assets (which must not be compressed:
          * `androidResources { noCompress += "sllm" }`):
          *
          *     context.assets.openFd("model.sllm").use {

@@ -1,9 +1,9 @@
 package org.shadowllm
 
 /**
- * The JNI functions: thin, and only for the classes beside, which see to it that no object is used after it was freed.
- * They are registered by name and signature, and the library looks [Progress], [TokenSink] and [ShadowllmException] up
- * likewise: consumer-rules.pro keeps all four as they are.
+ * The JNI functions, for the classes of this package only, which make sure that no object is used after it was freed.
+ * They are registered by name and signature, and the library looks up [Progress], [TokenSink] and [ShadowllmException]
+ * in the same way: consumer-rules.pro keeps the names of all four.
  */
 internal object Native {
     init {
@@ -41,8 +41,8 @@ internal fun interface TokenSink {
 }
 
 /**
- * A native object and the calls that are in it. After [close] no call begins; the object is freed by the last one to
- * leave, so that closing never waits and never pulls an object from under a call on another thread.
+ * A native object and the number of calls that use it. After [close] no call begins, and the last call to end frees the
+ * object: closing never waits, and no object is freed during a call on another thread.
  */
 internal class Handle(private val pointer: Long, private val name: String, private val free: (Long) -> Unit) {
     private var calls = 0
@@ -66,7 +66,7 @@ internal class Handle(private val pointer: Long, private val name: String, priva
         if (unused) free(pointer)
     }
 
-    /** For the one call that is allowed beside others, by who knows that one is under way. */
+    /** For cancelling, the one call that is allowed during another: does nothing unless a call uses the object. */
     fun ifInUse(call: (Long) -> Unit) = synchronized(this) { if (calls > 0) call(pointer) }
 
     fun enter(): Long = synchronized(this) {

@@ -2,11 +2,11 @@ package org.shadowllm
 
 import org.shadowllm.ShadowllmException.Status
 
-/** How a session reads and chooses. The defaults are the library's. */
+/** Options of a session and of its sampler. The defaults are the library's. */
 data class SessionOptions(
     /** Positions, prompt and answer together; 0: what the model was trained for, 4096 at most. */
     val context: Int = 0,
-    /** 0: one a core, on devices with fast and slow cores the fast ones only. */
+    /** 0: one per core, on devices with fast and slow cores one per fast core. */
     val threads: Int = 0,
     /** Divides the logits; 0 takes the likeliest token. */
     val temperature: Float = 0.8f,
@@ -14,7 +14,7 @@ data class SessionOptions(
     val topK: Int = 40,
     /** Only the likeliest that together reach this probability; 1 for all. */
     val topP: Float = 0.95f,
-    /** Only those at least this share as likely as the likeliest; 0 for all. */
+    /** Only tokens at least this share as likely as the likeliest; 0 for all. */
     val minP: Float = 0.05f,
     /** Above 1 makes the last 64 tokens less likely. */
     val repetitionPenalty: Float = 1f,
@@ -29,10 +29,10 @@ data class SessionOptions(
 /** A token of an answer. */
 class Token(val text: String, val tokensPerSecond: Double, /** Share of the skippable bytes read. */ val density: Double)
 
-/** How a generation ended and what it took. */
+/** The end of a generation, with its figures. */
 data class Generation(
     val stop: Stop,
-    /** Read now; what the session had read before is not read again. */
+    /** Read now, without those that the session had read before. */
     val promptTokens: Long,
     val generatedTokens: Long,
     val firstTokenSeconds: Double,
@@ -50,7 +50,7 @@ data class Stats(
     /** Read by decoding. */
     val weightBytes: Long,
     val sessionBytes: Long,
-    /** Of the process; 0 where the system does not tell. */
+    /** Of the process; 0 where the system does not say. */
     val peakMemoryBytes: Long,
     /** Share of the skippable bytes that decoding read. */
     val density: Double,
@@ -62,18 +62,18 @@ data class Stats(
 enum class Sparsity { OFF, LIGHT, MEDIUM, STRONG }
 
 /**
- * One conversation with a model, or one text that goes on. To be closed.
+ * One conversation with a model, or one text that is continued. Close it after use.
  *
- * For one thread at a time: a call that comes while another is under way, also one from within `onToken`, fails with
- * [Status.BUSY]. [cancel] and [close] may be called from any thread at any time. Generating takes long and calls back on
- * the thread it was called on; [answerFlow] and [continueFlow] generate on a thread of their own.
+ * For one thread at a time: a call during another one, even from `onToken`, fails with [Status.BUSY]. [cancel] and [close]
+ * may be called from any thread at any time. Generating takes long and calls back on the caller's thread; [answerFlow]
+ * and [continueFlow] generate on a thread of their own.
  */
 class Session internal constructor(pointer: Long) : AutoCloseable {
     private val handle = Handle(pointer, "session", Native::sessionFree)
     private val lock = Any()
     private var running: Run? = null
 
-    /** One generation, so that a cancel that comes too early or too late for it stops no other. */
+    /** One generation. A cancel names the generation that it stops, so that one too early or too late stops no other. */
     internal class Run {
         var cancelled = false
     }
@@ -82,20 +82,20 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
     fun add(role: String, content: String) =
         handle.use { Native.sessionAdd(it, role.toByteArray(), content.toByteArray()) }
 
-    /** Forgets all messages. */
+    /** Removes all messages. */
     fun clear() = handle.use(Native::sessionClear)
 
-    /** What the model will read: the messages by its template. */
+    /** The prompt that the model's template makes of the messages. */
     val prompt: String get() = String(handle.use(Native::sessionPrompt), Charsets.UTF_8)
 
     /**
-     * Answers the messages and adds the answer to them. [onToken] gets each token with text and returns whether to go on;
-     * what it throws is thrown from here. After a failure or a cancel the messages are as they were.
+     * Answers the messages and adds the answer to them. [onToken] gets each token that completes some text and returns
+     * whether to go on; its exceptions are thrown from here. After a failure or a cancel the messages are as they were.
      */
     @JvmOverloads
     fun answer(maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation = generate(Run(), null, maxTokens, onToken)
 
-    /** Continues a plain text behind what the session has read; otherwise like [answer]. */
+    /** Reads a plain text after the tokens that the session has read, and continues it; otherwise like [answer]. */
     @JvmOverloads
     fun continueText(text: String, maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation =
         generate(Run(), text, maxTokens, onToken)
@@ -119,27 +119,27 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
     }
 
     private fun begin(run: Run) = synchronized(lock) {
-        if (run.cancelled) throw ShadowllmException(Status.CANCELLED, "cancelled before it began")
+        if (run.cancelled) throw ShadowllmException(Status.CANCELLED, "cancelled before the generation began")
         if (running != null) throw ShadowllmException(Status.BUSY, "the session is generating already")
         running = run
     }
 
     /**
-     * Makes the generation under way, if there is one, fail with [Status.CANCELLED] within a layer, also while it reads
-     * the prompt. The session stays usable.
+     * Makes the current generation, if any, fail with [Status.CANCELLED] within a layer, also while it reads the prompt. The
+     * session stays usable.
      */
     fun cancel() = synchronized(lock) { running?.let { cancel(it) } ?: Unit }
 
     internal fun cancel(run: Run): Unit = synchronized(lock) {
         run.cancelled = true
-        // Under way means that the handle is in use, so what it points to is there.
+        // A running generation is a call that uses the handle, so its object is not freed.
         if (running === run) handle.ifInUse(Native::sessionCancel)
     }
 
     /** Tokens read so far. */
     val position: Long get() = handle.use(Native::sessionPosition)
 
-    /** Goes back to an earlier position and forgets what came behind it. */
+    /** Goes back to an earlier position and forgets all tokens after it. */
     fun rewind(position: Long) = handle.use { Native.sessionRewind(it, position) }
 
     /** [Status.UNSUPPORTED] for a model that is not calibrated. */
@@ -153,7 +153,7 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
             )
         }
 
-    /** Cancels what is under way and gives the session back. Harmless the second time. */
+    /** Cancels the current generation and frees the session. A second call does nothing. */
     override fun close() {
         handle.close()
         cancel()

@@ -1,8 +1,8 @@
 package org.shadowllm
 
-/** What the library refused, with its message, which says what was wrong and what to do about it. */
+/** A failure of the library. The message says what was wrong and what to do about it. */
 class ShadowllmException internal constructor(val status: Status, message: String) : RuntimeException(message) {
-    /** What JNI throws: a code of shadowllm.h and UTF-8. */
+    /** For JNI: a code of shadowllm.h and a message in UTF-8. */
     @Suppress("unused")
     private constructor(code: Int, message: ByteArray) : this(Status.of(code), String(message, Charsets.UTF_8))
 
@@ -24,7 +24,7 @@ class ShadowllmException internal constructor(val status: Status, message: Strin
         BAD_STATE,
         INTERNAL,
 
-        /** Of a library newer than this class. */
+        /** A code of a library newer than this class. */
         UNKNOWN;
 
         internal companion object {
