@@ -152,7 +152,7 @@ impl Entry {
             }
             Storage::Tiles(Geometry {
                 format: Format::from_code(raw[1]).ok_or(bad)?,
-                order: *Order::ALL.get(raw[2] as usize).ok_or(bad)?,
+                order: Order::from_code(raw[2]).ok_or(bad)?,
                 panels: n(16),
                 k_blocks: n(20),
                 units_per_group: n(24),
@@ -324,12 +324,11 @@ fn expected(kind: Kind, c: &Config) -> Expected {
     let order = order_of(kind, c);
     let vector = Expected::Vector;
     let matrix = |outputs: usize, inputs, per_group, group_width| {
-        let by_input = matches!(order, Order::ColumnLines | Order::Inputs);
-        let outputs = outputs.next_multiple_of(if by_input { BLOCK } else { TILE_ROWS });
+        let outputs = outputs.next_multiple_of(order.output_multiple());
         Expected::Matrix { order, outputs, inputs, per_group, group_width }
     };
-    // What is stored by input as a whole has no groups but k-blocks.
-    let whole = |outputs, inputs| matrix(outputs, inputs, if order == Order::Inputs { BLOCK } else { 0 }, 0);
+    // A matrix of its own has no groups, or k-blocks where their inputs share scales.
+    let whole = |outputs, inputs| matrix(outputs, inputs, if order.shares_scales() { BLOCK } else { 0 }, 0);
     match kind {
         Kind::Embed | Kind::Output => whole(c.vocab, e),
         Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),
@@ -344,20 +343,14 @@ fn expected(kind: Kind, c: &Config) -> Expected {
         Kind::Down if c.ffn_by_input => whole(c.d_model, ffn),
         Kind::Q => matrix(q, d, c.head_width() / TILE_ROWS, c.head_slot()),
         Kind::K | Kind::V => matrix(kv, d, c.head_width() / TILE_ROWS, c.head_slot()),
-        Kind::O => matrix(c.d_model, q, c.head_slot() / BLOCK, 0),
-        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(rows_of(order)), c.neuron_group),
-        Kind::Down if order == Order::Columns => matrix(c.d_model, ffn, c.neuron_group / BLOCK, 0),
-        Kind::Down => matrix(c.d_model, ffn, c.neuron_group, 0),
+        Kind::O => matrix(c.d_model, q, c.head_slot() / order.unit_inputs(), 0),
+        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(order.unit_outputs()), c.neuron_group),
+        Kind::Down => matrix(c.d_model, ffn, c.neuron_group / order.unit_inputs(), 0),
         Kind::QBias => vector(q),
         Kind::KBias | Kind::VBias => vector(kv),
         Kind::GateBias | Kind::UpBias => vector(ffn),
         _ => vector(c.d_model),
     }
-}
-
-/// Outputs of a unit of gate and up.
-fn rows_of(order: Order) -> usize {
-    if order == Order::Rows { TILE_ROWS } else { 1 }
 }
 
 fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use super::buffer::{Rows, SharedRows};
 use super::for_ranges;
 use super::linear::{Product, linear};
 use crate::exec::Executor;
-use crate::format::{BLOCK, Matrix, Order, TILE_ROWS};
+use crate::format::{BLOCK, Matrix, TILE_ROWS};
 use crate::kernels::{Activation, Input, Kernels};
 
 /// Tokens whose neurons are held on the stack at once.
@@ -167,7 +167,7 @@ fn sixteen(
 ) -> [f32; TILE_ROWS] {
     let project = |p: &Projection| {
         let mut out = [0.0; TILE_ROWS];
-        if p.matrix.geometry().order == Order::RowLines {
+        if p.matrix.geometry().order.unit_outputs() == 1 {
             kernels.gemm_rows(&p.matrix, these, later, x, 0, 1, &mut out, TILE_ROWS);
         } else {
             kernels.gemm(&p.matrix, these[0] as usize / TILE_ROWS, x, 0, 1, &mut out, TILE_ROWS);

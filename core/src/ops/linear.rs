@@ -4,7 +4,7 @@
 //! ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
-use crate::format::{BLOCK, Matrix, Order, TILE_ROWS};
+use crate::format::{BLOCK, Matrix, Shape, TILE_ROWS};
 use crate::kernels::{Input, Kernels};
 use crate::views::Disjoint;
 use core::ops::Range;
@@ -43,7 +43,7 @@ impl<'a> Product<'a> {
 
     /// Outputs computed together.
     fn item_width(&self) -> usize {
-        if self.matrix.geometry().is_by_input() { BLOCK } else { TILE_ROWS }
+        self.matrix.geometry().order.output_multiple()
     }
 
     /// Items (panels, or blocks of outputs) to compute.
@@ -74,21 +74,24 @@ impl<'a> Product<'a> {
     /// Bytes of weights that computing this product reads.
     pub fn bytes(&self, x: &Input, tokens: usize) -> usize {
         let g = self.matrix.geometry();
-        let outputs = self.items() * self.item_width();
-        let per_block = g.format.block_bytes();
-        match (g.order, self.inputs) {
-            (Order::Columns, _) if tokens == 1 => {
-                (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count() * g.unit_bytes()
+        let (inputs, k_blocks) = match (self.shape(tokens), self.inputs) {
+            (Shape::Columns, _) => {
+                let blocks = (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count();
+                (blocks * BLOCK, blocks)
             }
-            (Order::ColumnLines, Some(inputs)) if tokens == 1 => inputs.len() * (outputs / BLOCK) * per_block,
-            (Order::Inputs, Some(inputs)) if tokens == 1 => {
+            (Shape::Inputs | Shape::Codes, Some(inputs)) => {
                 let block = |i: &u32| *i as usize / BLOCK;
-                let blocks = inputs.chunk_by(|a, b| block(a) == block(b)).count();
-                outputs * (blocks * g.format.header_bytes() + inputs.len() * g.format.code_bytes() / BLOCK)
+                (inputs.len(), inputs.chunk_by(|a, b| block(a) == block(b)).count())
             }
-            (Order::ColumnLines, _) => g.k_blocks * BLOCK * (outputs / BLOCK) * per_block,
-            _ => outputs * g.k_blocks * per_block,
-        }
+            _ => (g.input_width(), g.k_blocks),
+        };
+        g.bytes_read(self.items() * self.item_width(), inputs, k_blocks)
+    }
+
+    /// How it is computed.
+    fn shape(&self, tokens: usize) -> Shape {
+        let [one, several] = self.matrix.geometry().shapes();
+        if tokens == 1 { one } else { several }
     }
 
     /// Computes some items for all tokens.
@@ -109,10 +112,10 @@ impl<'a> Product<'a> {
             // SAFETY: item i owns its outputs of each row, inside `out` by the lengths checked here and in
             // `new`; items are not given twice.
             unsafe {
-                match m.geometry().order {
-                    Order::ColumnLines | Order::Inputs => self.blocks(kernels, x, tokens, first..first + n),
-                    Order::Columns if tokens == 1 => self.columns(kernels, x, first..first + n),
-                    Order::Rows if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
+                match self.shape(tokens) {
+                    _ if m.geometry().is_by_input() => self.blocks(kernels, x, tokens, first..first + n),
+                    Shape::Columns => self.columns(kernels, x, first..first + n),
+                    Shape::Panel if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
                     _ => {
                         for p in first..first + n {
                             let out = self.out.as_ptr().add(m.output_offset(p));

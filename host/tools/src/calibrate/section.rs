@@ -1,9 +1,11 @@
 //! Writing the predictor section of an image (its specification is the core's `image/FORMAT.md`).
 
-use crate::pack::{encode, put_block};
 use shadowllm_core::Image;
+use shadowllm_core::format::block::encode;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::sparsity::{ENTRY_LEN, HEADER_LEN, MAGIC, Policy, RANKS, Table, Tap, VERSION, fingerprint};
+use shadowllm_core::sparsity::{
+    ENTRY_LEN, HEADER_LEN, MAGIC, Policy, Predictor, RANKS, Table, Tap, VERSION, fingerprint,
+};
 use shadowllm_host::{Error, Result};
 
 /// Format code of vectors.
@@ -90,16 +92,15 @@ impl Section {
     pub fn matrix(&mut self, table: Table, layer: usize, values: &[f32], inputs: usize) {
         let rows = values.len() / inputs.max(1);
         let (outputs, padded) = (rows.next_multiple_of(TILE_ROWS), inputs.next_multiple_of(BLOCK));
-        let tile = Format::Q8_0.tile_bytes();
-        let mut bytes = vec![0; outputs / TILE_ROWS * (padded / BLOCK) * tile];
+        let g = Predictor::geometry(Format::Q8_0, outputs, padded);
+        let mut bytes = vec![0; g.weight_bytes()];
         for (i, row) in values.chunks_exact(inputs.max(1)).enumerate() {
             for (kb, block) in row.chunks(BLOCK).enumerate() {
                 let x = std::array::from_fn(|k| block.get(k).copied().unwrap_or(0.0));
-                let at = (i / TILE_ROWS * (padded / BLOCK) + kb) * tile;
-                put_block(Format::Q8_0, &mut bytes[at..at + tile], i % TILE_ROWS, &encode(Format::Q8_0, &x));
+                g.write_block(&mut bytes, i, kb, &encode(g.format, &x));
             }
         }
-        let format = Format::Q8_0 as u8;
+        let format = g.format as u8;
         self.rows.push(Row { table, layer: layer as u16, format, outputs, inputs: padded, bytes });
     }
 

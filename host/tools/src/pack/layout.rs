@@ -2,7 +2,7 @@
 
 use super::Formats;
 use crate::import::{Source, SourceTensor};
-use shadowllm_core::format::{BLOCK, Format, Geometry, Order, TILE_ROWS};
+use shadowllm_core::format::{BLOCK, Format, Geometry, TILE_ROWS};
 use shadowllm_core::image::{Config, Entry, GLOBAL, Kind, Storage, order_of};
 
 /// Layers start at multiples of this.
@@ -210,19 +210,16 @@ impl Planner<'_> {
         let k_blocks = cols.div_ceil(col.len) * col.padded / BLOCK;
         let row = row_segments(kind, c, rows);
         let order = order_of(kind, c);
-        let by_input = matches!(order, Order::ColumnLines | Order::Inputs);
-        let multiple = if by_input { BLOCK } else { TILE_ROWS };
-        let panels = (rows.div_ceil(row.len) * row.padded).next_multiple_of(multiple) / TILE_ROWS;
+        let outputs = (rows.div_ceil(row.len) * row.padded).next_multiple_of(order.output_multiple());
+        let panels = outputs / TILE_ROWS;
         let group = c.neuron_group;
-        let (units_per_group, group_width) = match (kind, order) {
-            (Kind::O, Order::Columns) => (c.head_slot() / BLOCK, 0),
-            (Kind::Down, Order::Columns) => (group / BLOCK, 0),
-            (_, Order::Inputs) => (BLOCK, 0),
-            (Kind::Down, _) => (group, 0),
-            (Kind::Q | Kind::K | Kind::V, Order::Rows) => (c.head_width() / TILE_ROWS, c.head_slot()),
-            (Kind::Gate | Kind::Up, Order::Rows) => (group / TILE_ROWS, group),
-            (Kind::Gate | Kind::Up, Order::RowLines) => (group, group),
-            _ => (panels, panels * TILE_ROWS),
+        let (units_per_group, group_width) = match kind {
+            _ if order.shares_scales() => (BLOCK, 0),
+            Kind::O => (c.head_slot() / order.unit_inputs(), 0),
+            Kind::Down => (group / order.unit_inputs(), 0),
+            Kind::Q | Kind::K | Kind::V => (c.head_width() / order.unit_outputs(), c.head_slot()),
+            Kind::Gate | Kind::Up => (group / order.unit_outputs(), group),
+            _ => (panels, outputs),
         };
         let format = self.formats.of(kind);
         let mut g = Geometry { format, order, panels, k_blocks, units_per_group, group_stride: 0, group_width };

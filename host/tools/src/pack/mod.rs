@@ -4,15 +4,14 @@
 mod encode;
 pub(crate) mod layout;
 
-pub use encode::{Block, encode, put_block};
 pub use layout::format_names;
 
 use crate::import::gguf::GgmlType;
 use crate::import::{Source, SourceTensor};
 use crate::output::Output;
-use layout::{Part, Segments};
-use rayon::prelude::*;
-use shadowllm_core::format::{BLOCK, Format, Geometry, Order, TILE_ROWS};
+use encode::Encoder;
+use layout::Part;
+use shadowllm_core::format::{Format, Geometry};
 use shadowllm_core::image::{Config, Entry, HEADER_LEN, Kind, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION};
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::{Error, Result};
@@ -122,7 +121,7 @@ pub fn pack(
     let parts = layout::plan(source, c, &formats)?;
     require(source, &parts)?;
     let texts = texts(source, formats)?;
-    let writer = Writer { source, config: c, out, formats, carried_over: 0 };
+    let writer = Writer { source, config: c, out, carried_over: 0 };
     let packed = writer.write(output.file(), &parts, &texts, progress)?;
     output.finish()?;
     Ok(packed)
@@ -186,7 +185,6 @@ struct Writer<'a> {
     source: &'a dyn Source,
     config: &'a Config,
     out: &'a Path,
-    formats: Formats,
     carried_over: u64,
 }
 
@@ -278,67 +276,14 @@ impl Writer<'_> {
         tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
-    /// Encodes a matrix and puts its blocks where the geometry wants them.
+    /// Encodes a matrix and writes its blocks where the geometry wants them.
     fn matrix(&mut self, kind: Kind, layer: usize, g: &Geometry, out: &mut [u8]) -> Result<()> {
-        let c = self.config;
         let tensor = self.tensor(kind, layer)?;
-        let rows = layout::row_segments(kind, c, tensor.rows);
-        let cols = layout::col_segments(kind, c, tensor.cols);
-        let encoder = Encoder { tensor: &tensor, rows, cols, format: self.formats.of(kind), geometry: g };
-        let failed = |e| Error::file(self.source.path(), e);
-        let unit = g.unit_bytes();
-        let place = |u: usize| u / g.units_per_group * g.group_stride + u % g.units_per_group * unit;
-        match g.order {
-            Order::Rows | Order::Columns | Order::Inputs => {
-                let panels: std::result::Result<Vec<Vec<u8>>, String> =
-                    (0..g.panels).into_par_iter().map(|p| encoder.panel(p)).collect();
-                let tile = g.format.tile_bytes();
-                for (p, tiles) in panels.map_err(failed)?.iter().enumerate() {
-                    if g.order == Order::Rows {
-                        out[place(p)..place(p) + unit].copy_from_slice(tiles);
-                        continue;
-                    }
-                    if g.order == Order::Inputs {
-                        spread_panel(g, p, tiles, out);
-                        continue;
-                    }
-                    for (kb, bytes) in tiles.chunks_exact(tile).enumerate() {
-                        out[place(kb) + p * tile..place(kb) + (p + 1) * tile].copy_from_slice(bytes);
-                    }
-                }
-            }
-            Order::RowLines | Order::ColumnLines => {
-                let transposed =
-                    if g.order == Order::ColumnLines { encoder.transposed().map_err(failed)? } else { vec![] };
-                let lines: std::result::Result<Vec<Vec<u8>>, String> =
-                    (0..g.units()).into_par_iter().map(|u| encoder.line(u, &transposed)).collect();
-                for (u, line) in lines.map_err(failed)?.iter().enumerate() {
-                    out[place(u)..place(u) + unit].copy_from_slice(line);
-                }
-            }
-        }
-        let carried = encoder.carried().is_some();
+        let encoder = Encoder::new(kind, self.config, &tensor, g);
+        encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;
+        let carried = encoder.carries_over();
         self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };
         Ok(())
-    }
-}
-
-/// Puts the tiles of panel `p` where a matrix of [`Order::Inputs`] has them.
-fn spread_panel(g: &Geometry, p: usize, tiles: &[u8], out: &mut [u8]) {
-    let (tile, outputs, first) = (g.format.tile_bytes(), g.panels * TILE_ROWS, p * TILE_ROWS);
-    for (kb, tile) in tiles.chunks_exact(tile).enumerate() {
-        let group = &mut out[kb * g.group_stride..][..g.group_stride];
-        let (shared, lines) = group.split_at_mut(g.shared_bytes());
-        // Scales, and minima behind all of them.
-        let numbers = tile[..g.format.header_bytes() * TILE_ROWS].chunks_exact(2 * TILE_ROWS);
-        for (i, numbers) in numbers.enumerate() {
-            shared[2 * (i * outputs + first)..][..2 * TILE_ROWS].copy_from_slice(numbers);
-        }
-        let unit = g.unit_bytes();
-        for (k, line) in lines.chunks_exact_mut(unit).take(BLOCK).enumerate() {
-            let part = &mut line[p / 2 * g.format.code_bytes()..][..g.format.code_bytes()];
-            encode::move_codes(g.format, tile, k, part, p % 2);
-        }
     }
 }
 
@@ -358,108 +303,4 @@ pub(crate) fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize,
         row[16..24].copy_from_slice(&(*len as u64).to_le_bytes());
     }
     head
-}
-
-/// Encodes a matrix, a unit at a time.
-struct Encoder<'a> {
-    tensor: &'a SourceTensor<'a>,
-    rows: Segments,
-    cols: Segments,
-    format: Format,
-    geometry: &'a Geometry,
-}
-
-impl Encoder<'_> {
-    /// The GGML type whose blocks can be taken over as they are.
-    fn carried(&self) -> Option<GgmlType> {
-        let kind = match self.format {
-            Format::Q8_0 => GgmlType::Q8_0,
-            Format::Q4_0 => GgmlType::Q4_0,
-            Format::Q4_1 => GgmlType::Q4_1,
-            _ => return None,
-        };
-        let same = self.tensor.raw_block(kind, 0, 0).is_some() && self.geometry.order != Order::ColumnLines;
-        (same && self.cols.keeps_blocks()).then_some(kind)
-    }
-
-    /// The blocks of source row `row`, in the order of the k-blocks, each handed to `put(kb, block)`.
-    fn row_blocks(&self, row: usize, put: &mut dyn FnMut(usize, Piece)) -> std::result::Result<(), String> {
-        if let Some(kind) = self.carried() {
-            for kb in 0..self.geometry.k_blocks {
-                let raw = self.tensor.raw_block(kind, row, kb);
-                let raw = raw.ok_or_else(|| format!("tensor {} ends before row {row}", self.tensor.name))?;
-                put(kb, Piece::Block(encode::from_ggml(self.format, raw)));
-            }
-            return Ok(());
-        }
-        let mut values = vec![0.0; self.tensor.cols];
-        self.tensor.row(row, &mut values)?;
-        for kb in 0..self.geometry.k_blocks {
-            put(kb, Piece::of(self.format, |k| self.cols.source(kb * BLOCK + k).map_or(0.0, |s| values[s])));
-        }
-        Ok(())
-    }
-
-    /// Tiles of panel `p`, in the order of the k-blocks.
-    fn panel(&self, p: usize) -> std::result::Result<Vec<u8>, String> {
-        let size = self.format.tile_bytes();
-        let mut tiles = vec![0; self.geometry.k_blocks * size];
-        for lane in 0..TILE_ROWS {
-            let Some(row) = self.rows.source(p * TILE_ROWS + lane) else { continue };
-            self.row_blocks(row, &mut |kb, piece| {
-                let tile = &mut tiles[kb * size..(kb + 1) * size];
-                match piece {
-                    Piece::Block(block) => encode::put_block(self.format, tile, lane, &block),
-                    Piece::Floats(x) => encode::put_floats(self.format, tile, lane, &x),
-                }
-            })?;
-        }
-        Ok(tiles)
-    }
-
-    /// The whole matrix as floats, [cols, rows] of the source.
-    fn transposed(&self) -> std::result::Result<Vec<f32>, String> {
-        let (rows, cols) = (self.tensor.rows, self.tensor.cols);
-        let (mut all, mut values) = (vec![0.0; rows * cols], vec![0.0; cols]);
-        for row in 0..rows {
-            self.tensor.row(row, &mut values)?;
-            values.iter().enumerate().for_each(|(col, v)| all[col * rows + row] = *v);
-        }
-        Ok(all)
-    }
-
-    /// Blocks of line `u`: an output's, or an input's out of the transposed matrix.
-    fn line(&self, u: usize, transposed: &[f32]) -> std::result::Result<Vec<u8>, String> {
-        let mut line = vec![0; self.geometry.unit_bytes()];
-        let n = line.len() / self.format.block_bytes();
-        let mut put = |b: usize, piece: Piece| match piece {
-            Piece::Block(block) => encode::put_line_block(self.format, &mut line, b, n, &block),
-            Piece::Floats(x) => encode::put_line_floats(self.format, &mut line, b, &x),
-        };
-        if self.geometry.order == Order::RowLines {
-            if let Some(row) = self.rows.source(u) {
-                self.row_blocks(row, &mut put)?;
-            }
-        } else if let Some(col) = self.cols.source(u) {
-            let column = &transposed[col * self.tensor.rows..(col + 1) * self.tensor.rows];
-            for b in 0..self.geometry.panels * TILE_ROWS / BLOCK {
-                let value = |k: usize| self.rows.source(b * BLOCK + k).map_or(0.0, |s| column[s]);
-                put(b, Piece::of(self.format, value));
-            }
-        }
-        Ok(line)
-    }
-}
-
-/// An encoded block, or 32 floats of a float format.
-enum Piece {
-    Block(Block),
-    Floats([f32; BLOCK]),
-}
-
-impl Piece {
-    fn of(format: Format, value: impl Fn(usize) -> f32) -> Piece {
-        let x = std::array::from_fn(value);
-        if format.takes_int8() { Piece::Block(encode(format, &x)) } else { Piece::Floats(x) }
-    }
 }

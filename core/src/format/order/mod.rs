@@ -1,0 +1,264 @@
+//! The orders that the blocks of a matrix can stand in: one file each, one row each in a table.
+//!
+//! ```text
+//!   tiles of 16 outputs by 32 inputs, for dot products of 16 outputs at a time
+//!   Rows                                              Columns (transposed at pack time)
+//!   panel 0: tile k=0, tile k=1, ...                  k-block 0: tile panel=0, tile panel=1, ...
+//!   panel 1: tile k=0, tile k=1, ...                  k-block 1: tile panel=0, tile panel=1, ...
+//!
+//!   lines of blocks, for skipping single outputs or inputs
+//!   RowLines                                          ColumnLines (transposed at pack time)
+//!   output 0: inputs 0..32, inputs 32..64, ...        input 0: outputs 0..32, outputs 32..64, ...
+//!   output 1: inputs 0..32, inputs 32..64, ...        input 1: outputs 0..32, outputs 32..64, ...
+//!
+//!   Inputs: the scales of a k-block's blocks, for all outputs, then a line of codes for each of its 32 inputs
+//!   k-block 0: scales, input 0: outputs 0, 1, 2, ..., input 1: outputs 0, 1, 2, ...
+//! ```
+//! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel, a k-block, a line) is a *unit*: the
+//! smallest run of bytes that a sparse pass may leave out.
+//!
+//! # Adding an order
+//! A file with its [`Rules`], a row in [`TABLE`] and a variant of [`Order`]; kernels where its [`Shape`]s are new.
+
+mod column_lines;
+mod columns;
+mod inputs;
+mod row_lines;
+mod rows;
+
+use super::block::{self, Block};
+use super::{Arithmetic, BLOCK, Format, Geometry, TILE_ROWS};
+
+/// The order of a matrix's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// All tiles of 16 outputs together.
+    Rows = 0,
+    /// All tiles of 32 inputs together.
+    Columns = 1,
+    /// All blocks of an output together.
+    RowLines = 2,
+    /// All blocks of an input together; its blocks run along the outputs.
+    ColumnLines = 3,
+    /// All codes of an input together, after the scales of its k-block: blocks run along the inputs.
+    Inputs = 4,
+}
+
+/// The rules of all orders, at the places of their codes in an image.
+static TABLE: [Rules; 5] = [rows::RULES, columns::RULES, row_lines::RULES, column_lines::RULES, inputs::RULES];
+
+/// What an order decides.
+pub(super) struct Rules {
+    order: Order,
+    name: &'static str,
+    unit: Unit,
+    /// Whether blocks run along the outputs, not along the inputs.
+    along_outputs: bool,
+    /// Whether units hold codes only: the scales of a k-block's inputs stand once, before them.
+    shares_scales: bool,
+    /// Kernels for one token and for several.
+    shapes: [Shape; 2],
+    /// The same for formats of quantized inputs.
+    int8_shapes: [Shape; 2],
+    /// Where the numbers of block `i` of line `line` are (see [`Geometry::lines`]).
+    pub(super) place: fn(g: &Geometry, line: usize, i: usize) -> Place,
+    /// Where the tiles of a panel are in a matrix that begins at `start`, if it is made of tiles.
+    pub(super) panel: Option<fn(g: &Geometry, start: *const u8, panel: usize) -> PanelTiles>,
+}
+
+/// What lies together.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// Some outputs, with all their inputs.
+    Outputs(usize),
+    /// Some inputs, with all their outputs.
+    Inputs(usize),
+}
+
+/// The shapes of matrix products that kernels are written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A panel of tiles, for any number of tokens.
+    Panel,
+    /// Any 16 outputs out of lines, for any number of tokens.
+    Rows,
+    /// The tiles of a k-block, added for one token.
+    Columns,
+    /// Chosen inputs out of lines of whole blocks or of floats, added for one token.
+    Inputs,
+    /// All inputs out of such lines, for any number of tokens.
+    AllInputs,
+    /// Chosen inputs out of lines of codes, added for one token.
+    Codes,
+    /// All inputs out of such lines, for any number of tokens.
+    AllCodes,
+}
+
+impl Order {
+    /// All, in the order of their codes.
+    pub const ALL: [Order; TABLE.len()] = {
+        let mut all = [Order::Rows; TABLE.len()];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = TABLE[i].order;
+            assert!(all[i] as usize == i);
+            i += 1;
+        }
+        all
+    };
+
+    pub(super) const fn rules(self) -> &'static Rules {
+        &TABLE[self as usize]
+    }
+
+    /// The order with this code in an image.
+    pub fn from_code(code: u8) -> Option<Order> {
+        Self::ALL.get(code as usize).copied()
+    }
+
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        self.rules().name
+    }
+
+    /// Outputs of a unit; 0 where units are inputs.
+    pub const fn unit_outputs(self) -> usize {
+        match self.rules().unit {
+            Unit::Outputs(n) => n,
+            Unit::Inputs(_) => 0,
+        }
+    }
+
+    /// Inputs of a unit; 0 where units are outputs.
+    pub const fn unit_inputs(self) -> usize {
+        match self.rules().unit {
+            Unit::Outputs(_) => 0,
+            Unit::Inputs(n) => n,
+        }
+    }
+
+    /// Whether single inputs can be left out.
+    pub const fn is_by_input(self) -> bool {
+        self.unit_inputs() == 1
+    }
+
+    /// Outputs come in multiples of this: a panel, or a block where lines are inputs.
+    pub const fn output_multiple(self) -> usize {
+        if self.is_by_input() { BLOCK } else { TILE_ROWS }
+    }
+
+    /// Whether blocks run along the outputs.
+    pub const fn is_along_outputs(self) -> bool {
+        self.rules().along_outputs
+    }
+
+    /// Whether the inputs of a k-block share their scales, which makes k-blocks the groups.
+    pub const fn shares_scales(self) -> bool {
+        self.rules().shares_scales
+    }
+
+    /// The kernels that products of this arithmetic need: for one token, and for several.
+    pub const fn shapes(self, arithmetic: Arithmetic) -> [Shape; 2] {
+        match arithmetic {
+            Arithmetic::F32 | Arithmetic::F16 => self.rules().shapes,
+            _ => self.rules().int8_shapes,
+        }
+    }
+}
+
+/// Where the tiles of one panel are, in the order of the inputs: `outer` groups of `inner` tiles.
+#[derive(Clone, Copy)]
+pub struct PanelTiles {
+    /// First tile.
+    pub start: *const u8,
+    /// Groups.
+    pub outer: usize,
+    /// Bytes between groups.
+    pub outer_stride: usize,
+    /// Tiles in a group.
+    pub inner: usize,
+    /// Bytes between tiles of a group.
+    pub inner_stride: usize,
+}
+
+/// Where the numbers of one block are in a matrix.
+pub(super) struct Place {
+    /// First byte of its scale.
+    header: usize,
+    /// Bytes from its scale to its minimum.
+    header_step: usize,
+    /// First byte of its codes.
+    codes: usize,
+    spread: Spread,
+}
+
+/// How the codes of a block are spread.
+enum Spread {
+    /// In pieces of `bytes` bytes, each `step` bytes after the one before.
+    Pieces { bytes: usize, step: usize },
+    /// Each alone, as number `at` of 32 codes that lie together, `step` bytes after the one before.
+    Across { at: usize, step: usize },
+}
+
+impl Place {
+    /// Output `lane` of the tile at byte `tile`: 16 blocks, scales first, codes in pieces of one vector lane.
+    fn in_tile(format: Format, tile: usize, lane: usize) -> Place {
+        // Four codes of integers, or one float.
+        let bytes = if format.code_bits() == 16 { 2 } else { 4 };
+        let codes = tile + TILE_ROWS * format.header_bytes() + lane * bytes;
+        let spread = Spread::Pieces { bytes, step: TILE_ROWS * bytes };
+        Place { header: tile + 2 * lane, header_step: 2 * TILE_ROWS, codes, spread }
+    }
+
+    /// Block `i` of the `n` of the line at byte `line`: scales first, then minima, then codes.
+    fn in_line(format: Format, line: usize, i: usize, n: usize) -> Place {
+        let codes = line + n * format.header_bytes() + i * format.code_bytes();
+        let spread = Spread::Pieces { bytes: format.code_bytes(), step: 0 };
+        Place { header: line + 2 * i, header_step: 2 * n, codes, spread }
+    }
+
+    /// Reads the block out of the bytes of a matrix.
+    pub(super) fn read(&self, format: Format, bytes: &[u8]) -> Block {
+        let mut block = [0; size_of::<Block>()];
+        let (header, codes) = block[..format.block_bytes()].split_at_mut(format.header_bytes());
+        for (i, number) in header.chunks_exact_mut(2).enumerate() {
+            number.copy_from_slice(&bytes[self.header + i * self.header_step..][..2]);
+        }
+        match self.spread {
+            Spread::Pieces { bytes: size, step } => {
+                for (i, piece) in codes.chunks_exact_mut(size).enumerate() {
+                    piece.copy_from_slice(&bytes[self.codes + i * step..][..size]);
+                }
+            }
+            Spread::Across { at, step } => {
+                for k in 0..BLOCK {
+                    let code = block::code(format, &bytes[self.codes + k * step..], at);
+                    block::set_code(format, codes, k, code);
+                }
+            }
+        }
+        block
+    }
+
+    /// Writes the block into the bytes of a matrix.
+    pub(super) fn write(&self, format: Format, bytes: &mut [u8], block: &[u8]) {
+        let (header, codes) = block[..format.block_bytes()].split_at(format.header_bytes());
+        for (i, number) in header.chunks_exact(2).enumerate() {
+            bytes[self.header + i * self.header_step..][..2].copy_from_slice(number);
+        }
+        match self.spread {
+            Spread::Pieces { bytes: size, step } => {
+                for (i, piece) in codes.chunks_exact(size).enumerate() {
+                    bytes[self.codes + i * step..][..size].copy_from_slice(piece);
+                }
+            }
+            Spread::Across { at, step } => {
+                for k in 0..BLOCK {
+                    let code = block::code(format, codes, k);
+                    block::set_code(format, &mut bytes[self.codes + k * step..], at, code);
+                }
+            }
+        }
+    }
+}
