@@ -74,7 +74,7 @@ package() {
     done
     if grep -E '\.(sllm|gguf|predictor|safetensors)$' <<< "$list"; then echo "$crate: the package holds a model"; exit 1; fi
   done
-  ls -l target/package/*.crate
+  if find target/package/tmp-crate -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
 # Licences, sources and duplicates of all dependencies; known faults where the database of them can be reached.
