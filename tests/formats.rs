@@ -1,7 +1,7 @@
 //! Every number format end to end: the packed weights, read back slowly, run in the f64 reference, must
 //! give what the kernels give, up to the 8-bit rounding of their inputs.
 
-use shadowllm_core::image::Kind;
+use shadowllm_core::image::Role;
 use shadowllm_core::{Format, KvFormat};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -15,16 +15,16 @@ const SHAPE: Shape = Shape { d: 64, ffn: 96, heads: [4, 2, 32], vocab: 96, layer
 fn read_back(folder: &Folder, model: &LoadedModel) -> Tensors {
     let mut tensors = folder.tensors.clone();
     let names = [
-        (Kind::Q, "self_attn.q_proj"),
-        (Kind::K, "self_attn.k_proj"),
-        (Kind::V, "self_attn.v_proj"),
-        (Kind::O, "self_attn.o_proj"),
-        (Kind::Gate, "mlp.gate_proj"),
-        (Kind::Up, "mlp.up_proj"),
-        (Kind::Down, "mlp.down_proj"),
+        (Role::Q, "self_attn.q_proj"),
+        (Role::K, "self_attn.k_proj"),
+        (Role::V, "self_attn.v_proj"),
+        (Role::O, "self_attn.o_proj"),
+        (Role::Gate, "mlp.gate_proj"),
+        (Role::Up, "mlp.up_proj"),
+        (Role::Down, "mlp.down_proj"),
     ];
-    let mut replace = |kind: Kind, layer: usize, name: String| {
-        let m = model.model().image().matrix(kind, layer).unwrap();
+    let mut replace = |role: Role, layer: usize, name: String| {
+        let m = model.model().image().matrix(role, layer).unwrap();
         let (shape, x) = tensors.get_mut(&name).unwrap();
         for (i, x) in x.iter_mut().enumerate() {
             let (row, col) = (i / shape[1], i % shape[1]);
@@ -36,8 +36,8 @@ fn read_back(folder: &Folder, model: &LoadedModel) -> Tensors {
             replace(kind, layer, format!("model.layers.{layer}.{name}.weight"));
         }
     }
-    replace(Kind::Embed, 0, "model.embed_tokens.weight".into());
-    replace(Kind::Output, 0, "lm_head.weight".into());
+    replace(Role::Embed, 0, "model.embed_tokens.weight".into());
+    replace(Role::Output, 0, "lm_head.weight".into());
     tensors
 }
 

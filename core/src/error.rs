@@ -30,6 +30,8 @@ pub enum Error {
     MissingTensor(&'static str),
     /// A tensor's shape or place does not fit the configuration.
     BadTensor(&'static str),
+    /// The model has something that this version of the engine cannot run.
+    Unsupported(&'static str),
     /// The image's bytes must start at an address that is a multiple of this.
     Misaligned(usize),
     /// The memory given to a session is too small.
@@ -101,6 +103,7 @@ impl fmt::Display for Error {
             Error::BadTensor(what) => {
                 write!(f, "tensor {what} does not fit the image's configuration; pack the model again")
             }
+            Error::Unsupported(what) => write!(f, "this version cannot run models with {what}"),
             Error::Misaligned(n) => write!(f, "the image must start at an address that is a multiple of {n}"),
             Error::MemoryTooSmall { needed, given } => {
                 write!(f, "the session needs {needed} bytes of memory, {given} were given")

@@ -9,7 +9,7 @@
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
-use shadowllm_core::image::{Config, GLOBAL, Image, Kind, SectionKind, Storage};
+use shadowllm_core::image::{Config, Image, Role, SectionKind, Storage};
 use shadowllm_core::sparsity::ActiveSet;
 use std::fs::File;
 use std::ops::Range;
@@ -334,8 +334,8 @@ fn forget(file: &File, bytes: Range<usize>) {
 /// The embedding, where it is not the output matrix too.
 fn table(model: &LoadedModel) -> Option<Range<usize>> {
     let (image, mut entries) = (model.model().image(), model.model().image().entries());
-    entries.find(|e| e.kind == Kind::Output)?;
-    let entry = image.entries().find(|e| e.kind == Kind::Embed)?;
+    entries.find(|e| e.role == Role::Output)?;
+    let entry = image.entries().find(|e| e.role == Role::Embed)?;
     let start = weights_at(image) + entry.offset;
     Some(start..start + entry.bytes())
 }
@@ -350,15 +350,15 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
     let (image, c) = (model.model().image(), model.model().config());
     let weights = weights_at(image);
     let mut stages: Vec<Stage> = (0..=c.layers).map(|_| Stage::default()).collect();
-    let has_output = image.entries().any(|e| e.kind == Kind::Output);
+    let has_output = image.entries().any(|e| e.role == Role::Output);
     for entry in image.entries() {
-        let output = if has_output { Kind::Output } else { Kind::Embed };
-        let stage = match entry.layer {
-            GLOBAL if entry.kind == output => c.layers,
-            GLOBAL => continue,
-            layer => usize::from(layer),
+        let output = if has_output { Role::Output } else { Role::Embed };
+        let stage = match entry.role {
+            role if role.in_layers() => usize::from(entry.layer),
+            role if role == output => c.layers,
+            _ => continue,
         };
-        stages[stage].parts.push(part(&entry.storage, entry.kind, weights + entry.offset, c));
+        stages[stage].parts.push(part(&entry.storage, entry.role, weights + entry.offset, c));
     }
     for stage in &mut stages {
         stage.parts.sort_by_key(|p| p.start);
@@ -369,15 +369,15 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
     stages
 }
 
-fn part(storage: &Storage, kind: Kind, start: usize, c: &Config) -> Part {
+fn part(storage: &Storage, role: Role, start: usize, c: &Config) -> Part {
     let g = match storage {
         Storage::Vector { len } => return Part { units: Units::Whole, start, bytes: 4 * len, stride: 0, count: 1 },
         Storage::Tiles(geometry) => geometry,
     };
     let count = g.units() / g.units_per_group;
-    let units = match kind {
-        Kind::Q | Kind::O if count == c.heads => Units::Heads,
-        Kind::Gate | Kind::Up | Kind::Down if count == c.neuron_groups() => Units::Neurons,
+    let units = match role {
+        Role::Q | Role::O if count == c.heads => Units::Heads,
+        Role::Gate | Role::Up | Role::Down if count == c.neuron_groups() => Units::Neurons,
         _ => Units::Whole,
     };
     Part { units, start, bytes: g.units_per_group * g.unit_bytes() + g.shared_bytes(), stride: g.group_stride, count }

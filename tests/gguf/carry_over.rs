@@ -3,7 +3,7 @@
 
 use safetensors::Dtype;
 use serde_json::json;
-use shadowllm_core::image::{Image, Kind};
+use shadowllm_core::image::{Image, Role};
 use shadowllm_core::{Format, KvFormat};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -23,14 +23,14 @@ const TYPES: [(GgmlType, Format); 3] =
     [(GgmlType::Q4_0, Format::Q4_0), (GgmlType::Q4_1, Format::Q4_1), (GgmlType::Q8_0, Format::Q8_0)];
 
 /// GGUF's name of a matrix, the engine's and Hugging Face's.
-const LAYER: [(&str, Kind, &str); 7] = [
-    ("attn_q", Kind::Q, "self_attn.q_proj"),
-    ("attn_k", Kind::K, "self_attn.k_proj"),
-    ("attn_v", Kind::V, "self_attn.v_proj"),
-    ("attn_output", Kind::O, "self_attn.o_proj"),
-    ("ffn_gate", Kind::Gate, "mlp.gate_proj"),
-    ("ffn_up", Kind::Up, "mlp.up_proj"),
-    ("ffn_down", Kind::Down, "mlp.down_proj"),
+const LAYER: [(&str, Role, &str); 7] = [
+    ("attn_q", Role::Q, "self_attn.q_proj"),
+    ("attn_k", Role::K, "self_attn.k_proj"),
+    ("attn_v", Role::V, "self_attn.v_proj"),
+    ("attn_output", Role::O, "self_attn.o_proj"),
+    ("ffn_gate", Role::Gate, "mlp.gate_proj"),
+    ("ffn_up", Role::Up, "mlp.up_proj"),
+    ("ffn_down", Role::Down, "mlp.down_proj"),
 ];
 
 /// The tensor's rows in Hugging Face's order. llama.cpp's converter turns the rows (head, s, j) of Q and K,
@@ -51,10 +51,10 @@ fn rows(t: &GgufTensor, dim: usize) -> Vec<Vec<f32>> {
 }
 
 /// Layer and the names of a matrix or vector.
-fn place(name: &str) -> (usize, Option<Kind>, String) {
+fn place(name: &str) -> (usize, Option<Role>, String) {
     match name {
-        "token_embd.weight" => return (0, Some(Kind::Embed), "model.embed_tokens.weight".into()),
-        "output.weight" => return (0, Some(Kind::Output), "lm_head.weight".into()),
+        "token_embd.weight" => return (0, Some(Role::Embed), "model.embed_tokens.weight".into()),
+        "output.weight" => return (0, Some(Role::Output), "lm_head.weight".into()),
         "output_norm.weight" => return (0, None, "model.norm.weight".into()),
         _ => {}
     }

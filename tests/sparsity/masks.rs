@@ -2,7 +2,7 @@
 
 use super::GIVEN;
 use shadowllm_core::format::{Geometry, Order};
-use shadowllm_core::image::{Config, Entry, Kind, SectionKind, Storage};
+use shadowllm_core::image::{Config, Entry, Role, SectionKind, Storage};
 use shadowllm_core::{Format, Image, KvFormat, Serial, Session};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -41,11 +41,11 @@ impl Mask {
 
     /// Units of a tensor that only what is masked needs.
     fn masked_units(&self, e: &Entry, g: &Geometry, c: &Config) -> Vec<Range<usize>> {
-        let (active, width) = match e.kind {
-            Kind::O => (&self.heads, c.head_slot()),
-            Kind::Down => (&self.neurons, c.neuron_group),
+        let (active, width) = match e.role {
+            Role::O => (&self.heads, c.head_slot()),
+            Role::Down => (&self.neurons, c.neuron_group),
             // Where units are inputs, those of Q, gate and up belong to all heads and neurons.
-            Kind::Gate | Kind::Up if !c.ffn_by_input => (&self.neurons, c.neuron_group),
+            Role::Gate | Role::Up if !c.ffn_by_input => (&self.neurons, c.neuron_group),
             _ => return Vec::new(),
         };
         let per_unit = match g.order {

@@ -5,7 +5,7 @@
 
 use super::{GIVEN, reference_mask};
 use shadowllm_core::format::Order;
-use shadowllm_core::image::{Entry, Kind, SectionKind, Storage};
+use shadowllm_core::image::{Entry, Role, SectionKind, Storage};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Format, Image, Serial, Session};
 use shadowllm_host::model::LoadedModel;
@@ -22,10 +22,10 @@ use std::path::Path;
 /// run along the outputs, their blocks.
 fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
     let start = image.section_info(SectionKind::Weights).offset;
-    let tied = image.matrix(Kind::Output, 0).is_none();
+    let tied = image.matrix(Role::Output, 0).is_none();
     let mut all = Vec::new();
     // Of an embedding that is no output matrix too, one row is looked up.
-    for e in image.entries().filter(|e| e.kind != Kind::Embed || tied) {
+    for e in image.entries().filter(|e| e.role != Role::Embed || tied) {
         let Storage::Tiles(g) = e.storage else { continue };
         let piece = match g.order {
             Order::ColumnLines => g.format.block_bytes(),
@@ -94,22 +94,22 @@ fn check(name: &str, image: &Path, ids: &[u32], prepare: &dyn Fn(&mut Session)) 
         let logits = again.decode();
         let (said, by_input) = (again.session.traffic(), again.session.policy().by_input());
         let next = again.next();
-        let mut was_read = |kind: Kind, at: &Range<usize>| {
+        let mut was_read = |role: Role, at: &Range<usize>| {
             poisons(at.len()).iter().any(|poison| {
                 file.write_all_at(poison, at.start as u64).unwrap();
                 let changed = !same_bits(&again.decode(), &logits);
                 file.write_all_at(&clean[at.clone()], at.start as u64).unwrap();
-                changed || matches!(kind, Kind::K | Kind::V) && !same_bits(&again.next(), &next)
+                changed || matches!(role, Role::K | Role::V) && !same_bits(&again.next(), &next)
             })
         };
         // Stored by input, gate and up are read for all neurons, and what is none's that is active shows nowhere.
-        let whole = |kind: Kind| !by_input && c.ffn_by_input && matches!(kind, Kind::Gate | Kind::Up);
+        let whole = |role: Role| !by_input && c.ffn_by_input && matches!(role, Role::Gate | Role::Up);
         let (mut read, mut skippable, mut all) = (0, 0, 0);
         for (e, at) in pieces(&Image::parse(&clean).unwrap()) {
             all += at.len();
-            if whole(e.kind) || was_read(e.kind, &at) {
+            if whole(e.role) || was_read(e.role, &at) {
                 read += at.len();
-                let counts = e.kind.in_layers() && e.layer > 0 && (by_input || !matches!(e.kind, Kind::K | Kind::V));
+                let counts = e.role.in_layers() && e.layer > 0 && (by_input || !matches!(e.role, Role::K | Role::V));
                 skippable += if counts { at.len() } else { 0 };
             }
         }

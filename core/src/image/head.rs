@@ -5,7 +5,7 @@ use crate::error::Error;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"SLLMIMG\0";
 /// The version this build writes, and the newest it reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 64;
 /// Bytes of a row of the section table.
@@ -17,8 +17,8 @@ const MAX_SECTIONS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SectionKind {
-    /// The model's shape ([`super::Config`]).
-    Config = 1,
+    /// The model's description ([`super::Architecture`]).
+    Architecture = 1,
     /// The tensor table.
     Tensors = 2,
     /// All weights.
@@ -36,7 +36,7 @@ pub enum SectionKind {
 impl SectionKind {
     /// All kinds.
     pub const ALL: [SectionKind; 7] = [
-        SectionKind::Config,
+        SectionKind::Architecture,
         SectionKind::Tensors,
         SectionKind::Weights,
         SectionKind::Tokenizer,
@@ -48,7 +48,7 @@ impl SectionKind {
     /// Name in reports.
     pub const fn name(self) -> &'static str {
         match self {
-            SectionKind::Config => "config",
+            SectionKind::Architecture => "architecture",
             SectionKind::Tensors => "tensors",
             SectionKind::Weights => "weights",
             SectionKind::Tokenizer => "tokenizer",
@@ -143,8 +143,8 @@ fn sections(bytes: &[u8], count: usize, head_len: usize) -> Result<Sections, Err
         let s = sections[kind as usize - 1];
         s.len > 0 && s.offset + s.len <= head_len
     };
-    if !covered(SectionKind::Config) || !covered(SectionKind::Tensors) {
-        return Err(Error::Malformed("the configuration or the tensor table lies outside the checked header"));
+    if !covered(SectionKind::Architecture) || !covered(SectionKind::Tensors) {
+        return Err(Error::Malformed("the architecture or the tensor table lies outside the checked header"));
     }
     Ok(Sections(sections))
 }

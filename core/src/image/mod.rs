@@ -4,17 +4,21 @@
 //! hostile file gets an error, never a panic or a read outside. What it does not check is the *values* of
 //! weights: they can make wrong text, nothing worse.
 
+pub mod arch;
 mod config;
 mod head;
+pub mod roles;
 mod tensors;
+mod words;
 
-pub use config::{Config, MAX_EOS, Norm, Positions};
+pub use arch::{Architecture, MAX_EOS, Positions};
+pub use config::Config;
 pub use head::{HEADER_LEN, MAGIC, SECTION_LEN, Section, SectionKind, VERSION, crc32};
-pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Kind, Storage, order_of};
+pub use roles::Role;
+pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Storage};
 
 use crate::error::Error;
 use crate::format::Matrix;
-use tensors::Slots;
 
 /// Address alignment that the image's bytes need (vectors of f32 are used in place).
 pub const ALIGN: usize = 4;
@@ -24,8 +28,8 @@ pub const ALIGN: usize = 4;
 pub struct Image<'a> {
     bytes: &'a [u8],
     sections: head::Sections,
+    arch: Architecture<'a>,
     config: Config,
-    slots: Slots,
 }
 
 impl<'a> Image<'a> {
@@ -38,14 +42,19 @@ impl<'a> Image<'a> {
         if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return Err(Error::Misaligned(ALIGN));
         }
-        let config = Config::parse(sections.get(bytes, SectionKind::Config))?;
+        let arch = Architecture::parse(sections.get(bytes, SectionKind::Architecture))?;
         let table = sections.get(bytes, SectionKind::Tensors);
         let weights = sections.get(bytes, SectionKind::Weights);
-        let slots = Slots::parse(table, weights, &config)?;
-        Ok(Image { bytes, sections, config, slots })
+        tensors::check(table, weights, &arch)?;
+        Ok(Image { bytes, sections, arch, config: Config::of(&arch)? })
     }
 
-    /// The model's shape.
+    /// The model's description.
+    pub fn arch(&self) -> &Architecture<'a> {
+        &self.arch
+    }
+
+    /// The shape that all layers have.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -72,16 +81,16 @@ impl<'a> Image<'a> {
     }
 
     /// A weight matrix, if the image has it. `layer` is ignored for those outside the layers.
-    pub fn matrix(&self, kind: Kind, layer: usize) -> Option<Matrix<'a>> {
-        let entry = self.entry(kind, layer)?;
+    pub fn matrix(&self, role: Role, layer: usize) -> Option<Matrix<'a>> {
+        let entry = self.entry(role, layer)?;
         let Storage::Tiles(geometry) = entry.storage else { return None };
         let weights = self.section(SectionKind::Weights);
         Matrix::new(geometry, weights.get(entry.offset..)?).ok()
     }
 
     /// A vector of f32 (a norm's weights, a bias), if the image has it.
-    pub fn vector(&self, kind: Kind, layer: usize) -> Option<&'a [f32]> {
-        let entry = self.entry(kind, layer)?;
+    pub fn vector(&self, role: Role, layer: usize) -> Option<&'a [f32]> {
+        let entry = self.entry(role, layer)?;
         let Storage::Vector { len } = entry.storage else { return None };
         let raw = self.section(SectionKind::Weights).get(entry.offset..)?.get(..len.checked_mul(4)?)?;
         let (chunks, _) = raw.as_chunks::<4>();
@@ -93,9 +102,7 @@ impl<'a> Image<'a> {
         Some(unsafe { core::slice::from_raw_parts(chunks.as_ptr().cast(), chunks.len()) })
     }
 
-    fn entry(&self, kind: Kind, layer: usize) -> Option<Entry> {
-        let index = self.slots.index(kind, layer)?;
-        let table = self.section(SectionKind::Tensors);
-        Entry::parse(table.get(index * ENTRY_LEN..)?.get(..ENTRY_LEN)?).ok()
+    fn entry(&self, role: Role, layer: usize) -> Option<Entry> {
+        tensors::find(self.section(SectionKind::Tensors), role, layer)
     }
 }

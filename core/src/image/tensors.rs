@@ -1,102 +1,17 @@
-//! The tensor table: one entry per tensor, those of a layer together, the same kinds in every layer.
+//! The tensor table: an entry for every tensor, sorted, so that one is found by halving. Layers of different kinds may
+//! hold different tensors.
 
-use super::config::{Config, Norm, Positions};
+use super::arch::{Architecture, Layer};
 use super::head::{u32_at, u64_at};
+use super::roles::{Place, ROLES, Role, Scope};
 use crate::error::Error;
-use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
+use crate::format::{Format, TILE_ROWS};
+use crate::format::{Geometry, Matrix, Order};
 
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 64;
-/// The `layer` of tensors outside the layers.
+/// The `layer` of tensors that the model has once.
 pub const GLOBAL: u16 = u16::MAX;
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
-        /// What a tensor is.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Kind { $($(#[$doc])* $name = $code),* }
-
-        impl Kind {
-            /// All kinds in the order of their codes; those below [`Kind::AttnNorm`] stand outside the layers.
-            pub const ALL: [Kind; KINDS] = [$(Kind::$name),*];
-
-            /// Name in reports.
-            pub const fn name(self) -> &'static str {
-                match self { $(Kind::$name => $text),* }
-            }
-        }
-    };
-}
-
-const KINDS: usize = 29;
-kinds! {
-    /// Token embeddings, [vocab, d_embed].
-    Embed = 0, "embed";
-    /// Learned positions as one vector, [positions + offset, d_model]; row p + 2 belongs to position p.
-    EmbedPositions = 1, "embed_positions";
-    /// Embedding projection, [d_model, d_embed].
-    ProjectIn = 2, "project_in";
-    /// Output projection, [d_embed, d_model].
-    ProjectOut = 3, "project_out";
-    /// Norm before the output matrix.
-    FinalNorm = 4, "final_norm";
-    /// Its bias.
-    FinalNormBias = 5, "final_norm.bias";
-    /// Output matrix, [vocab, d_embed]; absent when tied to `Embed`.
-    Output = 6, "output";
-    /// RoPE inverse frequencies, [head_dim / 2].
-    RopeFrequencies = 7, "rope_frequencies";
-    /// Norm of the attention part.
-    AttnNorm = 8, "attn_norm";
-    /// Its bias.
-    AttnNormBias = 9, "attn_norm.bias";
-    /// Query projection, [heads * head_dim, d_model].
-    Q = 10, "q";
-    /// Its bias.
-    QBias = 11, "q.bias";
-    /// Key projection, [kv_heads * head_dim, d_model].
-    K = 12, "k";
-    /// Its bias.
-    KBias = 13, "k.bias";
-    /// Value projection, [kv_heads * head_dim, d_model].
-    V = 14, "v";
-    /// Its bias.
-    VBias = 15, "v.bias";
-    /// Output projection of attention, [d_model, heads * head_dim].
-    O = 16, "o";
-    /// Its bias.
-    OBias = 17, "o.bias";
-    /// RMS norm of each query head, `[head_dim]`.
-    QNorm = 18, "q_norm";
-    /// RMS norm of each key head, `[head_dim]`.
-    KNorm = 19, "k_norm";
-    /// Norm of the feed-forward part.
-    FfnNorm = 20, "ffn_norm";
-    /// Its bias.
-    FfnNormBias = 21, "ffn_norm.bias";
-    /// Gate, [ffn, d_model].
-    Gate = 22, "gate";
-    /// Its bias.
-    GateBias = 23, "gate.bias";
-    /// Up projection, [ffn, d_model].
-    Up = 24, "up";
-    /// Its bias.
-    UpBias = 25, "up.bias";
-    /// Down projection, [d_model, ffn].
-    Down = 26, "down";
-    /// Its bias.
-    DownBias = 27, "down.bias";
-    /// Reserved: mean contribution of skipped neurons.
-    DownMean = 28, "down.mean";
-}
-
-impl Kind {
-    /// Whether every layer has one of its own.
-    pub const fn in_layers(self) -> bool {
-        self as u8 >= Kind::AttnNorm as u8
-    }
-}
 
 /// How a tensor's bytes are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +29,8 @@ pub enum Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// What it is.
-    pub kind: Kind,
-    /// Layer, or [`GLOBAL`].
+    pub role: Role,
+    /// Layer, number of the table of rotary frequencies, or [`GLOBAL`].
     pub layer: u16,
     /// Rows in the source model (outputs).
     pub rows: usize,
@@ -131,6 +46,14 @@ pub struct Entry {
 const VECTOR: u8 = 255;
 
 impl Entry {
+    /// Where the entry stands among the others: first what the model has once, then layer by layer, by role.
+    pub fn key(&self) -> (u32, Role, u16) {
+        match self.role.in_layers() {
+            true => (u32::from(self.layer) + 1, self.role, 0),
+            false => (0, self.role, self.layer),
+        }
+    }
+
     /// Weight bytes, without what lies between groups.
     pub fn bytes(&self) -> usize {
         match self.storage {
@@ -142,7 +65,7 @@ impl Entry {
     /// Reads a row.
     pub(super) fn parse(raw: &[u8]) -> Result<Entry, Error> {
         let bad = Error::Malformed("the tensor table has an unknown kind, format or layout");
-        let kind = *Kind::ALL.get(raw[0] as usize).ok_or(bad)?;
+        let role = Role::from_code(raw[0]).ok_or(bad)?;
         let n = |i: usize| u32_at(raw, i) as usize;
         let storage = if raw[1] == VECTOR {
             Storage::Vector { len: n(16) }
@@ -152,7 +75,7 @@ impl Entry {
             }
             Storage::Tiles(Geometry {
                 format: Format::from_code(raw[1]).ok_or(bad)?,
-                order: Order::from_code(raw[2]).ok_or(bad)?,
+                order: *Order::ALL.get(raw[2] as usize).ok_or(bad)?,
                 panels: n(16),
                 k_blocks: n(20),
                 units_per_group: n(24),
@@ -161,7 +84,7 @@ impl Entry {
             })
         };
         Ok(Entry {
-            kind,
+            role,
             layer: u16::from_le_bytes([raw[4], raw[5]]),
             rows: n(8),
             cols: n(12),
@@ -173,7 +96,7 @@ impl Entry {
     /// Writes a row.
     pub fn to_bytes(&self) -> [u8; ENTRY_LEN] {
         let mut raw = [0; ENTRY_LEN];
-        raw[0] = self.kind as u8;
+        raw[0] = self.role as u8;
         raw[4..6].copy_from_slice(&self.layer.to_le_bytes());
         let mut put = |at: usize, n: usize| raw[at..at + 4].copy_from_slice(&(n as u32).to_le_bytes());
         put(8, self.rows);
@@ -198,181 +121,96 @@ impl Entry {
     }
 }
 
-/// Where in the table each kind is: the globals first, then each layer's tensors in the same order.
-#[derive(Clone, Copy)]
-pub(super) struct Slots {
-    /// Index among the globals or inside a layer; `NONE` when absent.
-    at: [u8; KINDS],
-    globals: usize,
-    per_layer: usize,
+/// The `layer` field of a role's entry: what it is asked for by, or [`GLOBAL`] for what the model has once.
+fn index_of(role: Role, layer: usize) -> Option<u16> {
+    if role.row().scope == Scope::Model { Some(GLOBAL) } else { u16::try_from(layer).ok().filter(|l| *l != GLOBAL) }
 }
 
-const NONE: u8 = u8::MAX;
-
-impl Slots {
-    pub(super) fn index(&self, kind: Kind, layer: usize) -> Option<usize> {
-        let at = self.at[kind as usize];
-        (at != NONE)
-            .then(|| if kind.in_layers() { self.globals + layer * self.per_layer + at as usize } else { at as usize })
+/// The entry of a tensor. `layer` is the number of the table for rotary frequencies, and is ignored for what the model
+/// has once.
+pub(super) fn find(table: &[u8], role: Role, layer: usize) -> Option<Entry> {
+    let index = index_of(role, layer)?;
+    let wanted = if role.in_layers() { (u32::from(index) + 1, role, 0) } else { (0, role, index) };
+    let (mut low, mut high) = (0, table.len() / ENTRY_LEN);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let entry = Entry::parse(table.get(middle * ENTRY_LEN..(middle + 1) * ENTRY_LEN)?).ok()?;
+        match entry.key().cmp(&wanted) {
+            core::cmp::Ordering::Equal => return Some(entry),
+            core::cmp::Ordering::Less => low = middle + 1,
+            core::cmp::Ordering::Greater => high = middle,
+        }
     }
+    None
+}
 
-    /// Checks the whole table against the weights section and the configuration.
-    pub(super) fn parse(table: &[u8], weights: &[u8], config: &Config) -> Result<Slots, Error> {
-        let count = table.len() / ENTRY_LEN;
-        let bad = Error::Malformed("the tensor table is not in order");
-        let mut slots = Slots { at: [NONE; KINDS], globals: 0, per_layer: 0 };
-        for raw in table.chunks_exact(ENTRY_LEN) {
-            let e = Entry::parse(raw)?;
-            let next = match (e.kind.in_layers(), e.layer) {
-                (false, GLOBAL) => &mut slots.globals,
-                (true, 0) => &mut slots.per_layer,
-                (true, l) if l != GLOBAL => continue,
-                _ => return Err(bad),
-            };
-            let at = &mut slots.at[e.kind as usize];
-            if *at != NONE {
+/// Checks the whole table against the weights section and the architecture: every entry fits, none is there twice, every
+/// tensor that is needed is there and none that is not.
+pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result<(), Error> {
+    let bad = Error::Malformed("the tensor table is not in order");
+    if !table.len().is_multiple_of(ENTRY_LEN) {
+        return Err(bad);
+    }
+    let mut before = None;
+    let mut tables = table.chunks_exact(ENTRY_LEN);
+    let mut next = tables.next().map(Entry::parse).transpose()?;
+    for group in 0..=arch.globals().layers {
+        let layer = group.checked_sub(1).map(|l| arch.layer(l)).unwrap_or_default();
+        let mut seen = [0u8; ROLES.len()];
+        while let Some(entry) = next.filter(|e| e.key().0 as usize == group) {
+            if before.is_some_and(|key| entry.key() <= key)
+                || Some(entry.layer) != index_of(entry.role, entry.layer.into())
+            {
                 return Err(bad);
             }
-            *at = u8::try_from(*next).map_err(|_| bad)?;
-            *next += 1;
+            let place =
+                arch.place(entry.role, &layer, entry.layer.into()).ok_or(Error::BadTensor(entry.role.name()))?;
+            check_entry(&entry, weights, &place)?;
+            before = Some(entry.key());
+            seen[entry.role as usize] += 1;
+            next = tables.next().map(Entry::parse).transpose()?;
         }
-        if !table.len().is_multiple_of(ENTRY_LEN) || count != slots.globals + slots.per_layer * config.layers {
-            return Err(bad);
-        }
-        for (i, raw) in table.chunks_exact(ENTRY_LEN).enumerate() {
-            let e = Entry::parse(raw)?;
-            let layer = if e.kind.in_layers() { e.layer as usize } else { 0 };
-            if slots.index(e.kind, layer) != Some(i) {
-                return Err(bad);
-            }
-            check_entry(&e, weights, config)?;
-        }
-        slots.require(config)?;
-        Ok(slots)
+        require(arch, group, &layer, &seen)?;
     }
-
-    /// Every tensor that the configuration asks for is there, and none that it does not.
-    fn require(&self, c: &Config) -> Result<(), Error> {
-        let has = |kind: Kind| self.at[kind as usize] != NONE;
-        let layer_norm = c.norm == Norm::Layer;
-        let rope = c.positions == Positions::Rope;
-        let needed = [
-            (Kind::Embed, true),
-            (Kind::EmbedPositions, !rope),
-            (Kind::ProjectIn, c.d_embed != c.d_model),
-            (Kind::ProjectOut, c.d_embed != c.d_model),
-            (Kind::FinalNorm, c.pre_norm),
-            (Kind::FinalNormBias, c.pre_norm && layer_norm),
-            (Kind::RopeFrequencies, rope),
-            (Kind::AttnNorm, true),
-            (Kind::AttnNormBias, layer_norm),
-            (Kind::Q, true),
-            (Kind::K, true),
-            (Kind::V, true),
-            (Kind::O, true),
-            (Kind::FfnNorm, true),
-            (Kind::FfnNormBias, layer_norm),
-            (Kind::Gate, c.gated),
-            (Kind::Up, true),
-            (Kind::Down, true),
-        ];
-        match needed.iter().find(|(kind, needed)| has(*kind) != *needed) {
-            Some((kind, true)) => Err(Error::MissingTensor(kind.name())),
-            Some((kind, false)) => Err(Error::BadTensor(kind.name())),
-            None if has(Kind::QNorm) != has(Kind::KNorm) => Err(Error::MissingTensor(Kind::KNorm.name())),
-            None => Ok(()),
-        }
-    }
+    if next.is_some() { Err(bad) } else { Ok(()) }
 }
 
-/// What a kind's storage must be.
-enum Expected {
-    /// A vector of so many floats.
-    Vector(usize),
-    /// A matrix with so many outputs and inputs.
-    Matrix {
-        /// Order of its blocks.
-        order: Order,
-        /// Length of an output vector.
-        outputs: usize,
-        /// Length of an input vector.
-        inputs: usize,
-        /// Units in a group; 0 where all are one.
-        per_group: usize,
-        /// Outputs from group to group, where outputs are grouped.
-        group_width: usize,
-    },
-}
-
-/// How the blocks of a matrix are ordered in a model of this shape.
-pub fn order_of(kind: Kind, c: &Config) -> Order {
-    match kind {
-        Kind::Q | Kind::K | Kind::V | Kind::O if c.attention_by_input => Order::Inputs,
-        Kind::Gate | Kind::Up | Kind::Down if c.ffn_by_input => Order::Inputs,
-        Kind::O => Order::Columns,
-        Kind::Down if c.neuron_group < BLOCK => Order::ColumnLines,
-        Kind::Down => Order::Columns,
-        Kind::Gate | Kind::Up if c.neuron_group < TILE_ROWS => Order::RowLines,
-        _ => Order::Rows,
+/// Every tensor of a layer (or those of the model, group 0) that is needed was seen, and no other.
+fn require(arch: &Architecture, group: usize, layer: &Layer, seen: &[u8; ROLES.len()]) -> Result<(), Error> {
+    for row in ROLES.iter().filter(|row| row.role.in_layers() == (group > 0)) {
+        let needed = match row.scope {
+            Scope::Rope => Some(arch.globals().ropes > 0),
+            _ => match arch.place(row.role, layer, 0) {
+                Some(place) => row.role.needed(&place),
+                None => Some(false),
+            },
+        };
+        let count = usize::from(seen[row.role as usize]);
+        let enough = count > 0 && (row.scope != Scope::Rope || count == arch.globals().ropes);
+        match needed {
+            Some(true) if !enough => return Err(Error::MissingTensor(row.name)),
+            Some(false) if count > 0 => return Err(Error::BadTensor(row.name)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
-fn expected(kind: Kind, c: &Config) -> Expected {
-    let block = |n: usize| n.next_multiple_of(BLOCK);
-    let (d, e, ffn) = (block(c.d_model), block(c.d_embed), c.neuron_width());
-    let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
-    let order = order_of(kind, c);
-    let vector = Expected::Vector;
-    let matrix = |outputs: usize, inputs, per_group, group_width| {
-        let outputs = outputs.next_multiple_of(order.output_multiple());
-        Expected::Matrix { order, outputs, inputs, per_group, group_width }
-    };
-    // A matrix of its own has no groups, or k-blocks where their inputs share scales.
-    let whole = |outputs, inputs| matrix(outputs, inputs, if order.shares_scales() { BLOCK } else { 0 }, 0);
-    match kind {
-        Kind::Embed | Kind::Output => whole(c.vocab, e),
-        Kind::EmbedPositions => vector((c.max_positions + 2) * c.d_model),
-        Kind::ProjectIn => whole(c.d_model, e),
-        Kind::ProjectOut => whole(c.d_embed, d),
-        Kind::RopeFrequencies => vector(c.head_dim / 2),
-        Kind::QNorm | Kind::KNorm => vector(c.head_dim),
-        Kind::Q if c.attention_by_input => whole(q, d),
-        Kind::K | Kind::V if c.attention_by_input => whole(kv, d),
-        Kind::O if c.attention_by_input => whole(c.d_model, q),
-        Kind::Gate | Kind::Up if c.ffn_by_input => whole(ffn, d),
-        Kind::Down if c.ffn_by_input => whole(c.d_model, ffn),
-        Kind::Q => matrix(q, d, c.head_width() / TILE_ROWS, c.head_slot()),
-        Kind::K | Kind::V => matrix(kv, d, c.head_width() / TILE_ROWS, c.head_slot()),
-        Kind::O => matrix(c.d_model, q, c.head_slot() / order.unit_inputs(), 0),
-        Kind::Gate | Kind::Up => matrix(ffn, d, c.neuron_group.div_ceil(order.unit_outputs()), c.neuron_group),
-        Kind::Down => matrix(c.d_model, ffn, c.neuron_group / order.unit_inputs(), 0),
-        Kind::QBias => vector(q),
-        Kind::KBias | Kind::VBias => vector(kv),
-        Kind::GateBias | Kind::UpBias => vector(ffn),
-        _ => vector(c.d_model),
-    }
-}
-
-fn check_entry(e: &Entry, weights: &[u8], c: &Config) -> Result<(), Error> {
-    let bad = Error::BadTensor(e.kind.name());
+fn check_entry(e: &Entry, weights: &[u8], place: &Place) -> Result<(), Error> {
+    let bad = Error::BadTensor(e.role.name());
     let rest = weights.get(e.offset..).ok_or(bad)?;
-    match (expected(e.kind, c), e.storage) {
-        (Expected::Vector(len), Storage::Vector { len: found }) => {
+    let fits = match e.storage {
+        Storage::Vector { len } => {
             let aligned = rest.as_ptr().addr().is_multiple_of(super::ALIGN);
-            let fits = len == found && aligned && len.checked_mul(4).is_some_and(|n| n <= rest.len());
-            if fits { Ok(()) } else { Err(bad) }
+            let within = len.checked_mul(4).is_some_and(|n| n <= rest.len());
+            !e.role.is_matrix() && len == e.role.outputs(place).width() && aligned && within
         }
-        (Expected::Matrix { order, outputs, inputs, per_group, group_width }, Storage::Tiles(g)) => {
+        Storage::Tiles(g) => {
             Matrix::new(g, rest).map_err(|_| bad)?;
-            // A matrix without groups is one group, and its outputs are as many as its panels'.
-            let whole = g.units_per_group == g.units() && g.panels * TILE_ROWS == outputs;
-            let grouped = g.units_per_group == per_group && (group_width == 0 || g.group_width == group_width);
-            let fits = (if per_group == 0 { whole } else { grouped })
-                && g.order == order
-                && g.input_width() == inputs
-                && g.output_width() == outputs;
-            if fits { Ok(()) } else { Err(bad) }
+            // Groups may stand further apart than those of a matrix alone.
+            let alone = e.role.geometry(place, g.format);
+            e.role.is_matrix() && g == Geometry { group_stride: g.group_stride, ..alone }
         }
-        _ => Err(bad),
-    }
+    };
+    if fits { Ok(()) } else { Err(bad) }
 }

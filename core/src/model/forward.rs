@@ -1,116 +1,26 @@
 //! The forward pass: embedding, layers, logits.
 //!
-//! ```text
-//! pre-norm:   x = x + attention(norm(x));    x = x + ffn(norm(x));   logits = output(norm(x))
-//! post-norm:  x = norm(x + attention(x));    x = norm(x + ffn(x));   logits = output(x)
-//! ```
+//! A walk through what the architecture says ([`crate::image::arch`]): blocks, and the norms around them.
 
 use super::session::{Session, Traffic, out_width};
 use crate::error::Error;
 use crate::exec::Executor;
-use crate::format::BLOCK;
 use crate::format::Matrix;
-use crate::image::{Config, Image, Kind, Norm};
+use crate::image::arch::{Attention, Block, Op};
+use crate::image::{Config, Image, Role};
 use crate::kernels::{Input, Kernels};
 use crate::ops::attention::Step;
 use crate::ops::buffer::Rows;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
-use crate::ops::for_ranges;
 use crate::ops::linear::{Product, linear};
+use crate::ops::residual::{ATTENTION_NORMS, BlockNorms, MLP_NORMS, NormWeights, add, prepare, quantize};
 use crate::sparsity::State;
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
 /// A layer's tensor that [`Image::parse`] has seen.
-fn matrix<'a>(image: &Image<'a>, kind: Kind, layer: usize) -> Result<Matrix<'a>, Error> {
-    image.matrix(kind, layer).ok_or(Error::MissingTensor(kind.name()))
-}
-
-/// A norm's weight and bias.
-struct NormWeights<'a> {
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-}
-
-impl<'a> NormWeights<'a> {
-    fn get(image: &Image<'a>, weight: Kind, bias: Kind, layer: usize) -> Result<Self, Error> {
-        let found = image.vector(weight, layer).ok_or(Error::MissingTensor(weight.name()))?;
-        Ok(NormWeights { weight: found, bias: image.vector(bias, layer) })
-    }
-
-    fn apply(&self, kernels: &Kernels, c: &Config, x: &[f32], out: &mut [f32]) {
-        match (c.norm, self.bias) {
-            (Norm::Layer, Some(bias)) => kernels.layer_norm(x, self.weight, bias, c.norm_eps, out),
-            _ => kernels.rms_norm(x, self.weight, c.norm_eps, out),
-        }
-    }
-}
-
-/// `to = norm(from)` or `to = from`, quantized too where `int8`.
-fn prepare(
-    exec: &dyn Executor,
-    kernels: &Kernels,
-    c: &Config,
-    norm: Option<&NormWeights>,
-    (from, to): (&[f32], &mut Rows),
-    tokens: usize,
-    int8: bool,
-) {
-    let (width, d) = (to.width, c.d_model);
-    let to = to.share();
-    for_ranges(exec, tokens, &|range| {
-        for t in range {
-            // SAFETY: row t is in one range only.
-            unsafe {
-                let (x, row) = (&from[t * width..(t + 1) * width], to.values(t * width..(t + 1) * width));
-                match norm {
-                    Some(norm) => norm.apply(kernels, c, &x[..d], &mut row[..d]),
-                    None => row.copy_from_slice(x),
-                }
-                if int8 {
-                    to.quantize(kernels, t * width, row);
-                }
-            }
-        }
-    });
-}
-
-/// Quantizes the first rows.
-fn quantize(exec: &dyn Executor, kernels: &Kernels, rows: &mut Rows, tokens: usize) {
-    let width = rows.width;
-    let rows = rows.share();
-    for_ranges(exec, tokens * width / BLOCK, &|range| {
-        let part = range.start * BLOCK..range.end * BLOCK;
-        // SAFETY: each block is in one range only.
-        unsafe { rows.quantize(kernels, part.start, rows.values(part)) };
-    });
-}
-
-/// `x = x + y`, then x = norm(x) under post-norm.
-fn add(
-    exec: &dyn Executor,
-    kernels: &Kernels,
-    c: &Config,
-    x: &mut Rows,
-    (y, y_width): (&mut [f32], usize),
-    tokens: usize,
-    norm: Option<&NormWeights>,
-) {
-    let (width, d) = (x.width, c.d_model);
-    let (x, y) = (x.share(), Disjoint::new(y));
-    for_ranges(exec, tokens, &|range| {
-        for t in range {
-            // SAFETY: row t is in one range only.
-            unsafe {
-                let (x, y) = (x.values(t * width..t * width + d), y.range(t * y_width..t * y_width + d));
-                x.iter_mut().zip(&*y).for_each(|(x, y)| *x += y);
-                if let Some(norm) = norm {
-                    y.copy_from_slice(x);
-                    norm.apply(kernels, c, y, x);
-                }
-            }
-        }
-    });
+fn matrix<'a>(image: &Image<'a>, role: Role, layer: usize) -> Result<Matrix<'a>, Error> {
+    image.matrix(role, layer).ok_or(Error::MissingTensor(role.name()))
 }
 
 /// Lists the inputs that up to three maps of a layer stored by input read of `x` (one token): those that are not
@@ -201,8 +111,13 @@ impl Session<'_, '_> {
                 }
                 return Err(Error::Cancelled);
             }
-            self.attention(exec, layer, tokens.len())?;
-            self.feed_forward(exec, layer, tokens.len())?;
+            let kind = self.model.image().arch().layer(layer);
+            for block in kind.blocks() {
+                match &block.op {
+                    Op::Attention(a) => self.attention(exec, layer, (block, a), tokens.len())?,
+                    Op::Mlp(_) => self.feed_forward(exec, layer, block, tokens.len())?,
+                }
+            }
         }
         if let Some(state) = &mut self.sparsity {
             let bytes = core::mem::take(&mut state.bytes);
@@ -216,9 +131,9 @@ impl Session<'_, '_> {
     /// Token embeddings (projected where the model does), plus learned positions; RoPE's angles.
     fn embed(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
-        let table = matrix(&image, Kind::Embed, 0)?;
+        let table = matrix(&image, Role::Embed, 0)?;
         let b = &mut self.buffers;
-        let projected = image.matrix(Kind::ProjectIn, 0);
+        let projected = image.matrix(Role::ProjectIn, 0);
         let target = if projected.is_some() { &mut b.embed } else { &mut b.x };
         let width = target.width;
         for (row, &token) in target.values.chunks_exact_mut(width).zip(tokens) {
@@ -236,16 +151,20 @@ impl Session<'_, '_> {
             self.traffic.weights +=
                 linear(exec, kernels, &[Product::new(m, None, b.x.values, stride)], &b.embed.input(), tokens.len());
         }
-        if let Some(positions) = image.vector(Kind::EmbedPositions, 0) {
+        if let Some(positions) = image.vector(Role::EmbedPositions, 0) {
             let stride = b.x.width;
-            let rows = positions.chunks_exact(c.d_model).skip(self.position + 2);
+            let rows = positions.chunks_exact(c.d_model).skip(self.position);
             for (x, p) in b.x.values.chunks_exact_mut(stride).zip(rows).take(tokens.len()) {
                 x.iter_mut().zip(p).for_each(|(x, p)| *x += p);
             }
         }
-        if let Some(frequencies) = image.vector(Kind::RopeFrequencies, 0) {
+        // [tables, batch, head_dim / 2]
+        let ropes = image.arch().globals().ropes;
+        let table = b.cos.len().checked_div(ropes).unwrap_or(0).max(1);
+        for (i, (cos, sin)) in b.cos.chunks_exact_mut(table).zip(b.sin.chunks_exact_mut(table)).enumerate() {
+            let Some(frequencies) = image.vector(Role::RopeFrequencies, i) else { continue };
             let half = frequencies.len();
-            let rows = b.cos.chunks_exact_mut(half).zip(b.sin.chunks_exact_mut(half));
+            let rows = cos.chunks_exact_mut(half).zip(sin.chunks_exact_mut(half));
             for (t, (cos, sin)) in rows.take(tokens.len()).enumerate() {
                 kernels.angles(self.position + t, frequencies, cos, sin);
             }
@@ -253,15 +172,21 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    fn attention(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
+    fn attention(
+        &mut self,
+        exec: &dyn Executor,
+        layer: usize,
+        (block, a): (&Block, &Attention),
+        tokens: usize,
+    ) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
         let (b, predictor) = (&mut self.buffers, self.predictor.as_ref());
         let get = |kind| matrix(&image, kind, layer);
-        let (q, k, v, o) = (get(Kind::Q)?, get(Kind::K)?, get(Kind::V)?, get(Kind::O)?);
-        let norm = NormWeights::get(&image, Kind::AttnNorm, Kind::AttnNormBias, layer)?;
+        let (q, k, v, o) = (get(Role::Q)?, get(Role::K)?, get(Role::V)?, get(Role::O)?);
+        let norms = BlockNorms::get(&image, &block.norms, &ATTENTION_NORMS, layer)?;
         let int8 = [q, k, v].iter().any(|m| m.geometry().takes_int8());
         let perhaps = self.sparsity.is_some();
-        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8 || perhaps);
+        prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8 || perhaps);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {
             state.at_attention(exec, kernels, predictor, layer, &b.normed, &b.heads);
@@ -281,24 +206,27 @@ impl Session<'_, '_> {
         );
         let [q_in, k_in, v_in] = lists(&b.inputs, counts);
         let active = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.heads(layer));
+        let ropes = image.arch().globals().ropes.max(1);
         let (q_width, kv_width) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
         let bias = |kind| image.vector(kind, layer);
-        let product = Product::new(q, bias(Kind::QBias), b.q, q_width).groups(active, c.head_slot()).inputs(q_in);
+        let product = Product::new(q, bias(Role::QBias), b.q, q_width).groups(active, c.head_slot()).inputs(q_in);
         let others = [
-            Product::new(k, bias(Kind::KBias), b.k, kv_width).inputs(k_in),
-            Product::new(v, bias(Kind::VBias), b.v, kv_width).inputs(v_in),
+            Product::new(k, bias(Role::KBias), b.k, kv_width).inputs(k_in),
+            Product::new(v, bias(Role::VBias), b.v, kv_width).inputs(v_in),
         ];
         let bytes = linear_all(exec, kernels, product, others, &b.normed.input(), tokens);
         let step = Step {
-            config: &c,
-            window: c.layer_window(layer),
+            attention: a,
             tokens,
             first: self.position,
             q: Disjoint::new(b.q),
             k: Disjoint::new(b.k),
             v: b.v,
-            head_norms: bias(Kind::QNorm).zip(bias(Kind::KNorm)),
-            rope: (!b.cos.is_empty()).then_some((&*b.cos, &*b.sin)),
+            head_norms: bias(Role::QNorm).zip(bias(Role::KNorm)),
+            rope: a.rope.map(|table| {
+                let part = table * b.cos.len() / ropes..(table + 1) * b.cos.len() / ropes;
+                (&b.cos[part.clone()], &b.sin[part])
+            }),
             active,
             cache: self.cache.layer(layer),
             out: b.heads.share(),
@@ -322,32 +250,32 @@ impl Session<'_, '_> {
         );
         let [o_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
-        let product = Product::new(o, bias(Kind::OBias), b.out, width).inputs(o_in);
+        let product = Product::new(o, bias(Role::OBias), b.out, width).inputs(o_in);
         let bytes = linear(exec, kernels, &[product], &b.heads.input(), tokens);
         self.traffic.add(layer, bytes, true);
-        add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
+        add(exec, kernels, &norms, (&mut b.x, c.d_model), (b.out, width), &mut b.normed, tokens);
         Ok(())
     }
 
-    fn feed_forward(&mut self, exec: &dyn Executor, layer: usize, tokens: usize) -> Result<(), Error> {
+    fn feed_forward(&mut self, exec: &dyn Executor, layer: usize, block: &Block, tokens: usize) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
         let (b, predictor) = (&mut self.buffers, self.predictor.as_ref());
-        let norm = NormWeights::get(&image, Kind::FfnNorm, Kind::FfnNormBias, layer)?;
+        let norms = BlockNorms::get(&image, &block.norms, &MLP_NORMS, layer)?;
         let bias = |kind| image.vector(kind, layer);
         let project =
             |kind, bias_kind| image.matrix(kind, layer).map(|matrix| Projection { matrix, bias: bias(bias_kind) });
-        let down = matrix(&image, Kind::Down, layer)?;
-        let gate = project(Kind::Gate, Kind::GateBias);
+        let down = matrix(&image, Role::Down, layer)?;
+        let gate = project(Role::Gate, Role::GateBias);
         let mut ffn = Neurons {
             gate: gate.map_or(Gate::None, Gate::Project),
-            up: project(Kind::Up, Kind::UpBias).ok_or(Error::MissingTensor("up"))?,
+            up: project(Role::Up, Role::UpBias).ok_or(Error::MissingTensor("up"))?,
             activation: c.activation,
             int8: down.geometry().takes_int8(),
             group: c.neuron_group,
         };
         let perhaps = self.sparsity.is_some();
         let int8 = perhaps || ffn.up.matrix.geometry().takes_int8();
-        prepare(exec, kernels, &c, c.pre_norm.then_some(&norm), (b.x.values, &mut b.normed), tokens, int8);
+        prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {
             state.at_feed_forward(exec, kernels, predictor, layer, &b.normed);
@@ -407,13 +335,13 @@ impl Session<'_, '_> {
             select(kernels, &c, by_input, tokens, &mut sparsity, layer, [6; 3], (&b.neurons, ffn.int8), &mut b.inputs);
         let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
-        let product = Product::new(down, bias(Kind::DownBias), b.out, width).inputs(down_in);
+        let product = Product::new(down, bias(Role::DownBias), b.out, width).inputs(down_in);
         bytes += linear(exec, kernels, &[product], &b.neurons.input(), tokens);
         if let Some((_, constant)) = means {
             b.out.iter_mut().zip(constant).for_each(|(y, m)| *y += m);
         }
         self.traffic.add(layer, bytes, true);
-        add(exec, kernels, &c, &mut b.x, (b.out, width), tokens, (!c.pre_norm).then_some(&norm));
+        add(exec, kernels, &norms, (&mut b.x, c.d_model), (b.out, width), &mut b.normed, tokens);
         Ok(())
     }
 
@@ -429,14 +357,12 @@ impl Session<'_, '_> {
         let output = self.model.output().ok_or(Error::MissingTensor("output"))?;
         exec.layer(c.layers, None);
         let b = &mut self.buffers;
-        let norm = match image.vector(Kind::FinalNorm, 0) {
-            Some(_) => Some(NormWeights::get(&image, Kind::FinalNorm, Kind::FinalNormBias, 0)?),
-            None => None,
-        };
-        let project = image.matrix(Kind::ProjectOut, 0);
+        let roles = [Role::FinalNorm, Role::FinalNormBias];
+        let norm = NormWeights::get(&image, image.arch().globals().final_norm, roles, 0)?;
+        let project = image.matrix(Role::ProjectOut, 0);
         let int8 = project.as_ref().unwrap_or(&output).geometry().takes_int8();
         let from = &b.x.values[row * b.x.width..];
-        prepare(exec, kernels, &c, norm.as_ref(), (from, &mut b.normed), rows, int8);
+        prepare(exec, kernels, norm.as_ref(), (from, &mut b.normed), rows, int8);
         let mut input = b.normed.input();
         if let Some(m) = project {
             let width = b.embed.width;

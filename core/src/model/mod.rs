@@ -10,7 +10,8 @@ pub use session::{Session, SessionOptions, Totals, Traffic};
 use crate::cpu::Cpu;
 use crate::error::Error;
 use crate::format::{Geometry, Matrix};
-use crate::image::{Config, Entry, GLOBAL, Image, Kind, Norm, Positions, SectionKind, Storage};
+use crate::image::arch::{HeadNorm, Norming};
+use crate::image::{Config, Entry, GLOBAL, Image, Role, SectionKind, Storage};
 use crate::kernels::{Activation, Kernels, Needs};
 use crate::sparsity::Predictor;
 
@@ -65,11 +66,11 @@ impl<'a> Model<'a> {
     fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
         let c = self.config();
         let matrix = |g: &Geometry| self.kernels.serve(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
-        let tied = self.image.matrix(Kind::Output, 0).is_none();
+        let tied = self.image.matrix(Role::Output, 0).is_none();
         for entry in self.image.entries() {
             // Rows of an embedding that serves as nothing else are only looked up.
             if let Storage::Tiles(g) = entry.storage
-                && (tied || entry.kind != Kind::Embed)
+                && (tied || entry.role != Role::Embed)
             {
                 matrix(&g)?;
             }
@@ -77,51 +78,53 @@ impl<'a> Model<'a> {
         for m in predictor.iter().flat_map(|p| p.matrices()) {
             matrix(m.geometry())?;
         }
+        let norms = |kind: Norming| self.image.arch().norms().any(|n| n.kind == kind);
         let activations = [c.activation, if predictor.is_some() { Activation::Relu } else { c.activation }];
         self.kernels.serve(&Needs {
             matrices: &[],
             kv: &[kv],
             activations: &activations,
-            rms_norm: c.norm == Norm::Rms || self.image.vector(Kind::QNorm, 0).is_some(),
-            layer_norm: c.norm == Norm::Layer,
-            rope: c.positions == Positions::Rope,
+            rms_norm: norms(Norming::Rms)
+                || self.image.arch().kinds().any(|l| l.attention().is_some_and(|a| a.head_norm != HeadNorm::None)),
+            layer_norm: norms(Norming::Layer),
+            rope: self.image.arch().globals().ropes > 0,
         })
     }
 
     /// Bytes of the matrices that a policy may skip parts of: all of layers 1 and up, or, where heads and
     /// neurons are what is skipped, those of Q, O, gate, up and down.
     pub fn skippable_bytes(&self, by_input: bool) -> usize {
-        let skippable = |kind: Kind| match kind {
-            Kind::K | Kind::V => by_input,
-            Kind::Q | Kind::O | Kind::Gate | Kind::Up | Kind::Down => true,
+        let skippable = |role: Role| match role {
+            Role::K | Role::V => by_input,
+            Role::Q | Role::O | Role::Gate | Role::Up | Role::Down => true,
             _ => false,
         };
-        let later = |e: &Entry| e.layer != 0 && e.layer != GLOBAL && skippable(e.kind);
+        let later = |e: &Entry| e.layer != 0 && e.layer != GLOBAL && skippable(e.role);
         self.image.entries().filter(later).map(|e| e.bytes()).sum()
     }
 
     /// The output matrix: its own, or the embedding it is tied to.
     pub(crate) fn output(&self) -> Option<Matrix<'a>> {
-        self.image.matrix(Kind::Output, 0).or_else(|| self.image.matrix(Kind::Embed, 0))
+        self.image.matrix(Role::Output, 0).or_else(|| self.image.matrix(Role::Embed, 0))
     }
 
     /// Bytes of weights that decoding one token reads densely: everything but the embedding, of which one
     /// row is looked up (and which is read whole where it serves as output matrix), and all positions but one.
     pub fn weight_bytes_per_token(&self) -> usize {
-        let tied = self.image.matrix(Kind::Output, 0).is_none();
-        let read = |kind: Kind| match kind {
-            Kind::Embed => tied,
-            Kind::EmbedPositions => false,
+        let tied = self.image.matrix(Role::Output, 0).is_none();
+        let read = |role: Role| match role {
+            Role::Embed => tied,
+            Role::EmbedPositions => false,
             _ => true,
         };
-        let row = |kind: Kind, bytes: usize, rows: usize| if read(kind) { bytes } else { bytes / rows.max(1) };
-        self.image.entries().map(|e| row(e.kind, e.bytes(), e.rows)).sum()
+        let row = |role: Role, bytes: usize, rows: usize| if read(role) { bytes } else { bytes / rows.max(1) };
+        self.image.entries().map(|e| row(e.role, e.bytes(), e.rows)).sum()
     }
 
     /// Bytes of the KV cache that decoding at `position` reads and writes.
     pub fn kv_bytes_per_token(&self, format: KvFormat, position: usize) -> usize {
         let c = self.config();
-        let seen = |layer: usize| (position + 1).min(c.layer_window(layer));
+        let seen = |layer: usize| (position + 1).min(self.image.arch().window(layer));
         let positions: usize = (0..c.layers).map(seen).sum();
         2 * positions * c.kv_heads * c.head_width() * format.bytes()
     }

@@ -58,9 +58,9 @@ pub(super) struct Buffers<'m> {
     pub v: &'m mut [f32],
     /// A sublayer's output, [batch, d_model or d_embed rounded up to 32].
     pub out: &'m mut [f32],
-    /// [batch, head_dim / 2].
+    /// [tables, batch, head_dim / 2].
     pub cos: &'m mut [f32],
-    /// [batch, head_dim / 2].
+    /// [tables, batch, head_dim / 2].
     pub sin: &'m mut [f32],
     /// [logit_rows, vocabulary rounded up to 16].
     pub logits: &'m mut [f32],
@@ -72,9 +72,9 @@ pub(super) fn out_width(c: &Config) -> usize {
 }
 
 impl<'m> Buffers<'m> {
-    fn new(arena: &mut Arena<'m>, c: &Config, o: &SessionOptions) -> Result<Self, Error> {
+    fn new(arena: &mut Arena<'m>, c: &Config, ropes: usize, o: &SessionOptions) -> Result<Self, Error> {
         let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
-        let half = if c.positions == Positions::Rope { c.head_dim / 2 } else { 0 };
+        let half = ropes * (c.head_dim / 2);
         let projected = if c.d_embed == c.d_model { 0 } else { o.batch };
         let gates = if !c.gated {
             0
@@ -194,14 +194,15 @@ struct Parts<'m> {
 
 fn carve<'m>(
     arena: &mut Arena<'m>,
-    config: &Config,
+    model: &Model,
     o: &SessionOptions,
     predictor: Option<&Predictor>,
 ) -> Result<Parts<'m>, Error> {
+    let (config, ropes) = (model.config(), model.image().arch().globals().ropes);
     Ok(Parts {
         sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
         kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
-        buffers: Buffers::new(arena, config, o)?,
+        buffers: Buffers::new(arena, config, ropes, o)?,
         candidates: arena.zeros(config.vocab)?,
     })
 }
@@ -217,7 +218,7 @@ impl<'a, 'm> Session<'a, 'm> {
         let mut arena = Arena::measure();
         let predictor = if options.sparsity { model.predictor()? } else { None };
         model.served(options.kv, predictor.as_ref())?;
-        carve(&mut arena, model.config(), &options, predictor.as_ref())?;
+        carve(&mut arena, model, &options, predictor.as_ref())?;
         Layout::from_size_align(arena.needed(), 1).map_err(|_| Error::BadOption("the context is too large"))
     }
 
@@ -233,7 +234,7 @@ impl<'a, 'm> Session<'a, 'm> {
             return Err(Error::MemoryTooSmall { needed, given });
         }
         let predictor = if options.sparsity { model.predictor()? } else { None };
-        let parts = carve(&mut Arena::new(memory), model.config(), &options, predictor.as_ref())?;
+        let parts = carve(&mut Arena::new(memory), &model, &options, predictor.as_ref())?;
         Ok(Session {
             model,
             options,

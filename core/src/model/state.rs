@@ -37,7 +37,7 @@ impl Session<'_, '_> {
     /// Tells models apart: a checksum of the checksums of shape, tensors and weights.
     fn fingerprint(&self) -> u32 {
         let of = |kind, crc| crc32(&self.model.image().section_info(kind).crc.to_le_bytes(), crc);
-        of(SectionKind::Weights, of(SectionKind::Tensors, of(SectionKind::Config, 0)))
+        of(SectionKind::Weights, of(SectionKind::Tensors, of(SectionKind::Architecture, 0)))
     }
 
     /// Logits and statistics, the numbers of a state.

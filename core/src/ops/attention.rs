@@ -5,6 +5,7 @@ use super::rope;
 use crate::exec::Executor;
 use crate::format::TILE_ROWS;
 use crate::image::Config;
+use crate::image::arch::Attention;
 use crate::kernels::{Attend, Kernels, KvFormat, KvView};
 use crate::views::Disjoint;
 use core::mem::MaybeUninit;
@@ -159,10 +160,8 @@ impl LayerCache<'_> {
 
 /// What one attention step works on; `q`, `k`, `v` are [tokens, heads * head_slot].
 pub struct Step<'a> {
-    /// The model's shape.
-    pub config: &'a Config,
-    /// Layer's window.
-    pub window: usize,
+    /// The block.
+    pub attention: &'a Attention,
     /// Tokens in the batch.
     pub tokens: usize,
     /// Position of the first.
@@ -195,7 +194,7 @@ impl Step<'_> {
     /// When the batch does not fit in the cache or the buffers.
     pub fn run(&self, exec: &dyn Executor, kernels: &Kernels) {
         assert!(self.first + self.tokens <= self.cache.context, "the batch does not fit in the cache");
-        let heads = self.config.kv_heads;
+        let heads = self.attention.kv_heads;
         if self.tokens == 1 {
             exec.run(heads, &|h| {
                 // SAFETY: a task touches only its own KV head, its query heads and their outputs.
@@ -221,9 +220,9 @@ impl Step<'_> {
     /// # Safety
     /// No other task may be given the same head.
     unsafe fn write_head(&self, kernels: &Kernels, head: usize) {
-        let c = self.config;
+        let c = self.attention;
         let (slot, width, group) = (c.head_slot(), c.head_width(), c.heads / c.kv_heads);
-        let scale = 1.0 / libm::sqrtf(c.head_dim as f32);
+        let scale = c.scale;
         for t in 0..self.tokens {
             let at = (t * c.kv_heads + head) * slot;
             // SAFETY: this head's slots of row t, by the caller's promise nobody else's.
@@ -243,11 +242,11 @@ impl Step<'_> {
 
     /// Head norm and rotation of one head of token `t`.
     fn turn(&self, kernels: &Kernels, t: usize, head: &mut [f32], norm: Option<&[f32]>) {
-        let dim = self.config.head_dim;
+        let dim = self.attention.head_dim;
         if let Some(weight) = norm {
             let mut row = [0.0; 1024];
             row[..dim].copy_from_slice(&head[..dim]);
-            kernels.rms_norm(&row[..dim], weight, self.config.norm_eps, &mut head[..dim]);
+            kernels.rms_norm(&row[..dim], weight, self.attention.head_norm_eps, &mut head[..dim]);
         }
         if let Some((cos, sin)) = self.rope {
             let half = t * dim / 2..(t + 1) * dim / 2;
@@ -266,7 +265,7 @@ impl Step<'_> {
     /// Keys and values up to the last token must have been written; no other task may be given the same
     /// head and tokens.
     unsafe fn look_up(&self, kernels: &Kernels, head: usize, first: usize, tokens: usize) {
-        let group = self.config.heads / self.config.kv_heads;
+        let group = self.attention.heads / self.attention.kv_heads;
         let heads = head * group..(head + 1) * group;
         let Some(active) = self.active else {
             // SAFETY: by the caller.
@@ -274,14 +273,14 @@ impl Step<'_> {
         };
         let below = |n: usize| active.partition_point(|q| (*q as usize) < n);
         let picked = &active[below(heads.start)..below(heads.end)];
-        let slot = self.config.head_slot();
+        let slot = self.attention.head_slot();
         // SAFETY: this head's slots of the one row, by the caller's promise nobody else's; the numbers are of its heads.
         unsafe {
             if !picked.is_empty() {
                 self.look_up_heads(kernels, head, 0..picked.len(), picked.as_ptr(), first, tokens);
             }
             for q in heads {
-                let at = (first * self.config.heads + q) * slot;
+                let at = (first * self.attention.heads + q) * slot;
                 let out = self.out.values(at..at + slot);
                 if picked.binary_search(&(q as u32)).is_err() {
                     out.fill(0.0);
@@ -307,7 +306,7 @@ impl Step<'_> {
         first: usize,
         tokens: usize,
     ) {
-        let c = self.config;
+        let c = self.attention;
         let (slot, group) = (c.head_slot(), heads.len());
         let row = c.heads * slot;
         let start = first * row + heads.start * slot;
@@ -322,7 +321,7 @@ impl Step<'_> {
                 picked,
                 head_width: c.head_width(),
                 first: self.first + first,
-                window: self.window,
+                window: if c.window == 0 { usize::MAX } else { c.window },
                 kv: self.cache.view(head),
             };
             kernels.attend(&attend, self.out.values.as_ptr().add(start));

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod buffer;
 pub mod feed_forward;
 pub mod linear;
+pub mod residual;
 pub mod rope;
 
 use crate::exec::Executor;

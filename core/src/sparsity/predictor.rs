@@ -8,7 +8,7 @@ use super::dial::Policy;
 use super::select::threshold_of;
 use crate::error::Error;
 use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
-use crate::image::{Config, Image, Kind, crc32};
+use crate::image::{Config, Image, Role, crc32};
 
 /// First bytes of the section.
 pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
@@ -198,8 +198,8 @@ pub fn fingerprint(image: &Image) -> u32 {
         crc = crc32(&(n as u32).to_le_bytes(), crc);
     }
     for layer in [0, c.layers - 1] {
-        for kind in [Kind::AttnNorm, Kind::FfnNorm] {
-            for x in image.vector(kind, layer).unwrap_or(&[]) {
+        for role in [Role::AttnNorm, Role::AttnStreamNorm, Role::FfnNorm, Role::FfnStreamNorm] {
+            for x in image.vector(role, layer).unwrap_or(&[]) {
                 crc = crc32(&x.to_le_bytes(), crc);
             }
         }

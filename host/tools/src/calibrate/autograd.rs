@@ -14,7 +14,8 @@ use super::loss::{self, chain, take};
 use super::parts::{Layer, Linear, Normalise, Reader, Tensors, need};
 use candle_core::{D, DType, Device, Tensor, Var};
 use shadowllm_core::Model;
-use shadowllm_core::image::{Config, Kind, Norm, Positions};
+use shadowllm_core::image::arch::Attention;
+use shadowllm_core::image::{Config, Positions, Role};
 use shadowllm_host::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -24,7 +25,7 @@ pub struct Differentiable {
     config: Config,
     /// [vocab, d_embed].
     embed: Tensor,
-    /// [positions + 2, d_model]; row p + 2 belongs to position p.
+    /// [positions, d_model].
     positions: Option<Tensor>,
     project_in: Option<Linear>,
     layers: Vec<Layer>,
@@ -32,8 +33,10 @@ pub struct Differentiable {
     project_out: Option<Linear>,
     /// [vocab, d_embed]; the embedding where tied.
     output: Tensor,
-    /// `[head_dim / 2]`.
-    frequencies: Vec<f32>,
+    /// [tables, head_dim / 2].
+    frequencies: Vec<Vec<f32>>,
+    /// Of every layer.
+    attentions: Vec<Attention>,
 }
 
 /// What one window of tokens left behind: row-major numbers, an entry per layer.
@@ -64,11 +67,11 @@ pub struct Trace {
 /// What all layers share in a window.
 struct Window {
     tokens: usize,
-    /// 0 where a query may look, else minus infinity, [heads / kv_heads * tokens, tokens]; without and with the
-    /// sliding window.
-    masks: [Tensor; 2],
-    /// Rotations of query and key heads.
-    rope: Option<[Rotation; 2]>,
+    /// For every window that a layer has: 0 where a query may look, else minus infinity, [heads / kv_heads * tokens,
+    /// tokens].
+    masks: Vec<(usize, Tensor)>,
+    /// Rotations of query and key heads, by table of frequencies.
+    ropes: Vec<[Rotation; 2]>,
 }
 
 /// RoPE of rows that are heads of one token after the other: x * cos + (x turn) * sin.
@@ -138,18 +141,22 @@ impl Differentiable {
     /// When the image lacks a tensor.
     pub fn new(model: &Model) -> Result<Self> {
         let read = Reader(model.image());
-        let config = *model.config();
-        let embed = need(read.matrix(Kind::Embed, 0)?, Kind::Embed)?;
-        let positions = read.vector(Kind::EmbedPositions, 0)?;
+        let (config, arch) = (*model.config(), model.image().arch());
+        let globals = arch.globals();
+        let embed = need(read.matrix(Role::Embed, 0)?, Role::Embed)?;
+        let positions = read.vector(Role::EmbedPositions, 0)?;
         Ok(Differentiable {
             config,
             positions: positions.map(|p| p.reshape(((), config.d_model))).transpose()?,
-            project_in: read.linear(Kind::ProjectIn, None, 0)?,
+            project_in: read.linear(Role::ProjectIn, None, 0)?,
             layers: (0..config.layers).map(|layer| read.layer(layer)).collect::<Result<_>>()?,
-            final_norm: read.norm(Kind::FinalNorm, Some(Kind::FinalNormBias), 0)?,
-            project_out: read.linear(Kind::ProjectOut, None, 0)?,
-            output: read.matrix(Kind::Output, 0)?.unwrap_or_else(|| embed.clone()),
-            frequencies: dense_vector(model.image(), Kind::RopeFrequencies, 0).unwrap_or_default(),
+            final_norm: read.norm(globals.final_norm, [Role::FinalNorm, Role::FinalNormBias], 0)?,
+            project_out: read.linear(Role::ProjectOut, None, 0)?,
+            output: read.matrix(Role::Output, 0)?.unwrap_or_else(|| embed.clone()),
+            frequencies: (0..globals.ropes)
+                .filter_map(|table| dense_vector(model.image(), Role::RopeFrequencies, table))
+                .collect(),
+            attentions: (0..config.layers).filter_map(|layer| arch.layer(layer).attention().copied()).collect(),
             embed,
         })
     }
@@ -271,14 +278,16 @@ impl Differentiable {
     fn window(&self, tokens: usize) -> Tensors<Window> {
         let c = &self.config;
         let copies = c.heads / c.kv_heads;
-        let sliding = if c.window == 0 { usize::MAX } else { c.window };
-        let rotation = |heads| Rotation::new(tokens, heads, &self.frequencies);
-        let rope = c.positions == Positions::Rope;
-        Ok(Window {
-            tokens,
-            masks: [mask(tokens, copies, usize::MAX)?, mask(tokens, copies, sliding)?],
-            rope: if rope { Some([rotation(c.heads)?, rotation(c.kv_heads)?]) } else { None },
-        })
+        let mut masks: Vec<(usize, Tensor)> = Vec::new();
+        for attention in &self.attentions {
+            if masks.iter().all(|(window, _)| *window != attention.window) {
+                let sees = if attention.window == 0 { usize::MAX } else { attention.window };
+                masks.push((attention.window, mask(tokens, copies, sees)?));
+            }
+        }
+        let rotations =
+            |table: &Vec<f32>| Ok([Rotation::new(tokens, c.heads, table)?, Rotation::new(tokens, c.kv_heads, table)?]);
+        Ok(Window { tokens, masks, ropes: self.frequencies.iter().map(rotations).collect::<Tensors<_>>()? })
     }
 
     /// [tokens, d_model].
@@ -289,7 +298,7 @@ impl Differentiable {
             None => x,
         };
         match &self.positions {
-            Some(positions) => x + positions.narrow(0, 2, ids.len())?,
+            Some(positions) => x + positions.narrow(0, 0, ids.len())?,
             None => Ok(x),
         }
     }
@@ -302,37 +311,36 @@ impl Differentiable {
 
     fn layer(&self, i: usize, x: &Tensor, leaves: Option<&Leaves>, window: &Window) -> Tensors<Pass> {
         let (c, layer) = (&self.config, &self.layers[i]);
-        let before = |norm: &Normalise, x: &Tensor| if c.pre_norm { norm.forward(x, c.norm) } else { Ok(x.clone()) };
-        let after = |norm: &Normalise, x: Tensor| if c.pre_norm { Ok(x) } else { norm.forward(&x, c.norm) };
-        let attention_input = before(&layer.attention_norm, x)?;
-        let mask = &window.masks[usize::from(c.layer_window(i) != usize::MAX)];
-        let heads = self.attention(layer, &attention_input, mask, window)?;
+        let attention_input = layer.attention_norms.before(x)?;
+        let heads = self.attention(layer, &self.attentions[i], &attention_input, window)?;
         let heads = probed(heads, leaves.map(|leaves| &leaves.heads))?;
-        let x = after(&layer.attention_norm, (x + layer.o.forward(&heads)?)?)?;
-        let ffn_input = before(&layer.ffn_norm, &x)?;
+        let x = layer.attention_norms.after(x, &layer.o.forward(&heads)?)?;
+        let ffn_input = layer.ffn_norms.before(&x)?;
         let (neurons, up) = layer.neurons(&ffn_input, c.activation)?;
         let neurons = probed(neurons, leaves.map(|leaves| &leaves.neurons))?;
-        let output = after(&layer.ffn_norm, (&x + layer.down.forward(&neurons)?)?)?;
+        let output = layer.ffn_norms.after(&x, &layer.down.forward(&neurons)?)?;
         Ok(Pass { attention_input, ffn_input, heads, neurons, up, output })
     }
 
     /// Outputs of the heads, side by side: [tokens, heads * head_dim].
-    fn attention(&self, layer: &Layer, x: &Tensor, mask: &Tensor, window: &Window) -> Tensors<Tensor> {
+    fn attention(&self, layer: &Layer, a: &Attention, x: &Tensor, window: &Window) -> Tensors<Tensor> {
         let (c, tokens) = (&self.config, window.tokens);
         let (dim, group) = (c.head_dim, c.heads / c.kv_heads);
         let turned = |x: Tensor, norm: Option<&Normalise>, rotation: Option<&Rotation>| {
             let x = x.reshape(((), dim))?;
-            let x = norm.map_or(Ok(x.clone()), |norm| norm.forward(&x, Norm::Rms))?;
+            let x = norm.map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
             rotation.map_or(Ok(x.clone()), |rotation| rotation.forward(&x))
         };
         let norms = layer.head_norms.as_ref();
-        let rope = window.rope.as_ref();
+        let rope = a.rope.map(|table| &window.ropes[table]);
+        let mask = window.masks.iter().find(|(sees, _)| *sees == a.window).map(|(_, mask)| mask);
+        let mask = mask.ok_or_else(|| candle_core::Error::Msg("no mask for a layer's window".into()))?;
         let q = turned(layer.q.forward(x)?, norms.map(|n| &n.0), rope.map(|r| &r[0]))?;
         let k = turned(layer.k.forward(x)?, norms.map(|n| &n.1), rope.map(|r| &r[1]))?;
         let v = layer.v.forward(x)?.reshape((tokens, c.kv_heads, dim))?.transpose(0, 1)?;
         let k = k.reshape((tokens, c.kv_heads, dim))?.permute((1, 2, 0))?;
         // Query heads that share keys are stacked: [kv_heads, group * tokens, dim].
-        let q = q.affine(1.0 / (dim as f64).sqrt(), 0.0)?.reshape((tokens, c.kv_heads, group, dim))?;
+        let q = q.affine(f64::from(a.scale), 0.0)?.reshape((tokens, c.kv_heads, group, dim))?;
         let q = q.permute((1, 2, 0, 3))?.reshape((c.kv_heads, group * tokens, dim))?;
         let out = attend(&q, &k, &v, mask)?.reshape((c.kv_heads, group, tokens, dim))?;
         out.permute((2, 0, 1, 3))?.reshape((tokens, c.heads * dim))
@@ -342,7 +350,7 @@ impl Differentiable {
     fn output_input(&self, x: &Tensor) -> Tensors<Tensor> {
         let mut y = x.narrow(0, 0, x.dim(0)? - 1)?;
         if let Some(norm) = &self.final_norm {
-            y = norm.forward(&y, self.config.norm)?;
+            y = norm.forward(&y)?;
         }
         match &self.project_out {
             Some(projection) => projection.forward(&y),

@@ -6,7 +6,7 @@
 //! which all parts cost the same per byte more (a Lagrange multiplier, found by bisection).
 
 use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
-use shadowllm_core::image::{Entry, GLOBAL, Image, Kind};
+use shadowllm_core::image::{Entry, GLOBAL, Image, Role};
 use shadowllm_core::sparsity::{Dial, GRID, Policy};
 use shadowllm_core::{Serial, Session};
 use shadowllm_host::Result;
@@ -149,9 +149,9 @@ impl Part {
 }
 
 /// Which slot of a policy's budget a matrix belongs to.
-fn slot_of(policy: Policy, kind: Kind) -> Option<usize> {
-    let maps = [Kind::Q, Kind::K, Kind::V, Kind::O, Kind::Gate, Kind::Up, Kind::Down];
-    let map = maps.iter().position(|k| *k == kind)?;
+fn slot_of(policy: Policy, role: Role) -> Option<usize> {
+    let maps = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
+    let map = maps.iter().position(|r| *r == role)?;
     match (policy.by_input(), map) {
         (true, 4..) if policy == Policy::Mixed => Some(policy.neuron_slot()),
         (true, _) => Some(map),
@@ -178,7 +178,7 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
     let depths = DEPTHS.min(layers - 1);
     let bytes = |slot: usize, range: &std::ops::Range<usize>| -> f64 {
         let inside = |e: &Entry| {
-            e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.kind) == Some(slot)
+            e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.role) == Some(slot)
         };
         image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
     };

@@ -1,9 +1,9 @@
 //! A packed model's weights as plain matrices: the one place that knows how the image pads them.
 
-use crate::pack::layout::{Segments, col_segments, matrix_shape, row_segments, vector_len, vector_segments};
 use rayon::prelude::*;
 use shadowllm_core::format::BLOCK;
-use shadowllm_core::image::{Image, Kind};
+use shadowllm_core::image::roles::Segments;
+use shadowllm_core::image::{Image, Role};
 
 /// Where the image has index `i` of the source.
 fn padded(s: &Segments, i: usize) -> usize {
@@ -12,10 +12,11 @@ fn padded(s: &Segments, i: usize) -> usize {
 
 /// A matrix of the image in floats: (rows, cols) of the source and its numbers without padding; `None` when
 /// the image has none. `layer` is ignored for those outside the layers.
-pub fn dense_rows(image: &Image, kind: Kind, layer: usize) -> Option<((usize, usize), Vec<f32>)> {
-    let matrix = image.matrix(kind, layer)?;
-    let (rows, cols) = matrix_shape(kind, image.config())?;
-    let (row_of, col_of) = (row_segments(kind, image.config(), rows), col_segments(kind, image.config(), cols));
+pub fn dense_rows(image: &Image, role: Role, layer: usize) -> Option<((usize, usize), Vec<f32>)> {
+    let matrix = image.matrix(role, layer)?;
+    let blocks = image.arch().layer(layer);
+    let place = image.arch().place(role, &blocks, layer)?;
+    let ((rows, cols), row_of, col_of) = (role.shape(&place), role.outputs(&place), role.inputs(&place));
     let mut all = vec![0.0; rows * cols];
     all.par_chunks_exact_mut(cols).enumerate().for_each(|(r, out)| {
         for kb in 0..matrix.geometry().k_blocks {
@@ -31,9 +32,10 @@ pub fn dense_rows(image: &Image, kind: Kind, layer: usize) -> Option<((usize, us
 }
 
 /// A vector of the image without padding; `None` when the image has none.
-pub fn dense_vector(image: &Image, kind: Kind, layer: usize) -> Option<Vec<f32>> {
-    let vector = image.vector(kind, layer)?;
-    let len = vector_len(kind, image.config());
-    let segments = vector_segments(kind, image.config(), len);
+pub fn dense_vector(image: &Image, role: Role, layer: usize) -> Option<Vec<f32>> {
+    let vector = image.vector(role, layer)?;
+    let blocks = image.arch().layer(layer);
+    let place = image.arch().place(role, &blocks, layer)?;
+    let (len, segments) = (role.shape(&place).0, role.outputs(&place));
     (0..len).map(|i| vector.get(padded(&segments, i)).copied()).collect()
 }

@@ -8,7 +8,7 @@ use super::section::Section;
 use super::statistics::{SOURCE_OF, Statistics};
 use super::train::{Sample, Scores, Target, Training};
 use shadowllm_core::Image;
-use shadowllm_core::image::{Config, Kind};
+use shadowllm_core::image::{Config, Role};
 use shadowllm_core::sparsity::{GRID, Policy, QUANTILES, Table};
 use shadowllm_host::Result;
 
@@ -88,7 +88,7 @@ impl Held {
 
 /// Euclidean norms of the down projection's columns, `[ffn]`.
 fn column_norms(image: &Image, layer: usize) -> Vec<f32> {
-    let Some(((_, cols), values)) = dense_rows(image, Kind::Down, layer) else { return Vec::new() };
+    let Some(((_, cols), values)) = dense_rows(image, Role::Down, layer) else { return Vec::new() };
     let mut squares = vec![0f64; cols];
     for row in values.chunks_exact(cols.max(1)) {
         squares.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
@@ -241,7 +241,7 @@ pub fn centre(section: &mut Section, image: &Image, statistics: &Statistics) {
     let (mut means, mut constants) = (Vec::new(), Vec::new());
     for (layer, s) in statistics.layers.iter().enumerate() {
         let mean: Vec<f32> = s.mean.iter().map(|m| (m / statistics.tokens.max(1) as f64) as f32).collect();
-        if let Some(((_, cols), values)) = dense_rows(image, Kind::Down, layer) {
+        if let Some(((_, cols), values)) = dense_rows(image, Role::Down, layer) {
             let dot = |row: &[f32]| row.iter().zip(&mean).map(|(w, m)| f64::from(*w) * f64::from(*m)).sum::<f64>();
             constants.extend(values.chunks_exact(cols.max(1)).map(|row| dot(row) as f32));
         }

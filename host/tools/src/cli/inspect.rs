@@ -3,7 +3,9 @@
 use crate::{print, print_json};
 use clap::Args;
 use serde_json::{Value, json};
-use shadowllm_core::image::{Config, GLOBAL, SectionKind, Storage};
+use shadowllm_core::image::arch::{Block, Norm, Op};
+use shadowllm_core::image::roles::ROLES;
+use shadowllm_core::image::{Architecture, Entry, GLOBAL, SectionKind, Storage};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::path::PathBuf;
@@ -54,19 +56,19 @@ fn describe(model: &LoadedModel) -> Result<Value> {
     let tensors: Vec<Value> = image
         .entries()
         .map(|e| {
-            let (format, layout) = match e.storage {
+            let (format, order) = match e.storage {
                 Storage::Vector { .. } => ("f32", "vector"),
                 Storage::Tiles(g) => (g.format.name(), g.order.name()),
             };
             let layer = (e.layer != GLOBAL).then_some(e.layer);
-            json!({"kind": e.kind.name(), "layer": layer, "rows": e.rows, "cols": e.cols, "format": format,
-                   "layout": layout, "offset": e.offset, "bytes": e.bytes()})
+            json!({"role": e.role.name(), "layer": layer, "rows": e.rows, "cols": e.cols, "format": format,
+                   "order": order, "offset": e.offset, "bytes": e.bytes()})
         })
         .collect();
     Ok(json!({
         "file": model.path().to_string_lossy(),
         "file_bytes": model.file_bytes(),
-        "config": config(image.config()),
+        "architecture": architecture(image.arch()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),
         "chat_template": !model.chat()?.template.is_empty(),
         "provenance": provenance,
@@ -75,42 +77,94 @@ fn describe(model: &LoadedModel) -> Result<Value> {
     }))
 }
 
-fn config(c: &Config) -> Value {
+/// The architecture: what the model has once, and the kinds of its layers.
+fn architecture(arch: &Architecture) -> Value {
+    let g = arch.globals();
+    let kinds: Vec<Value> = arch
+        .kinds()
+        .enumerate()
+        .map(|(i, kind)| {
+            let layers: Vec<usize> = (0..g.layers).filter(|layer| arch.kind_of(*layer) == Some(i)).collect();
+            json!({"layers": layers, "parallel": kind.parallel, "blocks": kind.blocks().map(block).collect::<Vec<_>>()})
+        })
+        .collect();
     json!({
-        "d_model": c.d_model, "d_embed": c.d_embed, "layers": c.layers, "heads": c.heads, "kv_heads": c.kv_heads,
-        "head_dim": c.head_dim, "ffn": c.ffn, "gated": c.gated, "activation": c.activation.name(), "vocab": c.vocab,
-        "max_positions": c.max_positions, "window": c.window, "window_from": c.window_from,
-        "norm": format!("{:?}", c.norm).to_lowercase(), "norm_eps": c.norm_eps, "pre_norm": c.pre_norm,
-        "positions": format!("{:?}", c.positions).to_lowercase(), "neuron_group": c.neuron_group,
-        "attention_by_input": c.attention_by_input, "ffn_by_input": c.ffn_by_input,
-        "bos": c.bos, "eos": c.eos(),
+        "d_model": g.d_model, "d_embed": g.d_embed, "layers": g.layers, "vocab": g.vocab,
+        "max_positions": g.max_positions, "positions": format!("{:?}", g.positions).to_lowercase(),
+        "rope_tables": g.ropes, "embed_scale": g.embed_scale, "logit_scale": g.logit_scale, "logit_cap": g.logit_cap,
+        "final_norm": norm(&g.final_norm), "bos": g.bos, "eos": g.eos(), "kinds": kinds,
     })
+}
+
+fn norm(norm: &Option<Norm>) -> Value {
+    norm.map_or(Value::Null, |n| json!({"kind": format!("{:?}", n.kind).to_lowercase(), "eps": n.eps}))
+}
+
+fn block(block: &Block) -> Value {
+    let n = &block.norms;
+    let mut value = match &block.op {
+        Op::Attention(a) => json!({
+            "operation": "attention", "heads": a.heads, "kv_heads": a.kv_heads, "head_dim": a.head_dim,
+            "window": a.window, "rope_table": a.rope, "head_norm": format!("{:?}", a.head_norm).to_lowercase(),
+            "scale": a.scale, "cap": a.cap, "sinks": a.sinks, "by_input": a.by_input,
+        }),
+        Op::Mlp(m) => json!({
+            "operation": "mlp", "neurons": m.neurons, "gated": m.gated, "activation": m.activation.name(),
+            "neuron_group": m.group, "by_input": m.by_input, "experts": m.router.map_or(0, |r| r.experts),
+        }),
+    };
+    for (name, found) in [("input_norm", n.input), ("output_norm", n.output), ("stream_norm", n.stream)] {
+        if found.is_some() {
+            value[name] = norm(&found);
+        }
+    }
+    value
+}
+
+/// Numbers in order, as ranges: "0-4, 6-10".
+fn ranges(numbers: &[u64]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let text = |run: &[u64]| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    };
+    runs.map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
-    for (key, v) in [&value["provenance"], &value["config"]].into_iter().filter_map(Value::as_object).flatten() {
+    let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
+    for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
         print::line(format_args!("  {key:<14} {v}"))?;
+    }
+    for kind in value["architecture"]["kinds"].as_array().into_iter().flatten() {
+        let layers: Vec<u64> = kind["layers"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        print::line(format_args!("  layers {}", ranges(&layers)))?;
+        for block in kind["blocks"].as_array().into_iter().flatten().filter_map(Value::as_object) {
+            let fields: Vec<String> = block.iter().map(|(key, v)| format!("{key} {v}")).collect();
+            print::line(format_args!("    {}", fields.join(", ")))?;
+        }
     }
     let mb = model.model().weight_bytes_per_token() as f64 / 1e6;
     print::line(format_args!("  {:<14} {mb:.1} MB of weights", "per token"))?;
     print::line(format_args!(
-        "\n  {:<16} {:>6} {:>8} {:>8}  {:<8} {:<8} {:>12}",
-        "tensor", "layers", "rows", "cols", "format", "layout", "bytes"
+        "\n  {:<16} {:>6} {:>8} {:>8}  {:<8} {:<12} {:>12}",
+        "tensor", "layers", "rows", "cols", "format", "order", "bytes"
     ))?;
     let image = model.model().image();
-    for e in image.entries().filter(|e| e.layer == GLOBAL || e.layer == 0) {
-        let layers = if e.layer == GLOBAL { 1 } else { image.config().layers };
-        let (format, layout) = match e.storage {
-            Storage::Vector { .. } => ("f32", "vector".to_owned()),
-            Storage::Tiles(g) => (g.format.name(), format!("{:?}", g.order).to_lowercase()),
+    for row in ROLES {
+        let entries: Vec<Entry> = image.entries().filter(|e| e.role == row.role).collect();
+        let Some(e) = entries.first() else { continue };
+        let (format, order) = match e.storage {
+            Storage::Vector { .. } => ("f32", "vector"),
+            Storage::Tiles(g) => (g.format.name(), g.order.name()),
         };
-        let bytes = layers * e.bytes();
+        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        let (count, rows, cols) = (entries.len(), e.rows, e.cols);
         print::line(format_args!(
-            "  {:<16} {layers:>6} {:>8} {:>8}  {format:<8} {layout:<8} {bytes:>12}",
-            e.kind.name(),
-            e.rows,
-            e.cols
+            "  {:<16} {count:>6} {rows:>8} {cols:>8}  {format:<8} {order:<12} {bytes:>12}",
+            row.name
         ))?;
     }
     Ok(())

@@ -56,7 +56,7 @@ fn arrangement(o: &Options, source: &dyn Source) -> Arrangement {
         "neuron" => Arrangement::NEURON,
         "input" => Arrangement::INPUT,
         "mixed" => Arrangement { attention_by_input: true, ..Arrangement::NEURON },
-        "auto" => Arrangement::auto(&source.spec().config),
+        "auto" => Arrangement::auto(source.spec()),
         _ => Arrangement::DENSE,
     };
     Arrangement { neuron_group: o.neuron_group.unwrap_or(named.neuron_group), ..named }

@@ -6,7 +6,7 @@ use super::{Chat, Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use shadowllm_core::image::{Kind, Positions};
+use shadowllm_core::image::{Positions, Role};
 use shadowllm_host::map::map;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
@@ -55,6 +55,8 @@ impl HfSource {
             source.add_shard(&path)?;
         }
         source.prefix = source.find_prefix();
+        let has = |role, layer| source.name(role, layer).is_some_and(|name| source.places.contains_key(&name));
+        source.spec = source.spec.clone().with_tensors(&has);
         Ok(source)
     }
 
@@ -89,10 +91,10 @@ impl HfSource {
         if self.places.contains_key(probe) { "" } else { "model." }
     }
 
-    fn name(&self, kind: Kind, layer: usize) -> Option<String> {
-        let name = if self.spec.family == "opt" { opt_name(kind) } else { llama_name(kind) }?;
-        Some(match (kind, kind.in_layers(), self.spec.family == "opt") {
-            (Kind::Output, ..) => name.to_owned(),
+    fn name(&self, role: Role, layer: usize) -> Option<String> {
+        let name = if self.spec.family == "opt" { opt_name(role) } else { llama_name(role) }?;
+        Some(match (role, role.in_layers(), self.spec.family == "opt") {
+            (Role::Output, ..) => name.to_owned(),
             (_, true, true) => format!("{}decoder.layers.{layer}.{name}", self.prefix),
             (_, true, false) => format!("{}layers.{layer}.{name}", self.prefix),
             (_, false, true) => format!("{}decoder.{name}", self.prefix),
@@ -117,7 +119,7 @@ fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
         Some(one) => vec![one.clone()],
         None => Vec::new(),
     };
-    let c = &mut spec.config;
+    let c = &mut spec.globals;
     for id in ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()) {
         if c.eos_len < c.eos.len() && !c.eos().contains(&id) {
             c.eos[c.eos_len] = id;
@@ -154,58 +156,61 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     ))
 }
 
-fn llama_name(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Embed => "embed_tokens.weight",
-        Kind::FinalNorm => "norm.weight",
-        Kind::Output => "lm_head.weight",
-        Kind::AttnNorm => "input_layernorm.weight",
-        Kind::Q => "self_attn.q_proj.weight",
-        Kind::QBias => "self_attn.q_proj.bias",
-        Kind::K => "self_attn.k_proj.weight",
-        Kind::KBias => "self_attn.k_proj.bias",
-        Kind::V => "self_attn.v_proj.weight",
-        Kind::VBias => "self_attn.v_proj.bias",
-        Kind::O => "self_attn.o_proj.weight",
-        Kind::OBias => "self_attn.o_proj.bias",
-        Kind::QNorm => "self_attn.q_norm.weight",
-        Kind::KNorm => "self_attn.k_norm.weight",
-        Kind::FfnNorm => "post_attention_layernorm.weight",
-        Kind::Gate => "mlp.gate_proj.weight",
-        Kind::GateBias => "mlp.gate_proj.bias",
-        Kind::Up => "mlp.up_proj.weight",
-        Kind::UpBias => "mlp.up_proj.bias",
-        Kind::Down => "mlp.down_proj.weight",
-        Kind::DownBias => "mlp.down_proj.bias",
+/// Rows of OPT's learned positions before the first position's.
+const OPT_OFFSET: usize = 2;
+
+fn llama_name(role: Role) -> Option<&'static str> {
+    Some(match role {
+        Role::Embed => "embed_tokens.weight",
+        Role::FinalNorm => "norm.weight",
+        Role::Output => "lm_head.weight",
+        Role::AttnNorm => "input_layernorm.weight",
+        Role::Q => "self_attn.q_proj.weight",
+        Role::QBias => "self_attn.q_proj.bias",
+        Role::K => "self_attn.k_proj.weight",
+        Role::KBias => "self_attn.k_proj.bias",
+        Role::V => "self_attn.v_proj.weight",
+        Role::VBias => "self_attn.v_proj.bias",
+        Role::O => "self_attn.o_proj.weight",
+        Role::OBias => "self_attn.o_proj.bias",
+        Role::QNorm => "self_attn.q_norm.weight",
+        Role::KNorm => "self_attn.k_norm.weight",
+        Role::FfnNorm => "post_attention_layernorm.weight",
+        Role::Gate => "mlp.gate_proj.weight",
+        Role::GateBias => "mlp.gate_proj.bias",
+        Role::Up => "mlp.up_proj.weight",
+        Role::UpBias => "mlp.up_proj.bias",
+        Role::Down => "mlp.down_proj.weight",
+        Role::DownBias => "mlp.down_proj.bias",
         _ => return None,
     })
 }
 
-fn opt_name(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Embed => "embed_tokens.weight",
-        Kind::EmbedPositions => "embed_positions.weight",
-        Kind::ProjectIn => "project_in.weight",
-        Kind::ProjectOut => "project_out.weight",
-        Kind::FinalNorm => "final_layer_norm.weight",
-        Kind::FinalNormBias => "final_layer_norm.bias",
-        Kind::Output => "lm_head.weight",
-        Kind::AttnNorm => "self_attn_layer_norm.weight",
-        Kind::AttnNormBias => "self_attn_layer_norm.bias",
-        Kind::Q => "self_attn.q_proj.weight",
-        Kind::QBias => "self_attn.q_proj.bias",
-        Kind::K => "self_attn.k_proj.weight",
-        Kind::KBias => "self_attn.k_proj.bias",
-        Kind::V => "self_attn.v_proj.weight",
-        Kind::VBias => "self_attn.v_proj.bias",
-        Kind::O => "self_attn.out_proj.weight",
-        Kind::OBias => "self_attn.out_proj.bias",
-        Kind::FfnNorm => "final_layer_norm.weight",
-        Kind::FfnNormBias => "final_layer_norm.bias",
-        Kind::Up => "fc1.weight",
-        Kind::UpBias => "fc1.bias",
-        Kind::Down => "fc2.weight",
-        Kind::DownBias => "fc2.bias",
+fn opt_name(role: Role) -> Option<&'static str> {
+    Some(match role {
+        Role::Embed => "embed_tokens.weight",
+        Role::EmbedPositions => "embed_positions.weight",
+        Role::ProjectIn => "project_in.weight",
+        Role::ProjectOut => "project_out.weight",
+        Role::FinalNorm => "final_layer_norm.weight",
+        Role::FinalNormBias => "final_layer_norm.bias",
+        Role::Output => "lm_head.weight",
+        Role::AttnNorm | Role::AttnStreamNorm => "self_attn_layer_norm.weight",
+        Role::AttnNormBias | Role::AttnStreamNormBias => "self_attn_layer_norm.bias",
+        Role::Q => "self_attn.q_proj.weight",
+        Role::QBias => "self_attn.q_proj.bias",
+        Role::K => "self_attn.k_proj.weight",
+        Role::KBias => "self_attn.k_proj.bias",
+        Role::V => "self_attn.v_proj.weight",
+        Role::VBias => "self_attn.v_proj.bias",
+        Role::O => "self_attn.out_proj.weight",
+        Role::OBias => "self_attn.out_proj.bias",
+        Role::FfnNorm | Role::FfnStreamNorm => "final_layer_norm.weight",
+        Role::FfnNormBias | Role::FfnStreamNormBias => "final_layer_norm.bias",
+        Role::Up => "fc1.weight",
+        Role::UpBias => "fc1.bias",
+        Role::Down => "fc2.weight",
+        Role::DownBias => "fc2.bias",
         _ => return None,
     })
 }
@@ -215,12 +220,12 @@ impl Source for HfSource {
         &self.spec
     }
 
-    fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+    fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
         let tied = json(&self.folder, "config.json")?.get("tie_word_embeddings").and_then(Value::as_bool);
-        if kind == Kind::Output && tied.unwrap_or(self.spec.config.positions == Positions::Learned) {
+        if role == Role::Output && tied.unwrap_or(self.spec.globals.positions == Positions::Learned) {
             return Ok(None);
         }
-        let Some(name) = self.name(kind, layer) else { return Ok(None) };
+        let Some(name) = self.name(role, layer) else { return Ok(None) };
         let Some(place) = self.places.get(&name) else { return Ok(None) };
         let (rows, cols) = match place.shape[..] {
             [n] => (1, n),
@@ -231,7 +236,14 @@ impl Source for HfSource {
             let message = format!("tensor {name} is of the type {:?}; F32, F16 and BF16 can be read", place.dtype);
             Error::file(&self.folder, message)
         })?;
-        let data = Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] };
+        let mut bytes = &self.shards[place.shard][place.range.clone()];
+        let mut rows = rows;
+        if role == Role::EmbedPositions {
+            // OPT's first position stands in row 2.
+            bytes = bytes.get(bytes.len() / rows.max(1) * OPT_OFFSET..).unwrap_or_default();
+            rows = rows.saturating_sub(OPT_OFFSET);
+        }
+        let data = Data::Bytes { kind, bytes };
         Ok(Some(SourceTensor { name, rows, cols, data, interleaved: None }))
     }
 

@@ -1,9 +1,10 @@
 //! `config.json` of Hugging Face models, in both styles: `rope_theta` + `rope_scaling` + `torch_dtype`, and
 //! the newer `rope_parameters` + `dtype`.
 
-use super::{Spec, check, rope};
+use super::{Spec, end_tokens, pre_norm, rope};
 use serde_json::{Map, Value};
-use shadowllm_core::image::{Config, MAX_EOS, Norm, Positions};
+use shadowllm_core::image::Positions;
+use shadowllm_core::image::arch::{Attention, Globals, MAX_LAYERS, Mlp, Norm, Norming, Norms};
 use shadowllm_core::kernels::Activation;
 
 /// Families that can be read.
@@ -80,51 +81,58 @@ fn activation(r: &Reader, key: &str) -> Result<Activation, String> {
     }
 }
 
-fn eos(r: &Reader) -> ([u32; MAX_EOS], usize) {
-    let ids = r.ids("eos_token_id");
-    let len = ids.len().min(MAX_EOS);
-    let mut eos = [0; MAX_EOS];
-    eos[..len].copy_from_slice(&ids[..len]);
-    (eos, len)
-}
-
 fn opt(r: &Reader) -> Result<Spec, String> {
     let (d_model, heads) = (r.count("hidden_size")?, r.count("num_attention_heads")?);
     if heads == 0 || !d_model.is_multiple_of(heads) {
         return Err(format!("hidden_size {d_model} is not a multiple of num_attention_heads {heads}"));
     }
-    let pre_norm = r.flag("do_layer_norm_before", true)?;
-    if pre_norm && r.flag("_remove_final_layer_norm", false)? {
+    let pre = r.flag("do_layer_norm_before", true)?;
+    if pre && r.flag("_remove_final_layer_norm", false)? {
         return Err("_remove_final_layer_norm together with do_layer_norm_before is not supported".into());
     }
-    let (eos, eos_len) = eos(r);
-    let config = Config {
-        d_model,
-        d_embed: r.count_or_none("word_embed_proj_dim")?.unwrap_or(d_model),
-        layers: r.count("num_hidden_layers")?,
+    let d_embed = r.count_or_none("word_embed_proj_dim")?.unwrap_or(d_model);
+    let norm = Norm { kind: Norming::Layer, eps: 1e-5 };
+    let attention = Attention {
         heads,
         kv_heads: heads,
         head_dim: d_model / heads,
-        ffn: r.count("ffn_dim")?,
+        scale: scale(d_model / heads),
+        ..Attention::NONE
+    };
+    let mlp = Mlp { neurons: r.count("ffn_dim")?, activation: activation(r, "activation_function")?, ..PLAIN };
+    let mut layer = pre_norm(norm, attention, mlp);
+    if !pre {
+        for block in layer.blocks.iter_mut().flatten() {
+            block.norms = Norms { stream: Some(norm), ..Norms::default() };
+        }
+    }
+    let globals =
+        Globals { final_norm: pre.then_some(norm), positions: Positions::Learned, ..globals(r, d_model, d_embed)? };
+    Spec { family: "opt".into(), layers: vec![layer; globals.layers.min(MAX_LAYERS)], globals, ropes: Vec::new() }
+        .check()
+}
+
+/// The factor of attention's scores: 1 / sqrt(head_dim).
+pub(super) fn scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// A feed-forward network whose neurons are skipped in groups of 32.
+pub(super) const PLAIN: Mlp = Mlp { group: 32, ..Mlp::NONE };
+
+fn globals(r: &Reader, d_model: usize, d_embed: usize) -> Result<Globals, String> {
+    let (eos, eos_len) = end_tokens(&r.ids("eos_token_id"));
+    Ok(Globals {
+        d_model,
+        d_embed,
+        layers: r.count("num_hidden_layers")?,
         vocab: r.count("vocab_size")?,
         max_positions: r.count("max_position_embeddings")?,
-        window: 0,
-        window_from: 0,
-        norm: Norm::Layer,
-        norm_eps: 1e-5,
-        pre_norm,
-        gated: false,
-        activation: activation(r, "activation_function")?,
-        positions: Positions::Learned,
-        neuron_group: 32,
-        attention_by_input: false,
-        ffn_by_input: false,
         bos: r.ids("bos_token_id").first().copied(),
         eos,
         eos_len,
-    };
-    check(&config)?;
-    Ok(Spec { family: "opt".into(), config, rope: Vec::new() })
+        ..Globals::NONE
+    })
 }
 
 fn llama_like(r: &Reader, family: &str) -> Result<Spec, String> {
@@ -134,52 +142,42 @@ fn llama_like(r: &Reader, family: &str) -> Result<Spec, String> {
         None if heads > 0 && d_model.is_multiple_of(heads) => d_model / heads,
         None => return Err(format!("hidden_size {d_model} is not a multiple of num_attention_heads {heads}")),
     };
-    let layers = r.count("num_hidden_layers")?;
-    let (window, window_from) = window(r, family, layers)?;
-    let (eos, eos_len) = eos(r);
-    let config = Config {
-        d_model,
-        d_embed: d_model,
-        layers,
+    let norm = Norm { kind: Norming::Rms, eps: r.number("rms_norm_eps", 1e-6)? as f32 };
+    let attention = Attention {
         heads,
         kv_heads: r.count_or_none("num_key_value_heads")?.unwrap_or(heads),
         head_dim,
-        ffn: r.count("intermediate_size")?,
-        vocab: r.count("vocab_size")?,
-        max_positions: r.count("max_position_embeddings")?,
-        window,
-        window_from,
-        norm: Norm::Rms,
-        norm_eps: r.number("rms_norm_eps", 1e-6)? as f32,
-        pre_norm: true,
-        gated: true,
-        activation: activation(r, "hidden_act")?,
-        positions: Positions::Rope,
-        neuron_group: 32,
-        attention_by_input: false,
-        ffn_by_input: false,
-        bos: r.ids("bos_token_id").first().copied(),
-        eos,
-        eos_len,
+        rope: Some(0),
+        head_norm_eps: norm.eps,
+        scale: scale(head_dim),
+        ..Attention::NONE
     };
+    let mlp =
+        Mlp { neurons: r.count("intermediate_size")?, gated: true, activation: activation(r, "hidden_act")?, ..PLAIN };
+    let globals = Globals { ropes: 1, final_norm: Some(norm), ..globals(r, d_model, d_model)? };
+    let windows = windows(r, family, globals.layers)?;
+    let layer = |layer: usize| pre_norm(norm, Attention { window: windows(layer), ..attention }, mlp);
+    let layers = (0..globals.layers.min(MAX_LAYERS)).map(layer).collect();
     // Before anything of such a size is made.
-    check(&config)?;
-    Ok(Spec { family: family.into(), config, rope: rope_of(r, head_dim)? })
+    let spec = Spec { family: family.into(), globals, layers, ropes: Vec::new() }.check()?;
+    Ok(Spec { ropes: vec![rope_of(r, head_dim)?], ..spec })
 }
 
-/// The sliding window and the first layer that has it.
-fn window(r: &Reader, family: &str, layers: usize) -> Result<(usize, usize), String> {
+/// The sliding window of each layer, 0 for none.
+fn windows(r: &Reader, family: &str, layers: usize) -> Result<impl Fn(usize) -> usize, String> {
     let size = r.count_or_none("sliding_window")?.unwrap_or(0);
-    let used = r.flag("use_sliding_window", family == "mistral")? && size > 0;
-    let mut from = if family == "mistral" { 0 } else { r.count_or_none("max_window_layers")?.unwrap_or(0) };
-    if let Some(types) = r.value("layer_types").and_then(Value::as_array) {
-        let sliding: Vec<bool> = types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect();
-        from = sliding.iter().position(|s| *s).unwrap_or(layers);
-        if sliding[from.min(sliding.len())..].iter().any(|s| !s) {
-            return Err("layer_types mixes full attention behind sliding attention, which is not supported".into());
-        }
+    let used = r.flag("use_sliding_window", family == "mistral")?;
+    let from = if family == "mistral" { 0 } else { r.count_or_none("max_window_layers")?.unwrap_or(0) };
+    let types = r.value("layer_types").and_then(Value::as_array);
+    let types: Option<Vec<bool>> =
+        types.map(|types| types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect());
+    if types.as_ref().is_some_and(|t| t.len() < layers) {
+        return Err(format!("layer_types has fewer entries than num_hidden_layers ({layers})"));
     }
-    Ok(if used && from < layers { (size, from) } else { (0, 0) })
+    Ok(move |layer: usize| {
+        let slides = types.as_ref().map_or(layer >= from, |types| types[layer]);
+        if used && slides { size } else { 0 }
+    })
 }
 
 fn rope_of(r: &Reader, head_dim: usize) -> Result<Vec<f32>, String> {

@@ -14,30 +14,99 @@ pub use synthetic::{SHAPES, SyntheticSource};
 use crate::cache::is_image;
 use gguf::GgmlType;
 use gguf::dequant::{block_bytes, block_len, dequantize};
-use shadowllm_core::image::{Config, Kind};
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::{self, Attention, Block, Globals, HeadNorm, Layer, MAX_EOS, Mlp, Norm, Norms, Op};
 use shadowllm_host::{Error, Result};
 use std::path::Path;
 
-/// A model's shape with what is computed from its configuration.
+/// A model's description, with what is computed from its configuration.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// Name of the family ("llama", "opt", ...).
     pub family: String,
-    /// The shape.
-    pub config: Config,
-    /// RoPE inverse frequencies, scaled; empty under learned positions.
-    pub rope: Vec<f32>,
+    /// What the model has once.
+    pub globals: Globals,
+    /// Every layer.
+    pub layers: Vec<Layer>,
+    /// Tables of inverse rotary frequencies, scaling applied.
+    pub ropes: Vec<Vec<f32>>,
+}
+
+impl Spec {
+    /// Sets what only the tensors tell: biases, and norms of heads.
+    pub fn with_tensors(mut self, has: &dyn Fn(Role, usize) -> bool) -> Spec {
+        for (layer, blocks) in self.layers.iter_mut().enumerate() {
+            for block in blocks.blocks.iter_mut().flatten() {
+                match &mut block.op {
+                    Op::Attention(a) => {
+                        a.biases = [Role::QBias, Role::OBias].map(|role| has(role, layer));
+                        if has(Role::QNorm, layer) {
+                            a.head_norm = HeadNorm::PerHead;
+                        }
+                    }
+                    Op::Mlp(m) => m.biases = [Role::UpBias, Role::DownBias].map(|role| has(role, layer)),
+                }
+            }
+        }
+        self
+    }
+
+    /// The architecture section of an image.
+    ///
+    /// # Errors
+    /// [`shadowllm_core::Error::Malformed`] with the field that no model can have.
+    pub fn section(&self) -> std::result::Result<Vec<u8>, shadowllm_core::Error> {
+        let mut kinds: Vec<Layer> = Vec::new();
+        let kind_of = self.layers.iter().map(|layer| {
+            let known = kinds.iter().position(|k| k == layer);
+            known.unwrap_or_else(|| {
+                kinds.push(*layer);
+                kinds.len() - 1
+            }) as u8
+        });
+        let kind_of: Vec<u8> = kind_of.collect();
+        let mut bytes = Vec::new();
+        arch::write(&self.globals, &kinds, &kind_of, &mut |byte| bytes.push(byte))?;
+        Ok(bytes)
+    }
+
+    /// Whether the description can be a model's.
+    ///
+    /// # Errors
+    /// A sentence with the field.
+    fn check(self) -> std::result::Result<Spec, String> {
+        match self.section() {
+            Ok(_) => Ok(self),
+            Err(shadowllm_core::Error::Malformed(field)) => {
+                Err(format!("no model can have such a shape: {field} is out of range; is the file damaged?"))
+            }
+            Err(other) => Err(other.to_string()),
+        }
+    }
+}
+
+/// End tokens as the description holds them, and how many.
+fn end_tokens(ids: &[u32]) -> ([u32; MAX_EOS], usize) {
+    let (mut eos, len) = ([0; MAX_EOS], ids.len().min(MAX_EOS));
+    eos[..len].copy_from_slice(&ids[..len]);
+    (eos, len)
+}
+
+/// A layer of attention and a feed-forward network, each with an input norm.
+fn pre_norm(norm: Norm, attention: Attention, mlp: Mlp) -> Layer {
+    let norms = Norms { input: Some(norm), ..Norms::default() };
+    Layer::of(&[Block { norms, op: Op::Attention(attention) }, Block { norms, op: Op::Mlp(mlp) }])
 }
 
 /// A model to pack.
 pub trait Source: Sync {
-    /// Its shape.
+    /// Its description.
     fn spec(&self) -> &Spec;
     /// A tensor, if the model has it. `layer` is ignored for those outside the layers.
     ///
     /// # Errors
     /// When the tensor is there and cannot be read; names it.
-    fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>>;
+    fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>>;
     /// `tokenizer.json`.
     ///
     /// # Errors
@@ -70,16 +139,6 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
         return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
     }
     Ok(Box::new(GgufSource::open(path)?))
-}
-
-/// Whether a shape that was read from a source can be a model's.
-fn check(config: &Config) -> std::result::Result<(), String> {
-    config.check().map_err(|e| match e {
-        shadowllm_core::Error::Malformed(field) => {
-            format!("no model can have such a shape: {field} is out of range; is the file damaged?")
-        }
-        other => other.to_string(),
-    })
 }
 
 /// A tensor's numbers, row by row.

@@ -1,7 +1,10 @@
 //! Models of a known shape with random weights, for measuring speed.
 
-use super::{Chat, Data, Source, SourceTensor, Spec, rope};
-use shadowllm_core::image::{Config, Kind, MAX_EOS, Norm, Positions};
+use super::hf_config::{PLAIN, scale};
+use super::{Chat, Data, Source, SourceTensor, Spec, pre_norm, rope};
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::{Attention, Globals, Mlp, Norm, Norming};
+use shadowllm_core::image::roles::Place;
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::{Error, Result};
 use std::path::Path;
@@ -39,32 +42,24 @@ impl SyntheticSource {
             return Err(Error::Usage(format!("no shape is called {name}; there are {}", names.join(", "))));
         };
         let head_dim = d_model / heads;
-        let config = Config {
+        let norm = Norm { kind: Norming::Rms, eps: 1e-5 };
+        let attention =
+            Attention { heads, kv_heads, head_dim, rope: Some(0), scale: scale(head_dim), ..Attention::NONE };
+        let activation = if relu { Activation::Relu } else { Activation::Silu };
+        let mlp = Mlp { neurons: ffn, gated: true, activation, ..PLAIN };
+        let globals = Globals {
             d_model,
             d_embed: d_model,
             layers,
-            heads,
-            kv_heads,
-            head_dim,
-            ffn,
             vocab,
             max_positions: 8192,
-            window: 0,
-            window_from: 0,
-            norm: Norm::Rms,
-            norm_eps: 1e-5,
-            pre_norm: true,
-            gated: true,
-            activation: if relu { Activation::Relu } else { Activation::Silu },
-            positions: Positions::Rope,
-            neuron_group: 32,
-            attention_by_input: false,
-            ffn_by_input: false,
+            ropes: 1,
+            final_norm: Some(norm),
             bos: Some(1),
-            eos: [0; MAX_EOS],
-            eos_len: 0,
+            ..Globals::NONE
         };
-        let spec = Spec { family: "llama".into(), config, rope: rope::frequencies(10_000.0, head_dim) };
+        let layers = vec![pre_norm(norm, attention, mlp); layers];
+        let spec = Spec { family: "llama".into(), globals, layers, ropes: vec![rope::frequencies(10_000.0, head_dim)] };
         Ok(SyntheticSource { name, spec, tied })
     }
 }
@@ -74,26 +69,22 @@ impl Source for SyntheticSource {
         &self.spec
     }
 
-    fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>> {
-        let c = &self.spec.config;
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let (rows, cols) = match kind {
-            Kind::Output if self.tied => return Ok(None),
-            Kind::Embed | Kind::Output => (c.vocab, c.d_model),
-            Kind::FinalNorm | Kind::AttnNorm | Kind::FfnNorm => (1, c.d_model),
-            Kind::Q => (q, c.d_model),
-            Kind::K | Kind::V => (kv, c.d_model),
-            Kind::O => (c.d_model, q),
-            Kind::Gate | Kind::Up => (c.ffn, c.d_model),
-            Kind::Down => (c.d_model, c.ffn),
-            _ => return Ok(None),
-        };
+    fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+        let layer_of = self.spec.layers[layer.min(self.spec.layers.len() - 1)];
+        let place = Place { globals: &self.spec.globals, block: role.block(&layer_of), rotated: 0 };
+        match role.needed(&place) {
+            Some(false) => return Ok(None),
+            None if self.tied => return Ok(None),
+            _ if role.in_layers() && place.block.is_none() || role == Role::RopeFrequencies => return Ok(None),
+            _ => {}
+        }
+        let (rows, cols) = if role.is_matrix() { role.shape(&place) } else { (1, role.shape(&place).0) };
         let data = if rows == 1 {
             Data::Constant(1.0)
         } else {
-            Data::Random { seed: (layer as u64) << 8 | kind as u64, deviation: 0.02 }
+            Data::Random { seed: (layer as u64) << 8 | role as u64, deviation: 0.02 }
         };
-        Ok(Some(SourceTensor { name: format!("{}.{layer}", kind.name()), rows, cols, data, interleaved: None }))
+        Ok(Some(SourceTensor { name: format!("{}.{layer}", role.name()), rows, cols, data, interleaved: None }))
     }
 
     fn tokenizer(&self) -> Result<Option<String>> {

@@ -1,11 +1,10 @@
 //! The blocks of a matrix: taken over from the source or encoded, by all threads, and written to their places.
 
-use super::layout::{Segments, col_segments, row_segments};
 use crate::import::SourceTensor;
 use crate::import::gguf::GgmlType;
 use rayon::prelude::*;
 use shadowllm_core::format::{BLOCK, Format, Geometry, block};
-use shadowllm_core::image::{Config, Kind};
+use shadowllm_core::image::roles::Segments;
 
 /// Lines that are encoded before their blocks are written: enough for every thread, few enough for little memory.
 const TOGETHER: usize = 1024;
@@ -23,9 +22,8 @@ pub struct Encoder<'a> {
 type Fallible<T> = std::result::Result<T, String>;
 
 impl<'a> Encoder<'a> {
-    /// For `tensor`, which becomes the matrix `kind` of a model of this shape.
-    pub fn new(kind: Kind, c: &Config, tensor: &'a SourceTensor<'a>, geometry: &'a Geometry) -> Self {
-        let (rows, cols) = (row_segments(kind, c, tensor.rows), col_segments(kind, c, tensor.cols));
+    /// For `tensor`, whose rows and columns lie in the image as `rows` and `cols` say.
+    pub fn new(rows: Segments, cols: Segments, tensor: &'a SourceTensor<'a>, geometry: &'a Geometry) -> Self {
         let same = match geometry.format {
             Format::Q8_0 => Some(GgmlType::Q8_0),
             Format::Q4_0 => Some(GgmlType::Q4_0),

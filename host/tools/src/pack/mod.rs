@@ -7,12 +7,14 @@ pub(crate) mod layout;
 pub use layout::format_names;
 
 use crate::import::gguf::GgmlType;
-use crate::import::{Source, SourceTensor};
+use crate::import::{Source, SourceTensor, Spec};
 use crate::output::Output;
 use encode::Encoder;
 use layout::Part;
 use shadowllm_core::format::{Format, Geometry};
-use shadowllm_core::image::{Config, Entry, HEADER_LEN, Kind, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION};
+use shadowllm_core::image::arch::{Layer, Op};
+use shadowllm_core::image::roles::{Place, Segments};
+use shadowllm_core::image::{Architecture, Entry, HEADER_LEN, MAGIC, Role, SECTION_LEN, SectionKind, Storage, VERSION};
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::{Error, Result};
 use std::io::{Seek, SeekFrom, Write};
@@ -29,8 +31,8 @@ pub struct Formats {
 
 impl Formats {
     /// The format of a matrix.
-    pub fn of(&self, kind: Kind) -> Format {
-        if matches!(kind, Kind::Embed | Kind::Output) { self.output } else { self.weights }
+    pub fn of(&self, role: Role) -> Format {
+        if matches!(role, Role::Embed | Role::Output) { self.output } else { self.weights }
     }
 
     /// The format nearest to what the source stores: its own where it is one of ours, else Q8_0.
@@ -38,8 +40,8 @@ impl Formats {
     /// # Errors
     /// When the source's tensors cannot be read.
     pub fn like(source: &dyn Source) -> Result<Formats> {
-        let own = |kind| -> Result<Format> {
-            let tensor = source.tensor(kind, 0)?;
+        let own = |role| -> Result<Format> {
+            let tensor = source.tensor(role, 0)?;
             Ok(match tensor.map(|t| t.data) {
                 Some(crate::import::Data::Bytes { kind, .. }) => match kind {
                     GgmlType::F32 => Format::F32,
@@ -51,7 +53,7 @@ impl Formats {
                 _ => Format::Q8_0,
             })
         };
-        Ok(Formats { weights: own(Kind::Down)?, output: own(Kind::Embed)? })
+        Ok(Formats { weights: own(Role::Down)?, output: own(Role::Embed)? })
     }
 }
 
@@ -74,12 +76,25 @@ impl Arrangement {
     /// Single inputs of every map.
     pub const INPUT: Arrangement = Arrangement { neuron_group: 1, attention_by_input: true, ffn_by_input: true };
 
-    /// What suits a model: single neurons where most are exactly zero (ReLU and kin), single inputs else.
-    pub fn auto(config: &Config) -> Arrangement {
-        match config.activation {
-            Activation::Relu | Activation::Relu2 => Arrangement::NEURON,
+    /// What suits a model: single neurons where most are exactly zero (ReLU and the like), single inputs else.
+    pub fn auto(spec: &Spec) -> Arrangement {
+        let activation = spec.layers.first().and_then(Layer::mlp).map(|m| m.activation);
+        match activation {
+            Some(Activation::Relu | Activation::Relu2) => Arrangement::NEURON,
             _ => Arrangement::INPUT,
         }
+    }
+
+    /// The model's description with its layers stored in this way.
+    fn of(self, spec: &Spec) -> Spec {
+        let mut spec = spec.clone();
+        for block in spec.layers.iter_mut().flat_map(|layer| &mut layer.blocks).flatten() {
+            match &mut block.op {
+                Op::Attention(a) => a.by_input = self.attention_by_input,
+                Op::Mlp(m) => (m.group, m.by_input) = (self.neuron_group, self.ffn_by_input),
+            }
+        }
+        spec
     }
 }
 
@@ -107,58 +122,24 @@ pub fn pack(
     out: &Path,
     progress: Progress,
 ) -> Result<Packed> {
+    let failed = |e: shadowllm_core::Error| match e {
+        shadowllm_core::Error::Malformed(field) => Error::file(
+            source.path(),
+            format!("no model can have such a shape: {field} is out of range; is the file damaged?"),
+        ),
+        other => Error::file(source.path(), other.to_string()),
+    };
     let mut output = Output::create(out)?;
-    let Arrangement { neuron_group, attention_by_input, ffn_by_input } = arrangement;
-    let c = &Config { neuron_group, attention_by_input, ffn_by_input, ..source.spec().config };
-    for kind in Kind::ALL {
-        let layers = if kind.in_layers() { c.layers } else { 1 };
-        for layer in 0..layers {
-            if let Some(t) = source.tensor(kind, layer)? {
-                layout::check_shape(kind, c, &t).map_err(|e| Error::file(source.path(), e))?;
-            }
-        }
-    }
-    let parts = layout::plan(source, c, &formats)?;
-    require(source, &parts)?;
+    let spec = arrangement.of(source.spec());
+    let section = spec.section().map_err(failed)?;
+    let arch = Architecture::parse(&section).map_err(failed)?;
+    layout::check(source, &spec, &arch)?;
+    let parts = layout::plan(source, &arch, &formats)?;
     let texts = texts(source, formats)?;
-    let writer = Writer { source, config: c, out, carried_over: 0 };
+    let writer = Writer { source, arch: &arch, section: &section, out, carried_over: 0 };
     let packed = writer.write(output.file(), &parts, &texts, progress)?;
     output.finish()?;
     Ok(packed)
-}
-
-/// Every matrix and vector that the image must have is in the plan.
-fn require(source: &dyn Source, parts: &[Part]) -> Result<()> {
-    let c = &source.spec().config;
-    let layer_norm = c.norm == shadowllm_core::image::Norm::Layer;
-    let wanted = |kind: Kind| match kind {
-        Kind::Embed | Kind::AttnNorm | Kind::FfnNorm => true,
-        Kind::FinalNorm => c.pre_norm,
-        Kind::AttnNormBias | Kind::FfnNormBias => layer_norm,
-        Kind::FinalNormBias => layer_norm && c.pre_norm,
-        Kind::EmbedPositions => c.positions == shadowllm_core::image::Positions::Learned,
-        Kind::ProjectIn | Kind::ProjectOut => c.d_embed != c.d_model,
-        Kind::Gate => c.gated,
-        Kind::Output => false,
-        _ => layout::matrix_shape(kind, c).is_some(),
-    };
-    for kind in Kind::ALL.into_iter().filter(|k| wanted(*k)) {
-        for layer in 0..if kind.in_layers() { c.layers } else { 1 } {
-            // Matrices of a layer are planned whether the source has them or not.
-            if source.tensor(kind, layer)?.is_none() {
-                let place = if kind.in_layers() { format!(" of layer {layer}") } else { String::new() };
-                return Err(Error::file(
-                    source.path(),
-                    format!("the model has no tensor for {}{place}; is the download complete?", kind.name()),
-                ));
-            }
-        }
-    }
-    let shape = |p: &Part| p.entries.iter().map(|e| e.kind).collect::<Vec<_>>();
-    match parts[1..].iter().find(|p| shape(p) != shape(&parts[1])) {
-        Some(p) => Err(Error::file(source.path(), format!("layer {} has other tensors than layer 0", p.layer))),
-        None => Ok(()),
-    }
 }
 
 /// The text sections.
@@ -183,7 +164,9 @@ fn texts(source: &dyn Source, formats: Formats) -> Result<Vec<(SectionKind, Vec<
 
 struct Writer<'a> {
     source: &'a dyn Source,
-    config: &'a Config,
+    arch: &'a Architecture<'a>,
+    /// The architecture's bytes.
+    section: &'a [u8],
     out: &'a Path,
     carried_over: u64,
 }
@@ -197,8 +180,10 @@ impl Writer<'_> {
         progress: Progress,
     ) -> Result<Packed> {
         let io = |e| Error::io("write to", self.out, e);
-        let config = self.config.to_bytes();
-        let table: Vec<u8> = parts.iter().flat_map(|p| &p.entries).flat_map(Entry::to_bytes).collect();
+        let config = self.section;
+        let mut entries: Vec<&Entry> = parts.iter().flat_map(|p| &p.entries).collect();
+        entries.sort_by_key(|e| e.key());
+        let table: Vec<u8> = entries.into_iter().flat_map(Entry::to_bytes).collect();
         let sections = 3 + texts.len();
         let config_at = (HEADER_LEN + sections * SECTION_LEN).next_multiple_of(layout::LINE);
         let table_at = (config_at + config.len()).next_multiple_of(layout::LINE);
@@ -220,7 +205,7 @@ impl Writer<'_> {
             progress(written as u64, weights_len as u64);
         }
         let mut rows = vec![
-            (SectionKind::Config, config_at, config.len(), crc32fast::hash(&config)),
+            (SectionKind::Architecture, config_at, config.len(), crc32fast::hash(config)),
             (SectionKind::Tensors, table_at, table.len(), crc32fast::hash(&table)),
             (SectionKind::Weights, weights_at, weights_len, crc.finalize()),
         ];
@@ -234,7 +219,7 @@ impl Writer<'_> {
             at = start + text.len();
         }
         let mut head = header(&rows, head_len, at);
-        head[config_at..config_at + config.len()].copy_from_slice(&config);
+        head[config_at..config_at + config.len()].copy_from_slice(config);
         head[table_at..].copy_from_slice(&table);
         let sum = crc32fast::hash(&head);
         head[24..28].copy_from_slice(&sum.to_le_bytes());
@@ -246,40 +231,50 @@ impl Writer<'_> {
     /// The bytes of one part.
     fn part(&mut self, part: &Part) -> Result<Vec<u8>> {
         let mut bytes = vec![0; part.len];
+        let layer = self.arch.layer(part.layer);
         for entry in &part.entries {
             let at = entry.offset - part.offset;
             match entry.storage {
                 Storage::Vector { len } => {
-                    let values = self.vector(entry.kind, part.layer)?;
-                    let segments = layout::vector_segments(entry.kind, self.config, values.len());
+                    let values = self.vector(entry)?;
+                    let segments = self.place(entry, &layer)?.1;
                     for i in 0..len {
                         let value = segments.source(i).map_or(0.0, |s| values[s]);
                         bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&value.to_le_bytes());
                     }
                 }
-                Storage::Tiles(geometry) => self.matrix(entry.kind, part.layer, &geometry, &mut bytes[at..])?,
+                Storage::Tiles(geometry) => self.matrix(entry, &layer, &geometry, &mut bytes[at..])?,
             }
         }
         Ok(bytes)
     }
 
-    fn tensor(&self, kind: Kind, layer: usize) -> Result<SourceTensor<'_>> {
-        let missing = || Error::file(self.source.path(), format!("no tensor for {} of layer {layer}", kind.name()));
-        self.source.tensor(kind, layer)?.ok_or_else(missing)
+    fn tensor(&self, entry: &Entry) -> Result<SourceTensor<'_>> {
+        let (role, layer) = (entry.role, usize::from(entry.layer));
+        let missing = || Error::file(self.source.path(), format!("no tensor for {} of layer {layer}", role.name()));
+        self.source.tensor(role, layer)?.ok_or_else(missing)
     }
 
-    fn vector(&self, kind: Kind, layer: usize) -> Result<Vec<f32>> {
-        if kind == Kind::RopeFrequencies && !self.source.spec().rope.is_empty() {
-            return Ok(self.source.spec().rope.clone());
+    /// What decides about a tensor, and how its rows lie in the image.
+    fn place<'l>(&'l self, entry: &Entry, layer: &'l Layer) -> Result<(Place<'l>, Segments)> {
+        let place = self.arch.place(entry.role, layer, entry.layer.into());
+        let place = place.ok_or_else(|| Error::Other(format!("no block has the tensor {}", entry.role.name())))?;
+        Ok((place, entry.role.outputs(&place)))
+    }
+
+    fn vector(&self, entry: &Entry) -> Result<Vec<f32>> {
+        if entry.role == Role::RopeFrequencies {
+            return Ok(self.source.spec().ropes[usize::from(entry.layer)].clone());
         }
-        let tensor = self.tensor(kind, layer)?;
+        let tensor = self.tensor(entry)?;
         tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
     /// Encodes a matrix and writes its blocks where the geometry wants them.
-    fn matrix(&mut self, kind: Kind, layer: usize, g: &Geometry, out: &mut [u8]) -> Result<()> {
-        let tensor = self.tensor(kind, layer)?;
-        let encoder = Encoder::new(kind, self.config, &tensor, g);
+    fn matrix(&mut self, entry: &Entry, layer: &Layer, g: &Geometry, out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(entry)?;
+        let (place, rows) = self.place(entry, layer)?;
+        let encoder = Encoder::new(rows, entry.role.inputs(&place), &tensor, g);
         encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;
         let carried = encoder.carries_over();
         self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };

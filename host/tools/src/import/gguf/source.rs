@@ -2,10 +2,12 @@
 
 use super::dequant::dequantize;
 use super::{Gguf, special_tokens, tokenizer_json};
-use crate::import::{Chat, Data, Source, SourceTensor, Spec, check, rope};
+use crate::import::hf_config::{PLAIN, scale};
+use crate::import::{Chat, Data, Source, SourceTensor, Spec, end_tokens, pre_norm, rope};
 use memmap2::Mmap;
 use serde_json::json;
-use shadowllm_core::image::{Config, Kind, MAX_EOS, Norm, Positions};
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::{Attention, Globals, Layer, MAX_LAYERS, Mlp, Norm, Norming};
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::map::map;
 use shadowllm_host::{Error, Result};
@@ -29,6 +31,11 @@ impl GgufSource {
         let gguf = Gguf::parse(&bytes).map_err(|e| Error::file(path, e))?;
         let spec = spec(&gguf, &bytes).map_err(|e| Error::file(path, e))?;
         Ok(GgufSource { path: path.to_owned(), bytes, gguf, spec })
+    }
+
+    /// Width of the heads.
+    fn head_dim(&self) -> usize {
+        self.spec.layers.first().and_then(Layer::attention).map_or(0, |a| a.head_dim)
     }
 
     /// The parsed header.
@@ -56,47 +63,48 @@ fn spec(g: &Gguf, bytes: &[u8]) -> std::result::Result<Spec, String> {
     let head_dim = maybe("attention.key_length").unwrap_or(d_model.checked_div(heads).unwrap_or(0));
     let vocab = g.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.rows();
     let special = special_tokens(g);
-    let mut eos = [0; MAX_EOS];
-    let eos_len = special.eos.len().min(MAX_EOS);
-    eos[..eos_len].copy_from_slice(&special.eos[..eos_len]);
-    let config = Config {
-        d_model,
-        d_embed: d_model,
-        layers: count("block_count")?,
+    let (eos, eos_len) = end_tokens(&special.eos);
+    let eps = number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32;
+    let norm = Norm { kind: Norming::Rms, eps };
+    let attention = Attention {
         heads,
         kv_heads: maybe("attention.head_count_kv").unwrap_or(heads),
         head_dim,
-        ffn: count("feed_forward_length")?,
+        window: maybe("attention.sliding_window").unwrap_or(0),
+        rope: Some(0),
+        head_norm_eps: eps,
+        scale: scale(head_dim),
+        ..Attention::NONE
+    };
+    let mlp = Mlp { neurons: count("feed_forward_length")?, gated: true, activation: Activation::Silu, ..PLAIN };
+    let globals = Globals {
+        d_model,
+        d_embed: d_model,
+        layers: count("block_count")?,
         vocab,
         max_positions: count("context_length")?,
-        window: maybe("attention.sliding_window").unwrap_or(0),
-        window_from: 0,
-        norm: Norm::Rms,
-        norm_eps: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
-        pre_norm: true,
-        gated: true,
-        activation: Activation::Silu,
-        positions: Positions::Rope,
-        neuron_group: 32,
-        attention_by_input: false,
-        ffn_by_input: false,
+        ropes: 1,
+        final_norm: Some(norm),
         bos: special.bos,
         eos,
         eos_len,
+        ..Globals::NONE
     };
-    check(&config)?;
-    Ok(Spec { family: family.into(), config, rope: frequencies(g, bytes, &config, &number)? })
+    let layers = vec![pre_norm(norm, attention, mlp); globals.layers.min(MAX_LAYERS)];
+    let spec = Spec { family: family.into(), globals, layers, ropes: Vec::new() }.check()?;
+    let ropes = vec![frequencies(g, bytes, head_dim, &number)?];
+    Ok(Spec { ropes, ..spec }.with_tensors(&|role, layer| name(role, layer).is_some_and(|n| g.has_tensor(&n))))
 }
 
 /// Inverse frequencies: linear scaling is in the metadata, Llama 3's in a tensor of divisors.
 fn frequencies(
     g: &Gguf,
     bytes: &[u8],
-    c: &Config,
+    head_dim: usize,
     number: &dyn Fn(&str) -> Option<f64>,
 ) -> std::result::Result<Vec<f32>, String> {
     let family = g.str("general.architecture").unwrap_or_default();
-    if number("rope.dimension_count").is_some_and(|n| n != c.head_dim as f64) {
+    if number("rope.dimension_count").is_some_and(|n| n != head_dim as f64) {
         return Err("partial rotation (rope.dimension_count other than the head's) is not supported".into());
     }
     let kind = g.str(&format!("{family}.rope.scaling.type")).unwrap_or("none");
@@ -106,7 +114,7 @@ fn frequencies(
         "linear" => json!({ "rope_type": "linear", "factor": factor }),
         other => return Err(format!("RoPE scaling of type {other} is not supported (none and linear are)")),
     };
-    let base = rope::frequencies(number("rope.freq_base").unwrap_or(10_000.0), c.head_dim);
+    let base = rope::frequencies(number("rope.freq_base").unwrap_or(10_000.0), head_dim);
     let mut all = rope::scale(base, &parameters)?;
     if g.has_tensor("rope_freqs.weight") {
         let t = g.tensor("rope_freqs.weight")?;
@@ -121,32 +129,32 @@ fn frequencies(
 }
 
 /// Name of a tensor in GGUF.
-fn name(kind: Kind, layer: usize) -> Option<String> {
-    let name = match kind {
-        Kind::Embed => "token_embd.weight",
-        Kind::FinalNorm => "output_norm.weight",
-        Kind::Output => "output.weight",
-        Kind::AttnNorm => "attn_norm.weight",
-        Kind::Q => "attn_q.weight",
-        Kind::QBias => "attn_q.bias",
-        Kind::K => "attn_k.weight",
-        Kind::KBias => "attn_k.bias",
-        Kind::V => "attn_v.weight",
-        Kind::VBias => "attn_v.bias",
-        Kind::O => "attn_output.weight",
-        Kind::OBias => "attn_output.bias",
-        Kind::QNorm => "attn_q_norm.weight",
-        Kind::KNorm => "attn_k_norm.weight",
-        Kind::FfnNorm => "ffn_norm.weight",
-        Kind::Gate => "ffn_gate.weight",
-        Kind::GateBias => "ffn_gate.bias",
-        Kind::Up => "ffn_up.weight",
-        Kind::UpBias => "ffn_up.bias",
-        Kind::Down => "ffn_down.weight",
-        Kind::DownBias => "ffn_down.bias",
+fn name(role: Role, layer: usize) -> Option<String> {
+    let name = match role {
+        Role::Embed => "token_embd.weight",
+        Role::FinalNorm => "output_norm.weight",
+        Role::Output => "output.weight",
+        Role::AttnNorm => "attn_norm.weight",
+        Role::Q => "attn_q.weight",
+        Role::QBias => "attn_q.bias",
+        Role::K => "attn_k.weight",
+        Role::KBias => "attn_k.bias",
+        Role::V => "attn_v.weight",
+        Role::VBias => "attn_v.bias",
+        Role::O => "attn_output.weight",
+        Role::OBias => "attn_output.bias",
+        Role::QNorm => "attn_q_norm.weight",
+        Role::KNorm => "attn_k_norm.weight",
+        Role::FfnNorm => "ffn_norm.weight",
+        Role::Gate => "ffn_gate.weight",
+        Role::GateBias => "ffn_gate.bias",
+        Role::Up => "ffn_up.weight",
+        Role::UpBias => "ffn_up.bias",
+        Role::Down => "ffn_down.weight",
+        Role::DownBias => "ffn_down.bias",
         _ => return None,
     };
-    Some(if kind.in_layers() { format!("blk.{layer}.{name}") } else { name.to_owned() })
+    Some(if role.in_layers() { format!("blk.{layer}.{name}") } else { name.to_owned() })
 }
 
 impl Source for GgufSource {
@@ -154,13 +162,13 @@ impl Source for GgufSource {
         &self.spec
     }
 
-    fn tensor(&self, kind: Kind, layer: usize) -> Result<Option<SourceTensor<'_>>> {
-        let Some(name) = name(kind, layer).filter(|n| self.gguf.has_tensor(n)) else { return Ok(None) };
+    fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+        let Some(name) = name(role, layer).filter(|n| self.gguf.has_tensor(n)) else { return Ok(None) };
         let t = self.gguf.tensor(&name).map_err(|e| Error::file(&self.path, e))?;
         let (rows, cols) = (t.rows(), t.columns());
         // llama.cpp stores Llama's rotated heads with their halves interleaved.
-        let rotated = matches!(kind, Kind::Q | Kind::K | Kind::QBias | Kind::KBias);
-        let interleaved = (rotated && self.spec.family == "llama").then_some(self.spec.config.head_dim);
+        let rotated = matches!(role, Role::Q | Role::K | Role::QBias | Role::KBias);
+        let interleaved = (rotated && self.spec.family == "llama").then(|| self.head_dim());
         let data = Data::Bytes { kind: t.kind, bytes: &self.bytes[t.range] };
         Ok(Some(SourceTensor { name, rows, cols, data, interleaved }))
     }
