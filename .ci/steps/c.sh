@@ -5,5 +5,5 @@ capi() {
   needs 'gcc g++ clang++ pkg-config valgrind objdump' gcc g++ clang pkg-config valgrind libc6-dbg binutils
   python_tools "$tools/venv" cmake ninja
   [ -x "$tools/bin/cbindgen" ] || cargo install -q cbindgen --version 0.29.4 --locked --root "$tools"
-  PATH=$tools/bin:$tools/venv/bin:$PATH tests/c/run.sh
+  PATH=$tools/bin:$tools/venv/bin:$PATH SHADOWLLM_SCOPE=--workspace tests/c/run.sh
 }

@@ -1,6 +1,14 @@
 # The pages: what they name exists, and their programs run.
 
-paths() { step "paths that pages and comments name"; python3 .ci/paths.py; }
+paths() {
+  step "paths and versions that pages name"
+  python3 .ci/paths.py
+  local version page
+  version=$(sed -n 's/^pub const VERSION: u32 = \([0-9]*\);/\1/p' core/src/image/head.rs)
+  for page in CHANGELOG.md core/src/image/FORMAT.md; do
+    grep -q "image format, version $version\b" $page || { echo "$page names another image format than version $version"; exit 1; }
+  done
+}
 
 # The shell lines of the README on SmolLM2, where the demo can fetch it, else on a small model of the tests. Its Rust program
 # is a doctest of the tests (`test`), its C program is compiled and run with the C interface (`capi`).

@@ -33,7 +33,7 @@ vocab() {
   local work=target/ci/llama.cpp
   if ! [ -d $work/models ]; then
     mkdir -p $work
-    python_tools $work/venv scikit-build-core cmake ninja # pip wants the build tools to read the name
+    python_tools $work/venv scikit-build-core cmake ninja # pip runs the build tools to read the name
     PATH=$PWD/$work/venv/bin:$PATH pip download -q --no-deps --no-binary :all: --no-build-isolation -d $work llama-cpp-python==0.3.36
     tar -xzf $work/llama_cpp_python-*.tar.gz -C $work --strip-components=3 --wildcards '*/vendor/llama.cpp/models/*'
   fi
@@ -74,7 +74,7 @@ package() {
     done
     if grep -E '\.(sllm|gguf|predictor|safetensors)$' <<< "$list"; then echo "$crate: the package holds a model"; exit 1; fi
   done
-  ls -l target/package/*.crate
+  if find target/package/tmp-crate -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
 # Licences, sources and duplicates of all dependencies; known faults where the database of them can be reached.

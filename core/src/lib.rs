@@ -15,6 +15,9 @@
 //! dot products are exact. So the logits do not depend on the instruction set, on the number of threads, or
 //! on whether a token was part of a prefill or decoded alone.
 //!
+//! # Architecture
+#![doc = include_str!("architecture.md")]
+//!
 //! # On a device
 #![doc = include_str!("embedding.md")]
 #![no_std]

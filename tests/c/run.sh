@@ -10,6 +10,9 @@ tree=$work/tree
 story=host/models/story.sllm
 model=$work/plain.sllm
 mkdir -p "$work"
+# What cargo builds for the tests. The whole workspace, where that is built anyway: the library alone has other features of
+# shared dependencies, which would be built again.
+scope=(${SHADOWLLM_SCOPE:--p shadowllm-ffi})
 say() { printf -- '-- %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 warnings=(-Wall -Wextra -pedantic -Werror)
@@ -58,7 +61,7 @@ agree() {
     "$work/generated.h" > "$work/wrong.h"
   ! gcc -std=c11 -fsyntax-only -Iinclude -x c "$work/wrong.h" 2>/dev/null || die "the comparison notices nothing"
   # Layouts and constants.
-  cargo test -q --release -p shadowllm-ffi
+  cargo test -q --release "${scope[@]}" --lib agreement
 }
 
 # bytes FILE LIMIT
@@ -130,7 +133,7 @@ END
 
 # Libraries with a function that panics, in the profile of the tests.
 panicking() {
-  cargo build -q --release -p shadowllm-ffi --features test-panic
+  cargo build -q --release "${scope[@]}" --features shadowllm-ffi/test-panic
   libs=$PWD/${CARGO_TARGET_DIR:-target}/release
   ln -sf libshadowllm.so "$libs/$(objdump -p "$libs/libshadowllm.so" | awk '$1 == "SONAME" {print $2}')"
 }
