@@ -31,7 +31,7 @@ const GIVEN: Dial =
 fn reference_mask(session: &mut Session) {
     session.set_dial(&GIVEN).unwrap();
     let layers = session.model().config().layers;
-    let active = session.active_set().unwrap();
+    let active = session.units().unwrap();
     for layer in 1..layers {
         active.choose_heads(layer, |h| h != 0);
         active.choose_neurons(layer, |n| n % 3 != 0);

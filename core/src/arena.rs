@@ -6,18 +6,12 @@ use core::mem::{MaybeUninit, align_of, size_of};
 /// Every slice starts at a multiple of this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
 
-/// Plain numbers: any bit pattern is a value, no destructor.
-pub trait Plain: Copy + Default + sealed::Sealed {}
-mod sealed {
-    /// Limits [`super::Plain`] to this module's choice.
-    pub trait Sealed {}
-}
+/// What an arena hands out: values without a destructor.
+pub trait Plain: Copy + Default {}
 macro_rules! plain {
-    ($($t:ty)*) => { $(impl sealed::Sealed for $t {} impl Plain for $t {})* };
+    ($($t:ty)*) => { $(impl Plain for $t {})* };
 }
 plain!(i8 u8 u16 i32 u32 f32 u64);
-impl sealed::Sealed for crate::sample::Candidate {}
-impl Plain for crate::sample::Candidate {}
 
 /// Hands out consecutive slices. Measuring and carving are one code path: [`Arena::measure`] makes an
 /// arena without memory that only counts, so the size asked for is the size used.

@@ -59,7 +59,7 @@ pub enum Error {
         /// Positions the session was made for.
         context: usize,
     },
-    /// The rewind goes behind the start.
+    /// The position to rewind to is ahead of the session's.
     BadPosition,
     /// The call was cancelled.
     Cancelled,
@@ -75,8 +75,8 @@ pub enum Error {
     NotByInput,
     /// The session was made without room for skipping.
     NoSparsity,
-    /// The program was built without the kernels that the model needs: a format and a layout, or what else it is.
-    LeftOut(&'static str, &'static str),
+    /// The program was built without a kernel that the model needs: of a format and a layout, or what the words name.
+    MissingKernel(&'static str, &'static str),
     /// A saved state does not belong to this session.
     BadState(&'static str),
 }
@@ -119,10 +119,10 @@ impl fmt::Display for Error {
                     "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer"
                 )
             }
-            Error::BadPosition => f.write_str("the position to rewind to is beyond the current one"),
+            Error::BadPosition => f.write_str("the position to rewind to is ahead of the session's own"),
             Error::Cancelled => f.write_str("cancelled"),
             Error::NoPredictor(policy) => {
-                write!(f, "the image is not calibrated for policy {policy}: run shadowllm calibrate on it, or choose another policy")
+                write!(f, "the image is not calibrated for policy {policy}: calibrate it, or choose another policy")
             }
             Error::ForeignPredictor => f.write_str(
                 "the image's predictor was made for another model, or for other groups of neurons: calibrate it again",
@@ -130,10 +130,10 @@ impl fmt::Display for Error {
             Error::BadPredictor(what) => write!(f, "the image's predictor is damaged ({what}): calibrate it again"),
             Error::BadDensity => f.write_str("a density must be above 0 and at most 1 (1 reads everything)"),
             Error::NotByInput => f.write_str(
-                "the policy skips single inputs, and this image stores none of its matrices by input: pack it with --layout input",
+                "the policy skips single inputs, and this image stores none of its matrices by input: pack it by input, or choose another policy",
             ),
             Error::NoSparsity => f.write_str("the session was made without sparsity: ask for it in its options"),
-            Error::LeftOut(what, kind) => {
+            Error::MissingKernel(what, kind) => {
                 write!(f, "the program was built without kernels for {what} {kind}: add them to its Needs")
             }
             Error::BadState(what) => write!(f, "the saved state cannot be used here: {what}"),

@@ -1,6 +1,21 @@
-//! Who runs the tasks. The engine has no threads: an executor does, and belongs to the caller.
+//! Running a step's tasks. The engine has no threads: an executor does, and belongs to the caller.
 
-use crate::sparsity::ActiveSet;
+use crate::active::Units;
+
+/// What an executor may bring besides running tasks. The defaults do nothing.
+pub trait Hooks {
+    /// A clock in nanoseconds, from any start; 0 without one. It measures what predictors and passes take.
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+
+    /// Called before a layer's weights are read, so that an executor can bring them in from slower storage. `active`
+    /// lists the heads and neurons to be read (`None`: all), of this layer and, as far as they are chosen by now, of the
+    /// layers after it. The number after the last layer's stands for the output matrix.
+    fn before_layer(&self, layer: usize, active: Option<&Units>) {
+        let _ = (layer, active);
+    }
+}
 
 /// Runs the independent tasks of one step.
 ///
@@ -8,24 +23,12 @@ use crate::sparsity::ActiveSet;
 /// `run` must call `task` exactly once with each of `0..tasks`, never twice at the same time with the same
 /// number, and return only after all calls have returned: tasks write to disjoint places that are handed
 /// out by task number.
-pub unsafe trait Executor {
+pub unsafe trait Executor: Hooks {
     /// How many tasks may run at the same time (a hint for cutting work; results never depend on it).
-    fn threads(&self) -> usize;
+    fn width(&self) -> usize;
 
     /// Runs `task(0)`, ..., `task(tasks - 1)` in any order, at once or one by one, and waits for all.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
-
-    /// A clock in nanoseconds, from any start, for executors that have one: it tells what predictors take.
-    fn nanoseconds(&self) -> u64 {
-        0
-    }
-
-    /// A layer's weights are about to be read: of heads and neurons those in `active` where it is given, else all. What
-    /// the layers behind it will need is in it too, as far as is known by now. The number behind the last layer's stands
-    /// for the output matrix. For executors that bring weights from a slower place.
-    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
-        let _ = (layer, active);
-    }
 
     /// Surrounds one forward pass of many `run` calls, so that workers may be woken once for all of them.
     fn pass(&self, forward: &mut dyn FnMut()) {
@@ -37,9 +40,11 @@ pub unsafe trait Executor {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Serial;
 
+impl Hooks for Serial {}
+
 // SAFETY: a plain loop calls each number once and returns after the last.
 unsafe impl Executor for Serial {
-    fn threads(&self) -> usize {
+    fn width(&self) -> usize {
         1
     }
 

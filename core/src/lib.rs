@@ -7,7 +7,8 @@
 //! [`format`] (numbers and matrices in bytes) <- [`simd`] (16 float lanes) <- [`kernels`] (products and norms) <-
 //! [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what a token needs) <- [`model`] (sessions and the
 //! forward pass).
-//! Beside them [`image`], [`arena`], [`cpu`], [`exec`], [`sample`], [`error`] and [`views`].
+//! Below them all [`error`], [`arena`], [`active`], [`cpu`], [`exec`], [`random`] and [`views`]; beside them [`image`] and
+//! [`sample`].
 //!
 //! # Same bits everywhere
 //! Every floating-point result is defined as a fixed sequence of IEEE-754 single additions and
@@ -25,6 +26,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("shadowllm images are little-endian; big-endian targets are not supported");
 
+pub mod active;
 pub mod arena;
 pub mod cpu;
 pub mod error;
@@ -34,14 +36,16 @@ pub mod image;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+pub mod random;
 pub mod sample;
 pub mod simd;
 pub mod sparsity;
 pub mod views;
 
+pub use active::Units;
 pub use cpu::{Cpu, Isa};
 pub use error::Error;
-pub use exec::{Executor, Serial};
+pub use exec::{Executor, Hooks, Serial};
 pub use format::Format;
 pub use image::Image;
 pub use kernels::Kernels;

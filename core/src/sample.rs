@@ -1,6 +1,8 @@
 //! Choosing the next token from logits, without allocation.
 
+use crate::arena::Plain;
 use crate::error::Error;
+use crate::random;
 use heapless::HistoryBuf;
 
 /// Tokens that the repetition penalty looks back.
@@ -15,6 +17,8 @@ pub struct Candidate {
     /// Logit, then probability.
     pub score: f32,
 }
+
+impl Plain for Candidate {}
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,7 +150,7 @@ impl Sampler {
 
     fn draw(&mut self, kept: &[Candidate]) -> u32 {
         let total: f32 = kept.iter().map(|c| c.score).sum();
-        let mut left = self.uniform() * total;
+        let mut left = random::uniform(&mut self.state) * total;
         for c in kept {
             left -= c.score;
             if left < 0.0 {
@@ -154,15 +158,6 @@ impl Sampler {
             }
         }
         kept[0].id
-    }
-
-    /// SplitMix64 (Steele, Lea, Flood 2014), the upper 24 bits as a number in 0..1.
-    fn uniform(&mut self) -> f32 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) >> 40) as f32 / (1u32 << 24) as f32
     }
 }
 

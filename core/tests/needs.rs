@@ -64,18 +64,18 @@ fn what_was_left_out_is_an_error() {
     for without in NEEDS.matrices {
         let matrices: Vec<_> = NEEDS.matrices.iter().copied().filter(|m| m != without).collect();
         let said = refused(&Needs { matrices: &matrices, ..NEEDS });
-        assert_eq!(said, Some(Error::LeftOut(without.0.name(), without.1.name())));
+        assert_eq!(said, Some(Error::MissingKernel(without.0.name(), without.1.name())));
     }
     for (needs, said) in [
-        (Needs { kv: &[KvFormat::F32], ..NEEDS }, Error::LeftOut("this format", "of KV caches")),
-        (Needs { activations: &[Activation::Silu], ..NEEDS }, Error::LeftOut("relu", "activation")),
-        (Needs { layer_norm: false, ..NEEDS }, Error::LeftOut("norms", "with bias")),
-        (Needs::NOTHING, Error::LeftOut("q4_0", "rows")),
+        (Needs { kv: &[KvFormat::F32], ..NEEDS }, Error::MissingKernel("this format", "of KV caches")),
+        (Needs { activations: &[Activation::Silu], ..NEEDS }, Error::MissingKernel("relu", "activation")),
+        (Needs { layer_norm: false, ..NEEDS }, Error::MissingKernel("norms", "with bias")),
+        (Needs::NOTHING, Error::MissingKernel("q4_0", "rows")),
     ] {
         assert_eq!(refused(&needs), Some(said));
     }
     assert_eq!(
-        Error::LeftOut("q4_0", "rows").to_string(),
+        Error::MissingKernel("q4_0", "rows").to_string(),
         "the program was built without kernels for q4_0 rows: add them to its Needs"
     );
 }

@@ -4,11 +4,11 @@ use crate::status::{Result, invalid};
 use crate::structs::{sllm_clock_fn, sllm_parallel_for_fn, sllm_session_options, sllm_task_fn};
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use shadowllm_core::{Executor, Serial};
+use shadowllm_core::{Executor, Hooks, Serial};
 #[cfg(feature = "std")]
 use {
     crate::status::{Failure, SLLM_STATUS_OUT_OF_MEMORY, SLLM_STATUS_UNSUPPORTED},
-    shadowllm_core::sparsity::ActiveSet,
+    shadowllm_core::Units,
     shadowllm_host::{cores::Cores, model::LoadedModel, pool::Pool},
 };
 
@@ -118,13 +118,26 @@ impl Clock {
     }
 }
 
+impl Hooks for Exec {
+    fn nanoseconds(&self) -> u64 {
+        self.clock.nanoseconds()
+    }
+
+    #[cfg(feature = "std")]
+    fn before_layer(&self, layer: usize, active: Option<&Units>) {
+        if let Threads::Own(pool, _) = &self.threads {
+            pool.before_layer(layer, active);
+        }
+    }
+}
+
 // SAFETY: `Serial` and the pool run each task once themselves; `ParallelFor` claims each task by an atomic counter.
 unsafe impl Executor for Exec {
-    fn threads(&self) -> usize {
+    fn width(&self) -> usize {
         match &self.threads {
             Threads::Serial => 1,
             #[cfg(feature = "std")]
-            Threads::Own(pool, _) => pool.threads(),
+            Threads::Own(pool, _) => pool.width(),
             Threads::Theirs(theirs) => theirs.width,
         }
     }
@@ -139,17 +152,6 @@ unsafe impl Executor for Exec {
             #[cfg(feature = "std")]
             Threads::Own(pool, _) => pool.run(tasks, task),
             Threads::Theirs(theirs) => theirs.run(tasks, task),
-        }
-    }
-
-    fn nanoseconds(&self) -> u64 {
-        self.clock.nanoseconds()
-    }
-
-    #[cfg(feature = "std")]
-    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
-        if let Threads::Own(pool, _) = &self.threads {
-            pool.layer(layer, active);
         }
     }
 

@@ -274,7 +274,7 @@ mod hosted {
             let (threads, cores) = session.with(|s| {
                 Ok(match &s.exec.threads {
                     Threads::Own(pool, cores) => (pool.size() as u32, cores.clone()),
-                    _ => (s.exec.threads() as u32, Cores::all()),
+                    _ => (s.exec.width() as u32, Cores::all()),
                 })
             })?;
             let core_mask = cores.ids.iter().filter(|id| **id < 64).fold(0, |mask, id| mask | 1u64 << id);

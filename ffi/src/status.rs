@@ -98,7 +98,9 @@ fn code_of(e: &Error) -> i32 {
         Error::TokenOutOfRange { .. } => SLLM_STATUS_TOKEN_OUT_OF_RANGE,
         Error::ContextFull { .. } => SLLM_STATUS_CONTEXT_FULL,
         Error::Cancelled => SLLM_STATUS_CANCELLED,
-        Error::NoPredictor(_) | Error::NotByInput | Error::NoSparsity | Error::LeftOut(..) => SLLM_STATUS_UNSUPPORTED,
+        Error::NoPredictor(_) | Error::NotByInput | Error::NoSparsity | Error::MissingKernel(..) => {
+            SLLM_STATUS_UNSUPPORTED
+        }
         Error::BadState(_) => SLLM_STATUS_BAD_STATE,
         _ => SLLM_STATUS_BAD_IMAGE,
     }

@@ -60,16 +60,24 @@ impl fmt::Display for Error {
                 f.write_str(way_out(doing, source.kind()))
             }
             Error::File { path, message } => write!(f, "{}: {message}", path.display()),
-            Error::Engine { path: Some(path), source } => {
-                write!(f, "{}: {source}", path.display())?;
-                match source {
-                    shadowllm_core::Error::NotAnImage => f.write_str("; pack the model first (shadowllm pack)"),
-                    _ => Ok(()),
+            Error::Engine { path, source } => {
+                if let Some(path) = path {
+                    write!(f, "{}: ", path.display())?;
                 }
+                write!(f, "{source}{}", command(source))
             }
-            Error::Engine { path: None, source } => write!(f, "{source}"),
             Error::Usage(message) | Error::Other(message) => f.write_str(message),
         }
+    }
+}
+
+/// The command that helps against what the engine refused.
+fn command(source: &shadowllm_core::Error) -> &'static str {
+    match source {
+        shadowllm_core::Error::NotAnImage => "; pack the model first (shadowllm pack)",
+        shadowllm_core::Error::NoPredictor(_) => " (run shadowllm calibrate)",
+        shadowllm_core::Error::NotByInput => " (shadowllm pack --layout input)",
+        _ => "",
     }
 }
 

@@ -13,9 +13,8 @@ use crate::cores::Cores;
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::{model::LoadedModel, residency::Residency};
-use shadowllm_core::Executor;
+use shadowllm_core::{Executor, Hooks, Units};
 #[cfg(unix)]
-use shadowllm_core::sparsity::ActiveSet;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -307,16 +306,25 @@ impl Pool {
     }
 }
 
+impl Hooks for Pool {
+    fn nanoseconds(&self) -> u64 {
+        self.shared.now()
+    }
+
+    #[cfg(unix)]
+    fn before_layer(&self, layer: usize, active: Option<&Units>) {
+        if let Some(Ok(mut residency)) = self.residency.as_ref().map(|r| r.lock()) {
+            residency.stage(layer, active);
+        }
+    }
+}
+
 // SAFETY: `publish` hands out each number below `tasks` once (one fetch_add each) and returns when as many
 // calls have returned; the serial branch is a plain loop.
 unsafe impl Executor for Pool {
     /// Without workers that rest.
-    fn threads(&self) -> usize {
+    fn width(&self) -> usize {
         1 + self.shared.rests.iter().filter(|until| until.load(Ordering::Relaxed) == 0).count()
-    }
-
-    fn nanoseconds(&self) -> u64 {
-        self.shared.now()
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -334,13 +342,6 @@ unsafe impl Executor for Pool {
             self.busy.store(false, Ordering::Release);
         }
         assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a task panicked");
-    }
-
-    #[cfg(unix)]
-    fn layer(&self, layer: usize, active: Option<&ActiveSet>) {
-        if let Some(Ok(mut residency)) = self.residency.as_ref().map(|r| r.lock()) {
-            residency.stage(layer, active);
-        }
     }
 
     fn pass(&self, forward: &mut dyn FnMut()) {
@@ -440,22 +441,22 @@ mod tests {
             }
         };
         let start = Instant::now();
-        while pool.threads() == 2 && start.elapsed() < Duration::from_secs(20) {
+        while pool.width() == 2 && start.elapsed() < Duration::from_secs(20) {
             pool.pass(&mut || (0..10).for_each(|_| pool.run(4, &slow)));
         }
-        assert_eq!(pool.threads(), 1);
+        assert_eq!(pool.width(), 1);
         let mine = AtomicUsize::new(0);
         let count = |_: usize| {
             mine.fetch_add(usize::from(thread::current().id() == me), Ordering::Relaxed);
         };
         pool.pass(&mut || pool.run(64, &count));
         // On a slow machine the rest may be over by now.
-        let still = pool.threads() == 1;
+        let still = pool.width() == 1;
         assert!(!still || mine.load(Ordering::Relaxed) == 64, "the worker took tasks while it rested");
-        while pool.threads() == 1 && start.elapsed() < Duration::from_secs(20) {
+        while pool.width() == 1 && start.elapsed() < Duration::from_secs(20) {
             thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(pool.threads(), 2, "it rests for good");
+        assert_eq!(pool.width(), 2, "it rests for good");
     }
 
     #[test]

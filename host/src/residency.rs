@@ -9,8 +9,8 @@
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
+use shadowllm_core::Units;
 use shadowllm_core::image::{Config, Image, Role, SectionKind, Storage};
-use shadowllm_core::sparsity::ActiveSet;
 use std::fs::File;
 use std::ops::Range;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -35,7 +35,7 @@ const PATIENCE: usize = 16;
 
 /// Units of a tensor that can be left out one by one.
 #[derive(Clone, Copy, PartialEq)]
-enum Units {
+enum Unit {
     Whole,
     Heads,
     Neurons,
@@ -43,7 +43,7 @@ enum Units {
 
 /// Evenly spaced runs of bytes of a layer.
 struct Part {
-    units: Units,
+    unit: Unit,
     start: usize,
     bytes: usize,
     stride: usize,
@@ -52,12 +52,12 @@ struct Part {
 
 impl Part {
     /// Bytes that are read, a run after the other.
-    fn runs<'a>(&'a self, active: Option<&'a ActiveSet>, layer: usize) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
+    fn runs<'a>(&'a self, active: Option<&'a Units>, layer: usize) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
         let run = |i: usize| self.start + i * self.stride..self.start + i * self.stride + self.bytes;
-        let chosen = active.and_then(|a| match self.units {
-            Units::Whole => None,
-            Units::Heads => a.heads(layer),
-            Units::Neurons => a.neurons(layer),
+        let chosen = active.and_then(|a| match self.unit {
+            Unit::Whole => None,
+            Unit::Heads => a.heads(layer),
+            Unit::Neurons => a.neurons(layer),
         });
         match chosen {
             Some(list) => Box::new(list.iter().map(|i| *i as usize).filter(|i| *i < self.count).map(run)),
@@ -164,7 +164,7 @@ impl Residency {
     }
 
     /// A stage is about to be read: gives back what lies behind, asks for what lies ahead.
-    pub fn stage(&mut self, stage: usize, active: Option<&ActiveSet>) {
+    pub fn stage(&mut self, stage: usize, active: Option<&Units>) {
         if stage >= self.stages.len() {
             return;
         }
@@ -226,7 +226,7 @@ impl Residency {
     }
 
     /// Asks for the pages of a stage that are not there, neighbours together.
-    fn ask(&mut self, stage: usize, active: Option<&ActiveSet>) {
+    fn ask(&mut self, stage: usize, active: Option<&Units>) {
         let s = &self.stages[stage];
         for run in s.parts.iter().flat_map(|part| part.runs(active, stage)) {
             self.wanted[run.start / PAGE..run.end.div_ceil(PAGE)].fill(true);
@@ -371,14 +371,14 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
 
 fn part(storage: &Storage, role: Role, start: usize, c: &Config) -> Part {
     let g = match storage {
-        Storage::Vector { len } => return Part { units: Units::Whole, start, bytes: 4 * len, stride: 0, count: 1 },
+        Storage::Vector { len } => return Part { unit: Unit::Whole, start, bytes: 4 * len, stride: 0, count: 1 },
         Storage::Tiles(geometry) => geometry,
     };
     let count = g.units() / g.units_per_group;
-    let units = match role {
-        Role::Q | Role::O if count == c.heads => Units::Heads,
-        Role::Gate | Role::Up | Role::Down if count == c.neuron_groups() => Units::Neurons,
-        _ => Units::Whole,
+    let unit = match role {
+        Role::Q | Role::O if count == c.heads => Unit::Heads,
+        Role::Gate | Role::Up | Role::Down if count == c.neuron_groups() => Unit::Neurons,
+        _ => Unit::Whole,
     };
-    Part { units, start, bytes: g.units_per_group * g.unit_bytes() + g.shared_bytes(), stride: g.group_stride, count }
+    Part { unit, start, bytes: g.units_per_group * g.unit_bytes() + g.shared_bytes(), stride: g.group_stride, count }
 }

@@ -32,7 +32,7 @@ impl Mask {
 
     fn apply(&self, session: &mut Session) {
         session.set_dial(&GIVEN).unwrap();
-        let active = session.active_set().unwrap();
+        let active = session.units().unwrap();
         for (layer, (heads, neurons)) in self.heads.iter().zip(&self.neurons).enumerate() {
             active.choose_heads(layer, |h| heads[h]);
             active.choose_neurons(layer, |g| neurons[g]);
@@ -115,7 +115,7 @@ fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
     let mask = |session: &mut Session| {
         session.set_dial(&GIVEN).unwrap();
         let c = *session.model().config();
-        let active = session.active_set().unwrap();
+        let active = session.units().unwrap();
         for layer in 0..c.layers {
             active.choose_heads(layer, |h| h % 3 != layer % 2);
             active.choose_neurons(layer, |g| g * c.neuron_group / 32 % 2 == layer % 2);
@@ -139,7 +139,7 @@ fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
 fn without(session: &mut Session, ids: &[u32], head: Option<usize>, neuron: Option<usize>) -> (Vec<f32>, usize) {
     let last = session.model().config().layers - 1;
     session.rewind(5).unwrap();
-    let active = session.active_set().unwrap();
+    let active = session.units().unwrap();
     active.choose_heads(last, |h| Some(h) != head);
     active.choose_neurons(last, |n| Some(n) != neuron);
     let logits = session.decode(&Serial, ids[5]).unwrap().to_vec();

@@ -2,7 +2,7 @@
 //! everywhere, choices that last as long as asked.
 
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Error, Executor, Serial, Session, SessionOptions};
+use shadowllm_core::{Error, Executor, Hooks, Serial, Session, SessionOptions};
 use shadowllm_host::model::{LoadedModel, isas};
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::same_bits;
@@ -13,7 +13,7 @@ fn same(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_bits(a, b))
 }
 
-fn ids_for(model: &LoadedModel) -> Vec<u32> {
+pub fn ids_for(model: &LoadedModel) -> Vec<u32> {
     made_up_ids(24, model.model().config().vocab)
 }
 
@@ -24,16 +24,16 @@ fn dials(model: &LoadedModel, density: f32) -> Vec<Dial> {
 }
 
 /// Some of what a layer has, under the policy that leaves it to the caller.
-fn give(session: &mut Session) {
+pub fn give(session: &mut Session) {
     if session.policy() == Policy::Given {
-        let active = session.active_set().unwrap();
+        let active = session.units().unwrap();
         active.choose_heads(1, |h| h != 1);
         active.choose_neurons(1, |g| g % 2 == 0);
     }
 }
 
 /// Runs on every small model, without and with its predictor, under every policy that it takes.
-fn each(density: f32, test: &dyn Fn(&str, &LoadedModel, &Dial)) {
+pub fn each(density: f32, test: &dyn Fn(&str, &LoadedModel, &Dial)) {
     for small in small_models() {
         for calibrated in [false, true] {
             let model = small.open(calibrated, None);
@@ -89,7 +89,7 @@ fn without_sparsity_nothing_can_be_skipped() {
     let mut session = model.session(options, &mut memory).unwrap();
     assert_eq!(session.set_dial(&dial(Policy::Random, 0.5)), Err(Error::NoSparsity));
     assert_eq!(session.set_dial(&Dial::default()), Ok(()));
-    assert!(session.active_set().is_none() && session.policy() == Policy::Off);
+    assert!(session.units().is_none() && session.policy() == Policy::Off);
 }
 
 #[test]
@@ -143,9 +143,11 @@ static CANCEL: AtomicBool = AtomicBool::new(false);
 /// Runs everything on the calling thread, and cancels after so many steps.
 struct Cancelling(AtomicUsize);
 
+impl Hooks for Cancelling {}
+
 // SAFETY: it is `Serial`, which counts.
 unsafe impl Executor for Cancelling {
-    fn threads(&self) -> usize {
+    fn width(&self) -> usize {
         1
     }
 
@@ -289,7 +291,7 @@ fn the_same_bits_everywhere() {
 /// Active heads and groups of neurons of all layers.
 fn chosen(session: &mut Session) -> Vec<Option<Vec<u32>>> {
     let layers = session.model().config().layers;
-    let active = session.active_set().unwrap();
+    let active = session.units().unwrap();
     (0..layers).flat_map(|l| [active.heads(l), active.neurons(l)]).map(|list| list.map(<[u32]>::to_vec)).collect()
 }
 

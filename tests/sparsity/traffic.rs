@@ -131,7 +131,7 @@ const ARRANGEMENTS: [(&str, Arrangement); 5] = [
 fn mask(session: &mut Session) {
     reference_mask(session);
     let c = *session.model().config();
-    let active = session.active_set().unwrap();
+    let active = session.units().unwrap();
     active.choose_heads(c.layers - 1, |_| false);
     if c.neuron_group > 1 {
         (0..c.layers).for_each(|layer| active.choose_neurons(layer, |g| g % 3 == layer % 2));

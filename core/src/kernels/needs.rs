@@ -31,7 +31,7 @@ impl Needs<'_> {
 
 impl Kernels {
     /// Portable kernels for these needs only. Nothing refers to the others, so that the linker leaves them out; a
-    /// session of a model that needs them is refused ([`Error::LeftOut`]).
+    /// session of a model that needs them is refused ([`Error::MissingKernel`]).
     ///
     /// ```
     /// use shadowllm_core::format::Order;
@@ -114,7 +114,7 @@ impl Kernels {
     /// Whether all that these needs ask for is there.
     ///
     /// # Errors
-    /// [`Error::LeftOut`] with what is not.
+    /// [`Error::MissingKernel`] with what is not.
     pub(crate) fn serve(&self, needs: &Needs) -> Result<(), Error> {
         let served = |(format, order): &(Format, Order)| {
             let at = format.arithmetic() as usize;
@@ -127,19 +127,19 @@ impl Kernels {
             }
         };
         if let Some((format, order)) = needs.matrices.iter().find(|m| !served(m)) {
-            return Err(Error::LeftOut(format.name(), order.name()));
+            return Err(Error::MissingKernel(format.name(), order.name()));
         }
         if needs.kv.iter().any(|kv| self.attend[*kv as usize].is_none()) {
-            return Err(Error::LeftOut("this format", "of KV caches"));
+            return Err(Error::MissingKernel("this format", "of KV caches"));
         }
         if let Some(kind) = needs.activations.iter().find(|kind| self.activate[**kind as usize].is_none()) {
-            return Err(Error::LeftOut(kind.name(), "activation"));
+            return Err(Error::MissingKernel(kind.name(), "activation"));
         }
         let lacks = [
             (needs.rms_norm && self.rms_norm.is_none(), "norms", "without bias"),
             (needs.layer_norm && self.layer_norm.is_none(), "norms", "with bias"),
             (needs.rope && self.angles.is_none(), "rotary", "positions"),
         ];
-        lacks.into_iter().find(|l| l.0).map_or(Ok(()), |l| Err(Error::LeftOut(l.1, l.2)))
+        lacks.into_iter().find(|l| l.0).map_or(Ok(()), |l| Err(Error::MissingKernel(l.1, l.2)))
     }
 }

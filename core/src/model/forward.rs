@@ -191,7 +191,7 @@ impl Session<'_, '_> {
         if let Some(state) = &mut sparsity {
             state.at_attention(exec, kernels, predictor, layer, &b.normed, &b.heads);
         }
-        exec.layer(layer, sparsity.as_ref().and_then(|s| s.lists()));
+        exec.before_layer(layer, sparsity.as_ref().and_then(|s| s.lists()));
         let maps = [0, 1, 2];
         let counts = select(
             kernels,
@@ -355,7 +355,7 @@ impl Session<'_, '_> {
     fn output(&mut self, exec: &dyn Executor, row: usize, rows: usize) -> Result<(), Error> {
         let (image, c, kernels) = (*self.model.image(), *self.model.config(), self.model.kernels());
         let output = self.model.output().ok_or(Error::MissingTensor("output"))?;
-        exec.layer(c.layers, None);
+        exec.before_layer(c.layers, None);
         let b = &mut self.buffers;
         let roles = [Role::FinalNorm, Role::FinalNormBias];
         let norm = NormWeights::get(&image, image.arch().globals().final_norm, roles, 0)?;

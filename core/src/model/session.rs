@@ -1,6 +1,7 @@
 //! A conversation's state: position, KV cache and the buffers of a forward pass, all in memory the caller gave.
 
 use super::{KvFormat, Model};
+use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
@@ -8,7 +9,7 @@ use crate::image::{Config, Positions};
 use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
 use crate::sample::{Candidate, Sampler};
-use crate::sparsity::{ActiveSet, Dial, Policy, Predictor, State};
+use crate::sparsity::{Dial, Policy, Predictor, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicBool;
@@ -212,7 +213,7 @@ impl<'a, 'm> Session<'a, 'm> {
     ///
     /// # Errors
     /// [`Error::BadOption`] when an option is out of its range; with sparsity what [`Model::predictor`] says;
-    /// [`Error::LeftOut`].
+    /// [`Error::MissingKernel`].
     pub fn memory_required(model: &Model, options: &SessionOptions) -> Result<Layout, Error> {
         let options = checked(model.config(), *options)?;
         let mut arena = Arena::measure();
@@ -326,7 +327,7 @@ impl<'a, 'm> Session<'a, 'm> {
 
     /// What is active, to be read, or under [`Policy::Given`] to be filled; `None` when the session was made
     /// without sparsity.
-    pub fn active_set(&mut self) -> Option<&mut ActiveSet<'m>> {
+    pub fn units(&mut self) -> Option<&mut Units<'m>> {
         self.sparsity.as_mut().map(|s| &mut s.active)
     }
 

@@ -5,7 +5,7 @@ use super::rope;
 use crate::exec::Executor;
 use crate::format::TILE_ROWS;
 use crate::image::Config;
-use crate::image::arch::Attention;
+use crate::image::arch::{Attention, MAX_HEAD_DIM};
 use crate::kernels::{Attend, Kernels, KvFormat, KvView};
 use crate::views::Disjoint;
 use core::mem::MaybeUninit;
@@ -244,7 +244,7 @@ impl Step<'_> {
     fn turn(&self, kernels: &Kernels, t: usize, head: &mut [f32], norm: Option<&[f32]>) {
         let dim = self.attention.head_dim;
         if let Some(weight) = norm {
-            let mut row = [0.0; 1024];
+            let mut row = [0.0; MAX_HEAD_DIM];
             row[..dim].copy_from_slice(&head[..dim]);
             kernels.rms_norm(&row[..dim], weight, self.attention.head_norm_eps, &mut head[..dim]);
         }

@@ -208,7 +208,7 @@ impl<'a> Product<'a> {
 
 /// Runs several products of the same inputs as one step; returns the bytes of weights it reads.
 pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &Input, tokens: usize) -> usize {
-    let threads = exec.threads().max(1);
+    let threads = exec.width().max(1);
     let total: usize = products.iter().map(Product::items).sum();
     // Long runs for the memory's sake, enough tasks to even out a slow core. A task on a matrix stored by input
     // reads a piece of every line: few tasks, or the pieces are short.

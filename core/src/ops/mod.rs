@@ -15,7 +15,7 @@ use core::ops::Range;
 
 /// Cuts `items` into about four tasks a thread and runs `work` on each range.
 pub fn for_ranges(exec: &dyn Executor, items: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
-    let threads = exec.threads().max(1);
+    let threads = exec.width().max(1);
     if items == 0 {
         return;
     }

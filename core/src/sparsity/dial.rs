@@ -12,7 +12,7 @@ pub enum Policy {
     /// Nobody: everything is read.
     #[default]
     Off = 0,
-    /// The caller, through [`crate::Session::active_set`].
+    /// The caller, through [`crate::Session::units`].
     Given = 1,
     /// The mean importance measured in calibration.
     Static = 2,

@@ -1,7 +1,7 @@
 //! Contextual sparsity: which heads, neurons and inputs a token needs.
 //!
 //! ```text
-//!   Dial (policy, density) ─> State ─> ActiveSet (heads, groups of neurons per layer) ─> ops
+//!   Dial (policy, density) ─> State ─> Units (heads, groups of neurons per layer) ─> ops
 //!                               ▲        and thresholds (inputs per linear map)
 //!                 Predictor (a section of the image: thresholds, budgets, low-rank maps)
 //! ```
@@ -9,14 +9,12 @@
 //! (decode); a prefill is always dense. Layer 0 is always dense too: the shadow predictor is fed by it
 //! (ShadowLLM, arXiv 2406.16635).
 
-mod active;
 mod dial;
 mod observed;
 mod predictor;
 mod select;
 mod state;
 
-pub use active::ActiveSet;
 pub use dial::{Allocation, Dial, MAPS, Policy, SLOTS};
 pub use predictor::{
     ENTRY_LEN, GRID, HEADER_LEN, MAGIC, Predictor, QUANTILES, RANKS, Table, Tap, VERSION, fingerprint,

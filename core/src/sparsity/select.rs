@@ -63,12 +63,3 @@ pub(super) fn typical_kth(scores: &[f32], share: f32, scratch: &mut [f32]) -> f3
     let (_, kth, _) = scratch[..n].select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
     *kth
 }
-
-/// A generator for the random policy (SplitMix64), in 0..1.
-pub(super) fn random(state: &mut u64) -> f32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ z >> 31) >> 40) as f32 / (1u64 << 24) as f32
-}

@@ -1,10 +1,10 @@
 //! What a session keeps for skipping, and the moments of a forward pass at which it decides.
 
-use super::active::ActiveSet;
 use super::dial::{Allocation, Dial, MAPS, Policy, SLOTS};
 use super::observed::Observed;
 use super::predictor::{GRID, Output, Predictor, Table, Tap};
-use super::select::{count_of, interpolate, kth_largest, random, typical_kth};
+use super::select::{count_of, interpolate, kth_largest, typical_kth};
+use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
@@ -13,6 +13,7 @@ use crate::image::Config;
 use crate::kernels::{Activation, Kernels};
 use crate::ops::buffer::Rows;
 use crate::ops::linear::{Product, linear};
+use crate::random::uniform;
 use core::ops::Range;
 
 /// Tokens decoded between two times that thresholds are taken anew from what was seen.
@@ -30,7 +31,7 @@ pub(crate) struct State<'m> {
     dial: Dial,
     /// The dial's policy, [`Policy::Auto`] resolved.
     policy: Policy,
-    pub active: ActiveSet<'m>,
+    pub active: Units<'m>,
     /// [layers, SLOTS]: shares that are kept, and the scores that this takes.
     shares: &'m mut [f32],
     thresholds: &'m mut [f32],
@@ -64,10 +65,7 @@ impl<'m> State<'m> {
         let groups = c.neuron_groups();
         let (tap, rank) = predictor.map_or((0, 0), |p| (p.tap().width(c), p.rank()));
         let widest = c.neuron_width().max(c.d_model).max(c.heads * c.head_slot());
-        let mut active = ActiveSet::new(arena, c)?;
-        if !arena.measures() {
-            active.set_all();
-        }
+        let active = Units::new(arena, c.layers, c.heads, groups)?;
         Ok(State {
             config: *c,
             dial: Dial::default(),
@@ -226,7 +224,7 @@ impl<'m> State<'m> {
     }
 
     /// Whether heads and neurons are chosen by list in this pass.
-    pub fn lists(&self) -> Option<&ActiveSet<'m>> {
+    pub fn lists(&self) -> Option<&Units<'m>> {
         (self.acting && self.policy.lists_neurons()).then_some(&self.active)
     }
 
@@ -250,7 +248,7 @@ impl<'m> State<'m> {
             let [mut head, mut neuron] = counts;
             let state = &mut self.random;
             let mut take = |left: &mut (usize, usize)| {
-                let taken = random(state) * left.1 as f32 <= left.0 as f32 && left.0 > 0;
+                let taken = uniform(state) * left.1 as f32 <= left.0 as f32 && left.0 > 0;
                 *left = (left.0 - usize::from(taken), left.1.saturating_sub(1));
                 taken
             };

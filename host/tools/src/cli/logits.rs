@@ -94,7 +94,7 @@ fn apply(path: &Path, session: &mut Session) -> Result<()> {
     if mask.len() != c.layers {
         return Err(bad(format!("has {} entries, the model {} layers: give one for each", mask.len(), c.layers)));
     }
-    let Some(active) = session.active_set() else { return Ok(()) };
+    let Some(active) = session.units() else { return Ok(()) };
     for (layer, mask) in mask.iter().enumerate().filter_map(|(l, m)| Some((l, m.as_ref()?))) {
         for (what, list, n) in [("heads", &mask.heads, c.heads), ("neurons", &mask.neurons, c.ffn)] {
             if let Some(i) = list.iter().flatten().find(|i| **i >= n) {

@@ -192,7 +192,7 @@ fn once(o: &Options, talk: &mut Talk, prompt: &str, session_bytes: usize) -> Res
             "image_bytes": talk.model.file_bytes(),
             "session_bytes": session_bytes,
             "peak_memory_bytes": peak_memory(),
-            "threads": shadowllm_core::Executor::threads(talk.pool),
+            "threads": shadowllm_core::Executor::width(talk.pool),
             "policy": talk.session.policy().name(),
             "isa": talk.model.model().kernels().isa().name(),
         }));

@@ -6,6 +6,7 @@ use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{Attention, Globals, Mlp, Norm, Norming};
 use shadowllm_core::image::roles::Place;
 use shadowllm_core::kernels::Activation;
+use shadowllm_core::random;
 use shadowllm_host::{Error, Result};
 use std::path::Path;
 
@@ -109,11 +110,7 @@ pub(super) fn fill(seed: u64, deviation: f32, out: &mut [f32]) {
     let mut state = seed;
     let step = deviation * 12f32.sqrt() / 65536.0;
     for four in out.chunks_mut(4) {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        let z = random::next(&mut state);
         for (i, x) in four.iter_mut().enumerate() {
             *x = (f32::from((z >> (16 * i)) as u16) - 32767.5) * step;
         }

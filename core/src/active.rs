@@ -1,12 +1,11 @@
-//! The lists of what a token uses.
+//! Which parts of a model a token reads.
 
 use crate::arena::Arena;
 use crate::error::Error;
-use crate::image::Config;
 
-/// Sorted lists of bounded indices, one a layer.
+/// Sorted lists of indices below a bound, one a layer.
 struct Lists<'m> {
-    /// [layers, width]; the first `counts[layer]` of a layer are meant.
+    /// [layers, width]; the first `counts[layer]` indices of a layer are its list.
     items: &'m mut [u32],
     counts: &'m mut [u32],
     width: usize,
@@ -22,7 +21,7 @@ impl<'m> Lists<'m> {
         (n < self.width).then(|| &self.items[layer * self.width..layer * self.width + n])
     }
 
-    /// Fills a layer's list with what `chosen` says of each index.
+    /// Makes a layer's list: the indices for which `chosen` is true.
     fn fill(&mut self, layer: usize, mut chosen: impl FnMut(usize) -> bool) {
         let row = &mut self.items[layer * self.width..(layer + 1) * self.width];
         let mut n = 0;
@@ -34,18 +33,23 @@ impl<'m> Lists<'m> {
     }
 }
 
-/// Which heads and groups of neurons each layer uses: all of them, to begin with.
-pub struct ActiveSet<'m> {
+/// Which heads and groups of neurons each layer reads: all of them, to begin with.
+pub struct Units<'m> {
     heads: Lists<'m>,
     neurons: Lists<'m>,
 }
 
-impl<'m> ActiveSet<'m> {
-    pub(crate) fn new(arena: &mut Arena<'m>, c: &Config) -> Result<Self, Error> {
-        Ok(ActiveSet {
-            heads: Lists::new(arena, c.layers, c.heads)?,
-            neurons: Lists::new(arena, c.layers, c.neuron_groups())?,
-        })
+impl<'m> Units<'m> {
+    /// All heads and groups of neurons of every layer.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`].
+    pub(crate) fn new(arena: &mut Arena<'m>, layers: usize, heads: usize, groups: usize) -> Result<Self, Error> {
+        let mut units = Units { heads: Lists::new(arena, layers, heads)?, neurons: Lists::new(arena, layers, groups)? };
+        if !arena.measures() {
+            units.set_all();
+        }
+        Ok(units)
     }
 
     /// Query heads of a layer in order, `None` for all.
