@@ -269,7 +269,8 @@ int32_t sllm_session_sample(sllm_session *session, sllm_sampler *sampler, uint32
 /* Tokens read so far. */
 int32_t sllm_session_position(const sllm_session *session, size_t *position);
 
-/* Goes back to an earlier position and forgets all tokens after it. There are no logits until a token is read again. */
+/* Goes back to an earlier position and forgets the tokens after it. There are no logits until the next token is read.
+ * Policies that learn from the tokens they see begin to learn anew, from the tokens read after this. */
 int32_t sllm_session_rewind(sllm_session *session, size_t position);
 
 /* Makes the current call on this session, or else the next one that reads tokens, stop within one layer of its batch
@@ -284,13 +285,14 @@ int32_t sllm_session_reset_cancel(sllm_session *session);
 /* Bytes that sllm_session_save would write now; grows with the position. */
 int32_t sllm_session_state_size(const sllm_session *session, size_t *size);
 
-/* Copies the state (position, KV cache, logits, statistics of the prompt and of the tokens since) to `buffer`, without
- * the dial. `written` may be NULL. */
+/* Copies the state (position, KV cache, logits, what the choice of weights remembers) to `buffer`, without the dial.
+ * `written` may be NULL. */
 int32_t sllm_session_save(const sllm_session *session, void *buffer, size_t size, size_t *written);
 
 /* Continues from a saved state of the same model and KV format, in a session whose context is long enough. With the same
- * dial the next tokens give the same bits as in the saved session; only a dial with a `refresh` other than 1 begins with
- * a new choice. On failure the session stays as it was. */
+ * dial the next tokens give the same bits as in the saved session; with another dial the next token makes a new choice,
+ * from the state's statistics. States of another version of the library may be refused. On failure the session stays as
+ * it was. */
 int32_t sllm_session_load(sllm_session *session, const void *buffer, size_t size);
 
 /* ---- Session: sparsity ------------------------------------------------------------------------------------------ */

@@ -7,6 +7,9 @@ mod hostile;
 #[path = "sparsity/masks.rs"]
 mod masks;
 #[cfg(feature = "calibrate")]
+#[path = "sparsity/memory.rs"]
+mod memory;
+#[cfg(feature = "calibrate")]
 #[path = "sparsity/policies.rs"]
 mod policies;
 #[cfg(all(unix, feature = "calibrate"))]

@@ -31,6 +31,19 @@ impl<'m> Lists<'m> {
         }
         self.counts[layer] = n as u32;
     }
+
+    /// Whether each index of each layer is in its list, layer by layer.
+    fn flags(&self) -> impl Iterator<Item = bool> + '_ {
+        (0..self.counts.len()).flat_map(move |layer| {
+            let list = self.get(layer);
+            (0..self.width).map(move |i| list.is_none_or(|list| list.binary_search(&(i as u32)).is_ok()))
+        })
+    }
+
+    /// Makes the lists that [`Lists::flags`] was taken from.
+    fn set_flags(&mut self, flags: &mut dyn Iterator<Item = bool>) {
+        (0..self.counts.len()).for_each(|layer| self.fill(layer, |_| flags.next().unwrap_or(true)));
+    }
 }
 
 /// Which heads and groups of neurons each layer reads: all of them, to begin with.
@@ -84,5 +97,16 @@ impl<'m> Units<'m> {
     /// When there is no such layer.
     pub fn choose_neurons(&mut self, layer: usize, chosen: impl FnMut(usize) -> bool) {
         self.neurons.fill(layer, chosen);
+    }
+
+    /// Whether each unit is active: all heads, then all groups of neurons, layer by layer.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = bool> + '_ {
+        self.heads.flags().chain(self.neurons.flags())
+    }
+
+    /// Makes the choice that [`Units::flags`] was taken from.
+    pub(crate) fn set_flags(&mut self, flags: &mut dyn Iterator<Item = bool>) {
+        self.heads.set_flags(flags);
+        self.neurons.set_flags(flags);
     }
 }

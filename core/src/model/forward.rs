@@ -14,7 +14,7 @@ use crate::ops::buffer::Rows;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{ATTENTION_NORMS, BlockNorms, MLP_NORMS, NormWeights, add, prepare, quantize};
-use crate::sparsity::State;
+use crate::sparsity::{Run, Slot, State};
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
@@ -23,8 +23,8 @@ fn matrix<'a>(image: &Image<'a>, role: Role, layer: usize) -> Result<Matrix<'a>,
     image.matrix(role, layer).ok_or(Error::MissingTensor(role.name()))
 }
 
-/// Lists the inputs that up to three maps of a layer stored by input read of `x` (one token): those that are not
-/// zero and exceed the map's threshold. Returns the lists' lengths; a map that repeats the one before gets none.
+/// Lists the inputs of one token that up to three maps of a layer stored by input read: those that are not zero and
+/// exceed the map's threshold. Returns the lists' lengths.
 #[allow(clippy::too_many_arguments, reason = "a step's operands")]
 fn select(
     kernels: &Kernels,
@@ -33,7 +33,7 @@ fn select(
     tokens: usize,
     sparsity: &mut Option<&mut State>,
     layer: usize,
-    maps: [usize; 3],
+    maps: &[Slot],
     (rows, int8): (&Rows, bool),
     lists: &mut [&mut [u32]; 3],
 ) -> [usize; 3] {
@@ -41,23 +41,17 @@ fn select(
     if !by_input {
         return counts;
     }
-    let width = match maps[0] {
-        3 => c.heads * c.head_slot(),
-        6 => c.neuron_width(),
-        _ => c.d_model.next_multiple_of(32),
-    };
+    let width = maps[0].source().width(c);
     if let Some(state) = sparsity {
         state.observe(layer, maps[0], rows, width, tokens);
     }
     if tokens != 1 {
         return counts;
     }
-    for i in 0..3 {
-        if i == 0 || maps[i] != maps[i - 1] {
-            let x = &rows.values[..width];
-            let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, maps[i], x));
-            counts[i] = kernels.select_inputs(x, int8.then(|| rows.quants()), threshold, lists[i]);
-        }
+    for ((map, list), count) in maps.iter().zip(lists).zip(&mut counts) {
+        let x = &rows.values[..width];
+        let threshold = sparsity.as_mut().map_or(0.0, |s| s.input_threshold(layer, *map, x));
+        *count = kernels.select_inputs(x, int8.then(|| rows.quants()), threshold, list);
     }
     counts
 }
@@ -120,9 +114,9 @@ impl Session<'_, '_> {
             }
         }
         if let Some(state) = &mut self.sparsity {
-            let bytes = core::mem::take(&mut state.bytes);
+            let (bytes, nanoseconds) = state.take_costs();
             self.traffic.predictor += bytes;
-            self.traffic.predictor_nanoseconds += core::mem::take(&mut state.nanoseconds);
+            self.traffic.predictor_nanoseconds += nanoseconds;
             self.traffic.weights += bytes;
         }
         Ok(())
@@ -189,10 +183,10 @@ impl Session<'_, '_> {
         prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8 || perhaps);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {
-            state.at_attention(exec, kernels, predictor, layer, &b.normed, &b.heads);
+            state.before_attention(&Run { exec, kernels, predictor }, layer, &b.normed, &b.heads);
         }
         exec.before_layer(layer, sparsity.as_ref().and_then(|s| s.lists()));
-        let maps = [0, 1, 2];
+        let maps = &[Slot::Q, Slot::K, Slot::V];
         let counts = select(
             kernels,
             &c,
@@ -236,7 +230,7 @@ impl Session<'_, '_> {
         let dropped = sparsity.as_mut().map_or(0, |s| s.after_heads(layer, &mut b.heads, tokens));
         self.traffic.add(layer, bytes[0] - bytes[0] * dropped / c.heads, true);
         self.traffic.add(layer, bytes[1], sparsity.as_ref().is_some_and(|s| s.policy().by_input()));
-        let maps = [3, 3, 3];
+        let maps = &[Slot::O];
         let counts = select(
             kernels,
             &c,
@@ -278,11 +272,11 @@ impl Session<'_, '_> {
         prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {
-            state.at_feed_forward(exec, kernels, predictor, layer, &b.normed);
+            state.before_feed_forward(&Run { exec, kernels, predictor }, layer, &b.normed);
         }
         let mut bytes = 0;
         if c.ffn_by_input {
-            let maps = [4, 5, 5];
+            let maps = &[Slot::Gate, Slot::Up];
             let counts = select(
                 kernels,
                 &c,
@@ -298,7 +292,7 @@ impl Session<'_, '_> {
             let input = b.normed.input();
             bytes += neurons_by_input(exec, kernels, &ffn, &input, tokens, &mut b.neurons, b.gate, [gate_in, up_in]);
             if let Some(state) = sparsity.as_mut().filter(|s| s.gate_first(layer) && gate.is_some()) {
-                state.choose_by_gate(predictor, kernels, layer, b.gate);
+                state.after_gate(&Run { exec, kernels, predictor }, layer, b.gate);
             }
             // Gate and up are read whole, whoever is active; down is not.
             if let Some(active) = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.neurons(layer)) {
@@ -309,7 +303,7 @@ impl Session<'_, '_> {
                 let width = b.neurons.width;
                 let product = Product::new(p.matrix, p.bias, b.gate, width);
                 bytes += linear(exec, kernels, &[product], &b.normed.input(), 1);
-                state.choose_by_gate(predictor, kernels, layer, b.gate);
+                state.after_gate(&Run { exec, kernels, predictor }, layer, b.gate);
                 ffn.gate = Gate::Given(b.gate);
             }
             let active = sparsity.as_ref().and_then(|s| s.lists()).and_then(|a| a.neurons(layer));
@@ -321,7 +315,7 @@ impl Session<'_, '_> {
             bytes -= bytes * dropped / c.neuron_width();
         }
         let means = sparsity.as_ref().and_then(|s| s.means(predictor, layer));
-        if let (Some((means, _)), Some(active)) = (means, sparsity.as_ref().and_then(|s| s.active.neurons(layer))) {
+        if let (Some((means, _)), Some(active)) = (means, sparsity.as_mut().and_then(|s| s.units().neurons(layer))) {
             for i in active.iter().flat_map(|g| *g as usize * c.neuron_group..(*g as usize + 1) * c.neuron_group) {
                 b.neurons.values[i] -= means[i];
             }
@@ -331,8 +325,17 @@ impl Session<'_, '_> {
             quantize(exec, kernels, &mut b.neurons, tokens);
         }
         let by_input = down.geometry().is_by_input();
-        let counts =
-            select(kernels, &c, by_input, tokens, &mut sparsity, layer, [6; 3], (&b.neurons, ffn.int8), &mut b.inputs);
+        let counts = select(
+            kernels,
+            &c,
+            by_input,
+            tokens,
+            &mut sparsity,
+            layer,
+            &[Slot::Down],
+            (&b.neurons, ffn.int8),
+            &mut b.inputs,
+        );
         let [down_in, ..] = lists(&b.inputs, counts);
         let width = out_width(&c);
         let product = Product::new(down, bias(Role::DownBias), b.out, width).inputs(down_in);

@@ -273,7 +273,11 @@ impl<'a, 'm> Session<'a, 'm> {
         self.options.context
     }
 
-    /// Goes back to an earlier position; what came behind it is forgotten.
+    /// Goes back to an earlier position; the tokens after it are forgotten.
+    ///
+    /// What follows is what would have followed in a session that never read them, except for policies that learn from
+    /// the tokens they see ([`Policy::Prompt`], [`Policy::PromptInput`]): their statistics cannot be taken back token by
+    /// token, so that they begin anew with the tokens read after the rewind, unless it goes back to the start.
     ///
     /// # Errors
     /// [`Error::BadPosition`] when it lies ahead.
@@ -282,7 +286,7 @@ impl<'a, 'm> Session<'a, 'm> {
             return Err(Error::BadPosition);
         }
         self.has_logits = false;
-        // Statistics cannot be taken back token by token: what is forgotten must not choose.
+        // A forgotten token must not choose.
         if let Some(state) = self.sparsity.as_mut().filter(|_| position < self.position || position == 0) {
             state.forget();
         }
@@ -328,7 +332,7 @@ impl<'a, 'm> Session<'a, 'm> {
     /// What is active, to be read, or under [`Policy::Given`] to be filled; `None` when the session was made
     /// without sparsity.
     pub fn units(&mut self) -> Option<&mut Units<'m>> {
-        self.sparsity.as_mut().map(|s| &mut s.active)
+        self.sparsity.as_mut().map(State::units)
     }
 
     /// What the last prefill or decode read.

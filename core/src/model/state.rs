@@ -3,19 +3,21 @@
 //! ```text
 //!   0  magic "SLLMSES\0"     8  version, u32        12  model, u32 (a checksum of its checksums)
 //!  16  KV format, u32       20  has logits, u32    24  position, u64
-//!  32  state of chance, u64 40  vocabulary, u32    44  numbers of statistics, u32
-//!  48  bytes in all, u64    56  0, u32             60  CRC-32 of bytes 0..60, u32
-//!  64  logits (f32, if there are), statistics (f32), KV cache; little-endian
+//!  32  dial, u32 (a checksum; 0 without sparsity)  36  vocabulary, u32
+//!  40  words of memory, u64 (0 without sparsity)   48  bytes in all, u64
+//!  56  0, u32               60  CRC-32 of bytes 0..60, u32
+//!  64  logits (f32, where it has logits), memory (u32), KV cache; little-endian
 //! ```
-//! The head is checked, and that all of the rest is there; its numbers are not: they can make wrong text, nothing
-//! worse.
+//! The memory is all that choosing remembers from token to token (the snapshot of `sparsity/memory.rs`).
+//! The head is checked, and that the file is as long as it says; the numbers after it are not: they can make wrong
+//! text, nothing worse.
 
 use super::{KvFormat, Session};
 use crate::error::Error;
 use crate::image::{SectionKind, crc32};
 
 const MAGIC: [u8; 8] = *b"SLLMSES\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD: usize = 64;
 
 fn code(format: KvFormat) -> u32 {
@@ -40,19 +42,17 @@ impl Session<'_, '_> {
         of(SectionKind::Weights, of(SectionKind::Tensors, of(SectionKind::Architecture, 0)))
     }
 
-    /// Logits and statistics, the numbers of a state.
-    fn numbers(&self) -> (&[f32], [&[f32]; 2], u64) {
-        let (statistics, random) = self.sparsity.as_ref().map_or(([[].as_slice(); 2], 0), |s| s.told());
-        (self.logits(), statistics, random)
+    /// Words that the memory of choosing takes, and the dial's checksum.
+    fn memory_words(&self) -> (usize, u32) {
+        self.sparsity.as_ref().map_or((0, 0), |s| (s.memory().snapshot_len(), s.dial_checksum()))
     }
 
     /// Bytes that [`Session::save`] writes.
     pub fn state_size(&self) -> usize {
-        let (logits, [heads, neurons], _) = self.numbers();
-        HEAD + 4 * (logits.len() + heads.len() + neurons.len()) + self.cache.used_bytes(self.position)
+        HEAD + 4 * (self.logits().len() + self.memory_words().0) + self.cache.used_bytes(self.position)
     }
 
-    /// Writes what was read so far (position, KV cache, logits, the prompt's statistics) to the beginning of `out`,
+    /// Writes what was read so far (position, KV cache, logits, what choosing remembers) to the beginning of `out`,
     /// and returns how many bytes that took.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Session<'_, '_> {
     pub fn save(&self, out: &mut [u8]) -> Result<usize, Error> {
         let (needed, given) = (self.state_size(), out.len());
         let out = out.get_mut(..needed).ok_or(Error::MemoryTooSmall { needed, given })?;
-        let (logits, [heads, neurons], random) = self.numbers();
+        let (logits, (words, dial)) = (self.logits(), self.memory_words());
         out[..8].copy_from_slice(&MAGIC);
         let mut put =
             |at: usize, value: u64, len: usize| out[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
@@ -69,24 +69,26 @@ impl Session<'_, '_> {
         put(16, code(self.cache.format()).into(), 4);
         put(20, u64::from(!logits.is_empty()), 4);
         put(24, self.position as u64, 8);
-        put(32, random, 8);
-        put(40, self.model.config().vocab as u64, 4);
-        put(44, (heads.len() + neurons.len()) as u64, 4);
+        put(32, dial.into(), 4);
+        put(36, self.model.config().vocab as u64, 4);
+        put(40, words as u64, 8);
         put(48, needed as u64, 8);
         put(56, 0, 4);
         let crc = crc32(&out[..60], 0);
         out[60..HEAD].copy_from_slice(&crc.to_le_bytes());
-        let numbers = logits.iter().chain(heads).chain(neurons);
-        for (slot, x) in out[HEAD..].chunks_exact_mut(4).zip(numbers) {
-            slot.copy_from_slice(&x.to_le_bytes());
+        let memory = self.sparsity.iter().flat_map(|s| s.memory().snapshot());
+        let (numbers, cache) = out[HEAD..].split_at_mut(4 * (logits.len() + words));
+        for (bytes, word) in numbers.chunks_exact_mut(4).zip(logits.iter().map(|x| x.to_bits()).chain(memory)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
         }
-        let at = HEAD + 4 * (logits.len() + heads.len() + neurons.len());
-        self.cache.save(self.position, &mut out[at..]);
+        self.cache.save(self.position, cache);
         Ok(needed)
     }
 
-    /// Takes over a state that [`Session::save`] wrote, of the same model and KV format. What follows is, bit for bit,
-    /// what would have followed there, if the dial is the same and refreshed with every token.
+    /// Takes over a state that [`Session::save`] wrote, of the same model and KV format. Under the same dial what follows
+    /// is, bit for bit, what would have followed there. Under another dial heads and neurons are chosen anew, from
+    /// the statistics of the state. A session without sparsity ignores what choosing remembers; from a state without
+    /// it, choosing starts as in a new session.
     ///
     /// # Errors
     /// [`Error::BadState`], [`Error::ContextFull`], with the session as it was.
@@ -101,7 +103,7 @@ impl Session<'_, '_> {
         if u32_at(state, 8) != VERSION {
             return bad("it was saved by another version");
         }
-        if u32_at(state, 12) != self.fingerprint() || u32_at(state, 40) as usize != self.model.config().vocab {
+        if u32_at(state, 12) != self.fingerprint() || u32_at(state, 36) as usize != self.model.config().vocab {
             return bad("it is of another model");
         }
         if u32_at(state, 16) != code(self.cache.format()) {
@@ -113,15 +115,16 @@ impl Session<'_, '_> {
         }
         let (position, has_logits) = (position as usize, u32_at(state, 20) == 1);
         let logits = if has_logits { self.model.config().vocab } else { 0 };
-        let statistics = u32_at(state, 44) as usize;
-        let cache = HEAD.saturating_add(logits.saturating_add(statistics).saturating_mul(4));
+        let words = usize::try_from(u64_at(state, 40)).unwrap_or(usize::MAX);
+        let cache = HEAD.saturating_add(logits.saturating_add(words).saturating_mul(4));
         let all = cache.saturating_add(self.cache.used_bytes(position));
         if state.len() < all || u64_at(state, 48) != all as u64 {
             return bad("it is cut off");
         }
-        let mut numbers = state[HEAD..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-        self.buffers.logits.iter_mut().take(logits).zip(&mut numbers).for_each(|(slot, x)| *slot = x);
-        self.take_told(statistics, &mut numbers, u64_at(state, 32));
+        let mut numbers = state[HEAD..cache].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+        let slots = self.buffers.logits.iter_mut().take(logits);
+        slots.zip(&mut numbers).for_each(|(slot, word)| *slot = f32::from_bits(word));
+        self.restore_memory(words, &mut numbers, u32_at(state, 32));
         self.cache.load(position, &state[cache..]);
         (self.position, self.has_logits) = (position, has_logits);
         Ok(())
@@ -142,21 +145,22 @@ impl Session<'_, '_> {
         if needed > context {
             return Err(Error::ContextFull { needed, context });
         }
-        let (logits, [heads, neurons], random) = from.numbers();
+        let (logits, (words, dial)) = (from.logits(), from.memory_words());
         self.buffers.logits[..logits.len()].copy_from_slice(logits);
-        self.take_told(heads.len() + neurons.len(), &mut heads.iter().chain(neurons).copied(), random);
+        let mut memory = from.sparsity.iter().flat_map(|s| s.memory().snapshot());
+        self.restore_memory(words, &mut memory, dial);
         self.cache.copy(needed, &from.cache);
         (self.position, self.has_logits) = (needed, from.has_logits);
         Ok(())
     }
 
-    /// What earlier tokens told, where there is room for it, and forgotten where the state says nothing of it.
-    fn take_told(&mut self, count: usize, numbers: &mut dyn Iterator<Item = f32>, random: u64) {
+    /// Takes over what choosing remembers; forgets where the words are not of a session like this one.
+    fn restore_memory(&mut self, count: usize, words: &mut dyn Iterator<Item = u32>, dial_checksum: u32) {
         let Some(state) = &mut self.sparsity else { return };
-        state.forget();
-        let ([heads, neurons], _) = state.told();
-        if heads.len() + neurons.len() == count {
-            state.tell(numbers, random);
+        if state.memory().snapshot_len() == count {
+            state.restore(words, dial_checksum);
+        } else {
+            state.forget();
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::views::Disjoint;
 use core::ops::Range;
 
 /// Input rows in session memory: [tokens, width] and their quantized twins.
+#[derive(Default)]
 pub struct Rows<'m> {
     /// Length of a row, a multiple of 32.
     pub width: usize,

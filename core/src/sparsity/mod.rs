@@ -2,22 +2,31 @@
 //!
 //! ```text
 //!   Dial (policy, density) ─> State ─> Units (heads, groups of neurons per layer) ─> ops
-//!                               ▲        and thresholds (inputs per linear map)
-//!                 Predictor (a section of the image: thresholds, budgets, low-rank maps)
+//!   Plan (the policy's row) ──^  │       and thresholds (inputs per linear map)
+//!                                ├─ chooser/: one file per way of choosing
+//!                                ├─ Memory: what outlives a token
+//!                                └─ Predictor (a section of the image: thresholds, budgets, low-rank maps)
 //! ```
 //! The operators see lists of indices and thresholds only; a [`Policy`] fills them. It acts on single tokens
 //! (decode); a prefill is always dense. Layer 0 is always dense too: the shadow predictor is fed by it
 //! (ShadowLLM, arXiv 2406.16635).
 
+mod chooser;
 mod dial;
+mod memory;
 mod observed;
+mod plan;
 mod predictor;
 mod select;
+mod slot;
 mod state;
+mod tables;
 
-pub use dial::{Allocation, Dial, MAPS, Policy, SLOTS};
-pub use predictor::{
-    ENTRY_LEN, GRID, HEADER_LEN, MAGIC, Predictor, QUANTILES, RANKS, Table, Tap, VERSION, fingerprint,
-};
-pub use select::{interpolate, threshold_of};
+pub(crate) use chooser::Run;
+pub use dial::{Allocation, Dial, SLOTS};
+pub use plan::{Calibrated, Decider, Plan, Policy};
+pub use predictor::{Predictor, fingerprint, threshold_of};
+pub use select::interpolate;
+pub use slot::{Slot, Source};
 pub(crate) use state::State;
+pub use tables::{ENTRY_LEN, GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};

@@ -4,138 +4,13 @@
 //! The section stands for itself, so that it can be moved between images of the same model packed in
 //! different number formats; a [`fingerprint`] of the model keeps it from others.
 
-use super::dial::Policy;
-use super::select::threshold_of;
+use super::plan::{Plan, Policy};
+use super::select::interpolate;
+use super::slot::Slot;
+use super::tables::{ENTRY_LEN, GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};
 use crate::error::Error;
 use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
 use crate::image::{Config, Image, Role, crc32};
-
-/// First bytes of the section.
-pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
-/// Version of the section.
-pub const VERSION: u32 = 1;
-/// Bytes of its header.
-pub const HEADER_LEN: usize = 64;
-/// Bytes of a row of its table.
-pub const ENTRY_LEN: usize = 32;
-/// Entries of a slot's table of quantiles: the scores that 0 %, 1 %, ... 100 % reach.
-pub const QUANTILES: usize = 101;
-/// Densities that budgets are tabulated at: 0, 5 %, ... 100 %.
-pub const GRID: usize = 21;
-
-/// What feeds the shadow predictor, all of layer 0 or just behind it; several are concatenated, each padded
-/// to 32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tap(pub u32);
-
-impl Tap {
-    /// Input of layer 0's attention: the normed embedding.
-    pub const EMBEDDING: u32 = 1;
-    /// Output of layer 0's heads, before their projection (ShadowLLM's).
-    pub const HEADS: u32 = 2;
-    /// Input of layer 1's attention: the normed stream behind layer 0.
-    pub const STREAM: u32 = 4;
-
-    /// Whether the part belongs to it.
-    pub const fn has(self, part: u32) -> bool {
-        self.0 & part != 0
-    }
-
-    /// Length of the vector.
-    pub fn width(self, c: &Config) -> usize {
-        let d = c.d_model.next_multiple_of(BLOCK);
-        let part = |part, width| if self.has(part) { width } else { 0 };
-        part(Self::EMBEDDING, d) + part(Self::HEADS, c.heads * c.head_slot()) + part(Self::STREAM, d)
-    }
-}
-
-macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// What a table of the section is.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Table { $($(#[$doc])* $name = $code),* }
-
-        impl Table {
-            /// All, in the order of their codes.
-            pub const ALL: &[Table] = &[$(Table::$name),*];
-
-            /// The table with this code.
-            pub fn from_code(code: u8) -> Option<Table> {
-                Self::ALL.get(code as usize).copied()
-            }
-
-            /// Whether it stands once in every layer.
-            pub const fn in_layers(self) -> bool {
-                let code = self as u8;
-                code >= Table::LayerIn as u8 && code <= Table::LayerHeadBias as u8
-            }
-        }
-    };
-}
-
-tables! {
-    /// First map of the shadow predictor, matrix [rank, tap].
-    ShadowIn = 0,
-    /// Its bias, `[rank]`.
-    ShadowInBias = 1,
-    /// Its outputs for neurons, matrix [(layers - 1) * groups padded to 16, rank].
-    ShadowNeurons = 2,
-    /// Their bias.
-    ShadowNeuronBias = 3,
-    /// Its outputs for heads, matrix [(layers - 1) * heads padded to 16, rank].
-    ShadowHeads = 4,
-    /// Their bias.
-    ShadowHeadBias = 5,
-    /// Mean importance of groups of neurons, [layers, groups].
-    StaticNeurons = 6,
-    /// Mean importance of heads, [layers, heads].
-    StaticHeads = 7,
-    /// Norm of each neuron's down column, [layers, neuron width].
-    NeuronNorms = 8,
-    /// That norm times the mean |up|, [layers, neuron width]: what a gate's activation is worth.
-    GateWeights = 9,
-    /// Quantiles of the static scores, [layers, 2 slots, QUANTILES].
-    StaticQuantiles = 10,
-    /// Quantiles of the shadow predictor's scores.
-    ShadowQuantiles = 11,
-    /// Quantiles of the per-layer predictors' scores.
-    PerLayerQuantiles = 12,
-    /// Quantiles of the gates' scores.
-    GateQuantiles = 13,
-    /// Quantiles of the inputs' magnitudes, [layers, 7 slots, QUANTILES].
-    InputQuantiles = 14,
-    /// Shares kept of the slots for the static scores, [GRID, layers, 2].
-    StaticBudget = 15,
-    /// The same for the shadow predictor.
-    ShadowBudget = 16,
-    /// The same for the per-layer predictors.
-    PerLayerBudget = 17,
-    /// The same for gates.
-    GateBudget = 18,
-    /// The same for inputs, [GRID, layers, 7].
-    InputBudget = 19,
-    /// Mean activation of the neurons, [layers, neuron width].
-    NeuronMeans = 20,
-    /// What these means add to the FFN's output, [layers, d_model].
-    DownMeans = 21,
-    /// Code of the best policy, `[GRID]`.
-    Auto = 22,
-    /// First map of a layer's own predictor, matrix [rank, d_model].
-    LayerIn = 23,
-    /// Its bias.
-    LayerInBias = 24,
-    /// Its outputs for neurons, matrix [groups, rank].
-    LayerNeurons = 25,
-    /// Their bias.
-    LayerNeuronBias = 26,
-    /// Its outputs for heads, matrix [heads, rank].
-    LayerHeads = 27,
-    /// Their bias.
-    LayerHeadBias = 28,
-    /// Shares kept of the slots by thresholds on attention's inputs and the shadow predictor, [GRID, layers, 7].
-    MixedBudget = 29,
-}
 
 const TABLES: usize = Table::ALL.len();
 const NONE: u16 = u16::MAX;
@@ -145,23 +20,41 @@ const VECTOR: u8 = 255;
 /// What calibration measured for a policy.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
-    policy: Policy,
+    plan: &'static Plan,
     /// [layers, slots, QUANTILES].
     quantiles: &'a [f32],
-    /// Those of the neurons, [layers, 2, QUANTILES], where they are scored by another's.
+    /// Those of heads and neurons, [layers, 2, QUANTILES], where another policy's predictor scores the neurons.
     neurons: Option<&'a [f32]>,
     /// [GRID, layers, slots].
     pub(crate) budget: &'a [f32],
 }
 
 impl Calibration<'_> {
-    /// The score that a share of a layer's slot reaches.
-    pub(crate) fn threshold(&self, layer: usize, slot: usize, share: f32) -> f32 {
+    /// The score that a share of a layer's slot reaches; that of everything where the budget has no such slot.
+    pub(crate) fn threshold(&self, layer: usize, slot: Slot, share: f32) -> f32 {
         let (all, slots, slot) = match self.neurons {
-            Some(scores) if slot == self.policy.neuron_slot() => (scores, 2, Policy::Shadow.neuron_slot()),
-            _ => (self.quantiles, self.policy.slots(), slot),
+            Some(scores) if slot == self.plan.share_of(Slot::Neurons) => {
+                (scores, Slot::PARTS.as_slice(), Slot::Neurons)
+            }
+            _ => (self.quantiles, self.plan.slots, slot),
         };
-        threshold_of(&all[(layer * slots + slot) * QUANTILES..][..QUANTILES], share)
+        match slots.iter().position(|s| *s == slot) {
+            Some(column) => threshold_of(&all[(layer * slots.len() + column) * QUANTILES..][..QUANTILES], share),
+            None => f32::NEG_INFINITY,
+        }
+    }
+}
+
+/// The score that a share `kept` of a slot reaches: `quantiles[i]` is reached by a share
+/// `i / (QUANTILES - 1)`.
+pub fn threshold_of(quantiles: &[f32], kept: f32) -> f32 {
+    debug_assert!(quantiles.len() == QUANTILES);
+    if kept >= 1.0 {
+        f32::NEG_INFINITY
+    } else if kept <= 0.0 {
+        f32::INFINITY
+    } else {
+        interpolate(quantiles, kept)
     }
 }
 
@@ -180,11 +73,7 @@ pub struct Predictor<'a> {
     ranks: bool,
 }
 
-/// Bit of the header's flags: the predictors' scores rank the parts of a layer and mean nothing from token to token, so
-/// that as many are kept for each; else (chances of being active) all above a threshold are.
-pub const RANKS: u32 = 1;
-
-/// Little-endian u32 at `at`, 0 behind the end.
+/// Little-endian u32 at `at`, 0 after the end.
 fn word(bytes: &[u8], at: usize) -> usize {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u32::from_le_bytes(b) as usize)
 }
@@ -283,6 +172,11 @@ impl<'a> Predictor<'a> {
         Some(unsafe { core::slice::from_raw_parts(raw.as_ptr().cast(), raw.len() / 4) })
     }
 
+    /// A layer's row of a vector that holds `width` numbers for each layer.
+    pub(crate) fn layer_vector(&self, table: Table, layer: usize, width: usize) -> Option<&'a [f32]> {
+        self.vector(table, 0)?.get(layer * width..(layer + 1) * width)
+    }
+
     /// A matrix.
     pub fn matrix(&self, table: Table, layer: usize) -> Option<Matrix<'a>> {
         let (row, bytes) = self.entry(table, layer)?;
@@ -290,7 +184,7 @@ impl<'a> Predictor<'a> {
         Matrix::new(Self::geometry(format, word(row, 4), word(row, 8)), bytes).ok()
     }
 
-    /// What follows the hidden units: weights and, where there is one, a bias.
+    /// The map after the hidden units: weights and, where the section has one, a bias.
     pub(crate) fn output(&self, [weights, bias]: [Table; 2], layer: usize) -> Option<Output<'a>> {
         Some((self.matrix(weights, layer)?, self.vector(bias, layer)))
     }
@@ -309,7 +203,7 @@ impl<'a> Predictor<'a> {
         Geometry { format, order: Order::Rows, panels, k_blocks, units_per_group, group_stride, group_width }
     }
 
-    /// Refuses a table that is there and cannot be read or has not the length it must have.
+    /// Refuses a table that cannot be read or has another length than its kind; a table may be missing.
     fn check(&self, table: Table, layer: usize, c: &Config) -> Result<(), Error> {
         if self.at[table as usize] == NONE {
             return Ok(());
@@ -334,9 +228,9 @@ impl<'a> Predictor<'a> {
             Table::StaticQuantiles | Table::ShadowQuantiles | Table::PerLayerQuantiles | Table::GateQuantiles => {
                 quantiles(2)
             }
-            Table::InputQuantiles => quantiles(Policy::Input.slots()),
+            Table::InputQuantiles => quantiles(Slot::MAPS.len()),
             Table::StaticBudget | Table::ShadowBudget | Table::PerLayerBudget | Table::GateBudget => budget(2),
-            Table::InputBudget | Table::MixedBudget => budget(Policy::Input.slots()),
+            Table::InputBudget | Table::MixedBudget => budget(Slot::MAPS.len()),
             Table::DownMeans => (c.layers * c.d_model, 0),
             Table::Auto => (GRID, 0),
             Table::LayerIn => (0, c.d_model.next_multiple_of(BLOCK)),
@@ -358,7 +252,7 @@ impl<'a> Predictor<'a> {
         if fits { Ok(()) } else { Err(Error::BadPredictor("a table")) }
     }
 
-    /// Whether so many parts of a layer are kept for every token, rather than those above a threshold.
+    /// Whether an equal number of parts of a layer is kept for every token, rather than those above a threshold.
     pub fn ranks(&self) -> bool {
         self.ranks
     }
@@ -377,20 +271,13 @@ impl<'a> Predictor<'a> {
 
     /// Quantiles and budget of a calibrated policy, where the section has them.
     pub fn calibration(&self, policy: Policy) -> Option<Calibration<'a>> {
-        let (quantiles, budget, neurons) = match policy {
-            Policy::Static => (Table::StaticQuantiles, Table::StaticBudget, None),
-            Policy::Shadow => (Table::ShadowQuantiles, Table::ShadowBudget, None),
-            Policy::PerLayer => (Table::PerLayerQuantiles, Table::PerLayerBudget, None),
-            Policy::Gate => (Table::GateQuantiles, Table::GateBudget, None),
-            Policy::Input => (Table::InputQuantiles, Table::InputBudget, None),
-            Policy::Mixed => (Table::InputQuantiles, Table::MixedBudget, Some(Table::ShadowQuantiles)),
-            _ => return None,
-        };
-        let neurons = match neurons {
+        let tables = policy.plan().calibrated?;
+        let neurons = match tables.neurons {
             Some(table) => Some(self.vector(table, 0)?),
             None => None,
         };
-        Some(Calibration { policy, quantiles: self.vector(quantiles, 0)?, neurons, budget: self.vector(budget, 0)? })
+        let (quantiles, budget) = (self.vector(tables.quantiles, 0)?, self.vector(tables.budget, 0)?);
+        Some(Calibration { plan: policy.plan(), quantiles, neurons, budget })
     }
 
     /// The best policy at a density.
@@ -407,14 +294,6 @@ impl<'a> Predictor<'a> {
             let matrix = |l| self.matrix(table, l).map(|m| m.geometry().weight_bytes());
             layers.map(|l| matrix(l).or(self.vector(table, l).map(|v| 4 * v.len())).unwrap_or(0)).sum::<usize>()
         };
-        let of = |tables: &[Table]| tables.iter().map(|t| size(*t)).sum();
-        match policy {
-            Policy::Shadow => of(&Table::ALL[..6]),
-            Policy::Mixed => of(&Table::ALL[..4]),
-            Policy::PerLayer => of(&Table::ALL[Table::LayerIn as usize..=Table::LayerHeadBias as usize]),
-            Policy::Gate => of(&[Table::GateWeights]),
-            Policy::Prompt => of(&[Table::NeuronNorms]),
-            _ => 0,
-        }
+        policy.plan().reads.iter().map(|table| size(*table)).sum()
     }
 }

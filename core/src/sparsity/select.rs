@@ -1,7 +1,5 @@
 //! Choosing by score.
 
-use super::predictor::QUANTILES;
-
 /// Linear interpolation in a table over 0..=1; outside, the ends.
 pub fn interpolate(table: &[f32], at: f32) -> f32 {
     let last = table.len().saturating_sub(1);
@@ -13,19 +11,6 @@ pub fn interpolate(table: &[f32], at: f32) -> f32 {
         (Some(a), Some(b)) if a == b || place == low as f32 => *a,
         (Some(a), Some(b)) => a + (b - a) * (place - low as f32),
         _ => 0.0,
-    }
-}
-
-/// The score that a share `kept` of a slot reaches: `quantiles[i]` is reached by a share
-/// `i / (QUANTILES - 1)`.
-pub fn threshold_of(quantiles: &[f32], kept: f32) -> f32 {
-    debug_assert!(quantiles.len() == QUANTILES);
-    if kept >= 1.0 {
-        f32::NEG_INFINITY
-    } else if kept <= 0.0 {
-        f32::INFINITY
-    } else {
-        interpolate(quantiles, kept)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
 use shadowllm_core::image::{Entry, GLOBAL, Image, Role};
-use shadowllm_core::sparsity::{Dial, GRID, Policy};
+use shadowllm_core::sparsity::{Decider, Dial, GRID, Plan, Policy, Slot};
 use shadowllm_core::{Serial, Session};
 use shadowllm_host::Result;
 use shadowllm_host::pool::Pool;
@@ -106,7 +106,8 @@ impl<'a, 'm> Probe<'a, 'm> {
 
 /// A slot in a run of layers, and what cutting it alone costs.
 struct Part {
-    slot: usize,
+    /// Of the slot in the budget.
+    column: usize,
     layers: std::ops::Range<usize>,
     /// Share of the skippable bytes.
     bytes: f64,
@@ -135,7 +136,7 @@ impl Part {
     /// Shares that cut this part alone, [layers, slots].
     fn alone(&self, share: f32, layers: usize, slots: usize) -> Vec<f32> {
         let mut shares = vec![1.0; layers * slots];
-        self.layers.clone().for_each(|l| shares[l * slots + self.slot] = share);
+        self.layers.clone().for_each(|l| shares[l * slots + self.column] = share);
         shares
     }
 
@@ -148,47 +149,61 @@ impl Part {
     }
 }
 
-/// Which slot of a policy's budget a matrix belongs to.
-fn slot_of(policy: Policy, role: Role) -> Option<usize> {
-    let maps = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
-    let map = maps.iter().position(|r| *r == role)?;
-    match (policy.by_input(), map) {
-        (true, 4..) if policy == Policy::Mixed => Some(policy.neuron_slot()),
-        (true, _) => Some(map),
-        (false, 0 | 3) => Some(0),
-        (false, 4..) => Some(1),
-        (false, _) => None,
+/// The map that a matrix is.
+fn map_of(role: Role) -> Option<Slot> {
+    match role {
+        Role::Q => Some(Slot::Q),
+        Role::K => Some(Slot::K),
+        Role::V => Some(Slot::V),
+        Role::O => Some(Slot::O),
+        Role::Gate => Some(Slot::Gate),
+        Role::Up => Some(Slot::Up),
+        Role::Down => Some(Slot::Down),
+        _ => None,
     }
 }
 
-/// Slots that the policy can cut in this image.
-fn cuttable(policy: Policy, image: &Image, slot: usize) -> bool {
+/// Which slot of a policy's budget a matrix belongs to.
+fn slot_of(plan: &Plan, role: Role) -> Option<Slot> {
+    match map_of(role)? {
+        map if plan.skips_inputs(map) => Some(map),
+        Slot::K | Slot::V => None,
+        map if map.in_attention() => Some(Slot::Heads),
+        _ => Some(plan.share_of(Slot::Neurons)),
+    }
+}
+
+/// Whether the policy can cut a slot in this image.
+fn can_cut(plan: &Plan, image: &Image, slot: Slot) -> bool {
     let c = image.config();
-    match policy {
-        Policy::Gate => slot == 1,
-        Policy::Mixed => slot < 4 || slot == policy.neuron_slot(),
-        _ if policy.by_input() && slot < 4 => c.attention_by_input,
-        _ if policy.by_input() => c.ffn_by_input && (slot != 4 || c.gated),
-        _ => true,
+    if slot == plan.share_of(Slot::Neurons) && plan.neurons != Decider::All {
+        return true;
+    }
+    match slot {
+        Slot::Heads => plan.heads != Decider::All,
+        slot if !plan.skips_inputs(slot) => false,
+        Slot::Gate => c.ffn_by_input && c.gated,
+        slot if slot.in_attention() => c.attention_by_input,
+        _ => c.ffn_by_input,
     }
 }
 
 fn parts(policy: Policy, image: &Image) -> Vec<Part> {
+    let plan = policy.plan();
     let layers = image.config().layers;
     let depths = DEPTHS.min(layers - 1);
-    let bytes = |slot: usize, range: &std::ops::Range<usize>| -> f64 {
-        let inside = |e: &Entry| {
-            e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(policy, e.role) == Some(slot)
-        };
+    let bytes = |slot: Slot, range: &std::ops::Range<usize>| -> f64 {
+        let inside =
+            |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(plan, e.role) == Some(slot);
         image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
     };
-    let all: f64 = (0..policy.slots()).map(|s| bytes(s, &(1..layers))).sum();
+    let all: f64 = plan.slots.iter().map(|s| bytes(*s, &(1..layers))).sum();
     let mut parts = Vec::new();
-    for slot in (0..policy.slots()).filter(|s| cuttable(policy, image, *s)) {
+    for (column, slot) in plan.slots.iter().copied().enumerate().filter(|(_, s)| can_cut(plan, image, *s)) {
         for depth in 0..depths {
             let bound = |d: usize| 1 + (layers - 1) * d / depths;
             let range = bound(depth)..bound(depth + 1);
-            parts.push(Part { slot, bytes: bytes(slot, &range) / all, layers: range, costs: Vec::new() });
+            parts.push(Part { column, bytes: bytes(slot, &range) / all, layers: range, costs: Vec::new() });
         }
     }
     parts
@@ -239,7 +254,7 @@ fn divide(parts: &[Part], layers: usize, slots: usize) -> Vec<f32> {
         if density < 1.0 {
             for p in parts {
                 let share = (p.best(high) + mix * (p.best(low) - p.best(high))) as f32;
-                p.layers.clone().for_each(|l| rows[l * slots + p.slot] = share);
+                p.layers.clone().for_each(|l| rows[l * slots + p.column] = share);
             }
         }
     }
@@ -252,8 +267,8 @@ mod tests {
 
     #[test]
     fn a_budget_meets_its_density_and_spares_what_is_dear() {
-        let part = |slot, bytes, dear: f64| Part {
-            slot,
+        let part = |column, bytes, dear: f64| Part {
+            column,
             layers: 1..3,
             bytes,
             costs: SHARES.map(|s| (f64::from(s), dear * f64::from(1.0 - s).powi(2))).to_vec(),

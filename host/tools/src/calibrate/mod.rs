@@ -36,8 +36,8 @@ use budget::{Cost, Probe};
 use checkpoint::Checkpoint;
 use criteria::Criterion;
 use section::Section;
-use shadowllm_core::image::SectionKind;
-use shadowllm_core::sparsity::{Dial, GRID, Policy, Table, fingerprint};
+use shadowllm_core::image::{Config, SectionKind};
+use shadowllm_core::sparsity::{Decider, Dial, GRID, Policy, Table, fingerprint};
 use shadowllm_core::{KvFormat, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -276,11 +276,7 @@ fn budgets(
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
     let windows =
         Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
-    let servable = |p: &Policy| match p {
-        Policy::Mixed => c.attention_by_input && !c.ffn_by_input,
-        p => !p.by_input() || c.attention_by_input || c.ffn_by_input,
-    };
-    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && servable(p)).collect();
+    let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && pays(*p, &c)).collect();
     let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
     // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
     for pass in 0..2 {
@@ -293,7 +289,9 @@ fn budgets(
             for policy in &policies {
                 progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image));
                 let table = budget::search(&mut probe, *policy, &mut |n| progress.done(n))?;
-                section.set_vector(tables::budget_table(*policy), &table);
+                if let Some(calibrated) = policy.plan().calibrated {
+                    section.set_vector(calibrated.budget, &table);
+                }
             }
         } else {
             let best = best(&mut probe, &policies, progress)?;
@@ -301,6 +299,13 @@ fn budgets(
         }
     }
     Ok(section.bytes(&image, tap))
+}
+
+/// Whether a policy can skip in images of this arrangement, and saves by it: neurons that are chosen should be bundles.
+fn pays(policy: Policy, c: &Config) -> bool {
+    let plan = policy.plan();
+    let bundles = plan.inputs == Decider::All || plan.neurons == Decider::All || !c.ffn_by_input;
+    plan.suits(c) && bundles
 }
 
 /// Code of the best policy for every density of the grid: of those that read no more than they are asked to, the one

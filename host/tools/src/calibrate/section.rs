@@ -76,16 +76,8 @@ impl Section {
 
     /// Whether it holds what a calibrated policy needs.
     pub fn has(&self, policy: Policy) -> bool {
-        let table = match policy {
-            Policy::Static => Table::StaticQuantiles,
-            Policy::Shadow => Table::ShadowQuantiles,
-            Policy::PerLayer => Table::PerLayerQuantiles,
-            Policy::Gate => Table::GateQuantiles,
-            Policy::Input => Table::InputQuantiles,
-            Policy::Mixed => return self.has(Policy::Input) && self.has(Policy::Shadow),
-            _ => return false,
-        };
-        self.rows.iter().any(|r| r.table == table)
+        let there = |table: Table| self.rows.iter().any(|r| r.table == table);
+        policy.plan().calibrated.is_some_and(|c| there(c.quantiles) && c.neurons.is_none_or(there))
     }
 
     /// Adds a matrix [outputs, inputs] in 8 bits, padded to whole tiles.

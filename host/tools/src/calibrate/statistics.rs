@@ -6,12 +6,8 @@ use super::criteria::Criterion;
 use super::histogram::Histogram;
 use rayon::prelude::*;
 use shadowllm_core::image::Config;
+use shadowllm_core::sparsity::Source;
 use shadowllm_host::{Error, Result};
-
-/// Distinct inputs of a layer's maps: of Q, K and V; of O; of gate and up; of down.
-const SOURCES: usize = 4;
-/// The source of each map (Q, K, V, O, gate, up, down).
-pub const SOURCE_OF: [usize; 7] = [0, 0, 0, 1, 2, 2, 3];
 
 /// One layer's sums.
 #[derive(Clone)]
@@ -26,8 +22,8 @@ pub struct LayerStatistics {
     pub active: Vec<f64>,
     /// Sum of |up|, in gated FFNs.
     pub up: Vec<f64>,
-    /// Magnitudes of the inputs.
-    pub inputs: [Histogram; SOURCES],
+    /// Magnitudes of the inputs, by [`Source`].
+    pub inputs: [Histogram; Source::COUNT],
 }
 
 /// Sums over all tokens.

@@ -5,27 +5,15 @@ use super::dense::dense_rows;
 use super::histogram::Histogram;
 use super::quality::{Quality, QualitySums};
 use super::section::Section;
-use super::statistics::{SOURCE_OF, Statistics};
+use super::statistics::Statistics;
 use super::train::{Sample, Scores, Target, Training};
 use shadowllm_core::Image;
 use shadowllm_core::image::{Config, Role};
-use shadowllm_core::sparsity::{GRID, Policy, QUANTILES, Table};
+use shadowllm_core::sparsity::{GRID, Policy, QUANTILES, Slot, Table};
 use shadowllm_host::Result;
 
 /// A score that no threshold lets pass: that of padding.
 const NEVER: f32 = -1e30;
-
-/// The table of a policy's budget.
-pub fn budget_table(policy: Policy) -> Table {
-    match policy {
-        Policy::Shadow => Table::ShadowBudget,
-        Policy::PerLayer => Table::PerLayerBudget,
-        Policy::Gate => Table::GateBudget,
-        Policy::Input => Table::InputBudget,
-        Policy::Mixed => Table::MixedBudget,
-        _ => Table::StaticBudget,
-    }
-}
 
 /// What the held-out windows say of scores.
 pub struct Held {
@@ -144,7 +132,9 @@ pub fn section(
         section.vector(Table::GateBudget, 0, &even(2));
     }
     if wanted(Policy::Input) {
-        let layer = |l: &super::statistics::LayerStatistics| SOURCE_OF.map(|s| l.inputs[s].quantiles()).concat();
+        let layer = |l: &super::statistics::LayerStatistics| {
+            Slot::MAPS.map(|s| l.inputs[s.source() as usize].quantiles()).concat()
+        };
         let all: Vec<f32> = statistics.layers.iter().flat_map(layer).collect();
         section.vector(Table::InputQuantiles, 0, &all);
         section.vector(Table::InputBudget, 0, &even(Policy::Input.slots()));

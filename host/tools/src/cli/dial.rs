@@ -7,9 +7,8 @@ use shadowllm_host::{Error, Result};
 /// Options of every command that decodes.
 #[derive(Args, Clone)]
 pub struct DialOptions {
-    /// Who says what a token needs: off, static, random, prompt, shadow, per-layer, gate, input, input-top, prompt-input,
-    /// mixed, oracle, auto. Several where commands compare.
-    #[arg(long, value_delimiter = ',', value_parser = policy)]
+    // Its help lists the policies.
+    #[arg(long, value_delimiter = ',', value_parser = policy, help = "Who decides what a token reads", long_help = policies_help())]
     policy: Vec<Policy>,
     /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto.
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
@@ -26,10 +25,20 @@ pub struct DialOptions {
     share: Vec<(String, f32)>,
 }
 
+/// The policies that a person can ask for.
+fn choosable() -> impl Iterator<Item = Policy> {
+    Policy::ALL.into_iter().filter(|p| *p != Policy::Given)
+}
+
+fn policies_help() -> String {
+    let row = |p: Policy| format!("  {:<12} {}", p.name(), p.plan().description.trim());
+    let rows: Vec<String> = choosable().map(row).collect();
+    format!("Who decides what a token reads; several where commands compare:\n{}", rows.join("\n"))
+}
+
 fn policy(name: &str) -> std::result::Result<Policy, String> {
-    let names = Policy::ALL.into_iter().filter(|p| *p != Policy::Given).map(Policy::name);
-    let found = Policy::from_name(name).filter(|p| *p != Policy::Given);
-    found.ok_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")))
+    let names: Vec<&str> = choosable().map(Policy::name).collect();
+    choosable().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 fn allocation(name: &str) -> std::result::Result<Allocation, String> {
@@ -70,8 +79,7 @@ impl DialOptions {
                 "--density {density}: a density must be above 0 and at most 1 (1 reads everything)"
             )));
         }
-        let names: &[&str] =
-            if policy.by_input() { &["q", "k", "v", "o", "gate", "up", "down"] } else { &["heads", "neurons"] };
+        let names: Vec<&str> = policy.plan().slots.iter().map(|slot| slot.name()).collect();
         let mut fixed = [None; SLOTS];
         for (name, share) in &self.share {
             let slot = names.iter().position(|n| n == name).ok_or_else(|| {

@@ -1,0 +1,203 @@
+//! How heads, neurons and inputs are chosen: one file per way, all behind [`Chooser`].
+
+mod gate;
+mod inputs;
+mod low_rank;
+mod oracle;
+mod per_layer;
+mod prompt;
+mod random;
+mod shadow;
+mod r#static;
+
+use super::memory::Memory;
+use super::plan::{Decider, Plan};
+use super::predictor::Predictor;
+use super::select::kth_largest;
+use super::slot::Slot;
+use crate::exec::Executor;
+use crate::format::TILE_ROWS;
+use crate::image::Config;
+use crate::kernels::Kernels;
+use crate::ops::buffer::Rows;
+
+/// What runs a pass, and what calibration put in the image.
+#[derive(Clone, Copy)]
+pub struct Run<'r, 'a> {
+    /// Runs the tasks.
+    pub exec: &'r dyn Executor,
+    /// Computes them.
+    pub kernels: &'r Kernels,
+    /// The image's predictor.
+    pub predictor: Option<&'r Predictor<'a>>,
+}
+
+/// One choice under way: what choosers read, and the memory that they fill.
+pub struct Choice<'m> {
+    /// The model's shape.
+    pub config: Config,
+    /// The policy's row.
+    pub plan: &'static Plan,
+    /// What outlives the token.
+    pub memory: Memory<'m>,
+    /// [layers, [`Slot::COUNT`]]: shares to be read.
+    pub shares: &'m mut [f32],
+    /// Scores of the parts of all layers; `scratch` holds those of one.
+    pub scores: &'m mut [f32],
+    /// As many as the most scores of a layer.
+    pub scratch: &'m mut [f32],
+    /// Input of the shadow predictor.
+    pub tap: Rows<'m>,
+    /// Hidden units of a predictor.
+    pub hidden: Rows<'m>,
+    /// Whether this pass skips.
+    pub acting: bool,
+    /// Whether it chooses anew.
+    pub fresh: bool,
+    /// Bytes of predictors that this pass has read.
+    pub bytes: usize,
+    /// Nanoseconds that this took.
+    pub nanoseconds: u64,
+}
+
+impl Choice<'_> {
+    /// Share of a slot to be read; heads and neurons may have another slot's.
+    fn share(&self, layer: usize, slot: Slot) -> f32 {
+        self.shares[layer * Slot::COUNT + self.plan.share_of(slot) as usize]
+    }
+
+    /// The score that this takes.
+    fn threshold(&self, layer: usize, slot: Slot) -> f32 {
+        self.memory.thresholds[layer * Slot::COUNT + self.plan.share_of(slot) as usize]
+    }
+
+    /// Length of a layer's row of scores: heads, or groups of neurons and of padding.
+    fn row(&self, part: Slot) -> usize {
+        if part == Slot::Heads { self.config.heads } else { self.config.neuron_groups() }
+    }
+
+    /// Of these, heads or groups that are not padding.
+    fn count(&self, part: Slot) -> usize {
+        let c = &self.config;
+        if part == Slot::Heads { c.heads } else { c.ffn.div_ceil(c.neuron_group) }
+    }
+}
+
+impl Memory<'_> {
+    /// Makes those heads or groups of neurons of a layer active for which `chosen` is true.
+    fn choose(&mut self, part: Slot, layer: usize, chosen: impl FnMut(usize) -> bool) {
+        match part {
+            Slot::Heads => self.units.choose_heads(layer, chosen),
+            _ => self.units.choose_neurons(layer, chosen),
+        }
+    }
+}
+
+/// A way to choose. Each call is a moment of a session; what a chooser has no use for does nothing.
+///
+/// Layers from 1 on are chosen for, layer 0 is always read whole.
+pub trait Chooser {
+    /// A dial was set: shares and thresholds are filled, everything is active.
+    fn set(&self, _: &mut Choice, _: Option<&Predictor>) {}
+
+    /// A token is about to be decoded, for which a new choice is due.
+    fn before_token(&self, _: &mut Choice) {}
+
+    /// The input of a layer's attention is computed, and the heads' outputs of the layer before. Only for a new choice.
+    fn before_attention(&self, _: &mut Choice, _: &Run, _layer: usize, _normed: &Rows, _heads: &Rows) {}
+
+    /// The input of a layer's FFN is computed. Only for a new choice.
+    fn before_feed_forward(&self, _: &mut Choice, _: &Run, _layer: usize, _normed: &Rows) {}
+
+    /// Whether it decides by the gate, which must then be computed before the neurons.
+    fn gate_first(&self) -> bool {
+        false
+    }
+
+    /// Chooses a layer's groups by their gates, `[ffn]` before the activation.
+    fn after_gate(&self, _: &mut Choice, _: &Run, _layer: usize, _gates: &[f32]) {}
+
+    /// A layer's heads are computed, also in a prefill: takes statistics, or clears heads. Returns how many it cleared.
+    fn after_heads(&self, _: &mut Choice, _layer: usize, _heads: &mut Rows, _tokens: usize) -> usize {
+        0
+    }
+
+    /// A layer's neurons are computed, also in a prefill: takes statistics, or clears neurons. Returns how many would
+    /// not have been computed by somebody who knew.
+    fn after_neurons(
+        &self,
+        _: &mut Choice,
+        _: Option<&Predictor>,
+        _layer: usize,
+        _neurons: &mut Rows,
+        _tokens: usize,
+    ) -> usize {
+        0
+    }
+
+    /// Inputs of a slot are computed, also in a prefill: `width` of each of the tokens' rows.
+    fn observe(&self, _: &mut Choice, _layer: usize, _slot: Slot, _rows: &Rows, _width: usize, _tokens: usize) {}
+
+    /// The magnitude that inputs `x` of a slot must exceed to be read.
+    fn input_threshold(&self, _: &mut Choice, _layer: usize, _slot: Slot, _x: &[f32]) -> f32 {
+        0.0
+    }
+
+    /// Whether the neurons that it skips count with their mean, not as zero: where the same ones are always skipped.
+    fn centred(&self) -> bool {
+        false
+    }
+}
+
+/// Reads everything, or what the caller lists.
+struct All;
+impl Chooser for All {}
+
+/// The chooser of a row.
+pub fn of(decider: Decider) -> &'static dyn Chooser {
+    match decider {
+        Decider::All | Decider::Given => &All,
+        Decider::Static => &r#static::Static,
+        Decider::Random => &random::Random,
+        Decider::Prompt => &prompt::Prompt,
+        Decider::Shadow => &shadow::Shadow,
+        Decider::PerLayer => &per_layer::PerLayer,
+        Decider::Gate => &gate::Gate,
+        Decider::Constant => &inputs::Constant,
+        Decider::Top => &inputs::Top,
+        Decider::Observed => &inputs::FromObserved,
+        Decider::Oracle => &oracle::Oracle,
+    }
+}
+
+/// Scores of a layer in a predictor's output.
+pub fn padded(n: usize) -> usize {
+    n.next_multiple_of(TILE_ROWS)
+}
+
+/// Euclidean norm.
+fn norm(x: &[f32]) -> f32 {
+    libm::sqrtf(x.iter().map(|x| x * x).sum())
+}
+
+/// Sum of a group's |h|, each times its weight.
+fn group_score(h: &[f32], weights: Option<&[f32]>, g: usize, group: usize) -> f32 {
+    let range = g * group..(g + 1) * group;
+    match weights {
+        Some(w) => h[range.clone()].iter().zip(&w[range]).map(|(h, w)| h.abs() * w).sum(),
+        None => h[range].iter().map(|h| h.abs()).sum(),
+    }
+}
+
+/// The `k`th largest of the first `n` scores.
+fn kth_score(c: &mut Choice, n: usize, k: usize) -> f32 {
+    kth_largest(&c.scores[..n], k, c.scratch)
+}
+
+/// Clears the first `n` groups of neurons whose score is below `least`, or zero; returns how many.
+fn clear_below(c: &Choice, n: usize, least: f32, h: &mut Rows) -> usize {
+    let group = c.config.neuron_group;
+    // A group of zeros is not computed by those who skip well, whatever was kept.
+    let dropped = (0..n).filter(|g| c.scores[*g] < least || c.scores[*g] == 0.0);
+    dropped.map(|g| h.clear_range(g * group..(g + 1) * group)).count()
+}

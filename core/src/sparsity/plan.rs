@@ -1,0 +1,291 @@
+//! The policies: one row each says who decides what is read, and what that needs.
+//!
+//! A new policy is a row here and, where it decides as no other does, a [`Decider`] with a file in `chooser/`.
+
+use super::slot::Slot;
+use super::tables::Table;
+use crate::image::Config;
+
+/// How heads, neurons or inputs are chosen; each has its file in `chooser/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decider {
+    /// Not at all: all are read.
+    All,
+    /// By the caller, through [`crate::Session::units`].
+    Given,
+    /// By their mean importance in calibration, once for all tokens.
+    Static,
+    /// By chance.
+    Random,
+    /// By statistics of the tokens read so far.
+    Prompt,
+    /// By the predictor after the first layer.
+    Shadow,
+    /// By a predictor in each layer, for the layer after it.
+    PerLayer,
+    /// By the gate's activations, or without a gate by the neurons' own.
+    Gate,
+    /// Inputs above a constant threshold.
+    Constant,
+    /// A fixed share of the largest inputs.
+    Top,
+    /// Inputs above a threshold taken from the inputs seen so far.
+    Observed,
+    /// By their true magnitudes, computed densely.
+    Oracle,
+}
+
+/// What calibration writes for a policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Calibrated {
+    /// The scores that shares of each slot reach.
+    pub quantiles: Table,
+    /// Those of the neurons, where another predictor scores them: a table of heads and neurons.
+    pub neurons: Option<Table>,
+    /// The shares of each slot at each density.
+    pub budget: Table,
+}
+
+/// A policy's row.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The policy.
+    pub policy: Policy,
+    /// Its name on the command line and in reports.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub description: &'static str,
+    /// Who decides about heads.
+    pub heads: Decider,
+    /// Who decides about groups of neurons.
+    pub neurons: Decider,
+    /// Who decides about the inputs of maps that are stored by input.
+    pub inputs: Decider,
+    /// The columns of its budget.
+    pub slots: &'static [Slot],
+    /// Whether it is refused without calibration.
+    pub needs_calibration: bool,
+    /// Its tables of the predictor section.
+    pub calibrated: Option<Calibrated>,
+    /// Tables that a token reads when it chooses anew.
+    pub reads: &'static [Table],
+}
+
+/// The row that the others differ from: everything is read.
+const DENSE: Plan = Plan {
+    policy: Policy::Off,
+    name: "",
+    description: "",
+    heads: Decider::All,
+    neurons: Decider::All,
+    inputs: Decider::All,
+    slots: &Slot::PARTS,
+    needs_calibration: false,
+    calibrated: None,
+    reads: &[],
+};
+
+const fn calibrated(quantiles: Table, budget: Table) -> Option<Calibrated> {
+    Some(Calibrated { quantiles, neurons: None, budget })
+}
+
+macro_rules! policies {
+    ($($code:literal $policy:ident $name:literal $(#[doc = $doc:literal])* { $($field:ident: $value:expr),* })*) => {
+        /// Who decides what a token reads.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Policy { $($(#[doc = $doc])* $policy = $code,)* }
+
+        const COUNT: usize = [$($code),*].len();
+        static PLANS: [Plan; COUNT] = [$(Plan {
+            policy: Policy::$policy, name: $name, description: concat!($($doc),*), $($field: $value,)* ..DENSE
+        }),*];
+
+        impl Policy {
+            /// All, in the order of their codes.
+            pub const ALL: [Policy; COUNT] = [$(Policy::$policy),*];
+        }
+    };
+}
+
+policies! {
+    0 Off "off"
+    /// Everything is read.
+    { slots: &Slot::PARTS }
+
+    1 Given "given"
+    /// The caller lists heads and neurons, through [`crate::Session::units`].
+    { heads: Decider::Given, neurons: Decider::Given }
+
+    2 Static "static"
+    /// The mean importance measured in calibration.
+    {
+        heads: Decider::Static, neurons: Decider::Static, needs_calibration: true,
+        calibrated: calibrated(Table::StaticQuantiles, Table::StaticBudget)
+    }
+
+    3 Random "random"
+    /// Chance (a baseline).
+    { heads: Decider::Random, neurons: Decider::Random }
+
+    4 Prompt "prompt"
+    /// Statistics of the prompt and of the tokens decoded so far.
+    { heads: Decider::Prompt, neurons: Decider::Prompt, reads: &[Table::NeuronNorms] }
+
+    5 Shadow "shadow"
+    /// One predictor at the first layer for all layers (ShadowLLM, arXiv 2406.16635).
+    {
+        heads: Decider::Shadow, neurons: Decider::Shadow, needs_calibration: true,
+        calibrated: calibrated(Table::ShadowQuantiles, Table::ShadowBudget),
+        reads: &[
+            Table::ShadowIn, Table::ShadowInBias, Table::ShadowNeurons, Table::ShadowNeuronBias, Table::ShadowHeads,
+            Table::ShadowHeadBias
+        ]
+    }
+
+    6 PerLayer "per-layer"
+    /// One predictor a layer, fed by the layer before (DejaVu, arXiv 2310.17157).
+    {
+        heads: Decider::PerLayer, neurons: Decider::PerLayer, needs_calibration: true,
+        calibrated: calibrated(Table::PerLayerQuantiles, Table::PerLayerBudget),
+        reads: &[
+            Table::LayerIn, Table::LayerInBias, Table::LayerNeurons, Table::LayerNeuronBias, Table::LayerHeads,
+            Table::LayerHeadBias
+        ]
+    }
+
+    7 Gate "gate"
+    /// The gate, computed first (CATS, arXiv 2404.08763); without a gate, the activation itself.
+    {
+        neurons: Decider::Gate, needs_calibration: true,
+        calibrated: calibrated(Table::GateQuantiles, Table::GateBudget), reads: &[Table::GateWeights]
+    }
+
+    8 Input "input"
+    /// Constant thresholds on the inputs of every linear map (TEAL, arXiv 2408.14690).
+    {
+        inputs: Decider::Constant, slots: &Slot::MAPS, needs_calibration: true,
+        calibrated: calibrated(Table::InputQuantiles, Table::InputBudget)
+    }
+
+    9 InputTop "input-top"
+    /// A fixed share of the largest inputs of every linear map and token.
+    { inputs: Decider::Top, slots: &Slot::MAPS }
+
+    10 Oracle "oracle"
+    /// The true magnitudes, computed densely first: for evaluation, it saves nothing.
+    { heads: Decider::Oracle, neurons: Decider::Oracle }
+
+    11 Auto "auto"
+    /// The policy that calibration found best for the density.
+    { needs_calibration: true }
+
+    12 Mixed "mixed"
+    /// Constant thresholds on the inputs of attention's maps, the shadow predictor for the neurons: for images that
+    /// store attention by input and neurons as bundles.
+    {
+        neurons: Decider::Shadow, inputs: Decider::Constant, slots: &Slot::MAPS, needs_calibration: true,
+        calibrated: Some(Calibrated {
+            quantiles: Table::InputQuantiles, neurons: Some(Table::ShadowQuantiles), budget: Table::MixedBudget
+        }),
+        reads: &[Table::ShadowIn, Table::ShadowInBias, Table::ShadowNeurons, Table::ShadowNeuronBias]
+    }
+
+    13 PromptInput "prompt-input"
+    /// Thresholds on the inputs of every linear map that the prompt and the tokens decoded so far would have kept to
+    /// the density: no calibration needed.
+    { inputs: Decider::Observed, slots: &Slot::MAPS }
+}
+
+impl Policy {
+    /// Its row.
+    pub fn plan(self) -> &'static Plan {
+        &PLANS[self as usize]
+    }
+
+    /// Name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        self.plan().name
+    }
+
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<Policy> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// The policy with this code.
+    pub fn from_code(code: u8) -> Option<Policy> {
+        Self::ALL.get(code as usize).copied()
+    }
+
+    /// Whether it skips inputs of linear maps (else heads and neurons).
+    pub fn by_input(self) -> bool {
+        self.plan().inputs != Decider::All
+    }
+
+    /// Whether it is refused without calibration.
+    pub fn calibrated(self) -> bool {
+        self.plan().needs_calibration
+    }
+
+    /// Columns of a layer in its budget.
+    pub fn slots(self) -> usize {
+        self.plan().slots.len()
+    }
+}
+
+impl Plan {
+    /// Whether it lists the neurons to compute before they are computed.
+    pub fn lists_units(&self) -> bool {
+        !matches!(self.neurons, Decider::All | Decider::Oracle)
+    }
+
+    /// The slot whose share heads or neurons have: where the budget is divided among maps, neurons have that of up.
+    pub fn share_of(&self, part: Slot) -> Slot {
+        if part == Slot::Neurons && self.inputs != Decider::All { Slot::Up } else { part }
+    }
+
+    /// Column of a slot in the budget.
+    pub fn column(&self, slot: Slot) -> Option<usize> {
+        self.slots.iter().position(|s| *s == slot)
+    }
+
+    /// Whether it skips inputs of a map where the map is stored by input: not of the FFN's where neurons are chosen.
+    pub fn skips_inputs(&self, slot: Slot) -> bool {
+        self.inputs != Decider::All && (slot.in_attention() || self.neurons == Decider::All)
+    }
+
+    /// Whether it can skip anything in images of this arrangement.
+    pub fn suits(&self, c: &Config) -> bool {
+        let stored = |slot: &Slot| if slot.in_attention() { c.attention_by_input } else { c.ffn_by_input };
+        self.inputs == Decider::All || Slot::MAPS.iter().any(|slot| stored(slot) && self.skips_inputs(*slot))
+    }
+
+    /// Who decides about any part, each once.
+    pub(super) fn deciders(&self) -> impl Iterator<Item = Decider> {
+        let all = [self.heads, self.neurons, self.inputs];
+        (0..all.len()).filter(move |i| !all[..*i].contains(&all[*i])).map(move |i| all[i])
+    }
+
+    /// Of heads and neurons, those that this decider decides about.
+    pub(super) fn parts(&self, decider: Decider) -> impl Iterator<Item = Slot> + use<> {
+        let parts = [(Slot::Heads, self.heads), (Slot::Neurons, self.neurons)];
+        parts.into_iter().filter(move |(_, by)| *by == decider).map(|(part, _)| part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_stands_at_its_code() {
+        for (code, policy) in Policy::ALL.into_iter().enumerate() {
+            let plan = policy.plan();
+            assert!(policy as usize == code && plan.policy == policy && !plan.name.is_empty(), "{policy:?}");
+            assert_eq!(Policy::from_name(plan.name), Some(policy));
+            assert!(plan.column(plan.share_of(Slot::Neurons)).is_some() || plan.neurons == Decider::All, "{policy:?}");
+            assert!(plan.calibrated.is_none() || plan.needs_calibration, "{policy:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The tables of an image's predictor section: their codes, and what each holds.
+
+use crate::format::BLOCK;
+use crate::image::Config;
+
+/// First bytes of the section.
+pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
+/// Version of the section.
+pub const VERSION: u32 = 1;
+/// Bytes of its header.
+pub const HEADER_LEN: usize = 64;
+/// Bytes of a row of its table.
+pub const ENTRY_LEN: usize = 32;
+/// Entries of a slot's table of quantiles: the scores that 0 %, 1 %, ... 100 % reach.
+pub const QUANTILES: usize = 101;
+/// Densities that budgets are tabulated at: 0, 5 %, ... 100 %.
+pub const GRID: usize = 21;
+
+/// Bit of the header's flags: the predictors' scores rank the parts of a layer and cannot be compared between tokens, so
+/// that an equal number is kept for each token; else (chances of being active) all above a threshold are.
+pub const RANKS: u32 = 1;
+
+/// What feeds the shadow predictor, all of layer 0 or directly after it; several are concatenated, each padded
+/// to 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tap(pub u32);
+
+impl Tap {
+    /// Input of layer 0's attention: the normed embedding.
+    pub const EMBEDDING: u32 = 1;
+    /// Output of layer 0's heads, before their projection (ShadowLLM's).
+    pub const HEADS: u32 = 2;
+    /// Input of layer 1's attention: the normed stream after layer 0.
+    pub const STREAM: u32 = 4;
+
+    /// Whether the part belongs to it.
+    pub const fn has(self, part: u32) -> bool {
+        self.0 & part != 0
+    }
+
+    /// Length of the vector.
+    pub fn width(self, c: &Config) -> usize {
+        let d = c.d_model.next_multiple_of(BLOCK);
+        let part = |part, width| if self.has(part) { width } else { 0 };
+        part(Self::EMBEDDING, d) + part(Self::HEADS, c.heads * c.head_slot()) + part(Self::STREAM, d)
+    }
+}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
+        /// What a table of the section is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Table { $($(#[$doc])* $name = $code),* }
+
+        impl Table {
+            /// All, in the order of their codes.
+            pub const ALL: &[Table] = &[$(Table::$name),*];
+
+            /// The table with this code.
+            pub fn from_code(code: u8) -> Option<Table> {
+                Self::ALL.get(code as usize).copied()
+            }
+
+            /// Whether it stands once in every layer.
+            pub const fn in_layers(self) -> bool {
+                let code = self as u8;
+                code >= Table::LayerIn as u8 && code <= Table::LayerHeadBias as u8
+            }
+        }
+    };
+}
+
+tables! {
+    /// First map of the shadow predictor, matrix [rank, tap].
+    ShadowIn = 0,
+    /// Its bias, `[rank]`.
+    ShadowInBias = 1,
+    /// Its outputs for neurons, matrix [(layers - 1) * groups padded to 16, rank].
+    ShadowNeurons = 2,
+    /// Their bias.
+    ShadowNeuronBias = 3,
+    /// Its outputs for heads, matrix [(layers - 1) * heads padded to 16, rank].
+    ShadowHeads = 4,
+    /// Their bias.
+    ShadowHeadBias = 5,
+    /// Mean importance of groups of neurons, [layers, groups].
+    StaticNeurons = 6,
+    /// Mean importance of heads, [layers, heads].
+    StaticHeads = 7,
+    /// Norm of each neuron's down column, [layers, neuron width].
+    NeuronNorms = 8,
+    /// That norm times the mean |up|, [layers, neuron width]: what a gate's activation is worth.
+    GateWeights = 9,
+    /// Quantiles of the static scores, [layers, 2 slots, QUANTILES].
+    StaticQuantiles = 10,
+    /// Quantiles of the shadow predictor's scores.
+    ShadowQuantiles = 11,
+    /// Quantiles of the per-layer predictors' scores.
+    PerLayerQuantiles = 12,
+    /// Quantiles of the gates' scores.
+    GateQuantiles = 13,
+    /// Quantiles of the inputs' magnitudes, [layers, 7 slots, QUANTILES].
+    InputQuantiles = 14,
+    /// Shares kept of the slots for the static scores, [GRID, layers, 2].
+    StaticBudget = 15,
+    /// The same for the shadow predictor.
+    ShadowBudget = 16,
+    /// The same for the per-layer predictors.
+    PerLayerBudget = 17,
+    /// The same for gates.
+    GateBudget = 18,
+    /// The same for inputs, [GRID, layers, 7].
+    InputBudget = 19,
+    /// Mean activation of the neurons, [layers, neuron width].
+    NeuronMeans = 20,
+    /// What these means add to the FFN's output, [layers, d_model].
+    DownMeans = 21,
+    /// Code of the best policy, `[GRID]`.
+    Auto = 22,
+    /// First map of a layer's own predictor, matrix [rank, d_model].
+    LayerIn = 23,
+    /// Its bias.
+    LayerInBias = 24,
+    /// Its outputs for neurons, matrix [groups, rank].
+    LayerNeurons = 25,
+    /// Their bias.
+    LayerNeuronBias = 26,
+    /// Its outputs for heads, matrix [heads, rank].
+    LayerHeads = 27,
+    /// Their bias.
+    LayerHeadBias = 28,
+    /// Shares kept of the slots by thresholds on attention's inputs and the shadow predictor, [GRID, layers, 7].
+    MixedBudget = 29,
+}
