@@ -288,7 +288,7 @@ impl Lines {
     /// There must be a group `g`.
     #[inline(always)]
     pub unsafe fn shared(&self, g: usize) -> *const u8 {
-        // SAFETY: inside the matrix by the caller's promise.
+        // SAFETY: a group's first byte is inside the matrix, whose span `Matrix::new` has checked.
         unsafe { self.start.add(g * self.group_stride) }
     }
 
@@ -298,7 +298,7 @@ impl Lines {
     /// There must be a group `g`.
     #[inline(always)]
     pub unsafe fn group(&self, g: usize) -> (*const u8, usize) {
-        // SAFETY: inside the matrix by the caller's promise.
+        // SAFETY: a group's first line is inside the matrix, whose span `Matrix::new` has checked.
         unsafe { (self.start.add(g * self.group_stride + self.shared_bytes), self.line_bytes) }
     }
 
@@ -321,7 +321,7 @@ impl Lines {
             (i / self.per_group.max(1), i % self.per_group.max(1))
         };
         let at = group * self.group_stride + self.shared_bytes + place * self.line_bytes;
-        // SAFETY: inside the matrix by the caller's promise.
+        // SAFETY: a line's first byte is inside the matrix, whose span `Matrix::new` has checked.
         unsafe { self.start.add(at) }
     }
 }

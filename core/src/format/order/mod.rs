@@ -26,7 +26,7 @@ mod inputs;
 mod row_lines;
 mod rows;
 
-use super::block::{self, Block};
+use super::block::{Block, code, set_code};
 use super::{Arithmetic, BLOCK, Format, Geometry, TILE_ROWS};
 
 /// The order of a matrix's blocks.
@@ -195,7 +195,7 @@ pub(super) struct Place {
 
 /// How the codes of a block are spread.
 enum Spread {
-    /// In pieces of `bytes` bytes, each `step` bytes after the one before.
+    /// In pieces of `bytes` bytes (2, 4 or all), each `step` bytes after the one before.
     Pieces { bytes: usize, step: usize },
     /// Each alone, as number `at` of 32 codes that lie together, `step` bytes after the one before.
     Across { at: usize, step: usize },
@@ -222,20 +222,16 @@ impl Place {
     pub(super) fn read(&self, format: Format, bytes: &[u8]) -> Block {
         let mut block = [0; size_of::<Block>()];
         let (header, codes) = block[..format.block_bytes()].split_at_mut(format.header_bytes());
-        for (i, number) in header.chunks_exact_mut(2).enumerate() {
+        for (i, number) in header.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             number.copy_from_slice(&bytes[self.header + i * self.header_step..][..2]);
         }
+        let bytes = &bytes[self.codes..];
         match self.spread {
-            Spread::Pieces { bytes: size, step } => {
-                for (i, piece) in codes.chunks_exact_mut(size).enumerate() {
-                    piece.copy_from_slice(&bytes[self.codes + i * step..][..size]);
-                }
-            }
+            Spread::Pieces { bytes: 2, step } => gather::<2>(bytes, step, codes),
+            Spread::Pieces { bytes: 4, step } => gather::<4>(bytes, step, codes),
+            Spread::Pieces { .. } => codes.copy_from_slice(&bytes[..codes.len()]),
             Spread::Across { at, step } => {
-                for k in 0..BLOCK {
-                    let code = block::code(format, &bytes[self.codes + k * step..], at);
-                    block::set_code(format, codes, k, code);
-                }
+                (0..BLOCK).for_each(|k| set_code(format, codes, k, code(format, &bytes[k * step..], at)));
             }
         }
         block
@@ -244,21 +240,31 @@ impl Place {
     /// Writes the block into the bytes of a matrix.
     pub(super) fn write(&self, format: Format, bytes: &mut [u8], block: &[u8]) {
         let (header, codes) = block[..format.block_bytes()].split_at(format.header_bytes());
-        for (i, number) in header.chunks_exact(2).enumerate() {
+        for (i, number) in header.as_chunks::<2>().0.iter().enumerate() {
             bytes[self.header + i * self.header_step..][..2].copy_from_slice(number);
         }
+        let bytes = &mut bytes[self.codes..];
         match self.spread {
-            Spread::Pieces { bytes: size, step } => {
-                for (i, piece) in codes.chunks_exact(size).enumerate() {
-                    bytes[self.codes + i * step..][..size].copy_from_slice(piece);
-                }
-            }
+            Spread::Pieces { bytes: 2, step } => scatter::<2>(codes, bytes, step),
+            Spread::Pieces { bytes: 4, step } => scatter::<4>(codes, bytes, step),
+            Spread::Pieces { .. } => bytes[..codes.len()].copy_from_slice(codes),
             Spread::Across { at, step } => {
-                for k in 0..BLOCK {
-                    let code = block::code(format, codes, k);
-                    block::set_code(format, &mut bytes[self.codes + k * step..], at, code);
-                }
+                (0..BLOCK).for_each(|k| set_code(format, &mut bytes[k * step..], at, code(format, codes, k)));
             }
         }
+    }
+}
+
+/// Puts pieces of `N` bytes together that begin every `step` bytes.
+fn gather<const N: usize>(from: &[u8], step: usize, to: &mut [u8]) {
+    for (i, piece) in to.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        piece.copy_from_slice(&from[i * step..][..N]);
+    }
+}
+
+/// Takes pieces of `N` bytes apart, so that they begin every `step` bytes.
+fn scatter<const N: usize>(from: &[u8], to: &mut [u8], step: usize) {
+    for (i, piece) in from.as_chunks::<N>().0.iter().enumerate() {
+        to[i * step..][..N].copy_from_slice(piece);
     }
 }
