@@ -151,7 +151,7 @@ suite() {
   local kind
   for kind in shared static installed; do
     say "suite, $kind library"
-    "$work/suite-$kind" "$model" "$work/chat.sllm" "${large[@]}"
+    "$work/suite-$kind" "$model" "$work/chat.sllm" $story "${large[@]}"
   done
 }
 
@@ -162,14 +162,14 @@ memory() {
   panicking
   local source=(tests/c/suite/*.c) flags=(-std=gnu11 -O1 -g -DTEST_PANIC -Iinclude -fsanitize=address,undefined -fno-sanitize-recover=all)
   gcc "${flags[@]}" "${source[@]}" -o "$work/suite-asan-c" "$libs/libshadowllm.a" "${system_libraries[@]}"
-  ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan-c" "$model" "$work/chat.sllm"
+  ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan-c" "$model" "$work/chat.sllm" $story
   if cargo +nightly --version > /dev/null 2>&1; then
     say "suite under AddressSanitizer, in Rust too"
     RUSTFLAGS=-Zsanitizer=address cargo +nightly build -q --release -p shadowllm-ffi --features test-panic \
       --target x86_64-unknown-linux-gnu --target-dir "${CARGO_TARGET_DIR:-target}/asan"
     gcc "${flags[@]}" "${source[@]}" -o "$work/suite-asan" \
       "${CARGO_TARGET_DIR:-target}/asan/x86_64-unknown-linux-gnu/release/libshadowllm.a" "${system_libraries[@]}"
-    ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan" "$model" "$work/chat.sllm"
+    ASAN_OPTIONS=detect_leaks=1 SUITE_CYCLES=20 "$work/suite-asan" "$model" "$work/chat.sllm" $story
   else
     echo "SKIPPED, NOT TESTED: no nightly Rust, so AddressSanitizer watched the C side only" >&2
   fi
@@ -178,7 +178,7 @@ memory() {
   # valgrind calls possibly lost.
   SUITE_CYCLES=3 valgrind -q --leak-check=full --show-leak-kinds=definite,indirect \
     --errors-for-leak-kinds=definite,indirect --error-exitcode=9 --fair-sched=yes \
-    "$work/suite-shared" "$model" "$work/chat.sllm"
+    "$work/suite-shared" "$model" "$work/chat.sllm" $story
 }
 
 # tries DIRECTORY: runs the built examples.

@@ -1,11 +1,11 @@
-/* suite MODEL CHAT_MODEL [LARGE_MODEL]: everything that a C program can rely on. */
+/* suite MODEL CHAT_MODEL STORY_MODEL [LARGE_MODEL]: everything that a C program can rely on. */
 #include "suite.h"
 
 #include <time.h>
 #include <unistd.h>
 
 _Atomic int failures;
-const char *model_path, *chat_path;
+const char *model_path, *chat_path, *story_path;
 sllm_model *model;
 unsigned char *image;
 size_t image_size;
@@ -68,8 +68,8 @@ static void read_image(void) {
     } while (0)
 
 int main(int argc, char **argv) {
-    if (argc < 3) {
-        fprintf(stderr, "usage: suite MODEL CHAT_MODEL [LARGE_MODEL]\n");
+    if (argc < 4) {
+        fprintf(stderr, "usage: suite MODEL CHAT_MODEL STORY_MODEL [LARGE_MODEL]\n");
         return 2;
     }
     if (sllm_version() / 1000 != SLLM_VERSION / 1000) {
@@ -79,6 +79,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     model_path = argv[1];
     chat_path = argv[2];
+    story_path = argv[3];
     read_image();
     CHECK(sllm_last_error_message()[0] == 0);
     OK(sllm_model_open(model_path, NULL, &model));
@@ -99,7 +100,7 @@ int main(int argc, char **argv) {
 #ifdef TEST_PANIC
     RUN(test_panics());
 #endif
-    if (argc > 3) RUN(test_cancel(argv[3]));
+    if (argc > 4) RUN(test_cancel(argv[4]));
     OK(sllm_model_free(&model));
     free(image);
     printf(failures ? "%d checks failed\n" : "all passed\n", failures);

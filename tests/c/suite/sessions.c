@@ -1,4 +1,4 @@
-/* Sessions: options, tokens, order of calls, overflow, samplers, dial, saved states. */
+/* Sessions: options, tokens, order of calls, overflow, samplers, dial. */
 #include "suite.h"
 
 #include <math.h>
@@ -241,41 +241,4 @@ void test_sparsity(void) {
     CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f);
     OK(sllm_session_free(&with));
     OK(sllm_session_free(&without));
-}
-
-void test_states(void) {
-    sllm_session *one = short_session(48, 1), *two = short_session(64, 1), *fork = NULL, *tiny = short_session(8, 1);
-    uint32_t straight[6], again[6];
-    size_t size = 0, written = 7, position = 0;
-    unsigned char *state;
-    decode_greedily(one, prompt, PROMPT, NULL, 3);
-    OK(sllm_session_state_size(one, &size));
-    state = malloc(size);
-    memset(state, 0x5a, size);
-    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_session_save(one, state, size - 1, &written));
-    CHECK(written == 7 && state[0] == 0x5a);
-    OK(sllm_session_save(one, state, size, &written));
-    OK(sllm_session_save(one, state, size, NULL));
-    CHECK(written == size);
-    OK(sllm_session_fork(one, &fork));
-    decode_greedily(one, prompt, 1, straight, 6);
-    decode_greedily(fork, prompt, 1, again, 6);
-    CHECK(memcmp(straight, again, sizeof straight) == 0);
-    OK(sllm_session_load(two, state, size));
-    OK(sllm_session_position(two, &position));
-    CHECK(position == PROMPT + 3);
-    decode_greedily(two, prompt, 1, again, 6);
-    CHECK(memcmp(straight, again, sizeof straight) == 0);
-    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, size - 1));
-    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, 0));
-    STATUS(SLLM_STATUS_CONTEXT_FULL, sllm_session_load(tiny, state, size));
-    state[20] ^= 1;
-    STATUS(SLLM_STATUS_BAD_STATE, sllm_session_load(two, state, size));
-    OK(sllm_session_position(two, &position));
-    CHECK(position == PROMPT + 3 + 7);
-    free(state);
-    OK(sllm_session_free(&one));
-    OK(sllm_session_free(&two));
-    OK(sllm_session_free(&fork));
-    OK(sllm_session_free(&tiny));
 }

@@ -1,4 +1,4 @@
-/* What the parts of the suite share: checks that say where they failed and go on, and a model to work with. */
+/* Shared by the parts of the suite: checks that say where they failed and continue, and models. */
 #ifndef SUITE_H
 #define SUITE_H
 
@@ -10,8 +10,9 @@
 
 /* Failed checks, from any thread. */
 extern _Atomic int failures;
-/* A small model with a tokenizer, and its image in memory; the same model with a chat template. */
-extern const char *model_path, *chat_path;
+/* A small calibrated model with a tokenizer, and its image in memory; the same model with a chat template and not
+ * calibrated; a model that is calibrated for all policies. */
+extern const char *model_path, *chat_path, *story_path;
 extern sllm_model *model;
 extern unsigned char *image;
 extern size_t image_size;
@@ -25,7 +26,7 @@ extern sllm_model_info info;
         }                                                                                                              \
     } while (0)
 
-/* The call returns this status; a failure has a message, and success leaves the last one alone. */
+/* The call returns this status, and a failure leaves a message. */
 #define STATUS(wanted, call)                                                                                           \
     do {                                                                                                               \
         int32_t got_ = (call);                                                                                         \
@@ -44,9 +45,9 @@ extern sllm_model_info info;
 
 /* A session of a short context. */
 sllm_session *short_session(uint32_t context, uint32_t threads);
-/* Decodes greedily behind a prompt; returns the last token. */
+/* Reads a prompt and decodes `n` of the likeliest tokens; returns the last one. */
 uint32_t decode_greedily(sllm_session *session, const uint32_t *prompt, size_t count, uint32_t *out, size_t n);
-/* Resident bytes of the process. */
+/* Bytes of anonymous memory that the process holds. */
 size_t resident(void);
 /* Seconds from any start. */
 double seconds(void);
