@@ -4,7 +4,7 @@
 use serde_json::Value;
 use shadowllm_host::conversation::Conversation;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::Text;
+use shadowllm_host::text::{Template, Text};
 use shadowllm_tests::program::{Place, finish};
 use shadowllm_tests::vectors;
 use std::process::Stdio;
@@ -24,7 +24,7 @@ fn place() -> Place {
 #[test]
 fn the_chat_template_and_its_tokens() {
     let model = story();
-    let (text, chat, config) = (Text::of(&model).unwrap(), model.chat().unwrap(), model.model().config());
+    let (text, chat, config) = (Text::of(&model).unwrap(), Template::of(&model).unwrap(), model.model().config());
     let end = config.eos()[0];
     let mut conversation = Conversation::default();
     conversation.add("user", QUESTION);

@@ -1,9 +1,8 @@
 //! Streaming text and chat templates.
 
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::{Message, Text, render};
+use shadowllm_host::text::{Message, Template, Text, render};
 use shadowllm_tests::{smollm2, vectors};
-use shadowllm_tools::import::Chat;
 use shadowllm_tools::import::gguf::{Gguf, tokenizer_json};
 
 fn message(role: &str, content: &str) -> Message {
@@ -113,9 +112,9 @@ fn templates_may_use_what_python_has() {
         {{ raise_exception('no ' + m['role']) }}{% endif %}\
         {{ bos_token + '[' + m['role'].upper() + ']' + m['content'].strip() + eos_token }}\n{% endfor %}\
         {% if add_generation_prompt %}{{ '[A]' }}{% endif %}";
-    let chat = Chat { template: template.into(), bos_token: "<s>".into(), eos_token: "</s>".into() };
+    let chat = Template { source: template.into(), bos_token: "<s>".into(), eos_token: "</s>".into() };
     assert_eq!(render(&chat, &[message("user", "  hi ")]).unwrap(), "<s>[USER]hi</s>\n[A]");
     let refused = render(&chat, &[message("system", "x")]).unwrap_err().to_string();
     assert!(refused.contains("no system"), "{refused}");
-    assert!(render(&Chat::default(), &[]).is_err());
+    assert!(render(&Template::default(), &[]).is_err());
 }

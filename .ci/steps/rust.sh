@@ -16,7 +16,10 @@ clippy() {
 # The README's command; the README's Rust program is among the doctests.
 test() { step tests; cargo test --workspace --release; }
 
-# The core's examples on the story model.
+# Modules of a crate use each other one way.
+modules() { step "circles of modules"; python3 .ci/modules.py; }
+
+# The examples on the story model.
 examples() {
   step examples
   local prompt=(1 703 757 260 482 13) # Once upon a time,
@@ -24,6 +27,10 @@ examples() {
   target/release/examples/tokens host/models/story.sllm "${prompt[@]}" | tee target/ci/tokens
   grep -qE '^\[([0-9]+, ){23}[0-9]+\]$' target/ci/tokens
   target/release/examples/dial host/models/story.sllm "${prompt[@]}" | tee target/ci/dial
+  target/release/examples/generate | tee target/ci/generate
+  [ "$(grep -c 'MB read per token' target/ci/generate)" = 2 ]
+  echo "What color is the sky?" | target/release/examples/chat | tee target/ci/chat
+  grep -q 'tokens per second' target/ci/chat
   awk '$1 == 0.25 { found = 1; exit !($3 < 80) } END { if (!found) exit 1 }' target/ci/dial
 }
 

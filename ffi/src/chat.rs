@@ -68,7 +68,7 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
         let tokenizer = unsafe { check(tokenizer.cast_const()) }?;
         wanted(chat)?;
         let language = Arc::clone(&tokenizer.language);
-        if language.chat.template.is_empty() {
+        if language.chat.is_empty() {
             let message = "the model has no chat template: continue plain texts with sllm_generate";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }

@@ -11,7 +11,7 @@ use crate::structs::{sllm_generate_options, sllm_generation, sllm_token};
 use crate::text::{Language, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::generate::{Figures, Stop, generate};
-use shadowllm_host::text::{Chat, Message};
+use shadowllm_host::text::{Message, Template};
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -144,7 +144,7 @@ pub fn same_model(s: &SessionState, language: &Language) -> Result<()> {
 fn continuation(s: &SessionState, language: &Language, prompt: &str) -> Result<Vec<u32>> {
     if s.session.position() == 0 {
         let message = Message { role: String::new(), content: prompt.to_owned() };
-        return Ok(language.text.prompt(&Chat::default(), &[message], true, language.bos())?);
+        return Ok(language.text.prompt(&Template::default(), &[message], true, language.bos())?);
     }
     match language.text.encode(prompt, false)? {
         ids if ids.is_empty() => Err(invalid("the prompt is empty: give some text")),

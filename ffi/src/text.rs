@@ -7,7 +7,7 @@ use crate::object::{Kind, Tag, Tagged, check};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::{Chat, Text};
+use shadowllm_host::text::{Template, Text};
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct sllm_tokenizer {
 /// The tokenizer and the chat template of a model.
 pub struct Language {
     pub text: Text,
-    pub chat: Chat,
+    pub chat: Template,
     pub model: Reference,
 }
 
@@ -47,7 +47,7 @@ impl Language {
                 &made
             }
         };
-        Ok(Language { text: Text::of(loaded)?, chat: loaded.chat()?, model: model.retain() })
+        Ok(Language { text: Text::of(loaded)?, chat: Template::of(loaded)?, model: model.retain() })
     }
 
     /// The model's beginning-of-sequence token.

@@ -1,9 +1,112 @@
-//! A conversation: its messages, and what of them a session has read.
+//! Answers as text, and conversations: messages, and what of them a session has read. Nothing here owns a session, so
+//! that whoever does can use it.
 
 use crate::error::Result;
-use crate::text::{Chat, Message, Text};
+use crate::generate::{Figures, Generation, Stop};
+use crate::text::{Language, Message, Template, Text, TextStream};
+use shadowllm_core::sample::Sampler;
+use shadowllm_core::{Executor, Session};
+
+/// Text that is complete now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The token that completed it; `None` for what was held back until the end.
+    pub id: Option<u32>,
+    /// The text, empty while a character is incomplete.
+    pub text: String,
+}
+
+/// An answer, piece by piece. As [`Generation`], it is given session, threads and sampler with every step.
+pub struct Answering<'t> {
+    generation: Generation,
+    stream: TextStream<'t>,
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its text.
+    pub text: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// What it took.
+    pub figures: Figures,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+impl<'t> Answering<'t> {
+    /// Reads `prompt`, after what the session has read; up to `most` tokens will follow.
+    ///
+    /// # Errors
+    /// As [`Generation::begin`].
+    pub fn begin(
+        text: &'t Text,
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &mut Sampler,
+        prompt: &[u32],
+        most: usize,
+    ) -> Result<Self> {
+        let generation = Generation::begin(session, exec, sampler, prompt, most)?;
+        Ok(Answering { generation, stream: text.stream(), text: String::new(), ids: Vec::new() })
+    }
+
+    /// The next piece; `None` after the last one.
+    ///
+    /// # Errors
+    /// As [`Generation::next`]; when the tokenizer refuses a token.
+    pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<Piece>> {
+        let id = self.generation.next(session, exec, sampler)?;
+        let text = match id {
+            Some(id) => {
+                self.ids.push(id);
+                self.stream.push(id)?
+            }
+            None => self.stream.finish()?,
+        };
+        self.text.push_str(&text);
+        Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text }))
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The tokens so far.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The figures so far.
+    pub fn figures(&self) -> Figures {
+        self.generation.figures()
+    }
+
+    /// Why it has ended; `None` while it goes on.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.generation.stopped()
+    }
+
+    /// Ends it here, unless it has ended already, and returns all of it.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a token.
+    pub fn finish(mut self) -> Result<Reply> {
+        self.generation.stop();
+        self.text.push_str(&self.stream.finish()?);
+        let stop = self.generation.stopped().unwrap_or(Stop::Stopped);
+        Ok(Reply { text: self.text, ids: self.ids, figures: self.generation.figures(), stop })
+    }
+}
 
 /// Messages, and the prompt that the session read last.
+///
+/// A turn: [`Conversation::add`] the question, [`Conversation::begin`], [`Answering::next`] until `None` or until enough
+/// is said, [`Conversation::end`].
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     /// All messages so far.
@@ -17,23 +120,56 @@ impl Conversation {
         self.messages.push(Message { role: role.to_owned(), content: content.to_owned() });
     }
 
+    /// Begins to answer the messages: takes back what the session has read beyond the part that it can keep, and reads
+    /// the rest.
+    ///
+    /// # Errors
+    /// As [`Text::prompt`] and [`Answering::begin`]. The messages stay; nothing counts as read that was not.
+    pub fn begin<'t>(
+        &mut self,
+        language: &'t Language,
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &mut Sampler,
+        most: usize,
+    ) -> Result<Answering<'t>> {
+        let (ids, same) = self.prompt(&language.text, &language.template, language.bos)?;
+        let start = same.min(session.position());
+        session.rewind(start)?;
+        // Should reading fail half-way, only this much is certain.
+        self.read.truncate(start);
+        let answering = Answering::begin(&language.text, session, exec, sampler, &ids[start..], most)?;
+        self.read = ids;
+        Ok(answering)
+    }
+
+    /// Ends the turn, early or not: the answer becomes a message.
+    ///
+    /// # Errors
+    /// As [`Answering::finish`].
+    pub fn end(&mut self, answering: Answering) -> Result<Reply> {
+        let reply = answering.finish()?;
+        self.add("assistant", &reply.text);
+        Ok(reply)
+    }
+
     /// The whole prompt's ids, and how many of them a session need not read again: at least the last is left,
     /// whose logits the answer starts from. `bos` is the model's beginning token.
     ///
     /// # Errors
     /// As [`Text::prompt`].
-    pub fn prompt(&self, text: &Text, chat: &Chat, bos: Option<u32>) -> Result<(Vec<u32>, usize)> {
-        let ids = text.prompt(chat, &self.messages, false, bos)?;
+    pub fn prompt(&self, text: &Text, template: &Template, bos: Option<u32>) -> Result<(Vec<u32>, usize)> {
+        let ids = text.prompt(template, &self.messages, false, bos)?;
         let same = ids.iter().zip(&self.read).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
         Ok((ids, same))
     }
 
-    /// Takes note of the prompt that the session has now read.
+    /// Notes the prompt that the session has now read.
     pub fn has_read(&mut self, ids: Vec<u32>) {
         self.read = ids;
     }
 
-    /// The session has read other things since: everything is to be read again.
+    /// The session has read other tokens since: everything is to be read again.
     pub fn forget_read(&mut self) {
         self.read.clear();
     }

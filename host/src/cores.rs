@@ -7,7 +7,7 @@ use std::path::Path;
 /// Cores that a session's threads may run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores {
-    /// Their numbers, ascending; empty where the system does not tell.
+    /// Their numbers, ascending; empty where the system does not report them.
     pub ids: Vec<usize>,
     /// Whether slower ones were left out, so that threads must be kept to these.
     pub chosen: bool,
@@ -24,7 +24,7 @@ impl Cores {
         fastest_of(allowed(), Path::new("/sys/devices/system/cpu"))
     }
 
-    /// Threads that make sense: one a core, but no more than the process is granted time for.
+    /// The number of threads that makes sense: one per core, and no more than the process gets time for.
     pub fn threads(&self) -> usize {
         let granted = std::thread::available_parallelism().map_or(1, usize::from);
         if self.ids.is_empty() { granted } else { granted.min(self.ids.len()) }

@@ -1,4 +1,4 @@
-//! Prompt in, text out, with the figures people ask for.
+//! Tokens one by one after a prompt, with the figures people ask for.
 
 use crate::error::{Error, Result};
 use shadowllm_core::sample::Sampler;
@@ -12,7 +12,7 @@ pub struct Figures {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated_tokens: usize,
-    /// Seconds from the start to the first token; 0 when none was asked for.
+    /// Seconds from the start to the first token; 0 when none was generated.
     pub seconds_to_first_token: f64,
     /// Prompt tokens per second.
     pub prompt_tokens_per_second: f64,
@@ -30,20 +30,127 @@ pub struct Figures {
 pub enum Stop {
     /// An end-of-sequence token.
     EndOfText,
-    /// As many tokens as asked for.
+    /// The largest number of tokens was reached.
     Length,
-    /// No position left.
+    /// No position is left.
     ContextFull,
-    /// The caller said so.
+    /// The caller wanted no more.
     Stopped,
 }
 
+/// A generation, token by token. It borrows nothing: session, threads and sampler are given to every step, and must be
+/// the same ones each time. Allocates nothing.
+#[derive(Debug)]
+pub struct Generation {
+    most: usize,
+    start: Instant,
+    /// When the first token was there.
+    first: Instant,
+    figures: Figures,
+    /// Bytes read by all decoded tokens.
+    bytes: u64,
+    /// The token handed out last, which the session has not read yet.
+    last: Option<u32>,
+    stop: Option<Stop>,
+}
+
+impl Generation {
+    /// Reads `prompt`; up to `most` tokens will follow.
+    ///
+    /// # Errors
+    /// What the session refuses: an empty prompt, one longer than the context, an id out of range.
+    pub fn begin(
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &mut Sampler,
+        prompt: &[u32],
+        most: usize,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        session.prefill(exec, prompt)?;
+        let seconds = start.elapsed().as_secs_f64();
+        prompt.iter().for_each(|id| sampler.accept(*id));
+        let figures = Figures {
+            prompt_tokens: prompt.len(),
+            prompt_tokens_per_second: prompt.len() as f64 / seconds.max(1e-9),
+            ..Figures::default()
+        };
+        Ok(Generation { most, start, first: start, figures, bytes: 0, last: None, stop: None })
+    }
+
+    /// The next token; `None` after the last one.
+    ///
+    /// # Errors
+    /// What the session refuses, a cancelled step for one.
+    pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<u32>> {
+        if self.stop.is_none() {
+            self.stop = self.step(session, exec, sampler)?;
+            self.measure();
+        }
+        Ok(if self.stop.is_some() { None } else { self.last })
+    }
+
+    /// Reads the last token and chooses the next, or says why there is none.
+    fn step(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<Stop>> {
+        if let Some(token) = self.last.take() {
+            sampler.accept(token);
+            if self.figures.generated_tokens == self.most {
+                return Ok(Some(Stop::Length));
+            }
+            match session.decode(exec, token) {
+                Ok(_) => {}
+                Err(shadowllm_core::Error::ContextFull { .. }) => return Ok(Some(Stop::ContextFull)),
+                Err(e) => return Err(Error::from(e)),
+            }
+            let cache = session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
+            self.bytes += (session.traffic().weights + cache) as u64;
+        } else if self.most == 0 {
+            return Ok(Some(Stop::Length));
+        }
+        let token = session.sample(sampler)?;
+        if self.figures.generated_tokens == 0 {
+            self.first = Instant::now();
+            self.figures.seconds_to_first_token = (self.first - self.start).as_secs_f64();
+        }
+        if session.model().config().eos().contains(&token) {
+            return Ok(Some(Stop::EndOfText));
+        }
+        self.figures.generated_tokens += 1;
+        self.last = Some(token);
+        Ok(None)
+    }
+
+    /// Brings the figures of decoding up to date.
+    fn measure(&mut self) {
+        let decoded = self.figures.generated_tokens.saturating_sub(1);
+        if decoded > 0 {
+            self.figures.decode_seconds = self.first.elapsed().as_secs_f64();
+            self.figures.tokens_per_second = decoded as f64 / self.figures.decode_seconds;
+            self.figures.bytes_per_token = self.bytes / decoded as u64;
+        }
+    }
+
+    /// Ends it here, unless it has ended already.
+    pub fn stop(&mut self) {
+        self.stop.get_or_insert(Stop::Stopped);
+    }
+
+    /// Why it has ended; `None` while it goes on.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    /// The figures so far.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+}
+
 /// Reads `prompt`, then generates up to `most` tokens; each goes to `each` with the session it comes from, which
-/// returns false to stop.
-/// Allocates nothing per token.
+/// returns false to stop. Allocates nothing.
 ///
 /// # Errors
-/// What the session refuses: an empty prompt, one longer than the context, an id out of range.
+/// As [`Generation::begin`] and [`Generation::next`]; what `each` returns.
 pub fn generate(
     session: &mut Session,
     exec: &dyn Executor,
@@ -52,54 +159,16 @@ pub fn generate(
     most: usize,
     each: &mut dyn FnMut(u32, &Session) -> Result<bool>,
 ) -> Result<(Figures, Stop)> {
-    let start = Instant::now();
-    session.prefill(exec, prompt)?;
-    let read = start.elapsed().as_secs_f64();
-    let mut figures = Figures {
-        prompt_tokens: prompt.len(),
-        prompt_tokens_per_second: prompt.len() as f64 / read.max(1e-9),
-        ..Figures::default()
-    };
-    prompt.iter().for_each(|id| sampler.accept(*id));
-    let (mut first, mut bytes) = (start, 0u64);
-    let stop = loop {
-        if figures.generated_tokens == most {
-            break Stop::Length;
-        }
-        let token = session.sample(sampler)?;
-        if figures.generated_tokens == 0 {
-            first = Instant::now();
-            figures.seconds_to_first_token = (first - start).as_secs_f64();
-        }
-        if session.model().config().eos().contains(&token) {
-            break Stop::EndOfText;
-        }
-        figures.generated_tokens += 1;
+    let mut generation = Generation::begin(session, exec, sampler, prompt, most)?;
+    while let Some(token) = generation.next(session, exec, sampler)? {
         if !each(token, session)? {
-            break Stop::Stopped;
+            generation.stop();
         }
-        sampler.accept(token);
-        if figures.generated_tokens == most {
-            break Stop::Length;
-        }
-        match session.decode(exec, token) {
-            Ok(_) => {}
-            Err(shadowllm_core::Error::ContextFull { .. }) => break Stop::ContextFull,
-            Err(e) => return Err(Error::from(e)),
-        }
-        let cache = session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
-        bytes += (session.traffic().weights + cache) as u64;
-    };
-    let decoded = figures.generated_tokens.saturating_sub(1);
-    if decoded > 0 {
-        figures.decode_seconds = first.elapsed().as_secs_f64();
-        figures.tokens_per_second = decoded as f64 / figures.decode_seconds;
-        figures.bytes_per_token = bytes / decoded as u64;
     }
-    Ok((figures, stop))
+    Ok((generation.figures(), generation.stopped().unwrap_or(Stop::Stopped)))
 }
 
-/// Peak resident memory of this process in bytes, where the system tells.
+/// Peak resident memory of this process in bytes, where the system reports it.
 pub fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -1,41 +1,59 @@
-//! Models on a machine with an operating system: map images, run them on threads, read and write text.
+//! Models on a machine with an operating system: files, threads, text.
 //!
 //! ```no_run
-//! use shadowllm_core::sample::{Sampler, SamplerOptions};
-//! use shadowllm_core::SessionOptions;
-//! use shadowllm_host::{generate::generate, model::LoadedModel, pool::Pool, text::Text};
+//! use shadowllm_host::{Model, Options};
 //!
 //! # fn main() -> shadowllm_host::Result<()> {
-//! let model = LoadedModel::open("model.sllm".as_ref(), None)?;
-//! let text = Text::of(&model)?;
-//! let options = SessionOptions { context: 512, ..SessionOptions::default() };
-//! let mut memory = model.memory(&options)?;
-//! let mut session = model.session(options, &mut memory)?;
-//! let pool = Pool::new(Pool::cores())?;
-//! let mut sampler = Sampler::new(SamplerOptions::default())?;
-//! let prompt = text.encode("The capital of France is", true)?;
-//! let mut stream = text.stream();
-//! generate(&mut session, &pool, &mut sampler, &prompt, 32, &mut |token, _| {
-//!     print!("{}", stream.push(token)?);
-//!     Ok(true)
-//! })?;
+//! let model = Model::open("model.sllm")?;
+//! let mut chat = model.chat(Options { max_tokens: 64, ..Options::default() })?;
+//! for piece in chat.ask("Name three rivers.")? {
+//!     print!("{}", piece?);
+//! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Options`] holds every default. An [`Answer`] also has figures and the reason why it ended; [`Session`] continues plain
+//! texts, and works on tokens and logits. Sessions own what they use, so they can be stored and sent to other threads.
+//! Whoever brings memory or threads of their own uses [`model::LoadedModel`] with the engine's session, or the engine
+//! alone ([`engine`]).
+//!
+//! Modules, lowest first; each uses only those before it: [`error`], [`map`], [`cores`], [`model`], [`text`],
+//! [`residency`], [`pool`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
+#[cfg(feature = "tokenizer")]
+mod chat;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;
 pub mod cores;
 pub mod error;
 pub mod generate;
+mod handle;
 pub mod map;
 pub mod model;
+pub mod options;
+mod owned;
 pub mod pool;
 #[cfg(unix)]
 pub mod residency;
+mod session;
 #[cfg(feature = "tokenizer")]
 pub mod text;
 #[cfg(feature = "tokenizer")]
 mod text_bytes;
 
+#[cfg(feature = "tokenizer")]
+pub use chat::Chat;
+#[cfg(feature = "tokenizer")]
+pub use conversation::Reply;
 pub use error::{Error, Result};
+pub use generate::{Figures, Stop};
+pub use handle::Model;
+pub use options::Options;
+#[cfg(feature = "tokenizer")]
+pub use session::Answer;
+pub use session::Session;
+pub use shadowllm_core as engine;
+pub use shadowllm_core::sample::SamplerOptions;
+pub use shadowllm_core::sparsity::{Allocation, Dial, Policy};
+pub use shadowllm_core::{Isa, KvFormat};

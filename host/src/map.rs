@@ -30,7 +30,7 @@ pub fn map_part(path: &Path, file: &File, offset: u64, len: Option<u64>) -> Resu
     let left = all.saturating_sub(offset);
     let len = len.unwrap_or(left);
     if len == 0 || len > left {
-        let message = format!("{len} bytes from byte {offset} on are asked for, and it has {all}");
+        let message = format!("{len} bytes from byte {offset} on are wanted, and it has {all}");
         return Err(Error::file(path, message));
     }
     part(path, file, offset, len)

@@ -2,8 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::map::{map, map_part};
-#[cfg(feature = "tokenizer")]
-use crate::text::Chat;
 use memmap2::Mmap;
 use shadowllm_core::image::{Image, SectionKind};
 use shadowllm_core::{Cpu, Isa, Kernels, Model, Session, SessionOptions};
@@ -50,7 +48,7 @@ fn parse(path: &Path, bytes: &'static [u8], isa: Option<Isa>) -> Result<Model<'s
     Ok(Model::new(image, kernels))
 }
 
-/// What loading does besides mapping and checking the head.
+/// What loading does besides mapping the file and checking its head.
 #[derive(Default)]
 pub struct Loading<'a> {
     /// Forces an instruction set (for tests and comparisons).
@@ -59,7 +57,7 @@ pub struct Loading<'a> {
     pub preload: bool,
     /// Compares every section with its checksum, which reads the whole file.
     pub verify: bool,
-    /// Is told the bytes done and the bytes in all, and says whether to go on.
+    /// Called with the bytes done and the bytes in all; returns whether to go on.
     pub progress: Option<&'a mut dyn FnMut(u64, u64) -> bool>,
 }
 
@@ -67,15 +65,15 @@ pub struct Loading<'a> {
 const STEP: usize = 1 << 20;
 
 impl Loading<'_> {
-    fn tell(&mut self, done: usize, all: usize) -> Result<()> {
-        let go_on = self.progress.as_mut().is_none_or(|told| told(done as u64, all as u64));
+    fn report(&mut self, done: usize, all: usize) -> Result<()> {
+        let go_on = self.progress.as_mut().is_none_or(|report| report(done as u64, all as u64));
         if go_on { Ok(()) } else { Err(shadowllm_core::Error::Cancelled.into()) }
     }
 
-    /// Reads what is to be read.
+    /// Reads the file as far as the options say.
     fn read(&mut self, path: &Path, image: &Image) -> Result<()> {
         let all = image.bytes().len();
-        self.tell(0, all)?;
+        self.report(0, all)?;
         let sections = SectionKind::ALL.into_iter().filter(|_| self.verify || self.preload);
         let mut done = 0;
         for kind in sections.collect::<Vec<_>>() {
@@ -87,7 +85,7 @@ impl Loading<'_> {
                     part.iter().step_by(PAGE).for_each(|byte| _ = std::hint::black_box(*byte));
                 }
                 done += part.len();
-                self.tell(done.min(all - 1), all)?;
+                self.report(done.min(all - 1), all)?;
             }
             if self.verify && hash.finalize() != image.section_info(kind).crc {
                 let message =
@@ -95,7 +93,7 @@ impl Loading<'_> {
                 return Err(Error::file(path, message));
             }
         }
-        self.tell(all, all)
+        self.report(all, all)
     }
 }
 
@@ -200,19 +198,6 @@ impl LoadedModel {
             .map_err(|_| Error::file(&self.path, format!("its {} section is not UTF-8; pack it again", kind.name())))
     }
 
-    /// Chat template and special tokens.
-    ///
-    /// # Errors
-    /// When the section is damaged.
-    #[cfg(feature = "tokenizer")]
-    pub fn chat(&self) -> Result<Chat> {
-        let text = self.text(SectionKind::Chat)?;
-        if text.is_empty() {
-            return Ok(Chat::default());
-        }
-        serde_json::from_str(text).map_err(|e| Error::file(&self.path, format!("its chat section is damaged: {e}")))
-    }
-
     /// Memory for a session.
     ///
     /// # Errors
@@ -235,10 +220,10 @@ impl LoadedModel {
 pub struct SessionMemory(Vec<MaybeUninit<u8>>);
 
 impl SessionMemory {
-    /// So many bytes.
+    /// Memory of `size` bytes.
     ///
     /// # Errors
-    /// When the system has not that much.
+    /// When the system does not have that much.
     pub fn new(size: usize) -> Result<Self> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| {
@@ -257,8 +242,13 @@ impl SessionMemory {
         &mut self.0
     }
 
-    /// How many.
+    /// The number of bytes.
     pub fn size(&self) -> usize {
         self.0.len()
+    }
+
+    /// The bytes, in a place of their own.
+    pub(crate) fn into_boxed(self) -> Box<[MaybeUninit<u8>]> {
+        self.0.into_boxed_slice()
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! A step is published as one 64-bit word, `epoch | tasks | next`; claiming a task is one `fetch_add` on it.
 //! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
-//! worker that lost its core costs nothing but the task it holds. Nobody spins for long: a publisher that
+//! worker that lost its core costs nothing but the task it holds. Spinning is short: a publisher that
 //! waits for such a task goes to sleep, which leaves its own core to the worker that holds it. A worker that is waited
 //! for too long, because its core has other work, rests for a while: it takes no tasks, and costs nothing.
 
@@ -217,8 +217,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Keeps no more than `budget` bytes of a model's weights in memory: others are read from its file when it is their
-    /// turn. For passes of that model only.
+    /// Keeps no more than `budget` bytes of a model's weights in memory: the others are read from its file when a pass gets
+    /// to them. For passes of that model only.
     ///
     /// # Errors
     /// As [`Residency::new`].
@@ -274,7 +274,7 @@ impl Pool {
         }
     }
 
-    /// Notes that the publisher slept so long.
+    /// Notes how long the publisher slept.
     fn waited(&self, nanoseconds: u64) {
         let who = self.shared.last.load(Ordering::Relaxed);
         if let (Ok(mut watches), true) = (self.watches.lock(), who > 0) {
@@ -282,7 +282,7 @@ impl Pool {
         }
     }
 
-    /// Lets those workers rest that a pass of so many nanoseconds waited for too long.
+    /// Lets the workers rest for which a pass waited too large a share of its `pass` nanoseconds.
     fn judge(&self, pass: u64) {
         let Ok(mut watches) = self.watches.lock() else { return };
         for (watch, until) in watches.iter_mut().zip(&self.shared.rests) {
@@ -370,7 +370,7 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for (thread, handle) in self.workers.drain(..) {
             thread.unpark();
-            // A worker only ends by returning; there is nothing to learn from it.
+            // A worker only ends by returning: its result says nothing.
             let _ = handle.join();
         }
     }

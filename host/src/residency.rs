@@ -2,8 +2,8 @@
 //!
 //! A token goes through the layers in order, so what was just read is what will be wanted last, and what a system keeps by
 //! itself (the last read) is the wrong half. Here pages are held by how often tokens want them: a page's *heat* is a
-//! moving average over tokens, those above a bound stay, of those at the bound as many as fit, and the rest is read ahead
-//! of its layer and given back behind it. Where heads and neurons are chosen ahead, only theirs are asked for; what is
+//! moving average over tokens, pages above a bound stay, pages at the bound as far as they fit, and the rest is read ahead
+//! of its layer and given back after it. Where heads and neurons are chosen ahead, only theirs are requested; what is
 //! left out by input is not known ahead, and read.
 
 use crate::error::{Error, Result};
@@ -19,16 +19,16 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Bytes of a page; larger ones of a system are asked for by their parts.
+/// Bytes of a page; larger ones of a system are requested by their parts.
 const PAGE: usize = 4096;
-/// Bytes asked for at once: the system cuts longer requests off.
+/// Bytes requested at once: the system cuts longer requests off.
 const REQUEST: usize = 512 << 10;
 /// What a token that wants a page adds to its heat, of which an eighth is lost with every token.
 const WARMTH: u8 = 31;
 /// Pages that are held or not together where not all that are wanted as often fit: a run of 1 MB.
 const RUN: usize = 256;
 
-/// Neighbours that are under way at a time: one is given back, one read, one asked for.
+/// Neighbours that are under way at a time: one is given back, one read, one requested.
 const UNDER_WAY: usize = 3;
 /// Tokens whose looked-up embeddings are in memory at a time.
 const PATIENCE: usize = 16;
@@ -66,15 +66,15 @@ impl Part {
     }
 }
 
-/// A layer, or what lies behind the last.
+/// A layer, or what lies after the last.
 #[derive(Default)]
 struct Stage {
     parts: Vec<Part>,
-    /// From its first page to behind its last.
+    /// From its first page to the end of its last.
     pages: Range<usize>,
 }
 
-/// What the reader is asked to do with runs of bytes.
+/// What the reader does with runs of bytes.
 enum Request {
     Read(Vec<Range<usize>>),
     GiveBack(Vec<Range<usize>>),
@@ -83,7 +83,7 @@ enum Request {
 /// The pages of one image.
 pub struct Residency {
     stages: Vec<Stage>,
-    /// Of every page: how often earlier tokens wanted it, whether this one does, whether it is there or asked for.
+    /// Of every page: how often earlier tokens wanted it, whether this one does, whether it is in memory or requested.
     heat: Vec<u8>,
     wanted: Vec<bool>,
     held: Vec<bool>,
@@ -98,7 +98,7 @@ pub struct Residency {
     patience: usize,
     /// Requests sent so far, those of them that served each stage, and those that were carried out.
     sent: u64,
-    asked: Vec<u64>,
+    requested: Vec<u64>,
     done: Arc<(Mutex<u64>, Condvar)>,
     system: Option<Sender<Request>>,
     worker: Option<JoinHandle<()>>,
@@ -131,23 +131,23 @@ impl Residency {
         let pages = mapping.len().div_ceil(PAGE);
         let (sender, requests) = channel();
         let done = Arc::new((Mutex::new(0), Condvar::new()));
-        let told = Arc::clone(&done);
+        let report = Arc::clone(&done);
         let worker = std::thread::Builder::new().name("shadowllm-reader".into());
         let worker = worker.spawn(move || {
             // Advice: what the system makes of it can be slower or faster, never wrong.
             let _ = mapping.advise(Advice::Random);
             for request in requests {
                 serve(&mapping, &file, request);
-                if let Ok(mut done) = told.0.lock() {
+                if let Ok(mut done) = report.0.lock() {
                     *done += 1;
                 }
-                told.1.notify_all();
+                report.1.notify_all();
             }
         });
         let worker = worker.map_err(|e| Error::Other(format!("cannot start a thread: {e}")))?;
         Ok(Residency {
             sent: 0,
-            asked: vec![0; stages.len()],
+            requested: vec![0; stages.len()],
             done,
             stages,
             heat: vec![0; pages],
@@ -163,7 +163,7 @@ impl Residency {
         })
     }
 
-    /// A stage is about to be read: gives back what lies behind, asks for what lies ahead.
+    /// A stage is about to be read: gives back what was read, requests what comes next.
     pub fn stage(&mut self, stage: usize, active: Option<&Units>) {
         if stage >= self.stages.len() {
             return;
@@ -176,7 +176,7 @@ impl Residency {
         }
         self.at = stage;
         self.ask(stage, active);
-        // What later layers need may be known behind the first only; whatever is read, is read whole before it.
+        // What later layers need may be known only after the first; before, whatever is read is read whole.
         let next = stage + 1;
         if next < self.stages.len() && (stage > 0 || active.is_none()) {
             self.ask(next, active);
@@ -184,10 +184,10 @@ impl Residency {
         self.wait(stage);
     }
 
-    /// Waits until a stage has been asked for: what is read before is read page by page.
+    /// Waits until a stage has been requested: what is read before is read page by page.
     fn wait(&self, stage: usize) {
         let Ok(mut done) = self.done.0.lock() else { return };
-        while *done < self.asked[stage] {
+        while *done < self.requested[stage] {
             match self.done.1.wait(done) {
                 Ok(now) => done = now,
                 Err(_) => return,
@@ -238,7 +238,7 @@ impl Residency {
             }
         }
         if self.send(missing, Request::Read) {
-            self.asked[stage] = self.sent;
+            self.requested[stage] = self.sent;
         }
     }
 
@@ -319,7 +319,7 @@ fn serve(mapping: &Mmap, file: &File, request: Request) {
     }
 }
 
-/// Takes pages out of the system's cache too, where it can be asked to: those that are not mapped any more.
+/// Takes pages out of the system's cache too, where the system can: pages that are no longer mapped.
 fn forget(file: &File, bytes: Range<usize>) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
@@ -345,7 +345,7 @@ fn weights_at(image: &Image) -> usize {
     image.section(SectionKind::Weights).as_ptr().addr() - image.bytes().as_ptr().addr()
 }
 
-/// The layers' parts, and behind them the output's.
+/// The layers' parts, and after them the output's.
 fn stages(model: &LoadedModel) -> Vec<Stage> {
     let (image, c) = (model.model().image(), model.model().config());
     let weights = weights_at(image);

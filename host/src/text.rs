@@ -88,12 +88,12 @@ impl Text {
     /// # Errors
     /// When the tokenizer or the template refuses; when nothing is to be read and the model (whose configuration
     /// says `bos`) has no beginning token either.
-    pub fn prompt(&self, chat: &Chat, messages: &[Message], raw: bool, bos: Option<u32>) -> Result<Vec<u32>> {
+    pub fn prompt(&self, template: &Template, messages: &[Message], raw: bool, bos: Option<u32>) -> Result<Vec<u32>> {
         let last = messages.last().map(|m| m.content.as_str()).unwrap_or_default();
-        let ids = if raw || chat.template.is_empty() {
+        let ids = if raw || template.source.is_empty() {
             self.encode(last, true)?
         } else {
-            self.encode(&render(chat, messages)?, false)?
+            self.encode(&render(template, messages)?, false)?
         };
         // A model that begins with a token of its own can start from nothing.
         match bos.filter(|_| ids.is_empty()) {
@@ -154,16 +154,73 @@ impl TextStream<'_> {
 
 /// What a chat needs besides the tokenizer, stored in the image as JSON.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Chat {
+pub struct Template {
     /// Jinja template, empty when the model has none.
-    #[serde(default)]
-    pub template: String,
+    #[serde(default, rename = "template")]
+    pub source: String,
     /// Text of the beginning-of-sequence token.
     #[serde(default)]
     pub bos_token: String,
     /// Text of the end-of-sequence token.
     #[serde(default)]
     pub eos_token: String,
+}
+
+impl Template {
+    /// The chat template in an image; an empty one where it has none.
+    ///
+    /// # Errors
+    /// When the section is damaged.
+    pub fn of(model: &LoadedModel) -> Result<Self> {
+        let text = model.text(SectionKind::Chat)?;
+        if text.is_empty() {
+            return Ok(Template::default());
+        }
+        serde_json::from_str(text).map_err(|e| Error::file(model.path(), format!("its chat section is damaged: {e}")))
+    }
+
+    /// Whether the model has no template, so that it can only continue plain text.
+    pub fn is_empty(&self) -> bool {
+        self.source.is_empty()
+    }
+}
+
+/// How a model reads and writes: its tokenizer, its chat template and its beginning token.
+pub struct Language {
+    /// The tokenizer.
+    pub text: Text,
+    /// The chat template.
+    pub template: Template,
+    /// The token that every text begins with, where the model has one.
+    pub bos: Option<u32>,
+}
+
+impl Language {
+    /// The language of a model.
+    ///
+    /// # Errors
+    /// When the image has no tokenizer, or one of its texts is damaged.
+    pub fn of(model: &LoadedModel) -> Result<Self> {
+        let bos = model.model().config().bos;
+        Ok(Language { text: Text::of(model)?, template: Template::of(model)?, bos })
+    }
+
+    /// Ids of the prompt that messages make ([`Text::prompt`]).
+    ///
+    /// # Errors
+    /// As [`Text::prompt`].
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.text.prompt(&self.template, messages, false, self.bos)
+    }
+
+    /// Ids of a plain text that begins a session.
+    ///
+    /// # Errors
+    /// As [`Text::prompt`].
+    pub fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        let message = Message { role: String::new(), content: text.to_owned() };
+        self.text.prompt(&self.template, &[message], true, self.bos)
+    }
 }
 
 /// One message of a conversation.
@@ -179,8 +236,8 @@ pub struct Message {
 ///
 /// # Errors
 /// When the model has no template, or the template refuses the messages.
-pub fn render(chat: &Chat, messages: &[Message]) -> Result<String> {
-    if chat.template.is_empty() {
+pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
+    if template.source.is_empty() {
         return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
     }
     let bad = |e: minijinja::Error| Error::Other(format!("the model's chat template does not take this: {e}"));
@@ -191,13 +248,13 @@ pub fn render(chat: &Chat, messages: &[Message]) -> Result<String> {
     env.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    env.add_template("chat", &chat.template).map_err(bad)?;
+    env.add_template("chat", &template.source).map_err(bad)?;
     let message = |m: &Message| Value::from_pairs([("role", m.role.clone()), ("content", m.content.clone())]);
     let values = context! {
         messages => messages.iter().map(message).collect::<Value>(),
         add_generation_prompt => true,
-        bos_token => chat.bos_token.as_str(),
-        eos_token => chat.eos_token.as_str(),
+        bos_token => template.bos_token.as_str(),
+        eos_token => template.eos_token.as_str(),
     };
     env.get_template("chat").and_then(|t| t.render(values)).map_err(bad)
 }

@@ -29,6 +29,24 @@ pub struct SessionOptions {
     pub sparsity: bool,
 }
 
+impl SessionOptions {
+    /// Positions at most where a caller names no number: the memory of a longer context is worth a decision.
+    pub const CONTEXT: usize = 4096;
+
+    /// What suits a model: the context it was trained for, up to [`SessionOptions::CONTEXT`], and a KV cache as exact
+    /// as its weights.
+    pub fn of(model: &Model) -> Self {
+        let context = model.config().max_positions.min(Self::CONTEXT);
+        let kv = if model.is_f32() { KvFormat::F32 } else { KvFormat::F16 };
+        SessionOptions { kv, ..Self::default() }.within(context)
+    }
+
+    /// The same for another number of positions; no batch is larger than the context.
+    pub fn within(self, context: usize) -> Self {
+        SessionOptions { context, batch: self.batch.min(context.max(1)), ..self }
+    }
+}
+
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions { context: 2048, batch: 128, logit_rows: 1, kv: KvFormat::F16, sparsity: false }

@@ -2,7 +2,7 @@
 
 use crate::import;
 use crate::pack::{Arrangement, Formats, Progress, pack};
-use crate::predictor::attach;
+use crate::predictor::pack_with;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -27,15 +27,6 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Whether a path is an image, by its first bytes.
-pub fn is_image(path: &Path) -> bool {
-    use std::io::Read;
-    let mut magic = [0; 8];
-    path.is_file()
-        && std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok()
-        && magic == shadowllm_core::image::MAGIC
-}
-
 /// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are packed into
 /// the cache first, once, under a name that changes with their size and date.
 ///
@@ -57,28 +48,37 @@ pub fn image_with(
     progress: Progress,
 ) -> Result<PathBuf> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    let gguf = meta.is_file()
-        && std::fs::File::open(path).is_ok_and(|mut f| {
-            use std::io::Read;
-            let mut magic = [0; 4];
-            f.read_exact(&mut magic).is_ok() && &magic == b"GGUF"
-        });
-    if meta.is_file() && !gguf {
+    if meta.is_file() && !import::begins_with(path, b"GGUF") {
         return Ok(path.to_owned());
     }
+    packed_in(&folder()?, path, arrangement, predictor, note, progress)
+}
+
+/// The image in a cache folder, packed where it is not there yet.
+fn packed_in(
+    folder: &Path,
+    path: &Path,
+    arrangement: Arrangement,
+    predictor: Option<&[u8]>,
+    note: &mut dyn FnMut(&str),
+    progress: Progress,
+) -> Result<PathBuf> {
     let source = import::open(path)?;
     let formats = Formats::like(&*source)?;
     let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
-    let target = folder()?.join(cache_name(path, formats, &id)?);
+    let target = folder.join(cache_name(path, formats, &id)?);
     // One that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
-    pack(&*source, formats, arrangement, &target, progress)?;
-    if let Some(predictor) = predictor {
-        attach(&target, predictor, &serde_json::json!("shipped"), &target)?;
-    }
+    match predictor {
+        None => pack(&*source, formats, arrangement, &target, progress)?,
+        Some(section) => {
+            let record = serde_json::json!("shipped");
+            pack_with(&*source, formats, arrangement, (section, &record), &target, progress)?
+        }
+    };
     Ok(target)
 }
 
@@ -107,4 +107,30 @@ fn cache_name(path: &Path, formats: Formats, how: &str) -> Result<String> {
     let stem = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
     let (w, o, id) = (formats.weights.name(), formats.output.name(), hash.finalize());
     Ok(format!("{stem}-{w}-{o}-{id:08x}.sllm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Hugging Face folder whose weights are those of the tests' smallest model.
+    fn source() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/models/opt")
+    }
+
+    #[test]
+    fn an_image_appears_with_its_predictor_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = |predictor: Option<&[u8]>| {
+            packed_in(folder.path(), &source(), Arrangement::DENSE, predictor, &mut |_| {}, &mut |_, _| {})
+        };
+        // Packing ends well and putting the predictor in does not, as if the program was stopped in between.
+        let error = pack(Some(b"no predictor")).unwrap_err().to_string();
+        assert!(error.contains(".sllm") && !error.contains(".tmp"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left over");
+        let whole = pack(None).unwrap();
+        assert!(LoadedModel::open(&whole, None).is_ok());
+        let entries = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
+        assert_eq!(entries.collect::<Vec<_>>(), [whole]);
+    }
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 /// Result of one dial over all windows.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
-    /// The policy asked for.
+    /// The given policy.
     pub policy: &'static str,
     /// The policy in force: what `auto` stood for.
     pub used: &'static str,
-    /// The density asked for.
+    /// The given density.
     pub density: f32,
     /// Perplexity of the scored tokens.
     pub perplexity: f64,
@@ -76,14 +76,14 @@ impl<'a> Windows<'a> {
         if self.window < self.context + 2 {
             let (window, context) = (self.window, self.context);
             return Err(Error::Usage(format!(
-                "a window of {window} tokens leaves none to score behind --context {context}: give a longer --window"
+                "a window of {window} tokens leaves none to score after --context {context}: give a longer --window"
             )));
         }
         let whole: Vec<_> = self.ids.chunks_exact(self.window).take(self.most).collect();
         let rest = if whole.is_empty() && self.ids.len() >= self.context + 2 { vec![self.ids] } else { vec![] };
         let all = if whole.is_empty() { rest } else { whole };
         if all.is_empty() {
-            return Err(Error::Usage("the text is too short to score anything behind --context: give more".into()));
+            return Err(Error::Usage("the text is too short to score anything after --context: give more".into()));
         }
         Ok(all)
     }
@@ -152,7 +152,7 @@ pub fn compare(
     Ok(dials.iter().zip(&used).zip(&sums).map(outcome).collect())
 }
 
-/// Dense log-probabilities behind every token from `context` on, with each row's likeliest token.
+/// Dense log-probabilities after every token from `context` on, with each row's likeliest token.
 pub(crate) struct Dense {
     rows: Vec<f32>,
     best: Vec<usize>,

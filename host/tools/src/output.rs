@@ -3,7 +3,7 @@
 use shadowllm_host::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// A file under a temporary name beside its own; dropped before it is finished, it is gone.
 pub struct Output {
@@ -24,10 +24,10 @@ impl Output {
             }
             _ => {}
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder(path);
         // Opened like any new file, so that it is as readable as one.
         let open = |p: &Path| OpenOptions::new().write(true).create_new(true).open(p);
-        let file = tempfile::Builder::new().prefix(".shadowllm-").suffix(".tmp").make_in(folder, open);
+        let file = temporary().make_in(folder, open);
         let file = file.map_err(|e| Error::io("write to", folder, e))?;
         Ok(Output { path: path.to_owned(), file })
     }
@@ -47,11 +47,33 @@ impl Output {
     }
 }
 
+/// A name for a draft beside `path`; the file is removed when this is dropped.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn draft(path: &Path) -> Result<TempPath> {
+    let folder = folder(path);
+    let draft = temporary().tempfile_in(folder).map_err(|e| Error::io("write to", folder, e))?;
+    Ok(draft.into_temp_path())
+}
+
+/// Temporary names are hidden and say what they are.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".shadowllm-").suffix(".tmp");
+    builder
+}
+
+/// The folder of a file.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Refuses an output that would replace one of the files it is made from.
 ///
 /// # Errors
 /// [`Error::Usage`] naming the file.
-pub fn spare(output: &Path, inputs: &[PathBuf]) -> Result<()> {
+pub fn refuse_overwrite(output: &Path, inputs: &[PathBuf]) -> Result<()> {
     let Ok(output) = std::fs::canonicalize(output) else { return Ok(()) };
     match inputs.iter().find(|i| std::fs::canonicalize(i).is_ok_and(|i| i == output)) {
         Some(input) => Err(Error::Usage(format!(

@@ -1,6 +1,8 @@
-//! Putting a predictor into an image: what calibration learnt, or what was learnt before and shipped alone.
+//! Putting a predictor into an image: one that calibration has just made, or one that ships alone.
 
-use crate::output::Output;
+use crate::import::Source;
+use crate::output::{self, Output};
+use crate::pack::{Arrangement, Formats, Packed, Progress, pack};
 use serde_json::{Value, json};
 use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind};
 use shadowllm_core::{Image, Kernels, Model};
@@ -28,6 +30,28 @@ pub fn attach(image: &Path, section: &[u8], record: &Value, out: &Path) -> Resul
     let mut output = Output::create(out)?;
     output.file().write_all(&bytes).map_err(|e| Error::io("write to", out, e))?;
     output.finish()
+}
+
+/// Packs `source` with a predictor. The name appears with both in the file, or not at all.
+///
+/// # Errors
+/// As [`pack`] and [`attach`].
+pub fn pack_with(
+    source: &dyn Source,
+    formats: Formats,
+    arrangement: Arrangement,
+    (section, record): (&[u8], &Value),
+    out: &Path,
+    progress: Progress,
+) -> Result<Packed> {
+    let draft = output::draft(out)?;
+    let packed = pack(source, formats, arrangement, &draft, progress)?;
+    attach(&draft, section, record, out).map_err(|e| match e {
+        // Not the draft's name, which is gone.
+        Error::Engine { source, .. } => Error::Engine { path: Some(out.to_owned()), source },
+        other => other,
+    })?;
+    Ok(packed)
 }
 
 /// An image's bytes with predictor and provenance replaced: the other sections keep their order and content.

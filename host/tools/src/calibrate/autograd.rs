@@ -39,7 +39,7 @@ pub struct Differentiable {
     attentions: Vec<Attention>,
 }
 
-/// What one window of tokens left behind: row-major numbers, an entry per layer.
+/// What one window of tokens produced: row-major numbers, an entry per layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     /// Tokens of the window.
@@ -48,7 +48,7 @@ pub struct Trace {
     pub heads: usize,
     /// Mean next-token cross-entropy, in nats.
     pub loss: f32,
-    /// Input of the attention's projections, behind the norm where that stands before: [tokens, d_model].
+    /// Input of the attention's projections, after the norm where that stands before: [tokens, d_model].
     pub attention_input: Vec<Vec<f32>>,
     /// Input of the FFN's projections, likewise: [tokens, d_model].
     pub ffn_input: Vec<Vec<f32>>,

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 
 /// Shares at which a part's cost is measured.
 const SHARES: [f32; 6] = [0.8, 0.6, 0.45, 0.3, 0.2, 0.1];
-/// Layers behind the first are divided in so many runs that share a division.
+/// The number of runs of layers, after the first layer, that share a division.
 const DEPTHS: usize = 3;
 /// Least share that a budget gives.
 const LEAST: f32 = 0.02;
@@ -86,7 +86,7 @@ impl<'a, 'm> Probe<'a, 'm> {
                 let (sender, next, measured) = (sender.clone(), &next, &measured);
                 scope.spawn(move || {
                     while let Some((i, job)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, jobs.get(i)?))) {
-                        // Nobody listens any more once a measurement has failed.
+                        // The receiver is gone once a measurement has failed.
                         if sender.send((i, measured(session, job))).is_err() {
                             return;
                         }

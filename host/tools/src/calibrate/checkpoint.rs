@@ -1,4 +1,4 @@
-//! What an interrupted calibration leaves behind, so that it can go on: one file, written whole.
+//! The state of an interrupted calibration, so that it can go on: one file, written whole.
 
 use crate::output::Output;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};

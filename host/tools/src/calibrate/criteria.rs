@@ -1,4 +1,4 @@
-//! How much a head or a neuron matters, from what a window of text left behind in it.
+//! How much a head or a neuron matters, from the values that a window of text produced in it.
 //!
 //! All criteria of ShadowLLM ([arXiv 2406.16635](https://arxiv.org/abs/2406.16635), section 3) that need no
 //! more than the values and their gradients. With a mask m on every head and neuron, 1 where nothing is left

@@ -1,4 +1,4 @@
-//! A packed model's weights as plain matrices: the one place that knows how the image pads them.
+//! A packed model's weights as plain matrices: the one place that undoes the image's padding.
 
 use rayon::prelude::*;
 use shadowllm_core::format::BLOCK;

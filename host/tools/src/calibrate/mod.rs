@@ -84,7 +84,7 @@ impl Options {
 
 /// What the user sees of the progress.
 pub trait Progress {
-    /// A stage begins that has so many steps.
+    /// A stage begins; it has `steps` steps.
     fn stage(&mut self, name: &str, steps: usize);
     /// So many steps of it are done.
     fn done(&mut self, steps: usize);
@@ -308,7 +308,7 @@ fn pays(policy: Policy, c: &Config) -> bool {
     plan.suits(c) && bundles
 }
 
-/// Code of the best policy for every density of the grid: of those that read no more than they are asked to, the one
+/// Code of the best policy for every density of the grid: of the policies that read no more than the density allows, the one
 /// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
 fn best(probe: &mut Probe, policies: &[Policy], progress: &mut dyn Progress) -> Result<Vec<f32>> {
     let density = |g: usize| g as f32 / (GRID - 1) as f32;

@@ -10,7 +10,7 @@ use shadowllm_core::image::Config;
 
 /// Shares of the neurons for which captured importance is measured.
 pub const CAPTURED_AT: [f32; 4] = [0.1, 0.2, 0.3, 0.5];
-/// Every so many tokens one is looked at.
+/// Every how many tokens one is measured.
 const STRIDE: usize = 8;
 /// Whose scores.
 pub const SCORERS: [&str; 4] = ["static", "shadow", "per-layer", "oracle"];

@@ -1,4 +1,4 @@
-//! From what was learnt to the tables of the predictor section.
+//! From the results of training to the tables of the predictor section.
 
 use super::autograd::Trace;
 use super::dense::dense_rows;
@@ -208,7 +208,7 @@ fn shadow(section: &mut Section, c: &Config, training: &Training) -> Result<()> 
 fn own(section: &mut Section, c: &Config, training: &Training) -> Result<()> {
     let (rank, groups) = (training.shape.layer_rank, training.groups());
     for layer in 0..c.layers {
-        // Layer 0 is never asked; its tables only keep every layer alike.
+        // Layer 0 is never predicted; its tables only keep every layer alike.
         let [w1, b1, w2, b2] = match layer.checked_sub(1).and_then(|l| training.own.get(l)) {
             Some(mlp) => mlp.weights()?,
             None => [rank * c.d_model, rank, (groups + c.heads) * rank, groups + c.heads].map(|n| vec![0.0; n]),

@@ -14,7 +14,7 @@
 //! | 128 | embedding, heads, stream | active | .934 | .988 |
 //! | 32 | embedding, heads, stream | importance | .866 | .965 |
 //!
-//! So the stream behind layer 0 says it all. Rank 32 is the default for its bytes: at rank 128 the predictor of that
+//! So the stream after layer 0 has all of it. Rank 32 is the default for its bytes: at rank 128 the predictor of that
 //! model is 30 % of all that a dense token reads.
 
 use super::autograd::Trace;
@@ -36,7 +36,7 @@ const ROWS: usize = 256;
 /// Logarithms of importance are kept to this many standard deviations.
 const SPREAD: f32 = 4.0;
 
-/// What a predictor is asked.
+/// What a predictor predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Whether a group of neurons is active: binary cross-entropy. For activations with exact zeros.
@@ -151,7 +151,7 @@ pub fn grouped(values: &[f32], ffn: usize, group: usize) -> Vec<f32> {
 }
 
 impl Training {
-    /// Nothing learnt yet.
+    /// Before any training.
     pub fn new(config: &Config, shape: Shape) -> Self {
         let later = config.layers - 1;
         let groups = config.ffn.div_ceil(config.neuron_group);
@@ -306,7 +306,7 @@ impl Training {
             return self.warm_up(&sample);
         }
         self.windows += 1;
-        // Only the targets are learnt from.
+        // Only the targets take part in training.
         self.kept.push_back(Sample { neurons: Vec::new(), heads: Vec::new(), ..sample });
         if self.kept.len() > KEPT {
             self.kept.pop_front();
@@ -380,7 +380,7 @@ impl Training {
         Ok(())
     }
 
-    /// Keeps all that was learnt, but not the windows that rows are drawn from.
+    /// Keeps all results of training, but not the windows that rows are drawn from.
     ///
     /// # Errors
     /// None that ordinary shapes could meet.

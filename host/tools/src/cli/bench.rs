@@ -2,7 +2,8 @@
 
 use crate::bandwidth::read_bandwidth;
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, print, print_json, session_options};
+use crate::print;
+use crate::setup::{ModelOptions, session_options};
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::sparsity::Policy;
@@ -94,7 +95,7 @@ pub fn bench(o: &Options) -> Result<()> {
     let model = o.model.open()?;
     let pools = pools.into_iter().map(|pool| o.model.within(pool, &model)).collect::<Result<Vec<_>>>()?;
     let context = o.depth.saturating_add(o.n).max(o.prompt);
-    let options = session_options(&model, context, o.model.kv(&model), "a smaller -p, or -d and -n")?;
+    let options = session_options(&model, context, o.model.kv, "a smaller -p, or -d and -n")?;
     let dial = o.dial.one()?;
     let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
@@ -145,7 +146,7 @@ fn prefill(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<f64> {
 
 /// Seconds, and bytes read by all tokens.
 fn decode(session: &mut Session, pool: &Pool, depth: usize, ids: &[u32]) -> Result<(f64, usize)> {
-    // What a policy learnt from the prompt is forgotten with what came behind it.
+    // A rewind also forgets what a policy has observed in the prompt.
     if depth == 0 || session.position() < depth || session.policy() != Policy::Off {
         session.rewind(0)?;
     }
@@ -186,7 +187,7 @@ fn measure(
 fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> Result<()> {
     if o.json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
-        return print_json(&json!({
+        return print::json(&json!({
             "model": model.path().to_string_lossy(), "image_bytes": model.file_bytes(), "isa": model.model().kernels().isa().name(),
             "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak, "rows": rows,
         }));

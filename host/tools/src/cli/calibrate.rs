@@ -1,6 +1,7 @@
 //! `shadowllm calibrate`.
 
-use crate::{ModelOptions, print, print_json};
+use crate::print;
+use crate::setup::ModelOptions;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -13,7 +14,7 @@ use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{self as engine, Progress, Shape, Target};
-use shadowllm_tools::output::{Output, spare};
+use shadowllm_tools::output::{Output, refuse_overwrite};
 #[cfg(feature = "tasks")]
 use shadowllm_tools::tasks::{Task, load};
 use std::io::Write;
@@ -25,10 +26,10 @@ use std::time::{Duration, Instant};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Text to learn from, UTF-8; several are read one after the other.
+    /// Text to train on, UTF-8; several are read one after the other.
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
-    /// Image to write: the model's with what was learnt. An interrupted calibration goes on when it is started
+    /// Image to write: the model's with the predictors. An interrupted calibration goes on when it is started
     /// again with the same options.
     #[arg(short, long)]
     output: PathBuf,
@@ -54,10 +55,10 @@ pub struct Options {
     /// Rank of each layer's own predictor, a multiple of 32.
     #[arg(long, default_value_t = 64)]
     layer_rank: usize,
-    /// What feeds the shadow predictor, together: embedding, heads (layer 0's), stream (behind layer 0).
+    /// What feeds the shadow predictor, together: embedding, heads (layer 0's), stream (after layer 0).
     #[arg(long, value_delimiter = ',', default_value = "stream", value_parser = tap)]
     tap: Vec<u32>,
-    /// What it is asked: active (whether a neuron is not zero) or importance; by default what suits the activation.
+    /// What it predicts: active (whether a neuron is not zero) or importance; by default what suits the activation.
     #[arg(long, value_parser = target)]
     target: Option<Target>,
     /// How static importance is measured: plainact, fisher, grad_norm, l2_norm.
@@ -146,9 +147,9 @@ pub fn calibrate(o: &Options) -> Result<()> {
         return Err(Error::Usage("--rate must be above 0".into()));
     }
     let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
-    spare(&o.output, &inputs)?;
+    refuse_overwrite(&o.output, &inputs)?;
     if let Some(path) = &o.predictor {
-        spare(path, &inputs)?;
+        refuse_overwrite(path, &inputs)?;
         if *path == o.output {
             return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
         }
@@ -210,7 +211,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     if o.json {
         let peak = peak_memory();
-        return print_json(
+        return print::json(
             &json!({"tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak, "quality": quality}),
         );
     }
@@ -231,7 +232,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
     print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))
 }
 
-/// Writes the output's predictor to a file of its own, if that was asked for.
+/// Writes the output's predictor to a file of its own, where one was named.
 fn save_predictor(o: &Options) -> Result<()> {
     let Some(path) = &o.predictor else { return Ok(()) };
     let made = LoadedModel::open(&o.output, None)?;
@@ -241,7 +242,7 @@ fn save_predictor(o: &Options) -> Result<()> {
     output.finish()
 }
 
-/// At least the first `n` tokens of a text, if it has so many. (A tokenizer takes a hundred times a text's memory.)
+/// At least the first `n` tokens of a text, if it has that number. (A tokenizer takes a hundred times a text's memory.)
 fn beginning(text: &Text, content: &str, n: usize) -> Result<Vec<u32>> {
     let mut bytes = n.saturating_mul(16).max(1);
     loop {

@@ -56,7 +56,7 @@ fn share(text: &str) -> std::result::Result<(String, f32), String> {
 }
 
 impl DialOptions {
-    /// Every policy asked for at every density asked for.
+    /// Every given policy at every given density.
     pub fn all(&self) -> Result<Vec<Dial>> {
         let fallback = if self.density.is_empty() { Policy::Off } else { Policy::Auto };
         let policies = if self.policy.is_empty() { vec![fallback] } else { self.policy.clone() };
@@ -65,7 +65,7 @@ impl DialOptions {
         pairs.map(|(policy, density)| self.dial(policy, density)).collect()
     }
 
-    /// The one policy and density asked for.
+    /// The one policy and density.
     pub fn one(&self) -> Result<Dial> {
         match self.all()?[..] {
             [dial] => Ok(dial),
@@ -99,7 +99,7 @@ impl DialOptions {
 }
 
 impl DialOptions {
-    /// The same, with these policies and densities where none were asked for.
+    /// The same, with these policies and densities where none were given.
     pub fn or(&self, policies: &[Policy], densities: &[f32]) -> Self {
         let mut filled = self.clone();
         if filled.policy.is_empty() {

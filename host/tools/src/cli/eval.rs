@@ -1,7 +1,10 @@
 //! `shadowllm eval`.
 
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, pool, print, print_json, session_options};
+use crate::print;
+use crate::setup::{ModelOptions, pool, session_options};
+#[cfg(feature = "tasks")]
+use crate::tasks::Setting;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use shadowllm_core::SessionOptions;
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[command(group(ArgGroup::new("what").required(true)))]
 pub struct Options {
     #[command(flatten)]
-    pub model: ModelOptions,
+    model: ModelOptions,
     /// Text to score, UTF-8.
     #[arg(long, group = "what")]
     text: Option<PathBuf>,
@@ -36,23 +39,24 @@ pub struct Options {
     #[arg(long)]
     context: Option<usize>,
     #[command(flatten)]
-    pub dial: DialOptions,
+    dial: DialOptions,
     #[cfg(feature = "tasks")]
     #[command(flatten)]
     tasks: crate::tasks::Options,
     /// Threads; one per core by default.
     #[arg(short, long)]
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// Result as JSON.
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// Runs the command.
 pub fn eval(o: &Options) -> Result<()> {
     #[cfg(feature = "tasks")]
     if let Some(tasks) = &o.tasks.tasks {
-        return crate::tasks::tasks(o, &tasks.0, &o.tasks);
+        let setting = Setting { model: &o.model, dial: &o.dial, threads: o.threads, json: o.json };
+        return crate::tasks::tasks(&setting, &tasks.0, &o.tasks);
     }
     match &o.text {
         Some(text) => eval_text(o, text),
@@ -74,7 +78,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
         return compare_policies(o, &pool, &model, &ids, &dials);
     }
     let context = o.window.clamp(1, ids.len());
-    let options = session_options(&model, context, o.model.kv(&model), "a smaller --window")?;
+    let options = session_options(&model, context, o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
@@ -85,7 +89,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if o.json {
-        return print_json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
+        return print::json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
     }
     print::line(format_args!(
         "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
@@ -95,7 +99,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
 
 /// A table of policies and densities.
 fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
-    let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv(model), "a smaller --window")?;
+    let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
@@ -112,11 +116,11 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     bar.finish_and_clear();
     if o.json {
         let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
-        return print_json(&json!({"window": o.window, "context": context, "rows": rows}));
+        return print::json(&json!({"window": o.window, "context": context, "rows": rows}));
     }
     let first = rows.first();
     let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
-    print::line(format_args!("{tokens} tokens behind {context} of context each, dense perplexity {dense:.3}\n"))?;
+    print::line(format_args!("{tokens} tokens after {context} of context each, dense perplexity {dense:.3}\n"))?;
     print::line(format_args!(
         "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
         "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "time", "t/s"

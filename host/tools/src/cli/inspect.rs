@@ -1,12 +1,13 @@
 //! `shadowllm inspect`.
 
-use crate::{print, print_json};
+use crate::print;
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::image::arch::{Block, Norm, Op};
 use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::image::{Architecture, Entry, GLOBAL, SectionKind, Storage};
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::PathBuf;
 
@@ -30,7 +31,7 @@ pub fn inspect(o: &Options) -> Result<()> {
         verify(&model)?;
     }
     let value = describe(&model)?;
-    if o.json { print_json(&value) } else { print_table(&model, &value) }
+    if o.json { print::json(&value) } else { print_table(&model, &value) }
 }
 
 fn verify(model: &LoadedModel) -> Result<()> {
@@ -70,7 +71,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         "file_bytes": model.file_bytes(),
         "architecture": architecture(image.arch()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),
-        "chat_template": !model.chat()?.template.is_empty(),
+        "chat_template": !Template::of(&model)?.is_empty(),
         "provenance": provenance,
         "sections": sections,
         "tensors": tensors,

@@ -1,14 +1,15 @@
 //! `shadowllm logits`.
 
 use crate::dial::{DialOptions, skips};
-use crate::{ModelOptions, pool, print, session_options};
+use crate::print;
+use crate::setup::{ModelOptions, pool, session_options};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Session, SessionOptions};
 use shadowllm_host::text::read;
 use shadowllm_host::{Error, Result};
-use shadowllm_tools::output::{Output, spare};
+use shadowllm_tools::output::{Output, refuse_overwrite};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -43,12 +44,12 @@ pub fn logits(o: &Options) -> Result<()> {
     let ids: Vec<u32> = serde_json::from_str(&text)
         .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids, such as [1, 2, 3]: {e}")))?;
     let inputs = [o.ids.clone(), o.model.model.clone()].into_iter().chain(o.mask.clone());
-    spare(&o.output, &inputs.collect::<Vec<_>>())?;
+    refuse_overwrite(&o.output, &inputs.collect::<Vec<_>>())?;
     let pool = pool(o.threads)?;
     let model = o.model.open()?;
     let pool = o.model.within(pool, &model)?;
     let output = Output::create(&o.output)?;
-    let options = session_options(&model, ids.len().max(1), o.model.kv(&model), "fewer --ids")?;
+    let options = session_options(&model, ids.len().max(1), o.model.kv, "fewer --ids")?;
     let dial = match &o.mask {
         Some(_) => Dial { policy: Policy::Given, ..Dial::default() },
         None => o.dial.one()?,

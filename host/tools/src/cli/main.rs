@@ -1,4 +1,6 @@
 //! The command `shadowllm`.
+//!
+//! Modules, lowest first: `print`, `setup`, `dial`, then a module for each command.
 
 mod bandwidth;
 mod bench;
@@ -13,16 +15,12 @@ mod pack;
 mod print;
 mod report;
 mod run;
+mod setup;
 #[cfg(feature = "tasks")]
 mod tasks;
 
-use clap::{Args, Parser, Subcommand};
-use shadowllm_core::{Isa, KvFormat, SessionOptions};
-use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pool::Pool;
-use shadowllm_host::{Error, Result};
-use shadowllm_tools::cache;
-use std::path::{Path, PathBuf};
+use clap::{Parser, Subcommand};
+use shadowllm_host::Error;
 use std::process::ExitCode;
 
 /// On-device LLM inference that does not read what a token does not need.
@@ -79,108 +77,7 @@ enum Command {
     Bench(bench::Options),
 }
 
-/// A model and how to run it.
-#[derive(Args)]
-struct ModelOptions {
-    /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
-    model: PathBuf,
-    /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm); the best by default.
-    #[arg(long, value_parser = isa)]
-    isa: Option<Isa>,
-    /// Number format of the KV cache: f16, or f32 (the default for f32 images).
-    #[arg(long, value_parser = kv_format)]
-    kv: Option<KvFormat>,
-    /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
-    #[arg(long, value_parser = size)]
-    memory_budget: Option<usize>,
-}
-
-fn size(text: &str) -> std::result::Result<usize, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit.to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" => 1000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        _ => return Err("a number of bytes, or one with K, M or G behind it".into()),
-    };
-    number.parse().ok().and_then(|n: usize| n.checked_mul(unit)).ok_or_else(|| "a number of bytes".into())
-}
-
-fn isa(name: &str) -> std::result::Result<Isa, String> {
-    Isa::from_name(name).ok_or_else(|| format!("one of {}", Isa::ALL.map(Isa::name).join(", ")))
-}
-
-fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
-    match name {
-        "f16" => Ok(KvFormat::F16),
-        "f32" => Ok(KvFormat::F32),
-        _ => Err("f16 or f32".into()),
-    }
-}
-
-impl ModelOptions {
-    fn open(&self) -> Result<LoadedModel> {
-        open_model(&self.model, self.isa)
-    }
-
-    /// The pool, within the memory budget.
-    fn within(&self, pool: Pool, model: &LoadedModel) -> Result<Pool> {
-        match self.memory_budget {
-            None => Ok(pool),
-            #[cfg(unix)]
-            Some(budget) => pool.within(budget, model),
-            #[cfg(not(unix))]
-            Some(_) => Err(Error::Usage("--memory-budget is not supported on this system: leave it out".into())),
-        }
-    }
-
-    /// The cache format asked for, or the one that suits the weights.
-    fn kv(&self, model: &LoadedModel) -> KvFormat {
-        self.kv.unwrap_or(if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 })
-    }
-}
-
-/// Opens an image, packing other things into the cache first.
-fn open_model(path: &Path, isa: Option<Isa>) -> Result<LoadedModel> {
-    let bar = progress("packing");
-    let image = cache::image_for(path, &mut |note| bar.suspend(|| print::note(note)), &mut |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    LoadedModel::open(&image, isa)
-}
-
-/// A bar of bytes on standard error; silent where that is no terminal.
-fn progress(what: &'static str) -> indicatif::ProgressBar {
-    let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}")
-        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
-    indicatif::ProgressBar::new(0).with_style(style).with_message(what)
-}
-
-/// Threads asked for, or one per core.
-fn pool(threads: Option<usize>) -> Result<Pool> {
-    Pool::new(threads.unwrap_or_else(Pool::cores))
-}
-
-/// Session options for a batch of work over `context` positions; `instead` is what to ask for where the model
-/// has not that many.
-fn session_options(model: &LoadedModel, context: usize, kv: KvFormat, instead: &str) -> Result<SessionOptions> {
-    let (c, batch) = (model.model().config(), SessionOptions::default().batch.min(context.max(1)));
-    if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
-        let (file, most) = (model.path().display(), c.max_positions);
-        return Err(Error::Usage(format!("{context} positions are asked for and {file} has {most}: give {instead}")));
-    }
-    Ok(SessionOptions { context, batch, kv, ..SessionOptions::default() })
-}
-
-/// Prints a value as JSON.
-fn print_json(value: &serde_json::Value) -> Result<()> {
-    print::line(format_args!("{value:#}"))
-}
-
-/// Lets a write behind the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
+/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
 /// the program with a half-written file left.
 fn take_file_limits_as_errors() {
     #[cfg(unix)]

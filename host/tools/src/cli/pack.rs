@@ -1,14 +1,14 @@
 //! `shadowllm pack`.
 
-use crate::{print, progress};
+use crate::print;
+use crate::setup::progress;
 use clap::Args;
 use shadowllm_core::Format;
 use shadowllm_host::{Error, Result};
-use shadowllm_tools::cache::is_image;
-use shadowllm_tools::import::{self, Source, SyntheticSource};
-use shadowllm_tools::output::spare;
-use shadowllm_tools::pack::{Arrangement, Formats, Packed, format_names, pack as write};
-use shadowllm_tools::predictor::attach;
+use shadowllm_tools::import::{self, Source, SyntheticSource, is_image};
+use shadowllm_tools::output::refuse_overwrite;
+use shadowllm_tools::pack::{self, Arrangement, Formats, Packed, format_names};
+use shadowllm_tools::predictor::pack_with;
 use std::path::{Path, PathBuf};
 
 /// Options of `pack`.
@@ -28,7 +28,7 @@ pub struct Options {
     output_format: Option<Format>,
     /// What can be skipped: `dense` heads and groups of 32 neurons, `neuron` heads and single neurons, `input`
     /// single inputs of every map, `mixed` single inputs in attention and single neurons, `auto` neuron for
-    /// ReLU and kin, else input.
+    /// ReLU and related activations, else input.
     #[arg(long, default_value = "dense", value_parser = ["dense", "neuron", "input", "mixed", "auto"])]
     layout: String,
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
@@ -70,37 +70,28 @@ fn inputs(source: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// Packs, showing the progress.
-fn write_to(source: &dyn Source, formats: Formats, arrangement: Arrangement, out: &Path) -> Result<Packed> {
+/// Packs with a predictor where there is one, showing the progress.
+fn write(source: &dyn Source, formats: Formats, arrangement: Arrangement, o: &Options) -> Result<Packed> {
     let bar = progress("packing");
-    let packed = write(source, formats, arrangement, out, &mut |done, all| {
+    let show = &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    Ok(packed)
-}
-
-/// Packs beside the output and puts the predictor in: one that does not fit leaves nothing behind.
-fn with_predictor(
-    source: &dyn Source,
-    formats: Formats,
-    arrangement: Arrangement,
-    predictor: &Path,
-    out: &Path,
-) -> Result<Packed> {
-    let section = std::fs::read(predictor).map_err(|e| Error::io("read", predictor, e))?;
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let draft = tempfile::Builder::new().prefix(".shadowllm-").suffix(".tmp").tempfile_in(folder);
-    let draft = draft.map_err(|e| Error::io("write to", folder, e))?.into_temp_path();
-    let packed = write_to(source, formats, arrangement, &draft)?;
-    let record = serde_json::Value::String(format!("from {}", predictor.display()));
-    attach(&draft, &section, &record, out).map_err(|e| match e {
-        Error::Engine { source, .. } => {
-            Error::file(predictor, format!("cannot be put into {}: {source}", out.display()))
+    };
+    let packed = match &o.predictor {
+        None => pack::pack(source, formats, arrangement, &o.output, show),
+        Some(path) => {
+            let section = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+            let record = serde_json::Value::String(format!("from {}", path.display()));
+            let packed = pack_with(source, formats, arrangement, (&section, &record), &o.output, show);
+            packed.map_err(|e| match e {
+                Error::Engine { source, .. } => {
+                    Error::file(path, format!("cannot be put into {}: {source}", o.output.display()))
+                }
+                other => other,
+            })
         }
-        other => other,
-    })?;
+    }?;
+    bar.finish_and_clear();
     Ok(packed)
 }
 
@@ -109,7 +100,7 @@ pub fn pack(o: &Options) -> Result<()> {
     let source: Box<dyn Source> = match (&o.synthetic, &o.source) {
         (Some(shape), _) => Box::new(SyntheticSource::new(shape)?),
         (None, Some(path)) => {
-            spare(&o.output, &[inputs(path), o.predictor.iter().cloned().collect()].concat())?;
+            refuse_overwrite(&o.output, &[inputs(path), o.predictor.iter().cloned().collect()].concat())?;
             import::open(path)?
         }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
@@ -118,10 +109,7 @@ pub fn pack(o: &Options) -> Result<()> {
     let weights = o.format.unwrap_or(like.weights);
     let formats = Formats { weights, output: o.output_format.or(o.format).unwrap_or(like.output) };
     let arrangement = arrangement(o, &*source);
-    let packed = match &o.predictor {
-        None => write_to(&*source, formats, arrangement, &o.output)?,
-        Some(predictor) => with_predictor(&*source, formats, arrangement, predictor, &o.output)?,
-    };
+    let packed = write(&*source, formats, arrangement, o)?;
     let (w, out) = (formats.weights.name(), formats.output.name());
     let (file, mb) = (o.output.display(), packed.bytes as f64 / 1e6);
     print::line(format_args!("{file}: {mb:.1} MB, weights {w}, embedding and output {out}"))?;

@@ -19,7 +19,12 @@ pub fn line(line: impl Display) -> Result<()> {
     text(format_args!("{line}\n"))
 }
 
-/// Writes a line to standard error. Nobody can be told when that fails, and it is no reason to stop.
+/// Writes a value as JSON to standard output.
+pub fn json(value: &serde_json::Value) -> Result<()> {
+    line(format_args!("{value:#}"))
+}
+
+/// Writes a line to standard error. When that fails there is nowhere to report it, and it is no reason to stop.
 pub fn note(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,7 +1,8 @@
 //! `shadowllm report`.
 
 use crate::dial::DialOptions;
-use crate::{ModelOptions, pool, print, session_options};
+use crate::print;
+use crate::setup::{ModelOptions, pool, session_options};
 use clap::Args;
 use shadowllm_core::SessionOptions;
 use shadowllm_core::sparsity::Dial;
@@ -10,7 +11,7 @@ use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::compare::{Windows, compare};
-use shadowllm_tools::output::{Output, spare};
+use shadowllm_tools::output::{Output, refuse_overwrite};
 use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ struct Tokens<'a> {
 pub fn report(o: &Options) -> Result<()> {
     let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
     for output in [Some(&o.output), o.json.as_ref()].into_iter().flatten() {
-        spare(output, &inputs)?;
+        refuse_overwrite(output, &inputs)?;
     }
     if o.json.as_ref() == Some(&o.output) {
         return Err(Error::Usage("--json and --output name the same file: name another".into()));
@@ -117,7 +118,7 @@ fn measure(
     texts: &[Tokens],
     dials: &[Dial],
 ) -> Result<(Vec<Measured>, Vec<String>)> {
-    let options = session_options(model, o.window.max(1), o.model.kv(model), "a smaller --window")?;
+    let options = session_options(model, o.window.max(1), o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
@@ -153,7 +154,7 @@ fn context(o: &Options) -> usize {
 fn facts(o: &Options, model: &LoadedModel) -> Result<Vec<(String, String)>> {
     let mut facts = engine::facts(model)?;
     let (window, context, most) = (o.window, context(o), o.max_windows);
-    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, behind {context} of context")));
+    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, after {context} of context")));
     let (isa, threads) = (model.model().kernels().isa().name(), o.threads.unwrap_or_else(Pool::cores));
     facts.push(("run".into(), format!("{isa}, {threads} thread(s), shadowllm {}", env!("CARGO_PKG_VERSION"))));
     Ok(facts)

@@ -1,7 +1,8 @@
 //! `shadowllm eval --tasks`.
 
-use crate::dial::skips;
-use crate::{eval, pool, print, print_json, session_options};
+use crate::dial::{DialOptions, skips};
+use crate::print;
+use crate::setup::{ModelOptions, pool, session_options};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::SessionOptions;
@@ -28,8 +29,20 @@ pub struct Options {
     tasks_dir: Option<PathBuf>,
 }
 
+/// What the options of `eval` say of every measurement.
+pub struct Setting<'a> {
+    /// The model.
+    pub model: &'a ModelOptions,
+    /// What it skips.
+    pub dial: &'a DialOptions,
+    /// Threads.
+    pub threads: Option<usize>,
+    /// Whether the result is JSON.
+    pub json: bool,
+}
+
 /// Runs the command.
-pub fn tasks(o: &eval::Options, tasks: &[Task], from: &Options) -> Result<()> {
+pub fn tasks(o: &Setting, tasks: &[Task], from: &Options) -> Result<()> {
     let pool = pool(o.threads)?;
     let sets = questions(tasks, from)?;
     let model = o.model.open()?;
@@ -38,7 +51,7 @@ pub fn tasks(o: &eval::Options, tasks: &[Task], from: &Options) -> Result<()> {
     let all = || sets.iter().flat_map(|(_, questions)| questions);
     let longest = all().flat_map(|q| &q.choices).map(|c| c.positions()).max().unwrap_or(1);
     let context = longest.min(model.model().config().max_positions);
-    let options = session_options(&model, context, o.model.kv(&model), "another model")?;
+    let options = session_options(&model, context, o.model.kv, "another model")?;
     let dial = o.dial.one()?;
     let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
@@ -70,12 +83,12 @@ fn encoded(model: &LoadedModel, sets: &[(Task, Vec<Question>)]) -> Result<Vec<(T
     sets.iter().map(|(task, questions)| Ok((*task, encode(questions)?))).collect()
 }
 
-fn show(o: &eval::Options, results: &[Accuracy], seconds: f64) -> Result<()> {
+fn show(o: &Setting, results: &[Accuracy], seconds: f64) -> Result<()> {
     let mean = |of: fn(&Accuracy) -> f64| results.iter().map(of).sum::<f64>() / results.len() as f64;
     let (plain, normalised) = (mean(|r| r.accuracy), mean(|r| r.normalised_accuracy));
     if o.json {
         let mean = json!({"accuracy": plain, "normalised_accuracy": normalised});
-        return print_json(&json!({"tasks": results, "mean": mean, "seconds": seconds}));
+        return print::json(&json!({"tasks": results, "mean": mean, "seconds": seconds}));
     }
     print::line("task        questions        accuracy      normalised")?;
     for r in results {

@@ -2,13 +2,13 @@
 
 use super::gguf::GgmlType;
 use super::hf_config;
-use super::{Chat, Data, Source, SourceTensor, Spec};
+use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use shadowllm_core::image::{Positions, Role};
 use shadowllm_host::map::map;
-use shadowllm_host::text::{Text, read};
+use shadowllm_host::text::{Template, Text, read};
 use shadowllm_host::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,6 +30,8 @@ pub struct HfSource {
     shards: Vec<Mmap>,
     places: HashMap<String, Place>,
     prefix: &'static str,
+    /// Whether the output matrix is the embedding.
+    tied: bool,
 }
 
 impl HfSource {
@@ -49,8 +51,11 @@ impl HfSource {
         let text = read(&config)?;
         let mut spec = hf_config::parse(&text).map_err(|e| Error::file(&config, e))?;
         more_eos(folder, &mut spec)?;
-        let mut source =
-            HfSource { folder: folder.to_owned(), spec, shards: Vec::new(), places: HashMap::new(), prefix: "" };
+        let tied = json(folder, "config.json")?.get("tie_word_embeddings").and_then(Value::as_bool);
+        // The families with learned positions tie by default.
+        let tied = tied.unwrap_or(spec.globals.positions == Positions::Learned);
+        let (shards, places) = (Vec::new(), HashMap::new());
+        let mut source = HfSource { folder: folder.to_owned(), spec, shards, places, prefix: "", tied };
         for path in shard_paths(folder)? {
             source.add_shard(&path)?;
         }
@@ -76,7 +81,7 @@ impl HfSource {
             let start = header + 8 + info.data_offsets.0;
             let range = start..header + 8 + info.data_offsets.1;
             if range.end > bytes.len() {
-                return Err(bad(&format_args!("tensor {name} ends behind the file")));
+                return Err(bad(&format_args!("tensor {name} ends after the file")));
             }
             let place = Place { shard: self.shards.len(), kind, dtype: info.dtype, shape: info.shape.clone(), range };
             self.places.insert(name.clone(), place);
@@ -221,8 +226,7 @@ impl Source for HfSource {
     }
 
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
-        let tied = json(&self.folder, "config.json")?.get("tie_word_embeddings").and_then(Value::as_bool);
-        if role == Role::Output && tied.unwrap_or(self.spec.globals.positions == Positions::Learned) {
+        if role == Role::Output && self.tied {
             return Ok(None);
         }
         let Some(name) = self.name(role, layer) else { return Ok(None) };
@@ -253,13 +257,13 @@ impl Source for HfSource {
             return Ok(None);
         }
         let text = read(&path)?;
-        // Noticed here, not when the image is asked for text.
+        // Refused here, not only when the image is to read a text.
         Text::from_json(&text)
             .map_err(|e| Error::file(&path, format!("{e}; download it again, or take it away to pack without text")))?;
         Ok(Some(text))
     }
 
-    fn chat(&self) -> Result<Chat> {
+    fn chat(&self) -> Result<Template> {
         let config = json(&self.folder, "tokenizer_config.json")?;
         // A token is a string, or an object with its content.
         let token = |key: &str| match config.get(key) {
@@ -277,7 +281,7 @@ impl Source for HfSource {
             }
             _ => std::fs::read_to_string(self.folder.join("chat_template.jinja")).unwrap_or_default(),
         };
-        Ok(Chat { template, bos_token: token("bos_token"), eos_token: token("eos_token") })
+        Ok(Template { source: template, bos_token: token("bos_token"), eos_token: token("eos_token") })
     }
 
     fn origin(&self) -> String {

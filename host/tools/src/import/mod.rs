@@ -8,14 +8,13 @@ mod synthetic;
 
 pub use gguf::GgufSource;
 pub use hf::HfSource;
-pub use shadowllm_host::text::Chat;
 pub use synthetic::{SHAPES, SyntheticSource};
 
-use crate::cache::is_image;
 use gguf::GgmlType;
 use gguf::dequant::{block_bytes, block_len, dequantize};
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{self, Attention, Block, Globals, HeadNorm, Layer, MAX_EOS, Mlp, Norm, Norms, Op};
+use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::Path;
 
@@ -116,7 +115,7 @@ pub trait Source: Sync {
     ///
     /// # Errors
     /// When they are there and cannot be read.
-    fn chat(&self) -> Result<Chat>;
+    fn chat(&self) -> Result<Template>;
     /// One line on where it came from.
     fn origin(&self) -> String;
     /// The file or folder, for messages.
@@ -139,6 +138,19 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
         return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
     }
     Ok(Box::new(GgufSource::open(path)?))
+}
+
+/// Whether a path is an image, by its first bytes.
+pub fn is_image(path: &Path) -> bool {
+    begins_with(path, &shadowllm_core::image::MAGIC)
+}
+
+/// Whether a path is a file with these first bytes.
+pub fn begins_with(path: &Path, magic: &[u8]) -> bool {
+    use std::io::Read;
+    let mut found = vec![0; magic.len()];
+    path.is_file()
+        && std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == magic)
 }
 
 /// A tensor's numbers, row by row.

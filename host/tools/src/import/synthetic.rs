@@ -1,12 +1,13 @@
 //! Models of a known shape with random weights, for measuring speed.
 
 use super::hf_config::{PLAIN, scale};
-use super::{Chat, Data, Source, SourceTensor, Spec, pre_norm, rope};
+use super::{Data, Source, SourceTensor, Spec, pre_norm, rope};
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{Attention, Globals, Mlp, Norm, Norming};
 use shadowllm_core::image::roles::Place;
 use shadowllm_core::kernels::Activation;
 use shadowllm_core::random;
+use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::Path;
 
@@ -92,8 +93,8 @@ impl Source for SyntheticSource {
         Ok(None)
     }
 
-    fn chat(&self) -> Result<Chat> {
-        Ok(Chat::default())
+    fn chat(&self) -> Result<Template> {
+        Ok(Template::default())
     }
 
     fn origin(&self) -> String {

@@ -53,9 +53,9 @@ fn note(r: &Outcome) -> String {
     )
 }
 
-/// KL divergence and perplexity against the density asked for.
+/// KL divergence and perplexity against the requested density.
 pub fn against_density(rows: &[Outcome]) -> Vec<String> {
-    let x = || Axis::linear("density asked for");
+    let x = || Axis::linear("requested density");
     let density = |r: &Outcome| f64::from((1e4 * r.density).round()) / 1e4;
     let kl = Chart {
         title: "Divergence from the dense model".into(),
@@ -94,7 +94,7 @@ pub fn against_bytes(rows: &[Outcome]) -> Vec<String> {
     ]
 }
 
-/// A row of a heat map for every layer behind the first, in percent.
+/// A row of a heat map for every layer after the first, in percent.
 fn layer_rows(q: &Quality, of: impl Fn(&LayerQuality) -> &[f64]) -> Vec<Row> {
     let percent = |l: &LayerQuality| of(l).iter().map(|v| 100.0 * v).collect();
     q.layers.iter().enumerate().map(|(i, l)| Row { label: (i + 1).to_string(), values: percent(l) }).collect()
@@ -140,7 +140,7 @@ fn by_layer(q: &Quality, look: usize, name: &str, of: impl Fn(&LayerQuality) -> 
     Series { look, points: q.layers.iter().enumerate().map(point).collect() }
 }
 
-/// How well predictors tell what matters.
+/// How well predictors predict what matters.
 pub fn predictors(q: &Quality) -> Vec<String> {
     let find = |names: &[&'static str]| -> Vec<(&'static str, usize)> {
         names.iter().filter_map(|n| Some((*n, q.scorer(n)?))).collect()

@@ -22,10 +22,10 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Densities that are measured when none are asked for.
+/// Densities that are measured by default.
 pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
 
-/// Policies that are measured when none are asked for: those that calibration prepares, and what they must beat.
+/// Policies that are measured by default: the ones that calibration prepares, and the ones they must beat.
 pub fn policies() -> Vec<Policy> {
     let baseline = |p: &Policy| matches!(p, Policy::Random | Policy::Prompt | Policy::Oracle);
     Policy::ALL.into_iter().filter(|p| p.calibrated() || baseline(p)).collect()
@@ -168,7 +168,7 @@ impl Measured {
     }
 }
 
-/// A number with so many decimals; a dash where there is none.
+/// A number with `decimals` decimals; a dash where there is none.
 fn fixed(v: f64, decimals: usize) -> String {
     if v.is_finite() && v.abs() < 1e7 { format!("{v:.decimals$}") } else { short(v) }
 }

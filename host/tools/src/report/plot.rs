@@ -17,7 +17,7 @@ const BOTTOM: f64 = 46.0;
 /// Right of a chart, and right of a heat map, where its scale stands.
 const RIGHT: f64 = 16.0;
 const SCALE: f64 = 64.0;
-/// What a logarithmic heat map tells apart: the largest value and this part of it.
+/// What a logarithmic heat map distinguishes: the largest value and this part of it.
 const SHADES: f64 = 1000.0;
 /// Values beyond this are drawn at it: sums and differences stay finite.
 const HUGE: f64 = 1e200;
@@ -67,7 +67,7 @@ impl Axis {
     }
 }
 
-/// Shape of the marks of a curve: what tells curves apart without colours.
+/// Shape of the marks of a curve: what distinguishes curves without colours.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mark {
     Circle,

@@ -15,7 +15,7 @@ pub struct LayerQuality {
     pub neurons: Vec<f64>,
 }
 
-/// All layers behind the first.
+/// All layers after the first.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Quality {
     /// Shares that `captured` is for.

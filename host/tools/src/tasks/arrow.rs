@@ -9,7 +9,7 @@
 pub enum Column {
     /// Utf8.
     Texts(Vec<Option<String>>),
-    /// Signed integers of so many bytes each.
+    /// Signed integers of this number of bytes each.
     Integers(usize, Vec<Option<i64>>),
 }
 

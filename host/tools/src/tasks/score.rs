@@ -148,11 +148,11 @@ pub fn score(session: &mut Session, pool: &Pool, question: &Encoded) -> Result<V
 pub struct Accuracy {
     /// The task.
     pub task: Task,
-    /// Questions asked.
+    /// Questions.
     pub questions: usize,
     /// Share of the questions whose likeliest choice is the right one.
     pub accuracy: f64,
-    /// Its standard error, as a mean of so many draws.
+    /// Its standard error, as a mean of that number of draws.
     pub accuracy_stderr: f64,
     /// The same with log-likelihoods divided by the choices' characters. Where only contexts differ
     /// (WinoGrande) it is the same number.

@@ -50,7 +50,7 @@ pub fn dequantize(kind: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), S
     Ok(())
 }
 
-/// Checks that so many bytes are whole blocks of so many elements.
+/// Checks that the bytes are whole blocks of the number of elements.
 fn check_sizes(kind: GgmlType, bytes: usize, elements: usize) -> Result<(), String> {
     let (len, size) = (block_len(kind), block_bytes(kind));
     let whole = bytes.is_multiple_of(size) && elements.is_multiple_of(len);

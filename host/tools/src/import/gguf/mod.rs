@@ -2,7 +2,7 @@
 //!
 //! Nothing in the file is trusted: every count and length is checked against the bytes that are
 //! left before anything is allocated for it, and every tensor's byte range is checked against the
-//! file's length. What is wrong is told in a sentence that names the thing.
+//! file's length. An error is a sentence that names the thing.
 
 pub mod dequant;
 mod pretokenizers;

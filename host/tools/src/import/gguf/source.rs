@@ -3,13 +3,14 @@
 use super::dequant::dequantize;
 use super::{Gguf, special_tokens, tokenizer_json};
 use crate::import::hf_config::{PLAIN, scale};
-use crate::import::{Chat, Data, Source, SourceTensor, Spec, end_tokens, pre_norm, rope};
+use crate::import::{Data, Source, SourceTensor, Spec, end_tokens, pre_norm, rope};
 use memmap2::Mmap;
 use serde_json::json;
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{Attention, Globals, Layer, MAX_LAYERS, Mlp, Norm, Norming};
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::map::map;
+use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -180,14 +181,14 @@ impl Source for GgufSource {
         tokenizer_json(&self.gguf).map(Some).map_err(|e| Error::file(&self.path, e))
     }
 
-    fn chat(&self) -> Result<Chat> {
+    fn chat(&self) -> Result<Template> {
         let special = special_tokens(&self.gguf);
         let token = |id: Option<u32>| {
             let tokens = self.gguf.strings("tokenizer.ggml.tokens").unwrap_or_default();
             id.and_then(|id| tokens.get(id as usize)).cloned().unwrap_or_default()
         };
-        Ok(Chat {
-            template: special.chat_template.unwrap_or_default(),
+        Ok(Template {
+            source: special.chat_template.unwrap_or_default(),
             bos_token: token(special.bos),
             eos_token: token(special.eos.first().copied()),
         })

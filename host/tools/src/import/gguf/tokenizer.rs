@@ -44,7 +44,7 @@ pub struct Special {
 
 /// Reads the tokens that begin and end a text, and the chat template.
 ///
-/// Where the file does not say which token ends a turn, control tokens that llama.cpp knows by
+/// Where the file does not say which token ends a turn, control tokens that llama.cpp recognises by
 /// their text to do so count: many files have but the token that ends a document.
 pub fn special_tokens(gguf: &Gguf) -> Special {
     let named = ["eos", "eot", "eom"].map(|name| token_id(gguf, name));

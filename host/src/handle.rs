@@ -1,0 +1,75 @@
+//! A model to share: cheap to clone, alive as long as a session uses it.
+
+use crate::error::Result;
+use crate::model::{LoadedModel, Loading};
+#[cfg(feature = "tokenizer")]
+use crate::text::Language;
+use std::path::Path;
+use std::sync::Arc;
+#[cfg(feature = "tokenizer")]
+use std::sync::OnceLock;
+
+/// A model. Its clones are the same model.
+#[derive(Clone)]
+pub struct Model(Arc<Shared>);
+
+struct Shared {
+    file: LoadedModel,
+    /// Read when it is first wanted.
+    #[cfg(feature = "tokenizer")]
+    language: OnceLock<Language>,
+}
+
+impl Model {
+    /// Maps and checks an image (`.sllm`).
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, Loading::default())
+    }
+
+    /// [`Model::open`] with all that loading can do.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::open_with`].
+    pub fn open_with(path: impl AsRef<Path>, loading: Loading) -> Result<Self> {
+        Ok(LoadedModel::open_with(path.as_ref(), loading)?.into())
+    }
+
+    /// An image that is part of the program (`include_bytes!`); `name` stands for its path.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Ok(LoadedModel::from_static(name, bytes, None)?.into())
+    }
+
+    /// The image.
+    pub fn file(&self) -> &LoadedModel {
+        &self.0.file
+    }
+
+    /// Tokenizer and chat template.
+    ///
+    /// # Errors
+    /// As [`Language::of`].
+    #[cfg(feature = "tokenizer")]
+    pub fn language(&self) -> Result<&Language> {
+        if let Some(language) = self.0.language.get() {
+            return Ok(language);
+        }
+        let language = Language::of(&self.0.file)?;
+        Ok(self.0.language.get_or_init(|| language))
+    }
+}
+
+impl From<LoadedModel> for Model {
+    fn from(file: LoadedModel) -> Self {
+        Model(Arc::new(Shared {
+            file,
+            #[cfg(feature = "tokenizer")]
+            language: OnceLock::new(),
+        }))
+    }
+}

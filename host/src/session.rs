@@ -1,0 +1,275 @@
+//! A session that owns what it needs: its model, its memory, its threads, its sampler.
+
+#[cfg(feature = "tokenizer")]
+use crate::conversation::{Answering, Conversation, Reply};
+use crate::error::Result;
+#[cfg(feature = "tokenizer")]
+use crate::generate::{Figures, Stop};
+use crate::handle::Model;
+use crate::options::Options;
+use crate::owned::Owned;
+use crate::pool::Pool;
+use shadowllm_core::sample::{Sampler, SamplerOptions};
+use shadowllm_core::sparsity::Dial;
+use std::sync::Arc;
+
+/// A session: what one reader of a model has read, and the threads that read for it.
+pub struct Session {
+    pub(crate) engine: Owned,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) sampler: Sampler,
+    pub(crate) model: Model,
+    pub(crate) options: Options,
+}
+
+impl Model {
+    /// A session with threads of its own.
+    ///
+    /// # Errors
+    /// When an option is out of range, the image holds nothing to skip by and the dial says to skip, or threads or
+    /// memory are not available.
+    pub fn session(&self, options: Options) -> Result<Session> {
+        let pool = options.pool(self.file())?;
+        self.session_on(Arc::new(pool), options)
+    }
+
+    /// A session on threads that others use too; what the options say of threads and memory budget does not matter.
+    ///
+    /// # Errors
+    /// As [`Model::session`].
+    pub fn session_on(&self, pool: Arc<Pool>, options: Options) -> Result<Session> {
+        let sampler = Sampler::new(options.sampling)?;
+        let mut engine = Owned::new(self.clone(), options.engine(self.file().model()))?;
+        engine.with(|session| session.set_dial(&options.dial))?;
+        Ok(Session { engine, pool, sampler, model: self.clone(), options })
+    }
+}
+
+impl Session {
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The engine's session: positions, logits, traffic, totals.
+    pub fn engine(&self) -> &shadowllm_core::Session<'_, '_> {
+        self.engine.get()
+    }
+
+    /// Lets a closure use the engine's session, with the threads to run it on. The closure has to work for every
+    /// lifetime, so that nothing borrowed gets out.
+    pub fn with_engine<R>(&mut self, body: impl for<'s> FnOnce(&mut shadowllm_core::Session<'s, 's>, &Pool) -> R) -> R {
+        let pool = &*self.pool;
+        self.engine.with(|session| body(session, pool))
+    }
+
+    /// Reads tokens and returns the logits after the last, [vocabulary].
+    ///
+    /// # Errors
+    /// As the engine's `prefill`.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let pool = &*self.pool;
+        self.engine.with(|session| session.prefill(pool, tokens).map(drop))?;
+        Ok(self.engine.get().logits())
+    }
+
+    /// Reads one token, skipping what the dial says, and returns the logits after it, [vocabulary].
+    ///
+    /// # Errors
+    /// As the engine's `decode`.
+    pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
+        let pool = &*self.pool;
+        self.engine.with(|session| session.decode(pool, token).map(drop))?;
+        Ok(self.engine.get().logits())
+    }
+
+    /// Chooses a token from the current logits.
+    ///
+    /// # Errors
+    /// When nothing was read yet.
+    pub fn sample(&mut self) -> Result<u32> {
+        let sampler = &mut self.sampler;
+        Ok(self.engine.with(|session| session.sample(sampler))?)
+    }
+
+    /// Tokens read so far.
+    pub fn position(&self) -> usize {
+        self.engine.get().position()
+    }
+
+    /// Goes back to an earlier position; what came after it is forgotten.
+    ///
+    /// # Errors
+    /// When the session is not that far.
+    pub fn rewind(&mut self, position: usize) -> Result<()> {
+        Ok(self.engine.with(|session| session.rewind(position))?)
+    }
+
+    /// Says what later tokens skip.
+    ///
+    /// # Errors
+    /// When the image holds nothing to skip by, or the session was made without `skipping`; the dial is then as it was.
+    pub fn set_dial(&mut self, dial: &Dial) -> Result<()> {
+        Ok(self.engine.with(|session| session.set_dial(dial))?)
+    }
+
+    /// Begins with a new sampler.
+    ///
+    /// # Errors
+    /// Names the option that is out of range.
+    pub fn set_sampling(&mut self, sampling: SamplerOptions) -> Result<()> {
+        self.sampler = Sampler::new(sampling)?;
+        self.options.sampling = sampling;
+        Ok(())
+    }
+
+    /// Its threads, for other sessions to share.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Bytes of its memory.
+    pub fn bytes(&self) -> usize {
+        self.engine.bytes()
+    }
+}
+
+#[cfg(feature = "tokenizer")]
+impl Session {
+    /// Continues a text, after what was read before.
+    ///
+    /// # Errors
+    /// When the image has no tokenizer, the text is empty, or it is longer than the context that is left.
+    pub fn generate(&mut self, prompt: &str) -> Result<Answer<'_>> {
+        let language = self.model.language()?;
+        let ids = if self.position() == 0 { language.plain(prompt)? } else { language.text.encode(prompt, false)? };
+        self.generate_ids(&ids)
+    }
+
+    /// [`Session::generate`] for a text in tokens.
+    ///
+    /// # Errors
+    /// As [`Session::generate`]; when an id is out of range.
+    pub fn generate_ids(&mut self, prompt: &[u32]) -> Result<Answer<'_>> {
+        let Session { engine, pool, sampler, model, options } = self;
+        let text = &model.language()?.text;
+        let answering =
+            engine.with(|session| Answering::begin(text, session, &**pool, sampler, prompt, options.max_tokens))?;
+        Ok(Answer { engine, pool, sampler, answering: Some(answering), conversation: None, failed: false })
+    }
+
+    /// Answers a conversation; its last message is taken back where it cannot be read.
+    pub(crate) fn answer<'a>(&'a mut self, conversation: &'a mut Conversation) -> Result<Answer<'a>> {
+        let Session { engine, pool, sampler, model, options } = self;
+        let language = model.language()?;
+        let most = options.max_tokens;
+        let answering = match engine.with(|session| conversation.begin(language, session, &**pool, sampler, most)) {
+            Ok(answering) => answering,
+            Err(e) => {
+                conversation.messages.pop();
+                return Err(e);
+            }
+        };
+        Ok(Answer {
+            engine,
+            pool,
+            sampler,
+            answering: Some(answering),
+            conversation: Some(conversation),
+            failed: false,
+        })
+    }
+}
+
+/// An answer: an iterator of its pieces. Dropped before its end, it ends there.
+#[cfg(feature = "tokenizer")]
+pub struct Answer<'a> {
+    engine: &'a mut Owned,
+    pool: &'a Pool,
+    sampler: &'a mut Sampler,
+    /// `None` once it has been taken to be finished.
+    answering: Option<Answering<'a>>,
+    /// The conversation that it is a part of.
+    conversation: Option<&'a mut Conversation>,
+    failed: bool,
+}
+
+#[cfg(feature = "tokenizer")]
+impl Answer<'_> {
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        self.answering.as_ref().map_or("", Answering::text)
+    }
+
+    /// What it took so far.
+    pub fn figures(&self) -> Figures {
+        self.answering.as_ref().map(Answering::figures).unwrap_or_default()
+    }
+
+    /// Why it has ended; `None` while it goes on.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.answering.as_ref().and_then(Answering::stopped)
+    }
+
+    /// Ends it here, unless it has ended already, and returns all of it.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a token.
+    pub fn finish(mut self) -> Result<Reply> {
+        self.end()
+    }
+
+    /// Waits for the end and returns all of it.
+    ///
+    /// # Errors
+    /// What the session refuses on the way.
+    pub fn complete(mut self) -> Result<Reply> {
+        for piece in &mut self {
+            piece?;
+        }
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Reply> {
+        let ended = || crate::Error::Other("the answer has been finished already".into());
+        let answering = self.answering.take().ok_or_else(ended)?;
+        match &mut self.conversation {
+            Some(conversation) => conversation.end(answering),
+            None => answering.finish(),
+        }
+    }
+}
+
+#[cfg(feature = "tokenizer")]
+impl Iterator for Answer<'_> {
+    type Item = Result<String>;
+
+    /// The next piece of text, never an empty one.
+    fn next(&mut self) -> Option<Self::Item> {
+        let Answer { engine, pool, sampler, answering, failed, .. } = self;
+        let answering = answering.as_mut().filter(|_| !*failed)?;
+        loop {
+            match engine.with(|session| answering.next(session, *pool, sampler)) {
+                Ok(Some(piece)) if piece.text.is_empty() => {}
+                Ok(piece) => return piece.map(|piece| Ok(piece.text)),
+                Err(e) => {
+                    *failed = true;
+                    return Some(Err(e));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tokenizer")]
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        // What a tokenizer refuses was reported when the piece was made.
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,132 @@
+//! Sessions and chats that own what they use.
+
+use shadowllm_host::{Chat, Dial, Model, Options, Policy, SamplerOptions, Session, Stop};
+
+fn story() -> Model {
+    Model::open("models/story.sllm").unwrap()
+}
+
+fn greedy(max_tokens: usize) -> Options {
+    let sampling = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+    Options { max_tokens, sampling, threads: Some(2), ..Options::default() }
+}
+
+const QUESTION: &str = "What color is the sky?";
+
+#[test]
+fn a_session_outlives_the_handle_it_came_from_and_moves_between_threads() {
+    fn sent<T: Send>(t: T) -> T {
+        t
+    }
+    let mut session: Session = sent(story().session(greedy(8)).unwrap());
+    let here = session.generate("A dog").unwrap().complete().unwrap();
+    session.rewind(0).unwrap();
+    let thread = std::thread::spawn(move || {
+        let reply = session.generate("A dog").unwrap().complete().unwrap();
+        (reply, session)
+    });
+    let (there, session) = thread.join().unwrap();
+    assert_eq!((&here.text, &here.ids, here.stop), (&there.text, &there.ids, Stop::Length));
+    assert_eq!(session.position(), here.figures.prompt_tokens + 7, "the last token is not read");
+    assert!(session.bytes() > 0 && session.options().max_tokens == 8);
+}
+
+#[test]
+fn pieces_add_up_and_an_answer_may_be_left_early() {
+    let model = story();
+    let mut session = model.session(greedy(24)).unwrap();
+    let mut answer = session.generate("A dog found a ball.").unwrap();
+    let pieces: Vec<String> = (&mut answer).map(Result::unwrap).collect();
+    assert!(pieces.len() > 5 && pieces.iter().all(|piece| !piece.is_empty()));
+    assert_eq!((answer.text(), answer.stopped()), (pieces.concat().as_str(), Some(Stop::Length)));
+    assert!(answer.figures().tokens_per_second > 0.0 && answer.figures().bytes_per_token > 0);
+    let whole = answer.finish().unwrap();
+    session.rewind(0).unwrap();
+    let mut early = session.generate("A dog found a ball.").unwrap();
+    assert_eq!(early.next().unwrap().unwrap(), pieces[0]);
+    let early = early.finish().unwrap();
+    assert_eq!((early.stop, early.text.as_str()), (Stop::Stopped, pieces[0].as_str()));
+    // What follows stands after what was read.
+    assert!(whole.ids.starts_with(&early.ids));
+    let before = session.position();
+    session.generate("It was red.").unwrap().complete().unwrap();
+    assert!(session.position() > before);
+}
+
+#[test]
+fn tokens_by_hand_are_those_of_an_answer() {
+    let model = story();
+    let mut session = model.session(greedy(5)).unwrap();
+    let ids = model.language().unwrap().plain("A dog").unwrap();
+    let answer = session.generate_ids(&ids).unwrap().complete().unwrap();
+    session.rewind(0).unwrap();
+    assert_eq!(session.prefill(&ids).unwrap().len(), session.engine().model().config().vocab);
+    let mut by_hand = vec![session.sample().unwrap()];
+    while by_hand.len() < 5 {
+        session.decode(by_hand[by_hand.len() - 1]).unwrap();
+        by_hand.push(session.sample().unwrap());
+    }
+    assert_eq!(by_hand, answer.ids);
+    let position = session.with_engine(|engine, pool| {
+        engine.decode(pool, by_hand[4]).unwrap();
+        engine.position()
+    });
+    assert_eq!(position, session.position());
+}
+
+#[test]
+fn a_chat_reads_only_what_is_new() {
+    let mut chat = story().chat(greedy(24)).unwrap();
+    let first = chat.ask(QUESTION).unwrap().complete().unwrap();
+    let second = chat.ask("What do cows eat?").unwrap().complete().unwrap();
+    let roles: Vec<&str> = chat.messages().iter().map(|m| m.role.as_str()).collect();
+    assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+    assert_eq!(chat.messages()[1].content, first.text);
+    // A chat that reads everything anew says the same.
+    let mut anew = story().chat(greedy(24)).unwrap();
+    assert_eq!(anew.ask(QUESTION).unwrap().complete().unwrap().text, first.text);
+    anew.session_mut().rewind(0).unwrap();
+    let again = anew.ask("What do cows eat?").unwrap().complete().unwrap();
+    assert_eq!(again.text, second.text);
+    assert!(second.figures.prompt_tokens < again.figures.prompt_tokens);
+}
+
+#[test]
+fn a_dropped_answer_is_kept_as_far_as_it_went_and_a_refused_question_is_not() {
+    let mut chat = story().chat(Options { context: Some(64), ..greedy(24) }).unwrap();
+    let piece = chat.ask(QUESTION).unwrap().next().unwrap().unwrap();
+    assert_eq!(chat.messages().last().unwrap().content, piece);
+    assert!(chat.ask(&"too long ".repeat(100)).is_err());
+    assert_eq!(chat.messages().len(), 2);
+    assert!(!chat.ask("And grass?").unwrap().complete().unwrap().text.is_empty());
+    chat.clear();
+    let fresh = chat.ask(QUESTION).unwrap().complete().unwrap();
+    assert!(fresh.text.starts_with(&piece));
+}
+
+#[test]
+fn the_first_message_of_every_conversation() {
+    let mut chat = story().chat(Options { system: Some("Be brief.".into()), ..greedy(4) }).unwrap();
+    let system = |chat: &Chat| (chat.messages()[0].role.clone(), chat.messages()[0].content.clone());
+    assert_eq!(system(&chat), ("system".into(), "Be brief.".into()));
+    chat.clear();
+    assert_eq!((system(&chat).1, chat.messages().len()), ("Be brief.".into(), 1));
+}
+
+#[test]
+fn options_decide_and_are_checked() {
+    let model = story();
+    let engine = Options::default().engine(model.file().model());
+    assert_eq!((engine.context, engine.batch, engine.sparsity), (512, 128, true));
+    let short = Options { context: Some(16), skipping: false, ..Options::default() }.engine(model.file().model());
+    assert_eq!((short.context, short.batch, short.sparsity), (16, 16, false));
+    assert!(model.session(Options { threads: Some(0), ..Options::default() }).is_err());
+    let hot = SamplerOptions { temperature: -1.0, ..SamplerOptions::default() };
+    assert!(model.session(Options { sampling: hot, ..Options::default() }).is_err());
+    let dial = Dial { policy: Policy::Auto, density: 0.5, ..Dial::default() };
+    let mut sparse = model.session(Options { dial, skipping: false, ..greedy(8) }).unwrap();
+    let mut dense = model.session(Options { skipping: false, ..greedy(8) }).unwrap();
+    let read = |session: &mut Session| session.generate("A dog").unwrap().complete().unwrap().figures.bytes_per_token;
+    assert!(read(&mut sparse) < read(&mut dense));
+    assert!(dense.set_dial(&dial).is_err(), "made without");
+}

@@ -1,0 +1,112 @@
+//! What several commands share: the model and how to run it.
+
+use crate::print;
+use clap::Args;
+use shadowllm_core::{Isa, KvFormat, SessionOptions};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::{Error, Result};
+use shadowllm_tools::cache;
+use std::path::{Path, PathBuf};
+
+/// A model and how to run it.
+#[derive(Args)]
+pub struct ModelOptions {
+    /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
+    pub model: PathBuf,
+    /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm); the best by default.
+    #[arg(long, value_parser = isa)]
+    pub isa: Option<Isa>,
+    /// Number format of the KV cache: f16, or f32 (the default for f32 images).
+    #[arg(long, value_parser = kv_format)]
+    pub kv: Option<KvFormat>,
+    /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
+    #[arg(long, value_parser = size)]
+    memory_budget: Option<usize>,
+}
+
+fn size(text: &str) -> std::result::Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return Err("a number of bytes, or one followed by K, M or G".into()),
+    };
+    number.parse().ok().and_then(|n: usize| n.checked_mul(unit)).ok_or_else(|| "a number of bytes".into())
+}
+
+fn isa(name: &str) -> std::result::Result<Isa, String> {
+    Isa::from_name(name).ok_or_else(|| format!("one of {}", Isa::ALL.map(Isa::name).join(", ")))
+}
+
+fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
+    match name {
+        "f16" => Ok(KvFormat::F16),
+        "f32" => Ok(KvFormat::F32),
+        _ => Err("f16 or f32".into()),
+    }
+}
+
+impl ModelOptions {
+    /// Opens the model.
+    pub fn open(&self) -> Result<LoadedModel> {
+        open_model(&self.model, self.isa)
+    }
+
+    /// The pool, within the memory budget.
+    pub fn within(&self, pool: Pool, model: &LoadedModel) -> Result<Pool> {
+        match self.memory_budget {
+            None => Ok(pool),
+            #[cfg(unix)]
+            Some(budget) => pool.within(budget, model),
+            #[cfg(not(unix))]
+            Some(_) => Err(Error::Usage("--memory-budget is not supported on this system: leave it out".into())),
+        }
+    }
+}
+
+/// Opens an image, packing other things into the cache first.
+pub fn open_model(path: &Path, isa: Option<Isa>) -> Result<LoadedModel> {
+    let bar = progress("packing");
+    let image = cache::image_for(path, &mut |note| bar.suspend(|| print::note(note)), &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    LoadedModel::open(&image, isa)
+}
+
+/// A bar of bytes on standard error; silent where that is no terminal.
+pub fn progress(what: &'static str) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}")
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(0).with_style(style).with_message(what)
+}
+
+/// The given number of threads, or one per core.
+pub fn pool(threads: Option<usize>) -> Result<Pool> {
+    Pool::new(threads.unwrap_or_else(Pool::cores))
+}
+
+/// Refuses more positions than a model can have; `instead` is what to give then.
+pub fn checked_context(model: &LoadedModel, context: usize, instead: &str) -> Result<usize> {
+    let c = model.model().config();
+    if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
+        let (file, most) = (model.path().display(), c.max_positions);
+        return Err(Error::Usage(format!("{context} positions are asked for and {file} has {most}: give {instead}")));
+    }
+    Ok(context)
+}
+
+/// Session options for a batch of work over `context` positions; `instead` is what to give where the model has fewer.
+pub fn session_options(
+    model: &LoadedModel,
+    context: usize,
+    kv: Option<KvFormat>,
+    instead: &str,
+) -> Result<SessionOptions> {
+    let suitable = SessionOptions::of(model.model()).within(checked_context(model, context, instead)?);
+    Ok(SessionOptions { kv: kv.unwrap_or(suitable.kv), ..suitable })
+}
