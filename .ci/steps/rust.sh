@@ -22,6 +22,7 @@ modules() { step "circles of modules"; python3 .ci/modules.py; }
 # The examples on the story model.
 examples() {
   step examples
+  mkdir -p target/ci
   local prompt=(1 703 757 260 482 13) # Once upon a time,
   cargo build --workspace --release --examples --quiet
   target/release/examples/tokens host/models/story.sllm "${prompt[@]}" | tee target/ci/tokens
