@@ -1,16 +1,16 @@
 //! Conversations by the model's chat template.
 
 use crate::args::{array_out, put, text, wanted};
-use crate::generate::{Outcome, Request, same_model, write};
+use crate::generate::{Request, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation};
-use crate::text::{Language, sllm_tokenizer};
+use crate::text::{Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::conversation::Conversation;
+use shadowllm_host::conversation::{Conversation, Reply};
 use shadowllm_host::text::render;
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub type sllm_chat = Object<ChatState>;
 
 /// A conversation, and the session that has read it.
 pub struct ChatState {
-    language: Arc<Language>,
+    tokenizer: Arc<Tokenizer>,
     conversation: Conversation,
     /// The version of the session after its last answer in this chat.
     version: Option<u64>,
@@ -40,20 +40,22 @@ impl ChatState {
     }
 
     /// Answers the messages, and adds the answer to them.
-    fn answer(&mut self, s: &mut SessionState, sampler: &mut Sampler, request: &Request) -> Result<Outcome> {
+    fn answer(
+        &mut self,
+        s: &mut SessionState,
+        sampler: &mut Sampler,
+        options: &sllm_generate_options,
+    ) -> Result<Reply> {
         if self.version.take() != Some(s.version) {
             self.conversation.forget_read();
         }
-        let language = &self.language;
-        let (ids, same) = self.conversation.prompt(&language.text, &language.chat, language.bos())?;
-        let s = s.touch();
-        s.session.rewind(same.min(s.session.position()))?;
-        let start = s.session.position();
-        let (text, outcome) = write(s, sampler, language, &ids[start..], request)?;
-        self.conversation.has_read(ids);
-        self.conversation.add("assistant", &text);
+        let (s, language) = (s.touch(), &self.tokenizer.language);
+        let most = options.max_tokens as usize;
+        let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, most)?;
+        show(&mut answering, s, sampler, language, options)?;
+        let reply = self.conversation.end(answering)?;
         self.version = Some(s.version);
-        Ok(outcome)
+        Ok(reply)
     }
 }
 
@@ -67,12 +69,12 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
         // SAFETY: handles are NULL or live objects, by the header's rules.
         let tokenizer = unsafe { check(tokenizer.cast_const()) }?;
         wanted(chat)?;
-        let language = Arc::clone(&tokenizer.language);
-        if language.chat.is_empty() {
+        let tokenizer = Arc::clone(&tokenizer.shared);
+        if tokenizer.language.template.is_empty() {
             let message = "the model has no chat template: continue plain texts with sllm_generate";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
-        let state = ChatState { language, conversation: Conversation::default(), version: None };
+        let state = ChatState { tokenizer, conversation: Conversation::default(), version: None };
         // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(chat, boxed(state)?) };
         Ok(())
@@ -140,7 +142,7 @@ pub unsafe extern "C" fn sllm_chat_render(
         wanted(length)?;
         let prompt = chat.with(|c| {
             c.check_messages()?;
-            Ok(render(&c.language.chat, &c.conversation.messages)?)
+            Ok(render(&c.tokenizer.language.template, &c.conversation.messages)?)
         })?;
         // SAFETY: the buffer has room for `capacity` bytes, by the header's rules; `length` is not NULL, checked by
         // `wanted`.
@@ -163,17 +165,17 @@ pub unsafe extern "C" fn sllm_chat_generate(
     boundary(|| {
         // SAFETY: handles are NULL or live objects and structures as large as their struct_size, by the header's rules.
         let (chat, session, request) = unsafe { (check(chat)?, check(session)?, Request::new(options, result)?) };
-        let mut outcome = None;
+        let mut reply = None;
         chat.with(|c| {
             c.check_messages()?;
             run(session, |s| {
-                same_model(s, &c.language)?;
+                same_model(s, &c.tokenizer)?;
                 // SAFETY: handles are NULL or live objects, by the header's rules.
-                outcome = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request)) }?);
+                reply = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options)) }?);
                 Ok(())
             })
         })?;
-        request.finish(outcome);
+        request.finish(reply);
         Ok(())
     })
 }

@@ -8,10 +8,11 @@ use crate::session::{SessionState, run, sllm_session};
 use crate::stats::decode_speed;
 use crate::status::{Result, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation, sllm_token};
-use crate::text::{Language, sllm_tokenizer};
+use crate::text::{Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::generate::{Figures, Stop, generate};
-use shadowllm_host::text::{Message, Template};
+use shadowllm_host::conversation::{Answering, Reply};
+use shadowllm_host::generate::Stop;
+use shadowllm_host::text::Language;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -27,14 +28,8 @@ pub unsafe extern "C" fn sllm_generate_options_defaults(options: *mut sllm_gener
 
 /// The options of a generation and the place of its result, checked before anything is done.
 pub struct Request {
-    options: sllm_generate_options,
+    pub options: sllm_generate_options,
     result: Option<Out<sllm_generation>>,
-}
-
-/// The end of a generation, with its figures.
-pub struct Outcome {
-    figures: Figures,
-    stop: Stop,
 }
 
 impl Request {
@@ -49,8 +44,8 @@ impl Request {
     }
 
     /// Writes the result, if the caller wants it.
-    pub fn finish(self, outcome: Option<Outcome>) {
-        let (Some(out), Some(Outcome { figures, stop })) = (self.result, outcome) else { return };
+    pub fn finish(self, reply: Option<Reply>) {
+        let (Some(out), Some(Reply { figures, stop, .. })) = (self.result, reply) else { return };
         out.write(sllm_generation {
             struct_size: 0,
             stop: match stop {
@@ -104,37 +99,43 @@ impl Show<'_> {
     }
 }
 
-/// Reads the ids and generates; returns the text, all of which was shown.
-pub fn write(
+/// Passes the pieces of an answer to the caller's callback, until the answer ends or the callback stops it.
+pub fn show(
+    answering: &mut Answering,
+    s: &mut SessionState,
+    sampler: &mut Sampler,
+    language: &Language,
+    options: &sllm_generate_options,
+) -> Result<()> {
+    let mut show = Show { language, options, index: 0, last: 0, live: (0.0, 1.0) };
+    let before = *s.session.totals();
+    while let Some(piece) = answering.next(&mut s.session, &s.exec, sampler)? {
+        let totals = s.session.totals().since(&before);
+        show.live = (decode_speed(&totals), totals.density());
+        if !show.token(piece.id, piece.text) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the ids, and shows and returns the answer.
+fn answer(
     s: &mut SessionState,
     sampler: &mut Sampler,
     language: &Language,
     ids: &[u32],
-    request: &Request,
-) -> Result<(String, Outcome)> {
-    let options = &request.options;
-    let mut show = Show { language, options, index: 0, last: 0, live: (0.0, 1.0) };
-    let (mut stream, mut all) = (language.text.stream(), String::new());
-    let before = *s.session.totals();
-    let mut each = |id: u32, session: &shadowllm_core::Session| {
-        let piece = stream.push(id)?;
-        all.push_str(&piece);
-        let totals = session.totals().since(&before);
-        show.live = (decode_speed(&totals), totals.density());
-        Ok(show.token(Some(id), piece))
-    };
-    let (figures, stop) = generate(&mut s.session, &s.exec, sampler, ids, options.max_tokens as usize, &mut each)?;
-    let rest = stream.finish()?;
-    all.push_str(&rest);
-    if !rest.is_empty() && stop != Stop::Stopped {
-        show.token(None, rest);
-    }
-    Ok((all, Outcome { figures, stop }))
+    options: &sllm_generate_options,
+) -> Result<Reply> {
+    let most = options.max_tokens as usize;
+    let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, most)?;
+    show(&mut answering, s, sampler, language, options)?;
+    Ok(answering.finish()?)
 }
 
 /// Refuses a session of another model, in which the ids stand for other texts.
-pub fn same_model(s: &SessionState, language: &Language) -> Result<()> {
-    if std::ptr::eq(s.model.model(), language.model.model()) {
+pub fn same_model(s: &SessionState, tokenizer: &Tokenizer) -> Result<()> {
+    if std::ptr::eq(s.model.model(), tokenizer.model.model()) {
         return Ok(());
     }
     Err(invalid("the session and the tokenizer are of different models"))
@@ -143,8 +144,7 @@ pub fn same_model(s: &SessionState, language: &Language) -> Result<()> {
 /// Ids of a plain text that follows what the session has read.
 fn continuation(s: &SessionState, language: &Language, prompt: &str) -> Result<Vec<u32>> {
     if s.session.position() == 0 {
-        let message = Message { role: String::new(), content: prompt.to_owned() };
-        return Ok(language.text.prompt(&Template::default(), &[message], true, language.bos())?);
+        return Ok(language.plain(prompt)?);
     }
     match language.text.encode(prompt, false)? {
         ids if ids.is_empty() => Err(invalid("the prompt is empty: give some text")),
@@ -173,16 +173,18 @@ pub unsafe extern "C" fn sllm_generate(
             (check(session)?, check(tokenizer)?, text_of_length(prompt, length)?, Request::new(options, result)?)
         };
         // A reference of its own, because the callback may free the tokenizer.
-        let language = &*Arc::clone(&tokenizer.language);
-        let mut outcome = None;
+        let shared = Arc::clone(&tokenizer.shared);
+        let language = &shared.language;
+        let mut reply = None;
         run(session, |s| {
-            same_model(s, language)?;
+            same_model(s, &shared)?;
             let ids = continuation(s, language, prompt)?;
+            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options);
             // SAFETY: handles are NULL or live objects, by the header's rules.
-            outcome = Some(unsafe { with_sampler(sampler, |it| write(s.touch(), it, language, &ids, &request)) }?.1);
+            reply = Some(unsafe { with_sampler(sampler, body) }?);
             Ok(())
         })?;
-        request.finish(outcome);
+        request.finish(reply);
         Ok(())
     })
 }

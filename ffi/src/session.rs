@@ -50,8 +50,6 @@ pub fn run(session: &sllm_session, body: impl FnOnce(&mut SessionState) -> Resul
     result
 }
 
-/// Default context, for models that were trained for more.
-const CONTEXT: usize = 4096;
 /// More threads than this are refused; the library's own pool has the same limit.
 const MOST_THREADS: u32 = 512;
 
@@ -63,16 +61,16 @@ fn engine_options(model: &Model, o: &sllm_session_options) -> Result<SessionOpti
     if o.threads > MOST_THREADS {
         return Err(invalid("threads must be at most 512; best is the number of cores"));
     }
-    let default = SessionOptions::default();
-    let context = if o.context == 0 { model.config().max_positions.min(CONTEXT) } else { o.context as usize };
+    let suitable = SessionOptions::of(model);
+    let context = if o.context == 0 { suitable.context } else { o.context as usize };
     let kv = match o.kv_format {
-        0 if model.is_f32() => KvFormat::F32,
-        0 | 1 => KvFormat::F16,
+        0 => suitable.kv,
+        1 => KvFormat::F16,
         2 => KvFormat::F32,
         _ => return Err(invalid("kv_format is none of SLLM_KV_AUTO, SLLM_KV_F16 and SLLM_KV_F32")),
     };
-    let batch = if o.batch == 0 { default.batch } else { o.batch as usize }.min(context);
-    Ok(SessionOptions { context, batch, kv, sparsity: o.dense_only == 0, ..default })
+    let batch = if o.batch == 0 { SessionOptions::default().batch } else { o.batch as usize };
+    Ok(SessionOptions { batch, kv, sparsity: o.dense_only == 0, ..suitable }.within(context))
 }
 
 /// Bytes of a session, and the part of them that is the KV cache.

@@ -296,7 +296,7 @@ pub mod hosted {
         fn defaults() -> Self {
             sllm_generate_options {
                 struct_size: size_of::<Self>() as u32,
-                max_tokens: 256,
+                max_tokens: shadowllm_host::Options::default().max_tokens as u32,
                 on_token: None,
                 user: core::ptr::null_mut(),
             }

@@ -7,7 +7,7 @@ use crate::object::{Kind, Tag, Tagged, check};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::{Template, Text};
+use shadowllm_host::text::Language;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -16,13 +16,12 @@ use std::sync::Arc;
 pub struct sllm_tokenizer {
     tag: Tag,
     /// Shared with the chats that use it.
-    pub language: Arc<Language>,
+    pub shared: Arc<Tokenizer>,
 }
 
-/// The tokenizer and the chat template of a model.
-pub struct Language {
-    pub text: Text,
-    pub chat: Template,
+/// A model's tokenizer and chat template, and the model.
+pub struct Tokenizer {
+    pub language: Language,
     pub model: Reference,
 }
 
@@ -33,8 +32,8 @@ impl Kind for sllm_tokenizer {
 // SAFETY: repr(C) with the tag first.
 unsafe impl Tagged for sllm_tokenizer {}
 
-impl Language {
-    fn of(model: &sllm_model) -> Result<Language> {
+impl Tokenizer {
+    fn of(model: &sllm_model) -> Result<Tokenizer> {
         if model.model.image().section(SectionKind::Tokenizer).is_empty() {
             let message = "the image has no tokenizer: pack the model from a source that has one";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
@@ -47,12 +46,16 @@ impl Language {
                 &made
             }
         };
-        Ok(Language { text: Text::of(loaded)?, chat: Template::of(loaded)?, model: model.retain() })
+        Ok(Tokenizer { language: Language::of(loaded)?, model: model.retain() })
     }
 
-    /// The model's beginning-of-sequence token.
-    pub fn bos(&self) -> Option<u32> {
-        self.model.model().model.config().bos
+    /// Refuses ids outside of the vocabulary.
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.model.model().model.config().vocab as u32;
+        match ids.iter().find(|id| **id >= vocab) {
+            Some(&id) => Err(shadowllm_core::Error::TokenOutOfRange { id, vocab }.into()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -66,8 +69,8 @@ pub unsafe extern "C" fn sllm_tokenizer_new(model: *mut sllm_model, tokenizer: *
         // SAFETY: handles are NULL or live objects, by the header's rules.
         let model = unsafe { check(model) }?;
         wanted(tokenizer)?;
-        let language = Arc::new(Language::of(model)?);
-        let made = Box::new(sllm_tokenizer { tag: Tag::new::<sllm_tokenizer>(), language });
+        let shared = Arc::new(Tokenizer::of(model)?);
+        let made = Box::new(sllm_tokenizer { tag: Tag::new::<sllm_tokenizer>(), shared });
         // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(tokenizer, Box::into_raw(made)) };
         Ok(())
@@ -113,22 +116,13 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
 ) -> i32 {
     boundary(|| {
         // SAFETY: handles are NULL or live objects and texts as long as `length` says, by the header's rules.
-        let (tokenizer, text) = unsafe { (check(tokenizer)?, text_of_length(text, length)?) };
+        let (tokenizer, text) = unsafe { (&check(tokenizer)?.shared, text_of_length(text, length)?) };
         wanted(count)?;
         let ids = tokenizer.language.text.encode(text, add_special != 0)?;
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.
         unsafe { array_out(&ids, None, (tokens, capacity), count) }
     })
-}
-
-/// Refuses ids outside of the vocabulary.
-fn in_vocabulary(language: &Language, ids: &[u32]) -> Result<()> {
-    let vocab = language.model.model().model.config().vocab as u32;
-    match ids.iter().find(|id| **id >= vocab) {
-        Some(&id) => Err(shadowllm_core::Error::TokenOutOfRange { id, vocab }.into()),
-        None => Ok(()),
-    }
 }
 
 /// Text of token ids.
@@ -146,9 +140,9 @@ pub unsafe extern "C" fn sllm_tokenizer_detokenize(
 ) -> i32 {
     boundary(|| {
         // SAFETY: handles are NULL or live objects and `tokens` has `count` elements, by the header's rules.
-        let (tokenizer, ids) = unsafe { (check(tokenizer)?, slice(tokens, count)?) };
+        let (tokenizer, ids) = unsafe { (&check(tokenizer)?.shared, slice(tokens, count)?) };
         wanted(length)?;
-        in_vocabulary(&tokenizer.language, ids)?;
+        tokenizer.check_ids(ids)?;
         let found = tokenizer.language.text.decode(ids)?;
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.
@@ -170,9 +164,9 @@ pub unsafe extern "C" fn sllm_tokenizer_token_bytes(
 ) -> i32 {
     boundary(|| {
         // SAFETY: handles are NULL or live objects, by the header's rules.
-        let tokenizer = unsafe { check(tokenizer) }?;
+        let tokenizer = &unsafe { check(tokenizer) }?.shared;
         wanted(length)?;
-        in_vocabulary(&tokenizer.language, &[token])?;
+        tokenizer.check_ids(&[token])?;
         let found = tokenizer.language.text.bytes(token, false);
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.
