@@ -5,8 +5,7 @@ use super::arch::{Architecture, Layer};
 use super::head::{u32_at, u64_at};
 use super::roles::{Place, ROLES, Role, Scope};
 use crate::error::Error;
-use crate::format::{Format, TILE_ROWS};
-use crate::format::{Geometry, Matrix, Order};
+use crate::format::{Format, Geometry, Matrix, Order, TILE_ROWS};
 
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 64;
@@ -48,10 +47,7 @@ const VECTOR: u8 = 255;
 impl Entry {
     /// Where the entry stands among the others: first what the model has once, then layer by layer, by role.
     pub fn key(&self) -> (u32, Role, u16) {
-        match self.role.in_layers() {
-            true => (u32::from(self.layer) + 1, self.role, 0),
-            false => (0, self.role, self.layer),
-        }
+        key_of(self.role, self.layer)
     }
 
     /// Weight bytes, without what lies between groups.
@@ -64,7 +60,7 @@ impl Entry {
 
     /// Reads a row.
     pub(super) fn parse(raw: &[u8]) -> Result<Entry, Error> {
-        let bad = Error::Malformed("the tensor table has an unknown kind, format or layout");
+        let bad = Error::Malformed("the tensor table has an unknown role, format or order");
         let role = Role::from_code(raw[0]).ok_or(bad)?;
         let n = |i: usize| u32_at(raw, i) as usize;
         let storage = if raw[1] == VECTOR {
@@ -75,7 +71,7 @@ impl Entry {
             }
             Storage::Tiles(Geometry {
                 format: Format::from_code(raw[1]).ok_or(bad)?,
-                order: *Order::ALL.get(raw[2] as usize).ok_or(bad)?,
+                order: Order::from_code(raw[2]).ok_or(bad)?,
                 panels: n(16),
                 k_blocks: n(20),
                 units_per_group: n(24),
@@ -129,19 +125,21 @@ fn index_of(role: Role, layer: usize) -> Option<u16> {
 /// The entry of a tensor. `layer` is the number of the table for rotary frequencies, and is ignored for what the model
 /// has once.
 pub(super) fn find(table: &[u8], role: Role, layer: usize) -> Option<Entry> {
-    let index = index_of(role, layer)?;
-    let wanted = if role.in_layers() { (u32::from(index) + 1, role, 0) } else { (0, role, index) };
-    let (mut low, mut high) = (0, table.len() / ENTRY_LEN);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let entry = Entry::parse(table.get(middle * ENTRY_LEN..(middle + 1) * ENTRY_LEN)?).ok()?;
-        match entry.key().cmp(&wanted) {
-            core::cmp::Ordering::Equal => return Some(entry),
-            core::cmp::Ordering::Less => low = middle + 1,
-            core::cmp::Ordering::Greater => high = middle,
-        }
+    let wanted = key_of(role, index_of(role, layer)?);
+    let (rows, _) = table.as_chunks::<ENTRY_LEN>();
+    // A key is read from four bytes: the other fields of the entries on the way are of no interest.
+    let key =
+        |raw: &[u8; ENTRY_LEN]| Role::from_code(raw[0]).map(|role| key_of(role, u16::from_le_bytes([raw[4], raw[5]])));
+    let at = rows.binary_search_by_key(&Some(wanted), key).ok()?;
+    Entry::parse(&rows[at]).ok()
+}
+
+/// Where an entry stands among the others: first what the model has once, then layer by layer, by role.
+fn key_of(role: Role, index: u16) -> (u32, Role, u16) {
+    match role.in_layers() {
+        true => (u32::from(index) + 1, role, 0),
+        false => (0, role, index),
     }
-    None
 }
 
 /// Checks the whole table against the weights section and the architecture: every entry fits, none is there twice, every
