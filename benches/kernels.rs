@@ -119,9 +119,9 @@ impl Bench {
                 let m = self.matrix(g, &mut random);
                 for (panel, out) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
                     // The panels lie one behind the other, and are read in this order.
-                    let ahead = panel + m.runs_ahead();
-                    let soon = [m.hint(ahead), m.hint(ahead + 1)];
-                    row.kernels.gemv(&m, panel, soon, &self.inputs.view(), out);
+                    let ahead = panel + m.prefetch_runs();
+                    let prefetch = [m.unit_start(ahead), m.unit_start(ahead + 1)];
+                    row.kernels.gemv(&m, panel, prefetch, &self.inputs.view(), out);
                 }
                 black_box(&mut y);
             });
@@ -140,7 +140,7 @@ impl Bench {
                     row.kernels.gemv_columns(
                         &m,
                         k_block,
-                        [m.hint(k_block + m.runs_ahead()), m.hint(k_block + m.runs_ahead() + 1)],
+                        [m.unit_start(k_block + m.prefetch_runs()), m.unit_start(k_block + m.prefetch_runs() + 1)],
                         0,
                         &self.inputs.view(),
                         &mut y,
@@ -160,7 +160,7 @@ impl Bench {
             b.iter(|| {
                 let panel = random.next() as usize % PANELS;
                 let m = self.matrix(g, &mut random);
-                row.kernels.gemm(&m, panel, &self.inputs.view(), 0, tokens, &mut out, TILE_ROWS);
+                row.kernels.gemm(&m, panel, &self.inputs.view(), 0..tokens, &mut out, TILE_ROWS);
                 black_box(&mut out);
             });
         });

@@ -5,6 +5,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use shadowllm_core::Format;
 use shadowllm_core::format::{Geometry, Order};
+use shadowllm_core::kernels::Outputs;
 use std::hint::black_box;
 
 /// One format of each arithmetic: tables differ in their numbers only.
@@ -49,8 +50,9 @@ impl Bench {
                 let at = |i: usize| list[i.min(list.len() - 1)];
                 for first in (0..list.len()).step_by(TILE_ROWS) {
                     let these = std::array::from_fn(|i| at(first + i));
-                    let later = std::array::from_fn(|i| at(first + TILE_ROWS + i));
-                    row.kernels.gemm_rows(&m, &these, &later, &self.inputs.view(), 0, 1, &mut out, TILE_ROWS);
+                    let next = std::array::from_fn(|i| at(first + TILE_ROWS + i));
+                    let outputs = Outputs { rows: &these, prefetch: &next };
+                    row.kernels.gemm_rows(&m, outputs, &self.inputs.view(), 0..1, &mut out, TILE_ROWS);
                     black_box(&mut out);
                 }
             });

@@ -71,7 +71,7 @@ bare() {
   grep 'error: the image.s header is damaged' "$out/damaged.txt"
   # The kernels, in which a token's time goes, call nothing that panics.
   aarch64-linux-gnu-objdump -dC --no-show-raw-insn "$out/bare/aarch64-unknown-none/release/$program" | awk '
-    /^[0-9a-f]+ <.*>:$/ { f = $2; kernel = f ~ /kernels::sets::[a-z0-9_]*_set::/; n += kernel }
+    /^[0-9a-f]+ <.*>:$/ { f = $2; kernel = f ~ /kernels::table::[a-z0-9_]*_table::/; n += kernel }
     kernel && /\tbl?\t.*<core::(panicking|slice|option|result)/ { print f, $0; bad = 1 }
     END { print n " kernels without panics"; exit bad || n < 100 }'
   size -A "$out/bare/thumbv7em-none-eabihf/release/$program"

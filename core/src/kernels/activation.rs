@@ -1,8 +1,8 @@
 //! Activation functions of the feed-forward part.
 
-use crate::simd::{LANES, Lanes};
+use crate::simd::{LANES, Lanes, Proof};
 
-/// What stands between the two matrices of an FFN.
+/// The function between the two matrices of an FFN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activation {
@@ -39,53 +39,42 @@ impl Activation {
         }
     }
 
-    /// # Safety
-    /// `L`'s features must be there.
     #[inline(always)]
-    unsafe fn apply<L: Lanes>(self, x: L) -> L {
-        // SAFETY: features by the caller.
-        unsafe {
-            let (zero, one) = (L::splat(0.0), L::splat(1.0));
-            match self {
-                Activation::Silu => x.div(one.add(zero.sub(x).exp())),
-                Activation::Relu => x.max(zero),
-                Activation::Relu2 => x.max(zero).mul(x.max(zero)),
-                Activation::GeluTanh => {
-                    // x/2 (1 + tanh u) = x / (1 + e^-2u)
-                    let cube = x.mul(x).mul(x).mul(L::splat(0.044_715));
-                    let u2 = x.add(cube).mul(L::splat(2.0 * 0.797_884_6));
-                    x.div(one.add(zero.sub(u2).exp()))
-                }
-                Activation::Gelu => {
-                    let erf = x.mul(L::splat(core::f32::consts::FRAC_1_SQRT_2)).to_array().map(libm::erff);
-                    x.mul(L::splat(0.5)).mul(one.add(L::load(erf.as_ptr())))
-                }
+    fn apply<L: Lanes>(self, x: L) -> L {
+        let isa = x.isa();
+        let (zero, one) = (L::splat(isa, 0.0), L::splat(isa, 1.0));
+        match self {
+            Activation::Silu => x.div(one.add(zero.sub(x).exp())),
+            Activation::Relu => x.max(zero),
+            Activation::Relu2 => x.max(zero).mul(x.max(zero)),
+            Activation::GeluTanh => {
+                // x/2 (1 + tanh u) = x / (1 + e^-2u)
+                let cube = x.mul(x).mul(x).mul(L::splat(isa, 0.044_715));
+                let u2 = x.add(cube).mul(L::splat(isa, 2.0 * 0.797_884_6));
+                x.div(one.add(zero.sub(u2).exp()))
+            }
+            Activation::Gelu => {
+                let erf = x.mul(L::splat(isa, core::f32::consts::FRAC_1_SQRT_2)).to_array().map(libm::erff);
+                x.mul(L::splat(isa, 0.5)).mul(one.add(L::load(isa, &erf)))
             }
         }
     }
 }
 
 /// See [`super::Kernels::activate`].
-///
-/// # Safety
-/// Lengths as there; `L`'s features must be there.
 #[inline(always)]
-pub(super) unsafe fn activate<L: Lanes>(kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
+pub(super) fn activate<L: Lanes>(isa: Proof<L>, kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
     let mut gates = gate.unwrap_or_default().chunks(LANES);
     for h in h.chunks_mut(LANES) {
         let mut buffer = [[0.0; LANES]; 2];
         buffer[0].iter_mut().zip(&*h).for_each(|(to, x)| *to = *x);
         let gate = gates.next();
         buffer[1].iter_mut().zip(gate.unwrap_or_default()).for_each(|(to, x)| *to = *x);
-        // SAFETY: both buffers hold 16 floats; features by the caller.
-        let y = unsafe {
-            let v = L::load(buffer[0].as_ptr());
-            match gate {
-                Some(_) => kind.apply(L::load(buffer[1].as_ptr())).mul(v),
-                None => kind.apply(v),
-            }
-            .to_array()
+        let v = L::load(isa, &buffer[0]);
+        let y = match gate {
+            Some(_) => kind.apply(L::load(isa, &buffer[1])).mul(v),
+            None => kind.apply(v),
         };
-        h.iter_mut().zip(y).for_each(|(to, y)| *to = y);
+        h.iter_mut().zip(y.to_array()).for_each(|(to, y)| *to = y);
     }
 }

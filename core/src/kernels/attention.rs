@@ -4,9 +4,19 @@
 //! both products are then the float matrix kernel's inner loop (`accumulate`), with no sum across lanes.
 //! Soft-max runs online (arXiv 1805.02867) over blocks of 64 positions that start at multiples of 64, so
 //! the result does not depend on how many tokens are computed together.
+//!
+//! ```text
+//! for every four queries (then those that remain):
+//!     for every block of 64 positions that one of them sees:
+//!         scores = q * keys                           one pass over the keys for all of them
+//!         largest = max(largest so far, scores); weights = e^(scores - largest), 0 where a query may not look
+//!         keep = e^(largest so far - largest); sum = sum * keep + weights
+//!         out = out * keep + weights * values         one pass over the values
+//!     out = out / sum
+//! ```
 
-use super::matmul::{Element, accumulate};
-use crate::simd::{LANES, Lanes};
+use super::gemm::{Element, accumulate};
+use crate::simd::{LANES, Lanes, Proof};
 
 /// Positions per soft-max block.
 const SPAN: usize = 64;
@@ -43,7 +53,7 @@ pub struct KvView {
 
 /// Queries and the cache they look at.
 #[derive(Clone, Copy)]
-pub struct Attend {
+pub struct Attend<'a> {
     /// Query of token t and head h at `q + t * token_stride + h * head_stride`, `head_width` floats; scaled
     /// by 1 / sqrt(head_dim) already.
     pub q: *const f32,
@@ -55,8 +65,8 @@ pub struct Attend {
     pub tokens: usize,
     /// Query heads that look at the KV head.
     pub heads: usize,
-    /// Their numbers in `q` and in the output, or null where they are 0, 1, ...
-    pub picked: *const u32,
+    /// Their numbers in `q` and in the output, if they are not 0, 1, ...
+    pub picked: Option<&'a [u32]>,
     /// head_dim rounded up to 16.
     pub head_width: usize,
     /// Position of token 0; token t sees positions up to `first + t`.
@@ -67,16 +77,12 @@ pub struct Attend {
     pub kv: KvView,
 }
 
-impl Attend {
+impl Attend<'_> {
     /// Where query `i`, counted token by token and head by head, begins in `q` and in the output.
-    ///
-    /// # Safety
-    /// There must be such a query, and as many numbers at `picked` as heads.
     #[inline(always)]
-    unsafe fn place(&self, i: usize) -> usize {
+    fn place(&self, i: usize) -> usize {
         let (token, head) = (i / self.heads.max(1), i % self.heads.max(1));
-        // SAFETY: less than `heads`, by the caller that many.
-        let head = if self.picked.is_null() { head } else { unsafe { *self.picked.add(head) as usize } };
+        let head = self.picked.map_or(head, |picked| picked.get(head).map_or(0, |number| *number as usize));
         token * self.token_stride + head * self.head_stride
     }
 
@@ -90,24 +96,24 @@ impl Attend {
 /// See [`super::Kernels::attend`], for a cache of `E`.
 ///
 /// # Safety
-/// As there; `L`'s features must be there.
+/// As there.
 #[inline(always)]
-pub(super) unsafe fn attend<L: Lanes, E: Element>(a: &Attend, out: *mut f32) {
+pub(super) unsafe fn attend<L: Lanes, E: Element>(isa: Proof<L>, a: &Attend, out: *mut f32) {
     let queries = a.tokens * a.heads;
-    // SAFETY: `i + step <= queries` before each call; the rest by the caller.
+    // SAFETY: `i` plus the number of queries is at most `queries` in each call.
     unsafe {
         let mut i = 0;
         while queries - i >= 4 {
-            attend_queries::<L, E, 4>(a, i, out);
+            attend_queries::<L, E, 4>(isa, a, i, out);
             i += 4;
         }
-        // What is left in one pass over the cache too, where sums stay in registers: else it is not worth the code.
+        // The last ones in one pass over the cache too, where sums stay in registers: else it is not worth the code.
         match queries - i {
-            3 if L::TOGETHER > 2 => attend_queries::<L, E, 3>(a, i, out),
-            2 if L::TOGETHER > 1 => attend_queries::<L, E, 2>(a, i, out),
+            3 if L::SUMS > 2 => attend_queries::<L, E, 3>(isa, a, i, out),
+            2 if L::SUMS > 1 => attend_queries::<L, E, 2>(isa, a, i, out),
             _ => {
                 while i < queries {
-                    attend_queries::<L, E, 1>(a, i, out);
+                    attend_queries::<L, E, 1>(isa, a, i, out);
                     i += 1;
                 }
             }
@@ -127,144 +133,144 @@ struct Online {
 /// # Safety
 /// As [`attend`], with `first + T` queries.
 #[inline(always)]
-unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(a: &Attend, first: usize, out: *mut f32) {
-    // SAFETY: pointers stay inside the shapes declared by `a` (the contract of `attend`).
-    unsafe {
-        let heads = a.heads.max(1);
-        let q: [*const f32; T] = core::array::from_fn(|i| a.q.add(a.place(first + i)));
-        let o: [*mut f32; T] = core::array::from_fn(|i| out.add(a.place(first + i)));
-        let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / heads));
-        let mut state = [Online { largest: f32::NEG_INFINITY, sum: 0.0 }; T];
-        for at in o {
-            core::slice::from_raw_parts_mut(at, a.head_width).fill(0.0);
-        }
-        // Queries are in the order of their tokens: the first starts earliest, the last ends latest.
-        let mut block = sees[0].0 / SPAN * SPAN;
-        while block < sees[T - 1].1 {
-            let mut scores = scores::<L, E, T>(a, &q, block, sees[T - 1].1);
-            let mut keep = [0.0; T];
-            for i in 0..T {
-                keep[i] = soften::<L>(&mut scores[i], &mut state[i], block, sees[i]);
-            }
-            add_values::<L, E, T>(a, &scores, &keep, block, sees, &o);
-            block += SPAN;
-        }
+unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, a: &Attend, first: usize, out: *mut f32) {
+    let (heads, width) = (a.heads.max(1), a.head_width);
+    // SAFETY: queries and outputs have `width` floats at their places, and no two outputs overlap.
+    let (q, mut o): ([&[f32]; T], [&mut [f32]; T]) = unsafe {
+        (
+            core::array::from_fn(|i| core::slice::from_raw_parts(a.q.add(a.place(first + i)), width)),
+            core::array::from_fn(|i| core::slice::from_raw_parts_mut(out.add(a.place(first + i)), width)),
+        )
+    };
+    let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / heads));
+    let mut state = [Online { largest: f32::NEG_INFINITY, sum: 0.0 }; T];
+    for o in &mut o {
+        o.fill(0.0);
+    }
+    // Queries are in the order of their tokens: the first starts earliest, the last ends latest.
+    let (start, end) = (sees[0].0, sees[T - 1].1);
+    let mut block = start / SPAN * SPAN;
+    while block < end {
+        let (from, to) = (within(start, block), within(end, block));
+        // SAFETY: keys up to `end` were written, in whole tiles, and values from `start` to `end`.
+        let (keys, values) = unsafe {
+            let tiles = to.div_ceil(LANES);
+            let keys = a.kv.keys.add(block * width * E::BYTES);
+            let values = a.kv.values.add((block + from) * width * E::BYTES);
+            (
+                core::slice::from_raw_parts(keys, tiles * LANES * width * E::BYTES),
+                core::slice::from_raw_parts(values, (to - from) * width * E::BYTES),
+            )
+        };
+        let mut scores = scores::<L, E, T>(isa, keys, &q);
+        let mut keep = [0.0; T];
         for i in 0..T {
-            let scale = 1.0 / state[i].sum;
-            for x in core::slice::from_raw_parts_mut(o[i], a.head_width) {
-                *x *= scale;
-            }
+            keep[i] = soften(isa, &mut scores[i], &mut state[i], within(sees[i].0, block), within(sees[i].1, block));
+        }
+        let mut weights: [&[f32]; T] = [&[]; T];
+        for i in 0..T {
+            weights[i] = scores[i].get(from..to).unwrap_or_default();
+        }
+        add_values::<L, E, T>(isa, values, &weights, &keep, &mut o);
+        block += SPAN;
+    }
+    for i in 0..T {
+        let scale = 1.0 / state[i].sum;
+        for x in o[i].iter_mut() {
+            *x *= scale;
         }
     }
 }
 
-/// Dot products of the queries with the keys of positions `block..end`, in whole tiles.
-///
-/// # Safety
-/// As [`attend`].
+/// Dot products of the queries with the keys of at most 64 positions, in whole tiles of `[dimension][16]`.
 #[inline(always)]
-unsafe fn scores<L: Lanes, E: Element, const T: usize>(
-    a: &Attend,
-    q: &[*const f32; T],
-    block: usize,
-    end: usize,
-) -> [[f32; SPAN]; T] {
+fn scores<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, keys: &[u8], q: &[&[f32]; T]) -> [[f32; SPAN]; T] {
     let mut scores = [[f32::NEG_INFINITY; SPAN]; T];
-    let tiles = end.min(block + SPAN).div_ceil(LANES) - block / LANES;
-    for tile in 0..tiles {
-        // SAFETY: by the contract; tile < SPAN / LANES.
-        unsafe {
-            let keys = a.kv.keys.cast::<E>().add((block / LANES + tile) * a.head_width * LANES);
-            let mut acc = [L::splat(0.0); T];
-            accumulate::<L, E, T>(&mut acc, keys, LANES, a.head_width, q);
-            for i in 0..T {
-                acc[i].store(scores[i].as_mut_ptr().add(tile * LANES));
+    let tile_bytes = q[0].len() * LANES * E::BYTES;
+    let (mut keys, mut tile) = (keys, 0);
+    while let Some((tile_keys, rest)) = keys.split_at_checked(tile_bytes).filter(|_| tile < SPAN / LANES) {
+        let mut acc = [L::splat(isa, 0.0); T];
+        accumulate::<L, E, T>(isa, &mut acc, tile_keys, LANES, q);
+        for i in 0..T {
+            if let Some(to) = scores[i].as_chunks_mut::<LANES>().0.get_mut(tile) {
+                acc[i].store(to);
             }
         }
+        (keys, tile) = (rest, tile + 1);
     }
     scores
 }
 
-/// Place of a position in a block, held to it.
+/// Place of a position in a block, held to it. Not inlined: loops to such a bound would compute it anew in every turn.
+#[inline(never)]
 fn within(position: usize, block: usize) -> usize {
     position.saturating_sub(block).min(SPAN)
 }
 
-/// Turns one query's scores into weights e^(score - largest so far), zero where it may not look; updates
-/// its state and returns the factor by which earlier sums shrink.
-///
-/// # Safety
-/// `L`'s features must be there.
+/// Sets the scores outside `from..to`.
 #[inline(always)]
-unsafe fn soften<L: Lanes>(scores: &mut [f32; SPAN], state: &mut Online, block: usize, sees: (usize, usize)) -> f32 {
-    let (from, to) = (within(sees.0, block), within(sees.1, block));
-    let hide = |scores: &mut [f32; SPAN], x: f32| {
-        scores.iter_mut().take(from).for_each(|s| *s = x);
-        scores.iter_mut().skip(to).for_each(|s| *s = x);
-    };
-    hide(scores, f32::NEG_INFINITY);
+fn hide(scores: &mut [f32; SPAN], from: usize, to: usize, x: f32) {
+    scores.iter_mut().take(from).for_each(|s| *s = x);
+    scores.iter_mut().skip(to).for_each(|s| *s = x);
+}
+
+/// Turns one query's scores into weights e^(score - largest so far), zero outside `from..to`, where it may not look;
+/// updates its state and returns the factor by which earlier sums shrink.
+#[inline(always)]
+fn soften<L: Lanes>(isa: Proof<L>, scores: &mut [f32; SPAN], state: &mut Online, from: usize, to: usize) -> f32 {
+    hide(scores, from, to, f32::NEG_INFINITY);
     if from >= to {
         scores.fill(0.0);
         return 1.0;
     }
-    // SAFETY: 64 floats are four vectors of 16; features by the caller.
-    unsafe {
-        let p = scores.as_mut_ptr();
-        let mut top = L::load(p);
-        for i in 1..SPAN / LANES {
-            top = top.max(L::load(p.add(i * LANES)));
-        }
-        let largest = state.largest.max(top.largest());
-        for i in 0..SPAN / LANES {
-            L::load(p.add(i * LANES)).sub(L::splat(largest)).exp().store(p.add(i * LANES));
-        }
-        // e^x is held above e^-87, so what must not count is zeroed by hand.
-        hide(scores, 0.0);
-        let p = scores.as_ptr();
-        let mut sum = L::splat(0.0);
-        for i in 0..SPAN / LANES {
-            sum = sum.add(L::load(p.add(i * LANES)));
-        }
-        let keep = if state.largest == f32::NEG_INFINITY {
-            0.0
-        } else {
-            L::splat(state.largest - largest).exp().to_array()[0]
-        };
-        state.sum = state.sum * keep + sum.sum();
-        state.largest = largest;
-        keep
+    let (vectors, _) = scores.as_chunks_mut::<LANES>();
+    let mut top = L::load(isa, &vectors[0]);
+    for v in &vectors[1..] {
+        top = top.max(L::load(isa, v));
     }
+    let largest = state.largest.max(top.largest());
+    for v in vectors {
+        L::load(isa, v).sub(L::splat(isa, largest)).exp().store(v);
+    }
+    // e^x is held above e^-87: numbers that must not count are zeroed by hand.
+    hide(scores, from, to, 0.0);
+    let mut sum = L::splat(isa, 0.0);
+    for v in scores.as_chunks::<LANES>().0 {
+        sum = sum.add(L::load(isa, v));
+    }
+    let keep = if state.largest == f32::NEG_INFINITY {
+        0.0
+    } else {
+        L::splat(isa, state.largest - largest).exp().to_array()[0]
+    };
+    state.sum = state.sum * keep + sum.sum();
+    state.largest = largest;
+    keep
 }
 
-/// `o = o * keep + weights * values`.
-///
-/// # Safety
-/// As [`attend`].
+/// `o = o * keep + weights * values`, where values are `[position][dimension]`, a position for each weight.
 #[inline(always)]
-unsafe fn add_values<L: Lanes, E: Element, const T: usize>(
-    a: &Attend,
-    weights: &[[f32; SPAN]; T],
+fn add_values<L: Lanes, E: Element, const T: usize>(
+    isa: Proof<L>,
+    values: &[u8],
+    weights: &[&[f32]; T],
     keep: &[f32; T],
-    block: usize,
-    sees: [(usize, usize); T],
-    o: &[*mut f32; T],
+    o: &mut [&mut [f32]; T],
 ) {
-    let (start, end) = (within(sees[0].0, block), within(sees[T - 1].1, block));
-    // SAFETY: by the contract; start <= end <= SPAN.
-    unsafe {
-        let w: [*const f32; T] = core::array::from_fn(|i| weights[i].as_ptr().add(start));
-        let mut d = 0;
-        while d < a.head_width {
-            let mut acc = [L::splat(0.0); T];
-            for i in 0..T {
-                acc[i] = L::load(o[i].add(d)).mul(L::splat(keep[i]));
+    let width = o[0].len();
+    for d in 0..width / LANES {
+        let mut acc = [L::splat(isa, 0.0); T];
+        for i in 0..T {
+            if let Some(o) = o[i].as_chunks().0.get(d) {
+                acc[i] = L::load(isa, o).mul(L::splat(isa, keep[i]));
             }
-            let values = a.kv.values.cast::<E>().add((block + start) * a.head_width + d);
-            accumulate::<L, E, T>(&mut acc, values, a.head_width, end - start, &w);
-            for i in 0..T {
-                acc[i].store(o[i].add(d));
+        }
+        let column = values.get(d * LANES * E::BYTES..).unwrap_or_default();
+        accumulate::<L, E, T>(isa, &mut acc, column, width, weights);
+        for i in 0..T {
+            if let Some(o) = o[i].as_chunks_mut().0.get_mut(d) {
+                acc[i].store(o);
             }
-            d += LANES;
         }
     }
 }

@@ -1,60 +1,56 @@
 //! Codes of 32 weights as matrices of lines hold them (image/FORMAT.md).
 
 use crate::format::{BLOCK, Format, TILE_ROWS};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{LANES, Lanes, Proof};
 
 /// Codes of 32 weights that lie together.
-pub(super) trait Codes: Copy {
+///
+/// # Safety
+/// [`Codes::Block`] must consist of [`Codes::BYTES`] bytes alone: then any address and any contents will do.
+pub(super) unsafe trait Codes: Copy {
     /// The format, or the first of those that differ in their table only.
     const FORMAT: Format;
     /// Bytes of 32 codes.
     const BYTES: usize = Self::FORMAT.code_bytes();
     /// Bytes of their scale and minimum.
     const SHARED: usize = Self::FORMAT.header_bytes();
-    /// Whether there is a minimum.
+    /// Whether they have a minimum.
     const AFFINE: bool = Self::SHARED == 4;
+    /// The codes in memory.
+    type Block;
 
     /// The 32 codes as floats.
-    ///
-    /// # Safety
-    /// There must be [`Codes::BYTES`]; `L`'s features must be there.
-    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2];
+    fn read<L: Lanes>(isa: Proof<L>, codes: &Self::Block, table: &[i8; 16]) -> [L; 2];
 
     /// [`Codes::read`], times `factor`, the same in all lanes.
-    ///
-    /// # Safety
-    /// As [`Codes::read`].
     #[inline(always)]
-    unsafe fn times<L: Lanes>(codes: *const u8, table: &[i8; 16], factor: L) -> [L; 2] {
-        // SAFETY: by the contract.
-        unsafe {
-            let [a, b] = Self::read::<L>(codes, table);
-            [a.mul(factor), b.mul(factor)]
-        }
+    fn times<L: Lanes>(codes: &Self::Block, table: &[i8; 16], factor: L) -> [L; 2] {
+        let [a, b] = Self::read::<L>(factor.isa(), codes, table);
+        [a.mul(factor), b.mul(factor)]
     }
 
-    /// Writes `n` blocks of 16 rows as the codes of `n` tiles: those of the first at `out`, each `tile` bytes behind
+    /// Writes `n` blocks of 16 rows as the codes of `n` tiles: those of the first at `out`, each `tile` bytes after
     /// the one before.
     ///
     /// # Safety
-    /// There must be `n` blocks at every row, and room at `out`; `L`'s features must be there.
+    /// `n` blocks must be readable at every row, and the codes of `n` tiles writable at `out`.
     #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
+    unsafe fn gather_rows<L: Lanes>(isa: Proof<L>, rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
         let quads = Self::BYTES / 4;
-        // SAFETY: by the contract.
-        unsafe { L::interleave(rows, n * quads, out, quads, tile) }
+        // SAFETY: `n` blocks are `n * quads` quads, and `quads` of them go to every tile.
+        unsafe { L::interleave(isa, rows, n * quads, out, quads, tile) }
     }
 }
 
 /// Transposes `n` blocks of 16 rows of numbers.
 ///
 /// # Safety
-/// As [`Codes::gather_rows`].
+/// As [`Codes::gather_rows`], for blocks of `T`.
 #[inline(always)]
 unsafe fn gather_numbers<T: Copy>(rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
     for k in 0..n * BLOCK {
         for (r, row) in rows.iter().enumerate() {
-            // SAFETY: by the contract.
+            // SAFETY: number `k` is in one of `n` blocks of its row, and its place in one of `n` tiles.
             unsafe {
                 let to = out.add(k / BLOCK * tile).cast::<T>().add(k % BLOCK * TILE_ROWS + r);
                 to.write_unaligned(row.cast::<T>().add(k).read_unaligned());
@@ -66,18 +62,25 @@ unsafe fn gather_numbers<T: Copy>(rows: &[*const u8; TILE_ROWS], n: usize, out: 
 /// [`Format::F32`].
 #[derive(Clone, Copy)]
 pub(super) struct F32Codes;
-impl Codes for F32Codes {
+// SAFETY: 128 bytes.
+unsafe impl Codes for F32Codes {
     const FORMAT: Format = Format::F32;
+    type Block = [[u8; 4 * LANES]; 2];
 
     #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        unsafe { [L::load(codes.cast()), L::load(codes.cast::<f32>().add(LANES))] }
+    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+        [L::load_bytes(isa, a), L::load_bytes(isa, b)]
     }
 
     #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
-        // SAFETY: by the contract.
+    unsafe fn gather_rows<L: Lanes>(
+        _isa: Proof<L>,
+        rows: &[*const u8; TILE_ROWS],
+        n: usize,
+        out: *mut u8,
+        tile: usize,
+    ) {
+        // SAFETY: this has the same contract.
         unsafe { gather_numbers::<f32>(rows, n, out, tile) }
     }
 }
@@ -85,18 +88,25 @@ impl Codes for F32Codes {
 /// [`Format::F16`].
 #[derive(Clone, Copy)]
 pub(super) struct F16Codes;
-impl Codes for F16Codes {
+// SAFETY: 64 bytes.
+unsafe impl Codes for F16Codes {
     const FORMAT: Format = Format::F16;
+    type Block = [[u8; 2 * LANES]; 2];
 
     #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        unsafe { [L::load_f16(codes.cast()), L::load_f16(codes.cast::<u16>().add(LANES))] }
+    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+        [L::load_f16(isa, a), L::load_f16(isa, b)]
     }
 
     #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
-        // SAFETY: by the contract.
+    unsafe fn gather_rows<L: Lanes>(
+        _isa: Proof<L>,
+        rows: &[*const u8; TILE_ROWS],
+        n: usize,
+        out: *mut u8,
+        tile: usize,
+    ) {
+        // SAFETY: this has the same contract.
         unsafe { gather_numbers::<u16>(rows, n, out, tile) }
     }
 }
@@ -104,34 +114,33 @@ impl Codes for F16Codes {
 /// Signed bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Int8Codes;
-impl Codes for Int8Codes {
+// SAFETY: 32 bytes.
+unsafe impl Codes for Int8Codes {
     const FORMAT: Format = Format::Q8_0;
+    type Block = [[i8; LANES]; 2];
 
     #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        unsafe { [L::load_i8(codes.cast()), L::load_i8(codes.cast::<i8>().add(LANES))] }
+    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+        [L::load_i8(isa, a), L::load_i8(isa, b)]
     }
 }
 
 /// Nibbles through a table.
 #[derive(Clone, Copy)]
 pub(super) struct Table4Codes;
-impl Codes for Table4Codes {
+// SAFETY: 16 bytes.
+unsafe impl Codes for Table4Codes {
     const FORMAT: Format = Format::Q4_0;
+    type Block = [u8; LANES];
 
     #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup(codes, table) };
-        [low, high]
+    fn read<L: Lanes>(isa: Proof<L>, codes: &Self::Block, table: &[i8; 16]) -> [L; 2] {
+        L::lookup(isa, codes, table).into()
     }
 
     #[inline(always)]
-    unsafe fn times<L: Lanes>(codes: *const u8, table: &[i8; 16], factor: L) -> [L; 2] {
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup_times(codes, table, factor) };
-        [low, high]
+    fn times<L: Lanes>(codes: &Self::Block, table: &[i8; 16], factor: L) -> [L; 2] {
+        L::lookup_times(codes, table, factor).into()
     }
 }
 
@@ -141,20 +150,18 @@ const UNSIGNED: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 /// Unsigned nibbles with a minimum.
 #[derive(Clone, Copy)]
 pub(super) struct Affine4Codes;
-impl Codes for Affine4Codes {
+// SAFETY: 16 bytes.
+unsafe impl Codes for Affine4Codes {
     const FORMAT: Format = Format::Q4_1;
+    type Block = [u8; LANES];
 
     #[inline(always)]
-    unsafe fn read<L: Lanes>(codes: *const u8, _table: &[i8; 16]) -> [L; 2] {
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup(codes, &UNSIGNED) };
-        [low, high]
+    fn read<L: Lanes>(isa: Proof<L>, codes: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+        L::lookup(isa, codes, &UNSIGNED).into()
     }
 
     #[inline(always)]
-    unsafe fn times<L: Lanes>(codes: *const u8, _table: &[i8; 16], factor: L) -> [L; 2] {
-        // SAFETY: by the contract.
-        let (low, high) = unsafe { L::lookup_times(codes, &UNSIGNED, factor) };
-        [low, high]
+    fn times<L: Lanes>(codes: &Self::Block, _table: &[i8; 16], factor: L) -> [L; 2] {
+        L::lookup_times(codes, &UNSIGNED, factor).into()
     }
 }

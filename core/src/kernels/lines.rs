@@ -1,4 +1,5 @@
-//! Products of matrices whose lines are inputs, with blocks along the outputs ([`crate::format::Order::ColumnLines`]).
+//! Products of matrices whose lines are inputs, with blocks along the outputs ([`crate::format::Order::ColumnLines`]) or
+//! without any (floats).
 //!
 //! Inputs are not quantized; `x` times a block's scale is rounded once for its 32 codes. The contract is
 //! ```text
@@ -6,57 +7,56 @@
 //!                   and with a minimum    y = y + min[k] * x[k]
 //! ```
 
-use super::RawInput;
+use super::call::{Call, RawInput};
 use super::codes::Codes;
-use super::prefetch::AHEAD;
+use super::prefetch::DISTANCE;
 use crate::format::{BLOCK, Lines};
-use crate::simd::{LANES, Lanes};
-use core::ops::Range;
+use crate::simd::{LANES, Lanes, Proof};
 
 /// Inputs whose lines are added in one go: their sums stay in registers.
-const TOGETHER: usize = 4;
+const IN_ONE_GO: usize = 4;
 
-/// Adds the lines of the inputs in `active` to outputs `32 * blocks`, one token.
+/// Adds the lines of the active inputs to blocks of 32 outputs, one token.
+///
+/// ```text
+/// for every four active inputs:
+///     for every 16 blocks of outputs: their scales times x
+///         for every block: outputs += codes * (scale * x) of the first, the second, ... input
+/// ```
 ///
 /// # Safety
-/// Every active line must be there with the blocks, `x` must have a value for each, `y` (which stands for the
-/// first block's first output) 32 floats a block; `L`'s features must be there.
+/// As [`super::call::MatrixKernel`], for the blocks of outputs.
 #[inline(always)]
-pub(super) unsafe fn gemv_inputs<L: Lanes, C: Codes>(
-    table: &[i8; 16],
-    lines: &Lines,
-    active: &[u32],
-    x: *const f32,
-    blocks: Range<usize>,
-    y: *mut f32,
-) {
-    let (chunks, rest) = active.as_chunks::<TOGETHER>();
-    // What comes later is asked for now: its place is known, and no processor guesses it.
-    let ahead = AHEAD / (blocks.len() * C::BYTES * TOGETHER).max(1) + 1;
+pub(super) unsafe fn gemv_lines<L: Lanes, C: Codes>(isa: Proof<L>, call: &Call) {
+    let (_, active, blocks) = call.inputs();
+    let (chunks, rest) = active.as_chunks::<IN_ONE_GO>();
+    // The places of later lines are known, and no processor guesses them.
+    let ahead = DISTANCE / (blocks.len() * C::BYTES * IN_ONE_GO).max(1) + 1;
     for (i, chunk) in chunks.iter().enumerate() {
-        let later = chunks.get(i + ahead).unwrap_or(chunk);
-        // SAFETY: by the contract.
-        unsafe { add_inputs::<L, C, TOGETHER>(table, lines, chunk, later, x, blocks.clone(), y) };
+        let prefetch = chunks.get(i + ahead).unwrap_or(chunk);
+        // SAFETY: these are active inputs.
+        unsafe { add_lines::<L, C, IN_ONE_GO>(isa, call, chunk, prefetch) };
     }
     for i in rest {
-        // SAFETY: by the contract.
-        unsafe { add_inputs::<L, C, 1>(table, lines, &[*i], &[*i], x, blocks.clone(), y) };
+        // SAFETY: this is an active input.
+        unsafe { add_lines::<L, C, 1>(isa, call, &[*i], &[*i]) };
     }
 }
 
-/// Writes `x` times the 16 halves from `at` on, as far as there are so many before `end`, else times `n` of them.
+/// Writes `x` times the 16 halves from `at` on, if all lie before `end`, else times `n` of them.
 ///
 /// # Safety
-/// There must be `n` halves at `at`; `L`'s features must be there.
+/// `n` halves must be readable at `at`, and all bytes up to `end`.
 #[inline(always)]
 unsafe fn times<L: Lanes>(at: *const u8, end: *const u8, n: usize, x: L, out: &mut [f32; LANES]) {
-    // SAFETY: reads before `end`, or halves that are there.
+    let isa = x.isa();
+    // SAFETY: 16 halves before `end`, or else `n`.
     unsafe {
         if at.wrapping_add(2 * LANES) <= end {
-            return L::load_f16(at.cast()).mul(x).store(out.as_mut_ptr());
+            return L::load_f16(isa, &*at.cast()).mul(x).store(out);
         }
         for (i, out) in out.iter_mut().enumerate().take(n) {
-            *out = L::splat_f16(at.cast::<u16>().add(i)).mul(x).to_array()[0];
+            *out = L::splat_f16(isa, at.cast::<u16>().add(i).read_unaligned()).mul(x).to_array()[0];
         }
     }
 }
@@ -64,29 +64,29 @@ unsafe fn times<L: Lanes>(at: *const u8, end: *const u8, n: usize, x: L, out: &m
 /// Adds `N` lines.
 ///
 /// # Safety
-/// As [`gemv_inputs`].
+/// As [`gemv_lines`]; both lists must be of active inputs.
 #[inline(always)]
-unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
-    table: &[i8; 16],
-    lines: &Lines,
+unsafe fn add_lines<L: Lanes, C: Codes, const N: usize>(
+    isa: Proof<L>,
+    call: &Call,
     active: &[u32; N],
-    later: &[u32; N],
-    x: *const f32,
-    blocks: Range<usize>,
-    y: *mut f32,
+    prefetch: &[u32; N],
 ) {
-    let all = lines.blocks();
+    let (lines, _, blocks) = call.inputs();
+    // The table is a copy, which no store to the outputs can change.
+    let (all, table) = (lines.blocks(), *call.table);
     let bytes = all * const { C::SHARED + C::BYTES };
     let (mut line, mut next) = ([core::ptr::null(); N], [core::ptr::null(); N]);
     let (mut scales, mut mins) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
-    // Loops and no closures: what a closure computes is not compiled for the instruction set.
-    // SAFETY: by the contract of `gemv_inputs`; later lines are in the list too.
+    // Loops and no closures, which would not be compiled for the instruction set.
+    // SAFETY: active inputs have lines of `all` blocks, and values; `out` has 32 floats for each of `blocks`, which are
+    // below `all`.
     unsafe {
-        let mut factors = [L::splat(0.0); N];
+        let mut factors = [L::splat(isa, 0.0); N];
         for i in 0..N {
             line[i] = lines.line(active[i] as usize);
-            next[i] = lines.line(later[i] as usize);
-            factors[i] = L::splat(*x.add(active[i] as usize));
+            next[i] = lines.line(prefetch[i] as usize);
+            factors[i] = L::splat(isa, *call.x.values.add(active[i] as usize));
         }
         let mut first = blocks.start;
         while first < blocks.end {
@@ -94,135 +94,162 @@ unsafe fn add_inputs<L: Lanes, C: Codes, const N: usize>(
             for i in 0..N {
                 let (at, end) = (line[i].add(2 * first), line[i].add(bytes));
                 if C::SHARED > 0 {
-                    L::prefetch(next[i].add(2 * first));
+                    L::prefetch(isa, next[i].add(2 * first));
                     times(at, end, n, factors[i], &mut scales[i]);
                 }
                 if C::AFFINE {
-                    L::prefetch(next[i].add(2 * (all + first)));
+                    L::prefetch(isa, next[i].add(2 * (all + first)));
                     times(at.add(2 * all), end, n, factors[i], &mut mins[i]);
                 }
             }
             for b in 0..n {
                 let codes = all * C::SHARED + (first + b) * C::BYTES;
-                let at = y.add((first + b - blocks.start) * BLOCK);
-                let (mut low, mut high) = (L::load(at), L::load(at.add(LANES)));
+                let at = call.out.add((first + b - blocks.start) * BLOCK);
+                let (mut low, mut high) = (L::load(isa, &*at.cast()), L::load(isa, &*at.add(LANES).cast()));
                 for i in 0..N {
                     // A cache line holds several blocks' codes.
                     if C::BYTES >= 64 || b % (64 / C::BYTES).max(1) == 0 {
-                        L::prefetch(next[i].add(codes));
+                        L::prefetch(isa, next[i].add(codes));
                     }
-                    let factor = if C::SHARED > 0 { L::splat(scales[i][b]) } else { factors[i] };
-                    let [a, c] = C::times::<L>(line[i].add(codes), table, factor);
+                    let factor = if C::SHARED > 0 { L::splat(isa, scales[i][b]) } else { factors[i] };
+                    let [a, c] = C::times::<L>(&*line[i].add(codes).cast(), &table, factor);
                     (low, high) = (low.add(a), high.add(c));
                     if C::AFFINE {
-                        let min = L::splat(mins[i][b]);
+                        let min = L::splat(isa, mins[i][b]);
                         (low, high) = (low.add(min), high.add(min));
                     }
                 }
-                low.store(at);
-                high.store(at.add(LANES));
+                low.store(&mut *at.cast());
+                high.store(&mut *at.add(LANES).cast());
             }
             first += n;
         }
     }
 }
 
-/// Outputs `32 * block..` of `n` tokens: every block is decoded once for all of them.
+/// A block of 32 outputs for all tokens, from all inputs: every block is decoded once for all of them.
+///
+/// ```text
+/// for every k-block:
+///     decode the codes of its 32 inputs for these outputs, and their scales
+///     for every run of tokens that fits into registers: outputs += codes * (scale * x), input by input
+/// ```
 ///
 /// # Safety
-/// The lines of all `x.width` inputs must have that block; `x` must have `n` rows; `out` must be valid for 32
-/// floats at each multiple of `stride`; `L`'s features must be there.
+/// As [`super::call::MatrixKernel`], for the first of the blocks of outputs.
 #[inline(always)]
-pub(super) unsafe fn gemm_inputs<L: Lanes, C: Codes>(
-    table: &[i8; 16],
-    lines: &Lines,
-    block: usize,
-    x: &RawInput,
-    n: usize,
-    out: *mut f32,
-    stride: usize,
-) {
-    let mut weights = [0f32; BLOCK * BLOCK];
-    let [mut scales, mut mins] = [[1f32; BLOCK]; 2];
-    // SAFETY: by the contract; `t + step <= n` before each call.
+pub(super) unsafe fn gemm_lines<L: Lanes, C: Codes>(isa: Proof<L>, call: &Call) {
+    let (lines, _, blocks) = call.inputs();
+    let (n, table) = (call.tokens, *call.table);
+    let mut block = Block { weights: [0.0; BLOCK * BLOCK], scales: [1.0; BLOCK], mins: [1.0; BLOCK] };
+    // SAFETY: all inputs have lines with this block; `t` plus the number of tokens is at most `n` in each call.
     unsafe {
         for t in 0..n {
-            core::slice::from_raw_parts_mut(out.add(t * stride), BLOCK).fill(0.0);
+            core::slice::from_raw_parts_mut(call.out.add(t * call.stride), BLOCK).fill(0.0);
         }
-        for kb in 0..x.width / BLOCK {
-            for k in 0..BLOCK {
-                let (line, all) = (lines.line(kb * BLOCK + k), lines.blocks());
-                let halves = line.cast::<u16>().add(block);
-                if C::SHARED > 0 {
-                    scales[k] = L::splat_f16(halves).to_array()[0];
-                }
-                if C::AFFINE {
-                    mins[k] = L::splat_f16(halves.add(all)).to_array()[0];
-                }
-                let [a, b] = C::read::<L>(line.add(all * C::SHARED + block * C::BYTES), table);
-                let row = weights.as_mut_ptr().add(k * BLOCK);
-                a.store(row);
-                b.store(row.add(LANES));
-            }
+        for kb in 0..call.x.blocks() {
+            block.read::<L, C>(isa, lines, kb, blocks.start, &table);
             let mut t = 0;
-            while L::TOGETHER >= 8 && n - t >= 8 {
-                add_block::<L, C, 8>(&weights, [&scales, &mins], x, kb, t, out, stride);
+            while L::SUMS >= 8 && n - t >= 8 {
+                block.add::<L, C, 8>(isa, call, kb, t);
                 t += 8;
             }
-            while L::TOGETHER >= 4 && n - t >= 4 {
-                add_block::<L, C, 4>(&weights, [&scales, &mins], x, kb, t, out, stride);
+            while L::SUMS >= 4 && n - t >= 4 {
+                block.add::<L, C, 4>(isa, call, kb, t);
                 t += 4;
             }
             while n - t >= 1 {
-                add_block::<L, C, 1>(&weights, [&scales, &mins], x, kb, t, out, stride);
+                block.add::<L, C, 1>(isa, call, kb, t);
                 t += 1;
             }
         }
     }
 }
 
-/// Adds the products of 32 inputs with 32 outputs' weights, `T` tokens from `t`.
-///
-/// # Safety
-/// As [`gemm_inputs`], with `t + T` rows.
-#[inline(always)]
-unsafe fn add_block<L: Lanes, C: Codes, const T: usize>(
-    weights: &[f32; BLOCK * BLOCK],
-    [scales, mins]: [&[f32; BLOCK]; 2],
-    x: &RawInput,
-    kb: usize,
-    t: usize,
-    out: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: by the contract of `gemm_inputs`.
-    unsafe {
-        let [mut factors, mut minima] = [[[0f32; BLOCK]; T]; 2];
-        for i in 0..T {
-            for half in (0..BLOCK).step_by(LANES) {
-                let x = L::load(x.values.add((t + i) * x.width + kb * BLOCK + half));
-                L::load(scales.as_ptr().add(half)).mul(x).store(factors[i].as_mut_ptr().add(half));
-                if C::AFFINE {
-                    L::load(mins.as_ptr().add(half)).mul(x).store(minima[i].as_mut_ptr().add(half));
+/// The weights of 32 inputs and 32 outputs.
+struct Block {
+    /// [input, output], without scales.
+    weights: [f32; BLOCK * BLOCK],
+    /// By input.
+    scales: [f32; BLOCK],
+    /// By input.
+    mins: [f32; BLOCK],
+}
+
+impl Block {
+    /// Reads the inputs of k-block `kb` for block `block` of the outputs.
+    ///
+    /// # Safety
+    /// These inputs must have lines with that block.
+    #[inline(always)]
+    unsafe fn read<L: Lanes, C: Codes>(
+        &mut self,
+        isa: Proof<L>,
+        lines: &Lines,
+        kb: usize,
+        block: usize,
+        table: &[i8; 16],
+    ) {
+        let all = lines.blocks();
+        for k in 0..BLOCK {
+            // SAFETY: the line has scales, minima and codes of `all` blocks; `k` is below 32.
+            unsafe {
+                let line = lines.line(kb * BLOCK + k);
+                let halves = line.cast::<u16>().add(block);
+                if C::SHARED > 0 {
+                    self.scales[k] = L::splat_f16(isa, halves.read_unaligned()).to_array()[0];
                 }
+                if C::AFFINE {
+                    self.mins[k] = L::splat_f16(isa, halves.add(all).read_unaligned()).to_array()[0];
+                }
+                let codes = &*line.add(all * C::SHARED + block * C::BYTES).cast();
+                let [a, b] = C::read::<L>(isa, codes, table);
+                let row = self.weights.as_mut_ptr().add(k * BLOCK);
+                a.store(&mut *row.cast());
+                b.store(&mut *row.add(LANES).cast());
             }
         }
-        for half in (0..BLOCK).step_by(LANES) {
-            let mut acc = [L::splat(0.0); T];
-            for (i, a) in acc.iter_mut().enumerate() {
-                *a = L::load(out.add((t + i) * stride + half));
-            }
-            for k in 0..BLOCK {
-                let row = L::load(weights.as_ptr().add(k * BLOCK + half));
-                for (i, a) in acc.iter_mut().enumerate() {
-                    *a = a.add(row.mul(L::splat(factors[i][k])));
+    }
+
+    /// Adds the products with k-block `kb` of `T` tokens from `t`.
+    ///
+    /// # Safety
+    /// As [`gemm_lines`], with `t + T` rows.
+    #[inline(always)]
+    unsafe fn add<L: Lanes, C: Codes, const T: usize>(&self, isa: Proof<L>, call: &Call, kb: usize, t: usize) {
+        let RawInput { width, values, .. } = call.x;
+        let (scales, mins) = (self.scales.as_ptr(), self.mins.as_ptr());
+        let [mut factors, mut minima] = [[[0f32; BLOCK]; T]; 2];
+        // SAFETY: rows and outputs of tokens below `t + T`; `half` is 0 or 16, of 32.
+        unsafe {
+            for i in 0..T {
+                for half in (0..BLOCK).step_by(LANES) {
+                    let x = L::load(isa, &*values.add((t + i) * width + kb * BLOCK + half).cast());
+                    let factor = if C::SHARED > 0 { L::load(isa, &*scales.add(half).cast()).mul(x) } else { x };
+                    factor.store(&mut *factors[i].as_mut_ptr().add(half).cast());
                     if C::AFFINE {
-                        *a = a.add(L::splat(minima[i][k]));
+                        let to = &mut *minima[i].as_mut_ptr().add(half).cast();
+                        L::load(isa, &*mins.add(half).cast()).mul(x).store(to);
                     }
                 }
             }
-            for (i, a) in acc.iter().enumerate() {
-                a.store(out.add((t + i) * stride + half));
+            for half in (0..BLOCK).step_by(LANES) {
+                let mut acc = [L::splat(isa, 0.0); T];
+                for (i, a) in acc.iter_mut().enumerate() {
+                    *a = L::load(isa, &*call.out.add((t + i) * call.stride + half).cast());
+                }
+                for k in 0..BLOCK {
+                    let row = L::load(isa, &*self.weights.as_ptr().add(k * BLOCK + half).cast());
+                    for (i, a) in acc.iter_mut().enumerate() {
+                        *a = a.add(row.mul(L::splat(isa, factors[i][k])));
+                        if C::AFFINE {
+                            *a = a.add(L::splat(isa, minima[i][k]));
+                        }
+                    }
+                }
+                for (i, a) in acc.iter().enumerate() {
+                    a.store(&mut *call.out.add((t + i) * call.stride + half).cast());
+                }
             }
         }
     }

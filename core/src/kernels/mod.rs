@@ -1,4 +1,4 @@
-//! Kernels: stateless functions on borrowed slices, one set per instruction set.
+//! Kernels: stateless functions on borrowed slices, one table per instruction set.
 //!
 //! # The contract of the matrix kernels
 //! `x` is a row of inputs, `w` the weights of one output, both in blocks of 32 (k-blocks). All instruction
@@ -8,120 +8,50 @@
 //! integer formats: acc = 0; for b in 0..K/32:    acc = acc + float(dot_b) * (scale_w[b] * scale_x[b])
 //!                           with a minimum too:  acc = acc + min_w[b] * (scale_x[b] * sum_x[b])
 //! ```
-//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. The twins in
-//! `scalar.rs`, `avx2.rs`, `avx512.rs`, `neon.rs`, `simd128.rs` supply only `dot_b`; the loops around it (`matmul.rs`) and
-//! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`) are written once over [`crate::simd::Lanes`].
+//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. An instruction set supplies only
+//! `dot_b`: of tiles in `tile_dot/`, of chosen inputs in `input_dot/`. The loops around it (`gemm.rs`, `input_dot.rs`) and
+//! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`, ...) are written once over [`crate::simd::Lanes`].
+//! Matrices with blocks along their outputs ([`crate::format::Order::ColumnLines`]) have a contract of their own (`lines.rs`).
 //!
-//! Matrices with blocks along their outputs ([`Order::ColumnLines`]) have a contract of their own (`lines.rs`).
-//!
-//! Shapes: [`Kernels::gemm`] (a panel of 16 outputs for a run of tokens; for one token it is the `gemv`),
-//! [`Kernels::gemm_rows`] (any 16 outputs of a matrix of lines: with a list of chosen outputs the `gemv_rows`),
-//! [`Kernels::gemv_columns`] (adds one k-block's contribution to a run of panels, for one token),
-//! [`Kernels::gemv_inputs`] (adds the contributions of chosen inputs, for one token: the `gemv_cols`) and
-//! [`Kernels::gemm_inputs`] (the same matrices for a run of tokens, all inputs).
+//! # Dispatch
+//! A matrix kernel has a [`Shape`] and an arithmetic; an order of blocks says which shapes it needs
+//! ([`crate::format::Order::shapes`]). All have the same operands ([`call::Call`]), whose lengths the methods of
+//! [`Kernels`] check. `table.rs` compiles the generic code for every instruction set.
 
 mod activation;
-mod angles;
 mod attention;
+mod call;
 mod codes;
-mod inputs;
+mod gather;
+mod gemm;
+mod input_dot;
 mod lines;
-mod matmul;
 mod needs;
 mod norm;
 mod prefetch;
-mod scalar;
+mod quantize;
+mod rope;
 mod select;
-mod sets;
-mod tiles;
-
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(target_arch = "aarch64")]
-mod neon;
-#[cfg(target_arch = "aarch64")]
-mod neon_inputs;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-mod simd128;
+mod table;
+mod tile_dot;
 
 pub use activation::Activation;
 pub use attention::{Attend, KvFormat, KvView};
+pub use call::Input;
 pub use needs::Needs;
-pub use prefetch::{Soon, Walk};
+pub use prefetch::Prefetch;
+pub use rope::rotate;
 
 use crate::cpu::{Cpu, Isa};
-use crate::format::{BLOCK, Format, Geometry, Lines, Matrix, Order, TILE_ROWS};
+use crate::format::{BLOCK, Matrix, PanelTiles, Shape, TILE_ROWS};
+use call::{Call, MatrixKernel, RowStarts, Weights};
 use core::ops::Range;
 
-/// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
-#[derive(Clone, Copy)]
-pub struct Input<'a> {
-    /// Length of a row, a multiple of 32.
-    pub width: usize,
-    /// [tokens, width]; may be empty when only integer formats read it.
-    pub values: &'a [f32],
-    /// [tokens, width], round(x / scale); may be empty when only float formats read it.
-    pub quants: &'a [i8],
-    /// [tokens, width / 32], largest |x| of the block / 127.
-    pub scales: &'a [f32],
-    /// [tokens, width / 32], -128 times the sum of the block's quants (what an unsigned dot product of
-    /// weights shifted by 128 has too much).
-    pub offsets: &'a [i32],
-}
+/// Shapes of matrix kernels.
+const SHAPES: usize = Shape::AllCodes as usize + 1;
 
-impl Input<'_> {
-    fn check(&self, m: &Geometry, tokens: usize) {
-        assert!(self.width == m.input_width(), "input width does not fit the matrix");
-        if m.takes_int8() {
-            let blocks = tokens * (self.width / BLOCK);
-            assert!(self.quants.len() >= tokens * self.width, "too few quantized inputs");
-            assert!(self.scales.len() >= blocks && self.offsets.len() >= blocks, "too few input scales");
-        } else {
-            assert!(self.values.len() >= tokens * self.width, "too few inputs");
-        }
-    }
-}
-
-/// Raw arguments of a matrix kernel; lengths are checked by the safe wrappers in [`Kernels`].
-#[derive(Clone, Copy)]
-struct RawInput {
-    width: usize,
-    values: *const f32,
-    quants: *const i8,
-    scales: *const f32,
-    offsets: *const i32,
-}
-
-impl RawInput {
-    /// The same rows from token `t` on.
-    ///
-    /// # Safety
-    /// There must be a row `t`.
-    unsafe fn from_token(x: &Input, t: usize, int8: bool) -> RawInput {
-        let blocks = x.width / BLOCK;
-        // SAFETY: inside the slices by the caller; the arrays that are not read are not advanced.
-        unsafe {
-            RawInput {
-                width: x.width,
-                values: if int8 { x.values.as_ptr() } else { x.values.as_ptr().add(t * x.width) },
-                quants: if int8 { x.quants.as_ptr().add(t * x.width) } else { x.quants.as_ptr() },
-                scales: if int8 { x.scales.as_ptr().add(t * blocks) } else { x.scales.as_ptr() },
-                offsets: if int8 { x.offsets.as_ptr().add(t * blocks) } else { x.offsets.as_ptr() },
-            }
-        }
-    }
-}
-
-type GemmFn = unsafe fn(&[i8; 16], &Walk, &RawInput, usize, *mut f32, usize);
-type Rows = [*const u8; TILE_ROWS];
-type GemmRowsFn = unsafe fn(&[i8; 16], &Rows, &Rows, &RawInput, usize, *mut f32, usize);
-type GemvInputsFn = unsafe fn(&[i8; 16], &Lines, &[u32], *const f32, Range<usize>, *mut f32);
-type GemvCodesFn = unsafe fn(&[i8; 16], &Lines, usize, &[u32], &RawInput, Range<usize>, *mut f32);
-type GemmCodesFn = unsafe fn(&[i8; 16], &Lines, usize, usize, &RawInput, usize, *mut f32, usize);
-type GemmInputsFn = unsafe fn(&[i8; 16], &Lines, usize, &RawInput, usize, *mut f32, usize);
-type ColumnsFn = unsafe fn(&[i8; 16], *const u8, Soon, usize, &RawInput, usize, *mut f32);
+/// By shape and arithmetic. `None` is a kernel that was left out ([`Kernels::portable`]), or that no order needs.
+type MatrixKernels = [[Option<MatrixKernel>; 5]; SHAPES];
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
 type ActivateFn = unsafe fn(Option<&[f32]>, &mut [f32]);
@@ -134,15 +64,8 @@ type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 #[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
-    // Indexed by `Arithmetic`. What is `None` was left out ([`Kernels::portable`]).
-    gemm: [Option<GemmFn>; 5],
-    gemm_rows: [Option<GemmRowsFn>; 5],
-    gemv_columns: [Option<ColumnsFn>; 5],
-    gemv_inputs: [Option<GemvInputsFn>; 5],
-    gemm_inputs: [Option<GemmInputsFn>; 5],
-    // Indexed by `Arithmetic` less `Int8`.
-    gemv_codes: [Option<GemvCodesFn>; 3],
-    gemm_codes: [Option<GemmCodesFn>; 3],
+    matrix: MatrixKernels,
+    // As above, `None` is a kernel that was left out.
     quantize: Option<QuantizeFn>,
     select: SelectFn,
     rms_norm: Option<RmsNormFn>,
@@ -155,38 +78,47 @@ pub struct Kernels {
 
 /// A kernel, if it was not left out.
 #[inline(always)]
-fn there<F: Copy>(kernel: Option<F>) -> F {
+fn present<F: Copy>(kernel: Option<F>) -> F {
     #[cold]
     #[inline(never)]
-    fn left_out() -> ! {
+    fn missing() -> ! {
         panic!("the program has no kernel for this: it was left out of its Needs")
     }
     match kernel {
         Some(kernel) => kernel,
-        None => left_out(),
+        None => missing(),
     }
 }
 
+/// Any 16 outputs of a matrix of [`crate::format::Order::RowLines`].
+#[derive(Clone, Copy)]
+pub struct Outputs<'a> {
+    /// Their numbers, in the order in which they are computed.
+    pub rows: &'a [u32; TILE_ROWS],
+    /// Outputs that will be computed next, whose weights are prefetched: a hint, any numbers will do.
+    pub prefetch: &'a [u32; TILE_ROWS],
+}
+
 impl Kernels {
-    /// The kernels of `isa`, if this processor can run them and they are compiled in.
+    /// The kernels of `isa`, if this processor can run them and the program contains them.
     pub fn for_isa(cpu: Cpu, isa: Isa) -> Option<&'static Kernels> {
         if !cpu.supports(isa) {
             return None;
         }
         match isa {
-            Isa::Scalar => Some(&sets::SCALAR),
+            Isa::Scalar => Some(&table::SCALAR),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Some(&sets::AVX2),
+            Isa::Avx2 => Some(&table::AVX2),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Some(&sets::AVX512),
+            Isa::Avx512 => Some(&table::AVX512),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => Some(&sets::NEON),
+            Isa::Neon => Some(&table::NEON),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot => Some(&sets::NEON_DOT),
+            Isa::NeonDot => Some(&table::NEON_DOT),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm => Some(&sets::NEON_I8MM),
+            Isa::NeonI8mm => Some(&table::NEON_I8MM),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Isa::Simd128 => Some(&sets::SIMD128),
+            Isa::Simd128 => Some(&table::SIMD128),
             #[allow(unreachable_patterns, reason = "every level is some architecture's")]
             _ => None,
         }
@@ -194,7 +126,7 @@ impl Kernels {
 
     /// The fastest kernels for this processor.
     pub fn best(cpu: Cpu) -> &'static Kernels {
-        Self::for_isa(cpu, cpu.best()).unwrap_or(&sets::SCALAR)
+        Self::for_isa(cpu, cpu.best()).unwrap_or(&table::SCALAR)
     }
 
     /// Which instruction set these are for.
@@ -202,243 +134,204 @@ impl Kernels {
         self.isa
     }
 
-    /// Panel `panel` of `m` times tokens `first..first + tokens` of `x`: writes 16 outputs per token, token
-    /// `t`'s at `out[t * out_stride..]`.
+    /// Calls the kernel of a shape for a matrix.
     ///
-    /// # Panics
-    /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
-    pub fn gemm(
-        &self,
-        m: &Matrix,
-        panel: usize,
-        x: &Input,
-        first: usize,
-        tokens: usize,
-        out: &mut [f32],
-        out_stride: usize,
-    ) {
-        if tokens == 0 {
-            return;
-        }
-        assert!(out.len() >= (tokens - 1) * out_stride + TILE_ROWS, "output too short");
-        // SAFETY: `out` is exclusively borrowed and long enough.
-        unsafe { self.gemm_shared(m, panel, x, first, tokens, out.as_mut_ptr(), out_stride) }
+    /// # Safety
+    /// As [`MatrixKernel`], for a matrix of this format; `self` exists only where its instruction set does.
+    unsafe fn run(&self, shape: Shape, m: &Matrix, call: &Call) {
+        let kernel = present(self.matrix[shape as usize][m.format().arithmetic() as usize]);
+        // SAFETY: this has the same contract.
+        unsafe { kernel(call) }
     }
 
-    /// Panel `panel` of `m` times the one token of `x`: writes 16 outputs. `soon` is what will be read soon.
+    /// Panel `panel` of `m` times some tokens of `x`: writes 16 outputs per token, the first's at `out[0..16]`, each
+    /// `stride` floats after the one before.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    pub fn gemv(&self, m: &Matrix, panel: usize, soon: Soon, x: &Input, out: &mut [f32]) {
-        if m.geometry().order != Order::Rows {
-            return self.gemm(m, panel, x, 0, 1, out, TILE_ROWS);
-        }
-        assert!(out.len() >= TILE_ROWS, "output too short");
-        x.check(m.geometry(), 1);
-        // SAFETY: lengths were just checked, the walk stays inside the matrix, and `self` exists only where its
-        // target features do.
-        unsafe {
-            let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
-            let kernel = there(self.gemm[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), &Walk { soon, ..m.walk(panel) }, &raw, 1, out.as_mut_ptr(), TILE_ROWS);
-        }
+    pub fn gemm(&self, m: &Matrix, panel: usize, x: &Input, tokens: Range<usize>, out: &mut [f32], stride: usize) {
+        check_output(out, tokens.len(), stride);
+        // SAFETY: `out` is exclusively borrowed and long enough.
+        unsafe { self.gemm_shared(m, panel, x, tokens, out.as_mut_ptr(), stride) }
     }
 
     /// [`Kernels::gemm`] into memory shared between tasks.
     ///
     /// # Safety
-    /// `out` must be valid for writes of 16 floats at each multiple of `out_stride` below `tokens`, and no
+    /// `out` must be valid for writes of 16 floats at each multiple of `stride` below the number of tokens, and no
     /// other task may touch them now.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
     pub unsafe fn gemm_shared(
         &self,
         m: &Matrix,
         panel: usize,
         x: &Input,
-        first: usize,
-        tokens: usize,
+        tokens: Range<usize>,
         out: *mut f32,
-        out_stride: usize,
+        stride: usize,
     ) {
-        if m.geometry().order == Order::RowLines {
-            let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
-            let later = rows.map(|r| r + TILE_ROWS as u32);
-            // SAFETY: `out` by the caller.
-            return unsafe { self.gemm_rows_shared(m, &rows, &later, x, first, tokens, out, out_stride) };
-        }
-        x.check(m.geometry(), first + tokens);
-        if m.geometry().order == Order::Inputs && m.geometry().takes_int8() {
-            let outputs = m.geometry().panels * TILE_ROWS;
-            assert!(panel < m.geometry().panels, "panel out of range");
-            // SAFETY: the lines exist, lengths were just checked, `out` by the caller, and `self` exists only where
-            // its target features do.
-            return unsafe {
-                let raw = RawInput::from_token(x, first, true);
-                let kernel = there(self.gemm_codes[codes_index(m)]);
-                kernel(m.format().table(), &m.lines(), panel, outputs, &raw, tokens, out, out_stride);
-            };
-        }
-        // SAFETY: lengths were just checked, the walk stays inside the matrix, `out` by the caller, and
-        // `self` exists only where its target features do.
-        unsafe {
-            let raw = RawInput::from_token(x, first, m.geometry().takes_int8());
-            let kernel = there(self.gemm[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), &m.walk(panel), &raw, tokens, out, out_stride);
-        }
+        let g = m.geometry();
+        let [_, shape] = g.shapes();
+        let weights = match shape {
+            Shape::Rows => {
+                let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
+                let outputs = Outputs { rows: &rows, prefetch: &rows.map(|r| r + TILE_ROWS as u32) };
+                // SAFETY: this has the same contract.
+                return unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out, stride) };
+            }
+            Shape::AllCodes => {
+                assert!(panel < g.panels, "panel out of range");
+                Weights::Inputs { lines: m.lines(), active: &[], outputs: panel..panel + 1 }
+            }
+            _ => Weights::Tiles(m.panel_tiles(panel), [m.unit_start(0); 2]),
+        };
+        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        // SAFETY: the panel is inside the matrix, `x` has these rows, and `out` is valid for 16 floats a token.
+        unsafe { self.run(shape, m, &call) }
     }
 
-    /// Any 16 outputs of a [`Order::RowLines`] matrix times tokens `first..first + tokens` of `x`; token `t`'s
-    /// go to `out[t * out_stride..]` in the order of `rows`. `later` names the outputs that will be asked for
-    /// next (a hint; any numbers will do).
+    /// Panel `panel` of `m` times the one token of `x`: writes 16 outputs, and prefetches runs of tiles.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    pub fn gemv(&self, m: &Matrix, panel: usize, prefetch: Prefetch, x: &Input, out: &mut [f32]) {
+        let g = m.geometry();
+        if g.shapes() != [Shape::Panel; 2] {
+            return self.gemm(m, panel, x, 0..1, out, TILE_ROWS);
+        }
+        check_output(out, 1, TILE_ROWS);
+        let (weights, x) = (Weights::Tiles(m.panel_tiles(panel), prefetch), x.rows(g, 0..1));
+        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: out.as_mut_ptr(), stride: TILE_ROWS };
+        // SAFETY: the panel is inside the matrix, `x` has a row, and `out` is exclusively borrowed and long enough.
+        unsafe { self.run(Shape::Panel, m, &call) }
+    }
+
+    /// Any 16 outputs of a matrix of [`crate::format::Order::RowLines`] times some tokens of `x`: writes 16 outputs per token in the
+    /// order of `outputs`, the first's at `out[0..16]`, each `stride` floats after the one before.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
     pub fn gemm_rows(
         &self,
         m: &Matrix,
-        rows: &[u32; TILE_ROWS],
-        later: &[u32; TILE_ROWS],
+        outputs: Outputs,
         x: &Input,
-        first: usize,
-        tokens: usize,
+        tokens: Range<usize>,
         out: &mut [f32],
-        out_stride: usize,
+        stride: usize,
     ) {
-        if tokens == 0 {
-            return;
-        }
-        assert!(out.len() >= (tokens - 1) * out_stride + TILE_ROWS, "output too short");
+        check_output(out, tokens.len(), stride);
         // SAFETY: `out` is exclusively borrowed and long enough.
-        unsafe { self.gemm_rows_shared(m, rows, later, x, first, tokens, out.as_mut_ptr(), out_stride) }
+        unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out.as_mut_ptr(), stride) }
     }
 
     /// [`Kernels::gemm_rows`] into memory shared between tasks.
     ///
     /// # Safety
     /// As [`Kernels::gemm_shared`].
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
     unsafe fn gemm_rows_shared(
         &self,
         m: &Matrix,
-        rows: &[u32; TILE_ROWS],
-        later: &[u32; TILE_ROWS],
+        outputs: Outputs,
         x: &Input,
-        first: usize,
-        tokens: usize,
+        tokens: Range<usize>,
         out: *mut f32,
-        out_stride: usize,
+        stride: usize,
     ) {
         let (g, lines) = (m.geometry(), m.lines());
-        x.check(g, first + tokens);
         let count = g.units() as u32;
-        assert!(g.order == Order::RowLines && rows.iter().all(|r| *r < count), "output out of range");
-        // SAFETY: the lines exist (a hint is cut to those that do), lengths were just checked, `out` by the
-        // caller, and `self` exists only where its target features do.
-        unsafe {
-            let raw = RawInput::from_token(x, first, g.takes_int8());
-            let (mut these, mut next) = ([core::ptr::null(); TILE_ROWS], [core::ptr::null(); TILE_ROWS]);
-            for r in 0..TILE_ROWS {
-                these[r] = lines.line(rows[r] as usize);
-                next[r] = lines.line(later[r].min(count - 1) as usize);
+        assert!(g.shapes()[0] == Shape::Rows && outputs.rows.iter().all(|r| *r < count), "output out of range");
+        let mut starts: [RowStarts; 2] = [[core::ptr::null(); TILE_ROWS]; 2];
+        for (starts, numbers) in starts.iter_mut().zip([outputs.rows, outputs.prefetch]) {
+            for (start, number) in starts.iter_mut().zip(numbers) {
+                // SAFETY: the matrix has `count` lines, and the number is cut to it.
+                *start = unsafe { lines.line((*number).min(count - 1) as usize) };
             }
-            let kernel = there(self.gemm_rows[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), &these, &next, &raw, tokens, out, out_stride);
         }
+        let weights = Weights::Rows(&starts[0], &starts[1]);
+        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        // SAFETY: the lines are inside the matrix, `x` has these rows, and `out` is valid for 16 floats a token.
+        unsafe { self.run(Shape::Rows, m, &call) }
     }
 
-    /// Adds the products of the inputs in `active` (in order; of token 0 of `x`) to outputs
+    /// Adds the products of the inputs in `active` (in order; of the first token of `x`) to outputs
     /// `32 * block..32 * block + y.len()` of a matrix stored by input, whole k-blocks of integers or else one input
     /// after the other.
     ///
     /// # Panics
-    /// When widths or lengths do not fit, or an input is not there.
+    /// When widths or lengths do not fit, or the matrix has no such input.
     pub fn gemv_inputs(&self, m: &Matrix, active: &[u32], block: usize, x: &Input, y: &mut [f32]) {
         let (g, lines) = (m.geometry(), m.lines());
-        x.check(g, 1);
-        let blocks = block..block + y.len() / BLOCK;
+        let outputs = block..block + y.len() / BLOCK;
         assert!(g.is_by_input() && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
-        assert!(blocks.end * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        assert!(outputs.end * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
         assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
-        // SAFETY: lines and blocks exist, lengths were just checked, and `self` exists only where its target
-        // features do.
-        unsafe {
-            if g.takes_int8() {
-                let (raw, outputs) = (RawInput::from_token(x, 0, true), g.panels * TILE_ROWS);
-                let kernel = there(self.gemv_codes[codes_index(m)]);
-                return kernel(m.format().table(), &lines, outputs, active, &raw, blocks, y.as_mut_ptr());
-            }
-            let kernel = there(self.gemv_inputs[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), &lines, active, x.values.as_ptr(), blocks, y.as_mut_ptr());
-        }
+        let [shape, _] = g.shapes();
+        let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
+        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
+        // SAFETY: lines and blocks are inside the matrix, `x` has a row, and `y` 32 floats a block.
+        unsafe { self.run(shape, m, &call) }
     }
 
-    /// Outputs `32 * block..32 * block + 32` of a matrix stored by input for tokens
-    /// `first..first + tokens` of `x`, token `t`'s at `out[t * out_stride..]`.
+    /// Outputs `32 * block..32 * block + 32` of a matrix stored by input for some tokens of `x`, the first's at
+    /// `out[0..32]`, each `stride` floats after the one before.
     ///
     /// # Safety
-    /// `out` must be valid for writes of 32 floats at each multiple of `out_stride` below `tokens`, and no
+    /// `out` must be valid for writes of 32 floats at each multiple of `stride` below the number of tokens, and no
     /// other task may touch them now.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
     pub unsafe fn gemm_inputs(
         &self,
         m: &Matrix,
         block: usize,
         x: &Input,
-        first: usize,
-        tokens: usize,
+        tokens: Range<usize>,
         out: *mut f32,
-        out_stride: usize,
+        stride: usize,
     ) {
-        let (g, lines) = (m.geometry(), m.lines());
-        x.check(g, first + tokens);
+        let g = m.geometry();
         assert!(g.is_by_input() && (block + 1) * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
-        if g.takes_int8() {
+        let [_, shape] = g.shapes();
+        if shape == Shape::AllCodes {
             for half in 0..BLOCK / TILE_ROWS {
                 let panel = block * (BLOCK / TILE_ROWS) + half;
-                // SAFETY: `out` by the caller.
-                unsafe {
-                    self.gemm_shared(m, panel, x, first, tokens, out.add(half * TILE_ROWS), out_stride);
-                }
+                // SAFETY: `out` is valid for 32 floats a token, of which this is a half.
+                unsafe { self.gemm_shared(m, panel, x, tokens.clone(), out.add(half * TILE_ROWS), stride) };
             }
             return;
         }
-        // SAFETY: lines and blocks exist, lengths were just checked, `out` by the caller, and `self` exists only
-        // where its target features do.
-        unsafe {
-            let raw = RawInput::from_token(x, first, false);
-            let kernel = there(self.gemm_inputs[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), &lines, block, &raw, tokens, out, out_stride);
-        }
+        let weights = Weights::Inputs { lines: m.lines(), active: &[], outputs: block..block + 1 };
+        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        // SAFETY: the block is inside the matrix, `x` has these rows, and `out` is valid for 32 floats a token.
+        unsafe { self.run(shape, m, &call) }
     }
 
-    /// Adds k-block `k_block`'s part of the product of token 0 of `x` to panels `from..from + y.len() / 16`
-    /// of a [`Order::Columns`] matrix. `soon` is what will be read soon.
+    /// Adds k-block `k_block`'s part of the product of the first token of `x` to panels `from..from + y.len() / 16`
+    /// of a matrix of [`crate::format::Order::Columns`], and prefetches runs of tiles.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    pub fn gemv_columns(&self, m: &Matrix, k_block: usize, soon: Soon, from: usize, x: &Input, y: &mut [f32]) {
-        x.check(m.geometry(), 1);
+    pub fn gemv_columns(&self, m: &Matrix, k_block: usize, prefetch: Prefetch, from: usize, x: &Input, y: &mut [f32]) {
+        let (g, panels) = (m.geometry(), y.len() / TILE_ROWS);
         assert!(y.len().is_multiple_of(TILE_ROWS), "outputs come in panels of 16");
-        let panels = y.len() / TILE_ROWS;
+        let x = x.rows(g, 0..1).block(k_block);
         if panels == 0 {
             return;
         }
-        let run = m.column_run(k_block, from, from + panels);
-        // SAFETY: `run` holds exactly `panels` tiles and `k_block` is in range (column_run checks), the
-        // input is long enough, and `self` exists only where its target features do.
-        unsafe {
-            let raw = RawInput::from_token(x, 0, m.geometry().takes_int8());
-            let kernel = there(self.gemv_columns[m.format().arithmetic() as usize]);
-            kernel(m.format().table(), run.as_ptr(), soon, panels, &raw, k_block, y.as_mut_ptr());
-        }
+        let start = m.column_run(k_block, from, from + panels).as_ptr();
+        let run = PanelTiles { start, outer: 1, outer_stride: 0, inner: panels, inner_stride: g.format.tile_bytes() };
+        let weights = Weights::Tiles(run, prefetch);
+        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
+        // SAFETY: the matrix has this k-block, of which `run` has `panels` tiles (`column_run` checks both), `x` has a
+        // row, and `y` 16 floats a panel.
+        unsafe { self.run(Shape::Columns, m, &call) }
     }
 
     /// Quantizes rows by block of 32: `scale = largest |x| / 127`, `q = round(x * (127 / largest |x|))`,
@@ -450,19 +343,19 @@ impl Kernels {
         let blocks = x.len() / BLOCK;
         assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len(), "quantize: lengths differ");
         assert!(scales.len() == blocks && offsets.len() == blocks, "quantize: block counts differ");
-        // SAFETY: lengths were just checked; features as above.
-        unsafe { there(self.quantize)(x, q, scales, offsets) }
+        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        unsafe { present(self.quantize)(x, q, scales, offsets) }
     }
 
-    /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero; what is no number
-    /// too, to be seen), in order, and returns how many there are. Where the product takes quantized inputs, those
-    /// that are quantized to zero are left out too.
+    /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero), in order, and
+    /// returns how many they are. NaN is listed too, so that it shows in the result. Where the product takes quantized
+    /// inputs, inputs that are quantized to zero are left out.
     ///
     /// # Panics
     /// When `list` or `quants` are shorter than `x`.
     pub fn select_inputs(&self, x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
         assert!(list.len() >= x.len() && quants.is_none_or(|q| q.len() >= x.len()), "select: too short");
-        // SAFETY: lengths were just checked; features as above.
+        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
         unsafe { (self.select)(x, quants, threshold, list) }
     }
 
@@ -472,8 +365,8 @@ impl Kernels {
     /// When the lengths differ.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && out.len() == x.len(), "rms_norm: lengths differ");
-        // SAFETY: lengths were just checked; features as above.
-        unsafe { there(self.rms_norm)(x, weight, eps, out) }
+        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        unsafe { present(self.rms_norm)(x, weight, eps, out) }
     }
 
     /// `out = (x - mean) / sqrt(variance + eps) * weight + bias`.
@@ -482,8 +375,8 @@ impl Kernels {
     /// When the lengths differ.
     pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && bias.len() == x.len() && out.len() == x.len(), "layer_norm: lengths");
-        // SAFETY: lengths were just checked; features as above.
-        unsafe { there(self.layer_norm)(x, weight, bias, eps, out) }
+        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        unsafe { present(self.layer_norm)(x, weight, bias, eps, out) }
     }
 
     /// `h = act(gate) * h` for a gated FFN, `h = act(h)` without a gate.
@@ -492,8 +385,8 @@ impl Kernels {
     /// When the lengths differ.
     pub fn activate(&self, kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
         assert!(gate.is_none_or(|g| g.len() == h.len()), "activate: lengths differ");
-        // SAFETY: lengths were just checked; features as above.
-        unsafe { there(self.activate[kind as usize])(gate, h) }
+        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        unsafe { present(self.activate[kind as usize])(gate, h) }
     }
 
     /// Attention of some query heads over one KV head (see [`Attend`]); writes
@@ -503,17 +396,18 @@ impl Kernels {
     /// The pointers in `a` and `out` must be valid for the shapes that `a` declares, every cached position
     /// that a query may see must have been written, and no other task may write to these outputs now.
     pub unsafe fn attend(&self, a: &Attend, out: *mut f32) {
-        // SAFETY: shapes by the caller; features as above.
-        unsafe { there(self.attend[a.kv.format as usize])(a, out) }
+        // SAFETY: this has the same contract, and `self` exists only where its instruction set does.
+        unsafe { present(self.attend[a.kv.format as usize])(a, out) }
     }
 
     /// Cosines and sines of one position, [head_dim / 2] each: angle = position * inverse frequency.
     pub fn angles(&self, position: usize, frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
-        there(self.angles)(position, frequencies, cos, sin);
+        present(self.angles)(position, frequencies, cos, sin);
     }
 }
 
-/// Place of an integer matrix's kernels in the tables that have no floats.
-fn codes_index(m: &Matrix) -> usize {
-    m.format().arithmetic() as usize - crate::format::Arithmetic::Int8 as usize
+/// # Panics
+/// When `out` is too short for 16 floats at each multiple of `stride` below `tokens`.
+fn check_output(out: &[f32], tokens: usize, stride: usize) {
+    assert!(tokens == 0 || out.len() >= (tokens - 1) * stride + TILE_ROWS, "output too short");
 }

@@ -1,15 +1,15 @@
-//! Tables of kernels with nothing in them but what one model needs, for programs that must be small.
+//! Tables of the kernels that one model needs, for programs that must be small.
 
-use super::sets::SCALAR;
-use super::{Activation, Kernels, KvFormat};
+use super::table::SCALAR;
+use super::{Activation, Kernels, KvFormat, SHAPES};
 use crate::cpu::Isa;
 use crate::error::Error;
-use crate::format::{Arithmetic, Format, Order};
+use crate::format::{Format, Order, Shape};
 
-/// What a model asks of the kernels; `shadowllm inspect` says it of an image.
+/// The kernels that a model needs; `shadowllm inspect` lists those of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
-    /// Formats and layouts of its matrices, those of a predictor too if it is to be used.
+    /// Formats and orders of its matrices, those of a predictor too if it is to be used.
     pub matrices: &'a [(Format, Order)],
     /// Formats of KV caches.
     pub kv: &'a [KvFormat],
@@ -24,7 +24,7 @@ pub struct Needs<'a> {
 }
 
 impl Needs<'_> {
-    /// Nothing at all, to begin with.
+    /// No kernels, to begin with.
     pub const NOTHING: Needs<'static> =
         Needs { matrices: &[], kv: &[], activations: &[], rms_norm: false, layer_norm: false, rope: false };
 }
@@ -50,13 +50,7 @@ impl Kernels {
     pub const fn portable(needs: &Needs) -> Kernels {
         let mut table = Kernels {
             isa: Isa::Scalar,
-            gemm: [None; 5],
-            gemm_rows: [None; 5],
-            gemv_columns: [None; 5],
-            gemv_inputs: [None; 5],
-            gemm_inputs: [None; 5],
-            gemv_codes: [None; 3],
-            gemm_codes: [None; 3],
+            matrix: [[None; 5]; SHAPES],
             quantize: None,
             select: SCALAR.select,
             rms_norm: if needs.rms_norm { SCALAR.rms_norm } else { None },
@@ -87,46 +81,25 @@ impl Kernels {
 
     const fn with_matrix(mut self, format: Format, order: Order) -> Kernels {
         let at = format.arithmetic() as usize;
-        // Floats stored by input are lines like others.
-        let codes = if format.takes_int8() { at - Arithmetic::Int8 as usize } else { 0 };
-        match order {
-            Order::Rows => self.gemm[at] = SCALAR.gemm[at],
-            Order::Columns => {
-                self.gemm[at] = SCALAR.gemm[at];
-                self.gemv_columns[at] = SCALAR.gemv_columns[at];
-            }
-            Order::RowLines => self.gemm_rows[at] = SCALAR.gemm_rows[at],
-            Order::Inputs if format.takes_int8() => {
-                self.gemv_codes[codes] = SCALAR.gemv_codes[codes];
-                self.gemm_codes[codes] = SCALAR.gemm_codes[codes];
-            }
-            Order::Inputs | Order::ColumnLines => {
-                self.gemv_inputs[at] = SCALAR.gemv_inputs[at];
-                self.gemm_inputs[at] = SCALAR.gemm_inputs[at];
-            }
-        }
-        if format.takes_int8() && !matches!(order, Order::ColumnLines) {
+        let [one, several] = order.shapes(format.arithmetic());
+        self.matrix[one as usize][at] = SCALAR.matrix[one as usize][at];
+        self.matrix[several as usize][at] = SCALAR.matrix[several as usize][at];
+        if format.takes_int8() && !order.is_along_outputs() {
             self.quantize = SCALAR.quantize;
         }
         self
     }
 
-    /// Whether all that these needs ask for is there.
+    /// Whether these kernels are all that a model needs.
     ///
     /// # Errors
-    /// [`Error::MissingKernel`] with what is not.
-    pub(crate) fn serve(&self, needs: &Needs) -> Result<(), Error> {
-        let served = |(format, order): &(Format, Order)| {
-            let at = format.arithmetic() as usize;
-            match order {
-                Order::Rows => self.gemm[at].is_some(),
-                Order::Columns => self.gemm[at].is_some() && self.gemv_columns[at].is_some(),
-                Order::RowLines => self.gemm_rows[at].is_some(),
-                Order::Inputs if format.takes_int8() => self.gemv_codes[at - Arithmetic::Int8 as usize].is_some(),
-                Order::Inputs | Order::ColumnLines => self.gemv_inputs[at].is_some(),
-            }
+    /// [`Error::MissingKernel`] names the first that was left out.
+    pub(crate) fn supports(&self, needs: &Needs) -> Result<(), Error> {
+        let supported = |(format, order): &(Format, Order)| {
+            let has = |shape: Shape| self.matrix[shape as usize][format.arithmetic() as usize].is_some();
+            order.shapes(format.arithmetic()).into_iter().all(has)
         };
-        if let Some((format, order)) = needs.matrices.iter().find(|m| !served(m)) {
+        if let Some((format, order)) = needs.matrices.iter().find(|m| !supported(m)) {
             return Err(Error::MissingKernel(format.name(), order.name()));
         }
         if needs.kv.iter().any(|kv| self.attend[*kv as usize].is_none()) {
@@ -135,11 +108,11 @@ impl Kernels {
         if let Some(kind) = needs.activations.iter().find(|kind| self.activate[**kind as usize].is_none()) {
             return Err(Error::MissingKernel(kind.name(), "activation"));
         }
-        let lacks = [
+        let missing = [
             (needs.rms_norm && self.rms_norm.is_none(), "norms", "without bias"),
             (needs.layer_norm && self.layer_norm.is_none(), "norms", "with bias"),
             (needs.rope && self.angles.is_none(), "rotary", "positions"),
         ];
-        lacks.into_iter().find(|l| l.0).map_or(Ok(()), |l| Err(Error::MissingKernel(l.1, l.2)))
+        missing.into_iter().find(|m| m.0).map_or(Ok(()), |m| Err(Error::MissingKernel(m.1, m.2)))
     }
 }

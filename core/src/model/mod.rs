@@ -65,7 +65,8 @@ impl<'a> Model<'a> {
     /// Whether its kernels have all that it needs.
     fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
         let c = self.config();
-        let matrix = |g: &Geometry| self.kernels.serve(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
+        let matrix =
+            |g: &Geometry| self.kernels.supports(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
         let tied = self.image.matrix(Role::Output, 0).is_none();
         for entry in self.image.entries() {
             // Rows of an embedding that serves as nothing else are only looked up.
@@ -80,7 +81,7 @@ impl<'a> Model<'a> {
         }
         let norms = |kind: Norming| self.image.arch().norms().any(|n| n.kind == kind);
         let activations = [c.activation, if predictor.is_some() { Activation::Relu } else { c.activation }];
-        self.kernels.serve(&Needs {
+        self.kernels.supports(&Needs {
             matrices: &[],
             kv: &[kv],
             activations: &activations,

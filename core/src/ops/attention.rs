@@ -1,12 +1,11 @@
 //! Attention of a batch of tokens: norms and rotation of the heads, writing the cache, looking it up.
 
 use super::buffer::SharedRows;
-use super::rope;
 use crate::exec::Executor;
 use crate::format::TILE_ROWS;
 use crate::image::Config;
 use crate::image::arch::{Attention, MAX_HEAD_DIM};
-use crate::kernels::{Attend, Kernels, KvFormat, KvView};
+use crate::kernels::{Attend, Kernels, KvFormat, KvView, rotate};
 use crate::views::Disjoint;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -250,7 +249,7 @@ impl Step<'_> {
         }
         if let Some((cos, sin)) = self.rope {
             let half = t * dim / 2..(t + 1) * dim / 2;
-            rope::rotate(&mut head[..dim], &cos[half.clone()], &sin[half]);
+            rotate(&mut head[..dim], &cos[half.clone()], &sin[half]);
         }
     }
 
@@ -269,7 +268,7 @@ impl Step<'_> {
         let heads = head * group..(head + 1) * group;
         let Some(active) = self.active else {
             // SAFETY: by the caller.
-            return unsafe { self.look_up_heads(kernels, head, heads, core::ptr::null(), first, tokens) };
+            return unsafe { self.look_up_heads(kernels, head, heads, None, first, tokens) };
         };
         let below = |n: usize| active.partition_point(|q| (*q as usize) < n);
         let picked = &active[below(heads.start)..below(heads.end)];
@@ -277,7 +276,7 @@ impl Step<'_> {
         // SAFETY: this head's slots of the one row, by the caller's promise nobody else's; the numbers are of its heads.
         unsafe {
             if !picked.is_empty() {
-                self.look_up_heads(kernels, head, 0..picked.len(), picked.as_ptr(), first, tokens);
+                self.look_up_heads(kernels, head, 0..picked.len(), Some(picked), first, tokens);
             }
             for q in heads {
                 let at = (first * self.attention.heads + q) * slot;
@@ -296,13 +295,13 @@ impl Step<'_> {
     /// picked.
     ///
     /// # Safety
-    /// As [`Step::look_up`]; `picked` is null, or has a number for each of the heads.
+    /// As [`Step::look_up`]; `picked`, if given, has a number for each of the heads.
     unsafe fn look_up_heads(
         &self,
         kernels: &Kernels,
         head: usize,
         heads: Range<usize>,
-        picked: *const u32,
+        picked: Option<&[u32]>,
         first: usize,
         tokens: usize,
     ) {
@@ -325,7 +324,7 @@ impl Step<'_> {
                 kv: self.cache.view(head),
             };
             kernels.attend(&attend, self.out.values.as_ptr().add(start));
-            if self.int8 && picked.is_null() {
+            if self.int8 && picked.is_none() {
                 for t in 0..tokens {
                     let at = start + t * row;
                     self.out.quantize(kernels, at, self.out.values(at..at + group * slot));

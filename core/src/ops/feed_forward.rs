@@ -8,7 +8,7 @@ use super::for_ranges;
 use super::linear::{Product, linear};
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, TILE_ROWS};
-use crate::kernels::{Activation, Input, Kernels};
+use crate::kernels::{Activation, Input, Kernels, Outputs};
 
 /// Tokens whose neurons are held on the stack at once.
 const TOKENS: usize = 16;
@@ -168,9 +168,9 @@ fn sixteen(
     let project = |p: &Projection| {
         let mut out = [0.0; TILE_ROWS];
         if p.matrix.geometry().order.unit_outputs() == 1 {
-            kernels.gemm_rows(&p.matrix, these, later, x, 0, 1, &mut out, TILE_ROWS);
+            kernels.gemm_rows(&p.matrix, Outputs { rows: these, prefetch: later }, x, 0..1, &mut out, TILE_ROWS);
         } else {
-            kernels.gemm(&p.matrix, these[0] as usize / TILE_ROWS, x, 0, 1, &mut out, TILE_ROWS);
+            kernels.gemm(&p.matrix, these[0] as usize / TILE_ROWS, x, 0..1, &mut out, TILE_ROWS);
         }
         if let Some(bias) = p.bias {
             out.iter_mut().zip(these).for_each(|(y, i)| *y += bias[*i as usize]);
@@ -216,7 +216,7 @@ impl Way<'_> {
         let per_block = if gate.is_some() { 2 * PANELS } else { PANELS };
         let (block, part) = (self.block((self.at + i / per_block).min(self.last)), i % per_block);
         let from = gate.filter(|_| part >= PANELS).unwrap_or(up);
-        from.matrix.hint(block * PANELS + part % PANELS)
+        from.matrix.unit_start(block * PANELS + part % PANELS)
     }
 }
 
@@ -261,14 +261,14 @@ fn project(
     tokens: usize,
     out: &mut [f32; TOKENS * BLOCK],
 ) {
-    let (block, ahead) = (way.block(way.at), part + p.matrix.runs_ahead());
+    let (block, ahead) = (way.block(way.at), part + p.matrix.prefetch_runs());
     for half in 0..PANELS {
         let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
         if tokens == 1 && first == 0 {
-            let soon = [way.panel(ahead + half), way.panel(ahead + half + 1)];
-            kernels.gemv(&p.matrix, panel, soon, x, out);
+            let prefetch = [way.panel(ahead + half), way.panel(ahead + half + 1)];
+            kernels.gemv(&p.matrix, panel, prefetch, x, out);
         } else {
-            kernels.gemm(&p.matrix, panel, x, first, tokens, out, BLOCK);
+            kernels.gemm(&p.matrix, panel, x, first..first + tokens, out, BLOCK);
         }
     }
     if let Some(bias) = p.bias {

@@ -119,7 +119,7 @@ impl<'a> Product<'a> {
                     _ => {
                         for p in first..first + n {
                             let out = self.out.as_ptr().add(m.output_offset(p));
-                            kernels.gemm_shared(m, p, x, 0, tokens, out, self.stride);
+                            kernels.gemm_shared(m, p, x, 0..tokens, out, self.stride);
                         }
                     }
                 }
@@ -135,14 +135,14 @@ impl<'a> Product<'a> {
     /// As [`Product::run`].
     unsafe fn panels(&self, kernels: &Kernels, x: &Input, items: Range<usize>, end: usize) {
         let m = &self.matrix;
-        let (ahead, last) = (m.runs_ahead(), end - 1);
-        let hint = |i: usize| m.hint(self.item(i.min(last)));
-        let mut soon = [hint(items.start + ahead); 2];
+        let (ahead, last) = (m.prefetch_runs(), end - 1);
+        let hint = |i: usize| m.unit_start(self.item(i.min(last)));
+        let mut prefetch = [hint(items.start + ahead); 2];
         for i in items {
-            soon = [soon[1], hint(i + ahead + 1)];
+            prefetch = [prefetch[1], hint(i + ahead + 1)];
             let (p, from) = (self.item(i), m.output_offset(self.item(i)));
             // SAFETY: by the caller.
-            kernels.gemv(m, p, soon, x, unsafe { self.out.range(from..from + TILE_ROWS) });
+            kernels.gemv(m, p, prefetch, x, unsafe { self.out.range(from..from + TILE_ROWS) });
         }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Product<'a> {
                 _ => {
                     for b in blocks {
                         let out = self.out.as_ptr().add(b * BLOCK);
-                        kernels.gemm_inputs(&self.matrix, b, x, 0, tokens, out, self.stride);
+                        kernels.gemm_inputs(&self.matrix, b, x, 0..tokens, out, self.stride);
                     }
                 }
             }
@@ -181,11 +181,11 @@ impl<'a> Product<'a> {
         let blocks = (0..m.geometry().k_blocks).filter(|kb| self.block_matters(x, *kb));
         // A task's part of a run is read, and the same part of those that come.
         let skip = panels.start * m.format().tile_bytes();
-        let mut hints = blocks.clone().skip(m.runs_ahead()).map(|kb| m.hint(kb).wrapping_add(skip));
-        let mut soon = [hints.next().unwrap_or(m.hint(0)); 2];
+        let mut hints = blocks.clone().skip(m.prefetch_runs()).map(|kb| m.unit_start(kb).wrapping_add(skip));
+        let mut prefetch = [hints.next().unwrap_or(m.unit_start(0)); 2];
         for kb in blocks {
-            soon = [soon[1], hints.next().unwrap_or(soon[1])];
-            kernels.gemv_columns(m, kb, soon, panels.start, x, y);
+            prefetch = [prefetch[1], hints.next().unwrap_or(prefetch[1])];
+            kernels.gemv_columns(m, kb, prefetch, panels.start, x, y);
         }
     }
 

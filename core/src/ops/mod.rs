@@ -8,7 +8,6 @@ pub mod buffer;
 pub mod feed_forward;
 pub mod linear;
 pub mod residual;
-pub mod rope;
 
 use crate::exec::Executor;
 use core::ops::Range;

@@ -1,26 +1,24 @@
-//! AVX2 lanes: two registers. (F16C besides, for halves.)
+//! AVX2 lanes: two registers. (F16C converts halves.)
 
-use super::Lanes;
+use super::{LANES, Lanes, Proof};
 use core::arch::x86_64::*;
 
-/// Sixteen floats in two ymm registers.
+/// Sixteen floats in two ymm registers. Its proof is one of AVX2, F16C and POPCNT.
 #[derive(Clone, Copy)]
 pub struct Avx2Lanes(__m256, __m256);
 
-impl From<(__m256, __m256)> for Avx2Lanes {
+impl Avx2Lanes {
+    /// Lanes of two registers.
     #[inline(always)]
-    fn from((low, high): (__m256, __m256)) -> Self {
+    pub(crate) fn new(_: Proof<Self>, low: __m256, high: __m256) -> Self {
         Avx2Lanes(low, high)
     }
 }
 
 /// Sixteen signed bytes as floats.
-///
-/// # Safety
-/// AVX2 must be there.
 #[inline(always)]
-unsafe fn widen(bytes: __m128i) -> Avx2Lanes {
-    // SAFETY: by the contract.
+fn widen(_: Proof<Avx2Lanes>, bytes: __m128i) -> Avx2Lanes {
+    // SAFETY: the proof is one of AVX2.
     unsafe {
         let (a, b) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes)));
         Avx2Lanes(_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b))
@@ -30,68 +28,78 @@ unsafe fn widen(bytes: __m128i) -> Avx2Lanes {
 macro_rules! lanewise {
     ($name:ident, $op:ident) => {
         #[inline(always)]
-        unsafe fn $name(self, o: Self) -> Self {
-            // SAFETY: AVX2 by the trait's contract.
+        fn $name(self, o: Self) -> Self {
+            // SAFETY: the values are proofs of AVX2.
             unsafe { Avx2Lanes($op(self.0, o.0), $op(self.1, o.1)) }
         }
     };
 }
 
-// SAFETY: needs AVX2 and F16C.
+// SAFETY: the field is private, and every constructor takes a proof.
 unsafe impl Lanes for Avx2Lanes {
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: AVX2 by the trait's contract.
+    fn splat(_: Proof<Self>, x: f32) -> Self {
+        // SAFETY: the proof is one of AVX2.
         unsafe { Avx2Lanes(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
     }
 
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: 16 elements and AVX2 by the trait's contract.
+    fn load_bytes(_: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
+        let p = x.as_ptr().cast::<f32>();
+        // SAFETY: 64 bytes, read at any alignment; the proof is one of AVX2.
         unsafe { Avx2Lanes(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
     }
 
     #[inline(always)]
-    unsafe fn load_f16(p: *const u16) -> Self {
-        // SAFETY: 16 elements and F16C by the trait's contract.
+    fn load_f16(_: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
+        let p = x.as_ptr();
+        // SAFETY: 32 bytes, read at any alignment; the proof is one of F16C.
         unsafe {
-            let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
+            let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(16).cast()));
             Avx2Lanes(_mm256_cvtph_ps(a), _mm256_cvtph_ps(b))
         }
     }
 
     #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self {
-        // SAFETY: 16 elements and AVX2 by the trait's contract.
-        unsafe { widen(_mm_loadu_si128(p.cast())) }
+    fn load_i8(isa: Proof<Self>, x: &[i8; LANES]) -> Self {
+        // SAFETY: 16 bytes, read at any alignment.
+        widen(isa, unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
     }
 
     #[inline(always)]
-    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
-        // SAFETY: 16 elements and AVX2 by the trait's contract.
+    fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
+        // SAFETY: twice 16 bytes, read at any alignment; the proof is one of AVX2.
         unsafe {
-            let (codes, table) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(table.as_ptr().cast()));
+            let (codes, table) = (_mm_loadu_si128(codes.as_ptr().cast()), _mm_loadu_si128(table.as_ptr().cast()));
             let low = _mm_set1_epi8(15);
             let high = _mm_and_si128(_mm_srli_epi16::<4>(codes), low);
-            (widen(_mm_shuffle_epi8(table, _mm_and_si128(codes, low))), widen(_mm_shuffle_epi8(table, high)))
+            let low = _mm_shuffle_epi8(table, _mm_and_si128(codes, low));
+            (widen(isa, low), widen(isa, _mm_shuffle_epi8(table, high)))
         }
     }
 
     #[inline(always)]
-    unsafe fn splat_f16(p: *const u16) -> Self {
-        // SAFETY: one element and F16C by the trait's contract.
+    fn splat_f16(_: Proof<Self>, bits: u16) -> Self {
+        // SAFETY: the proof is one of F16C.
         unsafe {
-            let v = _mm256_cvtph_ps(_mm_set1_epi16(p.read_unaligned() as i16));
+            let v = _mm256_cvtph_ps(_mm_set1_epi16(bits as i16));
             Avx2Lanes(v, v)
         }
     }
 
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8, per: usize, stride: usize) {
+    unsafe fn interleave(
+        _: Proof<Self>,
+        runs: &[*const u8; LANES],
+        quads: usize,
+        out: *mut u8,
+        per: usize,
+        stride: usize,
+    ) {
         for first in (0..quads).step_by(4) {
             for half in 0..2 {
-                // SAFETY: AVX2 by the trait's contract; 16 bytes from quad `first` on are in every run, and the
-                // runs 8 * half.. are written to their half of four quads.
+                // SAFETY: the proof is one of AVX2. `first + 3` is below `quads`: 16 bytes from quad `first` on are in
+                // every run, and the runs 8 * half.. are written to their half of four quads.
                 unsafe {
                     let pair = |r: usize| {
                         let load = |r: usize| _mm_loadu_si128(runs[r].add(4 * first).cast());
@@ -117,8 +125,9 @@ unsafe impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: 16 elements and AVX2 by the trait's contract.
+    fn store(self, to: &mut [f32; LANES]) {
+        let p = to.as_mut_ptr();
+        // SAFETY: 16 floats; the value is a proof of AVX2.
         unsafe {
             _mm256_storeu_ps(p, self.0);
             _mm256_storeu_ps(p.add(8), self.1);
@@ -126,14 +135,14 @@ unsafe impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8) {
-        // SAFETY: 16 elements and AVX2 by the trait's contract.
+    fn store_i8(self, to: &mut [i8; LANES]) {
+        // SAFETY: 16 bytes; the value is a proof of AVX2.
         unsafe {
             let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
             // The pack works in 128-bit halves: 0 2 1 3 puts the quarters back in order.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(p.cast(), bytes);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
         }
     }
 
@@ -145,14 +154,14 @@ unsafe impl Lanes for Avx2Lanes {
     lanewise!(min, _mm256_min_ps);
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    fn prefetch(_: Proof<Self>, p: *const u8) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
-        // SAFETY: AVX2 by the trait's contract.
+    fn pow2(self) -> Self {
+        // SAFETY: the value is a proof of AVX2.
         unsafe {
             let bias = _mm256_set1_epi32(127);
             let a = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), bias);

@@ -1,29 +1,28 @@
 //! AVX-512 lanes: one register.
 
-use super::Lanes;
+use super::{LANES, Lanes, Proof};
 use core::arch::x86_64::*;
 
-/// Sixteen floats in a zmm register.
+/// Sixteen floats in a zmm register. Its proof is one of AVX-512 F, BW, VL and VNNI, and of all that [`super::avx2`]
+/// needs.
 #[derive(Clone, Copy)]
 pub struct Avx512Lanes(__m512);
 
-impl From<__m512> for Avx512Lanes {
+impl Avx512Lanes {
+    /// Lanes of a register.
     #[inline(always)]
-    fn from(v: __m512) -> Self {
+    pub(crate) fn new(_: Proof<Self>, v: __m512) -> Self {
         Avx512Lanes(v)
     }
 }
 
-/// What the low and the high halves of 16 bytes name.
-///
-/// # Safety
-/// There must be 16 bytes at `p`; AVX-512 F must be there.
+/// The entries that the low and the high halves of 16 bytes name.
 #[inline(always)]
-unsafe fn permute(p: *const u8, table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes) {
-    // SAFETY: by the contract.
+fn permute(codes: &[u8; LANES], table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes) {
+    // SAFETY: 16 bytes, read at any alignment; the table is a proof of AVX-512 F.
     unsafe {
         // The permutation looks at the lowest four bits only: nothing is masked.
-        let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
         let high = _mm512_srli_epi32::<4>(codes);
         (Avx512Lanes(_mm512_permutexvar_ps(codes, table.0)), Avx512Lanes(_mm512_permutexvar_ps(high, table.0)))
     }
@@ -32,10 +31,10 @@ unsafe fn permute(p: *const u8, table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes
 /// Dwords 0, 1, 2, 3 of 16 runs of bytes, each dword's in a register.
 ///
 /// # Safety
-/// 16 bytes from `at` on must be in every run; AVX-512 F must be there.
+/// 16 bytes from `at` on must be in every run.
 #[inline(always)]
-unsafe fn transpose4(runs: &[*const u8; 16], at: usize) -> [__m512i; 4] {
-    // SAFETY: by the contract.
+unsafe fn transpose4(isa: Proof<Avx512Lanes>, runs: &[*const u8; LANES], at: usize) -> [__m512i; 4] {
+    // SAFETY: 16 bytes of every run are readable; the proof is one of AVX-512 F.
     unsafe {
         // Register r holds runs r, r + 4, r + 8, r + 12: transposed by fours inside their quarters, the runs come out
         // in order.
@@ -46,17 +45,14 @@ unsafe fn transpose4(runs: &[*const u8; 16], at: usize) -> [__m512i; 4] {
             let v = _mm512_inserti32x4::<2>(v, load(r + 8));
             _mm512_inserti32x4::<3>(v, load(r + 12))
         };
-        quarters(rows(0), rows(1), rows(2), rows(3))
+        quarters(isa, rows(0), rows(1), rows(2), rows(3))
     }
 }
 
 /// Transposes dwords by fours inside quarters of four registers.
-///
-/// # Safety
-/// AVX-512 F must be there.
 #[inline(always)]
-unsafe fn quarters(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
-    // SAFETY: by the contract.
+fn quarters(_: Proof<Avx512Lanes>, a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
+    // SAFETY: the proof is one of AVX-512 F.
     unsafe {
         let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
         let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
@@ -72,13 +68,13 @@ unsafe fn quarters(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 
 /// Dwords 0 to 15 of 16 runs of bytes, each dword's in a register.
 ///
 /// # Safety
-/// 64 bytes from `at` on must be in every run; AVX-512 F must be there.
+/// 64 bytes from `at` on must be in every run.
 #[inline(always)]
-unsafe fn transpose16(runs: &[*const u8; 16], at: usize) -> [__m512i; 16] {
-    // SAFETY: by the contract.
+unsafe fn transpose16(isa: Proof<Avx512Lanes>, runs: &[*const u8; LANES], at: usize) -> [__m512i; 16] {
+    // SAFETY: 64 bytes of every run are readable; the proof is one of AVX-512 F.
     unsafe {
         let load = |r: usize| _mm512_loadu_si512(runs[r].add(at).cast());
-        let four = |r: usize| quarters(load(r), load(r + 1), load(r + 2), load(r + 3));
+        let four = |r: usize| quarters(isa, load(r), load(r + 1), load(r + 2), load(r + 3));
         // Quarter q of fours[f][c] has dword 4q + c of runs 4f..4f + 4.
         let (a, b, c, d) = (four(0), four(4), four(8), four(12));
         let mut out = [a[0]; 16];
@@ -97,68 +93,74 @@ unsafe fn transpose16(runs: &[*const u8; 16], at: usize) -> [__m512i; 16] {
 macro_rules! lanewise {
     ($name:ident, $op:ident) => {
         #[inline(always)]
-        unsafe fn $name(self, o: Self) -> Self {
-            // SAFETY: AVX-512F by the trait's contract.
+        fn $name(self, o: Self) -> Self {
+            // SAFETY: the values are proofs of AVX-512 F.
             Avx512Lanes(unsafe { $op(self.0, o.0) })
         }
     };
 }
 
-// SAFETY: needs AVX-512 F, BW and VL.
+// SAFETY: the field is private, and every constructor takes a proof.
 unsafe impl Lanes for Avx512Lanes {
-    const TOGETHER: usize = 8;
+    const SUMS: usize = 8;
 
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: AVX-512F by the trait's contract.
+    fn splat(_: Proof<Self>, x: f32) -> Self {
+        // SAFETY: the proof is one of AVX-512 F.
         Avx512Lanes(unsafe { _mm512_set1_ps(x) })
     }
 
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        Avx512Lanes(unsafe { _mm512_loadu_ps(p) })
+    fn load_bytes(_: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
+        // SAFETY: 64 bytes, read at any alignment; the proof is one of AVX-512 F.
+        Avx512Lanes(unsafe { _mm512_loadu_ps(x.as_ptr().cast()) })
     }
 
     #[inline(always)]
-    unsafe fn load_f16(p: *const u16) -> Self {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) })
+    fn load_f16(_: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
+        // SAFETY: 32 bytes, read at any alignment; the proof is one of AVX-512 F.
+        Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) })
     }
 
     #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        Avx512Lanes(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) })
+    fn load_i8(_: Proof<Self>, x: &[i8; LANES]) -> Self {
+        // SAFETY: 16 bytes, read at any alignment; the proof is one of AVX-512 F.
+        Avx512Lanes(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) })
     }
 
     #[inline(always)]
-    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        unsafe { permute(p, Self::load_i8(table.as_ptr())) }
+    fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
+        permute(codes, Self::load_i8(isa, table))
     }
 
     #[inline(always)]
-    unsafe fn lookup_times(p: *const u8, table: &[i8; 16], factor: Self) -> (Self, Self) {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract. The product is that of the code, made for all
-        // codes at once.
-        unsafe { permute(p, Self::load_i8(table.as_ptr()).mul(factor)) }
+    fn lookup_times(codes: &[u8; LANES], table: &[i8; LANES], factor: Self) -> (Self, Self) {
+        // The product is that of the code, made for all codes at once.
+        permute(codes, Self::load_i8(factor.isa(), table).mul(factor))
     }
 
     #[inline(always)]
-    unsafe fn splat_f16(p: *const u16) -> Self {
-        // SAFETY: one element and AVX-512F by the trait's contract.
-        Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(p.read_unaligned() as i16)) })
+    fn splat_f16(_: Proof<Self>, bits: u16) -> Self {
+        // SAFETY: the proof is one of AVX-512 F and AVX2.
+        Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits as i16)) })
     }
 
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; 16], quads: usize, out: *mut u8, per: usize, stride: usize) {
+    unsafe fn interleave(
+        isa: Proof<Self>,
+        runs: &[*const u8; LANES],
+        quads: usize,
+        out: *mut u8,
+        per: usize,
+        stride: usize,
+    ) {
         let place = |quad: usize| out.wrapping_add(quad / per * stride + quad % per * 64);
         let mut first = 0;
         while quads - first >= 16 {
-            // SAFETY: AVX-512F by the trait's contract; 64 bytes from quad `first` on are in every run.
+            // SAFETY: the proof is one of AVX-512 F; 16 quads, 64 bytes, from quad `first` on are in every run, and
+            // their places are writable.
             unsafe {
-                let v = transpose16(runs, 4 * first);
+                let v = transpose16(isa, runs, 4 * first);
                 for (i, v) in v.into_iter().enumerate() {
                     _mm512_storeu_si512(place(first + i).cast(), v);
                 }
@@ -166,9 +168,10 @@ unsafe impl Lanes for Avx512Lanes {
             first += 16;
         }
         while first < quads {
-            // SAFETY: AVX-512F by the trait's contract; 16 bytes from quad `first` on are in every run.
+            // SAFETY: the proof is one of AVX-512 F; 4 quads, 16 bytes, from quad `first` on are in every run, and
+            // their places are writable.
             unsafe {
-                let v = transpose4(runs, 4 * first);
+                let v = transpose4(isa, runs, 4 * first);
                 for (i, v) in v.into_iter().enumerate() {
                     _mm512_storeu_si512(place(first + i).cast(), v);
                 }
@@ -178,11 +181,11 @@ unsafe impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    unsafe fn gather_halves(runs: &[*const u8; 16], n: usize, out: *mut u8, stride: usize) {
-        // SAFETY: AVX-512F by the trait's contract; 16 bytes are in every run.
-        let pairs = unsafe { transpose4(runs, 0) };
+    unsafe fn gather_halves(isa: Proof<Self>, runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
+        // SAFETY: 16 bytes of every run are readable.
+        let pairs = unsafe { transpose4(isa, runs, 0) };
         for (i, pair) in pairs.into_iter().enumerate().take(n.div_ceil(2)) {
-            // SAFETY: the places of two numbers, or of one at the end.
+            // SAFETY: the proof is one of AVX-512 F; the places of numbers 2 * i and, below `n`, 2 * i + 1 are writable.
             unsafe {
                 let to = out.add(2 * i * stride);
                 _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pair));
@@ -194,33 +197,42 @@ unsafe impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    unsafe fn select(x: *const f32, quants: *const i8, threshold: f32, first: u32, list: *mut u32) -> usize {
-        // SAFETY: 16 of everything and AVX-512 F, BW, VL by the trait's contract.
+    fn select(
+        _: Proof<Self>,
+        x: &[f32; LANES],
+        quants: Option<&[i8; LANES]>,
+        threshold: f32,
+        first: u32,
+        list: &mut [u32; LANES],
+    ) -> usize {
+        // SAFETY: 16 elements in every array; the proof is one of AVX-512 F, BW and VL.
         unsafe {
-            let large = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(_mm512_loadu_ps(x)), _mm512_set1_ps(threshold));
-            let mask = if quants.is_null() {
-                large
-            } else {
-                let quants = _mm_loadu_si128(quants.cast());
-                large & _mm_test_epi8_mask(quants, quants)
+            let x = _mm512_loadu_ps(x.as_ptr());
+            let large = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(threshold));
+            let mask = match quants {
+                None => large,
+                Some(quants) => {
+                    let quants = _mm_loadu_si128(quants.as_ptr().cast());
+                    large & _mm_test_epi8_mask(quants, quants)
+                }
             };
             let places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             let numbers = _mm512_add_epi32(places, _mm512_set1_epi32(first as i32));
-            _mm512_storeu_si512(list.cast(), _mm512_maskz_compress_epi32(mask, numbers));
+            _mm512_storeu_si512(list.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, numbers));
             mask.count_ones() as usize
         }
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        unsafe { _mm512_storeu_ps(p, self.0) }
+    fn store(self, to: &mut [f32; LANES]) {
+        // SAFETY: 16 floats; the value is a proof of AVX-512 F.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8) {
-        // SAFETY: 16 elements and AVX-512F by the trait's contract.
-        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0))) }
+    fn store_i8(self, to: &mut [i8; LANES]) {
+        // SAFETY: 16 bytes; the value is a proof of AVX-512 F.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0))) }
     }
 
     lanewise!(add, _mm512_add_ps);
@@ -231,14 +243,14 @@ unsafe impl Lanes for Avx512Lanes {
     lanewise!(min, _mm512_min_ps);
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    fn prefetch(_: Proof<Self>, p: *const u8) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
-        // SAFETY: AVX-512F by the trait's contract.
+    fn pow2(self) -> Self {
+        // SAFETY: the value is a proof of AVX-512 F.
         unsafe {
             let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
             Avx512Lanes(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))

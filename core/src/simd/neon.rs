@@ -1,17 +1,34 @@
 //! NEON lanes: four registers. (Advanced SIMD is part of every 64-bit Arm, conversion of halves included.)
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, Proof};
 use core::arch::aarch64::*;
 use core::arch::asm;
+use core::marker::PhantomData;
 
-/// Sixteen floats in four q registers.
+/// Advanced SIMD without extensions.
 #[derive(Clone, Copy)]
-pub struct NeonLanes([float32x4_t; 4]);
+pub struct Plain;
+/// With the dot-product instructions (`FEAT_DotProd`).
+#[derive(Clone, Copy)]
+pub struct DotProd;
+/// With the dot-product and the matrix instructions (`FEAT_I8MM`).
+#[derive(Clone, Copy)]
+pub struct I8mm;
 
-impl From<[float32x4_t; 4]> for NeonLanes {
+/// The levels with dot-product instructions.
+pub trait WithDotProd: Copy {}
+impl WithDotProd for DotProd {}
+impl WithDotProd for I8mm {}
+
+/// Sixteen floats in four q registers. Their proof is one of NEON, and of the extensions that `F` names.
+#[derive(Clone, Copy)]
+pub struct NeonLanes<F = Plain>([float32x4_t; 4], PhantomData<F>);
+
+impl<F> NeonLanes<F> {
+    /// Lanes of four registers.
     #[inline(always)]
-    fn from(v: [float32x4_t; 4]) -> Self {
-        NeonLanes(v)
+    pub(crate) fn new(_: Proof<Self>, v: [float32x4_t; 4]) -> Self {
+        NeonLanes(v, PhantomData)
     }
 }
 
@@ -34,52 +51,52 @@ static KEPT: [u32; 16] = {
 };
 
 /// Sixteen signed bytes as floats.
-///
-/// # Safety
-/// NEON must be there.
 #[inline(always)]
-unsafe fn widen(bytes: int8x16_t) -> NeonLanes {
-    // SAFETY: by the contract.
+fn widen<F>(isa: Proof<NeonLanes<F>>, bytes: int8x16_t) -> NeonLanes<F> {
+    // SAFETY: the proof is one of NEON.
     unsafe {
         let (a, b) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
-        NeonLanes([
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))),
-            vcvtq_f32_s32(vmovl_high_s16(a)),
-            vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
-            vcvtq_f32_s32(vmovl_high_s16(b)),
-        ])
+        NeonLanes::new(
+            isa,
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))),
+                vcvtq_f32_s32(vmovl_high_s16(a)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
+                vcvtq_f32_s32(vmovl_high_s16(b)),
+            ],
+        )
     }
 }
 
 /// Floats of which two bytes are looked up; the others are zero.
-///
-/// # Safety
-/// NEON must be there.
 #[inline(always)]
-unsafe fn floats(third: uint8x16_t, fourth: uint8x16_t, codes: uint8x16_t) -> NeonLanes {
-    // SAFETY: by the contract.
+fn floats<F>(isa: Proof<NeonLanes<F>>, third: uint8x16_t, fourth: uint8x16_t, codes: uint8x16_t) -> NeonLanes<F> {
+    // SAFETY: the proof is one of NEON.
     unsafe {
         let zero = vdupq_n_u16(0);
         let (third, fourth) = (vqtbl1q_u8(third, codes), vqtbl1q_u8(fourth, codes));
         let a = vreinterpretq_u16_u8(vzip1q_u8(third, fourth));
         let b = vreinterpretq_u16_u8(vzip2q_u8(third, fourth));
-        NeonLanes([
-            vreinterpretq_f32_u16(vzip1q_u16(zero, a)),
-            vreinterpretq_f32_u16(vzip2q_u16(zero, a)),
-            vreinterpretq_f32_u16(vzip1q_u16(zero, b)),
-            vreinterpretq_f32_u16(vzip2q_u16(zero, b)),
-        ])
+        NeonLanes::new(
+            isa,
+            [
+                vreinterpretq_f32_u16(vzip1q_u16(zero, a)),
+                vreinterpretq_f32_u16(vzip2q_u16(zero, a)),
+                vreinterpretq_f32_u16(vzip1q_u16(zero, b)),
+                vreinterpretq_f32_u16(vzip2q_u16(zero, b)),
+            ],
+        )
     }
 }
 
 macro_rules! lanewise {
     ($name:ident, |$a:ident, $b:ident| $e:expr) => {
         #[inline(always)]
-        unsafe fn $name(self, o: Self) -> Self {
+        fn $name(self, o: Self) -> Self {
             let mut r = self;
             for i in 0..4 {
                 let ($a, $b) = (self.0[i], o.0[i]);
-                // SAFETY: NEON by the trait's contract.
+                // SAFETY: the values are proofs of NEON.
                 r.0[i] = unsafe { $e };
             }
             r
@@ -87,76 +104,81 @@ macro_rules! lanewise {
     };
 }
 
-// SAFETY: needs NEON.
-unsafe impl Lanes for NeonLanes {
+// SAFETY: the field is private, and every constructor takes a proof.
+unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: NEON by the trait's contract.
-        NeonLanes([unsafe { vdupq_n_f32(x) }; 4])
+    fn splat(isa: Proof<Self>, x: f32) -> Self {
+        // SAFETY: the proof is one of NEON.
+        NeonLanes::new(isa, [unsafe { vdupq_n_f32(x) }; 4])
     }
 
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: 16 elements and NEON by the trait's contract.
-        unsafe { NeonLanes([vld1q_f32(p), vld1q_f32(p.add(4)), vld1q_f32(p.add(8)), vld1q_f32(p.add(12))]) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(p: *const u16) -> Self {
-        // SAFETY: 16 elements and NEON by the trait's contract.
+    fn load_bytes(isa: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
+        let p = x.as_ptr();
+        // SAFETY: 64 bytes, read at any alignment; the proof is one of NEON.
         unsafe {
-            let a = vreinterpretq_f16_u16(vld1q_u16(p));
-            let b = vreinterpretq_f16_u16(vld1q_u16(p.add(8)));
-            NeonLanes([
-                vcvt_f32_f16(vget_low_f16(a)),
-                vcvt_high_f32_f16(a),
-                vcvt_f32_f16(vget_low_f16(b)),
-                vcvt_high_f32_f16(b),
-            ])
+            let load = |i: usize| vreinterpretq_f32_u8(vld1q_u8(p.add(16 * i)));
+            NeonLanes::new(isa, [load(0), load(1), load(2), load(3)])
         }
     }
 
     #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self {
-        // SAFETY: 16 elements and NEON by the trait's contract.
-        unsafe { widen(vld1q_s8(p)) }
+    fn load_f16(isa: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
+        let p = x.as_ptr();
+        // SAFETY: 32 bytes, read at any alignment; the proof is one of NEON.
+        unsafe {
+            let a = vreinterpretq_f16_u8(vld1q_u8(p));
+            let b = vreinterpretq_f16_u8(vld1q_u8(p.add(16)));
+            NeonLanes::new(
+                isa,
+                [
+                    vcvt_f32_f16(vget_low_f16(a)),
+                    vcvt_high_f32_f16(a),
+                    vcvt_f32_f16(vget_low_f16(b)),
+                    vcvt_high_f32_f16(b),
+                ],
+            )
+        }
     }
 
     #[inline(always)]
-    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
+    fn load_i8(isa: Proof<Self>, x: &[i8; LANES]) -> Self {
+        // SAFETY: 16 bytes; the proof is one of NEON.
+        widen(isa, unsafe { vld1q_s8(x.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
         // Integers of 8 bits are floats whose lower half is zero: the upper half's two bytes are looked up.
-        // SAFETY: 16 elements and NEON by the trait's contract.
+        // SAFETY: twice 16 bytes; the proof is one of NEON.
         unsafe {
-            let t = widen(vld1q_s8(table.as_ptr())).0.map(|v| vreinterpretq_u16_f32(v));
+            let t = widen(isa, vld1q_s8(table.as_ptr())).0.map(|v| vreinterpretq_u16_f32(v));
             let (a, b) = (vuzp2q_u16(t[0], t[1]), vuzp2q_u16(t[2], t[3]));
             let (a, b) = (vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b));
             let (third, fourth) = (vuzp1q_u8(a, b), vuzp2q_u8(a, b));
-            let codes = vld1q_u8(p);
+            let codes = vld1q_u8(codes.as_ptr());
             let (low, high) = (vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes));
-            (floats(third, fourth, low), floats(third, fourth, high))
+            (floats(isa, third, fourth, low), floats(isa, third, fourth, high))
         }
     }
 
     #[inline(always)]
-    unsafe fn splat_f16(p: *const u16) -> Self {
-        // SAFETY: one element and NEON by the trait's contract.
-        unsafe {
-            let v = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(p.read_unaligned())));
-            NeonLanes([v; 4])
+    fn splat_f16(isa: Proof<Self>, bits: u16) -> Self {
+        // SAFETY: the proof is one of NEON.
+        unsafe { NeonLanes::new(isa, [vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits))); 4]) }
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        for (to, v) in to.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
+            // SAFETY: four floats; the value is a proof of NEON.
+            unsafe { vst1q_f32(to.as_mut_ptr(), v) }
         }
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        for i in 0..4 {
-            // SAFETY: 16 elements and NEON by the trait's contract.
-            unsafe { vst1q_f32(p.add(4 * i), self.0[i]) }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8) {
-        // SAFETY: 16 elements and NEON by the trait's contract.
+    fn store_i8(self, to: &mut [i8; LANES]) {
+        // SAFETY: 16 bytes; the value is a proof of NEON.
         unsafe {
             let n = [
                 vcvtq_s32_f32(self.0[0]),
@@ -166,7 +188,7 @@ unsafe impl Lanes for NeonLanes {
             ];
             let low = vqmovn_high_s32(vqmovn_s32(n[0]), n[1]);
             let high = vqmovn_high_s32(vqmovn_s32(n[2]), n[3]);
-            vst1q_s8(p, vqmovn_high_s16(vqmovn_s16(low), high));
+            vst1q_s8(to.as_mut_ptr(), vqmovn_high_s16(vqmovn_s16(low), high));
         }
     }
 
@@ -174,17 +196,24 @@ unsafe impl Lanes for NeonLanes {
     lanewise!(sub, |a, b| vsubq_f32(a, b));
     lanewise!(mul, |a, b| vmulq_f32(a, b));
     lanewise!(div, |a, b| vdivq_f32(a, b));
-    // Not fmax and fmin: those order the zeros and hand NaN on, where all other lanes take the second operand.
+    // Not fmax and fmin: those order the zeros and return NaN, where all other lanes take the second operand.
     lanewise!(max, |a, b| vbslq_f32(vcgtq_f32(a, b), a, b));
     lanewise!(min, |a, b| vbslq_f32(vcltq_f32(a, b), a, b));
 
     #[inline(always)]
-    unsafe fn interleave(runs: &[*const u8; LANES], quads: usize, out: *mut u8, per: usize, stride: usize) {
+    unsafe fn interleave(
+        _: Proof<Self>,
+        runs: &[*const u8; LANES],
+        quads: usize,
+        out: *mut u8,
+        per: usize,
+        stride: usize,
+    ) {
         for first in (0..quads).step_by(4) {
             // Places hold whole fours of quads.
             let to = out.wrapping_add(first / per * stride + first % per * 64);
             for r in (0..LANES).step_by(4) {
-                // SAFETY: by the trait's contract: four quads of every run.
+                // SAFETY: `first + 3` is below `quads`, for which runs and places are valid; the proof is one of NEON.
                 unsafe {
                     let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(runs[r + i].add(4 * first)));
                     let (a, b, c, d) = (load(0), load(1), load(2), load(3));
@@ -200,15 +229,15 @@ unsafe impl Lanes for NeonLanes {
     }
 
     #[inline(always)]
-    unsafe fn gather_halves(runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
+    unsafe fn gather_halves(_: Proof<Self>, runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
         for eight in [0, 8] {
-            // SAFETY: 16 bytes of every run by the trait's contract, and so many places.
+            // SAFETY: 16 bytes of every run are readable, `n` places writable; the proof is one of NEON.
             unsafe {
                 let mut v = [vdupq_n_u16(0); 8];
                 for r in 0..8 {
                     v[r] = vreinterpretq_u16_u8(vld1q_u8(runs[eight + r]));
                 }
-                // A zip of rows i and i + 4 moves the highest bit of a number's row behind its column: three times.
+                // A zip of rows i and i + 4 moves the highest bit of a number's row to the end of its column: three times.
                 for _ in 0..3 {
                     v = [
                         vzip1q_u16(v[0], v[4]),
@@ -229,13 +258,20 @@ unsafe impl Lanes for NeonLanes {
     }
 
     #[inline(always)]
-    unsafe fn select(x: *const f32, quants: *const i8, threshold: f32, first: u32, list: *mut u32) -> usize {
-        // SAFETY: 16 of everything and NEON by the trait's contract.
+    fn select(
+        _: Proof<Self>,
+        x: &[f32; LANES],
+        quants: Option<&[i8; LANES]>,
+        threshold: f32,
+        first: u32,
+        list: &mut [u32; LANES],
+    ) -> usize {
+        // SAFETY: 16 elements in every array; `n` is at most 4 * i where four are written; the proof is one of NEON.
         unsafe {
             let (least, weights) = (vdupq_n_f32(threshold), vld1q_u32([1, 2, 4, 8].as_ptr()));
             let mut zeros = [vdupq_n_u32(0); 4];
-            if !quants.is_null() {
-                let q = vceqzq_s8(vld1q_s8(quants));
+            if let Some(quants) = quants {
+                let q = vceqzq_s8(vld1q_s8(quants.as_ptr()));
                 let (a, b) = (vreinterpretq_s8_u8(q), vmovl_high_s8(vreinterpretq_s8_u8(q)));
                 let a = vmovl_s8(vget_low_s8(a));
                 zeros = [vmovl_s16(vget_low_s16(a)), vmovl_high_s16(a), vmovl_s16(vget_low_s16(b)), vmovl_high_s16(b)]
@@ -243,13 +279,13 @@ unsafe impl Lanes for NeonLanes {
             }
             let mut n = 0;
             for i in 0..4 {
-                // What is no number is not at most anything.
-                let small = vcaleq_f32(vld1q_f32(x.add(4 * i)), least);
+                // A NaN is not at most anything.
+                let small = vcaleq_f32(vld1q_f32(x.as_ptr().add(4 * i)), least);
                 let dropped = vorrq_u32(small, zeros[i]);
                 let kept = vaddvq_u32(vbicq_u32(weights, dropped)) as usize & 15;
                 let places = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(KEPT[kept])));
                 let places = vaddw_u16(vdupq_n_u32(first + 4 * i as u32), vget_low_u16(places));
-                vst1q_u32(list.add(n), places);
+                vst1q_u32(list.as_mut_ptr().add(n), places);
                 n += kept.count_ones() as usize;
             }
             n
@@ -257,16 +293,16 @@ unsafe impl Lanes for NeonLanes {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    fn prefetch(_: Proof<Self>, p: *const u8) {
         // SAFETY: a hint, whatever the address. (The intrinsic is not stable yet.)
         unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
     }
 
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
+    fn pow2(self) -> Self {
         let mut r = self;
         for x in &mut r.0 {
-            // SAFETY: NEON by the trait's contract.
+            // SAFETY: the value is a proof of NEON.
             unsafe {
                 let n = vaddq_s32(vcvtq_s32_f32(*x), vdupq_n_s32(127));
                 *x = vreinterpretq_f32_s32(vshlq_n_s32::<23>(n));

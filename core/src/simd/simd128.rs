@@ -1,15 +1,16 @@
-//! WebAssembly's 128-bit lanes: four registers. There is no asking at run time: a module is compiled with them or not.
+//! WebAssembly's 128-bit lanes: four registers. A module is compiled with them or without; it cannot ask at run time.
 
-use super::Lanes;
+use super::{LANES, Lanes, Proof};
 use core::arch::wasm32::*;
 
 /// Sixteen floats in four v128.
 #[derive(Clone, Copy)]
 pub struct Simd128Lanes([v128; 4]);
 
-impl From<[v128; 4]> for Simd128Lanes {
+impl Simd128Lanes {
+    /// Lanes of four registers.
     #[inline(always)]
-    fn from(v: [v128; 4]) -> Self {
+    pub(crate) fn new(_: Proof<Self>, v: [v128; 4]) -> Self {
         Simd128Lanes(v)
     }
 }
@@ -40,7 +41,7 @@ fn from_halves(h: v128) -> v128 {
 macro_rules! lanewise {
     ($name:ident, |$a:ident, $b:ident| $e:expr) => {
         #[inline(always)]
-        unsafe fn $name(self, o: Self) -> Self {
+        fn $name(self, o: Self) -> Self {
             let mut r = self;
             for i in 0..4 {
                 let ($a, $b) = (self.0[i], o.0[i]);
@@ -51,24 +52,25 @@ macro_rules! lanewise {
     };
 }
 
-// SAFETY: needs simd128, without which this is not compiled.
+// SAFETY: simd128 is compiled into the module that contains this.
 unsafe impl Lanes for Simd128Lanes {
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
+    fn splat(_: Proof<Self>, x: f32) -> Self {
         Simd128Lanes([f32x4_splat(x); 4])
     }
 
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        let p = p.cast::<v128>();
-        // SAFETY: 16 elements by the trait's contract, at any address.
+    fn load_bytes(_: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
+        let p = x.as_ptr().cast::<v128>();
+        // SAFETY: 64 bytes, read at any alignment.
         unsafe { Simd128Lanes([v128_load(p), v128_load(p.add(1)), v128_load(p.add(2)), v128_load(p.add(3))]) }
     }
 
     #[inline(always)]
-    unsafe fn load_f16(p: *const u16) -> Self {
-        // SAFETY: 16 elements by the trait's contract.
-        let (a, b) = unsafe { (v128_load(p.cast()), v128_load(p.add(8).cast())) };
+    fn load_f16(_: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
+        let p = x.as_ptr().cast::<v128>();
+        // SAFETY: 32 bytes, read at any alignment.
+        let (a, b) = unsafe { (v128_load(p), v128_load(p.add(1))) };
         Simd128Lanes([
             from_halves(u32x4_extend_low_u16x8(a)),
             from_halves(u32x4_extend_high_u16x8(a)),
@@ -78,51 +80,50 @@ unsafe impl Lanes for Simd128Lanes {
     }
 
     #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self {
-        // SAFETY: 16 elements by the trait's contract.
-        widen(unsafe { v128_load(p.cast()) })
+    fn load_i8(_: Proof<Self>, x: &[i8; LANES]) -> Self {
+        // SAFETY: 16 bytes, read at any alignment.
+        widen(unsafe { v128_load(x.as_ptr().cast()) })
     }
 
     #[inline(always)]
-    unsafe fn lookup(p: *const u8, table: &[i8; 16]) -> (Self, Self) {
-        // SAFETY: 16 elements by the trait's contract.
-        let (codes, table) = unsafe { (v128_load(p.cast()), v128_load(table.as_ptr().cast())) };
+    fn lookup(_: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
+        // SAFETY: twice 16 bytes, read at any alignment.
+        let (codes, table) = unsafe { (v128_load(codes.as_ptr().cast()), v128_load(table.as_ptr().cast())) };
         let (low, high) = (v128_and(codes, u8x16_splat(15)), u8x16_shr(codes, 4));
         (widen(i8x16_swizzle(table, low)), widen(i8x16_swizzle(table, high)))
     }
 
     #[inline(always)]
-    unsafe fn splat_f16(p: *const u16) -> Self {
-        // SAFETY: one element by the trait's contract.
-        Simd128Lanes([from_halves(u32x4_splat(u32::from(unsafe { p.read_unaligned() }))); 4])
+    fn splat_f16(_: Proof<Self>, bits: u16) -> Self {
+        Simd128Lanes([from_halves(u32x4_splat(u32::from(bits))); 4])
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        for i in 0..4 {
-            // SAFETY: 16 elements by the trait's contract, at any address.
-            unsafe { v128_store(p.add(4 * i).cast(), self.0[i]) }
+    fn store(self, to: &mut [f32; LANES]) {
+        for (to, v) in to.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
+            // SAFETY: four floats, written at any alignment.
+            unsafe { v128_store(to.as_mut_ptr().cast(), v) }
         }
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8) {
+    fn store_i8(self, to: &mut [i8; LANES]) {
         let n = self.0.map(|x| i32x4_trunc_sat_f32x4(x));
         let bytes = i8x16_narrow_i16x8(i16x8_narrow_i32x4(n[0], n[1]), i16x8_narrow_i32x4(n[2], n[3]));
-        // SAFETY: 16 elements by the trait's contract, at any address.
-        unsafe { v128_store(p.cast(), bytes) }
+        // SAFETY: 16 bytes, written at any alignment.
+        unsafe { v128_store(to.as_mut_ptr().cast(), bytes) }
     }
 
     lanewise!(add, |a, b| f32x4_add(a, b));
     lanewise!(sub, |a, b| f32x4_sub(a, b));
     lanewise!(mul, |a, b| f32x4_mul(a, b));
     lanewise!(div, |a, b| f32x4_div(a, b));
-    // `pmax(b, a)` is `b < a ? a : b`: of what cannot be ordered the second operand, as all other lanes.
+    // `pmax(b, a)` is `b < a ? a : b`: the second operand where the two have no order, as in all other lanes.
     lanewise!(max, |a, b| f32x4_pmax(b, a));
     lanewise!(min, |a, b| f32x4_pmin(b, a));
 
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
+    fn pow2(self) -> Self {
         Simd128Lanes(self.0.map(|x| u32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(x), i32x4_splat(127)), 23)))
     }
 }

@@ -154,14 +154,14 @@ fn activations() {
 /// Every 9973rd f32 (a prime: all bits change) between -87 and 88, and the ends.
 #[test]
 fn exp() {
+    const PORTABLE: Proof<ScalarLanes> = Proof::PORTABLE;
     let mut report = Report::default();
     let ends = [0.0f32, -0.0, 1.0, -87.0, 88.0].map(f32::to_bits);
     let bits =
         (0..88f32.to_bits()).step_by(9973).chain(((-0f32).to_bits()..(-87f32).to_bits()).step_by(9973)).chain(ends);
     for bits in bits.collect::<Vec<_>>().chunks(LANES) {
         let x: [f32; LANES] = std::array::from_fn(|i| f32::from_bits(*bits.get(i).unwrap_or(&0)));
-        // SAFETY: 16 floats; the scalar lanes need no feature.
-        let y = unsafe { ScalarLanes::load(x.as_ptr()).exp().to_array() };
+        let y = ScalarLanes::load(PORTABLE, &x).exp().to_array();
         for (x, y) in x.into_iter().zip(y) {
             let exact = f64::from(x).exp();
             let unit = f64::from((exact as f32).next_up()) - f64::from(exact as f32);
@@ -170,8 +170,8 @@ fn exp() {
     }
     // Outside it is held.
     for (x, held) in [(-1e30, -87.0), (f32::NEG_INFINITY, -87.0), (1e30, 88.0), (f32::INFINITY, 88.0)] {
-        // SAFETY: as above.
-        let (y, held) = unsafe { (ScalarLanes::splat(x).exp().to_array(), ScalarLanes::splat(held).exp().to_array()) };
+        let exp = |x| ScalarLanes::splat(PORTABLE, x).exp().to_array();
+        let (y, held) = (exp(x), exp(held));
         report.same(|| format!("exp({x:e})"), &y, &held);
     }
     report.finish();
@@ -262,7 +262,7 @@ impl Attention {
             head_stride: self.head_stride(),
             tokens,
             heads,
-            picked: std::ptr::null(),
+            picked: None,
             head_width: self.width,
             first: self.first + from,
             window: self.window,
@@ -283,7 +283,7 @@ impl Attention {
             head_stride: self.head_stride(),
             tokens: self.tokens,
             heads: picked.len(),
-            picked: picked.as_ptr(),
+            picked: Some(picked),
             head_width: self.width,
             first: self.first,
             window: self.window,

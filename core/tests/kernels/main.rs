@@ -4,9 +4,9 @@
 
 use half::f16;
 use shadowllm_core::format::{Arithmetic, BLOCK, Geometry, Matrix, Order, TILE_ROWS};
-use shadowllm_core::kernels::{Activation, Attend, Input, KvFormat, KvView};
+use shadowllm_core::kernels::{Activation, Attend, Input, KvFormat, KvView, Outputs};
 use shadowllm_core::simd::scalar::ScalarLanes;
-use shadowllm_core::simd::{LANES, Lanes};
+use shadowllm_core::simd::{LANES, Lanes, Proof};
 use shadowllm_core::{Cpu, Format, Isa, Kernels};
 
 mod floats;

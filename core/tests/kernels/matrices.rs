@@ -176,7 +176,7 @@ fn gemm() {
             // One token at a time defines the result: how many are computed together must not show.
             let mut single = vec![UNTOUCHED; 36 * STRIDE];
             for t in 0..36 {
-                sets[0].gemm(&m, panel, &x, t, 1, &mut single[t * STRIDE..], STRIDE);
+                sets[0].gemm(&m, panel, &x, t..t + 1, &mut single[t * STRIDE..], STRIDE);
             }
             for t in [0, 1, 35] {
                 let want: Vec<_> =
@@ -189,7 +189,7 @@ fn gemm() {
                     // 0 to 3.
                     let first = tokens % 4;
                     let mut out = vec![UNTOUCHED; tokens * STRIDE];
-                    k.gemm(&m, panel, &x, first, tokens, &mut out, STRIDE);
+                    k.gemm(&m, panel, &x, first..first + tokens, &mut out, STRIDE);
                     let case = || format!("{} panel {panel} tokens {first}+{tokens}", describe(k, "gemm", &g));
                     report.same(case, &out, &single[first * STRIDE..][..tokens * STRIDE]);
                 }
@@ -212,7 +212,7 @@ fn gemv_columns() {
             let before = random.units((to - from) * TILE_ROWS);
             for kb in 0..g.k_blocks {
                 let mut want = before.clone();
-                sets[0].gemv_columns(&m, kb, [m.hint(kb); 2], from, &x, &mut want);
+                sets[0].gemv_columns(&m, kb, [m.unit_start(kb); 2], from, &x, &mut want);
                 let exact = before.iter().enumerate().map(|(i, y)| {
                     let (sum, tolerance) = reference(&m, from * TILE_ROWS + i, &rows, 0, kb..kb + 1);
                     let y = f64::from(*y);
@@ -224,7 +224,7 @@ fn gemv_columns() {
                 report.near(|| case(sets[0]), &want, &exact);
                 for k in &sets[1..] {
                     let mut y = before.clone();
-                    k.gemv_columns(&m, kb, [m.hint(kb); 2], from, &x, &mut y);
+                    k.gemv_columns(&m, kb, [m.unit_start(kb); 2], from, &x, &mut y);
                     report.same(|| case(k), &y, &want);
                 }
             }
@@ -232,10 +232,10 @@ fn gemv_columns() {
         // All columns one after the other are the product.
         for k in &sets {
             let mut y = vec![0.0; g.output_width()];
-            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, [m.hint(kb); 2], 0, &x, &mut y));
+            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, [m.unit_start(kb); 2], 0, &x, &mut y));
             let mut want = vec![0.0; g.output_width()];
             for (panel, out) in want.chunks_mut(TILE_ROWS).enumerate() {
-                k.gemm(&m, panel, &x, 0, 1, out, TILE_ROWS);
+                k.gemm(&m, panel, &x, 0..1, out, TILE_ROWS);
             }
             report.same(|| describe(k, "gemv_columns, all", &g), &y, &want);
         }
@@ -281,10 +281,10 @@ fn integer_extremes() {
                             format!("{} {what} {} {code:#x} x {quant} signs {signs}", k.isa().name(), format.name())
                         };
                         let mut out = vec![0.0; TILE_ROWS];
-                        k.gemm(&m, 0, &x, 0, 1, &mut out, TILE_ROWS);
+                        k.gemm(&m, 0, &x, 0..1, &mut out, TILE_ROWS);
                         report.same(|| case("gemm"), &out, &want);
                         out.fill(0.0);
-                        k.gemv_columns(&m, 0, [m.hint(0); 2], 0, &x, &mut out);
+                        k.gemv_columns(&m, 0, [m.unit_start(0); 2], 0, &x, &mut out);
                         report.same(|| case("gemv_columns"), &out, &want);
                     }
                 }
@@ -335,20 +335,27 @@ fn gemm_rows() {
         let want: Vec<_> = chosen.iter().map(|r| reference(&m, *r as usize, &rows, 0, 0..g.k_blocks)).collect();
         let mut single = vec![0.0; 17 * TILE_ROWS];
         for t in 0..17 {
-            sets[0].gemm_rows(&m, &chosen, &later, &x, t, 1, &mut single[t * TILE_ROWS..], TILE_ROWS);
+            sets[0].gemm_rows(
+                &m,
+                Outputs { rows: &chosen, prefetch: &later },
+                &x,
+                t..t + 1,
+                &mut single[t * TILE_ROWS..],
+                TILE_ROWS,
+            );
         }
         report.near(|| describe(sets[0], "gemm_rows", &g), &single[..TILE_ROWS], &want);
         for k in &sets {
             for tokens in [1, 2, 5, 17] {
                 let mut out = vec![0.0; tokens * TILE_ROWS];
-                k.gemm_rows(&m, &chosen, &later, &x, 0, tokens, &mut out, TILE_ROWS);
+                k.gemm_rows(&m, Outputs { rows: &chosen, prefetch: &later }, &x, 0..tokens, &mut out, TILE_ROWS);
                 report.same(|| describe(k, "gemm_rows", &g), &out, &single[..tokens * TILE_ROWS]);
             }
             // A panel is sixteen neighbours.
             let these = std::array::from_fn(|r| ((g.panels - 1) * TILE_ROWS + r) as u32);
             let (mut a, mut b) = (vec![0.0; TILE_ROWS], vec![0.0; TILE_ROWS]);
-            k.gemm_rows(&m, &these, &these, &x, 3, 1, &mut a, TILE_ROWS);
-            k.gemm(&m, g.panels - 1, &x, 3, 1, &mut b, TILE_ROWS);
+            k.gemm_rows(&m, Outputs { rows: &these, prefetch: &these }, &x, 3..4, &mut a, TILE_ROWS);
+            k.gemm(&m, g.panels - 1, &x, 3..4, &mut b, TILE_ROWS);
             report.same(|| describe(k, "gemm of lines", &g), &b, &a);
         }
     }
@@ -367,7 +374,9 @@ fn products_by_input() {
             let mut out = vec![0.0; n * outputs];
             for block in 0..outputs / BLOCK {
                 // SAFETY: `out` has `outputs` floats for every token, the block 32 of them.
-                unsafe { k.gemm_inputs(&m, block, &rows.input(&g), t, n, out.as_mut_ptr().add(block * BLOCK), outputs) }
+                unsafe {
+                    k.gemm_inputs(&m, block, &rows.input(&g), t..t + n, out.as_mut_ptr().add(block * BLOCK), outputs)
+                }
             }
             out
         };
@@ -450,7 +459,7 @@ fn codes_by_input() {
                 for block in 0..outputs / BLOCK {
                     // SAFETY: `out` has `outputs` floats for every token, the block 32 of them.
                     unsafe {
-                        k.gemm_inputs(&m, block, &rows.input(&g), 0, n, out.as_mut_ptr().add(block * BLOCK), outputs)
+                        k.gemm_inputs(&m, block, &rows.input(&g), 0..n, out.as_mut_ptr().add(block * BLOCK), outputs)
                     }
                 }
                 out
@@ -458,11 +467,11 @@ fn codes_by_input() {
             let full = dense(sets[0], &rows, 17);
             for t in [0, 16] {
                 let want: Vec<_> = (0..outputs).map(|r| reference(&m, r, &rows, t, 0..k_blocks)).collect();
-                report.near(|| describe(sets[0], "gemm_codes", &g), &full[t * outputs..(t + 1) * outputs], &want);
+                report.near(|| describe(sets[0], "gemm_inputs", &g), &full[t * outputs..(t + 1) * outputs], &want);
             }
             for k in &sets {
                 for tokens in [1, 2, 7, 17] {
-                    report.same(|| describe(k, "gemm_codes", &g), &dense(k, &rows, tokens), &full[..tokens * outputs]);
+                    report.same(|| describe(k, "gemm_inputs", &g), &dense(k, &rows, tokens), &full[..tokens * outputs]);
                 }
             }
             // What is left out counts as zero, exactly; parts of the outputs alone, too.
@@ -481,7 +490,7 @@ fn codes_by_input() {
                         let mut y = vec![0.0; outputs - first * BLOCK];
                         k.gemv_inputs(&m, &chosen, first, &rows.input(&g), &mut y);
                         let case = || {
-                            format!("{} density {density} from {first} code {code:?}", describe(k, "gemv_codes", &g))
+                            format!("{} density {density} from {first} code {code:?}", describe(k, "gemv_inputs", &g))
                         };
                         report.same(case, &y, &want[first * BLOCK..outputs]);
                     }

@@ -1,0 +1,155 @@
+//! The operands of a matrix kernel, the same for all of them.
+
+use super::prefetch::Prefetch;
+use crate::format::{BLOCK, Geometry, Lines, PanelTiles, TILE_ROWS};
+use core::ops::Range;
+
+/// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// Length of a row, a multiple of 32.
+    pub width: usize,
+    /// [tokens, width]; may be empty when only integer formats read it.
+    pub values: &'a [f32],
+    /// [tokens, width], round(x / scale); may be empty when only float formats read it.
+    pub quants: &'a [i8],
+    /// [tokens, width / 32], largest |x| of the block / 127.
+    pub scales: &'a [f32],
+    /// [tokens, width / 32], -128 times the sum of the block's quants (the excess of an unsigned dot product whose
+    /// weights are shifted by 128).
+    pub offsets: &'a [i32],
+}
+
+impl Input<'_> {
+    /// The rows of some tokens, as a kernel for this matrix reads them.
+    ///
+    /// # Panics
+    /// When the width does not fit the matrix, or there are fewer rows.
+    pub(super) fn rows(&self, m: &Geometry, tokens: Range<usize>) -> RawInput {
+        assert!(self.width == m.input_width(), "input width does not fit the matrix");
+        let (end, int8) = (tokens.end, m.takes_int8());
+        if int8 {
+            let blocks = end * (self.width / BLOCK);
+            assert!(self.quants.len() >= end * self.width, "too few quantized inputs");
+            assert!(self.scales.len() >= blocks && self.offsets.len() >= blocks, "too few input scales");
+        } else {
+            assert!(self.values.len() >= end * self.width, "too few inputs");
+        }
+        let (numbers, blocks) = (tokens.start * self.width, tokens.start * (self.width / BLOCK));
+        RawInput {
+            width: self.width,
+            values: self.values.as_ptr().wrapping_add(numbers),
+            quants: self.quants.as_ptr().wrapping_add(numbers),
+            scales: self.scales.as_ptr().wrapping_add(blocks),
+            offsets: self.offsets.as_ptr().wrapping_add(blocks),
+        }
+    }
+}
+
+/// Rows of inputs without their lengths; the arrays that a kernel does not read may end anywhere.
+#[derive(Clone, Copy)]
+pub(super) struct RawInput {
+    pub(super) width: usize,
+    pub(super) values: *const f32,
+    pub(super) quants: *const i8,
+    pub(super) scales: *const f32,
+    pub(super) offsets: *const i32,
+}
+
+impl RawInput {
+    /// The same from k-block `kb` of the first row on.
+    pub(super) fn block(&self, kb: usize) -> RawInput {
+        RawInput {
+            width: self.width,
+            values: self.values.wrapping_add(kb * BLOCK),
+            quants: self.quants.wrapping_add(kb * BLOCK),
+            scales: self.scales.wrapping_add(kb),
+            offsets: self.offsets.wrapping_add(kb),
+        }
+    }
+
+    /// K-blocks of a row.
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> usize {
+        self.width / BLOCK
+    }
+}
+
+/// First bytes of the lines of 16 outputs.
+pub(super) type RowStarts = [*const u8; TILE_ROWS];
+
+/// The part of a matrix that a kernel reads.
+pub(super) enum Weights<'a> {
+    /// Tiles: those of a panel in the order of its inputs or, to add one k-block, a run of those of panels.
+    Tiles(PanelTiles, Prefetch),
+    /// Lines of 16 outputs, and lines to be prefetched.
+    Rows(&'a RowStarts, &'a RowStarts),
+    /// Lines of inputs.
+    Inputs {
+        /// The matrix.
+        lines: Lines,
+        /// Numbers of the inputs that are added for one token, in their order; empty where all are read.
+        active: &'a [u32],
+        /// Blocks of 32 outputs or, where a kernel computes one panel, the panel.
+        outputs: Range<usize>,
+    },
+}
+
+/// The operands of a matrix kernel.
+pub(super) struct Call<'a> {
+    /// The integers that 4-bit codes stand for.
+    pub(super) table: &'a [i8; 16],
+    /// The part of the matrix.
+    pub(super) weights: Weights<'a>,
+    /// The inputs, from the first token on (and from the k-block on, where one is added).
+    pub(super) x: RawInput,
+    /// Tokens.
+    pub(super) tokens: usize,
+    /// The first token's outputs, as many as the kernel computes.
+    pub(super) out: *mut f32,
+    /// Floats from a token's outputs to the next token's.
+    pub(super) stride: usize,
+}
+
+/// A matrix kernel of one shape and arithmetic.
+///
+/// # Safety
+/// The processor must have the kernel's instruction set; every tile or line that `weights` names must be readable, `x`
+/// must have `tokens` rows, and `out` must be valid for the shape's outputs at each multiple of `stride` below `tokens`.
+pub(super) type MatrixKernel = unsafe fn(&Call);
+
+/// A call that is not for this shape: a mistake in the dispatch.
+#[cold]
+#[inline(never)]
+fn wrong_shape() -> ! {
+    panic!("a matrix kernel was called for another shape")
+}
+
+impl Call<'_> {
+    /// Tiles, and the runs to be prefetched.
+    #[inline(always)]
+    pub(super) fn tiles(&self) -> (&PanelTiles, Prefetch) {
+        match &self.weights {
+            Weights::Tiles(tiles, prefetch) => (tiles, *prefetch),
+            _ => wrong_shape(),
+        }
+    }
+
+    /// Lines of 16 outputs, and lines to be prefetched.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> (&RowStarts, &RowStarts) {
+        match &self.weights {
+            Weights::Rows(rows, prefetch) => (rows, prefetch),
+            _ => wrong_shape(),
+        }
+    }
+
+    /// Lines of inputs, the active ones, and blocks of outputs.
+    #[inline(always)]
+    pub(super) fn inputs(&self) -> (&Lines, &[u32], Range<usize>) {
+        match &self.weights {
+            Weights::Inputs { lines, active, outputs } => (lines, active, outputs.clone()),
+            _ => wrong_shape(),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Where a panel's tiles come from: stored as tiles, or put together from lines.
+
+use super::call::RowStarts;
+use super::codes::{Affine4Codes, Codes, Int8Codes, Table4Codes};
+use super::prefetch::{Prefetch, Prefetcher};
+use crate::format::{BLOCK, Lines, PanelTiles, TILE_ROWS};
+use crate::simd::{LANES, Lanes, Proof, join_nibbles, zip};
+use core::marker::PhantomData;
+
+/// The tiles of one panel, in the order of the inputs. Copied to start over.
+pub(super) trait Tiles: Copy {
+    /// Where the next tile is, until the one after it is asked for. `once` says that the weights are read for
+    /// one token only, so that weights further on are prefetched.
+    fn next<L: Lanes>(&mut self, isa: Proof<L>, once: bool) -> *const u8;
+}
+
+/// Tiles as they are stored.
+#[derive(Clone, Copy)]
+pub(super) struct StoredTiles {
+    tiles: PanelTiles,
+    group: *const u8,
+    next: *const u8,
+    left: usize,
+    prefetcher: Prefetcher,
+}
+
+impl StoredTiles {
+    /// Tiles of `tile_bytes` each.
+    #[inline(always)]
+    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch, tile_bytes: usize) -> Self {
+        let prefetcher = Prefetcher::new(prefetch, tiles.inner, tile_bytes);
+        StoredTiles { tiles: *tiles, group: tiles.start, next: tiles.start, left: tiles.inner, prefetcher }
+    }
+}
+
+impl Tiles for StoredTiles {
+    #[inline(always)]
+    fn next<L: Lanes>(&mut self, isa: Proof<L>, once: bool) -> *const u8 {
+        let tile = self.next;
+        self.left -= 1;
+        if self.left == 0 {
+            self.group = self.group.wrapping_add(self.tiles.outer_stride);
+            (self.next, self.left) = (self.group, self.tiles.inner);
+        } else {
+            self.next = self.next.wrapping_add(self.tiles.inner_stride);
+        }
+        if once {
+            self.prefetcher.next(isa);
+        }
+        tile
+    }
+}
+
+/// Tiles one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    next: *const u8,
+    tile_bytes: usize,
+}
+
+impl Run {
+    /// Those that begin at `start`.
+    pub(super) fn new(start: *const u8, tile_bytes: usize) -> Self {
+        Run { next: start, tile_bytes }
+    }
+}
+
+impl Tiles for Run {
+    #[inline(always)]
+    fn next<L: Lanes>(&mut self, _isa: Proof<L>, _once: bool) -> *const u8 {
+        let tile = self.next;
+        self.next = tile.wrapping_add(self.tile_bytes);
+        tile
+    }
+}
+
+/// The tiles of one panel, to be put together in the order of the inputs.
+pub(super) trait Gather {
+    /// Makes the next `n` tiles, at most 8. `once` says that they are read for one token only, so that lines of
+    /// other outputs are prefetched.
+    ///
+    /// # Safety
+    /// The lines must be readable and have `n` blocks more; `n` tiles must be writable at `room`.
+    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8);
+}
+
+/// Tiles out of the lines of 16 outputs.
+pub(super) struct GatheredRows<'a, C> {
+    rows: &'a RowStarts,
+    /// Lines to be prefetched.
+    prefetch: &'a RowStarts,
+    /// Blocks of a line.
+    blocks: usize,
+    kb: usize,
+    codes: PhantomData<C>,
+}
+
+impl<'a, C: Codes> GatheredRows<'a, C> {
+    /// Tiles of the outputs whose lines of `blocks` blocks begin at `rows`.
+    pub(super) fn new(rows: &'a RowStarts, prefetch: &'a RowStarts, blocks: usize) -> Self {
+        GatheredRows { rows, prefetch, blocks, kb: 0, codes: PhantomData }
+    }
+
+    /// Prefetches the blocks of other lines that lie as the next `n` of these do.
+    #[inline(always)]
+    fn prefetch<L: Lanes>(&self, isa: Proof<L>, n: usize) {
+        let codes = self.blocks * C::SHARED + self.kb * C::BYTES;
+        for line in self.prefetch {
+            if C::SHARED > 0 {
+                L::prefetch(isa, line.wrapping_add(2 * self.kb));
+            }
+            let mut at = 0;
+            while at < n * C::BYTES {
+                L::prefetch(isa, line.wrapping_add(codes + at));
+                at += 64;
+            }
+            if self.kb + n == self.blocks {
+                L::prefetch(isa, line.wrapping_add(codes + n * C::BYTES - 1));
+            }
+        }
+    }
+}
+
+/// The same lines from a byte on.
+#[inline(always)]
+fn advance(rows: &RowStarts, at: usize) -> RowStarts {
+    let mut rows = *rows;
+    for row in &mut rows {
+        *row = row.wrapping_add(at);
+    }
+    rows
+}
+
+impl<C: Codes> Gather for GatheredRows<'_, C> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8) {
+        let (tile, kb) = (C::FORMAT.tile_bytes(), self.kb);
+        if once {
+            self.prefetch(isa, n);
+        }
+        self.kb += n;
+        // SAFETY: blocks `kb..kb + n` are in the lines, scales before codes (which are at least 16 bytes), and `room`
+        // has room for their tiles.
+        unsafe {
+            for i in 0..C::SHARED / 2 {
+                let halves = advance(self.rows, 2 * (i * self.blocks + kb));
+                L::gather_halves(isa, &halves, n, room.add(2 * TILE_ROWS * i), tile);
+            }
+            let codes = advance(self.rows, self.blocks * C::SHARED + kb * C::BYTES);
+            C::gather_rows::<L>(isa, &codes, n, room.add(C::SHARED * TILE_ROWS), tile);
+        }
+    }
+}
+
+/// Codes of 32 outputs in the line of an input.
+pub(super) trait InputCodes: Codes {
+    /// Makes the codes of a tile of outputs `16 * half..` of 32 out of the same part of 32 lines.
+    ///
+    /// # Safety
+    /// [`Codes::BYTES`] must be readable at every line, and a tile's codes writable at `tile`.
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8);
+}
+
+impl InputCodes for Int8Codes {
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        for quad in 0..BLOCK / 4 {
+            // SAFETY: 32 bytes are readable at every line, of which a half is read; a tile has eight quads of 64 bytes.
+            unsafe {
+                let part = |i: usize| lines[4 * quad + i].add(half * LANES).cast::<u128>().read_unaligned();
+                zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
+            }
+        }
+    }
+}
+
+/// Nibbles of tiles: inputs `4 * quad..` in the low halves, those 16 further in the high ones.
+///
+/// # Safety
+/// As [`InputCodes::gather`].
+#[inline(always)]
+unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+    for quad in 0..4 {
+        // SAFETY: 16 bytes are readable at every line; a tile has four times 64 bytes.
+        unsafe {
+            let part = |i: usize| join_nibbles(&*lines[4 * quad + i].cast(), &*lines[16 + 4 * quad + i].cast(), half);
+            zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
+        }
+    }
+}
+
+impl InputCodes for Table4Codes {
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        // SAFETY: this has the same contract.
+        unsafe { gather_nibbles(lines, half, tile) }
+    }
+}
+
+impl InputCodes for Affine4Codes {
+    #[inline(always)]
+    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+        // SAFETY: this has the same contract.
+        unsafe { gather_nibbles(lines, half, tile) }
+    }
+}
+
+/// Tiles out of the lines of 32 inputs.
+pub(super) struct GatheredInputs<'a, C> {
+    lines: &'a Lines,
+    panel: usize,
+    kb: usize,
+    codes: PhantomData<C>,
+}
+
+impl<'a, C: InputCodes> GatheredInputs<'a, C> {
+    /// Tiles of `panel`.
+    pub(super) fn new(lines: &'a Lines, panel: usize) -> Self {
+        GatheredInputs { lines, panel, kb: 0, codes: PhantomData }
+    }
+}
+
+impl<C: InputCodes> Gather for GatheredInputs<'_, C> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(&mut self, _isa: Proof<L>, n: usize, _once: bool, room: *mut u8) {
+        let outputs = self.lines.blocks() * BLOCK;
+        for i in 0..n {
+            // SAFETY: k-block `kb` has 32 lines, and scales (then minima) for all outputs; `room` has room for `n` tiles.
+            unsafe {
+                let tile = room.add(i * C::FORMAT.tile_bytes());
+                let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
+                for i in 0..C::SHARED / 2 {
+                    let numbers = shared.add(i * outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
+                    tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
+                }
+                let skip = self.panel / 2 * C::BYTES;
+                let (first, stride) = self.lines.group(self.kb);
+                let mut lines = [first; BLOCK];
+                for (k, line) in lines.iter_mut().enumerate() {
+                    *line = first.add(k * stride + skip);
+                }
+                C::gather(&lines, self.panel % 2, tile.add(C::SHARED * TILE_ROWS));
+            }
+            self.kb += 1;
+        }
+    }
+}

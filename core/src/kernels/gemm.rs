@@ -1,0 +1,423 @@
+//! The loops of the matrix kernels whose blocks run along the inputs, once for every instruction set. The contract is in
+//! the parent module.
+//!
+//! ```text
+//! for every run of tokens that fits into registers (T = 16, 8, 4, 2, 1):
+//!     sums[T] = 0
+//!     for every tile of the panel, in the order of the inputs:
+//!         decode its codes once
+//!         for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
+//!     store the sums
+//! ```
+
+use super::call::Call;
+use super::codes::Codes;
+use super::gather::{Gather, GatheredInputs, GatheredRows, InputCodes, Run, StoredTiles, Tiles};
+use super::prefetch::Prefetcher;
+use super::quantize::block_sum;
+use super::tile_dot::{Dots, Tile, TileDot};
+use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::simd::{LANES, Lanes, Proof};
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+/// The product of a panel, by its kind of numbers.
+pub(super) trait Panel {
+    /// The float lanes that go with it.
+    type L: Lanes;
+    /// Bytes of a tile.
+    const TILE: usize;
+
+    /// The part of k-blocks `kbs` of a panel's product; k-blocks after the first add to the outputs.
+    ///
+    /// # Safety
+    /// `tiles` must give whole tiles of the format for all of `kbs`, and the rest of `call` must be as a
+    /// [`super::call::MatrixKernel`] demands, for 16 outputs.
+    unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
+}
+
+/// A panel of stored tiles.
+///
+/// # Safety
+/// As [`super::call::MatrixKernel`], for 16 outputs.
+#[inline(always)]
+pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
+    let (tiles, prefetch) = call.tiles();
+    let tiles = StoredTiles::new(tiles, prefetch, P::TILE);
+    // SAFETY: the call names as many tiles as `x` has blocks.
+    unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
+}
+
+/// Any 16 outputs of a matrix of lines, one for each.
+///
+/// # Safety
+/// As [`super::call::MatrixKernel`], for 16 outputs.
+#[inline(always)]
+pub(super) unsafe fn gemm_rows<P: Panel, C: Codes>(isa: Proof<P::L>, call: &Call) {
+    let (rows, prefetch) = call.rows();
+    // SAFETY: the call names lines with as many blocks as `x` has.
+    unsafe { gemm_gathered::<P, _>(isa, call, GatheredRows::<C>::new(rows, prefetch, call.x.blocks())) }
+}
+
+/// A panel of an integer matrix stored by input.
+///
+/// # Safety
+/// As [`super::call::MatrixKernel`], for 16 outputs.
+#[inline(always)]
+pub(super) unsafe fn gemm_inputs<P: Panel, C: InputCodes>(isa: Proof<P::L>, call: &Call) {
+    let (lines, _, panel) = call.inputs();
+    // SAFETY: the call names the lines of as many inputs as `x` has, and a panel of theirs.
+    unsafe { gemm_gathered::<P, _>(isa, call, GatheredInputs::<C>::new(lines, panel.start)) }
+}
+
+/// Tiles at most that are put together at a time, then read by all tokens.
+const RUN: usize = 8;
+/// Bytes of the stack for them; of large tiles fewer fit.
+const ROOM: usize = RUN * Format::Q8_0.tile_bytes();
+
+/// [`gemm`] of tiles that must be put together first.
+///
+/// # Safety
+/// As [`super::call::MatrixKernel`], with tiles for all of `x` in `gather`.
+#[inline(always)]
+unsafe fn gemm_gathered<P: Panel, G: Gather>(isa: Proof<P::L>, call: &Call, mut gather: G) {
+    let mut room = MaybeUninit::<[u8; ROOM]>::uninit();
+    let room = room.as_mut_ptr().cast();
+    let (blocks, most) = (call.x.blocks(), const { if ROOM / P::TILE < RUN { ROOM / P::TILE } else { RUN } });
+    for first in (0..blocks).step_by(most) {
+        let run = most.min(blocks - first);
+        // SAFETY: `run` tiles fit into the room, and are written before they are read.
+        unsafe {
+            gather.run(isa, run, call.tokens == 1, room);
+            P::add(isa, call, &Run::new(room, P::TILE), first..first + run);
+        }
+    }
+}
+
+/// Integers.
+pub(super) struct Integers<D>(PhantomData<D>);
+
+impl<D: Dots> Panel for Integers<D> {
+    type L = D::L;
+    const TILE: usize = size_of::<<D::One as TileDot>::Tile>();
+
+    #[inline(always)]
+    unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
+        let (mut t, n) = (0, call.tokens);
+        // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
+        unsafe {
+            while D::Many::TOKENS >= 16 && n - t >= 16 {
+                add_int::<D::Many, S, 16>(isa, call, tiles, kbs.clone(), t);
+                t += 16;
+            }
+            while D::Many::TOKENS >= 8 && n - t >= 8 {
+                add_int::<D::Many, S, 8>(isa, call, tiles, kbs.clone(), t);
+                t += 8;
+            }
+            while D::Many::TOKENS >= 4 && n - t >= 4 {
+                add_int::<D::Many, S, 4>(isa, call, tiles, kbs.clone(), t);
+                t += 4;
+            }
+            while D::Many::TOKENS >= 2 && n - t >= 2 {
+                add_int::<D::Many, S, 2>(isa, call, tiles, kbs.clone(), t);
+                t += 2;
+            }
+            while n - t >= 1 {
+                add_int::<D::One, S, 1>(isa, call, tiles, kbs.clone(), t);
+                t += 1;
+            }
+        }
+    }
+}
+
+/// The sums of `T` tokens from `t` so far: zero before the first k-block, else the outputs.
+///
+/// # Safety
+/// The outputs of these tokens must be readable.
+#[inline(always)]
+unsafe fn sums_so_far<L: Lanes, const T: usize>(isa: Proof<L>, call: &Call, first: usize, t: usize) -> [L; T] {
+    let mut acc = [L::splat(isa, 0.0); T];
+    if first > 0 {
+        for (i, a) in acc.iter_mut().enumerate() {
+            // SAFETY: token `t + i` is one of these.
+            *a = L::load(isa, unsafe { &*call.out.add((t + i) * call.stride).cast() });
+        }
+    }
+    acc
+}
+
+/// Stores the sums of `T` tokens from `t`.
+///
+/// # Safety
+/// The outputs of these tokens must be writable.
+#[inline(always)]
+unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usize) {
+    for (i, a) in acc.iter().enumerate() {
+        // SAFETY: token `t + i` is one of these.
+        a.store(unsafe { &mut *call.out.add((t + i) * call.stride).cast() });
+    }
+}
+
+/// `T` tokens from `t`: accumulators in registers, each tile decoded once.
+///
+/// # Safety
+/// As [`Panel::add`], with `t + T` rows.
+#[inline(always)]
+unsafe fn add_int<D: TileDot, S: Tiles, const T: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    tiles: &S,
+    kbs: Range<usize>,
+    t: usize,
+) {
+    // A copy, which no store to the outputs can change.
+    let table = *call.table;
+    // SAFETY: there is a whole tile for every k-block, and tokens below `t + T` have rows and outputs.
+    unsafe {
+        let mut acc = sums_so_far::<D::L, T>(isa, call, kbs.start, t);
+        let mut tiles = *tiles;
+        for kb in kbs {
+            let tile: &D::Tile = &*tiles.next(isa, T == 1).cast();
+            let codes = D::decode(isa, tile, &table);
+            let tile = Decoded::<D> { tile, codes, scale: D::L::load_f16(isa, tile.scales()) };
+            match const { at_once::<D>(T) } {
+                4 => add_dots::<D, T, 4>(isa, call, &tile, kb, t, &mut acc),
+                2 => add_dots::<D, T, 2>(isa, call, &tile, kb, t, &mut acc),
+                _ => add_dots::<D, T, 1>(isa, call, &tile, kb, t, &mut acc),
+            }
+        }
+        store_sums(&acc, call, t);
+    }
+}
+
+/// Of `tokens`, the number taken at once.
+const fn at_once<D: TileDot>(tokens: usize) -> usize {
+    if D::AT_ONCE < tokens { D::AT_ONCE } else { tokens }
+}
+
+/// A tile with its codes.
+struct Decoded<'a, D: TileDot> {
+    tile: &'a D::Tile,
+    codes: D::Codes<'a>,
+    scale: D::L,
+}
+
+/// Adds one tile's products, `T` tokens from `t`, `N` at once.
+///
+/// # Safety
+/// As [`add_int`].
+#[inline(always)]
+unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    tile: &Decoded<D>,
+    kb: usize,
+    t: usize,
+    acc: &mut [D::L; T],
+) {
+    let (x, blocks) = (&call.x, call.x.blocks());
+    for (group, acc) in acc.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        let t = t + group * N;
+        // SAFETY: tokens `t..t + N` are below those with rows, and `kb` is one of their blocks.
+        unsafe {
+            let (mut quants, mut offsets) = ([&[0; BLOCK]; N], [0; N]);
+            for i in 0..N {
+                quants[i] = &*x.quants.add((t + i) * x.width + kb * BLOCK).cast();
+                offsets[i] = *x.offsets.add((t + i) * blocks + kb);
+            }
+            let dots = D::dots(isa, &tile.codes, &quants, &offsets);
+            for i in 0..N {
+                let sx = *x.scales.add((t + i) * blocks + kb);
+                acc[i] = acc[i].add(dots[i].mul(tile.scale.mul(D::L::splat(isa, sx))));
+                if let Some(minima) = tile.tile.minima() {
+                    let min = D::L::load_f16(isa, minima);
+                    acc[i] = acc[i].add(min.mul(D::L::splat(isa, sx * block_sum(offsets[i]))));
+                }
+            }
+        }
+    }
+}
+
+/// Adds one k-block's products to a run of panels, one token.
+///
+/// ```text
+/// for every panel: outputs += dot(codes of its tile, x) * (scale * scale of x)
+/// ```
+///
+/// # Safety
+/// As [`super::call::MatrixKernel`], for 16 outputs of every tile.
+#[inline(always)]
+pub(super) unsafe fn columns_int<D: TileDot>(isa: Proof<D::L>, call: &Call) {
+    let (run, prefetch) = call.tiles();
+    // The table is a copy, which no store to the outputs can change.
+    let (x, n, table) = (&call.x, run.inner, *call.table);
+    // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
+    unsafe {
+        let (q, sx, offset) = (&*x.quants.cast(), *x.scales, *x.offsets);
+        let (sum, sx_lanes) = (sx * block_sum(offset), D::L::splat(isa, sx));
+        let mut prefetcher = Prefetcher::new(prefetch, n, size_of::<D::Tile>());
+        for p in 0..n {
+            let tile = &*run.start.cast::<D::Tile>().add(p);
+            prefetcher.next(isa);
+            let dot = D::dot(isa, &D::decode(isa, tile, &table), q, offset);
+            let scale = D::L::load_f16(isa, tile.scales());
+            let at = &mut *call.out.add(p * TILE_ROWS).cast();
+            let mut acc = D::L::load(isa, at).add(dot.mul(scale.mul(sx_lanes)));
+            if let Some(minima) = tile.minima() {
+                let min = D::L::load_f16(isa, minima);
+                acc = acc.add(min.mul(D::L::splat(isa, sum)));
+            }
+            acc.store(at);
+        }
+    }
+}
+
+/// An element of float tiles and of the KV cache.
+///
+/// # Safety
+/// [`Element::Row`] must consist of the bytes of 16 elements alone: then any address and any contents will do.
+pub(super) unsafe trait Element {
+    /// Bytes of 16 elements.
+    type Row;
+    /// Bytes of one.
+    const BYTES: usize = size_of::<Self::Row>() / LANES;
+
+    /// Reads 16.
+    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L;
+}
+
+// SAFETY: 64 bytes.
+unsafe impl Element for f32 {
+    type Row = [u8; 4 * LANES];
+
+    #[inline(always)]
+    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
+        L::load_bytes(isa, row)
+    }
+}
+
+// SAFETY: 32 bytes.
+unsafe impl Element for half::f16 {
+    type Row = [u8; 2 * LANES];
+
+    #[inline(always)]
+    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
+        L::load_f16(isa, row)
+    }
+}
+
+/// A mistake in the operands of [`accumulate`].
+#[cold]
+#[inline(never)]
+fn too_short() -> ! {
+    panic!("a kernel's operand is too short")
+}
+
+/// `acc[t] += sum over k of w[k * step..][..16] * x[t][k]`, in the order of k (as far as `x[0]` goes): the inner loop of
+/// float matrices and of both products of attention. `w` are the bytes of elements.
+///
+/// # Panics
+/// When `w` or another row of `x` is shorter than that.
+#[inline(always)]
+pub(super) fn accumulate<L: Lanes, E: Element, const T: usize>(
+    isa: Proof<L>,
+    acc: &mut [L; T],
+    w: &[u8],
+    step: usize,
+    x: &[&[f32]; T],
+) {
+    let n = x[0].len();
+    let elements = |n: usize| (n - 1).checked_mul(step)?.checked_add(LANES)?.checked_mul(E::BYTES);
+    if n == 0 {
+        return;
+    }
+    if elements(n).is_none_or(|bytes| bytes > w.len()) || x.iter().any(|x| x.len() < n) {
+        too_short();
+    }
+    for k in 0..n {
+        // SAFETY: `k` is below `n`: 16 elements from `k * step` on are in `w`, and every `x[t]` has a number `k`.
+        unsafe {
+            let row = E::load(isa, &*w.as_ptr().add(k * step * E::BYTES).cast());
+            for t in 0..T {
+                acc[t] = acc[t].add(L::mul(row, L::splat(isa, *x[t].get_unchecked(k))));
+            }
+        }
+    }
+}
+
+/// Floats.
+pub(super) struct Floats<L, E>(PhantomData<(L, E)>);
+
+impl<L: Lanes, E: Element> Panel for Floats<L, E> {
+    type L = L;
+    const TILE: usize = TILE_ROWS * BLOCK * E::BYTES;
+
+    #[inline(always)]
+    unsafe fn add<S: Tiles>(isa: Proof<L>, call: &Call, tiles: &S, kbs: Range<usize>) {
+        let (mut t, n) = (0, call.tokens);
+        // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
+        unsafe {
+            while n - t >= 4 {
+                add_float::<L, E, S, 4>(isa, call, tiles, kbs.clone(), t);
+                t += 4;
+            }
+            while n - t >= 1 {
+                add_float::<L, E, S, 1>(isa, call, tiles, kbs.clone(), t);
+                t += 1;
+            }
+        }
+    }
+}
+
+/// `T` tokens from `t`.
+///
+/// # Safety
+/// As [`Panel::add`], with `t + T` rows.
+#[inline(always)]
+unsafe fn add_float<L: Lanes, E: Element, S: Tiles, const T: usize>(
+    isa: Proof<L>,
+    call: &Call,
+    tiles: &S,
+    kbs: Range<usize>,
+    t: usize,
+) {
+    let x = &call.x;
+    // SAFETY: there is a whole tile for every k-block, and tokens below `t + T` have rows and outputs.
+    unsafe {
+        let mut acc = sums_so_far::<L, T>(isa, call, kbs.start, t);
+        let mut tiles = *tiles;
+        for kb in kbs {
+            let tile = core::slice::from_raw_parts(tiles.next(isa, T == 1), Floats::<L, E>::TILE);
+            let mut rows: [&[f32]; T] = [&[]; T];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = core::slice::from_raw_parts(x.values.add((t + i) * x.width + kb * BLOCK), BLOCK);
+            }
+            accumulate::<L, E, T>(isa, &mut acc, tile, TILE_ROWS, &rows);
+        }
+        store_sums(&acc, call, t);
+    }
+}
+
+/// Adds one k-block's products to a run of panels, float, one token.
+///
+/// # Safety
+/// As [`columns_int`].
+#[inline(always)]
+pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
+    let (run, prefetch) = call.tiles();
+    let (tile, n) = (Floats::<L, E>::TILE, run.inner);
+    // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
+    unsafe {
+        let rows = [core::slice::from_raw_parts(call.x.values, BLOCK)];
+        let mut prefetcher = Prefetcher::new(prefetch, n, tile);
+        for p in 0..n {
+            prefetcher.next(isa);
+            let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);
+            let at = &mut *call.out.add(p * TILE_ROWS).cast();
+            let mut acc = [L::load(isa, at)];
+            accumulate::<L, E, 1>(isa, &mut acc, weights, TILE_ROWS, &rows);
+            acc[0].store(at);
+        }
+    }
+}

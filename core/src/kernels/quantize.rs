@@ -1,0 +1,30 @@
+//! Quantization of inputs to 8 bits, by block of 32.
+
+use crate::format::BLOCK;
+use crate::simd::{LANES, Lanes, Proof};
+
+/// See [`super::Kernels::quantize`].
+#[inline(always)]
+pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [i32]) {
+    const { assert!(BLOCK == 2 * LANES) };
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);
+    for (((block, q), scale), offset) in blocks.zip(scales).zip(offsets) {
+        let ([lo, hi], []) = block.as_chunks::<LANES>() else { continue };
+        let ([q_lo, q_hi], []) = q.as_chunks_mut::<LANES>() else { continue };
+        let (lo, hi, zero) = (L::load(isa, lo), L::load(isa, hi), L::splat(isa, 0.0));
+        let amax = lo.max(zero.sub(lo)).max(hi.max(zero.sub(hi))).largest();
+        // At and below 127 / f32::MAX the quotient may be infinite: such blocks count as zeros.
+        let inverse = L::splat(isa, if amax > 127.0 / f32::MAX { 127.0 / amax } else { 0.0 });
+        let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
+        lo.store_i8(q_lo);
+        hi.store_i8(q_hi);
+        *scale = amax / 127.0;
+        *offset = -128 * lo.add(hi).sum() as i32;
+    }
+}
+
+/// Sum of a block's quants from its stored offset (exact: a multiple of 128 below 2^24).
+#[inline(always)]
+pub(super) fn block_sum(offset: i32) -> f32 {
+    offset as f32 * (-1.0 / 128.0)
+}
