@@ -57,7 +57,7 @@ impl<'a> Arena<'a> {
         Ok(unsafe { &mut *(raw as *mut [MaybeUninit<T>] as *mut [T]) })
     }
 
-    /// A slice of `len` elements that nobody has written yet (so that untouched pages stay untouched), or
+    /// A slice of `len` elements that are not written yet (so that untouched pages stay untouched), or
     /// `&mut []` when measuring.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl<'a> Arena<'a> {
         let (head, rest) = memory.split_at_mut(bytes);
         self.memory = Some(rest);
         // SAFETY: `head` is aligned to ALIGN (the start was rounded up and every length is a multiple of
-        // it), holds at least `len` elements, and is borrowed for 'a with nobody else.
+        // it), holds at least `len` elements, and its borrow for 'a is exclusive: `split_at_mut` gave it away.
         Ok(unsafe { core::slice::from_raw_parts_mut(head.as_mut_ptr().cast(), len) })
     }
 }

@@ -82,7 +82,7 @@ impl Cpu {
         Cpu { best }
     }
 
-    /// A processor of this level, on the caller's word (for Arm hosts that asked their operating system).
+    /// A processor of this level, as the caller says it is (an Arm host learns it from its operating system).
     ///
     /// # Safety
     /// The processor must have every feature of `isa`, and `isa` must be one of this architecture's.

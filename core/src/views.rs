@@ -48,7 +48,7 @@ impl<'a, T> Disjoint<'a, T> {
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "range outside the shared slice");
-        // SAFETY: inside the slice (checked), exclusive by the caller's promise.
+        // SAFETY: inside the slice (checked above); no live reference overlaps it, which the caller of this function ensures.
         unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
     }
 }

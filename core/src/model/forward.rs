@@ -88,10 +88,16 @@ impl Traffic {
 
 impl Session<'_, '_> {
     /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream
-    /// in `buffers.x`. The position is the caller's to advance.
-    pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
+    /// in `buffers.x`; then, where `logits`, computes those of the last token. One pass of the executor, so that its
+    /// workers are woken once for a token. The position is the caller's to advance.
+    pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32], logits: bool) -> Result<(), Error> {
         let mut result = Ok(());
-        exec.pass(&mut || result = self.layers(exec, tokens));
+        exec.pass(&mut || {
+            result = self.layers(exec, tokens);
+            if logits && result.is_ok() {
+                result = self.output(exec, tokens.len() - 1, 1);
+            }
+        });
         result
     }
 
@@ -179,8 +185,8 @@ impl Session<'_, '_> {
         let (q, k, v, o) = (get(Role::Q)?, get(Role::K)?, get(Role::V)?, get(Role::O)?);
         let norms = BlockNorms::get(&image, &block.norms, &ATTENTION_NORMS, layer)?;
         let int8 = [q, k, v].iter().any(|m| m.geometry().takes_int8());
-        let perhaps = self.sparsity.is_some();
-        prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8 || perhaps);
+        let may_skip = self.sparsity.is_some();
+        prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8 || may_skip);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {
             state.before_attention(&Run { exec, kernels, predictor }, layer, &b.normed, &b.heads);
@@ -267,8 +273,8 @@ impl Session<'_, '_> {
             int8: down.geometry().takes_int8(),
             group: c.neuron_group,
         };
-        let perhaps = self.sparsity.is_some();
-        let int8 = perhaps || ffn.up.matrix.geometry().takes_int8();
+        let may_skip = self.sparsity.is_some();
+        let int8 = may_skip || ffn.up.matrix.geometry().takes_int8();
         prepare(exec, kernels, norms.input.as_ref(), (b.x.values, &mut b.normed), tokens, int8);
         let mut sparsity = self.sparsity.as_mut();
         if let Some(state) = &mut sparsity {

@@ -411,10 +411,7 @@ impl<'a, 'm> Session<'a, 'm> {
         let mut left = tokens.len();
         for batch in tokens.chunks(self.options.batch) {
             left -= batch.len();
-            self.forward(exec, batch)?;
-            if left == 0 {
-                self.compute_logits(exec, batch.len() - 1, 1)?;
-            }
+            self.forward(exec, batch, left == 0)?;
             self.position += batch.len();
         }
         self.has_logits = true;
@@ -435,7 +432,7 @@ impl<'a, 'm> Session<'a, 'm> {
         self.has_logits = false;
         let (vocab, mut index) = (self.model.config().vocab, 0);
         for batch in tokens.chunks(self.options.batch) {
-            self.forward(exec, batch)?;
+            self.forward(exec, batch, false)?;
             self.position += batch.len();
             let mut row = 0;
             while row < batch.len() {
@@ -451,7 +448,7 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads one token and returns its logits; what it skips is the dial's affair ([`Session::set_dial`]).
+    /// Reads one token and returns its logits; the dial says what it skips ([`Session::set_dial`]).
     ///
     /// # Errors
     /// As [`Session::prefill`].

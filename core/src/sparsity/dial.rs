@@ -1,4 +1,4 @@
-//! What a caller asks for: a policy and how much it may read.
+//! The caller's setting: a policy, and how much it may read.
 
 use super::plan::Policy;
 use super::slot::Slot;

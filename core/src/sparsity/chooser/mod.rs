@@ -1,4 +1,4 @@
-//! How heads, neurons and inputs are chosen: one file per way, all behind [`Chooser`].
+//! How heads, neurons and inputs are chosen: one file per way, each an implementation of [`Chooser`].
 
 mod gate;
 mod inputs;
@@ -122,8 +122,8 @@ pub trait Chooser {
         0
     }
 
-    /// A layer's neurons are computed, also in a prefill: takes statistics, or clears neurons. Returns how many would
-    /// not have been computed by somebody who knew.
+    /// A layer's neurons are computed, also in a prefill: takes statistics, or clears neurons. Returns how many a
+    /// perfect predictor would have left out.
     fn after_neurons(
         &self,
         _: &mut Choice,
@@ -197,7 +197,7 @@ fn kth_score(c: &mut Choice, n: usize, k: usize) -> f32 {
 /// Clears the first `n` groups of neurons whose score is below `least`, or zero; returns how many.
 fn clear_below(c: &Choice, n: usize, least: f32, h: &mut Rows) -> usize {
     let group = c.config.neuron_group;
-    // A group of zeros is not computed by those who skip well, whatever was kept.
+    // A group of zeros needs no computation, whatever the share.
     let dropped = (0..n).filter(|g| c.scores[*g] < least || c.scores[*g] == 0.0);
     dropped.map(|g| h.clear_range(g * group..(g + 1) * group)).count()
 }
