@@ -42,8 +42,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = &mut place[start..start + bytes.len()];
     image.copy_from_slice(&bytes);
 
+    let memory = &raw mut MEMORY_OF_THE_SESSION;
     // SAFETY: `main` runs once, and nothing else names this static.
-    let memory = unsafe { &mut *(&raw mut MEMORY_OF_THE_SESSION) };
+    let memory = unsafe { &mut *memory };
     let mut out = [0; 24];
     let written = answer(image, memory, &prompt, &mut out)?;
     println!("{:?}", &out[..written]);

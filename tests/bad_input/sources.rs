@@ -184,9 +184,9 @@ fn a_tensor_of_another_shape() {
 }
 
 #[test]
-fn a_bias_in_one_layer_only() {
+fn one_bias_of_three_in_one_layer() {
     let name = "model.layers.1.self_attn.q_proj.bias".to_owned();
-    bad_tensor(|f| drop(f.tensors.insert(name, (vec![64], vec![0.0; 64]))), &["model: ", "layer 1 has other tensors"]);
+    bad_tensor(|f| drop(f.tensors.insert(name, (vec![64], vec![0.0; 64]))), &["model: ", "no tensor for k.bias of layer 1"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         "file_bytes": model.file_bytes(),
         "architecture": architecture(image.arch()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),
-        "chat_template": !Template::of(&model)?.is_empty(),
+        "chat_template": !Template::of(model)?.is_empty(),
         "provenance": provenance,
         "sections": sections,
         "tensors": tensors,
