@@ -186,7 +186,10 @@ fn a_tensor_of_another_shape() {
 #[test]
 fn one_bias_of_three_in_one_layer() {
     let name = "model.layers.1.self_attn.q_proj.bias".to_owned();
-    bad_tensor(|f| drop(f.tensors.insert(name, (vec![64], vec![0.0; 64]))), &["model: ", "no tensor for k.bias of layer 1"]);
+    bad_tensor(
+        |f| drop(f.tensors.insert(name, (vec![64], vec![0.0; 64]))),
+        &["model: ", "no tensor for k.bias of layer 1"],
+    );
 }
 
 #[test]

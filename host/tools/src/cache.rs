@@ -126,7 +126,7 @@ mod tests {
         };
         // Packing ends well and putting the predictor in does not, as if the program was stopped in between.
         let error = pack(Some(b"no predictor")).unwrap_err().to_string();
-        assert!(error.contains(".sllm") && !error.contains(".tmp"), "{error}");
+        assert!(error.contains(".sllm") && !error.contains(".shadowllm-"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left over");
         let whole = pack(None).unwrap();
         assert!(LoadedModel::open(&whole, None).is_ok());

@@ -216,7 +216,7 @@ pub fn servable(session: &mut Session, dials: &[Dial]) -> Result<(Vec<Dial>, Vec
     for dial in dials {
         match session.set_dial(dial) {
             Err(e @ (Refusal::NoPredictor(_) | Refusal::NotByInput)) => {
-                let note = format!("Policy {} is left out: {e}.", dial.policy.name());
+                let note = format!("Policy {} is left out: {}.", dial.policy.name(), Error::from(e));
                 refused.entry(dial.policy as u8).or_insert(note);
             }
             Err(e @ Refusal::BadDensity) => return Err(Error::Usage(e.to_string())),
