@@ -68,7 +68,7 @@ impl Session {
         self.engine.with(|session| body(session, pool))
     }
 
-    /// Reads tokens and returns the logits after the last, [vocabulary].
+    /// Reads tokens and returns the logits after the last, `[vocabulary]`.
     ///
     /// # Errors
     /// As the engine's `prefill`.
@@ -78,7 +78,7 @@ impl Session {
         Ok(self.engine.get().logits())
     }
 
-    /// Reads one token, skipping what the dial says, and returns the logits after it, [vocabulary].
+    /// Reads one token, skipping what the dial says, and returns the logits after it, `[vocabulary]`.
     ///
     /// # Errors
     /// As the engine's `decode`.

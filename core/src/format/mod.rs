@@ -11,7 +11,7 @@
 
 pub mod block;
 mod matrix;
-mod order;
+pub mod order;
 
 pub use matrix::{Geometry, Lines, Matrix};
 pub use order::{Order, PanelTiles, Shape};

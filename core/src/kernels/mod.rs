@@ -15,7 +15,7 @@
 //!
 //! # Dispatch
 //! A matrix kernel has a [`Shape`] and an arithmetic; an order of blocks says which shapes it needs
-//! ([`crate::format::Order::shapes`]). All have the same operands ([`call::Call`]), whose lengths the methods of
+//! ([`crate::format::Order::shapes`]). All have the same operands (`call.rs`), whose lengths the methods of
 //! [`Kernels`] check. `table.rs` compiles the generic code for every instruction set.
 
 mod activation;

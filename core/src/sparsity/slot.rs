@@ -36,7 +36,7 @@ pub enum Source {
     Heads,
     /// The input of the FFN, [d_model rounded up to 32].
     FeedForward,
-    /// The neurons, [neuron_width].
+    /// The neurons, `[neuron_width]`.
     Neurons,
 }
 

@@ -18,7 +18,7 @@
 //! smallest run of bytes that a sparse pass may leave out.
 //!
 //! # Adding an order
-//! A file with its [`Rules`], a row in [`TABLE`] and a variant of [`Order`]; kernels where its [`Shape`]s are new.
+//! A file with its `Rules`, a row in `TABLE` and a variant of [`Order`]; kernels where its [`Shape`]s are new.
 
 mod column_lines;
 mod columns;
