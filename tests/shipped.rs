@@ -2,10 +2,13 @@
 //! reading less changes little.
 
 use serde_json::Value;
+use shadowllm_core::Serial;
+use shadowllm_core::sparsity::Policy;
 use shadowllm_host::conversation::Conversation;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Template, Text};
 use shadowllm_tests::program::{Place, finish};
+use shadowllm_tests::sparse::{dial, made_up_ids, with_session};
 use shadowllm_tests::vectors;
 use std::process::Stdio;
 
@@ -87,4 +90,21 @@ fn the_demo_without_a_network() {
     // Options go before what is usual.
     let asked = place.works("demo --offline -n 3 --density 0.4 -p hello");
     assert!(asked.out.starts_with("> hello\n") && asked.out.contains("reading 40 %"), "{}", asked.out);
+}
+
+/// Most neurons of this model are exactly zero for a prompt: a share of them is still a share.
+#[test]
+fn parts_that_were_used_equally_do_not_all_count_as_chosen() {
+    let model = story();
+    let ids = made_up_ids(12, model.model().config().vocab);
+    let read = |policy| {
+        with_session(&model, |session| {
+            session.set_dial(&dial(policy, 0.5)).unwrap();
+            session.prefill(&Serial, &ids[..8]).unwrap();
+            session.decode(&Serial, ids[8]).unwrap();
+            session.traffic().skippable as f64
+        })
+    };
+    let (prompt, dense) = (read(Policy::Prompt), read(Policy::Off));
+    assert!(prompt < 0.8 * dense, "{prompt} of {dense} bytes");
 }

@@ -21,7 +21,13 @@ impl Chooser for Prompt {
                 let statistics = if part == Slot::Heads { head_statistics } else { neuron_statistics };
                 let scores = &statistics[layer * row..layer * row + n];
                 let least = kth_largest(scores, k, c.scratch);
-                let chosen = |i: usize| i < n && scores[i] >= least;
+                // Of parts that were used equally (often not at all, in a ReLU model) the first ones fill up the share.
+                let mut ties = k.saturating_sub(scores.iter().filter(|s| **s > least).count());
+                let chosen = |i: usize| {
+                    let tie = i < n && scores[i] == least && ties > 0;
+                    ties -= usize::from(tie);
+                    i < n && scores[i] > least || tie
+                };
                 match part {
                     Slot::Heads => units.choose_heads(layer, chosen),
                     _ => units.choose_neurons(layer, chosen),
