@@ -74,7 +74,9 @@ msrv() {
 package() {
   step packages
   local crates=(-p shadowllm-core -p shadowllm-host) list crate
-  cargo publish --dry-run --allow-dirty --quiet "${crates[@]}"
+  # Cargo keeps what it unpacked and compiled of a version; here the version stays and its files change.
+  rm -rf target/ci/package "${CARGO_HOME:-$HOME/.cargo}"/registry/{src,cache}/*/shadowllm-*
+  cargo publish --dry-run --allow-dirty --quiet --target-dir target/ci/package "${crates[@]}"
   for crate in shadowllm-core shadowllm-host; do
     list=$(cargo package --allow-dirty --list -p $crate)
     for file in LICENSE-MIT LICENSE-APACHE README.md Cargo.toml; do
@@ -82,7 +84,7 @@ package() {
     done
     if grep -E '\.(sllm|gguf|predictor|safetensors)$' <<< "$list"; then echo "$crate: the package holds a model"; exit 1; fi
   done
-  if find target/package/tmp-crate -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
+  if find target/ci/package -path "*tmp-crate*" -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
 # Licences, sources and duplicates of all dependencies; known faults where the database of them can be reached.
