@@ -321,11 +321,18 @@ impl Architecture<'_> {
         }
     }
 
-    /// All norms of the residual stream.
-    pub fn norms(&self) -> impl Iterator<Item = Norm> {
-        let of_block = |b: Block| [b.norms.input, b.norms.output, b.norms.stream];
-        let blocks = self.kinds().flat_map(|layer| layer.blocks).flatten();
-        blocks.flat_map(of_block).chain([self.globals.final_norm]).flatten()
+    /// Whether a norm of the residual stream is of this kind.
+    pub fn has_norm(&self, kind: Norming) -> bool {
+        let is = |norm: &Option<Norm>| norm.is_some_and(|n| n.kind == kind);
+        for layer in self.kinds() {
+            for block in layer.blocks() {
+                let norms = &block.norms;
+                if is(&norms.input) || is(&norms.output) || is(&norms.stream) {
+                    return true;
+                }
+            }
+        }
+        is(&self.globals.final_norm)
     }
 
     /// Positions that a token looks back in a layer, itself counted; `usize::MAX` for all.

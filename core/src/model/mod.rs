@@ -79,7 +79,7 @@ impl<'a> Model<'a> {
         for m in predictor.iter().flat_map(|p| p.matrices()) {
             matrix(m.geometry())?;
         }
-        let norms = |kind: Norming| self.image.arch().norms().any(|n| n.kind == kind);
+        let norms = |kind: Norming| self.image.arch().has_norm(kind);
         let activations = [c.activation, if predictor.is_some() { Activation::Relu } else { c.activation }];
         self.kernels.supports(&Needs {
             matrices: &[],
