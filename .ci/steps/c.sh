@@ -2,7 +2,8 @@
 capi() {
   step "C interface"
   local tools=$PWD/target/ci/capi-tools
-  needs 'gcc g++ clang++ pkg-config valgrind objdump' gcc g++ clang pkg-config valgrind libc6-dbg binutils
+  needs gcc g++ clang++=clang pkg-config valgrind objdump=binutils
+  dpkg -s libc6-dbg > /dev/null 2>&1 || apt_install libc6-dbg
   python_tools "$tools/venv" cmake ninja
   [ -x "$tools/bin/cbindgen" ] || cargo install -q cbindgen --version 0.29.4 --locked --root "$tools"
   PATH=$tools/bin:$tools/venv/bin:$PATH SHADOWLLM_SCOPE=--workspace tests/c/run.sh

@@ -3,7 +3,7 @@ android() {
   step "Android's classes in a JVM"
   local tools=$PWD/target/ci/android-tools
   dpkg -s openjdk-17-jdk-headless > /dev/null 2>&1 || apt_install openjdk-17-jdk-headless
-  needs 'npm cmake make gcc readelf' npm cmake make gcc binutils
+  needs npm cmake make gcc readelf=binutils
   [ -x "$tools/node_modules/kotlin-compiler/bin/kotlinc" ] \
     || npm install --silent --no-fund --no-audit --prefix "$tools" kotlin-compiler@2.4.20
   tests/c/run.sh models
@@ -17,7 +17,7 @@ android() {
 apple() {
   step "Apple's package"
   debian_rust
-  needs 'clang llvm-nm' clang llvm
+  needs clang llvm-nm=llvm
   local out=$PWD/target/phones/apple venv=$PWD/target/ci/swift-venv slice
   # Without optimization across crates, which takes longer than all else.
   PATH=/usr/bin:/bin:$PATH RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_FLAGS=-Zbuild-std=std,panic_unwind \

@@ -5,13 +5,14 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
 }
 
-# needs 'COMMAND...' PACKAGE...: Debian packages, where one of the commands is missing.
+# needs COMMAND[=PACKAGE]...: the Debian packages of the commands that are missing, and of no others: a package may
+# conflict with what brought a command that is there (Debian's npm does with another publisher's Node.js).
 needs() {
-  local commands=$1 command
-  shift
-  for command in $commands; do
-    if ! command -v "$command" > /dev/null; then apt_install "$@"; return; fi
+  local pair missing=()
+  for pair in "$@"; do
+    command -v "${pair%%=*}" > /dev/null || missing+=("${pair#*=}")
   done
+  [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 }
 
 # python_tools FOLDER PACKAGE...: a virtual environment with these packages.
@@ -50,4 +51,4 @@ emulators() {
   apt_install -t "$backports" qemu-system-arm
 }
 
-node_js() { needs node nodejs; }
+node_js() { needs node=nodejs; }

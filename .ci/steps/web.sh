@@ -3,7 +3,7 @@ web() {
   step "a page"
   debian_rust
   node_js
-  needs chromium chromium
+  needs chromium
   local out=$PWD/target/web ask="Tell me a story about a dog." server
   (cd ffi/web && RUSTC_BOOTSTRAP=1 debian_cargo build --release -Zbuild-std=core --target-dir "$out/build")
   cp ffi/web/*.js ffi/web/index.html "$out/build/wasm32-unknown-unknown/release/shadowllm_web.wasm" "$out"
