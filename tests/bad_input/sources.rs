@@ -89,7 +89,7 @@ fn a_configuration_that_is_not_json() {
 
 #[test]
 fn a_configuration_without_a_field() {
-    for key in ["model_type", "hidden_size", "num_hidden_layers", "hidden_act", "vocab_size"] {
+    for key in ["model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"] {
         let without = |p: &Place| edit(p, "model/config.json", |c| drop(c.as_object_mut().unwrap().remove(key)));
         bad_folder(without, &[&format!("model/config.json: lacks {key}"), "whole language model"]);
     }
@@ -116,7 +116,9 @@ fn a_configuration_with_values_that_cannot_be() {
     bad("rope_parameters", serde_json::json!({"rope_theta": "1e4"}), &["rope_theta is \"1e4\"", "not a number"]);
     bad("rope_parameters", "yarn".into(), &["RoPE parameters are \"yarn\"", "not an object"]);
     bad("hidden_act", "tanh".into(), &["hidden_act tanh is not supported", "silu"]);
-    bad("rope_parameters", serde_json::json!({"rope_type": "yarn"}), &["type yarn is not supported", "linear"]);
+    bad("rope_parameters", serde_json::json!({"rope_type": "dynamic"}), &["type dynamic is not supported", "linear"]);
+    let yarn = serde_json::json!({"rope_type": "yarn", "factor": 4});
+    bad("rope_parameters", yarn, &["type yarn needs a number original_max_position_embeddings"]);
     let gptq = serde_json::json!({"quant_method": "gptq"});
     bad("quantization_config", gptq, &["quantized by gptq", "take the one it was made from"]);
 }
@@ -205,8 +207,8 @@ fn a_tensor_of_integers() {
 #[test]
 fn gguf_of_an_unknown_architecture() {
     let mut file = gguf();
-    file.set("general.architecture", gguf_bytes::string("general.architecture", "gpt2"));
-    bad_gguf(&file.bytes(), &["x.gguf: architecture gpt2 is not supported", "llama", "qwen3"]);
+    file.set("general.architecture", gguf_bytes::string("general.architecture", "rwkv7"));
+    bad_gguf(&file.bytes(), &["x.gguf: architecture rwkv7 is not supported", "llama", "qwen3"]);
     file.entries.remove("general.architecture");
     bad_gguf(&file.bytes(), &["x.gguf: the file lacks general.architecture", "convert it anew"]);
 }

@@ -1,12 +1,16 @@
 //! A Hugging Face folder: `config.json`, one or several safetensors files, `tokenizer.json`.
 
+use super::arrange::{Stock, arrange};
+use super::config::Config;
+use super::families::{self, Family};
 use super::gguf::GgmlType;
-use super::hf_config;
+use super::names::{self, Kind, Part};
+use super::placed::all_placed;
 use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use shadowllm_core::image::{Positions, Role};
+use shadowllm_core::image::Role;
 use shadowllm_host::map::map;
 use shadowllm_host::text::{Template, Text, read};
 use shadowllm_host::{Error, Result};
@@ -26,10 +30,14 @@ struct Place {
 /// A Hugging Face folder.
 pub struct HfSource {
     folder: PathBuf,
+    family: &'static Family,
     spec: Spec,
     shards: Vec<Mmap>,
     places: HashMap<String, Place>,
-    prefix: &'static str,
+    /// What stands before the names of all tensors but the output matrix.
+    prefix: String,
+    /// What stands before the output matrix's.
+    head: String,
     /// Whether the output matrix is the embedding.
     tied: bool,
 }
@@ -40,28 +48,46 @@ impl HfSource {
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn open(folder: &Path) -> Result<Self> {
-        let config = folder.join("config.json");
-        if !config.is_file() {
+        let path = folder.join("config.json");
+        if !path.is_file() {
             return Err(Error::file(
                 folder,
                 "the folder has no config.json: name a Hugging Face model folder (config.json, *.safetensors, \
                  tokenizer.json), a .gguf file or a .sllm image",
             ));
         }
-        let text = read(&config)?;
-        let mut spec = hf_config::parse(&text).map_err(|e| Error::file(&config, e))?;
+        let config = read(&path)?;
+        let (config, family) = parse(&config).map_err(|e| Error::file(&path, e))?;
+        let mut spec = families::describe(family, &config).map_err(|e| Error::file(&path, e))?;
         more_eos(folder, &mut spec)?;
-        let tied = json(folder, "config.json")?.get("tie_word_embeddings").and_then(Value::as_bool);
-        // The families with learned positions tie by default.
-        let tied = tied.unwrap_or(spec.globals.positions == Positions::Learned);
-        let (shards, places) = (Vec::new(), HashMap::new());
-        let mut source = HfSource { folder: folder.to_owned(), spec, shards, places, prefix: "", tied };
+        let tied = config.flag("tie_word_embeddings", family.tied).map_err(|e| Error::file(&path, e))?;
+        let mut source = HfSource {
+            folder: folder.to_owned(),
+            family,
+            spec,
+            shards: Vec::new(),
+            places: HashMap::new(),
+            prefix: String::new(),
+            head: String::new(),
+            tied,
+        };
         for path in shard_paths(folder)? {
             source.add_shard(&path)?;
         }
-        source.prefix = source.find_prefix();
-        let has = |role, layer| source.name(role, layer).is_some_and(|name| source.places.contains_key(&name));
-        source.spec = source.spec.clone().with_tensors(&has);
+        source.find_prefixes();
+        let has = |role, layer| source.find(role, layer).is_some();
+        let spec = source.spec.clone().with_tensors(&has);
+        let of_layers = format!("{}{}.", source.prefix, family.layers);
+        let layer_of = |name: &str| name.strip_prefix(&of_layers)?.split_once('.')?.0.parse().ok();
+        let names = source.places.keys().filter_map(|name| Some((name.as_str(), layer_of(name)?)));
+        all_placed(&spec, &|role, layer| source.find(role, layer), names).map_err(|e| Error::file(folder, e))?;
+        let bias =
+            source.find(Role::Output, 0).and_then(|(name, _)| Some(format!("{}.bias", name.strip_suffix(".weight")?)));
+        if let Some(bias) = bias.filter(|bias| source.places.contains_key(bias)) {
+            let message = format!("tensor {bias}: a bias of the output matrix is not supported");
+            return Err(Error::file(folder, message));
+        }
+        source.spec = spec;
         Ok(source)
     }
 
@@ -90,21 +116,55 @@ impl HfSource {
         Ok(())
     }
 
-    /// Models saved without their head have no `model.` in front.
-    fn find_prefix(&self) -> &'static str {
-        let probe = if self.spec.family == "opt" { "decoder.embed_tokens.weight" } else { "embed_tokens.weight" };
-        if self.places.contains_key(probe) { "" } else { "model." }
+    /// Finds what stands before the names: models saved without their head have nothing there, text models that are a
+    /// part of others have the name of the part.
+    fn find_prefixes(&mut self) {
+        let shortest = |role| {
+            let own = |name: &&str| !name.is_empty();
+            let names = self.family.names.iter().chain(names::STANDARD).filter(|row| row.role == role);
+            let names: Vec<&str> = names.map(|row| row.hf).filter(own).collect();
+            let before = |place: &String| {
+                let rest = names.iter().find_map(|name| place.strip_suffix(name))?;
+                (rest.is_empty() || rest.ends_with('.')).then(|| rest.to_owned())
+            };
+            self.places.keys().filter_map(before).min_by_key(String::len)
+        };
+        let (prefix, head) = (shortest(Role::Embed), shortest(Role::Output));
+        (self.prefix, self.head) = (prefix.unwrap_or_else(|| "model.".into()), head.unwrap_or_default());
     }
 
-    fn name(&self, role: Role, layer: usize) -> Option<String> {
-        let name = if self.spec.family == "opt" { opt_name(role) } else { llama_name(role) }?;
-        Some(match (role, role.in_layers(), self.spec.family == "opt") {
-            (Role::Output, ..) => name.to_owned(),
-            (_, true, true) => format!("{}decoder.layers.{layer}.{name}", self.prefix),
-            (_, true, false) => format!("{}layers.{layer}.{name}", self.prefix),
-            (_, false, true) => format!("{}decoder.{name}", self.prefix),
-            (_, false, false) => format!("{}{name}", self.prefix),
-        })
+    /// Name of the tensor of this role, and which part of it it is.
+    fn find(&self, role: Role, layer: usize) -> Option<(String, Part)> {
+        let before = match (role, role.in_layers()) {
+            (Role::Output, _) => self.head.clone(),
+            (_, true) => format!("{}{}.{layer}.", self.prefix, self.family.layers),
+            (_, false) => self.prefix.clone(),
+        };
+        let there = |name: &str| self.places.contains_key(&format!("{before}{name}"));
+        let (name, part) = names::find(self.family.names, Kind::Hf, role, &there)?;
+        Some((before + &name, part))
+    }
+}
+
+/// The configuration and the family that it names.
+fn parse(text: &str) -> std::result::Result<(Config, &'static Family), String> {
+    let mut config = Config::from_json(text)?;
+    let family = config.text("model_type").ok_or_else(|| config.lacks("model_type"))?;
+    let family = families::by_name(Kind::Hf, family)?;
+    if let Some(how) = config.value("quantization_config") {
+        let how = how.get("quant_method").and_then(Value::as_str).unwrap_or("some method");
+        return Err(format!("the model is quantized by {how}, which is not supported: take the one it was made from"));
+    }
+    config.rename(family.keys);
+    Ok((config, family))
+}
+
+/// A token in `tokenizer_config.json`: a string, or an object with its content.
+fn token(config: &Value, key: &str) -> String {
+    match config.get(key) {
+        Some(Value::String(s)) => s.clone(),
+        Some(Value::Object(o)) => o.get("content").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -117,13 +177,22 @@ fn json(folder: &Path, file: &str) -> Result<Value> {
     serde_json::from_str(&read(&path)?).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
 }
 
-/// `generation_config.json` often names more end tokens than `config.json`.
+/// `generation_config.json` often names more end tokens than `config.json`, and `tokenizer_config.json` the one that
+/// ends a turn.
 fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
-    let ids = match json(folder, "generation_config.json")?.get("eos_token_id") {
+    let mut ids = match json(folder, "generation_config.json")?.get("eos_token_id") {
         Some(Value::Array(list)) => list.clone(),
         Some(one) => vec![one.clone()],
         None => Vec::new(),
     };
+    let token = token(&json(folder, "tokenizer_config.json")?, "eos_token");
+    if !token.is_empty() {
+        let tokenizer = json(folder, "tokenizer.json")?;
+        let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+        let added = added.into_iter().find(|t| t.get("content").and_then(Value::as_str) == Some(&token));
+        let id = added.and_then(|t| t.get("id")).or_else(|| tokenizer.get("model")?.get("vocab")?.get(&token));
+        ids.extend(id.cloned());
+    }
     let c = &mut spec.globals;
     for id in ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()) {
         if c.eos_len < c.eos.len() && !c.eos().contains(&id) {
@@ -161,65 +230,6 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     ))
 }
 
-/// Rows of OPT's learned positions before the first position's.
-const OPT_OFFSET: usize = 2;
-
-fn llama_name(role: Role) -> Option<&'static str> {
-    Some(match role {
-        Role::Embed => "embed_tokens.weight",
-        Role::FinalNorm => "norm.weight",
-        Role::Output => "lm_head.weight",
-        Role::AttnNorm => "input_layernorm.weight",
-        Role::Q => "self_attn.q_proj.weight",
-        Role::QBias => "self_attn.q_proj.bias",
-        Role::K => "self_attn.k_proj.weight",
-        Role::KBias => "self_attn.k_proj.bias",
-        Role::V => "self_attn.v_proj.weight",
-        Role::VBias => "self_attn.v_proj.bias",
-        Role::O => "self_attn.o_proj.weight",
-        Role::OBias => "self_attn.o_proj.bias",
-        Role::QNorm => "self_attn.q_norm.weight",
-        Role::KNorm => "self_attn.k_norm.weight",
-        Role::FfnNorm => "post_attention_layernorm.weight",
-        Role::Gate => "mlp.gate_proj.weight",
-        Role::GateBias => "mlp.gate_proj.bias",
-        Role::Up => "mlp.up_proj.weight",
-        Role::UpBias => "mlp.up_proj.bias",
-        Role::Down => "mlp.down_proj.weight",
-        Role::DownBias => "mlp.down_proj.bias",
-        _ => return None,
-    })
-}
-
-fn opt_name(role: Role) -> Option<&'static str> {
-    Some(match role {
-        Role::Embed => "embed_tokens.weight",
-        Role::EmbedPositions => "embed_positions.weight",
-        Role::ProjectIn => "project_in.weight",
-        Role::ProjectOut => "project_out.weight",
-        Role::FinalNorm => "final_layer_norm.weight",
-        Role::FinalNormBias => "final_layer_norm.bias",
-        Role::Output => "lm_head.weight",
-        Role::AttnNorm | Role::AttnStreamNorm => "self_attn_layer_norm.weight",
-        Role::AttnNormBias | Role::AttnStreamNormBias => "self_attn_layer_norm.bias",
-        Role::Q => "self_attn.q_proj.weight",
-        Role::QBias => "self_attn.q_proj.bias",
-        Role::K => "self_attn.k_proj.weight",
-        Role::KBias => "self_attn.k_proj.bias",
-        Role::V => "self_attn.v_proj.weight",
-        Role::VBias => "self_attn.v_proj.bias",
-        Role::O => "self_attn.out_proj.weight",
-        Role::OBias => "self_attn.out_proj.bias",
-        Role::FfnNorm | Role::FfnStreamNorm => "final_layer_norm.weight",
-        Role::FfnNormBias | Role::FfnStreamNormBias => "final_layer_norm.bias",
-        Role::Up => "fc1.weight",
-        Role::UpBias => "fc1.bias",
-        Role::Down => "fc2.weight",
-        Role::DownBias => "fc2.bias",
-        _ => return None,
-    })
-}
-
 impl Source for HfSource {
     fn spec(&self) -> &Spec {
         &self.spec
@@ -229,26 +239,23 @@ impl Source for HfSource {
         if role == Role::Output && self.tied {
             return Ok(None);
         }
-        let Some(name) = self.name(role, layer) else { return Ok(None) };
-        let Some(place) = self.places.get(&name) else { return Ok(None) };
-        let (rows, cols) = match place.shape[..] {
-            [n] => (1, n),
-            [rows, cols] => (rows, cols),
-            _ => return Err(Error::file(&self.folder, format!("tensor {name} has shape {:?}", place.shape))),
+        let Some((name, part)) = self.find(role, layer) else {
+            if role == Role::Output {
+                let message = "the model has no output matrix (lm_head), and config.json does not say that it is the \
+                               embedding (tie_word_embeddings): is it a model without its head?";
+                return Err(Error::file(&self.folder, message));
+            }
+            return Ok(self.spec.default_tensor(self.family, role));
         };
+        let Some(place) = self.places.get(&name) else { return Ok(None) };
         let kind = place.kind.ok_or_else(|| {
             let message = format!("tensor {name} is of the type {:?}; F32, F16 and BF16 can be read", place.dtype);
             Error::file(&self.folder, message)
         })?;
-        let mut bytes = &self.shards[place.shard][place.range.clone()];
-        let mut rows = rows;
-        if role == Role::EmbedPositions {
-            // OPT's first position stands in row 2.
-            bytes = bytes.get(bytes.len() / rows.max(1) * OPT_OFFSET..).unwrap_or_default();
-            rows = rows.saturating_sub(OPT_OFFSET);
-        }
-        let data = Data::Bytes { kind, bytes };
-        Ok(Some(SourceTensor { name, rows, cols, data, interleaved: None }))
+        let data = Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] };
+        let stock = Stock { name, shape: place.shape.clone(), data };
+        let tensor = arrange(&self.spec, self.family.hf, (role, layer, part), stock);
+        tensor.map(Some).map_err(|e| Error::file(&self.folder, e))
     }
 
     fn tokenizer(&self) -> Result<Option<String>> {
@@ -265,12 +272,6 @@ impl Source for HfSource {
 
     fn chat(&self) -> Result<Template> {
         let config = json(&self.folder, "tokenizer_config.json")?;
-        // A token is a string, or an object with its content.
-        let token = |key: &str| match config.get(key) {
-            Some(Value::String(s)) => s.clone(),
-            Some(Value::Object(o)) => o.get("content").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            _ => String::new(),
-        };
         // One template, or a list of named ones; newer models have it in a file of its own.
         let template = match config.get("chat_template") {
             Some(Value::String(s)) => s.clone(),
@@ -281,7 +282,11 @@ impl Source for HfSource {
             }
             _ => std::fs::read_to_string(self.folder.join("chat_template.jinja")).unwrap_or_default(),
         };
-        Ok(Template { source: template, bos_token: token("bos_token"), eos_token: token("eos_token") })
+        Ok(Template {
+            source: template,
+            bos_token: token(&config, "bos_token"),
+            eos_token: token(&config, "eos_token"),
+        })
     }
 
     fn origin(&self) -> String {

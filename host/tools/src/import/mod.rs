@@ -1,22 +1,29 @@
 //! Where models come from: a Hugging Face folder, a GGUF file, or random numbers.
 
+mod arrange;
+mod config;
+mod families;
 pub mod gguf;
 mod hf;
-mod hf_config;
+mod names;
+mod placed;
 mod rope;
 mod synthetic;
+mod tensor;
 
+pub use families::names as family_names;
 pub use gguf::GgufSource;
 pub use hf::HfSource;
+pub use names::Kind;
 pub use synthetic::{SHAPES, SyntheticSource};
+pub use tensor::{Data, Reading, SourceTensor};
 
-use gguf::GgmlType;
-use gguf::dequant::{block_bytes, block_len, dequantize};
+use families::Family;
 use shadowllm_core::image::Role;
-use shadowllm_core::image::arch::{self, Attention, Block, Globals, HeadNorm, Layer, MAX_EOS, Mlp, Norm, Norms, Op};
+use shadowllm_core::image::arch::{self, Globals, HeadNorm, Layer, MAX_EOS, Op};
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model's description, with what is computed from its configuration.
 #[derive(Clone, Debug)]
@@ -29,6 +36,17 @@ pub struct Spec {
     pub layers: Vec<Layer>,
     /// Tables of inverse rotary frequencies, scaling applied.
     pub ropes: Vec<Vec<f32>>,
+    /// Numbers of each head that the file's rotation turns; the others have the frequency 0.
+    pub rotated: usize,
+    /// Factor of the numbers of a query that are rotated.
+    pub rotated_factor: f32,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        let (family, layers, ropes) = (String::new(), Vec::new(), Vec::new());
+        Spec { family, globals: Globals::NONE, layers, ropes, rotated: 0, rotated_factor: 1.0 }
+    }
 }
 
 impl Spec {
@@ -39,7 +57,7 @@ impl Spec {
                 match &mut block.op {
                     Op::Attention(a) => {
                         a.biases = [Role::QBias, Role::OBias].map(|role| has(role, layer));
-                        if has(Role::QNorm, layer) {
+                        if a.head_norm == HeadNorm::None && has(Role::QNorm, layer) {
                             a.head_norm = HeadNorm::PerHead;
                         }
                     }
@@ -73,14 +91,36 @@ impl Spec {
     ///
     /// # Errors
     /// A sentence with the field.
-    fn check(self) -> std::result::Result<Spec, String> {
+    fn check(&self) -> std::result::Result<(), String> {
         match self.section() {
-            Ok(_) => Ok(self),
+            Ok(_) => Ok(()),
             Err(shadowllm_core::Error::Malformed(field)) => {
                 Err(format!("no model can have such a shape: {field} is out of range; is the file damaged?"))
             }
             Err(other) => Err(other.to_string()),
         }
+    }
+
+    /// Takes away tables of rotary frequencies that no layer uses.
+    fn drop_unused_tables(&mut self) {
+        let attention = self.layers.iter().filter_map(Layer::attention);
+        let used: Vec<usize> = attention.filter_map(|a| a.rope).collect();
+        let kept: Vec<usize> = (0..self.ropes.len()).filter(|table| used.contains(table)).collect();
+        for block in self.layers.iter_mut().flat_map(|layer| layer.blocks.iter_mut()).flatten() {
+            if let Op::Attention(a) = &mut block.op {
+                a.rope = a.rope.and_then(|table| kept.iter().position(|k| *k == table));
+            }
+        }
+        self.ropes = kept.iter().map(|table| self.ropes[*table].clone()).collect();
+        self.globals.ropes = self.ropes.len();
+    }
+
+    /// A tensor that files of the family lack, for it is all zeros: the bias of its layer norms.
+    fn default_tensor(&self, family: &Family, role: Role) -> Option<SourceTensor<'static>> {
+        let name = role.name();
+        let zero = !family.norm_bias && name.ends_with("norm.bias");
+        let (rows, cols, reading) = (1, self.globals.d_model, Reading::default());
+        zero.then(|| SourceTensor { name: name.into(), rows, cols, data: Data::Constant(0.0), reading })
     }
 }
 
@@ -89,12 +129,6 @@ fn end_tokens(ids: &[u32]) -> ([u32; MAX_EOS], usize) {
     let (mut eos, len) = ([0; MAX_EOS], ids.len().min(MAX_EOS));
     eos[..len].copy_from_slice(&ids[..len]);
     (eos, len)
-}
-
-/// A layer of attention and a feed-forward network, each with an input norm.
-fn pre_norm(norm: Norm, attention: Attention, mlp: Mlp) -> Layer {
-    let norms = Norms { input: Some(norm), ..Norms::default() };
-    Layer::of(&[Block { norms, op: Op::Attention(attention) }, Block { norms, op: Op::Mlp(mlp) }])
 }
 
 /// A model to pack.
@@ -129,7 +163,7 @@ pub trait Source: Sync {
 pub fn open(path: &Path) -> Result<Box<dyn Source>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
-        return Ok(Box::new(HfSource::open(path)?));
+        return Ok(Box::new(HfSource::open(&snapshot(path).unwrap_or_else(|| path.to_owned()))?));
     }
     if is_image(path) {
         return Err(Error::file(path, "is packed already: run it as it is, or pack what it was packed from"));
@@ -138,6 +172,15 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
         return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
     }
     Ok(Box::new(GgufSource::open(path)?))
+}
+
+/// The newest snapshot in a folder of Hugging Face's cache (`models--owner--name`).
+fn snapshot(folder: &Path) -> Option<PathBuf> {
+    let commit = std::fs::read_to_string(folder.join("refs/main")).ok()?;
+    let commit = commit.trim();
+    let named = !commit.is_empty() && commit.bytes().all(|b| b.is_ascii_alphanumeric());
+    let snapshot = folder.join("snapshots").join(commit);
+    (named && snapshot.join("config.json").is_file()).then_some(snapshot)
 }
 
 /// Whether a path is an image, by its first bytes.
@@ -151,105 +194,4 @@ pub fn begins_with(path: &Path, magic: &[u8]) -> bool {
     let mut found = vec![0; magic.len()];
     path.is_file()
         && std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == magic)
-}
-
-/// A tensor's numbers, row by row.
-#[derive(Clone)]
-pub struct SourceTensor<'a> {
-    /// Name in the source.
-    pub name: String,
-    /// Outputs (1 for vectors).
-    pub rows: usize,
-    /// Inputs (the length, for vectors).
-    pub cols: usize,
-    /// The numbers.
-    pub data: Data<'a>,
-    /// When set, rows of each head of this many dimensions are in GGUF's interleaved RoPE order and are
-    /// read back in Hugging Face's half-split order.
-    pub interleaved: Option<usize>,
-}
-
-/// Where a tensor's numbers are.
-#[derive(Clone)]
-pub enum Data<'a> {
-    /// In memory, in blocks of `kind`.
-    Bytes {
-        /// Number format.
-        kind: GgmlType,
-        /// rows * cols numbers.
-        bytes: &'a [u8],
-    },
-    /// Uniformly random, with this standard deviation.
-    Random {
-        /// Start of the sequence.
-        seed: u64,
-        /// Standard deviation.
-        deviation: f32,
-    },
-    /// All the same.
-    Constant(f32),
-}
-
-impl SourceTensor<'_> {
-    /// Row of the data that holds row `row` of the tensor.
-    fn data_row(&self, row: usize) -> usize {
-        match self.interleaved {
-            // Half-split (h, s, j) stands at interleaved (h, j, s).
-            Some(dim) => row / dim * dim + row % (dim / 2) * 2 + row % dim / (dim / 2),
-            None => row,
-        }
-    }
-
-    /// Raw blocks of a row.
-    fn row_bytes(&self, row: usize) -> Option<(GgmlType, &[u8])> {
-        let Data::Bytes { kind, bytes } = &self.data else { return None };
-        let len = self.cols / block_len(*kind) * block_bytes(*kind);
-        let at = self.data_row(row) * len;
-        bytes.get(at..at + len).map(|b| (*kind, b))
-    }
-
-    /// Block `index` (of 32) of a row as it is stored, when the data is of `kind`.
-    pub fn raw_block(&self, kind: GgmlType, row: usize, index: usize) -> Option<&[u8]> {
-        let (found, bytes) = self.row_bytes(row)?;
-        let size = block_bytes(kind);
-        if found == kind { bytes.get(index * size..(index + 1) * size) } else { None }
-    }
-
-    /// A whole row as floats, `[cols]`.
-    ///
-    /// # Errors
-    /// When the data is shorter than the shape says.
-    pub fn row(&self, row: usize, out: &mut [f32]) -> std::result::Result<(), String> {
-        match &self.data {
-            Data::Bytes { .. } => {
-                let (kind, bytes) =
-                    self.row_bytes(row).ok_or_else(|| format!("tensor {} ends before row {row}", self.name))?;
-                dequantize(kind, bytes, out).map_err(|e| format!("tensor {}: {e}", self.name))
-            }
-            Data::Random { seed, deviation } => {
-                synthetic::fill(*seed ^ (row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), *deviation, out);
-                Ok(())
-            }
-            Data::Constant(x) => {
-                out.fill(*x);
-                Ok(())
-            }
-        }
-    }
-
-    /// The tensor as one vector of floats (its rows one after the other).
-    ///
-    /// # Errors
-    /// As [`SourceTensor::row`].
-    pub fn vector(&self) -> std::result::Result<Vec<f32>, String> {
-        let mut all = vec![0.0; self.rows * self.cols];
-        for (row, out) in all.chunks_exact_mut(self.cols.max(1)).enumerate() {
-            self.row(row, out)?;
-        }
-        // A bias of rotated heads is in the order of its matrix's rows.
-        if self.rows == 1 && self.interleaved.is_some() {
-            return Ok((0..all.len()).map(|i| all[self.data_row(i)]).collect());
-        }
-        Ok(all)
-    }
 }

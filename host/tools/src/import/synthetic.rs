@@ -1,9 +1,9 @@
 //! Models of a known shape with random weights, for measuring speed.
 
-use super::hf_config::{PLAIN, scale};
-use super::{Data, Source, SourceTensor, Spec, pre_norm, rope};
+use super::families::{PLAIN, scale};
+use super::{Data, Reading, Source, SourceTensor, Spec};
 use shadowllm_core::image::Role;
-use shadowllm_core::image::arch::{Attention, Globals, Mlp, Norm, Norming};
+use shadowllm_core::image::arch::{Attention, Block, Globals, Layer, Mlp, Norm, Norming, Norms, Op};
 use shadowllm_core::image::roles::Place;
 use shadowllm_core::kernels::Activation;
 use shadowllm_core::random;
@@ -60,8 +60,12 @@ impl SyntheticSource {
             bos: Some(1),
             ..Globals::NONE
         };
-        let layers = vec![pre_norm(norm, attention, mlp); layers];
-        let spec = Spec { family: "llama".into(), globals, layers, ropes: vec![rope::frequencies(10_000.0, head_dim)] };
+        let norms = Norms { input: Some(norm), ..Norms::default() };
+        let blocks = [Op::Attention(attention), Op::Mlp(mlp)].map(|op| Block { norms, op });
+        let layers = vec![Layer::of(&blocks); layers];
+        let frequency = |i| 10_000f64.powf(-(2.0 * i as f64) / head_dim as f64) as f32;
+        let ropes = vec![(0..head_dim / 2).map(frequency).collect()];
+        let spec = Spec { family: "llama".into(), globals, layers, ropes, ..Spec::default() };
         Ok(SyntheticSource { name, spec, tied })
     }
 }
@@ -86,7 +90,13 @@ impl Source for SyntheticSource {
         } else {
             Data::Random { seed: (layer as u64) << 8 | role as u64, deviation: 0.02 }
         };
-        Ok(Some(SourceTensor { name: format!("{}.{layer}", role.name()), rows, cols, data, interleaved: None }))
+        Ok(Some(SourceTensor {
+            name: format!("{}.{layer}", role.name()),
+            rows,
+            cols,
+            data,
+            reading: Reading::default(),
+        }))
     }
 
     fn tokenizer(&self) -> Result<Option<String>> {

@@ -4,7 +4,9 @@
 //! left before anything is allocated for it, and every tensor's byte range is checked against the
 //! file's length. An error is a sentence that names the thing.
 
+mod config;
 pub mod dequant;
+mod parts;
 mod pretokenizers;
 mod reader;
 mod source;

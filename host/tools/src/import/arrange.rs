@@ -1,0 +1,97 @@
+//! From a tensor as a file has it to the tensor that the engine wants: parts of fused tensors, turned matrices, heads in
+//! another order, what is folded into weights.
+
+use super::Spec;
+use super::families::Stored;
+use super::names::Part;
+use super::tensor::{Data, Reading, SourceTensor};
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::HeadNorm;
+
+/// What a file says of a tensor.
+pub struct Stock<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions, the last one that of its rows.
+    pub shape: Vec<usize>,
+    /// Its numbers.
+    pub data: Data<'a>,
+}
+
+/// The tensor of this role.
+///
+/// # Errors
+/// A sentence with the tensor's name.
+pub fn arrange<'a>(
+    spec: &Spec,
+    stored: Stored,
+    (role, layer, part): (Role, usize, Part),
+    stock: Stock<'a>,
+) -> Result<SourceTensor<'a>, String> {
+    let name = stock.name;
+    let (rows, cols) = match stock.shape[..] {
+        [] => (1, 1),
+        [n] => (1, n),
+        [rows, cols] => (rows, cols),
+        _ => return Err(format!("tensor {name} has shape {:?}", stock.shape)),
+    };
+    let mut t = SourceTensor { name, rows, cols, data: stock.data, reading: Reading::default() };
+    if stored.transposed && role.in_layers() && role.is_matrix() {
+        t.reading.transposed = Some(t.cols);
+        (t.rows, t.cols) = (t.cols, t.rows);
+    }
+    let attention = spec.layers.get(layer).and_then(|l| l.attention());
+    // A vector's numbers take the place of rows.
+    let vector = t.rows == 1 && !role.is_matrix();
+    let len = if vector { &mut t.cols } else { &mut t.rows };
+    *len = part.take(*len, attention, &mut t.reading).map_err(|e| format!("tensor {} {e}", t.name))?;
+    let len = *len;
+    if let (Some(a), true) = (attention, rotates(role)) {
+        turn(spec, stored, a.head_dim, len, &mut t.reading);
+        // The factor of rotated queries is in their norm, where they have one.
+        let factor =
+            if a.head_norm == HeadNorm::None { role == Role::Q || role == Role::QBias } else { role == Role::QNorm };
+        if factor && spec.rotated_factor != 1.0 {
+            t.reading.factors = Some((0..len).map(|i| spec.query_factor(i % a.head_dim, a.head_dim)).collect());
+        }
+    }
+    if stored.norms_less_one && is_norm(role) {
+        t.reading.plus = 1.0;
+    }
+    Ok(t)
+}
+
+/// Whether a tensor's rows are those of rotated heads.
+fn rotates(role: Role) -> bool {
+    matches!(role, Role::Q | Role::K | Role::QBias | Role::KBias | Role::QNorm | Role::KNorm)
+}
+
+/// Whether it is the weight of a norm.
+fn is_norm(role: Role) -> bool {
+    role.name().ends_with("norm")
+}
+
+/// Puts the rows of heads in the engine's order: the first half of each head is rotated against the second half, pair by
+/// pair, first the pairs that are rotated, then the others.
+fn turn(spec: &Spec, stored: Stored, head: usize, rows: usize, reading: &mut Reading) {
+    let (half, pairs) = (head / 2, spec.rotated / 2);
+    if half == 0 || !rows.is_multiple_of(head) || pairs == half && !stored.interleaved {
+        return;
+    }
+    let place = |i: usize| {
+        let (pair, second) = (i % half, i / half);
+        match (pair < pairs, stored.interleaved) {
+            (true, true) => 2 * pair + second,
+            (true, false) => pair + second * pairs,
+            (false, _) => 2 * pair + second,
+        }
+    };
+    reading.select((0..rows).map(|row| row / head * head + place(row % head)));
+}
+
+impl Spec {
+    /// Factor of number `i` of a query of `head` numbers.
+    fn query_factor(&self, i: usize, head: usize) -> f32 {
+        if i % (head / 2).max(1) < self.rotated / 2 { self.rotated_factor } else { 1.0 }
+    }
+}

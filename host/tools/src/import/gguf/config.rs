@@ -1,0 +1,140 @@
+//! The metadata of a GGUF file as a configuration with the names of `config.json`.
+
+use super::parts::Parts;
+use super::{Array, Value as Meta, special_tokens};
+use crate::import::config::Config;
+use crate::import::families::Family;
+use serde_json::{Map, Value, json};
+
+/// Names in `config.json`, and the keys in GGUF after the architecture's name.
+const KEYS: &[(&str, &str)] = &[
+    ("hidden_size", "embedding_length"),
+    ("num_hidden_layers", "block_count"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_attention_heads", "attention.head_count"),
+    ("num_key_value_heads", "attention.head_count_kv"),
+    ("head_dim", "attention.key_length"),
+    ("max_position_embeddings", "context_length"),
+    ("sliding_window", "attention.sliding_window"),
+    ("rope_theta", "rope.freq_base"),
+    ("rope_local_base_freq", "rope.freq_base_swa"),
+    ("attention_multiplier", "attention.scale"),
+    ("embedding_multiplier", "embedding_scale"),
+    ("residual_multiplier", "residual_scale"),
+    ("attn_logit_softcapping", "attn_logit_softcapping"),
+    ("final_logit_softcapping", "final_logit_softcapping"),
+    ("use_parallel_residual", "use_parallel_residual"),
+];
+
+/// Keys with an entry for each layer in some files; where all are equal they are one number.
+const MAY_BE_ARRAYS: &[&str] = &["intermediate_size", "num_attention_heads", "num_key_value_heads"];
+
+/// Reads the configuration of a model of this family.
+///
+/// # Errors
+/// A sentence naming the key or the tensor.
+pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, String> {
+    let g = parts.head();
+    let arch = g.str("general.architecture").unwrap_or_default();
+    let key = |name: &str| format!("{arch}.{name}");
+    let eps = if family.norm == shadowllm_core::image::arch::Norming::Rms { "rms_epsilon" } else { "epsilon" };
+    let eps = format!("attention.layer_norm_{eps}");
+    // llama.cpp divides Granite's and MiniCPM's logits by it and multiplies the others'.
+    let logits = if matches!(family.name, "granite" | "minicpm") { "logits_scaling" } else { "logit_scale" };
+    let rows = KEYS.iter().copied().chain([(family.eps.0, eps.as_str()), (logits, "logit_scale")]);
+    let mut values = Map::new();
+    let mut names = Vec::new();
+    for (name, theirs) in rows {
+        let theirs = key(theirs);
+        if let Some(value) = g.value(&theirs) {
+            let value = if MAY_BE_ARRAYS.contains(&name) { one_of_equal(&theirs, value)? } else { json_of(value) };
+            values.insert(name.into(), value);
+        }
+        names.push((name.to_owned(), theirs));
+    }
+    if values.contains_key("sliding_window") {
+        values.insert("use_sliding_window".into(), true.into());
+    }
+    match g.value(&key("attention.sliding_window_pattern")) {
+        Some(Meta::Array(Array::Bool(slides))) => {
+            let name = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+            values.insert("layer_types".into(), slides.iter().map(name).collect());
+        }
+        Some(value) => drop(values.insert("sliding_window_pattern".into(), json_of(value))),
+        None => {}
+    }
+    values.insert("vocab_size".into(), vocab.into());
+    let special = special_tokens(g);
+    values.insert("bos_token_id".into(), json!(special.bos));
+    values.insert("eos_token_id".into(), json!(special.eos));
+    rotation(parts, arch, &mut values)?;
+    Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it anew"]))
+}
+
+fn json_of(value: &Meta) -> Value {
+    match value {
+        Meta::Unsigned(n) => json!(n),
+        Meta::Signed(n) => json!(n),
+        Meta::Float(x) => json!(x),
+        Meta::Bool(b) => json!(b),
+        Meta::String(s) => json!(s),
+        Meta::Array(Array::Unsigned(list)) => json!(list),
+        Meta::Array(Array::Signed(list)) => json!(list),
+        Meta::Array(Array::Float(list)) => json!(list),
+        Meta::Array(Array::Bool(list)) => json!(list),
+        Meta::Array(_) => Value::Array(Vec::new()),
+    }
+}
+
+/// The number that all entries of an array are.
+fn one_of_equal(key: &str, value: &Meta) -> Result<Value, String> {
+    let value = json_of(value);
+    let Value::Array(list) = &value else { return Ok(value) };
+    match list.first() {
+        Some(first) if list.iter().all(|n| n == first) => Ok(first.clone()),
+        _ => Err(format!("{key} differs between layers, which is not supported")),
+    }
+}
+
+/// Scaling and extent of the rotation, from keys and from tensors of divisors.
+fn rotation(parts: &Parts, arch: &str, values: &mut Map<String, Value>) -> Result<(), String> {
+    let g = parts.head();
+    let number = |key: &str| g.f64(&format!("{arch}.rope.{key}"));
+    let heads = values.get("num_attention_heads").and_then(Value::as_u64).unwrap_or(0);
+    let width = values.get("hidden_size").and_then(Value::as_u64).and_then(|d| d.checked_div(heads));
+    let head_dim = values.get("head_dim").and_then(Value::as_u64).or(width).unwrap_or(0);
+    if let Some(rotated) = number("dimension_count").filter(|_| head_dim > 0) {
+        if rotated > head_dim as f64 {
+            return Err(format!("{arch}.rope.dimension_count {rotated} is more than a head has ({head_dim})"));
+        }
+        values.insert("partial_rotary_factor".into(), json!(rotated / head_dim as f64));
+    }
+    // Older files have a factor alone, which is linear.
+    let factor = number("scaling.factor").or_else(|| number("scale_linear")).unwrap_or(1.0);
+    let said = g.str(&format!("{arch}.rope.scaling.type"));
+    let kind = said.unwrap_or(if factor == 1.0 { "none" } else { "linear" });
+    let (all, short) = (parts.numbers("rope_freqs.weight")?, parts.numbers("rope_factors_short.weight")?);
+    let trained = number("scaling.original_context_length");
+    let parameters = match (kind, short, all) {
+        ("none" | "longrope", Some(short), _) => json!({
+            "rope_type": "longrope", "short_factor": short, "attention_factor": number("scaling.attn_factor"),
+            "original_max_position_embeddings": trained.map(|n| n as u64),
+        }),
+        ("none", None, Some(all)) => json!({ "rope_type": "longrope", "short_factor": all, "attention_factor": 1.0 }),
+        ("none", None, None) => return Ok(()),
+        ("linear", None, None) => json!({ "rope_type": "linear", "factor": factor }),
+        ("yarn", None, None) => json!({
+            "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained,
+            "beta_fast": number("scaling.yarn_beta_fast"), "beta_slow": number("scaling.yarn_beta_slow"),
+            "mscale": number("scaling.yarn_log_multiplier").map(|_| 1.0),
+            "mscale_all_dim": number("scaling.yarn_log_multiplier").map(|_| 1.0),
+        }),
+        (kind, None, None) => {
+            let known = "none, linear, yarn and longrope";
+            return Err(format!("RoPE scaling of type {kind} is not supported ({known} are)"));
+        }
+        (kind, ..) => return Err(format!("RoPE scaling of type {kind} together with divisors is not supported")),
+    };
+    values.insert("rope_parameters".into(), parameters);
+    Ok(())
+}

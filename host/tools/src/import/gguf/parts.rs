@@ -1,0 +1,108 @@
+//! The files of a GGUF model: one, or several that were split from one.
+
+use super::dequant::dequantize;
+use super::{Gguf, Tensor};
+use memmap2::Mmap;
+use shadowllm_host::map::map;
+use shadowllm_host::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Parts at most.
+const MOST: u64 = 9999;
+
+/// A model's files, the one with the metadata first.
+pub struct Parts {
+    files: Vec<(Mmap, Gguf)>,
+}
+
+impl Parts {
+    /// Opens a file, with the others that it was split into; it may be any of them.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it, or the part that is missing.
+    pub fn open(path: &Path) -> Result<Parts> {
+        let (bytes, gguf) = open(path)?;
+        let count = gguf.u64("split.count").unwrap_or(1);
+        if count <= 1 {
+            return Ok(Parts { files: vec![(bytes, gguf)] });
+        }
+        let merge = "join the parts with llama-gguf-split --merge";
+        if count > MOST {
+            return Err(Error::file(path, format!("split.count {count} is too large; is the file damaged?")));
+        }
+        let number = gguf.u64("split.no").unwrap_or(0).saturating_add(1);
+        let Some(names) = names(path, number, count) else {
+            let wanted = format!("its name does not end with -{number:05}-of-{count:05}.gguf, so that the others");
+            let message = format!("is part {number} of {count}, and {wanted} cannot be found: {merge}");
+            return Err(Error::file(path, message));
+        };
+        let mut files = Vec::new();
+        for (name, number) in names.iter().zip(1..) {
+            if !name.is_file() {
+                let missing = format!("part {number} of {count} of the model is missing: download it too");
+                return Err(Error::file(name, missing));
+            }
+            files.push(open(name)?);
+        }
+        let found: usize = files.iter().map(|(_, g)| g.tensor_names().count()).sum();
+        let told = gguf.u64("split.tensors.count").map_or(found, |n| n as usize);
+        if found != told {
+            let message = format!("the {count} parts have {found} tensors, of {told}: do they belong to one model?");
+            return Err(Error::file(path, message));
+        }
+        Ok(Parts { files })
+    }
+
+    /// The header with the metadata.
+    pub fn head(&self) -> &Gguf {
+        &self.files[0].1
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|(_, g)| g.has_tensor(name))
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().flat_map(|(_, g)| g.tensor_names())
+    }
+
+    /// A tensor and its bytes.
+    ///
+    /// # Errors
+    /// When there is none, or it is of a type that cannot be read.
+    pub fn tensor(&self, name: &str) -> std::result::Result<(Tensor<'_>, &[u8]), String> {
+        let (bytes, gguf) = self.files.iter().find(|(_, g)| g.has_tensor(name)).unwrap_or(&self.files[0]);
+        let tensor = gguf.tensor(name)?;
+        let bytes = bytes.get(tensor.range.clone()).unwrap_or_default();
+        Ok((tensor, bytes))
+    }
+
+    /// All numbers of a tensor; none when there is no such tensor.
+    ///
+    /// # Errors
+    /// When it is of a type that cannot be read.
+    pub fn numbers(&self, name: &str) -> std::result::Result<Option<Vec<f32>>, String> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let (tensor, bytes) = self.tensor(name)?;
+        let mut numbers = vec![0.0; tensor.columns() * tensor.rows()];
+        dequantize(tensor.kind, bytes, &mut numbers)?;
+        Ok(Some(numbers))
+    }
+}
+
+fn open(path: &Path) -> Result<(Mmap, Gguf)> {
+    let bytes = map(path)?;
+    let gguf = Gguf::parse(&bytes).map_err(|e| Error::file(path, e))?;
+    Ok((bytes, gguf))
+}
+
+/// The names of all parts, from that of one of them.
+fn names(path: &Path, number: u64, count: u64) -> Option<Vec<PathBuf>> {
+    let name = path.file_name()?.to_str()?;
+    let stem = name.strip_suffix(&format!("-{number:05}-of-{count:05}.gguf"))?;
+    Some((1..=count).map(|n| path.with_file_name(format!("{stem}-{n:05}-of-{count:05}.gguf"))).collect())
+}

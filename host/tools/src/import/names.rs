@@ -1,0 +1,134 @@
+//! What tensors are called in Hugging Face folders and in GGUF files: one table, a row for each tensor and name.
+//!
+//! A bias is called as its weight, with `.bias` in place of `.weight`, where it has no row. Where a tensor has several
+//! rows, the first one whose tensor is there counts; the rows of a family come first.
+
+use super::tensor::Reading;
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::Attention;
+use shadowllm_core::image::roles::ROLES;
+
+/// Which part of a stored tensor a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The queries (0), keys (1) or values (2) of rows that are all queries, then all keys, then all values.
+    Qkv(usize),
+    /// The same, where each head's queries, keys and values follow each other.
+    HeadQkv(usize),
+    /// The first or the second half of the rows.
+    Half(usize),
+    /// All rows from this one on.
+    From(usize),
+}
+
+/// A row of the table.
+pub struct Named {
+    /// The tensor.
+    pub role: Role,
+    /// Which part of the named tensor it is.
+    pub part: Part,
+    /// Its name in a Hugging Face folder, without the layer's; empty where there is none.
+    pub hf: &'static str,
+    /// Its name in a GGUF file, without the layer's; empty where there is none.
+    pub gguf: &'static str,
+}
+
+/// A row whose tensor is whole.
+pub const fn whole(role: Role, hf: &'static str, gguf: &'static str) -> Named {
+    Named { role, part: Part::Whole, hf, gguf }
+}
+
+/// A row whose tensor is a part of another.
+pub const fn part(role: Role, part: Part, hf: &'static str, gguf: &'static str) -> Named {
+    Named { role, part, hf, gguf }
+}
+
+/// The names of Llama, which most families have.
+pub const STANDARD: &[Named] = &[
+    whole(Role::Embed, "embed_tokens.weight", "token_embd.weight"),
+    whole(Role::EmbedPositions, "", "position_embd.weight"),
+    whole(Role::FinalNorm, "norm.weight", "output_norm.weight"),
+    whole(Role::Output, "lm_head.weight", "output.weight"),
+    whole(Role::AttnNorm, "input_layernorm.weight", "attn_norm.weight"),
+    whole(Role::AttnOutNorm, "post_attention_layernorm.weight", "post_attention_norm.weight"),
+    whole(Role::Q, "self_attn.q_proj.weight", "attn_q.weight"),
+    whole(Role::K, "self_attn.k_proj.weight", "attn_k.weight"),
+    whole(Role::V, "self_attn.v_proj.weight", "attn_v.weight"),
+    part(Role::Q, Part::Qkv(0), "self_attn.qkv_proj.weight", "attn_qkv.weight"),
+    part(Role::K, Part::Qkv(1), "self_attn.qkv_proj.weight", "attn_qkv.weight"),
+    part(Role::V, Part::Qkv(2), "self_attn.qkv_proj.weight", "attn_qkv.weight"),
+    whole(Role::O, "self_attn.o_proj.weight", "attn_output.weight"),
+    whole(Role::QNorm, "self_attn.q_norm.weight", "attn_q_norm.weight"),
+    whole(Role::KNorm, "self_attn.k_norm.weight", "attn_k_norm.weight"),
+    whole(Role::Sinks, "self_attn.sinks", "attn_sinks.weight"),
+    whole(Role::FfnNorm, "post_attention_layernorm.weight", "ffn_norm.weight"),
+    whole(Role::FfnOutNorm, "post_feedforward_layernorm.weight", "post_ffw_norm.weight"),
+    whole(Role::Gate, "mlp.gate_proj.weight", "ffn_gate.weight"),
+    whole(Role::Up, "mlp.up_proj.weight", "ffn_up.weight"),
+    whole(Role::Down, "mlp.down_proj.weight", "ffn_down.weight"),
+];
+
+/// Where a model's files come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A Hugging Face folder.
+    Hf,
+    /// A GGUF file.
+    Gguf,
+}
+
+/// The tensor of this role: the name of the first one that there is, without its layer's, and which part of it it is.
+pub fn find(own: &[Named], kind: Kind, role: Role, there: &dyn Fn(&str) -> bool) -> Option<(String, Part)> {
+    let rows = || own.iter().chain(STANDARD);
+    let name = |row: &Named| if kind == Kind::Hf { row.hf } else { row.gguf };
+    let found = |(name, part): (String, Part)| (!name.is_empty() && there(&name)).then_some((name, part));
+    let direct = rows().filter(|row| row.role == role).map(|row| (name(row).to_owned(), row.part));
+    if let Some(this) = direct.into_iter().find_map(found) {
+        return Some(this);
+    }
+    let weight = role.name().strip_suffix(".bias")?;
+    let weight = ROLES.iter().find(|row| row.name == weight)?.role;
+    let biases = rows().filter(|row| row.role == weight);
+    biases.filter_map(|row| Some((format!("{}.bias", name(row).strip_suffix(".weight")?), row.part))).find_map(found)
+}
+
+impl Part {
+    /// Takes this part of a tensor of so many rows, and says how many rows are left.
+    ///
+    /// # Errors
+    /// When the tensor has not as many rows as its parts together.
+    pub fn take(self, rows: usize, a: Option<&Attention>, reading: &mut Reading) -> Result<usize, String> {
+        let a = a.unwrap_or(&Attention::NONE);
+        let (head, sizes) =
+            (a.head_dim, [a.heads, a.kv_heads, a.kv_heads].map(|heads| heads.saturating_mul(a.head_dim)));
+        let fused = sizes.iter().fold(0usize, |sum, n| sum.saturating_add(*n));
+        let fits = match self {
+            Part::Whole => return Ok(rows),
+            Part::Qkv(_) => rows == fused,
+            Part::HeadQkv(_) => rows == fused && a.heads == a.kv_heads,
+            Part::Half(_) => rows.is_multiple_of(2),
+            Part::From(first) => first < rows,
+        };
+        if !fits {
+            return Err(format!("has {rows} rows, which cannot be cut into the parts that the configuration asks for"));
+        }
+        let range = match self {
+            Part::Qkv(i) => {
+                let start: usize = sizes[..i].iter().sum();
+                start..start + sizes[i]
+            }
+            Part::Half(i) => i * rows / 2..(i + 1) * rows / 2,
+            Part::From(first) => first..rows,
+            Part::HeadQkv(i) => {
+                reading.select((0..sizes[i]).map(|row| row / head * 3 * head + i * head + row % head));
+                return Ok(sizes[i]);
+            }
+            Part::Whole => 0..rows,
+        };
+        let len = range.len();
+        reading.select(range);
+        Ok(len)
+    }
+}

@@ -1,0 +1,50 @@
+//! Whether every tensor of a model's layers has its place: one that has none would be left out without a word, and the
+//! model would be another one.
+
+use super::Spec;
+use super::names::Part;
+use shadowllm_core::image::roles::{Place, ROLES};
+use shadowllm_core::image::{Positions, Role};
+use std::collections::HashSet;
+
+/// Ends of the names of tensors that are no weights.
+const NO_WEIGHTS: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "attn.bias",
+    "attn.masked_bias",
+    "attention.bias",
+    "attention.masked_bias",
+    "attn_rot_embd.weight",
+];
+
+/// Every tensor of a layer is one that the description asks for.
+///
+/// `names` are those of the tensors with the numbers of their layers.
+///
+/// # Errors
+/// A sentence naming the first that is not.
+pub fn all_placed<'n>(
+    spec: &Spec,
+    find: &dyn Fn(Role, usize) -> Option<(String, Part)>,
+    names: impl Iterator<Item = (&'n str, usize)>,
+) -> Result<(), String> {
+    let mut wanted = HashSet::new();
+    for (number, layer) in spec.layers.iter().enumerate() {
+        for row in ROLES.iter().filter(|row| row.role.in_layers()) {
+            let place = Place { globals: &spec.globals, block: row.role.block(layer), rotated: 0 };
+            if place.block.is_some() && row.role.needed(&place) != Some(false) {
+                wanted.extend(find(row.role, number).map(|(name, _)| name));
+            }
+        }
+    }
+    for (name, layer) in names.filter(|(_, layer)| *layer < spec.layers.len()) {
+        if !wanted.contains(name) && !NO_WEIGHTS.iter().any(|end| name.ends_with(end)) {
+            let known = format!("a model of the family {} has no such tensor in layer {layer}", spec.family);
+            return Err(format!("tensor {name} has no place: {known}, or the configuration does not ask for it"));
+        }
+    }
+    if spec.globals.positions == Positions::Rope && find(Role::EmbedPositions, 0).is_some() {
+        return Err("the model has learned positions, which its family does not have".into());
+    }
+    Ok(())
+}

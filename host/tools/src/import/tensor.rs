@@ -1,0 +1,156 @@
+//! A source's tensor, and how its numbers are read out of the source's bytes.
+
+use super::gguf::GgmlType;
+use super::gguf::dequant::{block_bytes, block_len, dequantize};
+use super::synthetic;
+
+/// A tensor's numbers, row by row.
+#[derive(Clone)]
+pub struct SourceTensor<'a> {
+    /// Name in the source.
+    pub name: String,
+    /// Outputs (1 for vectors).
+    pub rows: usize,
+    /// Inputs (the length, for vectors).
+    pub cols: usize,
+    /// The numbers.
+    pub data: Data<'a>,
+    /// How they are read out of the data.
+    pub reading: Reading,
+}
+
+/// How a tensor's numbers are read out of its data; by default one after the other, as they are.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The data's row of every row, or the data's number of every number of a vector; `None` where they are the same.
+    pub rows: Option<Vec<u32>>,
+    /// Length of the data's rows, where these are the tensor's columns.
+    pub transposed: Option<usize>,
+    /// Factor of every row, or of every number of a vector; `None` for 1.
+    pub factors: Option<Vec<f32>>,
+    /// What is added to every number.
+    pub plus: f32,
+}
+
+impl Reading {
+    /// Takes these of the rows that there are now, in this order.
+    pub fn select(&mut self, order: impl Iterator<Item = usize>) {
+        let at = |row: usize| self.rows.as_ref().map_or(row as u32, |rows| rows.get(row).copied().unwrap_or(u32::MAX));
+        self.rows = Some(order.map(at).collect());
+    }
+
+    fn row(&self, row: usize) -> Option<usize> {
+        self.rows.as_ref().map_or(Some(row), |rows| rows.get(row).map(|r| *r as usize))
+    }
+
+    fn finish(&self, row: usize, x: &mut f32) {
+        *x = (*x + self.plus) * self.factors.as_ref().and_then(|f| f.get(row)).copied().unwrap_or(1.0);
+    }
+}
+
+/// Where a tensor's numbers are.
+#[derive(Clone)]
+pub enum Data<'a> {
+    /// In memory, in blocks of `kind`.
+    Bytes {
+        /// Number format.
+        kind: GgmlType,
+        /// rows * cols numbers, or more where the tensor is a part of them.
+        bytes: &'a [u8],
+    },
+    /// Uniformly random, with this standard deviation.
+    Random {
+        /// Start of the sequence.
+        seed: u64,
+        /// Standard deviation.
+        deviation: f32,
+    },
+    /// All the same.
+    Constant(f32),
+}
+
+type Fallible<T> = std::result::Result<T, String>;
+
+impl SourceTensor<'_> {
+    /// Raw blocks of a row, as the data has them.
+    fn row_bytes(&self, row: usize) -> Option<(GgmlType, &[u8])> {
+        let Data::Bytes { kind, bytes } = &self.data else { return None };
+        let len = self.cols / block_len(*kind) * block_bytes(*kind);
+        let at = self.reading.row(row)?.checked_mul(len)?;
+        bytes.get(at..at.checked_add(len)?).map(|b| (*kind, b))
+    }
+
+    /// Block `index` (of 32) of a row as it is stored, when the data is of `kind` and taken as it is.
+    pub fn raw_block(&self, kind: GgmlType, row: usize, index: usize) -> Option<&[u8]> {
+        let r = &self.reading;
+        if r.factors.is_some() || r.transposed.is_some() || r.plus != 0.0 {
+            return None;
+        }
+        let (found, bytes) = self.row_bytes(row)?;
+        let size = block_bytes(kind);
+        if found == kind { bytes.get(index * size..(index + 1) * size) } else { None }
+    }
+
+    /// A whole row as floats, `[cols]`.
+    ///
+    /// # Errors
+    /// When the data is shorter than the shape says.
+    pub fn row(&self, row: usize, out: &mut [f32]) -> Fallible<()> {
+        match &self.data {
+            Data::Bytes { kind, bytes } => match self.reading.transposed {
+                Some(width) => self.gather(*kind, bytes, width, row, out)?,
+                None => {
+                    let (kind, bytes) = self.row_bytes(row).ok_or_else(|| self.ends(row))?;
+                    dequantize(kind, bytes, out).map_err(|e| format!("tensor {}: {e}", self.name))?;
+                }
+            },
+            Data::Random { seed, deviation } => {
+                synthetic::fill(*seed ^ (row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), *deviation, out);
+            }
+            Data::Constant(x) => out.fill(*x),
+        }
+        out.iter_mut().for_each(|x| self.reading.finish(row, x));
+        Ok(())
+    }
+
+    /// A column of the data, whose rows have `width` numbers.
+    fn gather(&self, kind: GgmlType, bytes: &[u8], width: usize, row: usize, out: &mut [f32]) -> Fallible<()> {
+        if block_len(kind) != 1 {
+            return Err(format!("tensor {} is transposed and in blocks of {kind}, which cannot be read", self.name));
+        }
+        let (size, column) = (block_bytes(kind), self.reading.row(row).ok_or_else(|| self.ends(row))?);
+        for (i, out) in out.iter_mut().enumerate() {
+            let at = (i * width + column) * size;
+            let one = bytes.get(at..at + size).ok_or_else(|| self.ends(row))?;
+            dequantize(kind, one, std::slice::from_mut(out)).map_err(|e| format!("tensor {}: {e}", self.name))?;
+        }
+        Ok(())
+    }
+
+    fn ends(&self, row: usize) -> String {
+        format!("tensor {} ends before row {row}", self.name)
+    }
+
+    /// The tensor as one vector of floats (its rows one after the other).
+    ///
+    /// # Errors
+    /// As [`SourceTensor::row`].
+    pub fn vector(&self) -> Fallible<Vec<f32>> {
+        let mut all = vec![0.0; self.rows * self.cols];
+        if self.rows > 1 || !matches!(self.data, Data::Bytes { .. }) {
+            for (row, out) in all.chunks_exact_mut(self.cols.max(1)).enumerate() {
+                self.row(row, out)?;
+            }
+            return Ok(all);
+        }
+        let Data::Bytes { kind, bytes } = self.data else { return Ok(all) };
+        let mut stored = vec![0.0; bytes.len() / block_bytes(kind) * block_len(kind)];
+        dequantize(kind, bytes, &mut stored).map_err(|e| format!("tensor {}: {e}", self.name))?;
+        for (i, x) in all.iter_mut().enumerate() {
+            let at = self.reading.row(i).and_then(|at| stored.get(at));
+            *x = *at.ok_or_else(|| format!("tensor {} ends before number {i}", self.name))?;
+            self.reading.finish(i, x);
+        }
+        Ok(all)
+    }
+}

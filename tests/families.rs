@@ -1,0 +1,103 @@
+//! Families of models against the logits of Hugging Face's transformers, on every instruction set of this machine, with
+//! one and two threads, as one prefill and token by token.
+//!
+//! `vectors/families` has small random models in bf16 with windows of 16 in 48 tokens, so that windows, tables of
+//! frequencies, caps, multipliers and routers all show in the logits.
+
+use shadowllm_core::{Executor, Format, KvFormat, Serial};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_tests::{Reading, logits, loss, max_difference, on_every_isa, same_bits, tensor, vectors};
+use shadowllm_tools::import;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
+use std::path::{Path, PathBuf};
+
+/// Families that cannot be read or run, with what is said of them. A family leaves the list when it runs.
+const REFUSED: &[(&str, &str)] = &[
+    ("cohere2", "cannot run models with scaled embeddings or logits"),
+    ("fatrelu", "cannot run models with activations with a parameter"),
+    ("gemma", "cannot run models with scaled embeddings or logits"),
+    ("gemma2", "cannot run models with scaled embeddings or logits"),
+    ("gemma3", "cannot run models with scaled embeddings or logits"),
+    ("gpt_neox", "cannot run models with parallel blocks"),
+    ("gpt_oss", "model_type gpt_oss is not supported (these are: llama, "),
+    ("granite", "cannot run models with scaled embeddings or logits"),
+    ("granitemoe", "model_type granitemoe is not supported (these are: llama, "),
+    ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (these are: llama, "),
+    ("mixtral", "model_type mixtral is not supported (these are: llama, "),
+    ("olmo2", "cannot run models with a norm of all heads together"),
+    ("olmo3", "cannot run models with a norm of all heads together"),
+    ("olmoe", "model_type olmoe is not supported (these are: llama, "),
+    ("phi", "tensor lm_head.bias: a bias of the output matrix is not supported"),
+    ("qwen2_moe", "model_type qwen2_moe is not supported (these are: llama, "),
+    ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (these are: llama, "),
+    ("qwen3_moe", "model_type qwen3_moe is not supported (these are: llama, "),
+];
+
+const F32: Formats = Formats { weights: Format::F32, output: Format::F32 };
+
+/// The folders of all families.
+fn folders() -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(vectors("families")).unwrap();
+    let mut all: Vec<_> =
+        entries.map(|e| e.unwrap()).map(|e| (e.file_name().into_string().unwrap(), e.path())).collect();
+    all.sort();
+    assert_eq!(all.len(), 31);
+    all
+}
+
+/// Packs to `image` and opens it; the error as a person reads it.
+fn packed(folder: &Path, image: &Path) -> Result<(), String> {
+    let source = import::open(folder).map_err(|e| e.to_string())?;
+    pack(&*source, F32, Arrangement::DENSE, image, &mut |_, _| {}).map_err(|e| e.to_string())?;
+    LoadedModel::open(image, None).map(drop).map_err(|e| e.to_string())
+}
+
+/// Logits as transformers computes them, and the same bits however they are computed.
+fn agrees(name: &str, folder: &Path, image: &Path, pools: &[Pool]) {
+    let expected = folder.join("expected.safetensors");
+    let ids: Vec<u32> = tensor(&expected, "input_ids").data.iter().map(|x| *x as u32).collect();
+    let (wanted, wanted_loss) = (tensor(&expected, "logits").data, f64::from(tensor(&expected, "loss").data[0]));
+    let mut first: Option<Vec<f32>> = None;
+    for (isa, model) in on_every_isa(image) {
+        let mut execs: Vec<(&str, &dyn Executor)> = vec![("serial", &Serial)];
+        execs.extend(["1", "2"].into_iter().zip(pools.iter().map(|p| p as &dyn Executor)));
+        for (threads, exec) in execs {
+            for reading in [Reading::Prefill(ids.len()), Reading::Decode] {
+                let got = logits(&model, exec, &ids, KvFormat::F32, reading);
+                let case = format!("{name}, {isa:?}, {threads} threads, {reading:?}");
+                let difference = max_difference(&got, &wanted);
+                assert!(difference < 1e-3, "{case}: {difference}");
+                assert!((loss(&got, &ids) - wanted_loss).abs() < 1e-4, "{case}");
+                let first = first.get_or_insert_with(|| got.clone());
+                assert!(same_bits(&got, first), "{case}: other bits than the first run");
+            }
+        }
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let temp = tempfile::tempdir().unwrap();
+    let pools = [Pool::new(1).unwrap(), Pool::new(2).unwrap()];
+    let mut wrong = Vec::new();
+    for (name, folder) in folders() {
+        let image = temp.path().join("model.sllm");
+        let refused = REFUSED.iter().find(|r| r.0 == name);
+        match (packed(&folder, &image), refused) {
+            (Ok(()), None) => {
+                let run = std::panic::AssertUnwindSafe(|| agrees(&name, &folder, &image, &pools));
+                if std::panic::catch_unwind(run).is_err() {
+                    wrong.push(format!("{name}: other logits"));
+                }
+            }
+            (Ok(()), Some(_)) => wrong.push(format!("{name} runs: take it from the list of those that are refused")),
+            (Err(error), None) => wrong.push(format!("{name} is refused: {error}")),
+            (Err(error), Some((_, why))) if !error.contains(why) => {
+                wrong.push(format!("{name} is refused otherwise: {error}"));
+            }
+            (Err(_), Some(_)) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
