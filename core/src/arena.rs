@@ -63,6 +63,27 @@ impl<'a> Arena<'a> {
     /// # Errors
     /// [`Error::MemoryTooSmall`] when it does not fit.
     pub fn uninit<T: Plain>(&mut self, len: usize) -> Result<&'a mut [MaybeUninit<T>], Error> {
+        self.take(len)
+    }
+
+    /// A slice of `len` values, the `i`th of them `make(i)`, or `&[]` when measuring.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`] when it does not fit; what `make` returns.
+    pub fn fill<T: Copy + 'a>(
+        &mut self,
+        len: usize,
+        mut make: impl FnMut(usize) -> Result<T, Error>,
+    ) -> Result<&'a [T], Error> {
+        let raw = self.take::<T>(len)?;
+        for (i, slot) in raw.iter_mut().enumerate() {
+            slot.write(make(i)?);
+        }
+        // SAFETY: every element was just written.
+        Ok(unsafe { &*(raw as *const [MaybeUninit<T>] as *const [T]) })
+    }
+
+    fn take<T: Copy>(&mut self, len: usize) -> Result<&'a mut [MaybeUninit<T>], Error> {
         const { assert!(align_of::<T>() <= ALIGN) };
         let bytes = len.checked_mul(size_of::<T>()).and_then(|b| b.checked_next_multiple_of(ALIGN));
         let Some(bytes) = bytes else {

@@ -14,7 +14,8 @@
 use super::roles::{Place, Role, Scope};
 use super::words::{Codec, Words, coded};
 use crate::error::Error;
-use crate::kernels::Activation;
+use crate::format::BLOCK;
+use crate::kernels::{Activate, Activation};
 
 /// End-of-sequence tokens at most.
 pub const MAX_EOS: usize = 8;
@@ -161,7 +162,7 @@ pub struct Mlp {
     pub activation: Activation,
     /// Its parameter (a threshold, a slope); 0 where it has none.
     pub parameter: f32,
-    /// Gate and neurons are held to this magnitude before they are multiplied; 0 for no bound.
+    /// Its bound ([`Activation::ClampedSwiglu`]); 0 for none.
     pub clamp: f32,
     /// Whether gate and up have biases, and whether down has one.
     pub biases: [bool; 2],
@@ -606,6 +607,11 @@ impl Mlp {
         self.neurons.next_multiple_of(32)
     }
 
+    /// The activation with its numbers.
+    pub const fn activate(&self) -> Activate {
+        Activate { kind: self.activation, parameter: self.parameter, clamp: self.clamp }
+    }
+
     /// Zeros, to be filled.
     pub const NONE: Mlp = Mlp {
         neurons: 0,
@@ -639,6 +645,9 @@ impl Mlp {
             (self.parameter.is_finite(), "activation's parameter"),
             (magnitude(self.clamp), "clamp"),
             (matches!(self.group, 1 | 4 | 8 | 16 | 32), "neuron_group (1, 4, 8, 16 or 32)"),
+            (self.gated || self.activation != Activation::ClampedSwiglu, "activation (without a gate)"),
+            ((self.clamp > 0.0) == (self.activation == Activation::ClampedSwiglu), "clamp (of another activation)"),
+            (self.router.is_none() || self.group == BLOCK && !self.by_input, "experts that are not stored in blocks"),
         ])?;
         let Some(r) = &self.router else { return Ok(()) };
         first_wrong(&[

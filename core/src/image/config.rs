@@ -1,8 +1,8 @@
 //! The shape that all layers of a model have: what the engine of today runs, out of the architecture.
 
-use super::arch::{Architecture, Attention, HeadNorm, Layer, MAX_EOS, Mlp, Positions};
+use super::arch::{Architecture, Attention, Layer, MAX_EOS, Mlp, Positions};
 use crate::error::Error;
-use crate::kernels::Activation;
+use crate::kernels::Activate;
 
 /// Sizes that are the same in all layers, and what the model has once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Config {
     /// Whether the FFN is gated.
     pub gated: bool,
     /// Its activation.
-    pub activation: Activation,
+    pub activation: Activate,
     /// How positions enter.
     pub positions: Positions,
     /// Neurons per group (the fewest that are skipped together): 1, 4, 8, 16 or 32.
@@ -80,9 +80,6 @@ impl Config {
     /// [`Error::Unsupported`] where layers differ, or have what this engine cannot run.
     pub fn of(arch: &Architecture) -> Result<Config, Error> {
         let g = arch.globals();
-        if g.embed_scale != 1.0 || g.logit_scale != 1.0 || g.logit_cap != 0.0 {
-            return Err(Error::Unsupported("scaled embeddings or logits"));
-        }
         let first = arch.layer(0);
         let (a, m) = first
             .attention()
@@ -102,7 +99,7 @@ impl Config {
             vocab: g.vocab,
             max_positions: g.max_positions,
             gated: m.gated,
-            activation: m.activation,
+            activation: m.activate(),
             positions: g.positions,
             neuron_group: m.group,
             attention_by_input: a.by_input,
@@ -122,15 +119,8 @@ fn runnable(layer: &Layer, first: &Attention, neurons: &Mlp) -> Result<(), Error
     let shape = |a: &Attention| (a.heads, a.kv_heads, a.head_dim, a.by_input);
     let unsupported = [
         (shape(a) != shape(first), "layers with other heads than the first"),
-        (a.cap != 0.0, "attention with a cap on its scores"),
-        (a.sinks, "attention with sinks"),
-        (a.head_norm == HeadNorm::Whole, "a norm of all heads together"),
-        (layer.parallel, "parallel blocks"),
-        (m.router.is_some(), "mixtures of experts"),
-        (m.parameter != 0.0, "activations with a parameter"),
-        (m.clamp != 0.0, "a bound on gates"),
         (
-            (m.neurons, m.gated, m.activation) != (neurons.neurons, neurons.gated, neurons.activation),
+            (m.neurons, m.gated, m.activate()) != (neurons.neurons, neurons.gated, neurons.activate()),
             "layers with other neurons than the first",
         ),
         ((m.group, m.by_input) != (neurons.group, neurons.by_input), "layers that are stored in different ways"),

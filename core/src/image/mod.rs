@@ -18,7 +18,7 @@ pub use roles::Role;
 pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Storage};
 
 use crate::error::Error;
-use crate::format::Matrix;
+use crate::format::{Geometry, Matrix};
 
 /// Address alignment that the image's bytes need (vectors of f32 are used in place).
 pub const ALIGN: usize = 4;
@@ -80,19 +80,31 @@ impl<'a> Image<'a> {
         table.chunks_exact(ENTRY_LEN).filter_map(|raw| Entry::parse(raw).ok())
     }
 
-    /// A weight matrix, if the image has it. `layer` is ignored for those outside the layers.
+    /// A weight matrix, if the image has it; the first expert's, where each has its own. `layer` is ignored for those
+    /// outside the layers.
     pub fn matrix(&self, role: Role, layer: usize) -> Option<Matrix<'a>> {
+        self.experts_matrix(role, layer)?.of(0)
+    }
+
+    /// A weight matrix of each expert.
+    pub fn experts_matrix(&self, role: Role, layer: usize) -> Option<Experts<'a>> {
         let entry = self.entry(role, layer)?;
         let Storage::Tiles(geometry) = entry.storage else { return None };
         let weights = self.section(SectionKind::Weights);
-        Matrix::new(geometry, weights.get(entry.offset..)?).ok()
+        Some(Experts {
+            geometry,
+            bytes: weights.get(entry.offset..)?,
+            count: entry.experts,
+            stride: entry.expert_stride,
+        })
     }
 
-    /// A vector of f32 (a norm's weights, a bias), if the image has it.
+    /// A vector of f32 (a norm's weights, a bias), if the image has it; where each expert has its own, one after the
+    /// other.
     pub fn vector(&self, role: Role, layer: usize) -> Option<&'a [f32]> {
         let entry = self.entry(role, layer)?;
-        let Storage::Vector { len } = entry.storage else { return None };
-        let raw = self.section(SectionKind::Weights).get(entry.offset..)?.get(..len.checked_mul(4)?)?;
+        let Storage::Vector { .. } = entry.storage else { return None };
+        let raw = self.section(SectionKind::Weights).get(entry.offset..)?.get(..entry.bytes())?;
         let (chunks, _) = raw.as_chunks::<4>();
         if !raw.as_ptr().addr().is_multiple_of(ALIGN) {
             return None;
@@ -104,5 +116,23 @@ impl<'a> Image<'a> {
 
     fn entry(&self, role: Role, layer: usize) -> Option<Entry> {
         tensors::find(self.section(SectionKind::Tensors), role, layer)
+    }
+}
+
+/// A matrix that every expert has one of.
+#[derive(Clone, Copy)]
+pub struct Experts<'a> {
+    geometry: Geometry,
+    /// From the first one on.
+    bytes: &'a [u8],
+    count: usize,
+    stride: usize,
+}
+
+impl<'a> Experts<'a> {
+    /// An expert's matrix; `None` when there is no such expert.
+    pub fn of(&self, expert: usize) -> Option<Matrix<'a>> {
+        let bytes = self.bytes.get(expert.checked_mul(self.stride)?..)?;
+        if expert < self.count.max(1) { Matrix::new(self.geometry, bytes).ok() } else { None }
     }
 }

@@ -44,8 +44,12 @@ pub enum Dim {
     KeyNorm,
     /// `heads`.
     Heads,
-    /// Neurons of the feed-forward network.
+    /// Neurons of the feed-forward network, or of an expert.
     Neurons,
+    /// Experts.
+    Experts,
+    /// Neurons of the expert that every token uses.
+    Shared,
 }
 
 /// A row of the table.
@@ -62,6 +66,13 @@ pub struct Row {
     pub cols: Dim,
     /// Whether a model must have it (`None`: it may).
     needed: fn(&Place) -> Option<bool>,
+}
+
+impl Row {
+    /// Whether a budget may skip parts of it; routers are read whole.
+    fn slot(&self) -> bool {
+        self.rows != Dim::Experts && self.rows != Dim::One
+    }
 }
 
 /// The part of a model that a tensor belongs to.
@@ -173,6 +184,20 @@ roles! {
     Down = 35, "down", Mlp, [Model, Neurons], always;
     /// Its bias.
     DownBias = 36, "down.bias", Mlp, [Model, One], |p| Some(p.mlp().biases[1]);
+    /// What chooses experts.
+    Router = 37, "router", Mlp, [Experts, Model], |p| Some(p.mlp().router.is_some());
+    /// Its bias.
+    RouterBias = 38, "router.bias", Mlp, [Experts, One], |p| if p.mlp().router.is_some() { None } else { Some(false) };
+    /// What is added to the experts' scores when they are chosen, and does not count in their shares.
+    RouterChoiceBias = 39, "router.choice_bias", Mlp, [Experts, One], |p| Some(p.mlp().router.is_some_and(|r| r.bias));
+    /// Gate of the expert that every token uses.
+    SharedGate = 40, "shared_gate", Mlp, [Shared, Model], |p| Some(p.mlp().gated && p.shared() > 0);
+    /// Its up projection.
+    SharedUp = 41, "shared_up", Mlp, [Shared, Model], |p| Some(p.shared() > 0);
+    /// Its down projection.
+    SharedDown = 42, "shared_down", Mlp, [Model, Shared], |p| Some(p.shared() > 0);
+    /// What decides, through a sigmoid, how much of it counts.
+    SharedRouter = 43, "shared_router", Mlp, [One, Model], |p| Some(p.mlp().router.is_some_and(|r| r.shared_gate));
 }
 
 impl Role {
@@ -219,10 +244,10 @@ impl Role {
             None => false,
         };
         match (row.rows, row.cols) {
-            _ if by_input => Order::Inputs,
+            _ if by_input && row.slot() => Order::Inputs,
             (_, Dim::Queries) => Order::Columns,
             (_, Dim::Neurons) if place.mlp().group < BLOCK => Order::ColumnLines,
-            (_, Dim::Neurons) => Order::Columns,
+            (_, Dim::Neurons | Dim::Shared) => Order::Columns,
             (Dim::Neurons, _) if place.mlp().group < TILE_ROWS => Order::RowLines,
             _ => Order::Rows,
         }
@@ -236,6 +261,7 @@ impl Role {
         let group = |dim: Dim| match dim {
             Dim::Queries | Dim::Keys => Some(place.attention().head_slot()),
             Dim::Neurons => Some(place.mlp().group),
+            Dim::Shared => Some(BLOCK),
             _ => None,
         };
         let (units_per_group, group_width) = match (order.unit_outputs(), group(row.rows), group(row.cols)) {
@@ -262,7 +288,7 @@ impl Role {
                 let padded = if a.by_input || !self.is_matrix() { a.head_slot() } else { a.head_width() };
                 Segments { len: a.head_dim, padded, total }
             }
-            Dim::Neurons => Segments { len: total, padded: place.mlp().width(), total },
+            Dim::Neurons | Dim::Shared => Segments { len: total, padded: total.next_multiple_of(BLOCK), total },
             _ if self.is_matrix() => Segments { len: total, padded: total.next_multiple_of(TILE_ROWS), total },
             _ => Segments { len: total, padded: total, total },
         }
@@ -281,12 +307,19 @@ impl Role {
         }
     }
 
+    /// How many of it a layer has where every expert has its own, else 0.
+    pub fn experts(self, place: &Place) -> usize {
+        use Role::{Down, DownBias, Gate, GateBias, Up, UpBias};
+        let per_expert = matches!(self, Gate | GateBias | Up | UpBias | Down | DownBias);
+        place.mlp().router.filter(|_| per_expert).map_or(0, |r| r.experts)
+    }
+
     /// Whether a model must have the tensor, or must not; `None` where it may.
     pub fn needed(self, place: &Place) -> Option<bool> {
         (self.row().needed)(place)
     }
 
-    /// Rows and columns in the source; a vector has one column.
+    /// Rows and columns in the source (of one expert's); a vector has one column.
     pub fn shape(self, place: &Place) -> (usize, usize) {
         (place.len(self.row().rows), place.len(self.row().cols))
     }
@@ -309,6 +342,11 @@ impl Place<'_> {
             Some(Op::Mlp(m)) => m,
             _ => &Mlp::NONE,
         }
+    }
+
+    /// Neurons of the expert that every token uses; 0 where there is none.
+    fn shared(&self) -> usize {
+        self.mlp().router.map_or(0, |r| r.shared)
     }
 
     /// A length.
@@ -340,6 +378,8 @@ impl Place<'_> {
             }
             Dim::Heads => a.heads,
             Dim::Neurons => self.mlp().neurons,
+            Dim::Experts => self.mlp().router.map_or(0, |r| r.experts),
+            Dim::Shared => self.shared(),
         }
     }
 }

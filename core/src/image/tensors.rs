@@ -37,8 +37,12 @@ pub struct Entry {
     pub cols: usize,
     /// First byte in the weights section.
     pub offset: usize,
-    /// How to read it.
+    /// How to read it; one expert's, where each has its own.
     pub storage: Storage,
+    /// How many experts have one; 0 where it is no expert's.
+    pub experts: usize,
+    /// Bytes from one expert's to the next one's.
+    pub expert_stride: usize,
 }
 
 /// Format code of vectors.
@@ -50,12 +54,22 @@ impl Entry {
         key_of(self.role, self.layer)
     }
 
-    /// Weight bytes, without what lies between groups.
-    pub fn bytes(&self) -> usize {
+    /// Weight bytes of one (expert's), without what lies between groups.
+    pub fn bytes_of_one(&self) -> usize {
         match self.storage {
             Storage::Vector { len } => 4 * len,
             Storage::Tiles(g) => g.weight_bytes(),
         }
+    }
+
+    /// Weight bytes, of all experts.
+    pub fn bytes(&self) -> usize {
+        self.bytes_of_one() * self.experts.max(1)
+    }
+
+    /// First byte of the last expert's, or of the one where it is no expert's.
+    fn last_start(&self) -> Option<usize> {
+        self.experts.saturating_sub(1).checked_mul(self.expert_stride)?.checked_add(self.offset)
     }
 
     /// Reads a row.
@@ -86,6 +100,8 @@ impl Entry {
             cols: n(12),
             offset: usize::try_from(u64_at(raw, 32)).map_err(|_| bad)?,
             storage,
+            experts: n(48),
+            expert_stride: usize::try_from(u64_at(raw, 56)).map_err(|_| bad)?,
         })
     }
 
@@ -113,6 +129,8 @@ impl Entry {
         raw[1..4].copy_from_slice(&codes);
         raw[32..40].copy_from_slice(&(self.offset as u64).to_le_bytes());
         raw[40..48].copy_from_slice(&(stride as u64).to_le_bytes());
+        raw[48..52].copy_from_slice(&(self.experts as u32).to_le_bytes());
+        raw[56..64].copy_from_slice(&(self.expert_stride as u64).to_le_bytes());
         raw
     }
 }
@@ -196,15 +214,21 @@ fn require(arch: &Architecture, group: usize, layer: &Layer, seen: &[u8; ROLES.l
 
 fn check_entry(e: &Entry, weights: &[u8], place: &Place) -> Result<(), Error> {
     let bad = Error::BadTensor(e.role.name());
+    if e.experts != e.role.experts(place) || e.experts == 0 && e.expert_stride != 0 {
+        return Err(bad);
+    }
     let rest = weights.get(e.offset..).ok_or(bad)?;
+    // Strides are equal: where the last expert's has room, all have.
+    let last = e.last_start().and_then(|at| weights.get(at..)).ok_or(bad)?;
     let fits = match e.storage {
         Storage::Vector { len } => {
             let aligned = rest.as_ptr().addr().is_multiple_of(super::ALIGN);
-            let within = len.checked_mul(4).is_some_and(|n| n <= rest.len());
-            !e.role.is_matrix() && len == e.role.outputs(place).width() && aligned && within
+            let one_after_the_other = e.experts == 0 || e.expert_stride == 4 * len;
+            let within = len.checked_mul(4).is_some_and(|n| n <= rest.len() && n <= last.len());
+            !e.role.is_matrix() && len == e.role.outputs(place).width() && aligned && within && one_after_the_other
         }
         Storage::Tiles(g) => {
-            Matrix::new(g, rest).map_err(|_| bad)?;
+            Matrix::new(g, rest).and_then(|_| Matrix::new(g, last)).map_err(|_| bad)?;
             // Groups may stand further apart than those of a matrix alone.
             let alone = e.role.geometry(place, g.format);
             e.role.is_matrix() && g == Geometry { group_stride: g.group_stride, ..alone }

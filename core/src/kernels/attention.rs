@@ -8,13 +8,14 @@
 //! ```text
 //! for every four queries (then those that remain):
 //!     for every block of 64 positions that one of them sees:
-//!         scores = q * keys                           one pass over the keys for all of them
+//!         scores = q * keys (capped)                  one pass over the keys for all of them
 //!         largest = max(largest so far, scores); weights = e^(scores - largest), 0 where a query may not look
 //!         keep = e^(largest so far - largest); sum = sum * keep + weights
 //!         out = out * keep + weights * values         one pass over the values
 //!     out = out / sum
 //! ```
 
+use super::ScaleFn;
 use super::gemm::{Element, accumulate};
 use crate::simd::{LANES, Lanes, Proof};
 
@@ -73,17 +74,36 @@ pub struct Attend<'a> {
     pub first: usize,
     /// How many positions back a token sees, itself counted; `usize::MAX` for all.
     pub window: usize,
+    /// Scores become `cap * tanh(score / cap)`; 0 for none.
+    pub cap: f32,
+    /// A score of each query head, by its number in `q`, that takes part in the soft-max and has no value.
+    pub sinks: Option<&'a [f32]>,
     /// The cache.
     pub kv: KvView,
 }
 
 impl Attend<'_> {
-    /// Where query `i`, counted token by token and head by head, begins in `q` and in the output.
+    /// The token of query `i`, counted token by token and head by head, and the number of its head.
+    #[inline(always)]
+    fn query(&self, i: usize) -> (usize, usize) {
+        let (token, head) = (i / self.heads.max(1), i % self.heads.max(1));
+        let number = |picked: &[u32]| picked.get(head).map_or(0, |number| *number as usize);
+        (token, self.picked.map_or(head, number))
+    }
+
+    /// Where query `i` begins in `q` and in the output.
     #[inline(always)]
     fn place(&self, i: usize) -> usize {
-        let (token, head) = (i / self.heads.max(1), i % self.heads.max(1));
-        let head = self.picked.map_or(head, |picked| picked.get(head).map_or(0, |number| *number as usize));
+        let (token, head) = self.query(i);
         token * self.token_stride + head * self.head_stride
+    }
+
+    /// The soft-max of query `i` before it has seen a position.
+    fn begin(&self, i: usize) -> Online {
+        match self.sinks.and_then(|sinks| sinks.get(self.query(i).1)) {
+            Some(sink) => Online { largest: *sink, sum: 1.0 },
+            None => Online { largest: f32::NEG_INFINITY, sum: 0.0 },
+        }
     }
 
     /// Positions that token `t` sees.
@@ -93,27 +113,27 @@ impl Attend<'_> {
     }
 }
 
-/// See [`super::Kernels::attend`], for a cache of `E`.
+/// See [`super::Kernels::attend`], for a cache of `E`. `cap` caps scores, where a model asks for it: a call, since few do.
 ///
 /// # Safety
-/// As there.
+/// As there; `cap` must be of an instruction set that this processor has.
 #[inline(always)]
-pub(super) unsafe fn attend<L: Lanes, E: Element>(isa: Proof<L>, a: &Attend, out: *mut f32) {
+pub(super) unsafe fn attend<L: Lanes, E: Element>(isa: Proof<L>, a: &Attend, cap: Option<ScaleFn>, out: *mut f32) {
     let queries = a.tokens * a.heads;
     // SAFETY: `i` plus the number of queries is at most `queries` in each call.
     unsafe {
         let mut i = 0;
         while queries - i >= 4 {
-            attend_queries::<L, E, 4>(isa, a, i, out);
+            attend_queries::<L, E, 4>(isa, a, cap, i, out);
             i += 4;
         }
         // The last ones in one pass over the cache too, where sums stay in registers: else it is not worth the code.
         match queries - i {
-            3 if L::SUMS > 2 => attend_queries::<L, E, 3>(isa, a, i, out),
-            2 if L::SUMS > 1 => attend_queries::<L, E, 2>(isa, a, i, out),
+            3 if L::SUMS > 2 => attend_queries::<L, E, 3>(isa, a, cap, i, out),
+            2 if L::SUMS > 1 => attend_queries::<L, E, 2>(isa, a, cap, i, out),
             _ => {
                 while i < queries {
-                    attend_queries::<L, E, 1>(isa, a, i, out);
+                    attend_queries::<L, E, 1>(isa, a, cap, i, out);
                     i += 1;
                 }
             }
@@ -133,7 +153,13 @@ struct Online {
 /// # Safety
 /// As [`attend`], with `first + T` queries.
 #[inline(always)]
-unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, a: &Attend, first: usize, out: *mut f32) {
+unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
+    isa: Proof<L>,
+    a: &Attend,
+    cap: Option<ScaleFn>,
+    first: usize,
+    out: *mut f32,
+) {
     let (heads, width) = (a.heads.max(1), a.head_width);
     // SAFETY: queries and outputs have `width` floats at their places, and no two outputs overlap.
     let (q, mut o): ([&[f32]; T], [&mut [f32]; T]) = unsafe {
@@ -143,7 +169,7 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, a:
         )
     };
     let sees: [(usize, usize); T] = core::array::from_fn(|i| a.visible((first + i) / heads));
-    let mut state = [Online { largest: f32::NEG_INFINITY, sum: 0.0 }; T];
+    let mut state: [Online; T] = core::array::from_fn(|i| a.begin(first + i));
     for o in &mut o {
         o.fill(0.0);
     }
@@ -163,6 +189,10 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, a:
             )
         };
         let mut scores = scores::<L, E, T>(isa, keys, &q);
+        if let Some(cap) = cap.filter(|_| a.cap != 0.0) {
+            // SAFETY: by the caller, `cap` is compiled for an instruction set that this processor has.
+            scores.iter_mut().for_each(|scores| unsafe { cap(1.0, a.cap, scores) });
+        }
         let mut keep = [0.0; T];
         for i in 0..T {
             keep[i] = soften(isa, &mut scores[i], &mut state[i], within(sees[i].0, block), within(sees[i].1, block));

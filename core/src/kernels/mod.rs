@@ -35,7 +35,7 @@ mod select;
 mod table;
 mod tile_dot;
 
-pub use activation::Activation;
+pub use activation::{Activate, Activation};
 pub use attention::{Attend, KvFormat, KvView};
 pub use call::Input;
 pub use needs::Needs;
@@ -54,8 +54,9 @@ const SHAPES: usize = Shape::AllCodes as usize + 1;
 type MatrixKernels = [[Option<MatrixKernel>; 5]; SHAPES];
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
-type ActivateFn = unsafe fn(Option<&[f32]>, &mut [f32]);
-type AttendFn = unsafe fn(&Attend, *mut f32);
+type ActivateFn = unsafe fn(&Activate, Option<&[f32]>, &mut [f32]);
+type ScaleFn = unsafe fn(f32, f32, &mut [f32]);
+type AttendFn = unsafe fn(&Attend, Option<ScaleFn>, *mut f32);
 type AnglesFn = fn(usize, &[f32], &mut [f32], &mut [f32]);
 type RmsNormFn = unsafe fn(&[f32], &[f32], f32, &mut [f32]);
 type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
@@ -71,7 +72,8 @@ pub struct Kernels {
     rms_norm: Option<RmsNormFn>,
     layer_norm: Option<LayerNormFn>,
     // By `Activation`, `KvFormat`.
-    activate: [Option<ActivateFn>; 5],
+    activate: [Option<ActivateFn>; Activation::ALL.len()],
+    scale_and_cap: Option<ScaleFn>,
     attend: [Option<AttendFn>; 2],
     angles: Option<AnglesFn>,
 }
@@ -383,10 +385,16 @@ impl Kernels {
     ///
     /// # Panics
     /// When the lengths differ.
-    pub fn activate(&self, kind: Activation, gate: Option<&[f32]>, h: &mut [f32]) {
+    pub fn activate(&self, activate: &Activate, gate: Option<&[f32]>, h: &mut [f32]) {
         assert!(gate.is_none_or(|g| g.len() == h.len()), "activate: lengths differ");
         // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
-        unsafe { present(self.activate[kind as usize])(gate, h) }
+        unsafe { present(self.activate[activate.kind as usize])(activate, gate, h) }
+    }
+
+    /// `x = cap * tanh(scale * x / cap)`, or `x = scale * x` where `cap` is 0.
+    pub fn scale_and_cap(&self, scale: f32, cap: f32, x: &mut [f32]) {
+        // SAFETY: `self` exists only where its instruction set does.
+        unsafe { present(self.scale_and_cap)(scale, cap, x) }
     }
 
     /// Attention of some query heads over one KV head (see [`Attend`]); writes
@@ -397,7 +405,7 @@ impl Kernels {
     /// that a query may see must have been written, and no other task may write to these outputs now.
     pub unsafe fn attend(&self, a: &Attend, out: *mut f32) {
         // SAFETY: this has the same contract, and `self` exists only where its instruction set does.
-        unsafe { present(self.attend[a.kv.format as usize])(a, out) }
+        unsafe { present(self.attend[a.kv.format as usize])(a, self.scale_and_cap, out) }
     }
 
     /// Cosines and sines of one position, [head_dim / 2] each: angle = position * inverse frequency.

@@ -21,12 +21,21 @@ pub struct Needs<'a> {
     pub layer_norm: bool,
     /// Whether positions are rotations.
     pub rope: bool,
+    /// Whether logits are scaled or capped, or scores of attention capped.
+    pub caps: bool,
 }
 
 impl Needs<'_> {
     /// No kernels, to begin with.
-    pub const NOTHING: Needs<'static> =
-        Needs { matrices: &[], kv: &[], activations: &[], rms_norm: false, layer_norm: false, rope: false };
+    pub const NOTHING: Needs<'static> = Needs {
+        matrices: &[],
+        kv: &[],
+        activations: &[],
+        rms_norm: false,
+        layer_norm: false,
+        rope: false,
+        caps: false,
+    };
 }
 
 impl Kernels {
@@ -55,7 +64,8 @@ impl Kernels {
             select: SCALAR.select,
             rms_norm: if needs.rms_norm { SCALAR.rms_norm } else { None },
             layer_norm: if needs.layer_norm { SCALAR.layer_norm } else { None },
-            activate: [None; 5],
+            activate: [None; Activation::ALL.len()],
+            scale_and_cap: if needs.caps { SCALAR.scale_and_cap } else { None },
             attend: [None; 2],
             angles: if needs.rope { SCALAR.angles } else { None },
         };
@@ -112,6 +122,7 @@ impl Kernels {
             (needs.rms_norm && self.rms_norm.is_none(), "norms", "without bias"),
             (needs.layer_norm && self.layer_norm.is_none(), "norms", "with bias"),
             (needs.rope && self.angles.is_none(), "rotary", "positions"),
+            (needs.caps && self.scale_and_cap.is_none(), "caps", "of logits or scores"),
         ];
         missing.into_iter().find(|m| m.0).map_or(Ok(()), |m| Err(Error::MissingKernel(m.1, m.2)))
     }

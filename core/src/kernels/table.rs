@@ -88,6 +88,10 @@ macro_rules! instantiate {
             instantiate!(@activate $features activate_relu2, Activation::Relu2);
             instantiate!(@activate $features activate_gelu_tanh, Activation::GeluTanh);
             instantiate!(@activate $features activate_gelu, Activation::Gelu);
+            instantiate!(@activate $features activate_clamped_swiglu, Activation::ClampedSwiglu);
+            instantiate!(@activate $features activate_fatrelu, Activation::FatRelu);
+            instantiate!(@safe $features fn scale_and_cap(scale: f32, cap: f32, x: &mut [f32]),
+                |isa| activation::scale_and_cap::<L>(isa, scale, cap, x));
             instantiate!(@attend $features attend_f16, f16);
             instantiate!(@attend $features attend_f32, f32);
         }
@@ -104,7 +108,10 @@ macro_rules! instantiate {
                 Some($module::activate_relu2),
                 Some($module::activate_gelu_tanh),
                 Some($module::activate_gelu),
+                Some($module::activate_clamped_swiglu),
+                Some($module::activate_fatrelu),
             ],
+            scale_and_cap: Some($module::scale_and_cap),
             attend: [Some($module::attend_f16), Some($module::attend_f32)],
             angles: Some(rope::angles),
         };
@@ -137,14 +144,15 @@ macro_rules! instantiate {
         }
     };
     (@activate $features:tt $name:ident, $kind:expr) => {
-        instantiate!(@safe $features fn $name(gate: Option<&[f32]>, h: &mut [f32]),
-            |isa| activation::activate::<L>(isa, $kind, gate, h));
+        instantiate!(@safe $features fn $name(activate: &Activate, gate: Option<&[f32]>, h: &mut [f32]),
+            |isa| activation::activate::<L>(isa, &Activate { kind: $kind, ..*activate }, gate, h));
     };
     (@attend [$($features:literal)?] $name:ident, $element:ty) => {
         $(#[target_feature(enable = $features)])?
-        pub(super) unsafe fn $name(a: &Attend, out: *mut f32) {
-            // SAFETY: this function is only called where its features are; `a` and `out` fit together.
-            unsafe { attention::attend::<L, $element>(Proof::assume(), a, out) }
+        pub(super) unsafe fn $name(a: &Attend, cap: Option<ScaleFn>, out: *mut f32) {
+            // SAFETY: this function is only called where its features are, with a `cap` of the same table; `a` and `out`
+            // fit together.
+            unsafe { attention::attend::<L, $element>(Proof::assume(), a, cap, out) }
         }
     };
 }

@@ -1,6 +1,10 @@
 //! A model, and sessions that run it.
 
+mod attention;
+mod feed_forward;
 mod forward;
+mod layers;
+mod mixture;
 mod session;
 mod state;
 
@@ -9,8 +13,8 @@ pub use session::{Session, SessionOptions, Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;
-use crate::format::{Geometry, Matrix};
-use crate::image::arch::{HeadNorm, Norming};
+use crate::format::Geometry;
+use crate::image::arch::{Attention, HeadNorm, Norming};
 use crate::image::{Config, Entry, GLOBAL, Image, Role, SectionKind, Storage};
 use crate::kernels::{Activation, Kernels, Needs};
 use crate::sparsity::Predictor;
@@ -64,7 +68,6 @@ impl<'a> Model<'a> {
 
     /// Whether its kernels have all that it needs.
     fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
-        let c = self.config();
         let matrix =
             |g: &Geometry| self.kernels.supports(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
         let tied = self.image.matrix(Role::Output, 0).is_none();
@@ -80,15 +83,21 @@ impl<'a> Model<'a> {
             matrix(m.geometry())?;
         }
         let norms = |kind: Norming| self.image.arch().has_norm(kind);
-        let activations = [c.activation, if predictor.is_some() { Activation::Relu } else { c.activation }];
+        let arch = self.image.arch();
+        for mlp in arch.kinds().filter_map(|layer| layer.mlp().copied()) {
+            self.kernels.supports(&Needs { activations: &[mlp.activation], ..Needs::NOTHING })?;
+        }
+        let activations: &[Activation] = if predictor.is_some() { &[Activation::Relu] } else { &[] };
+        let attention = |has: fn(&Attention) -> bool| arch.kinds().any(|layer| layer.attention().is_some_and(has));
+        let g = arch.globals();
         self.kernels.supports(&Needs {
             matrices: &[],
             kv: &[kv],
-            activations: &activations,
-            rms_norm: norms(Norming::Rms)
-                || self.image.arch().kinds().any(|l| l.attention().is_some_and(|a| a.head_norm != HeadNorm::None)),
+            activations,
+            rms_norm: norms(Norming::Rms) || attention(|a| a.head_norm != HeadNorm::None),
             layer_norm: norms(Norming::Layer),
-            rope: self.image.arch().globals().ropes > 0,
+            rope: g.ropes > 0,
+            caps: (g.logit_scale, g.logit_cap) != (1.0, 0.0) || attention(|a| a.cap != 0.0),
         })
     }
 
@@ -100,17 +109,13 @@ impl<'a> Model<'a> {
             Role::Q | Role::O | Role::Gate | Role::Up | Role::Down => true,
             _ => false,
         };
-        let later = |e: &Entry| e.layer != 0 && e.layer != GLOBAL && skippable(e.role);
+        let later = |e: &Entry| e.layer != 0 && e.layer != GLOBAL && e.experts == 0 && skippable(e.role);
         self.image.entries().filter(later).map(|e| e.bytes()).sum()
     }
 
-    /// The output matrix: its own, or the embedding it is tied to.
-    pub(crate) fn output(&self) -> Option<Matrix<'a>> {
-        self.image.matrix(Role::Output, 0).or_else(|| self.image.matrix(Role::Embed, 0))
-    }
-
     /// Bytes of weights that decoding one token reads densely: everything but the embedding, of which one
-    /// row is looked up (and which is read whole where it serves as output matrix), and all positions but one.
+    /// row is looked up (and which is read whole where it serves as output matrix), all positions but one, and the experts
+    /// that it does not use.
     pub fn weight_bytes_per_token(&self) -> usize {
         let tied = self.image.matrix(Role::Output, 0).is_none();
         let read = |role: Role| match role {
@@ -118,8 +123,11 @@ impl<'a> Model<'a> {
             Role::EmbedPositions => false,
             _ => true,
         };
-        let row = |role: Role, bytes: usize, rows: usize| if read(role) { bytes } else { bytes / rows.max(1) };
-        self.image.entries().map(|e| row(e.role, e.bytes(), e.rows)).sum()
+        let used = |e: &Entry| match self.image.arch().layer(e.layer.into()).mlp().and_then(|m| m.router) {
+            Some(router) if e.experts > 0 => router.used * e.bytes_of_one(),
+            _ => e.bytes(),
+        };
+        self.image.entries().map(|e| if read(e.role) { used(&e) } else { e.bytes() / e.rows.max(1) }).sum()
     }
 
     /// Bytes of the KV cache that decoding at `position` reads and writes.

@@ -1,13 +1,16 @@
 //! A conversation's state: position, KV cache and the buffers of a forward pass, all in memory the caller gave.
 
+use super::layers::{GlobalWeights, LayerWeights};
 use super::{KvFormat, Model};
 use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
-use crate::image::{Config, Positions};
+use crate::image::arch::Router;
+use crate::image::{Architecture, Config, Positions};
 use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
+use crate::ops::experts::Routes;
 use crate::sample::{Candidate, Sampler};
 use crate::sparsity::{Dial, Policy, Predictor, State};
 use core::alloc::Layout;
@@ -75,8 +78,16 @@ pub(super) struct Buffers<'m> {
     pub k: &'m mut [f32],
     /// [batch, kv_heads * head_slot].
     pub v: &'m mut [f32],
-    /// A sublayer's output, [batch, d_model or d_embed rounded up to 32].
+    /// A block's output, [batch, d_model or d_embed rounded up to 32].
     pub out: &'m mut [f32],
+    /// The residual stream that a layer began with, as `x`; only where blocks are parallel.
+    pub start: &'m mut [f32],
+    /// The experts that tokens use; this and what follows only where there are experts.
+    pub routes: Routes<'m>,
+    /// The inputs of the tokens that use an expert, as `normed`.
+    pub gathered: Rows<'m>,
+    /// What experts returned so far, as `out`.
+    pub sum: &'m mut [f32],
     /// [tables, batch, head_dim / 2].
     pub cos: &'m mut [f32],
     /// [tables, batch, head_dim / 2].
@@ -91,7 +102,13 @@ pub(super) fn out_width(c: &Config) -> usize {
 }
 
 impl<'m> Buffers<'m> {
-    fn new(arena: &mut Arena<'m>, c: &Config, ropes: usize, o: &SessionOptions) -> Result<Self, Error> {
+    fn new(arena: &mut Arena<'m>, arch: &Architecture, c: &Config, o: &SessionOptions) -> Result<Self, Error> {
+        let ropes = arch.globals().ropes;
+        let parallel = if arch.kinds().any(|layer| layer.parallel) { o.batch } else { 0 };
+        let routers = || arch.kinds().filter_map(|layer| layer.mlp().and_then(|m| m.router));
+        let most = |of: fn(&Router) -> usize| routers().map(|r| of(&r)).max().unwrap_or(0);
+        let (experts, used, shared) = (most(|r| r.experts), most(|r| r.used), most(|r| r.shared));
+        let mixed = if experts > 0 { o.batch } else { 0 };
         let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
         let half = ropes * (c.head_dim / 2);
         let projected = if c.d_embed == c.d_model { 0 } else { o.batch };
@@ -108,13 +125,17 @@ impl<'m> Buffers<'m> {
             normed: Rows::new(arena, o.batch, c.d_model)?,
             embed: Rows::new(arena, projected, c.d_embed)?,
             heads: Rows::new(arena, o.batch, q)?,
-            neurons: Rows::new(arena, o.batch, c.neuron_width())?,
+            neurons: Rows::new(arena, o.batch, c.neuron_width().max(shared))?,
             gate: arena.zeros(gates * c.neuron_width())?,
             inputs: [arena.zeros(widest)?, arena.zeros(widest)?, arena.zeros(widest)?],
             q: arena.zeros(o.batch * q)?,
             k: arena.zeros(o.batch * kv)?,
             v: arena.zeros(o.batch * kv)?,
             out: arena.zeros(o.batch * out_width(c))?,
+            start: arena.zeros(parallel * c.d_model.next_multiple_of(32))?,
+            routes: Routes::new(arena, mixed, experts, used)?,
+            gathered: Rows::new(arena, mixed, c.d_model)?,
+            sum: arena.zeros(mixed * out_width(c))?,
             cos: arena.zeros(o.batch * half)?,
             sin: arena.zeros(o.batch * half)?,
             logits: arena.zeros(o.logit_rows * c.vocab.next_multiple_of(16))?,
@@ -125,6 +146,8 @@ impl<'m> Buffers<'m> {
 /// A session. Made once, it never allocates; all its calls leave it usable, also those that fail.
 pub struct Session<'a, 'm> {
     pub(super) model: Model<'a>,
+    pub(super) globals: GlobalWeights<'a>,
+    pub(super) layers: &'m [LayerWeights<'a>],
     pub(super) options: SessionOptions,
     pub(super) position: usize,
     pub(super) cache: KvCache<'m>,
@@ -204,24 +227,26 @@ impl Totals {
     }
 }
 
-struct Parts<'m> {
+struct Parts<'a, 'm> {
+    layers: &'m [LayerWeights<'a>],
     kv: &'m mut [MaybeUninit<u8>],
     buffers: Buffers<'m>,
     candidates: &'m mut [Candidate],
     sparsity: Option<State<'m>>,
 }
 
-fn carve<'m>(
+fn carve<'a: 'm, 'm>(
     arena: &mut Arena<'m>,
-    model: &Model,
+    model: &Model<'a>,
     o: &SessionOptions,
     predictor: Option<&Predictor>,
-) -> Result<Parts<'m>, Error> {
-    let (config, ropes) = (model.config(), model.image().arch().globals().ropes);
+) -> Result<Parts<'a, 'm>, Error> {
+    let (config, arch) = (model.config(), model.image().arch());
     Ok(Parts {
+        layers: LayerWeights::resolve(arena, model.image())?,
         sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
         kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
-        buffers: Buffers::new(arena, config, ropes, o)?,
+        buffers: Buffers::new(arena, arch, config, o)?,
         candidates: arena.zeros(config.vocab)?,
     })
 }
@@ -255,6 +280,8 @@ impl<'a, 'm> Session<'a, 'm> {
         let predictor = if options.sparsity { model.predictor()? } else { None };
         let parts = carve(&mut Arena::new(memory), &model, &options, predictor.as_ref())?;
         Ok(Session {
+            globals: GlobalWeights::resolve(model.image())?,
+            layers: parts.layers,
             model,
             options,
             position: 0,
@@ -383,7 +410,7 @@ impl<'a, 'm> Session<'a, 'm> {
     ///
     /// # Errors
     /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] before anything is done;
-    /// [`Error::Cancelled`] with the position behind the last whole batch.
+    /// [`Error::Cancelled`] with the position after the last whole batch.
     pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
         self.begin(tokens, false)?;
         self.has_logits = false;
@@ -437,7 +464,7 @@ impl<'a, 'm> Session<'a, 'm> {
             let mut row = 0;
             while row < batch.len() {
                 let rows = self.options.logit_rows.min(batch.len() - row);
-                self.compute_logits(exec, row, rows)?;
+                self.compute_logits(exec, row, rows);
                 for logits in self.buffers.logits.chunks(vocab.next_multiple_of(16)).take(rows) {
                     each(index, &logits[..vocab]);
                     index += 1;

@@ -157,6 +157,30 @@ impl LayerCache<'_> {
     }
 }
 
+/// RMS norm of all heads of a token together (OLMo 2): `rows` is [tokens, heads * slot], each head `dim` wide, `room` as
+/// long as a row.
+pub fn norm_heads(
+    kernels: &Kernels,
+    (weight, eps): (&[f32], f32),
+    (dim, slot): (usize, usize),
+    rows: &mut [f32],
+    room: &mut [f32],
+    tokens: usize,
+) {
+    let heads = weight.len() / dim.max(1);
+    for row in rows.chunks_exact_mut((heads * slot).max(1)).take(tokens) {
+        for h in 0..heads {
+            room[h * dim..(h + 1) * dim].copy_from_slice(&row[h * slot..h * slot + dim]);
+        }
+        kernels.rms_norm(&room[..heads * dim], weight, eps, &mut row[..heads * dim]);
+        // Back to their slots, the last one first: a slot is at least as wide as a head.
+        for h in (0..heads).rev().filter(|_| slot != dim) {
+            row.copy_within(h * dim..(h + 1) * dim, h * slot);
+        }
+        row.chunks_exact_mut(slot).for_each(|head| head[dim..].fill(0.0));
+    }
+}
+
 /// What one attention step works on; `q`, `k`, `v` are [tokens, heads * head_slot].
 pub struct Step<'a> {
     /// The block.
@@ -171,10 +195,12 @@ pub struct Step<'a> {
     pub k: Disjoint<'a, f32>,
     /// Values.
     pub v: &'a [f32],
-    /// RMS norms of query and key heads.
+    /// RMS norms of each query and key head.
     pub head_norms: Option<(&'a [f32], &'a [f32])>,
     /// [tokens, head_dim / 2] cosines and sines, under RoPE.
     pub rope: Option<(&'a [f32], &'a [f32])>,
+    /// Every query head's score without a value.
+    pub sinks: Option<&'a [f32]>,
     /// Query heads that are looked up for the one token, in order; the others' outputs are zero.
     pub active: Option<&'a [u32]>,
     /// The layer's cache.
@@ -321,6 +347,9 @@ impl Step<'_> {
                 head_width: c.head_width(),
                 first: self.first + first,
                 window: if c.window == 0 { usize::MAX } else { c.window },
+                cap: c.cap,
+                // Heads that follow each other are counted from the first one.
+                sinks: self.sinks.and_then(|sinks| sinks.get(heads.start..)),
                 kv: self.cache.view(head),
             };
             kernels.attend(&attend, self.out.values.as_ptr().add(start));

@@ -51,6 +51,30 @@ impl<'m> Rows<'m> {
         })
     }
 
+    /// The same memory as rows of another width, at most as long.
+    pub fn narrow(&mut self, width: usize) -> Rows<'_> {
+        Rows {
+            width: width.next_multiple_of(BLOCK).min(self.width),
+            values: self.values,
+            quants: self.quants,
+            scales: self.scales,
+            offsets: self.offsets,
+        }
+    }
+
+    /// Takes over rows of another buffer of this width, quantized too.
+    pub fn gather(&mut self, from: &Rows, rows: &[u32]) {
+        let (width, blocks) = (self.width, self.width / BLOCK);
+        for (to, row) in rows.iter().enumerate() {
+            let row = *row as usize;
+            self.values[to * width..(to + 1) * width].copy_from_slice(&from.values[row * width..(row + 1) * width]);
+            self.quants[to * width..(to + 1) * width].copy_from_slice(&from.quants[row * width..(row + 1) * width]);
+            let (to, row) = (to * blocks..(to + 1) * blocks, row * blocks..(row + 1) * blocks);
+            self.scales[to.clone()].copy_from_slice(&from.scales[row.clone()]);
+            self.offsets[to].copy_from_slice(&from.offsets[row]);
+        }
+    }
+
     /// For reading.
     pub fn input(&self) -> Input<'_> {
         Input {

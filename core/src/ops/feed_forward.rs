@@ -8,7 +8,7 @@ use super::for_ranges;
 use super::linear::{Product, linear};
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, TILE_ROWS};
-use crate::kernels::{Activation, Input, Kernels, Outputs};
+use crate::kernels::{Activate, Input, Kernels, Outputs};
 
 /// Tokens whose neurons are held on the stack at once.
 const TOKENS: usize = 16;
@@ -40,8 +40,8 @@ pub struct Neurons<'a> {
     pub gate: Gate<'a>,
     /// Always present.
     pub up: Projection<'a>,
-    /// Between them, or behind `up`.
-    pub activation: Activation,
+    /// Between them, or after `up`.
+    pub activation: Activate,
     /// Whether the down projection takes quantized inputs (else floats).
     pub int8: bool,
     /// Neurons in a group.
@@ -75,10 +75,10 @@ pub fn neurons(
     let (width, h) = (h.width, h.share());
     for_ranges(exec, width / BLOCK, &|range| {
         for block in range.clone() {
-            let way = Way { ffn, active: None, at: block, last: range.end - 1 };
+            let walk = BlockWalk { ffn, active: None, at: block, last: range.end - 1 };
             for first in (0..tokens).step_by(TOKENS) {
                 // SAFETY: each block is in one range, and owns its part of every row of h.
-                unsafe { block_of_neurons(kernels, &way, x, first, TOKENS.min(tokens - first), &h) };
+                unsafe { block_of_neurons(kernels, &walk, x, first, TOKENS.min(tokens - first), &h) };
             }
         }
     });
@@ -112,7 +112,7 @@ pub fn neurons_by_input(
         let part = range.start * BLOCK..range.end * BLOCK;
         // SAFETY: each block is in one range.
         let row = unsafe { h.values(part.clone()) };
-        kernels.activate(ffn.activation, gate.map(|g| &g[part]), row);
+        kernels.activate(&ffn.activation, gate.map(|g| &g[part]), row);
     });
     bytes
 }
@@ -132,14 +132,14 @@ fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, acti
     if ffn.group == BLOCK {
         return for_ranges(exec, active.len(), &|range| {
             for i in range.clone() {
-                let way = Way { ffn, active: Some(active), at: i, last: range.end - 1 };
+                let walk = BlockWalk { ffn, active: Some(active), at: i, last: range.end - 1 };
                 // SAFETY: each block is in one range.
-                unsafe { block_of_neurons(kernels, &way, x, 0, 1, h) };
+                unsafe { block_of_neurons(kernels, &walk, x, 0, 1, h) };
             }
         });
     }
     let count = active.len() * ffn.group;
-    // Neuron i of those chosen; behind the last, the last again.
+    // Neuron i of those chosen, after the last one the last again.
     let neuron = |i: usize| {
         let i = i.min(count - 1);
         active[i / ffn.group] * ffn.group as u32 + (i % ffn.group) as u32
@@ -179,17 +179,17 @@ fn sixteen(
     };
     let mut h = project(&ffn.up);
     match &ffn.gate {
-        Gate::None => kernels.activate(ffn.activation, None, &mut h),
-        Gate::Project(p) => kernels.activate(ffn.activation, Some(&project(p)), &mut h),
+        Gate::None => kernels.activate(&ffn.activation, None, &mut h),
+        Gate::Project(p) => kernels.activate(&ffn.activation, Some(&project(p)), &mut h),
         Gate::Given(values) => {
-            kernels.activate(ffn.activation, Some(&these.map(|i| values[i as usize])), &mut h);
+            kernels.activate(&ffn.activation, Some(&these.map(|i| values[i as usize])), &mut h);
         }
     }
     h
 }
 
 /// The blocks of 32 neurons that a task goes through.
-struct Way<'a> {
+struct BlockWalk<'a> {
     ffn: &'a Neurons<'a>,
     /// Those chosen; else all.
     active: Option<&'a [u32]>,
@@ -201,13 +201,13 @@ struct Way<'a> {
 /// Panels of a projection in a block.
 const PANELS: usize = BLOCK / TILE_ROWS;
 
-impl Way<'_> {
+impl BlockWalk<'_> {
     /// Number of the `i`th block.
     fn block(&self, i: usize) -> usize {
         self.active.map_or(i, |list| list[i] as usize)
     }
 
-    /// Where the panel begins that is read `i` panels behind the first of this block: those of up, then the gate's.
+    /// Where the panel begins that is read `i` panels after the first of this block: those of up, then the gate's.
     fn panel(&self, i: usize) -> *const u8 {
         let (up, gate) = match &self.ffn.gate {
             Gate::Project(gate) => (&self.ffn.up, Some(gate)),
@@ -224,19 +224,26 @@ impl Way<'_> {
 ///
 /// # Safety
 /// No other task may be given the same block.
-unsafe fn block_of_neurons(kernels: &Kernels, way: &Way, x: &Input, first: usize, tokens: usize, h: &SharedRows) {
-    let (ffn, block) = (way.ffn, way.block(way.at));
+unsafe fn block_of_neurons(
+    kernels: &Kernels,
+    walk: &BlockWalk,
+    x: &Input,
+    first: usize,
+    tokens: usize,
+    h: &SharedRows,
+) {
+    let (ffn, block) = (walk.ffn, walk.block(walk.at));
     let mut up = [0.0; TOKENS * BLOCK];
     let mut gate = [0.0; TOKENS * BLOCK];
-    project(kernels, way, &ffn.up, 0, x, first, tokens, &mut up);
+    project(kernels, walk, &ffn.up, 0, x, first, tokens, &mut up);
     match &ffn.gate {
         Gate::None => {}
-        Gate::Project(p) => project(kernels, way, p, PANELS, x, first, tokens, &mut gate),
+        Gate::Project(p) => project(kernels, walk, p, PANELS, x, first, tokens, &mut gate),
         Gate::Given(values) => gate[..BLOCK].copy_from_slice(&values[block * BLOCK..(block + 1) * BLOCK]),
     }
     let n = tokens * BLOCK;
     let gated = !matches!(ffn.gate, Gate::None);
-    kernels.activate(ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
+    kernels.activate(&ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
     for (t, row) in up[..n].chunks_exact(BLOCK).enumerate() {
         let at = (first + t) * h.width + block * BLOCK;
         // SAFETY: this block's part of row first + t, by the caller's promise nobody else's.
@@ -253,7 +260,7 @@ unsafe fn block_of_neurons(kernels: &Kernels, way: &Way, x: &Input, first: usize
 #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
 fn project(
     kernels: &Kernels,
-    way: &Way,
+    walk: &BlockWalk,
     p: &Projection,
     part: usize,
     x: &Input,
@@ -261,11 +268,11 @@ fn project(
     tokens: usize,
     out: &mut [f32; TOKENS * BLOCK],
 ) {
-    let (block, ahead) = (way.block(way.at), part + p.matrix.prefetch_runs());
+    let (block, ahead) = (walk.block(walk.at), part + p.matrix.prefetch_runs());
     for half in 0..PANELS {
         let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
         if tokens == 1 && first == 0 {
-            let prefetch = [way.panel(ahead + half), way.panel(ahead + half + 1)];
+            let prefetch = [walk.panel(ahead + half), walk.panel(ahead + half + 1)];
             kernels.gemv(&p.matrix, panel, prefetch, x, out);
         } else {
             kernels.gemm(&p.matrix, panel, x, first..first + tokens, out, BLOCK);

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod buffer;
+pub mod experts;
 pub mod feed_forward;
 pub mod linear;
 pub mod residual;

@@ -86,7 +86,23 @@ fn activation(kind: Activation, x: f32) -> (f64, f64) {
             // roundings move erf by 2 z e^(-z^2) / sqrt(pi) U, less than U.
             (x / 2.0 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), x.abs() * gamma(4))
         }
+        Activation::FatRelu => (if x > f64::from(PARAMETER) { x } else { 0.0 }, 0.0),
+        Activation::ClampedSwiglu => {
+            let x = x.min(f64::from(CLAMP));
+            let y = x / (1.0 + (-f64::from(PARAMETER) * x).exp());
+            // As Silu, and a product before e^.
+            (y, y.abs() * gamma(4 + 3 + (f64::from(PARAMETER) * x).abs() as usize) + held)
+        }
     }
+}
+
+const PARAMETER: f32 = 1.702;
+const CLAMP: f32 = 7.0;
+
+/// What the neurons are multiplied with.
+fn factor(kind: Activation, up: f32) -> f64 {
+    let up = f64::from(up);
+    if kind == Activation::ClampedSwiglu { up.clamp(-f64::from(CLAMP), f64::from(CLAMP)) + 1.0 } else { up }
 }
 
 #[test]
@@ -115,21 +131,23 @@ fn activations() {
         f32::NAN,
     ];
     for kind in Activation::ALL {
+        let activate = Activate { kind, parameter: PARAMETER, clamp: CLAMP };
         for n in (1..=40).chain([1000]) {
-            for gated in [false, true] {
+            // One has no meaning without a gate.
+            for gated in [false, true].into_iter().filter(|gated| *gated || kind != Activation::ClampedSwiglu) {
                 // Up to 20: both tails of every sigmoid are there.
                 let x: Vec<f32> = random.units(n).iter().map(|x| x * 20.0).collect();
-                let up = random.units(n);
+                let up: Vec<f32> = random.units(n).iter().map(|x| x * 10.0).collect();
                 let run = |k: &Kernels| {
                     let mut h = if gated { up.clone() } else { x.clone() };
-                    k.activate(kind, gated.then_some(&x[..]), &mut h);
+                    k.activate(&activate, gated.then_some(&x[..]), &mut h);
                     h
                 };
                 let case = |k: &Kernels| format!("{} {} n {n} gated {gated}", k.isa().name(), kind.name());
                 let exact = x.iter().zip(&up).map(|(x, up)| {
                     let (y, tolerance) = activation(kind, *x);
-                    let up = f64::from(*up);
-                    if gated { (y * up, tolerance * up.abs() + (y * up).abs() * 2.0 * U) } else { (y, tolerance) }
+                    let up = factor(kind, *up);
+                    if gated { (y * up, tolerance * up.abs() + (y * up).abs() * 3.0 * U) } else { (y, tolerance) }
                 });
                 let want = run(sets[0]);
                 report.near(|| case(sets[0]), &want, &exact.collect::<Vec<_>>());
@@ -139,9 +157,10 @@ fn activations() {
             }
         }
         for k in &sets[1..] {
+            let gate = (kind == Activation::ClampedSwiglu).then_some(&special[..]);
             let run = |k: &Kernels| {
                 let mut h = special;
-                k.activate(kind, None, &mut h);
+                k.activate(&activate, gate, &mut h);
                 h
             };
             let case = || format!("{} {} of special numbers", k.isa().name(), kind.name());
@@ -185,6 +204,10 @@ struct Attention {
     tokens: usize,
     first: usize,
     window: usize,
+    /// 0 for none.
+    cap: f32,
+    /// Of every head, or of none.
+    sinks: Vec<f32>,
     q: Vec<f32>,
     /// [positions, width], as stored.
     keys: Vec<f32>,
@@ -229,8 +252,21 @@ impl Attention {
         });
         let key_tiles = tiled.flat_map(store).collect();
         let value_rows = values.iter().copied().flat_map(store).collect();
-        let mut a =
-            Attention { format, width, heads, tokens, first, window, q: vec![], keys, values, key_tiles, value_rows };
+        let mut a = Attention {
+            format,
+            width,
+            heads,
+            tokens,
+            first,
+            window,
+            cap: 0.0,
+            sinks: vec![],
+            q: vec![],
+            keys,
+            values,
+            key_tiles,
+            value_rows,
+        };
         // Sharp enough that soft-max is no mean: scores of some units.
         a.q = r.units(a.outputs()).iter().map(|q| q * 2.0).collect();
         a
@@ -266,6 +302,8 @@ impl Attention {
             head_width: self.width,
             first: self.first + from,
             window: self.window,
+            cap: self.cap,
+            sinks: self.sinks.get(head..).filter(|sinks| !sinks.is_empty()),
             kv: KvView { format: self.format, keys: self.key_tiles.as_ptr(), values: self.value_rows.as_ptr() },
         };
         // SAFETY: queries and outputs of these tokens and heads lie inside, and the cache holds all positions
@@ -287,6 +325,8 @@ impl Attention {
             head_width: self.width,
             first: self.first,
             window: self.window,
+            cap: self.cap,
+            sinks: self.sinks.get(..).filter(|sinks| !sinks.is_empty()),
             kv: KvView { format: self.format, keys: self.key_tiles.as_ptr(), values: self.value_rows.as_ptr() },
         };
         // SAFETY: as in `run`; the numbers are of heads.
@@ -308,13 +348,19 @@ impl Attention {
         for p in seen.clone() {
             let terms = (0..self.width).map(|d| f64::from(q[d]) * row(&self.keys, p, d));
             norm = norm.max(terms.clone().map(f64::abs).sum());
-            scores.push(terms.sum::<f64>());
+            let score = terms.sum::<f64>();
+            let cap = f64::from(self.cap);
+            scores.push(if cap == 0.0 { score } else { cap * (score / cap).tanh() });
         }
-        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = self.sinks.get(h).map_or(f64::NEG_INFINITY, |s| f64::from(*s));
+        let largest = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let sum: f64 = weights.iter().sum::<f64>() + (sink - largest).exp();
         let blocks = seen.len() / 64 + 2;
-        let relative = 2.0 * norm * gamma(self.width + 1) + 2.0 * norm * U + gamma(4 + 6 * blocks + seen.len() + 3);
+        // A cap's e^, sums and quotients are relative to the cap.
+        let capped = f64::from(self.cap) * gamma(10) * 2.0;
+        let relative =
+            2.0 * norm * gamma(self.width + 1) + 2.0 * norm * U + capped + gamma(4 + 6 * blocks + seen.len() + 3);
         (0..self.width)
             .map(|d| {
                 let terms = seen.clone().zip(&weights).map(|(p, w)| w / sum * row(&self.values, p, d));
@@ -336,7 +382,11 @@ fn attend() {
         {
             for first in [0, 1, 14, 15, 16, 31, 60, 63, 64, 65, 127, 130] {
                 for window in [usize::MAX, 1, 7, 64, 65] {
-                    let a = Attention::new(format, width, heads, tokens, first, window, &mut random);
+                    let mut a = Attention::new(format, width, heads, tokens, first, window, &mut random);
+                    // Every kind of scores meets every window and every width in turn.
+                    a.cap = [0.0, 0.0, 2.0][(first + tokens) % 3];
+                    a.sinks =
+                        if first % 2 == 0 { vec![] } else { random.units(heads).iter().map(|x| x * 8.0).collect() };
                     let case = |k: &Kernels, what: &str| {
                         let name = k.isa().name();
                         format!(

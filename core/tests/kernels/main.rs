@@ -4,7 +4,7 @@
 
 use half::f16;
 use shadowllm_core::format::{Arithmetic, BLOCK, Geometry, Matrix, Order, TILE_ROWS};
-use shadowllm_core::kernels::{Activation, Attend, Input, KvFormat, KvView, Outputs};
+use shadowllm_core::kernels::{Activate, Activation, Attend, Input, KvFormat, KvView, Outputs};
 use shadowllm_core::simd::scalar::ScalarLanes;
 use shadowllm_core::simd::{LANES, Lanes, Proof};
 use shadowllm_core::{Cpu, Format, Isa, Kernels};

@@ -18,7 +18,7 @@ impl Chooser for Gate {
         let (width, group) = (c.config.neuron_width(), c.config.neuron_group);
         let h = &mut c.scores[..width];
         h.copy_from_slice(&gates[..width]);
-        run.kernels.activate(c.config.activation, None, h);
+        run.kernels.activate(&c.config.activation, None, h);
         let weights = run.predictor.and_then(|p| p.layer_vector(Table::GateWeights, layer, width));
         c.bytes += weights.map_or(0, |w| 4 * w.len());
         let (least, scores) = (c.threshold(layer, Slot::Neurons), &*c.scores);

@@ -14,7 +14,7 @@ pub fn hidden(c: &mut Choice, run: &Run, first: Matrix, bias: Option<&[f32]>, x:
     let (rank, width) = (first.geometry().output_width(), c.hidden.width);
     c.bytes += linear(run.exec, run.kernels, &[Product::new(first, bias, c.hidden.values, width)], x, 1);
     c.bytes += bias.map_or(0, |b| 4 * b.len());
-    run.kernels.activate(Activation::Relu, None, &mut c.hidden.values[..rank]);
+    run.kernels.activate(&Activation::Relu.into(), None, &mut c.hidden.values[..rank]);
     let shared = c.hidden.share();
     // SAFETY: no tasks are running.
     unsafe { shared.quantize(run.kernels, 0, shared.values(0..rank)) };

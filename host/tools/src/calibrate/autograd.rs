@@ -14,8 +14,9 @@ use super::loss::{self, chain, take};
 use super::parts::{Layer, Linear, Normalise, Reader, Tensors, need};
 use candle_core::{D, DType, Device, Tensor, Var};
 use shadowllm_core::Model;
-use shadowllm_core::image::arch::Attention;
+use shadowllm_core::image::arch::{Attention, HeadNorm};
 use shadowllm_core::image::{Config, Positions, Role};
+use shadowllm_core::kernels::Activation;
 use shadowllm_host::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -134,12 +135,38 @@ struct Leaves {
     neurons: Var,
 }
 
+/// Whether the differentiable copy can be made.
+fn copyable(model: &Model) -> Result<()> {
+    let (arch, mut missing) = (model.image().arch(), None);
+    let mut want = |has: bool, what: &'static str| missing = missing.or(has.then_some(what));
+    let g = arch.globals();
+    want(g.embed_scale != 1.0, "scaled embeddings");
+    want((g.logit_scale, g.logit_cap) != (1.0, 0.0), "scaled or capped logits");
+    for layer in arch.kinds() {
+        want(layer.parallel, "parallel blocks");
+        if let Some(a) = layer.attention() {
+            want(a.cap != 0.0, "capped scores");
+            want(a.sinks, "attention sinks");
+            want(a.head_norm == HeadNorm::Whole, "a norm of all heads together");
+        }
+        if let Some(m) = layer.mlp() {
+            want(m.router.is_some(), "experts");
+            want(m.activation == Activation::ClampedSwiglu, "its activation");
+        }
+    }
+    match missing {
+        Some(what) => Err(Error::Other(format!("gradients are not to be had for models with {what}")).into()),
+        None => Ok(()),
+    }
+}
+
 impl Differentiable {
     /// Dequantises a packed model: 4 bytes per weight.
     ///
     /// # Errors
-    /// When the image lacks a tensor.
+    /// When the image lacks a tensor, or the model has what this copy has not.
     pub fn new(model: &Model) -> Result<Self> {
+        copyable(model)?;
         let read = Reader(model.image());
         let (config, arch) = (*model.config(), model.image().arch());
         let globals = arch.globals();

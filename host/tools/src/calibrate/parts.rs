@@ -5,7 +5,7 @@ use super::failure::Result;
 use candle_core::{D, Device, Tensor};
 use shadowllm_core::image::arch::{Norm, Norming, Norms};
 use shadowllm_core::image::{Image, Role};
-use shadowllm_core::kernels::Activation;
+use shadowllm_core::kernels::{Activate, Activation};
 use shadowllm_core::ops::residual::{ATTENTION_NORMS, MLP_NORMS, NormRoles};
 
 /// Shorthand: candle's errors become the host's where [`super::autograd`] is left.
@@ -154,7 +154,7 @@ fn maybe(norm: &Option<Normalise>, x: &Tensor) -> Tensors<Tensor> {
 
 impl Layer {
     /// Neurons, and in gated FFNs what the gates multiply: [tokens, ffn] both.
-    pub fn neurons(&self, x: &Tensor, activation: Activation) -> Tensors<(Tensor, Option<Tensor>)> {
+    pub fn neurons(&self, x: &Tensor, activation: Activate) -> Tensors<(Tensor, Option<Tensor>)> {
         let up = self.up.forward(x)?;
         match &self.gate {
             Some(gate) => Ok(((activate(&gate.forward(x)?, activation)? * &up)?, Some(up))),
@@ -163,12 +163,14 @@ impl Layer {
     }
 }
 
-fn activate(x: &Tensor, activation: Activation) -> Tensors<Tensor> {
-    match activation {
+fn activate(x: &Tensor, activation: Activate) -> Tensors<Tensor> {
+    match activation.kind {
         Activation::Silu => x.silu(),
         Activation::Relu => x.relu(),
         Activation::Relu2 => x.relu()?.sqr(),
         Activation::GeluTanh => x.gelu(),
         Activation::Gelu => x.gelu_erf(),
+        Activation::FatRelu => x * x.gt(f64::from(activation.parameter))?.to_dtype(x.dtype())?,
+        Activation::ClampedSwiglu => candle_core::bail!("this activation has no differentiable copy"),
     }
 }

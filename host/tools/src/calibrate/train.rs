@@ -22,7 +22,6 @@ use super::checkpoint::Checkpoint;
 use super::mlp::{Mlp, uniform};
 use rayon::prelude::*;
 use shadowllm_core::image::Config;
-use shadowllm_core::kernels::Activation;
 use shadowllm_core::sparsity::Tap;
 use shadowllm_host::Result;
 use std::collections::VecDeque;
@@ -48,8 +47,8 @@ pub enum Target {
 impl Target {
     /// What suits an activation.
     pub fn of(c: &Config) -> Self {
-        match c.activation {
-            Activation::Relu | Activation::Relu2 => Target::Active,
+        match c.activation.kind {
+            kind if kind.is_sparse() => Target::Active,
             _ => Target::Importance,
         }
     }

@@ -140,6 +140,13 @@ pub trait Source: Sync {
     /// # Errors
     /// When the tensor is there and cannot be read; names it.
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>>;
+    /// A tensor that every expert has one of ([`Role::experts`]), of one expert; also the bias of one.
+    ///
+    /// # Errors
+    /// When the tensor is there and cannot be read; names it.
+    fn expert(&self, _role: Role, _layer: usize, _expert: usize) -> Result<Option<SourceTensor<'_>>> {
+        Ok(None)
+    }
     /// `tokenizer.json`.
     ///
     /// # Errors

@@ -27,13 +27,25 @@ pub struct Part {
 
 /// Matrices of a layer in the order in which a pass reads them. Those of a row are read in turns, group by group: they
 /// are one stream of bytes. Whatever a pass reads without a jump is read at the memory's full speed.
-const STREAMS: [&[Role]; 6] = [&[Role::K], &[Role::V], &[Role::Q], &[Role::O], &[Role::Up, Role::Gate], &[Role::Down]];
+const STREAMS: [&[Role]; 10] = [
+    &[Role::K],
+    &[Role::V],
+    &[Role::Q],
+    &[Role::O],
+    &[Role::Router],
+    &[Role::Up, Role::Gate],
+    &[Role::Down],
+    &[Role::SharedRouter],
+    &[Role::SharedUp, Role::SharedGate],
+    &[Role::SharedDown],
+];
 
 /// Lays out one part after another.
 struct Planner<'a> {
     arch: &'a Architecture<'a>,
     formats: &'a Formats,
-    optional: &'a HashSet<Role>,
+    /// Tensors that a model may have, and that this one has.
+    optional: &'a HashSet<(Role, usize)>,
     at: usize,
     entries: Vec<Entry>,
     layer: u16,
@@ -45,9 +57,13 @@ struct Planner<'a> {
 /// Names the tensor that cannot be read.
 pub fn plan(source: &dyn Source, arch: &Architecture, formats: &Formats) -> shadowllm_host::Result<Vec<Part>> {
     let mut optional = HashSet::new();
-    for row in ROLES.iter().filter(|row| row.scope == Scope::Model) {
-        if source.tensor(row.role, 0)?.is_some() {
-            optional.insert(row.role);
+    for row in ROLES.iter().filter(|row| row.scope != Scope::Rope) {
+        for number in 0..if row.role.in_layers() { arch.globals().layers } else { 1 } {
+            let layer = arch.layer(number);
+            let undecided = arch.place(row.role, &layer, 0).is_some_and(|place| row.role.needed(&place).is_none());
+            if undecided && source.tensor(row.role, number)?.is_some() {
+                optional.insert((row.role, number));
+            }
         }
     }
     let mut planner = Planner { arch, formats, optional: &optional, at: 0, entries: Vec::new(), layer: GLOBAL };
@@ -68,7 +84,7 @@ impl Planner<'_> {
             }
         }
         let Some(place) = self.arch.place(Role::Embed, &layer, 0) else { return self.finish(start, 0) };
-        let wanted = |role: Role| role.needed(&place).unwrap_or(self.optional.contains(&role));
+        let wanted = |role: Role| role.needed(&place).unwrap_or(self.optional.contains(&(role, 0)));
         let rows: Vec<_> =
             ROLES.iter().filter(global).filter(|row| row.scope == Scope::Model && wanted(row.role)).collect();
         for row in rows.iter().filter(|row| !row.role.is_matrix()) {
@@ -87,12 +103,14 @@ impl Planner<'_> {
         let layer = self.arch.layer(number);
         for block in layer.blocks() {
             let place = Place { globals: self.arch.globals(), block: Some(block), rotated: 0 };
-            let own = |role: Role| role.block(&layer) == Some(block) && role.needed(&place).unwrap_or(true);
-            for row in ROLES.iter().filter(|row| !row.role.is_matrix() && own(row.role)) {
+            let has = |role: Role| role.needed(&place).unwrap_or(self.optional.contains(&(role, number)));
+            let own: HashSet<Role> =
+                ROLES.iter().map(|row| row.role).filter(|r| r.block(&layer) == Some(block) && has(*r)).collect();
+            for row in ROLES.iter().filter(|row| !row.role.is_matrix() && own.contains(&row.role)) {
                 self.vector(row.role, &place, self.layer);
             }
             for stream in STREAMS {
-                let stream: Vec<Role> = stream.iter().copied().filter(|role| own(*role)).collect();
+                let stream: Vec<Role> = stream.iter().copied().filter(|role| own.contains(role)).collect();
                 // Where single inputs are read, one product follows the other.
                 let apart = stream.iter().any(|role| role.order(&place).shares_scales());
                 stream.chunks(if apart { 1 } else { 2 }).for_each(|roles| self.stream(roles, &place));
@@ -109,28 +127,32 @@ impl Planner<'_> {
         self.at = self.at.next_multiple_of(LINE);
         let (rows, cols) = role.shape(place);
         let len = role.outputs(place).width();
-        let (offset, storage) = (self.at, Storage::Vector { len });
-        self.entries.push(Entry { role, layer, rows, cols, offset, storage });
-        self.at += 4 * len;
+        let (offset, storage, experts) = (self.at, Storage::Vector { len }, role.experts(place));
+        // Experts' vectors follow each other without room between.
+        let expert_stride = if experts > 0 { 4 * len } else { 0 };
+        self.entries.push(Entry { role, layer, rows, cols, offset, storage, experts, expert_stride });
+        self.at += 4 * len * experts.max(1);
     }
 
-    /// Several matrices whose groups take turns.
+    /// Several matrices whose groups take turns; where every expert has its own, one expert's after the other's.
     fn stream(&mut self, roles: &[Role], place: &Place) {
         self.at = self.at.next_multiple_of(LINE);
         let geometry = |role: Role| role.geometry(place, self.formats.of(role));
         let stride: usize = roles.iter().map(|role| geometry(*role).group_stride).sum();
-        let (mut within, mut groups) = (0, 0);
+        let groups = roles.first().map_or(0, |role| geometry(*role).units() / geometry(*role).units_per_group);
+        let experts = roles.first().map_or(0, |role| role.experts(place));
+        let expert_stride = if experts > 0 { (groups * stride).next_multiple_of(LINE) } else { 0 };
+        let mut within = 0;
         for role in roles {
             let mut g = geometry(*role);
             let (rows, cols) = role.shape(place);
             let own = std::mem::replace(&mut g.group_stride, stride);
-            groups = g.units() / g.units_per_group;
             let layer = if role.in_layers() { self.layer } else { GLOBAL };
             let (offset, storage) = (self.at + within, Storage::Tiles(g));
-            self.entries.push(Entry { role: *role, layer, rows, cols, offset, storage });
+            self.entries.push(Entry { role: *role, layer, rows, cols, offset, storage, experts, expert_stride });
             within += own;
         }
-        self.at += groups * stride;
+        self.at += if experts > 0 { experts * expert_stride } else { groups * stride };
     }
 }
 
@@ -145,18 +167,45 @@ pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> shadowllm
             let blocks = arch.layer(layer);
             let Some(place) = arch.place(row.role, &blocks, 0) else { continue };
             let needed = row.role.needed(&place);
-            match source.tensor(row.role, layer)? {
-                Some(tensor) if needed != Some(false) => check_shape(row.role, &place, &tensor).map_err(failed)?,
-                None if needed == Some(true) => {
-                    let of = if row.role.in_layers() { format!(" of layer {layer}") } else { String::new() };
-                    let name = row.name;
-                    return Err(failed(format!("the model has no tensor for {name}{of}; is the download complete?")));
+            for copy in 0..row.role.experts(&place).max(1) {
+                let expert = (row.role.experts(&place) > 0).then_some(copy);
+                match tensor(source, row.role, layer, expert)? {
+                    Some(tensor) if needed != Some(false) => check_shape(row.role, &place, &tensor).map_err(failed)?,
+                    None if needed == Some(true) => {
+                        let name = named(row.role, layer, expert);
+                        return Err(failed(format!("the model has no tensor for {name}; is the download complete?")));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
     }
     Ok(())
+}
+
+/// A tensor of the source, an expert's where each has its own.
+///
+/// # Errors
+/// When the tensor is there and cannot be read; names it.
+pub fn tensor(
+    source: &dyn Source,
+    role: Role,
+    layer: usize,
+    expert: Option<usize>,
+) -> shadowllm_host::Result<Option<SourceTensor<'_>>> {
+    match expert {
+        Some(expert) => source.expert(role, layer, expert),
+        None => source.tensor(role, layer),
+    }
+}
+
+/// A tensor in words.
+pub fn named(role: Role, layer: usize, expert: Option<usize>) -> String {
+    match (role.in_layers(), expert) {
+        (false, _) => role.name().to_owned(),
+        (true, None) => format!("{} of layer {layer}", role.name()),
+        (true, Some(expert)) => format!("{} of expert {expert} of layer {layer}", role.name()),
+    }
 }
 
 /// Shape check of a source tensor, in words.

@@ -11,11 +11,10 @@ use crate::import::{Source, SourceTensor, Spec};
 use crate::output::Output;
 use encode::Encoder;
 use layout::Part;
-use shadowllm_core::format::{Format, Geometry};
+use shadowllm_core::format::{BLOCK, Format, Geometry};
 use shadowllm_core::image::arch::{Layer, Op};
 use shadowllm_core::image::roles::{Place, Segments};
 use shadowllm_core::image::{Architecture, Entry, HEADER_LEN, MAGIC, Role, SECTION_LEN, SectionKind, Storage, VERSION};
-use shadowllm_core::kernels::Activation;
 use shadowllm_host::{Error, Result};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -32,7 +31,12 @@ pub struct Formats {
 impl Formats {
     /// The format of a matrix.
     pub fn of(&self, role: Role) -> Format {
-        if matches!(role, Role::Embed | Role::Output) { self.output } else { self.weights }
+        match role {
+            Role::Embed | Role::Output => self.output,
+            // A router is small, and what it chooses changes everything.
+            Role::Router | Role::SharedRouter => Format::F32,
+            _ => self.weights,
+        }
     }
 
     /// The format nearest to what the source stores: its own where it is one of ours, else Q8_0.
@@ -80,7 +84,7 @@ impl Arrangement {
     pub fn auto(spec: &Spec) -> Arrangement {
         let activation = spec.layers.first().and_then(Layer::mlp).map(|m| m.activation);
         match activation {
-            Some(Activation::Relu | Activation::Relu2) => Arrangement::NEURON,
+            Some(activation) if activation.is_sparse() => Arrangement::NEURON,
             _ => Arrangement::INPUT,
         }
     }
@@ -91,6 +95,8 @@ impl Arrangement {
         for block in spec.layers.iter_mut().flat_map(|layer| &mut layer.blocks).flatten() {
             match &mut block.op {
                 Op::Attention(a) => a.by_input = self.attention_by_input,
+                // An expert is skipped as a whole, not by its neurons.
+                Op::Mlp(m) if m.router.is_some() => (m.group, m.by_input) = (BLOCK, false),
                 Op::Mlp(m) => (m.group, m.by_input) = (self.neuron_group, self.ffn_by_input),
             }
         }
@@ -233,26 +239,30 @@ impl Writer<'_> {
         let mut bytes = vec![0; part.len];
         let layer = self.arch.layer(part.layer);
         for entry in &part.entries {
-            let at = entry.offset - part.offset;
-            match entry.storage {
-                Storage::Vector { len } => {
-                    let values = self.vector(entry)?;
-                    let segments = self.place(entry, &layer)?.1;
-                    for i in 0..len {
-                        let value = segments.source(i).map_or(0.0, |s| values[s]);
-                        bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&value.to_le_bytes());
+            for copy in 0..entry.experts.max(1) {
+                let at = entry.offset - part.offset + copy * entry.expert_stride;
+                let expert = (entry.experts > 0).then_some(copy);
+                match entry.storage {
+                    Storage::Vector { len } => {
+                        let values = self.vector(entry, expert)?;
+                        let segments = self.place(entry, &layer)?.1;
+                        for i in 0..len {
+                            let value = segments.source(i).map_or(0.0, |s| values[s]);
+                            bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&value.to_le_bytes());
+                        }
                     }
+                    Storage::Tiles(geometry) => self.matrix(entry, expert, &layer, &geometry, &mut bytes[at..])?,
                 }
-                Storage::Tiles(geometry) => self.matrix(entry, &layer, &geometry, &mut bytes[at..])?,
             }
         }
         Ok(bytes)
     }
 
-    fn tensor(&self, entry: &Entry) -> Result<SourceTensor<'_>> {
+    fn tensor(&self, entry: &Entry, expert: Option<usize>) -> Result<SourceTensor<'_>> {
         let (role, layer) = (entry.role, usize::from(entry.layer));
-        let missing = || Error::file(self.source.path(), format!("no tensor for {} of layer {layer}", role.name()));
-        self.source.tensor(role, layer)?.ok_or_else(missing)
+        let missing =
+            || Error::file(self.source.path(), format!("no tensor for {}", layout::named(role, layer, expert)));
+        layout::tensor(self.source, role, layer, expert)?.ok_or_else(missing)
     }
 
     /// What decides about a tensor, and how its rows lie in the image.
@@ -262,17 +272,24 @@ impl Writer<'_> {
         Ok((place, entry.role.outputs(&place)))
     }
 
-    fn vector(&self, entry: &Entry) -> Result<Vec<f32>> {
+    fn vector(&self, entry: &Entry, expert: Option<usize>) -> Result<Vec<f32>> {
         if entry.role == Role::RopeFrequencies {
             return Ok(self.source.spec().ropes[usize::from(entry.layer)].clone());
         }
-        let tensor = self.tensor(entry)?;
+        let tensor = self.tensor(entry, expert)?;
         tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
     /// Encodes a matrix and writes its blocks where the geometry wants them.
-    fn matrix(&mut self, entry: &Entry, layer: &Layer, g: &Geometry, out: &mut [u8]) -> Result<()> {
-        let tensor = self.tensor(entry)?;
+    fn matrix(
+        &mut self,
+        entry: &Entry,
+        expert: Option<usize>,
+        layer: &Layer,
+        g: &Geometry,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let tensor = self.tensor(entry, expert)?;
         let (place, rows) = self.place(entry, layer)?;
         let encoder = Encoder::new(rows, entry.role.inputs(&place), &tensor, g);
         encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;

@@ -1,0 +1,112 @@
+//! A block of a feed-forward network.
+
+use super::forward::{Pass, lists};
+use super::layers::MlpWeights;
+use super::session::{Session, out_width};
+use crate::active::Units;
+use crate::ops::feed_forward::{Gate, Neurons, keep_only, neurons, neurons_by_input};
+use crate::ops::linear::{Product, linear};
+use crate::ops::residual::{BlockNorms, quantize};
+use crate::sparsity::{Run, Slot, State};
+
+/// The groups of neurons that a layer reads, where they are chosen by list.
+fn active<'s>(sparsity: &'s Option<State>, layer: usize) -> Option<&'s [u32]> {
+    sparsity.as_ref().and_then(State::lists).and_then(|units: &Units| units.neurons(layer))
+}
+
+impl<'a> MlpWeights<'a> {
+    /// What is computed before the down projection.
+    pub(super) fn neurons(&self) -> Neurons<'a> {
+        Neurons {
+            gate: self.gate.map_or(Gate::None, Gate::Project),
+            up: self.up,
+            activation: self.shape.activate(),
+            int8: self.down.matrix.geometry().takes_int8(),
+            group: self.shape.group,
+        }
+    }
+}
+
+impl Session<'_, '_> {
+    pub(super) fn feed_forward(&mut self, pass: &Pass, norms: &BlockNorms, w: &MlpWeights) {
+        self.read_stream(pass, norms, w.up.matrix.geometry().takes_int8());
+        let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+        if let Some(state) = &mut self.sparsity {
+            state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
+        }
+        let mut bytes = match w.shape.by_input {
+            true => self.neurons_by_input(pass, w),
+            false => self.neurons(pass, w),
+        };
+        if let Some(state) = &mut self.sparsity {
+            let dropped =
+                state.after_neurons(self.predictor.as_ref(), pass.layer, &mut self.buffers.neurons, pass.tokens);
+            // A share of what was read: stored by input, not every input was.
+            bytes -= bytes * dropped / w.shape.width();
+        }
+        bytes += self.project_down(pass, w);
+        self.traffic.add(pass.layer, bytes, true);
+        self.add_to_stream(pass, norms);
+    }
+
+    /// The neurons of a network that is stored by neurons. Returns the bytes read.
+    fn neurons(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
+        let (b, mut ffn, mut bytes) = (&mut self.buffers, w.neurons(), 0);
+        if let (Some(state), Some(p)) = (self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer)), w.gate) {
+            let product = Product::new(p.matrix, p.bias, b.gate, b.neurons.width);
+            bytes += linear(pass.exec, pass.kernels, &[product], &b.normed.input(), 1);
+            let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+            state.after_gate(&run, pass.layer, b.gate);
+            ffn.gate = Gate::Given(b.gate);
+        }
+        let active = active(&self.sparsity, pass.layer);
+        bytes + neurons(pass.exec, pass.kernels, &ffn, &b.normed.input(), pass.tokens, &mut b.neurons, active)
+    }
+
+    /// The neurons of a network that is stored by input. Returns the bytes read.
+    fn neurons_by_input(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
+        let (b, ffn) = (&mut self.buffers, w.neurons());
+        let source = (&b.normed, w.up.matrix.geometry().takes_int8());
+        let counts = pass.select(&mut self.sparsity, &[Slot::Gate, Slot::Up], source, &mut b.inputs);
+        let [gate_in, up_in, _] = lists(&b.inputs, counts);
+        let (x, inputs) = (b.normed.input(), [gate_in, up_in]);
+        let bytes = neurons_by_input(pass.exec, pass.kernels, &ffn, &x, pass.tokens, &mut b.neurons, b.gate, inputs);
+        if let Some(state) = self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer) && w.gate.is_some()) {
+            let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+            state.after_gate(&run, pass.layer, b.gate);
+        }
+        // Gate and up are read whole, whoever is active; down is not.
+        if let Some(active) = active(&self.sparsity, pass.layer) {
+            keep_only(&mut b.neurons, active, w.shape.group);
+        }
+        bytes
+    }
+
+    /// The down projection, with the means of what was skipped where the policy counts with them. Returns the bytes read.
+    fn project_down(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
+        let (b, group) = (&mut self.buffers, w.shape.group);
+        let means = self.sparsity.as_ref().and_then(|s| s.means(self.predictor.as_ref(), pass.layer));
+        let active = self.sparsity.as_mut().and_then(|s| s.units().neurons(pass.layer));
+        if let (Some((means, _)), Some(active)) = (means, active) {
+            for i in active.iter().flat_map(|g| *g as usize * group..(*g as usize + 1) * group) {
+                b.neurons.values[i] -= means[i];
+            }
+        }
+        let int8 = w.down.matrix.geometry().takes_int8();
+        if w.shape.by_input && int8 {
+            // What is left out counts as zero, for the blocks' scales too.
+            quantize(pass.exec, pass.kernels, &mut b.neurons, pass.tokens);
+        }
+        let mut counts = [0; 3];
+        if w.down.matrix.geometry().is_by_input() {
+            counts = pass.select(&mut self.sparsity, &[Slot::Down], (&b.neurons, int8), &mut b.inputs);
+        }
+        let [down_in, ..] = lists(&b.inputs, counts);
+        let product = Product::new(w.down.matrix, w.down.bias, b.out, out_width(self.model.config())).inputs(down_in);
+        let bytes = linear(pass.exec, pass.kernels, &[product], &b.neurons.input(), pass.tokens);
+        if let Some((_, constant)) = means {
+            b.out.iter_mut().zip(constant).for_each(|(y, m)| *y += m);
+        }
+        bytes
+    }
+}

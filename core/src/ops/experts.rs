@@ -1,0 +1,167 @@
+//! Mixtures of experts: which experts a token uses, and the sum of what they return.
+//!
+//! ```text
+//!   for every token:   its router's outputs become scores; the best `used` experts get a share each
+//!   for every expert:  for the tokens that use it, together: sum += share * network(x)
+//! ```
+//! Experts are summed in the order of their numbers, whichever tokens are computed together, so that a token's sum does
+//! not depend on the batch.
+
+use super::buffer::Rows;
+use super::feed_forward::{Neurons, Projection, neurons};
+use super::for_ranges;
+use super::linear::{Product, linear};
+use crate::arena::Arena;
+use crate::error::Error;
+use crate::exec::Executor;
+use crate::format::TILE_ROWS;
+use crate::image::arch::{Router, Scoring};
+use crate::kernels::{Input, Kernels};
+use crate::views::Disjoint;
+
+/// The experts that each token of a batch uses.
+pub struct Routes<'m> {
+    /// [batch, stride]: the router's outputs, then the experts' scores.
+    scores: &'m mut [f32],
+    /// [batch, used]: the experts' numbers.
+    experts: &'m mut [u32],
+    /// [batch, used]: how much of each counts.
+    shares: &'m mut [f32],
+    /// [batch]: the tokens that use the expert at hand, and its shares of them.
+    members: &'m mut [u32],
+    weights: &'m mut [f32],
+    /// Length of a token's row of scores.
+    pub stride: usize,
+    used: usize,
+}
+
+impl<'m> Routes<'m> {
+    /// Room for a batch, for routers of at most so many experts of which at most `used` are used.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`].
+    pub fn new(arena: &mut Arena<'m>, batch: usize, experts: usize, used: usize) -> Result<Self, Error> {
+        let stride = experts.next_multiple_of(TILE_ROWS);
+        Ok(Routes {
+            scores: arena.zeros(batch * stride)?,
+            experts: arena.zeros(batch * used)?,
+            shares: arena.zeros(batch * used)?,
+            members: arena.zeros(batch)?,
+            weights: arena.zeros(batch)?,
+            stride,
+            used,
+        })
+    }
+
+    /// Where the router's outputs go, [batch, stride].
+    pub fn outputs(&mut self) -> &mut [f32] {
+        self.scores
+    }
+
+    /// Chooses the experts of some tokens by the router's outputs; `bias`, per expert, counts in the choice alone.
+    pub fn choose(&mut self, router: &Router, bias: Option<&[f32]>, tokens: usize) {
+        let rows = self.scores.chunks_exact_mut(self.stride.max(1)).take(tokens);
+        let chosen =
+            self.experts.chunks_exact_mut(self.used.max(1)).zip(self.shares.chunks_exact_mut(self.used.max(1)));
+        for (row, (experts, shares)) in rows.zip(chosen) {
+            let used = router.used.min(experts.len());
+            let (experts, shares) = (&mut experts[..used], &mut shares[..used]);
+            let scores = &mut row[..router.experts];
+            match router.scoring {
+                Scoring::Softmax => soften(scores),
+                Scoring::Sigmoid => scores.iter_mut().for_each(|x| *x = sigmoid(*x)),
+                Scoring::SoftmaxOfChosen => {}
+            }
+            best(scores, bias, experts);
+            shares.iter_mut().zip(&*experts).for_each(|(share, expert)| *share = scores[*expert as usize]);
+            if router.scoring == Scoring::SoftmaxOfChosen {
+                soften(shares);
+            }
+            let sum: f32 = shares.iter().sum();
+            if router.renormalise && sum != 0.0 {
+                shares.iter_mut().for_each(|share| *share /= sum);
+            }
+            shares.iter_mut().for_each(|share| *share *= router.scale);
+        }
+    }
+
+    /// Lists the tokens that use an expert, and returns how many they are.
+    pub fn gather(&mut self, expert: usize, used: usize, tokens: usize) -> usize {
+        let mut n = 0;
+        for t in 0..tokens {
+            let row = t * self.used..t * self.used + used.min(self.used);
+            if let Some(i) = self.experts[row.clone()].iter().position(|e| *e as usize == expert) {
+                (self.members[n], self.weights[n]) = (t as u32, self.shares[row.start + i]);
+                n += 1;
+            }
+        }
+        n
+    }
+
+    /// Lists all tokens, with shares of 1, or the sigmoid of the first of the router's outputs.
+    pub fn gather_all(&mut self, tokens: usize, gated: bool) {
+        for t in 0..tokens {
+            let share = if gated { sigmoid(self.scores[t * self.stride]) } else { 1.0 };
+            (self.members[t], self.weights[t]) = (t as u32, share);
+        }
+    }
+
+    /// The first `n` listed tokens.
+    pub fn members(&self, n: usize) -> &[u32] {
+        &self.members[..n]
+    }
+
+    /// `sum[token] += share * y[i]` for the first `n` listed tokens, rows of `width` floats.
+    pub fn add(&self, exec: &dyn Executor, n: usize, y: &[f32], sum: &mut [f32], width: usize) {
+        let sum = Disjoint::new(sum);
+        for_ranges(exec, n, &|range| {
+            for i in range {
+                let (t, share) = (self.members[i] as usize, self.weights[i]);
+                // SAFETY: a token is listed once, so its row is in one range only.
+                let row = unsafe { sum.range(t * width..(t + 1) * width) };
+                row.iter_mut().zip(&y[i * width..(i + 1) * width]).for_each(|(sum, y)| *sum += share * y);
+            }
+        });
+    }
+}
+
+/// The experts with the largest scores (plus bias), in the order of their numbers; the first of equals.
+fn best(scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]) {
+    let rank = |e: usize| scores[e] + bias.map_or(0.0, |bias| bias[e]);
+    for n in 0..experts.len() {
+        let (taken, free) = experts.split_at_mut(n);
+        let mut left = (0..scores.len()).filter(|e| !taken.contains(&(*e as u32)));
+        let Some(first) = left.next() else { return };
+        free[0] = left.fold(first, |best, e| if rank(e) > rank(best) { e } else { best }) as u32;
+    }
+    experts.sort_unstable();
+}
+
+/// Soft-max in place.
+fn soften(x: &mut [f32]) {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    x.iter_mut().for_each(|x| *x = libm::expf(*x - largest));
+    let sum: f32 = x.iter().sum();
+    x.iter_mut().for_each(|x| *x /= sum);
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + libm::expf(-x))
+}
+
+/// A whole feed-forward network of some tokens: `out` is [tokens, stride], `h` room for its neurons. Returns the bytes of
+/// weights it reads.
+#[allow(clippy::too_many_arguments, reason = "a step's operands")]
+pub fn network(
+    exec: &dyn Executor,
+    kernels: &Kernels,
+    ffn: &Neurons,
+    down: &Projection,
+    x: &Input,
+    tokens: usize,
+    h: &mut Rows,
+    (out, stride): (&mut [f32], usize),
+) -> usize {
+    let bytes = neurons(exec, kernels, ffn, x, tokens, h, None);
+    bytes + linear(exec, kernels, &[Product::new(down.matrix, down.bias, out, stride)], &h.input(), tokens)
+}
