@@ -97,7 +97,7 @@ impl Session<'_, '_> {
             }
             let pass = Pass { exec, kernels, tokens: tokens.len(), layer: number, parallel: layer.parallel };
             self.begin_layer(&pass, layer);
-            layer.blocks().try_for_each(|block| self.block(&pass, block))?;
+            layer.blocks.iter().try_for_each(|block| self.block(&pass, block))?;
         }
         if let Some(state) = &mut self.sparsity {
             let (bytes, nanoseconds) = state.take_costs();

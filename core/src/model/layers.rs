@@ -3,8 +3,8 @@
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::format::{BLOCK, Matrix};
-use crate::image::arch::{Attention, Block, HeadNorm, Layer, MAX_BLOCKS, MAX_ROPES, Mlp, Op, Router};
-use crate::image::{Experts, Image, Role};
+use crate::image::arch::{Attention, Block, HeadNorm, MAX_ROPES, Mlp, Op, Router};
+use crate::image::{Architecture, Experts, Image, Role};
 use crate::ops::feed_forward::Projection;
 use crate::ops::residual::{ATTENTION_NORMS, BlockNorms, MLP_NORMS, NormWeights};
 
@@ -29,9 +29,9 @@ pub struct GlobalWeights<'a> {
 
 /// A layer.
 #[derive(Clone, Copy)]
-pub struct LayerWeights<'a> {
-    /// Its blocks, in order, the first ones filled.
-    blocks: [Option<BlockWeights<'a>>; MAX_BLOCKS],
+pub struct LayerWeights<'a, 'm> {
+    /// Its blocks, in order.
+    pub blocks: &'m [BlockWeights<'a, 'm>],
     /// Whether all blocks read what the layer began with.
     pub parallel: bool,
     /// The router of a mixture that reads what the layer began with.
@@ -40,22 +40,22 @@ pub struct LayerWeights<'a> {
 
 /// A block: the norms around its operation, and the operation.
 #[derive(Clone, Copy)]
-pub struct BlockWeights<'a> {
+pub struct BlockWeights<'a, 'm> {
     /// The norms.
     pub norms: BlockNorms<'a>,
     /// The operation.
-    pub op: OpWeights<'a>,
+    pub op: OpWeights<'a, 'm>,
 }
 
 /// What a block does.
 #[derive(Clone, Copy)]
-pub enum OpWeights<'a> {
+pub enum OpWeights<'a, 'm> {
     /// Attention.
     Attention(AttentionWeights<'a>),
     /// A feed-forward network.
     Mlp(MlpWeights<'a>),
-    /// A mixture of feed-forward networks.
-    Mixture(MixtureWeights<'a>),
+    /// A mixture of feed-forward networks; apart, for it is twice as large as the others.
+    Mixture(&'m MixtureWeights<'a>),
 }
 
 /// Attention's shape and weights.
@@ -198,48 +198,63 @@ impl<'a> Lookup<'_, 'a> {
         })
     }
 
-    fn block(&self, block: &Block) -> Result<BlockWeights<'a>, Error> {
+    /// `mixtures` are those of this block and the blocks after it.
+    fn block<'m>(
+        &self,
+        block: &Block,
+        mixtures: &mut core::slice::Iter<'m, MixtureWeights<'a>>,
+    ) -> Result<BlockWeights<'a, 'm>, Error> {
         let (op, roles) = match &block.op {
             Op::Attention(a) => (OpWeights::Attention(self.attention(a)?), &ATTENTION_NORMS),
-            Op::Mlp(m) => {
-                let op = match &m.router {
-                    Some(router) => OpWeights::Mixture(self.mixture(m, router)?),
-                    None => OpWeights::Mlp(self.mlp(m, &MLP_ROLES)?),
-                };
-                (op, &MLP_NORMS)
+            Op::Mlp(m) if m.router.is_some() => {
+                (OpWeights::Mixture(mixtures.next().ok_or(Error::MissingTensor("router"))?), &MLP_NORMS)
             }
+            Op::Mlp(m) => (OpWeights::Mlp(self.mlp(m, &MLP_ROLES)?), &MLP_NORMS),
         };
         Ok(BlockWeights { norms: BlockNorms::get(self.image, &block.norms, roles, self.layer)?, op })
     }
-
-    fn layer(&self, layer: &Layer) -> Result<LayerWeights<'a>, Error> {
-        let mut blocks = [None; MAX_BLOCKS];
-        for (slot, block) in blocks.iter_mut().zip(layer.blocks()) {
-            *slot = Some(self.block(block)?);
-        }
-        let early = layer.mlp().and_then(|m| m.router).filter(|r| r.early);
-        let early = early.map(|router| self.router(&router)).transpose()?;
-        Ok(LayerWeights { blocks, parallel: layer.parallel, early })
-    }
 }
 
-impl<'a> LayerWeights<'a> {
-    /// All layers' weights, in memory of the arena.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensor`]; [`Error::MemoryTooSmall`].
-    pub fn resolve<'m>(arena: &mut Arena<'m>, image: &Image<'a>) -> Result<&'m [LayerWeights<'a>], Error>
-    where
-        'a: 'm,
-    {
-        let arch = image.arch();
-        arena.fill(arch.globals().layers, |layer| Lookup { image, layer }.layer(&arch.layer(layer)))
-    }
+/// Every layer's blocks, one after the other.
+fn blocks<'i>(arch: &'i Architecture) -> impl Iterator<Item = (usize, Block)> + use<'i> {
+    let of = |layer: usize| arch.layer(layer).blocks.into_iter().flatten().map(move |block| (layer, block));
+    (0..arch.globals().layers).flat_map(of)
+}
 
-    /// Its blocks, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = &BlockWeights<'a>> {
-        self.blocks.iter().flatten()
-    }
+/// Every mixture of experts with its layer.
+fn mixtures<'i>(arch: &'i Architecture) -> impl Iterator<Item = (usize, Mlp, Router)> + use<'i> {
+    blocks(arch).filter_map(|(layer, block)| match block.op {
+        Op::Mlp(m) => m.router.map(|router| (layer, m, router)),
+        Op::Attention(_) => None,
+    })
+}
+
+/// All layers' weights, in memory of the arena.
+///
+/// # Errors
+/// [`Error::MissingTensor`]; [`Error::MemoryTooSmall`].
+pub fn resolve<'a: 'm, 'm>(arena: &mut Arena<'m>, image: &Image<'a>) -> Result<&'m [LayerWeights<'a, 'm>], Error> {
+    let arch = image.arch();
+    let at = |layer: usize| Lookup { image, layer };
+    let none = Error::MissingTensor("block");
+    let mut each = mixtures(arch);
+    let mixed: &'m [MixtureWeights<'a>] = arena.fill(mixtures(arch).count(), |_| {
+        let (layer, mlp, router) = each.next().ok_or(none)?;
+        at(layer).mixture(&mlp, &router)
+    })?;
+    let (mut each, mut mixed) = (blocks(arch), mixed.iter());
+    let mut all: &'m [BlockWeights<'a, 'm>] = arena.fill(blocks(arch).count(), |_| {
+        let (layer, block) = each.next().ok_or(none)?;
+        at(layer).block(&block, &mut mixed)
+    })?;
+    arena.fill(arch.globals().layers, |number| {
+        let layer = arch.layer(number);
+        let blocks;
+        (blocks, all) = all.split_at_checked(layer.blocks().count()).ok_or(none)?;
+        let early = layer.mlp().and_then(|m| m.router).filter(|r| r.early);
+        let early = early.map(|router| at(number).router(&router)).transpose()?;
+        Ok(LayerWeights { blocks, parallel: layer.parallel, early })
+    })
 }
 
 impl<'a> GlobalWeights<'a> {

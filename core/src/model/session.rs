@@ -1,6 +1,6 @@
 //! A conversation's state: position, KV cache and the buffers of a forward pass, all in memory the caller gave.
 
-use super::layers::{GlobalWeights, LayerWeights};
+use super::layers::{self, GlobalWeights, LayerWeights};
 use super::{KvFormat, Model};
 use crate::active::Units;
 use crate::arena::Arena;
@@ -147,7 +147,7 @@ impl<'m> Buffers<'m> {
 pub struct Session<'a, 'm> {
     pub(super) model: Model<'a>,
     pub(super) globals: GlobalWeights<'a>,
-    pub(super) layers: &'m [LayerWeights<'a>],
+    pub(super) layers: &'m [LayerWeights<'a, 'm>],
     pub(super) options: SessionOptions,
     pub(super) position: usize,
     pub(super) cache: KvCache<'m>,
@@ -228,7 +228,7 @@ impl Totals {
 }
 
 struct Parts<'a, 'm> {
-    layers: &'m [LayerWeights<'a>],
+    layers: &'m [LayerWeights<'a, 'm>],
     kv: &'m mut [MaybeUninit<u8>],
     buffers: Buffers<'m>,
     candidates: &'m mut [Candidate],
@@ -243,7 +243,7 @@ fn carve<'a: 'm, 'm>(
 ) -> Result<Parts<'a, 'm>, Error> {
     let (config, arch) = (model.config(), model.image().arch());
     Ok(Parts {
-        layers: LayerWeights::resolve(arena, model.image())?,
+        layers: layers::resolve(arena, model.image())?,
         sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
         kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
         buffers: Buffers::new(arena, arch, config, o)?,
