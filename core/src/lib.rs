@@ -7,8 +7,8 @@
 //! [`format`] (numbers and matrices in bytes) <- [`simd`] (16 float lanes) <- [`kernels`] (products and norms) <-
 //! [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what a token needs) <- [`model`] (sessions and the
 //! forward pass).
-//! Below them all [`error`], [`arena`], [`active`], [`cpu`], [`exec`], [`random`] and [`views`]; beside them [`image`] and
-//! [`sample`].
+//! Below them all [`error`], [`arena`], [`active`], [`cpu`], [`exec`], [`claims`], [`random`] and [`views`]; beside them
+//! [`image`] and [`sample`].
 //!
 //! # Same bits everywhere
 //! Every floating-point result is defined as a fixed sequence of IEEE-754 single additions and
@@ -28,6 +28,8 @@ compile_error!("shadowllm images are little-endian; big-endian targets are not s
 
 pub mod active;
 pub mod arena;
+#[cfg(target_has_atomic = "ptr")]
+pub mod claims;
 pub mod cpu;
 pub mod error;
 pub mod exec;

@@ -3,7 +3,8 @@
 use crate::status::{Result, invalid};
 use crate::structs::{sllm_clock_fn, sllm_parallel_for_fn, sllm_session_options, sllm_task_fn};
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
+use shadowllm_core::claims::{Claims, Task};
 use shadowllm_core::{Executor, Hooks, Serial};
 #[cfg(feature = "std")]
 use {
@@ -164,13 +165,6 @@ unsafe impl Executor for Exec {
     }
 }
 
-type Task<'a> = &'a (dyn Fn(usize) + Sync);
-/// A task travels through the embedder's code as two words.
-const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
-
-/// `next` of a step that is over: no call can claim a task. Half of the range, so that calls cannot count it over.
-const OVER: usize = usize::MAX / 2;
-
 /// The embedder's `parallel_for`. It cannot break the executor's rule that each task runs once: a call claims the next
 /// task whatever its index, surplus calls find no task, and forgotten tasks run on the calling thread.
 pub struct ParallelFor {
@@ -180,34 +174,25 @@ pub struct ParallelFor {
     step: Step,
 }
 
-/// The current step. It lives as long as the session, so that late calls still find it.
+/// The current step. It lives as long as the session, so that late calls still find it, and claim a task of the step that
+/// is then under way, or none.
 struct Step {
-    task: [AtomicUsize; 2],
-    tasks: AtomicUsize,
-    next: AtomicUsize,
-    done: AtomicUsize,
+    claims: Claims,
     panicked: AtomicBool,
 }
 
 impl Step {
     /// Runs one task, if one is left.
     fn one(&self) -> bool {
-        let i = self.next.fetch_add(1, Ordering::AcqRel);
-        if i >= OVER || i >= self.tasks.load(Ordering::Relaxed) {
-            return false;
-        }
-        let parts = [self.task[0].load(Ordering::Relaxed), self.task[1].load(Ordering::Relaxed)];
-        // SAFETY: task `i` is claimed and not done, so `ParallelFor::run` still waits and its closure is alive; the two
-        // words of its reference were written before `next` was set to 0 (release), which the claim read (acquire).
-        let task: Task = unsafe { core::mem::transmute::<[usize; 2], Task>(parts) };
+        let Ok(claim) = self.claims.claim() else { return false };
         let result = crate::status::catch(|| {
-            task(i);
+            claim.run();
             Ok(())
         });
         if result.is_err() {
             self.panicked.store(true, Ordering::Relaxed);
         }
-        self.done.fetch_add(1, Ordering::Release);
+        claim.finish();
         true
     }
 }
@@ -224,36 +209,24 @@ unsafe extern "C" fn one_task(data: *mut c_void, _index: u32) {
 impl ParallelFor {
     /// `None` without a function.
     pub fn new(call: sllm_parallel_for_fn, user: *mut c_void, width: usize) -> Option<Self> {
-        let word = || AtomicUsize::new(0);
-        let step = Step {
-            task: [word(), word()],
-            tasks: word(),
-            next: AtomicUsize::new(OVER),
-            done: word(),
-            panicked: AtomicBool::new(false),
-        };
+        let step = Step { claims: Claims::default(), panicked: AtomicBool::new(false) };
         Some(ParallelFor { call: call?, user, width: width.max(1), step })
     }
 
     fn run(&self, tasks: usize, task: Task) {
-        let Some(count) = u32::try_from(tasks).ok().filter(|n| *n > 1) else { return (0..tasks).for_each(task) };
-        let step = &self.step;
-        // SAFETY: a reference to a trait object is two words, asserted above; `Step::one` makes the same reference of them,
-        // and only while this function waits for `done`.
-        let parts = unsafe { core::mem::transmute::<Task, [usize; 2]>(task) };
-        step.task[0].store(parts[0], Ordering::Relaxed);
-        step.task[1].store(parts[1], Ordering::Relaxed);
-        step.tasks.store(tasks, Ordering::Relaxed);
-        step.done.store(0, Ordering::Relaxed);
-        step.next.store(0, Ordering::Release);
+        if !(2..=Claims::MOST).contains(&tasks) {
+            return (0..tasks).for_each(task);
+        }
+        let (count, step) = (tasks as u32, &self.step);
+        // SAFETY: a session runs one step at a time, and this function waits below until all tasks are done.
+        unsafe { step.claims.begin(tasks, task) };
         // SAFETY: the header asks the embedder to keep the function and its argument valid for the session's life, and the
         // step lives as long as the session.
         unsafe { (self.call)(self.user, count, Some(one_task), core::ptr::from_ref(step).cast_mut().cast()) };
         while step.one() {}
-        while step.done.load(Ordering::Acquire) < tasks {
+        while step.claims.done() < tasks {
             core::hint::spin_loop();
         }
-        step.next.store(OVER, Ordering::Release);
         assert!(!step.panicked.swap(false, Ordering::Relaxed), "a task panicked");
     }
 }

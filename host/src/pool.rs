@@ -3,7 +3,7 @@
 //! A pass is some two hundred short steps, so a step must cost well under a microsecond to start: workers
 //! are woken once per pass and spin between its steps; outside a pass they spin for a moment, then park.
 //!
-//! A step is published as one 64-bit word, `epoch | tasks | next`; claiming a task is one `fetch_add` on it.
+//! A step is published as one word, and claiming a task is one addition to it ([`Claims`]).
 //! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
 //! worker that lost its core costs nothing but the task it holds. Spinning is short: a publisher that
 //! waits for such a task goes to sleep, which leaves its own core to the worker that holds it. A worker that is waited
@@ -13,6 +13,7 @@ use crate::cores::Cores;
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::{model::LoadedModel, residency::Residency};
+use shadowllm_core::claims::{Claims, Task};
 use shadowllm_core::{Executor, Hooks, Units};
 #[cfg(unix)]
 use std::cell::Cell;
@@ -21,8 +22,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-const BITS: u32 = 20;
-const MASK: u64 = (1 << BITS) - 1;
 /// Share of a pass that may be spent waiting for one worker.
 const PATIENCE: f64 = 0.25;
 /// Nanoseconds that a worker rests at first; twice as long each time that it is no better, up to the second.
@@ -31,14 +30,8 @@ const REST: [u64; 2] = [50_000_000, 1_600_000_000];
 /// Looks at memory before a waiting thread parks: some tens of microseconds.
 const SPINS: u32 = 4_000;
 
-type Task<'a> = &'a (dyn Fn(usize) + Sync);
-
 struct Shared {
-    /// epoch (24 bits) | tasks (20 bits) | next (20 bits).
-    word: AtomicU64,
-    /// The step's closure, a fat pointer in two parts; valid while some claimed task of it is not done.
-    task: [AtomicUsize; 2],
-    done: AtomicUsize,
+    claims: Claims,
     panicked: AtomicBool,
     parked: AtomicUsize,
     stop: AtomicBool,
@@ -57,30 +50,19 @@ impl Shared {
         self.born.elapsed().as_nanos() as u64
     }
 
-    /// Takes tasks of the current step until there are none left; returns the last word seen. `who` is the worker's
-    /// number from 1, 0 the publisher's.
-    fn work(&self, who: usize) -> u64 {
+    /// Takes tasks of the current step until there are none left; returns its epoch. `who` is the worker's number from 1,
+    /// 0 the publisher's.
+    fn work(&self, who: usize) -> usize {
         loop {
-            let seen = self.word.load(Ordering::Acquire);
-            if seen & MASK >= seen >> BITS & MASK {
-                return seen;
-            }
-            let word = self.word.fetch_add(1, Ordering::AcqRel);
-            let (next, tasks) = (word & MASK, word >> BITS & MASK);
-            if next >= tasks {
-                return word;
-            }
-            let parts = [self.task[0].load(Ordering::Relaxed), self.task[1].load(Ordering::Relaxed)];
-            // SAFETY: task `next` of this word's step is claimed and not done, so the publisher still
-            // waits in `run` and the closure it borrowed is alive; the parts were written before the word
-            // was published (release) and are not written again until the step is over. `Task` is two
-            // words, checked at compile time.
-            let task: Task = unsafe { std::mem::transmute::<[usize; 2], Task>(parts) };
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(next as usize))).is_err() {
+            let claim = match self.claims.claim() {
+                Ok(claim) => claim,
+                Err(epoch) => return epoch,
+            };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim.run())).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
             self.last.store(who, Ordering::Relaxed);
-            if self.done.fetch_add(1, Ordering::SeqCst) + 1 == tasks as usize
+            if claim.finish()
                 && self.owner_sleeps.load(Ordering::SeqCst)
                 && let Ok(Some(owner)) = self.owner.lock().as_deref()
             {
@@ -111,8 +93,7 @@ impl Shared {
                 thread::park_timeout(left);
                 continue;
             }
-            let word = self.word.load(Ordering::Acquire);
-            if word >> (2 * BITS) != last >> (2 * BITS) {
+            if self.claims.epoch() != last {
                 last = self.work(who);
                 idle = 0;
             } else if idle < SPINS {
@@ -121,9 +102,7 @@ impl Shared {
             } else {
                 self.parked.fetch_add(1, Ordering::SeqCst);
                 // Whoever publishes after this line sees `parked` and wakes us; whoever did before is seen.
-                if self.word.load(Ordering::SeqCst) >> (2 * BITS) == last >> (2 * BITS)
-                    && !self.stop.load(Ordering::SeqCst)
-                {
+                if self.claims.epoch() == last && !self.stop.load(Ordering::SeqCst) {
                     thread::park();
                 }
                 self.parked.fetch_sub(1, Ordering::SeqCst);
@@ -141,8 +120,6 @@ struct Watch {
     /// How many it rests next time.
     rest: u64,
 }
-
-const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
 
 /// A pool of `threads - 1` workers and the calling thread. One forward pass runs in it at a time; a pass
 /// that another thread starts meanwhile, or that a task starts, runs on its own thread alone.
@@ -183,9 +160,7 @@ impl Pool {
             )));
         }
         let shared = Arc::new(Shared {
-            word: AtomicU64::new(0),
-            task: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            done: AtomicUsize::new(0),
+            claims: Claims::default(),
             panicked: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -246,17 +221,12 @@ impl Pool {
 
     fn publish(&self, tasks: usize, task: Task) {
         let s = &*self.shared;
-        // SAFETY: the two words are only turned back into the reference while `run` waits below.
-        let parts = unsafe { std::mem::transmute::<Task, [usize; 2]>(task) };
-        s.done.store(0, Ordering::Relaxed);
-        s.task[0].store(parts[0], Ordering::Relaxed);
-        s.task[1].store(parts[1], Ordering::Relaxed);
-        let epoch = (s.word.load(Ordering::Relaxed) >> (2 * BITS)).wrapping_add(1) & 0xff_ffff;
-        s.word.store(epoch << (2 * BITS) | (tasks as u64) << BITS, Ordering::SeqCst);
+        // SAFETY: one step at a time is published, by the thread that took the pool; this function waits below.
+        unsafe { s.claims.begin(tasks, task) };
         self.wake();
         s.work(0);
         let mut spins = 0;
-        while s.done.load(Ordering::Acquire) < tasks {
+        while s.claims.done() < tasks {
             if spins < SPINS {
                 spins += 1;
                 std::hint::spin_loop();
@@ -266,7 +236,7 @@ impl Pool {
             // A swap, though a store would do: an emulator of Arm on x86 lets the load below overtake a store.
             s.owner_sleeps.swap(true, Ordering::SeqCst);
             // Whoever ends the last task after this line sees that we sleep; whoever did before is seen.
-            if s.done.load(Ordering::SeqCst) < tasks {
+            if s.claims.done() < tasks {
                 thread::park();
             }
             s.owner_sleeps.store(false, Ordering::SeqCst);
@@ -319,7 +289,7 @@ impl Hooks for Pool {
     }
 }
 
-// SAFETY: `publish` hands out each number below `tasks` once (one fetch_add each) and returns when as many
+// SAFETY: `publish` hands out each number below `tasks` once (one claim each) and returns when as many
 // calls have returned; the serial branch is a plain loop.
 unsafe impl Executor for Pool {
     /// Without workers that rest.
@@ -329,7 +299,7 @@ unsafe impl Executor for Pool {
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let mine = OWNS.get() == std::ptr::from_ref(self).addr();
-        let serial = self.workers.is_empty() || tasks <= 1 || tasks as u64 > MASK / 2;
+        let serial = self.workers.is_empty() || tasks <= 1 || tasks > Claims::MOST;
         if serial || !(mine || self.take()) {
             return (0..tasks).for_each(task);
         }

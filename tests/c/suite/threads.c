@@ -94,7 +94,65 @@ static void one_session_two_threads(void) {
     OK(sllm_session_free(&session));
 }
 
+/* What a parallel_for was given last, for threads that call it late. */
+static struct {
+    sllm_task_fn volatile task;
+    void *volatile data;
+    volatile int over;
+} given;
+
+/* Leaves every task to whoever calls. */
+static void given_away(void *user, uint32_t tasks, sllm_task_fn task, void *data) {
+    (void)user, (void)tasks;
+    given.data = data;
+    given.task = task;
+}
+
+static void *surplus(void *arg) {
+    (void)arg;
+    while (!given.over)
+        if (given.task) given.task(given.data, 0);
+    return NULL;
+}
+
+/* Calls of a task at any time, also between two steps, do nothing that changes a logit. */
+static void surplus_calls(void) {
+    static const uint32_t prompt[] = {1, 2, 3, 4, 5, 6, 7, 8};
+    sllm_session_options options;
+    sllm_session *session = short_session(64, 1);
+    const float *logits = NULL;
+    float *expected;
+    size_t count = 0;
+    pthread_t threads[4];
+    double end;
+    int i;
+    OK(sllm_session_prefill(session, prompt, 8));
+    OK(sllm_session_decode(session, 9));
+    OK(sllm_session_logits(session, &logits, &count));
+    expected = malloc(count * sizeof *expected);
+    memcpy(expected, logits, count * sizeof *expected);
+    OK(sllm_session_free(&session));
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 64;
+    options.threads = 64;
+    options.parallel_for = given_away;
+    OK(sllm_session_new(model, &options, &session));
+    for (i = 0; i < 4; i++) CHECK(pthread_create(&threads[i], NULL, surplus, NULL) == 0);
+    for (end = seconds() + 2; seconds() < end;) {
+        OK(sllm_session_rewind(session, 0));
+        OK(sllm_session_prefill(session, prompt, 8));
+        OK(sllm_session_decode(session, 9));
+        OK(sllm_session_logits(session, &logits, &count));
+        CHECK(memcmp(logits, expected, count * sizeof *expected) == 0);
+    }
+    given.over = 1;
+    for (i = 0; i < 4; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    OK(sllm_session_free(&session));
+    free(expected);
+}
+
 void test_threads(void) {
+    surplus_calls();
     side_by_side();
     applied();
     cancel_between();

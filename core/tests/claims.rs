@@ -1,0 +1,54 @@
+//! Tasks of steps, claimed by threads that come when they like.
+
+use shadowllm_core::claims::Claims;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Threads that claim without an end, late and too often: each task of each step runs once, as long as its step lasts.
+#[test]
+fn late_claims_take_tasks_of_the_current_step_or_none() {
+    const STEPS: usize = 20_000;
+    let (claims, over, late) = (Claims::default(), AtomicBool::new(false), AtomicUsize::new(0));
+    let one = |claims: &Claims| {
+        let claim = claims.claim().ok()?;
+        claim.run();
+        claim.finish();
+        Some(())
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..5 {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    late.fetch_add(usize::from(one(&claims).is_some()), Ordering::Relaxed);
+                }
+            });
+        }
+        for step in 0..STEPS {
+            let tasks = 2 + step % 7;
+            let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            let task = |i: usize| _ = ran[i].fetch_add(1, Ordering::Relaxed);
+            // SAFETY: the step before is over, and this one is waited for before `task` goes.
+            unsafe { claims.begin(tasks, &task) };
+            while one(&claims).is_some() {}
+            while claims.done() < tasks {
+                std::thread::yield_now();
+            }
+            assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 1), "step {step}: {ran:?}");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(late.into_inner() > 0, "no thread but the publisher claimed anything");
+}
+
+#[test]
+fn a_step_that_is_over_has_nothing_to_claim() {
+    let claims = Claims::default();
+    assert!(claims.claim().is_err() && claims.done() == 0);
+    let before = claims.epoch();
+    // SAFETY: no step is under way, and the task is `'static`.
+    unsafe { claims.begin(2, &|_| {}) };
+    assert_ne!(claims.epoch(), before);
+    let first = claims.claim().unwrap();
+    let second = claims.claim().unwrap();
+    assert!(!second.finish() && claims.claim().is_err());
+    assert!(first.finish() && claims.claim().is_err());
+}
