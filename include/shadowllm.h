@@ -492,9 +492,13 @@ int32_t sllm_tokenizer_new(sllm_model *model, sllm_tokenizer **tokenizer);
 /* Frees a tokenizer and sets *tokenizer to NULL. Chats hold references of their own. */
 int32_t sllm_tokenizer_free(sllm_tokenizer **tokenizer);
 
-/* Token ids of a text; `add_special` 1 adds the special tokens that the model expects around a text (a beginning
- * token). With NULL for `tokens` and a capacity of 0 only the count is written. */
-int32_t sllm_tokenizer_tokenize(const sllm_tokenizer *tokenizer, const char *text, size_t length, int32_t add_special,
+#define SLLM_TOKENIZE_ADD_SPECIAL 1 /* adds the special tokens that the model expects before a text (a beginning token) */
+#define SLLM_TOKENIZE_CONTROL 2     /* the texts of control tokens ("<|im_end|>") are control tokens: for prompts that you
+                                       make, not for what others write, who could end a turn and begin another */
+
+/* Token ids of a text; `flags` are SLLM_TOKENIZE_... or 0. With NULL for `tokens` and a capacity of 0 only the count is
+ * written. */
+int32_t sllm_tokenizer_tokenize(const sllm_tokenizer *tokenizer, const char *text, size_t length, int32_t flags,
                                 uint32_t *tokens, size_t capacity, size_t *count);
 
 /* Text of token ids without special tokens, followed by a NUL that `length` does not count. With NULL for `text` and a
@@ -531,6 +535,9 @@ typedef struct sllm_generate_options {
     /* first version ends here */
     sllm_token_fn on_token; /* may be NULL */
     void *user;
+    uint32_t control_tokens; /* 1: the texts of control tokens are control tokens in the prompt of sllm_generate and in
+                                the messages of a chat; 0: they are text. Those of the chat template always are */
+    uint32_t reserved;
 } sllm_generate_options;
 
 /* Fills in the defaults. */
@@ -540,6 +547,7 @@ int32_t sllm_generate_options_defaults(sllm_generate_options *options, uint32_t 
 #define SLLM_STOP_MAX_TOKENS 2
 #define SLLM_STOP_CONTEXT_FULL 3 /* no position is left */
 #define SLLM_STOP_CALLBACK 4
+#define SLLM_STOP_CANCELLED 5    /* with SLLM_STATUS_CANCELLED, after the first token */
 
 typedef struct sllm_generation {
     uint32_t struct_size;
@@ -554,7 +562,7 @@ typedef struct sllm_generation {
 
 /* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens
  * that the model expects before a text are added. NULL for `sampler` takes the likeliest tokens; `options` and `result`
- * (struct_size set) may be NULL. */
+ * (struct_size set) may be NULL. SLLM_STATUS_CANCELLED after the first token: the result is written too. */
 int32_t sllm_generate(sllm_session *session, const sllm_tokenizer *tokenizer, sllm_sampler *sampler, const char *prompt,
                       size_t length, const sllm_generate_options *options, sllm_generation *result);
 
@@ -575,8 +583,9 @@ int32_t sllm_chat_clear(sllm_chat *chat);
 int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, size_t *length);
 
 /* Answers the messages and adds the answer to them. The session is rewound to the part of the prompt that it
- * has already read for this chat (to 0, if it was used for anything else since), then reads the rest. After a failure
- * the messages are as they were. Other arguments as for sllm_generate. */
+ * has already read for this chat, answers included (to 0, if it was used for anything else since), then reads the rest.
+ * After a failure the messages are as they were, except that an answer cancelled after its first token is kept as far as
+ * it went (and the result is written). Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,
                            const sllm_generate_options *options, sllm_generation *result);
 

@@ -26,6 +26,11 @@ fn assertions() -> String {
     for (name, allocation) in allocations {
         equal(&format!("SLLM_ALLOCATION_{name}"), allocation as i64);
     }
+    #[cfg(feature = "tokenizer")]
+    {
+        equal("SLLM_TOKENIZE_ADD_SPECIAL", crate::text::SLLM_TOKENIZE_ADD_SPECIAL.into());
+        equal("SLLM_TOKENIZE_CONTROL", crate::text::SLLM_TOKENIZE_CONTROL.into());
+    }
     equal("SLLM_VERSION", i64::from(crate::sllm_version()));
     for (name, _, size, fields) in structs::ALL.iter().chain(structs::hosted::ALL) {
         equal(&format!("sizeof({name})"), *size as i64);

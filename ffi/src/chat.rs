@@ -1,7 +1,7 @@
 //! Conversations by the model's chat template.
 
 use crate::args::{array_out, put, text, wanted};
-use crate::generate::{Request, same_model, show};
+use crate::generate::{Request, is_kept, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
 use crate::sampler::{sllm_sampler, with_sampler};
@@ -39,23 +39,27 @@ impl ChatState {
         Ok(())
     }
 
-    /// Answers the messages, and adds the answer to them.
+    /// Answers the messages, and adds the answer to them, also when it is cancelled half-way.
     fn answer(
         &mut self,
         s: &mut SessionState,
         sampler: &mut Sampler,
         options: &sllm_generate_options,
-    ) -> Result<Reply> {
+        reply: &mut Option<Reply>,
+    ) -> Result<()> {
         if self.version.take() != Some(s.version) {
             self.conversation.forget_read();
         }
+        self.conversation.control = options.control_tokens != 0;
         let (s, language) = (s.touch(), &self.tokenizer.language);
         let most = options.max_tokens as usize;
         let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, most)?;
-        show(&mut answering, s, sampler, language, options)?;
-        let reply = self.conversation.end(answering)?;
-        self.version = Some(s.version);
-        Ok(reply)
+        let shown = show(&mut answering, s, sampler, language, options);
+        if is_kept(&shown, &answering) {
+            *reply = Some(self.conversation.end(answering)?);
+            self.version = Some(s.version);
+        }
+        shown
     }
 }
 
@@ -166,16 +170,15 @@ pub unsafe extern "C" fn sllm_chat_generate(
         // SAFETY: handles are NULL or live objects and structures as large as their struct_size, by the header's rules.
         let (chat, session, request) = unsafe { (check(chat)?, check(session)?, Request::new(options, result)?) };
         let mut reply = None;
-        chat.with(|c| {
+        let ended = chat.with(|c| {
             c.check_messages()?;
             run(session, |s| {
                 same_model(s, &c.tokenizer)?;
                 // SAFETY: handles are NULL or live objects, by the header's rules.
-                reply = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options)) }?);
-                Ok(())
+                unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options, &mut reply)) }
             })
-        })?;
+        });
         request.finish(reply);
-        Ok(())
+        ended
     })
 }

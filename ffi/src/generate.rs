@@ -12,6 +12,7 @@ use crate::text::{Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::conversation::{Answering, Reply};
 use shadowllm_host::generate::Stop;
+use shadowllm_host::template::cancelled_by;
 use shadowllm_host::text::Language;
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -37,7 +38,10 @@ impl Request {
     /// The header's rules for structures.
     pub unsafe fn new(options: *const sllm_generate_options, result: *mut sllm_generation) -> Result<Self> {
         // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
-        let options = unsafe { read(options) }?;
+        let options: sllm_generate_options = unsafe { read(options) }?;
+        if options.control_tokens > 1 || options.reserved != 0 {
+            return Err(invalid("control_tokens must be 0 or 1, and reserved 0"));
+        }
         // SAFETY: as above.
         let result = if result.is_null() { None } else { Some(unsafe { Out::new(result) }?) };
         Ok(Request { options, result })
@@ -53,6 +57,7 @@ impl Request {
                 Stop::Length => 2,
                 Stop::ContextFull => 3,
                 Stop::Stopped => 4,
+                Stop::Cancelled => 5,
             },
             prompt_tokens: figures.prompt_tokens as u64,
             generated_tokens: figures.generated_tokens as u64,
@@ -119,18 +124,27 @@ pub fn show(
     Ok(())
 }
 
-/// Reads the ids, and shows and returns the answer.
+/// Whether an answer was cancelled after something was said: then it is kept.
+pub fn is_kept(shown: &Result<()>, answering: &Answering) -> bool {
+    shown.is_ok() || (answering.stopped() == Some(Stop::Cancelled) && !answering.ids().is_empty())
+}
+
+/// Reads the ids, and shows the answer and puts it into `reply`, also when it is cancelled half-way.
 fn answer(
     s: &mut SessionState,
     sampler: &mut Sampler,
     language: &Language,
     ids: &[u32],
     options: &sllm_generate_options,
-) -> Result<Reply> {
+    reply: &mut Option<Reply>,
+) -> Result<()> {
     let most = options.max_tokens as usize;
     let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, most)?;
-    show(&mut answering, s, sampler, language, options)?;
-    Ok(answering.finish()?)
+    let shown = show(&mut answering, s, sampler, language, options);
+    if is_kept(&shown, &answering) {
+        *reply = Some(answering.finish()?);
+    }
+    shown
 }
 
 /// Refuses a session of another model, in which the ids stand for other texts.
@@ -142,11 +156,11 @@ pub fn same_model(s: &SessionState, tokenizer: &Tokenizer) -> Result<()> {
 }
 
 /// Ids of a plain text that follows what the session has read.
-fn continuation(s: &SessionState, language: &Language, prompt: &str) -> Result<Vec<u32>> {
+fn continuation(s: &SessionState, language: &Language, prompt: &str, control: bool) -> Result<Vec<u32>> {
     if s.session.position() == 0 {
-        return Ok(language.plain(prompt)?);
+        return Ok(language.plain(prompt, control)?);
     }
-    match language.text.encode(prompt, false)? {
+    match language.continued(prompt, control)? {
         ids if ids.is_empty() => Err(invalid("the prompt is empty: give some text")),
         ids => Ok(ids),
     }
@@ -176,15 +190,15 @@ pub unsafe extern "C" fn sllm_generate(
         let shared = Arc::clone(&tokenizer.shared);
         let language = &shared.language;
         let mut reply = None;
-        run(session, |s| {
+        let ended = run(session, |s| {
             same_model(s, &shared)?;
-            let ids = continuation(s, language, prompt)?;
-            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options);
+            let control = request.options.control_tokens != 0;
+            let ids = cancelled_by(s.session.cancel(), || continuation(s, language, prompt, control))?;
+            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options, &mut reply);
             // SAFETY: handles are NULL or live objects, by the header's rules.
-            reply = Some(unsafe { with_sampler(sampler, body) }?);
-            Ok(())
-        })?;
+            unsafe { with_sampler(sampler, body) }
+        });
         request.finish(reply);
-        Ok(())
+        ended
     })
 }

@@ -266,6 +266,8 @@ pub mod hosted {
             ---
             on_token: sllm_token_fn,
             user: *mut c_void,
+            control_tokens: u32,
+            reserved: u32,
         }
         /// The end and the figures of a generation.
         sllm_generation {
@@ -299,6 +301,8 @@ pub mod hosted {
                 max_tokens: shadowllm_host::Options::default().max_tokens as u32,
                 on_token: None,
                 user: core::ptr::null_mut(),
+                control_tokens: 0,
+                reserved: 0,
             }
         }
     }

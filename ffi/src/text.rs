@@ -100,6 +100,11 @@ pub unsafe extern "C" fn sllm_tokenizer_free(tokenizer: *mut *mut sllm_tokenizer
     })
 }
 
+/// `flags` of [`sllm_tokenizer_tokenize`].
+pub const SLLM_TOKENIZE_ADD_SPECIAL: i32 = 1;
+/// `flags` of [`sllm_tokenizer_tokenize`].
+pub const SLLM_TOKENIZE_CONTROL: i32 = 2;
+
 /// Token ids of a text.
 ///
 /// # Safety
@@ -109,7 +114,7 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
     tokenizer: *const sllm_tokenizer,
     text: *const c_char,
     length: usize,
-    add_special: i32,
+    flags: i32,
     tokens: *mut u32,
     capacity: usize,
     count: *mut usize,
@@ -118,7 +123,12 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
         // SAFETY: handles are NULL or live objects and texts as long as `length` says, by the header's rules.
         let (tokenizer, text) = unsafe { (&check(tokenizer)?.shared, text_of_length(text, length)?) };
         wanted(count)?;
-        let ids = tokenizer.language.text.encode(text, add_special != 0)?;
+        if flags & !(SLLM_TOKENIZE_ADD_SPECIAL | SLLM_TOKENIZE_CONTROL) != 0 {
+            return Err(invalid("the flags have a bit that is none of SLLM_TOKENIZE_..."));
+        }
+        let (special, control) = (flags & SLLM_TOKENIZE_ADD_SPECIAL != 0, flags & SLLM_TOKENIZE_CONTROL != 0);
+        let text_of = &tokenizer.language.text;
+        let ids = if control { text_of.encode(text, special)? } else { text_of.encode_plain(text, special)? };
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.
         unsafe { array_out(&ids, None, (tokens, capacity), count) }

@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::generate::{Figures, Generation, Stop};
+use crate::template::cancelled_by;
 use crate::text::{Language, Message, Template, Text, TextStream};
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
@@ -103,7 +104,7 @@ impl<'t> Answering<'t> {
     }
 }
 
-/// Messages, and the prompt that the session read last.
+/// Messages, and what of them the session has read.
 ///
 /// A turn: [`Conversation::add`] the question, [`Conversation::begin`], [`Answering::next`] until `None` or until enough
 /// is said, [`Conversation::end`].
@@ -111,6 +112,9 @@ impl<'t> Answering<'t> {
 pub struct Conversation {
     /// All messages so far.
     pub messages: Vec<Message>,
+    /// Whether control tokens in messages are control tokens ([`Text::prompt`]).
+    pub control: bool,
+    /// The last prompt and the answer to it. The session may not have come to the end of it: its position says.
     read: Vec<u32>,
 }
 
@@ -133,7 +137,8 @@ impl Conversation {
         sampler: &mut Sampler,
         most: usize,
     ) -> Result<Answering<'t>> {
-        let (ids, same) = self.prompt(&language.text, &language.template, language.bos)?;
+        let prompt = || self.prompt(&language.text, &language.template, language.bos);
+        let (ids, same) = cancelled_by(session.cancel(), prompt)?;
         let start = same.min(session.position());
         session.rewind(start)?;
         // Should reading fail half-way, only this much is certain.
@@ -143,12 +148,13 @@ impl Conversation {
         Ok(answering)
     }
 
-    /// Ends the turn, early or not: the answer becomes a message.
+    /// Ends the turn, early or not: the answer becomes a message, and its tokens count as read.
     ///
     /// # Errors
     /// As [`Answering::finish`].
     pub fn end(&mut self, answering: Answering) -> Result<Reply> {
         let reply = answering.finish()?;
+        self.read.extend(&reply.ids);
         self.add("assistant", &reply.text);
         Ok(reply)
     }
@@ -159,12 +165,12 @@ impl Conversation {
     /// # Errors
     /// As [`Text::prompt`].
     pub fn prompt(&self, text: &Text, template: &Template, bos: Option<u32>) -> Result<(Vec<u32>, usize)> {
-        let ids = text.prompt(template, &self.messages, false, bos)?;
+        let ids = text.prompt(template, &self.messages, false, bos, self.control)?;
         let same = ids.iter().zip(&self.read).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
         Ok((ids, same))
     }
 
-    /// Notes the prompt that the session has now read.
+    /// Notes what the session has now read.
     pub fn has_read(&mut self, ids: Vec<u32>) {
         self.read = ids;
     }

@@ -36,6 +36,8 @@ pub enum Stop {
     ContextFull,
     /// The caller wanted no more.
     Stopped,
+    /// The session was cancelled.
+    Cancelled,
 }
 
 /// A generation, token by token. It borrows nothing: session, threads and sampler are given to every step, and must be
@@ -84,7 +86,11 @@ impl Generation {
     /// What the session refuses, a cancelled step for one.
     pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<u32>> {
         if self.stop.is_none() {
-            self.stop = self.step(session, exec, sampler)?;
+            let step = self.step(session, exec, sampler);
+            if let Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) = step {
+                self.stop = Some(Stop::Cancelled);
+            }
+            self.stop = step?;
             self.measure();
         }
         Ok(if self.stop.is_some() { None } else { self.last })

@@ -18,8 +18,8 @@
 //! Whoever brings memory or threads of their own uses [`model::LoadedModel`] with the engine's session, or the engine
 //! alone ([`engine`]).
 //!
-//! Modules, lowest first; each uses only those before it: [`error`], [`map`], [`cores`], [`model`], [`text`],
-//! [`residency`], [`pool`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! Modules, lowest first; each uses only those before it: [`error`], [`map`], [`cores`], [`model`], [`template`],
+//! [`text_guard`], [`text`], [`residency`], [`pool`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
@@ -38,9 +38,13 @@ pub mod pool;
 pub mod residency;
 mod session;
 #[cfg(feature = "tokenizer")]
+pub mod template;
+#[cfg(feature = "tokenizer")]
 pub mod text;
 #[cfg(feature = "tokenizer")]
 mod text_bytes;
+#[cfg(feature = "tokenizer")]
+pub mod text_guard;
 
 #[cfg(feature = "tokenizer")]
 pub use chat::Chat;

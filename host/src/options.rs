@@ -33,6 +33,9 @@ pub struct Options {
     pub memory_budget: Option<usize>,
     /// The first message of every conversation: what the model is to be.
     pub system: Option<String>,
+    /// Whether the texts of control tokens are control tokens in what is said, so that it can end a turn and begin
+    /// another. Those of the chat template are in any case.
+    pub control_tokens: bool,
 }
 
 impl Default for Options {
@@ -50,6 +53,7 @@ impl Default for Options {
             threads: None,
             memory_budget: None,
             system: None,
+            control_tokens: false,
         }
     }
 }

@@ -128,6 +128,12 @@ impl Session {
         Ok(())
     }
 
+    /// A flag that any thread may raise, or a signal's handler: an answer under way then ends with
+    /// [`shadowllm_core::Error::Cancelled`], and what was said before stays said.
+    pub fn set_cancel(&mut self, flag: Option<&'static std::sync::atomic::AtomicBool>) {
+        self.engine.with(|session| session.set_cancel(flag));
+    }
+
     /// Its threads, for other sessions to share.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
@@ -146,8 +152,12 @@ impl Session {
     /// # Errors
     /// When the image has no tokenizer, the text is empty, or it is longer than the context that is left.
     pub fn generate(&mut self, prompt: &str) -> Result<Answer<'_>> {
-        let language = self.model.language()?;
-        let ids = if self.position() == 0 { language.plain(prompt)? } else { language.text.encode(prompt, false)? };
+        let (language, control) = (self.model.language()?, self.options.control_tokens);
+        let ids = if self.position() == 0 {
+            language.plain(prompt, control)?
+        } else {
+            language.continued(prompt, control)?
+        };
         self.generate_ids(&ids)
     }
 
@@ -168,6 +178,7 @@ impl Session {
         let Session { engine, pool, sampler, model, options } = self;
         let language = model.language()?;
         let most = options.max_tokens;
+        conversation.control = options.control_tokens;
         let answering = match engine.with(|session| conversation.begin(language, session, &**pool, sampler, most)) {
             Ok(answering) => answering,
             Err(e) => {

@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
-use crate::text_bytes::TokenBytes;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value, context};
+use crate::template::is_cancelled;
+pub use crate::template::{Message, Template, render};
+use crate::text_bytes::{TokenBytes, complete};
+use crate::text_guard::{Parts, admit, guarded};
 use shadowllm_core::image::SectionKind;
+use std::collections::HashMap;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
@@ -28,6 +30,15 @@ pub fn read(path: &Path) -> Result<String> {
 pub struct Text {
     tokenizer: Tokenizer,
     bytes: TokenBytes,
+    /// How many times as long normalizing can make a text.
+    growth: usize,
+    /// Texts of special tokens, by their first letter.
+    special: HashMap<char, Vec<String>>,
+}
+
+/// A sentence of the tokenizer's, as an error.
+fn refused(sentence: impl std::fmt::Display) -> Error {
+    Error::Other(format!("the text cannot be tokenized: {sentence}"))
 }
 
 impl Text {
@@ -49,23 +60,77 @@ impl Text {
     /// A tokenizer from `tokenizer.json`'s text.
     ///
     /// # Errors
-    /// When the tokenizers library does not take it.
+    /// When it is damaged or the tokenizers library does not take it; when it can make a text many times as long.
     pub fn from_json(json: &str) -> std::result::Result<Self, String> {
-        let mut tokenizer: Tokenizer = json.parse().map_err(|e| format!("the tokenizer cannot be read: {e}"))?;
+        let bad = |e: String| format!("the tokenizer cannot be read: {e}");
+        let (parts, growth) = Parts::of(json).map_err(bad)?;
+        let mut tokenizer: Tokenizer = guarded(|| json.parse().map_err(|e| format!("{e}"))).map_err(bad)?;
         // Whatever the file says: nothing of a prompt is cut or filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
-        let bytes = TokenBytes::of(&tokenizer);
-        Ok(Text { tokenizer, bytes })
+        let bytes = TokenBytes::of(&tokenizer, &parts.decoder);
+        let mut special: HashMap<char, Vec<String>> = HashMap::new();
+        for token in tokenizer.get_added_tokens_decoder().into_values().filter(|token| token.special) {
+            let first = token.content.chars().next();
+            // A token of one letter cannot be written in two parts.
+            if let Some(first) = first.filter(|c| token.content.len() > c.len_utf8()) {
+                special.entry(first).or_default().push(token.content);
+            }
+        }
+        Ok(Text { tokenizer, bytes, growth, special })
     }
 
-    /// Token ids of a text; `special` adds what the tokenizer puts around texts (a beginning token).
+    /// Token ids of a text, in which the texts of control tokens are control tokens; `special` adds what the tokenizer
+    /// puts before texts (a beginning token). What it puts after them is left out, since texts are continued.
     ///
     /// # Errors
-    /// When the tokenizer refuses the text.
+    /// When the tokenizer refuses the text, or this thread's work is cancelled.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, special);
-        Ok(encoding.map_err(|e| Error::Other(format!("the text cannot be tokenized: {e}")))?.get_ids().to_vec())
+        admit(text, self.growth).map_err(refused)?;
+        if is_cancelled() {
+            return Err(shadowllm_core::Error::Cancelled.into());
+        }
+        let call = || self.tokenizer.encode_fast(text, special).map_err(|e| e.to_string());
+        let encoding = guarded(call).map_err(refused)?;
+        let after = encoding.get_special_tokens_mask().iter().rev().take_while(|mask| **mask == 1).count();
+        let ids = encoding.get_ids();
+        // A text of nothing has all before it.
+        let after = if after == ids.len() { 0 } else { after };
+        Ok(ids[..ids.len() - after].to_vec())
+    }
+
+    /// Token ids of a text in which nothing is a control token: what a person writes.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_plain(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let mark = unused_letter(&[text]);
+        self.encode_marked(&self.marked(text, mark), mark, special)
+    }
+
+    /// Token ids of a text whose control tokens a mark divides where they are to be none.
+    fn encode_marked(&self, text: &str, mark: char, special: bool) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for (i, part) in text.split(mark).enumerate() {
+            ids.append(&mut self.encode(part, special && i == 0)?);
+        }
+        Ok(ids)
+    }
+
+    /// The text with a mark after the first letter of whatever would be a control token.
+    fn marked(&self, text: &str, mark: char) -> String {
+        let mut marked = String::with_capacity(text.len());
+        for (at, letter) in text.char_indices() {
+            marked.push(letter);
+            // Some normalizers make letters small.
+            let begins = |token: &String| {
+                text.as_bytes()[at..].get(..token.len()).is_some_and(|t| t.eq_ignore_ascii_case(token.as_bytes()))
+            };
+            if self.special.get(&letter).is_some_and(|tokens| tokens.iter().any(begins)) {
+                marked.push(mark);
+            }
+        }
+        marked
     }
 
     /// Text of token ids, special tokens left out.
@@ -73,7 +138,22 @@ impl Text {
     /// # Errors
     /// When the tokenizer refuses them.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true).map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
+        if !self.bytes.are_text() {
+            return self.decode_all(ids);
+        }
+        let mut stream = self.stream();
+        let mut text = String::new();
+        for id in ids {
+            text.push_str(&stream.push(*id)?);
+        }
+        text.push_str(&stream.finish()?);
+        Ok(text)
+    }
+
+    /// As the tokenizers library decodes.
+    fn decode_all(&self, ids: &[u32]) -> Result<String> {
+        let decoded = guarded(|| self.tokenizer.decode(ids, true).map_err(|e| e.to_string()));
+        decoded.map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
     }
 
     /// Bytes of one token, perhaps a part of a character; none for special tokens and for ids that are none. `first`
@@ -82,18 +162,31 @@ impl Text {
         self.bytes.bytes(&self.tokenizer, id, first)
     }
 
+    /// The id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
     /// Ids of the prompt that messages make: by the chat template, or, where there is none or `raw`, the last one's
-    /// text as it is.
+    /// text as it is. What messages say is text, whatever it looks like, unless `control` tokens may stand in it.
     ///
     /// # Errors
     /// When the tokenizer or the template refuses; when nothing is to be read and the model (whose configuration
     /// says `bos`) has no beginning token either.
-    pub fn prompt(&self, template: &Template, messages: &[Message], raw: bool, bos: Option<u32>) -> Result<Vec<u32>> {
+    pub fn prompt(
+        &self,
+        template: &Template,
+        messages: &[Message],
+        raw: bool,
+        bos: Option<u32>,
+        control: bool,
+    ) -> Result<Vec<u32>> {
         let last = messages.last().map(|m| m.content.as_str()).unwrap_or_default();
-        let ids = if raw || template.source.is_empty() {
-            self.encode(last, true)?
-        } else {
-            self.encode(&render(template, messages)?, false)?
+        let ids = match (raw || template.source.is_empty(), control) {
+            (true, true) => self.encode(last, true)?,
+            (true, false) => self.encode_plain(last, true)?,
+            (false, true) => self.encode(&render(template, messages)?, false)?,
+            (false, false) => self.rendered(template, messages)?,
         };
         // A model that begins with a token of its own can start from nothing.
         match bos.filter(|_| ids.is_empty()) {
@@ -105,16 +198,42 @@ impl Text {
         }
     }
 
+    /// The template's control tokens are control tokens, those in messages are none: they go through the template with a
+    /// mark inside, and the prompt is tokenized in parts there.
+    fn rendered(&self, template: &Template, messages: &[Message]) -> Result<Vec<u32>> {
+        let said = messages.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]);
+        let mark = unused_letter(&said.chain([template.source.as_str()]).collect::<Vec<_>>());
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(|m| Message { role: self.marked(&m.role, mark), content: self.marked(&m.content, mark) })
+            .collect();
+        self.encode_marked(&render(template, &messages)?, mark, false)
+    }
+
     /// A decoder for tokens that come one by one.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { text: self, ids: Vec::new(), done: 0, prefix: 0 }
+        TextStream { text: self, bytes: Vec::new(), begun: false, ids: Vec::new(), done: 0, prefix: 0 }
     }
 }
+
+/// A letter for private use that none of the texts has.
+fn unused_letter(texts: &[&str]) -> char {
+    let mut letters = '\u{e000}'..='\u{f8ff}';
+    letters.find(|letter| !texts.iter().any(|text| text.contains(*letter))).unwrap_or('\u{10ffff}')
+}
+
+/// Tokens that are held back at most: no character has more bytes.
+const HELD: usize = 4;
 
 /// Turns tokens into text as they come, complete UTF-8 only: what a later token may still change is held
 /// back.
 pub struct TextStream<'a> {
     text: &'a Text,
+    /// Bytes that are no whole character yet.
+    bytes: Vec<u8>,
+    /// Whether a token was shown.
+    begun: bool,
+    /// Tokens, where bytes are not all of the text.
     ids: Vec<u32>,
     /// Tokens before this one only give context (spaces depend on what stands before).
     prefix: usize,
@@ -128,11 +247,17 @@ impl TextStream<'_> {
     /// # Errors
     /// When the tokenizer refuses the token.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        if self.text.bytes.are_text() {
+            self.bytes.extend(self.text.bytes(id, !self.begun));
+            self.begun |= !self.text.bytes.is_special(id);
+            return Ok(complete(&mut self.bytes, false));
+        }
         self.ids.push(id);
-        let shown = self.text.decode(&self.ids[self.prefix..self.done])?;
-        let all = self.text.decode(&self.ids[self.prefix..])?;
-        // A replacement character at the end is the beginning of a longer one.
-        if all.len() <= shown.len() || all.ends_with(char::REPLACEMENT_CHARACTER) {
+        let shown = self.text.decode_all(&self.ids[self.prefix..self.done])?;
+        let all = self.text.decode_all(&self.ids[self.prefix..])?;
+        // A replacement character at the end may be the beginning of a longer one.
+        let held = all.ends_with(char::REPLACEMENT_CHARACTER) && self.ids.len() - self.done < HELD;
+        if all.len() <= shown.len() || held {
             return Ok(String::new());
         }
         let new = all.get(shown.len()..).unwrap_or_default().to_owned();
@@ -145,25 +270,14 @@ impl TextStream<'_> {
     /// # Errors
     /// When the tokenizer refuses the tokens.
     pub fn finish(&mut self) -> Result<String> {
-        let shown = self.text.decode(&self.ids[self.prefix..self.done])?;
-        let all = self.text.decode(&self.ids[self.prefix..])?;
+        if self.text.bytes.are_text() {
+            return Ok(complete(&mut self.bytes, true));
+        }
+        let shown = self.text.decode_all(&self.ids[self.prefix..self.done])?;
+        let all = self.text.decode_all(&self.ids[self.prefix..])?;
         (self.prefix, self.done) = (self.ids.len(), self.ids.len());
         Ok(all.get(shown.len()..).unwrap_or_default().to_owned())
     }
-}
-
-/// What a chat needs besides the tokenizer, stored in the image as JSON.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Template {
-    /// Jinja template, empty when the model has none.
-    #[serde(default, rename = "template")]
-    pub source: String,
-    /// Text of the beginning-of-sequence token.
-    #[serde(default)]
-    pub bos_token: String,
-    /// Text of the end-of-sequence token.
-    #[serde(default)]
-    pub eos_token: String,
 }
 
 impl Template {
@@ -177,11 +291,6 @@ impl Template {
             return Ok(Template::default());
         }
         serde_json::from_str(text).map_err(|e| Error::file(model.path(), format!("its chat section is damaged: {e}")))
-    }
-
-    /// Whether the model has no template, so that it can only continue plain text.
-    pub fn is_empty(&self) -> bool {
-        self.source.is_empty()
     }
 }
 
@@ -209,52 +318,24 @@ impl Language {
     ///
     /// # Errors
     /// As [`Text::prompt`].
-    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.text.prompt(&self.template, messages, false, self.bos)
+    pub fn prompt(&self, messages: &[Message], control: bool) -> Result<Vec<u32>> {
+        self.text.prompt(&self.template, messages, false, self.bos, control)
     }
 
     /// Ids of a plain text that begins a session.
     ///
     /// # Errors
     /// As [`Text::prompt`].
-    pub fn plain(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn plain(&self, text: &str, control: bool) -> Result<Vec<u32>> {
         let message = Message { role: String::new(), content: text.to_owned() };
-        self.text.prompt(&self.template, &[message], true, self.bos)
+        self.text.prompt(&self.template, &[message], true, self.bos, control)
     }
-}
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Message {
-    /// "system", "user" or "assistant".
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-/// The prompt of a conversation by the model's chat template, up to where the assistant answers.
-///
-/// # Errors
-/// When the model has no template, or the template refuses the messages.
-pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
-    if template.source.is_empty() {
-        return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
+    /// Ids of a text that follows what a session has read.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn continued(&self, text: &str, control: bool) -> Result<Vec<u32>> {
+        if control { self.text.encode(text, false) } else { self.text.encode_plain(text, false) }
     }
-    let bad = |e: minijinja::Error| Error::Other(format!("the model's chat template does not take this: {e}"));
-    let mut env = Environment::new();
-    // What the Hugging Face library sets, so what templates are written for.
-    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(bad)?);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    env.add_template("chat", &template.source).map_err(bad)?;
-    let message = |m: &Message| Value::from_pairs([("role", m.role.clone()), ("content", m.content.clone())]);
-    let values = context! {
-        messages => messages.iter().map(message).collect::<Value>(),
-        add_generation_prompt => true,
-        bos_token => template.bos_token.as_str(),
-        eos_token => template.eos_token.as_str(),
-    };
-    env.get_template("chat").and_then(|t| t.render(values)).map_err(bad)
 }

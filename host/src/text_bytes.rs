@@ -1,8 +1,8 @@
-//! Tokens as bytes, at once: what text is made of, before a later token completes a character.
+//! Tokens as bytes: what text is made of, before a later token completes a character.
 
+use serde_json::Value;
 use std::collections::HashMap;
 use tokenizers::Tokenizer;
-use tokenizers::decoders::DecoderWrapper;
 
 /// How a tokenizer writes bytes into its vocabulary, as its decoder says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,26 +15,43 @@ struct Writing {
     underline: bool,
     /// Whether one space is taken away at the beginning of a text.
     strips: bool,
+    /// Whether something else happens, so that bytes are not all of the text.
+    more: bool,
 }
 
 impl Writing {
-    fn of(decoder: &DecoderWrapper) -> Writing {
+    fn of(decoder: &Value) -> Writing {
+        let is = |name: &str, value: &str| decoder[name].as_str() == Some(value);
         let mut writing = Writing::default();
-        match decoder {
-            DecoderWrapper::ByteLevel(_) => writing.alphabet = true,
-            DecoderWrapper::ByteFallback(_) => writing.fallback = true,
-            DecoderWrapper::Replace(_) => writing.underline = true,
-            DecoderWrapper::Metaspace(_) => (writing.underline, writing.strips) = (true, true),
-            DecoderWrapper::Strip(strip) => writing.strips = strip.content == ' ' && strip.start > 0,
-            DecoderWrapper::Sequence(all) => {
-                for part in all.get_decoders().iter().map(Self::of) {
-                    writing.alphabet |= part.alphabet;
-                    writing.fallback |= part.fallback;
-                    writing.underline |= part.underline;
-                    writing.strips |= part.strips;
-                }
+        match decoder["type"].as_str().unwrap_or_default() {
+            "ByteLevel" => writing.alphabet = true,
+            "ByteFallback" => writing.fallback = true,
+            "Fuse" => {}
+            "Replace" => {
+                writing.underline = true;
+                writing.more = decoder["pattern"]["String"].as_str() != Some("▁") || !is("content", " ");
             }
-            _ => {}
+            "Metaspace" => {
+                writing.underline = true;
+                writing.strips = !is("prepend_scheme", "never");
+                writing.more = !is("replacement", "▁");
+            }
+            "Strip" => {
+                writing.strips = is("content", " ") && decoder["start"].as_u64().is_some_and(|n| n > 0);
+                writing.more = decoder["start"] != 1 || decoder["stop"] != 0 || !is("content", " ");
+            }
+            "Sequence" => {
+                let parts: Vec<Writing> = decoder["decoders"].as_array().into_iter().flatten().map(Self::of).collect();
+                let any = |of: fn(&Writing) -> bool| parts.iter().any(of);
+                writing = Writing {
+                    alphabet: any(|p| p.alphabet),
+                    fallback: any(|p| p.fallback),
+                    underline: any(|p| p.underline),
+                    strips: any(|p| p.strips),
+                    more: any(|p| p.more) || (any(|p| p.alphabet) && parts.len() > 1),
+                };
+            }
+            _ => writing.more = true,
         }
         writing
     }
@@ -59,13 +76,23 @@ pub struct TokenBytes {
 }
 
 impl TokenBytes {
-    /// For this tokenizer.
-    pub fn of(tokenizer: &Tokenizer) -> Self {
+    /// For a tokenizer with this decoder.
+    pub fn of(tokenizer: &Tokenizer, decoder: &Value) -> Self {
         let added = tokenizer.get_added_tokens_decoder();
         TokenBytes {
-            writing: tokenizer.get_decoder().map(Writing::of).unwrap_or_default(),
+            writing: Writing::of(decoder),
             added: added.into_iter().map(|(id, token)| (id, token.special)).collect(),
         }
+    }
+
+    /// Whether the bytes of tokens are all that there is to their text.
+    pub fn are_text(&self) -> bool {
+        !self.writing.more
+    }
+
+    /// Whether a token is left out of texts.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added.get(&id).copied().unwrap_or(false)
     }
 
     /// Bytes of one token; `first` says that it begins a text.
@@ -87,5 +114,42 @@ impl TokenBytes {
         let text = if self.writing.underline { token.replace('▁', " ") } else { token };
         let text = if self.writing.strips && first { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
         text.as_bytes().to_vec()
+    }
+}
+
+/// Takes from `bytes` what is complete UTF-8, and what can never be completed as U+FFFD. At the `end` nothing is left.
+pub fn complete(bytes: &mut Vec<u8>, end: bool) -> String {
+    let mut text = String::new();
+    let mut done = 0;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        done += chunk.valid().len();
+        let bad = chunk.invalid();
+        // The last bytes may be the beginning of a character.
+        let begun = done + bad.len() == bytes.len() && std::str::from_utf8(bad).is_err_and(|e| e.error_len().is_none());
+        if bad.is_empty() || (begun && !end) {
+            break;
+        }
+        text.push(char::REPLACEMENT_CHARACTER);
+        done += bad.len();
+    }
+    bytes.drain(..done);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_text_as_soon_as_they_are_complete() {
+        let mut bytes = b"a\xf0\x9f".to_vec();
+        assert_eq!((complete(&mut bytes, false).as_str(), bytes.as_slice()), ("a", &b"\xf0\x9f"[..]));
+        bytes.extend(b" b\xc3");
+        assert_eq!((complete(&mut bytes, false).as_str(), bytes.as_slice()), ("\u{fffd} b", &b"\xc3"[..]));
+        bytes.push(0xa9);
+        assert_eq!(complete(&mut bytes, false), "é");
+        bytes.extend(b"\xff\xe2\x82");
+        assert_eq!((complete(&mut bytes, true).as_str(), bytes.len()), ("\u{fffd}\u{fffd}", 0));
     }
 }

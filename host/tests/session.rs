@@ -1,6 +1,8 @@
 //! Sessions and chats that own what they use.
 
+use shadowllm_host::text::Message;
 use shadowllm_host::{Chat, Dial, Model, Options, Policy, SamplerOptions, Session, Stop};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn story() -> Model {
     Model::open("models/story.sllm").unwrap()
@@ -57,7 +59,7 @@ fn pieces_add_up_and_an_answer_may_be_left_early() {
 fn tokens_by_hand_are_those_of_an_answer() {
     let model = story();
     let mut session = model.session(greedy(5)).unwrap();
-    let ids = model.language().unwrap().plain("A dog").unwrap();
+    let ids = model.language().unwrap().plain("A dog", false).unwrap();
     let answer = session.generate_ids(&ids).unwrap().complete().unwrap();
     session.rewind(0).unwrap();
     assert_eq!(session.prefill(&ids).unwrap().len(), session.engine().model().config().vocab);
@@ -129,4 +131,45 @@ fn options_decide_and_are_checked() {
     let read = |session: &mut Session| session.generate("A dog").unwrap().complete().unwrap().figures.bytes_per_token;
     assert!(read(&mut sparse) < read(&mut dense));
     assert!(dense.set_dial(&dial).is_err(), "made without");
+}
+
+/// The second question is read, and not the first answer once more.
+#[test]
+fn answers_are_not_read_again() {
+    let model = story();
+    let mut chat = model.chat(greedy(200)).unwrap();
+    let first = chat.ask(QUESTION).unwrap().complete().unwrap();
+    assert!(first.ids.len() > 3 && first.stop == Stop::EndOfText, "{first:?}");
+    let second = chat.ask(QUESTION).unwrap().complete().unwrap();
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let whole = [message("user", QUESTION), message("assistant", &first.text), message("user", QUESTION)];
+    let whole = model.language().unwrap().prompt(&whole, false).unwrap().len();
+    let known = first.figures.prompt_tokens + first.ids.len();
+    assert_eq!(second.figures.prompt_tokens, whole - known, "of {whole} tokens");
+    // It reads them to the same end.
+    let mut again = model.chat(greedy(200)).unwrap();
+    again.add("user", QUESTION);
+    again.add("assistant", &first.text);
+    assert_eq!(again.ask(QUESTION).unwrap().complete().unwrap().ids, second.ids);
+}
+
+#[test]
+fn a_cancelled_answer_stays_in_the_chat() {
+    static CANCEL: AtomicBool = AtomicBool::new(false);
+    let mut session = story().session(greedy(200)).unwrap();
+    session.set_cancel(Some(&CANCEL));
+    let mut chat = Chat::new(session).unwrap();
+    let mut answer = chat.ask(QUESTION).unwrap();
+    let begun = answer.next().unwrap().unwrap();
+    CANCEL.store(true, Ordering::Relaxed);
+    assert!(answer.next().unwrap().unwrap_err().to_string().contains("cancelled"));
+    assert!(answer.next().is_none());
+    let reply = answer.finish().unwrap();
+    assert_eq!((reply.text.as_str(), reply.stop), (begun.as_str(), Stop::Cancelled));
+    assert_eq!(chat.messages().last().unwrap().content, begun);
+    // A question that cannot be read is taken back, the next one can.
+    assert!(chat.ask(QUESTION).is_err());
+    CANCEL.store(false, Ordering::Relaxed);
+    assert_eq!(chat.messages().len(), 2);
+    chat.ask(QUESTION).unwrap().complete().unwrap();
 }

@@ -401,6 +401,11 @@ impl<'a, 'm> Session<'a, 'm> {
         self.cancel = flag;
     }
 
+    /// The flag that cancels, for whatever else is done on this session's behalf.
+    pub fn cancel(&self) -> Option<&'m AtomicBool> {
+        self.cancel
+    }
+
     /// Logits of the last token, `[vocab]`; empty before the first and after a rewind.
     pub fn logits(&self) -> &[f32] {
         if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }

@@ -97,7 +97,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
     let pool = Arc::new(pool(o.threads)?);
     let engine = model.file().model();
     let question = Message { role: "user".into(), content: task.prompt.into() };
-    let ids = model.language()?.prompt(&[question])?;
+    let ids = model.language()?.prompt(&[question], false)?;
     let skips = engine.predictor()?.is_some();
     let options = shadowllm_host::Options {
         context: Some(engine.config().max_positions.min(2048)),

@@ -1,0 +1,201 @@
+//! Chat templates: messages become the prompt that a model was trained on. What the Hugging Face library sets is set, and
+//! nothing that a template says hangs or ends the process ([`budget`]).
+
+mod budget;
+mod python;
+mod watch;
+
+pub use budget::{cancelled_by, is_cancelled};
+
+use crate::error::{Error, Result};
+use budget::{Budget, LARGEST, Weight, refused};
+use minijinja::machinery::{eval, make_string_output};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Rest, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value, context};
+use std::sync::Arc;
+
+/// What a chat needs besides the tokenizer, stored in the image as JSON.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Template {
+    /// Jinja template, empty when the model has none.
+    #[serde(default, rename = "template")]
+    pub source: String,
+    /// Text of the beginning-of-sequence token.
+    #[serde(default)]
+    pub bos_token: String,
+    /// Text of the end-of-sequence token.
+    #[serde(default)]
+    pub eos_token: String,
+}
+
+impl Template {
+    /// Whether the model has no template, so that it can only continue plain text.
+    pub fn is_empty(&self) -> bool {
+        self.source.is_empty()
+    }
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Message {
+    /// "system", "user" or "assistant".
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+type Answer<T = Value> = std::result::Result<T, minijinja::Error>;
+
+/// The prompt of a conversation by the model's chat template, up to where the assistant answers.
+///
+/// # Errors
+/// When the model has no template, the template refuses the messages or takes more time or memory than any needs;
+/// [`shadowllm_core::Error::Cancelled`] inside [`cancelled_by`].
+pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
+    if template.source.is_empty() {
+        return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
+    }
+    rendered(template, messages).map_err(|e| match is_cancelled() {
+        true => shadowllm_core::Error::Cancelled.into(),
+        false => Error::Other(format!("the model's chat template does not take this: {e}")),
+    })
+}
+
+fn rendered(template: &Template, messages: &[Message]) -> Answer<String> {
+    // What the Hugging Face library sets, so what templates are written for.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    let source = watch::prepared(&template.source, syntax.clone())?;
+    let (steps, blocks) = watch::compile(&source, syntax)?;
+    let env = environment();
+    let message = |m: &Message| Value::from_pairs([("role", m.role.clone()), ("content", m.content.clone())]);
+    let values = context! {
+        messages => messages.iter().map(message).collect::<Value>(),
+        tools => (),
+        documents => (),
+        add_generation_prompt => true,
+        bos_token => template.bos_token.as_str(),
+        eos_token => template.eos_token.as_str(),
+    };
+    let mut text = String::new();
+    eval(&env, &steps, values, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
+    Ok(text)
+}
+
+/// The environment, with a budget of its own.
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    let budget = Arc::new(Budget::new());
+    env.set_fuel(Some(budget::STEPS));
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.add_global(watch::ONE, 1);
+    env.add_function("raise_exception", |message: String| -> Answer<String> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    env.add_function("strftime_now", |format: &str| python::strftime_now(format));
+    env.add_filter("tojson", python::to_json);
+    env.add_filter("string", |value: &Value| python::text(value));
+    env.add_filter("length", length);
+    env.add_filter("count", length);
+    // None is no list in Python.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    let counted = Arc::clone(&budget);
+    env.set_formatter(move |out, _, value| {
+        let text = python::text(value)?;
+        counted.spend(text.len())?;
+        Ok(out.write_str(&text)?)
+    });
+    env.add_function(watch::LOOK, move |value: Value| -> Answer { budget.admit(&value).map(|()| value) });
+    env.add_function(watch::MULTIPLY, |a: Value, b: Value| multiply(&a, &b));
+    for (name, function) in watch::FILTERS {
+        env.add_function(function, move |state: &mut State, Rest(arguments): Rest<Value>| -> Answer {
+            grows(name, &arguments)?;
+            state.apply_filter(name, &arguments)
+        });
+    }
+    env.set_unknown_method_callback(|state, value, method, arguments| {
+        let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
+        match method {
+            // The text that joins comes first here.
+            "join" if all.len() == 2 => grows("join", &[all[1].clone(), all[0].clone()])?,
+            "replace" | "format" => grows(method, &all)?,
+            _ => {}
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
+    env
+}
+
+/// The filter `length`: what is not defined has none, as in Jinja.
+fn length(value: &Value) -> Answer<usize> {
+    let none = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{} has no length", value.kind()));
+    if value.is_undefined() { Ok(0) } else { value.len().ok_or_else(none) }
+}
+
+/// `a * b`: numbers, or a text or list again and again.
+fn multiply(a: &Value, b: &Value) -> Answer {
+    let bad = || {
+        let message = format!("{} and {} cannot be multiplied", a.kind(), b.kind());
+        minijinja::Error::new(ErrorKind::InvalidOperation, message)
+    };
+    let (many, times) = if matches!(a.kind(), ValueKind::Number | ValueKind::Bool) { (b, a) } else { (a, b) };
+    if matches!(many.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable) {
+        let times = i64::try_from(times.clone()).map_err(|_| bad())?.max(0) as usize;
+        let weight = Weight::of(many)?;
+        if (weight.bytes + weight.elements).saturating_mul(times) > LARGEST {
+            return Err(refused("makes too much text"));
+        }
+        return match many.as_str() {
+            Some(text) => Ok(Value::from(text.repeat(times))),
+            None => {
+                Ok((0..times).map(|_| many.try_iter()).collect::<Answer<Vec<_>>>()?.into_iter().flatten().collect())
+            }
+        };
+    }
+    if a.is_integer() && b.is_integer() {
+        let (a, b) = (i64::try_from(a.clone())?, i64::try_from(b.clone())?);
+        return a.checked_mul(b).map(Value::from).ok_or_else(bad);
+    }
+    Ok(Value::from(f64::try_from(a.clone())? * f64::try_from(b.clone())?))
+}
+
+/// Numbers larger than this are no width and no count of anything in a prompt.
+const WIDEST: u64 = 100_000;
+
+/// Refuses a filter or method whose result would be too large. The first argument is what it works on.
+fn grows(name: &str, arguments: &[Value]) -> Answer<()> {
+    let text = |i: usize| arguments.get(i).and_then(Value::as_str).unwrap_or_default();
+    let numbers = || {
+        let named = arguments.iter().filter(|v| v.is_kwargs()).flat_map(|map| {
+            let keys = map.try_iter().into_iter().flatten();
+            keys.filter_map(|key| map.get_item(&key).ok()).collect::<Vec<_>>()
+        });
+        let all = arguments.iter().skip(1).cloned().chain(named);
+        all.filter_map(|v| i64::try_from(v).ok()).map(i64::unsigned_abs).max().unwrap_or(0)
+    };
+    let bytes = match name {
+        "replace" => {
+            let (whole, from, to) = (text(0), text(1), text(2));
+            let times = if from.is_empty() { whole.len() + 1 } else { whole.len() / from.len() };
+            whole.len() + times.saturating_mul(to.len())
+        }
+        "join" => {
+            let weight = arguments.first().map(Weight::of).transpose()?.unwrap_or_default();
+            weight.bytes + weight.elements.saturating_mul(text(1).len())
+        }
+        "indent" => {
+            let lines = text(0).bytes().filter(|b| *b == b'\n').count() + 1;
+            text(0).len() + lines.saturating_mul(numbers().min(usize::MAX as u64) as usize)
+        }
+        "format" if widths(text(0)) > WIDEST || (text(0).contains(['*', '{']) && numbers() > WIDEST) => usize::MAX,
+        "batch" | "slice" if numbers() > WIDEST => usize::MAX,
+        _ => 0,
+    };
+    if bytes > LARGEST { Err(refused("makes too much text")) } else { Ok(()) }
+}
+
+/// The largest number in a text.
+fn widths(text: &str) -> u64 {
+    let digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    digits.map(|digits| digits.parse().unwrap_or(u64::MAX)).max().unwrap_or(0)
+}

@@ -1,0 +1,128 @@
+//! A compiled template with a look at every value that it makes: minijinja counts steps, and one step can double a text.
+
+use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Span, Token, parse, tokenize};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Error, Value};
+use std::collections::BTreeMap;
+
+/// Function that is called with every new value. No template can name it, since it holds a space.
+pub const LOOK: &str = "look at";
+/// Function in place of `*`.
+pub const MULTIPLY: &str = "multiply by";
+/// Filters whose result can be much longer than what they are given, each with the function in its place.
+pub const FILTERS: [(&str, &str); 6] = [
+    ("batch", "filter batch"),
+    ("format", "filter format"),
+    ("indent", "filter indent"),
+    ("join", "filter join"),
+    ("replace", "filter replace"),
+    ("slice", "filter slice"),
+];
+/// A variable that is 1.
+pub const ONE: &str = "__one";
+/// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be walked by recursion.
+const TOKENS: usize = 2000;
+
+/// The source with what minijinja does not know, or would do before anybody looks: `{% generation %}` marks for training
+/// what the assistant says, and means nothing here; a product of constants is computed while the template is compiled.
+pub fn prepared(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
+    let mut text = String::with_capacity(source.len() + 64);
+    let (mut done, mut tokens, mut in_block) = (0, 0, false);
+    for token in tokenize(source, false, syntax) {
+        let (token, Span { start_offset, end_offset, .. }) = token?;
+        let (start, end) = (start_offset as usize, end_offset as usize);
+        tokens = if matches!(token, Token::TemplateData(_)) { 0 } else { tokens + 1 };
+        if matches!(token, Token::VariableStart | Token::BlockStart) {
+            tokens = 0;
+        }
+        if tokens > TOKENS {
+            return Err(super::budget::refused("has an expression that is too long"));
+        }
+        let new = match token {
+            Token::Ident("generation") if in_block => "if true",
+            Token::Ident("endgeneration") if in_block => "endif",
+            Token::Mul => "* __one *",
+            _ => "",
+        };
+        in_block = matches!(token, Token::BlockStart);
+        if !new.is_empty() {
+            text.push_str(&source[done..start]);
+            text.push_str(new);
+            done = end;
+        }
+    }
+    text.push_str(&source[done..]);
+    Ok(text)
+}
+
+/// Steps, and those of the template's blocks.
+pub type Compiled<'s> = (Instructions<'s>, BTreeMap<&'s str, Instructions<'s>>);
+
+/// A template's steps, every value that they make looked at.
+pub fn compile(source: &str, syntax: SyntaxConfig) -> Result<Compiled<'_>, Error> {
+    let tree = parse(source, "chat", syntax)?;
+    let mut code = CodeGenerator::new("chat", source);
+    code.compile_stmt(&tree);
+    let (steps, blocks) = code.finish();
+    Ok((watched(&steps), blocks.iter().map(|(name, steps)| (*name, watched(steps))).collect()))
+}
+
+/// What stands in place of one step.
+fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
+    use Instruction as I;
+    let look = || I::CallFunction(LOOK, Some(1));
+    match step {
+        // Through the formatter, which counts.
+        I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
+        I::Mul => vec![I::CallFunction(MULTIPLY, Some(2)), look()],
+        I::ApplyFilter(name, count, _) => {
+            let name = name.split_whitespace().collect::<String>();
+            match FILTERS.iter().find(|(filter, _)| *filter == name) {
+                Some((_, function)) => vec![I::CallFunction(function, *count), look()],
+                None => vec![step.clone(), look()],
+            }
+        }
+        I::Add
+        | I::StringConcat
+        | I::Slice
+        | I::BuildMap(_)
+        | I::BuildList(_)
+        | I::BuildTuple(_)
+        | I::CallFunction(..)
+        | I::CallMethod(..)
+        | I::CallObject(_)
+        | I::EndCapture => vec![step.clone(), look()],
+        // What is set in a namespace makes that longer.
+        I::SetAttr(_) => vec![look(), step.clone()],
+        _ => vec![step.clone()],
+    }
+}
+
+/// The steps with more between them, and jumps to where their targets are then.
+fn watched<'s>(plain: &Instructions<'s>) -> Instructions<'s> {
+    let old: Vec<&Instruction> = (0..).map_while(|i| plain.get(i)).collect();
+    let new: Vec<Vec<Instruction>> = old.iter().map(|step| steps(step)).collect();
+    let mut at = vec![0u32];
+    for steps in &new {
+        at.push(at[at.len() - 1] + steps.len() as u32);
+    }
+    let moved = |target: u32| at.get(target as usize).copied().unwrap_or(target);
+    let mut code = Instructions::new(plain.name(), plain.source());
+    for (i, steps) in new.into_iter().enumerate() {
+        let line = plain.get_line(i as u32).unwrap_or(0) as u16;
+        for step in steps {
+            use Instruction as I;
+            let step = match step {
+                I::Iterate(t) => I::Iterate(moved(t)),
+                I::Jump(t) => I::Jump(moved(t)),
+                I::JumpIfFalse(t) => I::JumpIfFalse(moved(t)),
+                I::JumpIfFalseOrPop(t) => I::JumpIfFalseOrPop(moved(t)),
+                I::JumpIfTrueOrPop(t) => I::JumpIfTrueOrPop(moved(t)),
+                I::BuildMacro(name, t, flags) => I::BuildMacro(name, moved(t), flags),
+                other => other,
+            };
+            code.add_with_line(step, line);
+        }
+    }
+    code
+}

@@ -1,0 +1,155 @@
+//! Tokenizers come with models, so from anybody: what a file says is looked at before the tokenizers library gets it, and
+//! what panics inside that library stays there.
+
+use serde_json::Value;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How many times as long a text may become.
+const GROWTH: usize = 256;
+/// Bytes of what stands before every text.
+const PREFIX: usize = 1024;
+/// Bytes of one text with all that normalizing makes of it.
+const LONGEST: usize = 1 << 30;
+
+/// The parts of `tokenizer.json` that decide about length. Reading them reads the whole file, so that whatever is wrong
+/// with its syntax is found here.
+#[derive(serde::Deserialize)]
+pub struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    /// How tokens become text.
+    #[serde(default)]
+    pub decoder: Value,
+    #[serde(rename = "model")]
+    _model: serde::de::IgnoredAny,
+}
+
+impl Parts {
+    /// Reads and checks them, and returns how many times as long a text may become.
+    pub fn of(json: &str) -> Result<(Parts, usize), String> {
+        let parts: Parts = serde_json::from_str(json).map_err(|e| format!("it is damaged: {e}"))?;
+        let growth = growth(&parts.normalizer)?;
+        if growth > GROWTH || self::growth(&parts.decoder)? > GROWTH {
+            return Err(format!("it makes texts more than {GROWTH} times as long, which no model needs"));
+        }
+        if added(&parts.post_processor) > PREFIX {
+            return Err(format!("it puts more than {PREFIX} tokens around a text, which no model needs"));
+        }
+        Ok((parts, growth))
+    }
+}
+
+/// Refuses a text that would get too long.
+pub fn admit(text: &str, growth: usize) -> Result<(), String> {
+    if text.len().saturating_mul(growth) > LONGEST {
+        return Err(format!("{} bytes are too much for one text", text.len()));
+    }
+    Ok(())
+}
+
+/// How many times as long a part can make a text.
+fn growth(part: &Value) -> Result<usize, String> {
+    let text = |name: &str| part[name].as_str().unwrap_or_default();
+    Ok(match text("type") {
+        "Sequence" => {
+            let parts = part["normalizers"].as_array().or(part["decoders"].as_array());
+            let all = parts.into_iter().flatten().map(growth).collect::<Result<Vec<_>, _>>()?;
+            all.into_iter().fold(1, usize::saturating_mul)
+        }
+        "Replace" => {
+            let to = text("content").len();
+            match part["pattern"]["String"].as_str() {
+                Some("") => return Err("it replaces nothing by something".into()),
+                Some(from) => to.div_ceil(from.len()).max(1),
+                // A pattern may match between any two letters.
+                None => 1 + to,
+            }
+        }
+        "Prepend" if text("prepend").len() > PREFIX => {
+            return Err(format!("it puts more than {PREFIX} bytes before a text, which no model needs"));
+        }
+        "Precompiled" => longest(text("precompiled_charsmap")).max(1),
+        // The longest that Unicode makes of one character.
+        "NFKC" | "NFKD" => 12,
+        "NFC" | "NFD" => 4,
+        _ => 1,
+    })
+}
+
+/// The longest text in SentencePiece's table of replacements: base64 of the length of an index, the index, and texts that
+/// end with 0.
+fn longest(base64: &str) -> usize {
+    let (mut bytes, mut held, mut bits) = (Vec::new(), 0u32, 0);
+    for letter in base64.bytes() {
+        let value = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => continue,
+        };
+        (held, bits) = (held << 6 | u32::from(value), bits + 6);
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    let index = bytes.first_chunk().map_or(0, |b| u32::from_le_bytes(*b)) as usize;
+    let texts = bytes.get(index.saturating_add(4)..).unwrap_or_default();
+    texts.split(|b| *b == 0).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// Tokens that a post-processor adds to one text.
+fn added(part: &Value) -> usize {
+    let items = |name: &str| part[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of =
+        |name: &Value| part["special_tokens"][name.as_str().unwrap_or_default()]["ids"].as_array().map_or(1, Vec::len);
+    let own = items("single").iter().map(|piece| of(&piece["SpecialToken"]["id"])).fold(0, usize::saturating_add);
+    items("processors").iter().map(added).fold(own, usize::saturating_add)
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread is caught here and becomes an error, so that nobody need be told of it.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
+}
+
+/// Calls the tokenizers library. A panic inside it is a damaged tokenizer.
+pub fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let before = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(before);
+    result.unwrap_or_else(|_| Err("the tokenizer in this file is damaged: pack the model from a whole source".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn growth_is_that_of_all_parts_together() {
+        let replace =
+            |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+        let space = replace(json!({"String": " "}), "\u{2581}");
+        assert_eq!(growth(&space), Ok(3));
+        assert_eq!(
+            growth(&json!({"type": "Sequence", "normalizers": [space.clone(), {"type": "NFKC"}, space]})),
+            Ok(108)
+        );
+        assert_eq!(growth(&replace(json!({"Regex": "(?=a)"}), "aaaa")), Ok(5));
+        assert_eq!(growth(&replace(json!({"String": "abc"}), "a")), Ok(1));
+        assert!(growth(&replace(json!({"String": ""}), "a")).is_err());
+        // A table whose index has four bytes: its texts are "a", "bcd" and "".
+        let table = [4, 0, 0, 0, 9, 9, 9, 9, b'a', 0, b'b', b'c', b'd', 0];
+        assert_eq!(table.len(), 14);
+        assert_eq!(longest("BAAAAAkJCQlhAGJjZAA="), 3);
+    }
+}

@@ -1,0 +1,172 @@
+//! Chat templates: what they expect of Python and Jinja, and what a hostile one cannot do.
+
+use shadowllm_host::template::{Message, Template, cancelled_by, render};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into() }
+}
+
+fn template(source: &str) -> Template {
+    Template { source: source.into(), bos_token: "<s>".into(), eos_token: "</s>".into() }
+}
+
+fn rendered(source: &str) -> String {
+    render(&template(source), &[message("user", "hi")]).unwrap_or_else(|e| panic!("{source}: {e}"))
+}
+
+/// Expected texts are those of `transformers` 4.57 (`apply_chat_template`, tools and documents left out).
+#[test]
+fn templates_find_what_the_hugging_face_library_gives_them() {
+    let cases = [
+        // Marks for training.
+        ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "hi"),
+        ("a {%- generation -%} b {%- endgeneration %} c", "ab c"),
+        ("{% set generation = 1 %}{{ generation }}", "1"),
+        // Maps keep their order.
+        ("{% for key in {'Z': 1, 'M': 2, 'A': 3} %}{{ key }}{% endfor %}", "ZMA"),
+        ("{{ messages[0]|tojson }}", r#"{"role": "user", "content": "hi"}"#),
+        ("{{ {'b': 1, 'a': 2}|tojson(sort_keys=true) }}", r#"{"a": 2, "b": 1}"#),
+        // json.dumps, not the one for web pages.
+        ("{{ \"<a> & 'é'\"|tojson }}", "\"<a> & 'é'\""),
+        ("{{ 'é\n\"'|tojson(ensure_ascii=true) }}", r#""\u00e9\n\"""#),
+        (
+            "{{ {'a': [1, 2.5, none, true], 'b': {}}|tojson(indent=2) }}",
+            "{\n  \"a\": [\n    1,\n    2.5,\n    null,\n    true\n  ],\n  \"b\": {}\n}",
+        ),
+        ("{{ {'a': [1, 2]}|tojson(separators=(',', ':')) }}", r#"{"a":[1,2]}"#),
+        // None and what is not defined.
+        ("{{ none }} {{ true }} {{ false }} {{ nothing }}|", "None True False |"),
+        (
+            "{{ [1, 'a', none, \"it's\"] }} {{ {'k': 'v'} }} {{ 'x' ~ none }}",
+            "[1, 'a', None, \"it's\"] {'k': 'v'} xNone",
+        ),
+        ("{% if messages[0].tool_calls|length > 0 %}T{% else %}F{% endif %}", "F"),
+        ("{% if tools is iterable and tools|length > 0 %}T{% else %}F{% endif %}", "F"),
+        ("{% if tools is not none %}T{% else %}F{% endif %}{% if documents is not none %}T{% endif %}", "F"),
+        ("{% if tools %}T{% else %}F{% endif %}{{ tools is defined }}", "FTrue"),
+        // Functions.
+        ("{{ strftime_now('%Y')|length }}", "4"),
+        ("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y')|length }}{% endif %}", "11"),
+        // Arithmetic goes on as it did.
+        ("{{ 3 * 4 }} {{ 1.5 * 2 }} {{ '-' * 3 }} {{ [1, 2] * 2 }} {{ 2 + 3 * 4 }}", "12 3.0 --- [1, 2, 1, 2] 14"),
+        // Loops, macros and blocks, whose steps are watched.
+        (
+            "{% macro f(x) %}[{{ x }}]{% endmacro %}{% for i in range(3) %}{% if loop.last %}{{ f(i) }}{% else %}{{ i }},{% endif %}{% endfor %}",
+            "0,1,[2]",
+        ),
+        (
+            "{% for i in [1, [2, [3]]] recursive %}{% if i is iterable %}({{ loop(i) }}){% else %}{{ i }}{% endif %}{% endfor %}",
+            "1(2(3))",
+        ),
+        (
+            "{% set ns = namespace(s='') %}{% for i in range(3) %}{% set ns.s = ns.s + 'ab' %}{% endfor %}{{ ns.s|replace('b', '') }}",
+            "aaa",
+        ),
+        ("{% block a %}{% for i in range(2) %}{{ i }}{% endfor %}{% endblock %}", "01"),
+        ("{% set x %}a{{ 1 }}{% endset %}{{ x|upper }}{% for i in [] %}{% else %}none{% endfor %}", "A1none"),
+        (
+            "{{ ['a', 'b']|join('-') }} {{ '-'.join(['a', 'b']) }} {{ 'a b'.split(' ')[1] }} {{ 'aXb'.replace('X', '') }}",
+            "a-b a-b b ab",
+        ),
+        (
+            "{{ '%s %05d'|format('a', 42) }}{{ 'x\ny'|indent(2) }} {{ [1, 2, 3]|batch(2)|list }}",
+            "a 00042x\n  y [[1, 2], [3]]",
+        ),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(rendered(source), expected, "{source}");
+    }
+}
+
+/// What a template says runs in steps, bytes and seconds that end.
+#[test]
+fn hostile_templates_are_stopped() {
+    let long = format!("{{{{ 1{} }}}}", "+1".repeat(200_000));
+    let nested = format!("{}{}", "{% if 1 %}".repeat(100_000), "{% endif %}".repeat(100_000));
+    let doubled = "{% set l = [1] %}{% for i in range(60) %}{% set l = [l, l] %}{% endfor %}";
+    let shared = "{% set l = namespace(a=1) %}";
+    let spaces = (0..60).map(|i| {
+        format!("{{% set n{} = namespace() %}}{{% set n{}.a = n{i} %}}{{% set n{}.b = n{i} %}}", i + 1, i + 1, i + 1)
+    });
+    let spaces: String = std::iter::once("{% set n0 = namespace(a=1) %}".to_owned()).chain(spaces).collect();
+    let macros: String =
+        (0..60).map(|i| format!("{{% macro m{}(x) %}}{{{{ m{i}(x ~ x) }}}}{{% endmacro %}}", i + 1)).collect();
+    let macros = format!("{{% macro m0(x) %}}{{{{ x }}}}{{% endmacro %}}{macros}{{{{ m60('ab') }}}}");
+    let sources = [
+        // Time.
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+        "{% for i in range(100000) %}{% for j in range(100000) %}{{ 'abc'|replace('a', 'b') }}{% endfor %}{% endfor %}",
+        "{% set s = 'x' * 1000000 %}{% for i in range(100000) %}{% for j in range(99) %}{% set t = s|upper %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        // Bytes.
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s|length }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s|length }}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s|replace('x', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.replace('x', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s]|join(ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.join([ns.s, ns.s]) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l }}",
+        "{{ '%999999999d'|format(1) }}",
+        "{{ '%*d'|format(999999999, 1) }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 999999999) }}",
+        "{{ 'x\ny'|indent(2000000000) }}",
+        "{{ 'x\ny'|indent(width=2000000000) }}",
+        "{{ [1]|batch(1000000000, 0) }}",
+        "{{ [1]|slice(1000000000) }}",
+        "{{ 'x' * 100000000 }}",
+        "{{ ['x' * 90000000, 'x' * 90000000, 'x' * 90000000, 'x' * 90000000]|length }}",
+        "{{ (1,) * 100000000 }}",
+        "{{ [1] * 100000000 }}",
+        "{{ messages|tojson(indent=2000000000) }}",
+        "{% for i in range(100000) %}{% set x = range(100000)|list %}{% endfor %}",
+        // Depth.
+        "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns|tojson }}{{ ns|string }}{{ ns ~ 'x' }}{{ ns|upper }}",
+        &long,
+        &nested,
+        &format!("{doubled}{{{{ l }}}}").replace("set l =", "set ns.l =").replace("[l, l]", "[ns.l, ns.l]").replacen(
+            "{% set ns.l = [1] %}",
+            "{% set ns = namespace(l=[1]) %}",
+            1,
+        ),
+        &format!("{shared}{spaces}{{{{ n60|string }}}}"),
+        &format!("{spaces}{{{{ n60 }}}}"),
+        &macros,
+    ];
+    for source in sources {
+        let start = Instant::now();
+        let result = render(&template(source), &[message("user", "hi")]);
+        let (took, shown) = (start.elapsed().as_secs_f64(), &source[..source.len().min(120)]);
+        assert!(result.is_err(), "{shown}: {} bytes", result.unwrap().len());
+        assert!(took < 25.0, "{shown}: {took} s");
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let peak = shadowllm_host::generate::peak_memory().unwrap();
+        assert!(peak < 2 << 30, "{peak} bytes at the worst");
+    }
+}
+
+#[test]
+fn long_conversations_are_no_hostile_ones() {
+    let source = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% if m.role != 'system' %}\
+        {% set ns.all = ns.all + [m] %}{% endif %}{% endfor %}\
+        {% for m in ns.all %}{{ '<|im_start|>' + m.role + '\n' + m.content|trim + '<|im_end|>\n' }}{% endfor %}";
+    let messages: Vec<Message> = (0..1000).map(|i| message("user", &format!("{i} {}", "word ".repeat(200)))).collect();
+    assert!(render(&template(source), &messages).unwrap().len() > 1_000_000);
+}
+
+#[test]
+fn a_template_can_be_cancelled() {
+    let flag = AtomicBool::new(true);
+    let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let error = cancelled_by(Some(&flag), || render(&template(source), &[message("user", "hi")])).unwrap_err();
+    assert!(matches!(error, shadowllm_host::Error::Engine { source: shadowllm_core::Error::Cancelled, .. }), "{error}");
+    assert_eq!(rendered(source), "hi");
+}
