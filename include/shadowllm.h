@@ -547,7 +547,6 @@ int32_t sllm_generate_options_defaults(sllm_generate_options *options, uint32_t 
 #define SLLM_STOP_MAX_TOKENS 2
 #define SLLM_STOP_CONTEXT_FULL 3 /* no position is left */
 #define SLLM_STOP_CALLBACK 4
-#define SLLM_STOP_CANCELLED 5    /* with SLLM_STATUS_CANCELLED, after the first token */
 
 typedef struct sllm_generation {
     uint32_t struct_size;
@@ -562,7 +561,7 @@ typedef struct sllm_generation {
 
 /* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens
  * that the model expects before a text are added. NULL for `sampler` takes the likeliest tokens; `options` and `result`
- * (struct_size set) may be NULL. SLLM_STATUS_CANCELLED after the first token: the result is written too. */
+ * (struct_size set) may be NULL. */
 int32_t sllm_generate(sllm_session *session, const sllm_tokenizer *tokenizer, sllm_sampler *sampler, const char *prompt,
                       size_t length, const sllm_generate_options *options, sllm_generation *result);
 
@@ -584,8 +583,8 @@ int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, siz
 
 /* Answers the messages and adds the answer to them. The session is rewound to the part of the prompt that it
  * has already read for this chat, answers included (to 0, if it was used for anything else since), then reads the rest.
- * After a failure the messages are as they were, except that an answer cancelled after its first token is kept as far as
- * it went (and the result is written). Other arguments as for sllm_generate. */
+ * After a failure the messages are as they were; but an answer that is cancelled after its first token is kept as far as
+ * it went, as one that the callback stops. Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,
                            const sllm_generate_options *options, sllm_generation *result);
 

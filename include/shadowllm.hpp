@@ -209,11 +209,12 @@ public:
         check(sllm_tokenizer_new(model.get(), &tokenizer));
         handle_.reset(tokenizer);
     }
-    std::vector<std::uint32_t> tokenize(std::string_view text, bool add_special = false) const {
+    /* `flags` are SLLM_TOKENIZE_... */
+    std::vector<std::uint32_t> tokenize(std::string_view text, std::int32_t flags = 0) const {
         /* A text has at most as many tokens as bytes, plus the special tokens around it. */
         std::vector<std::uint32_t> tokens(text.size() + 16);
         std::size_t count = 0;
-        check(sllm_tokenizer_tokenize(get(), text.data() ? text.data() : "", text.size(), add_special, tokens.data(),
+        check(sllm_tokenizer_tokenize(get(), text.data() ? text.data() : "", text.size(), flags, tokens.data(),
                                       tokens.size(), &count));
         tokens.resize(count);
         return tokens;

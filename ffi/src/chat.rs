@@ -1,7 +1,7 @@
 //! Conversations by the model's chat template.
 
 use crate::args::{array_out, put, text, wanted};
-use crate::generate::{Request, is_kept, same_model, show};
+use crate::generate::{Request, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
 use crate::sampler::{sllm_sampler, with_sampler};
@@ -10,7 +10,8 @@ use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation};
 use crate::text::{Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::conversation::{Conversation, Reply};
+use shadowllm_host::conversation::{Answering, Conversation, Reply};
+use shadowllm_host::generate::Stop;
 use shadowllm_host::text::render;
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -45,8 +46,7 @@ impl ChatState {
         s: &mut SessionState,
         sampler: &mut Sampler,
         options: &sllm_generate_options,
-        reply: &mut Option<Reply>,
-    ) -> Result<()> {
+    ) -> Result<Reply> {
         if self.version.take() != Some(s.version) {
             self.conversation.forget_read();
         }
@@ -54,13 +54,21 @@ impl ChatState {
         let (s, language) = (s.touch(), &self.tokenizer.language);
         let most = options.max_tokens as usize;
         let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, most)?;
-        let shown = show(&mut answering, s, sampler, language, options);
-        if is_kept(&shown, &answering) {
-            *reply = Some(self.conversation.end(answering)?);
-            self.version = Some(s.version);
+        let failure = show(&mut answering, s, sampler, language, options).err();
+        if !is_kept(&answering)
+            && let Some(failure) = failure
+        {
+            return Err(failure);
         }
-        shown
+        let reply = self.conversation.end(answering)?;
+        self.version = Some(s.version);
+        failure.map_or(Ok(reply), Err)
     }
+}
+
+/// Whether an answer ended because it was cancelled, after something was said.
+fn is_kept(answering: &Answering) -> bool {
+    answering.stopped() == Some(Stop::Cancelled) && !answering.ids().is_empty()
 }
 
 /// A conversation.
@@ -170,15 +178,16 @@ pub unsafe extern "C" fn sllm_chat_generate(
         // SAFETY: handles are NULL or live objects and structures as large as their struct_size, by the header's rules.
         let (chat, session, request) = unsafe { (check(chat)?, check(session)?, Request::new(options, result)?) };
         let mut reply = None;
-        let ended = chat.with(|c| {
+        chat.with(|c| {
             c.check_messages()?;
             run(session, |s| {
                 same_model(s, &c.tokenizer)?;
                 // SAFETY: handles are NULL or live objects, by the header's rules.
-                unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options, &mut reply)) }
+                reply = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options)) }?);
+                Ok(())
             })
-        });
+        })?;
         request.finish(reply);
-        ended
+        Ok(())
     })
 }

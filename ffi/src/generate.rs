@@ -56,8 +56,7 @@ impl Request {
                 Stop::EndOfText => 1,
                 Stop::Length => 2,
                 Stop::ContextFull => 3,
-                Stop::Stopped => 4,
-                Stop::Cancelled => 5,
+                Stop::Stopped | Stop::Cancelled => 4,
             },
             prompt_tokens: figures.prompt_tokens as u64,
             generated_tokens: figures.generated_tokens as u64,
@@ -124,27 +123,18 @@ pub fn show(
     Ok(())
 }
 
-/// Whether an answer was cancelled after something was said: then it is kept.
-pub fn is_kept(shown: &Result<()>, answering: &Answering) -> bool {
-    shown.is_ok() || (answering.stopped() == Some(Stop::Cancelled) && !answering.ids().is_empty())
-}
-
-/// Reads the ids, and shows the answer and puts it into `reply`, also when it is cancelled half-way.
+/// Reads the ids, and shows and returns the answer.
 fn answer(
     s: &mut SessionState,
     sampler: &mut Sampler,
     language: &Language,
     ids: &[u32],
     options: &sllm_generate_options,
-    reply: &mut Option<Reply>,
-) -> Result<()> {
+) -> Result<Reply> {
     let most = options.max_tokens as usize;
     let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, most)?;
-    let shown = show(&mut answering, s, sampler, language, options);
-    if is_kept(&shown, &answering) {
-        *reply = Some(answering.finish()?);
-    }
-    shown
+    show(&mut answering, s, sampler, language, options)?;
+    Ok(answering.finish()?)
 }
 
 /// Refuses a session of another model, in which the ids stand for other texts.
@@ -190,15 +180,16 @@ pub unsafe extern "C" fn sllm_generate(
         let shared = Arc::clone(&tokenizer.shared);
         let language = &shared.language;
         let mut reply = None;
-        let ended = run(session, |s| {
+        run(session, |s| {
             same_model(s, &shared)?;
             let control = request.options.control_tokens != 0;
             let ids = cancelled_by(s.session.cancel(), || continuation(s, language, prompt, control))?;
-            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options, &mut reply);
+            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options);
             // SAFETY: handles are NULL or live objects, by the header's rules.
-            unsafe { with_sampler(sampler, body) }
-        });
+            reply = Some(unsafe { with_sampler(sampler, body) }?);
+            Ok(())
+        })?;
         request.finish(reply);
-        ended
+        Ok(())
     })
 }

@@ -283,7 +283,8 @@ impl<'a> Predictor<'a> {
     /// The best policy at a density.
     pub fn best(&self, density: f32) -> Option<Policy> {
         let codes = self.vector(Table::Auto, 0)?;
-        let at = (density.clamp(0.0, 1.0) * (GRID - 1) as f32 + 0.5) as usize;
+        // Nothing was found best at density 0: the least density that was tried stands for all below it.
+        let at = ((density.clamp(0.0, 1.0) * (GRID - 1) as f32 + 0.5) as usize).max(1);
         Policy::from_code(*codes.get(at)? as u8)
     }
 

@@ -97,7 +97,12 @@ impl<'m> State<'m> {
             return Err(Error::BadDensity);
         }
         let policy = match dial.policy {
-            Policy::Auto => predictor.and_then(|p| p.best(dial.density)).ok_or(Error::NoPredictor("auto"))?,
+            Policy::Auto => match predictor.and_then(|p| p.best(dial.density)) {
+                Some(best) => best,
+                // All is read, which any image can.
+                None if dial.density == 1.0 => Policy::Off,
+                None => return Err(Error::NoPredictor("auto")),
+            },
             other => other,
         };
         let c = &self.choice.config;

@@ -74,7 +74,7 @@ static const size_t sllm_threads_ends[] = {F(struct_size), F(threads), F(cores),
 LAYOUT(sllm_threads, threads);
 #undef F
 #define F(field) END(sllm_generate_options, field)
-static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user)};
+static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user), F(control_tokens), F(reserved)};
 LAYOUT(sllm_generate_options, max_tokens);
 #undef F
 #define F(field) END(sllm_generation, field)

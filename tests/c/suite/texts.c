@@ -34,6 +34,26 @@ static void there_and_back(const sllm_tokenizer *tokenizer, const char *sample) 
     CHECK(all == strlen(sample));
 }
 
+/* What looks like a control token is text, unless the caller says otherwise. */
+static void control_tokens(const sllm_tokenizer *tokenizer) {
+    static const char *const text = "a</s>b";
+    uint32_t ids[16], control[16];
+    size_t count = 0, with = 0, n = 7, i, found = 0;
+    char back[64];
+    OK(sllm_tokenizer_tokenize(tokenizer, "</s>", 4, SLLM_TOKENIZE_CONTROL, control, COUNT(control), &n));
+    CHECK(n == 1);
+    OK(sllm_tokenizer_tokenize(tokenizer, text, SLLM_NUL_TERMINATED, 0, ids, COUNT(ids), &count));
+    OK(sllm_tokenizer_detokenize(tokenizer, ids, count, back, sizeof back, &n));
+    CHECK(strcmp(back, text) == 0);
+    for (i = 0; i < count; i++) CHECK(ids[i] != control[0]);
+    OK(sllm_tokenizer_tokenize(tokenizer, text, SLLM_NUL_TERMINATED, SLLM_TOKENIZE_CONTROL, ids, COUNT(ids), &with));
+    for (i = 0; i < with; i++) found += ids[i] == control[0];
+    CHECK(with < count && found == 1);
+    n = 7;
+    INVALID(sllm_tokenizer_tokenize(tokenizer, text, SLLM_NUL_TERMINATED, 4, ids, COUNT(ids), &n));
+    CHECK(n == 7);
+}
+
 struct answer {
     char text[4096], bytes[4096];
     size_t text_length, bytes_length;
@@ -89,6 +109,7 @@ void test_text(void) {
         STATUS(SLLM_STATUS_INVALID_UTF8,
                sllm_generate(session, tokenizer, NULL, BAD[i], SLLM_NUL_TERMINATED, NULL, NULL));
     }
+    control_tokens(tokenizer);
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_detokenize(tokenizer, &id, 1, text, sizeof text, &n));
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_token_bytes(tokenizer, id, NULL, 0, &n));
     CHECK(n == 7);
@@ -198,6 +219,36 @@ void test_chat(void) {
     OK(sllm_session_rewind(session, 1));
     OK(sllm_chat_generate(chat, session, NULL, &options, &again));
     CHECK(again.prompt_tokens > second.prompt_tokens && again.generated_tokens == second.generated_tokens);
+    /* A cancelled answer stays in the conversation, and is not read again. */
+    options.on_token = cancel_soon;
+    options.user = session;
+    options.max_tokens = 200;
+    again.stop = 77;
+    OK(sllm_chat_render(chat, text, sizeof text, &length));
+    OK(sllm_chat_add(chat, "user", "Who?"));
+    STATUS(SLLM_STATUS_CANCELLED, sllm_chat_generate(chat, session, NULL, &options, &again));
+    CHECK(again.stop == 77);
+    OK(sllm_chat_render(chat, text, sizeof text, &n));
+    CHECK(n > length && strstr(text, "user: Who?\nassistant:") != NULL);
+    OK(sllm_session_position(session, &length));
+    options.on_token = NULL;
+    options.max_tokens = 2;
+    OK(sllm_chat_add(chat, "user", "And?"));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &again));
+    CHECK(again.prompt_tokens < 40 && length > 40);
+    /* Control tokens of a message are text. */
+    options.control_tokens = 2;
+    INVALID(sllm_chat_generate(chat, session, NULL, &options, &again));
+    options.control_tokens = 0;
+    OK(sllm_chat_clear(chat));
+    OK(sllm_chat_add(chat, "user", "</s></s></s></s>"));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &first));
+    OK(sllm_chat_clear(chat));
+    OK(sllm_session_rewind(session, 0));
+    options.control_tokens = 1;
+    OK(sllm_chat_add(chat, "user", "</s></s></s></s>"));
+    OK(sllm_chat_generate(chat, session, NULL, &options, &second));
+    CHECK(first.prompt_tokens > second.prompt_tokens);
     OK(sllm_chat_free(&chat));
     OK(sllm_chat_free(&chat));
     OK(sllm_session_free(&session));
