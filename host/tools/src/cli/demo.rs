@@ -1,7 +1,7 @@
 //! `shadowllm demo`: the main job on real input, without any preparation.
 
+use crate::answer::whole;
 use crate::print;
-use crate::run::whole;
 use crate::setup::pool;
 use clap::Args;
 use serde_json::json;

@@ -58,11 +58,31 @@ fn share(text: &str) -> std::result::Result<(String, f32), String> {
 impl DialOptions {
     /// Every given policy at every given density.
     pub fn all(&self) -> Result<Vec<Dial>> {
-        let fallback = if self.density.is_empty() { Policy::Off } else { Policy::Auto };
+        let all_read = self.density.iter().all(|d| *d == 1.0);
+        let fallback = if all_read { Policy::Off } else { Policy::Auto };
         let policies = if self.policy.is_empty() { vec![fallback] } else { self.policy.clone() };
+        if policies.iter().all(|p| *p == Policy::Off) {
+            self.refuse_without_policy()?;
+        }
         let densities = if self.density.is_empty() { vec![1.0] } else { self.density.clone() };
         let pairs = policies.iter().flat_map(|p| densities.iter().map(move |d| (*p, *d)));
         pairs.map(|(policy, density)| self.dial(policy, density)).collect()
+    }
+
+    /// Nothing is skipped, so options that say how are a mistake.
+    fn refuse_without_policy(&self) -> Result<()> {
+        let given = [
+            ("--share", !self.share.is_empty()),
+            ("--refresh", self.refresh != 1),
+            ("--allocation", self.allocation != Allocation::Global),
+            ("--density", !self.policy.is_empty() && self.density.iter().any(|d| *d < 1.0)),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Error::Usage(format!(
+                "{name} says how to skip, and nothing is skipped: give a --policy, or a --density below 1"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The one policy and density.

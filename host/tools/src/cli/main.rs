@@ -1,11 +1,13 @@
 //! The command `shadowllm`.
 //!
-//! Modules, lowest first: `print`, `setup`, `dial`, then a module for each command.
+//! Modules, lowest first: `print`, `setup`, `dial`, `answer`, `chat`, then a module for each command.
 
+mod answer;
 mod bandwidth;
 mod bench;
 #[cfg(feature = "calibrate")]
 mod calibrate;
+mod chat;
 mod demo;
 mod dial;
 mod eval;
@@ -19,7 +21,7 @@ mod setup;
 #[cfg(feature = "tasks")]
 mod tasks;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shadowllm_host::Error;
 use std::process::ExitCode;
 
@@ -45,7 +47,8 @@ enum Command {
     Inspect(inspect::Options),
     /// Generate text: from a prompt, a file, or in a chat.
     #[command(after_help = "Examples:\n  shadowllm run smollm2.sllm -p 'Name three rivers.' -n 64\n  \
-        shadowllm run smollm2.sllm            # chat; an empty line or Ctrl-D ends it\n  \
+        shadowllm run smollm2.sllm            # chat; Ctrl-C stops an answer, Ctrl-D ends it\n  \
+        echo 'Name three rivers.' | shadowllm run smollm2.sllm -f -\n  \
         shadowllm run model.gguf --raw -p 'Once upon a time' --greedy")]
     Run(run::Options),
     /// Write the logits of given token ids to a safetensors file.
@@ -93,10 +96,32 @@ fn one_window_per_thread() {
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
 }
 
+/// Arguments. A number that begins with a dash is a value like any other, so that what is wrong with it can be said.
+fn arguments() -> Cli {
+    let numbers = |a: clap::Arg| if a.get_action().takes_values() { a.allow_negative_numbers(true) } else { a };
+    let command = Cli::command().mut_subcommands(|c| c.mut_args(numbers));
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
+}
+
+/// Lets no panic reach the user: of this program or of a library, it is a sentence and an exit code.
+fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        // One that becomes an error is no news.
+        if !shadowllm_host::text_guard::is_guarded() {
+            print::note(format_args!("shadowllm: an error inside the program, please report it: {panic}"));
+        }
+    }));
+}
+
 fn main() -> ExitCode {
     one_window_per_thread();
     take_file_limits_as_errors();
-    let result = match Cli::parse().command {
+    say_panics();
+    std::panic::catch_unwind(command).unwrap_or(ExitCode::FAILURE)
+}
+
+fn command() -> ExitCode {
+    let result = match arguments().command {
         Command::Demo(o) => demo::demo(&o),
         Command::Pack(o) => pack::pack(&o),
         Command::Inspect(o) => inspect::inspect(&o),

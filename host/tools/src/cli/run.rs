@@ -1,18 +1,15 @@
-//! `shadowllm run`: one prompt, or a chat.
+//! `shadowllm run`: one prompt, or a conversation (`chat`).
 
+use crate::answer::{as_json, summary, whole};
+use crate::chat::{self, Lines};
 use crate::dial::DialOptions;
 use crate::print;
 use crate::setup::{ModelOptions, checked_context, pool};
 use clap::Args;
-use serde_json::json;
-use shadowllm_core::Executor;
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::conversation::Reply;
-use shadowllm_host::generate::peak_memory;
 use shadowllm_host::text::{Message, read};
-use shadowllm_host::{Answer, Chat, Error, Figures, Model, Result, SamplerOptions, Session, Stop};
-use std::io::{BufRead, IsTerminal};
-use std::path::PathBuf;
+use shadowllm_host::{Chat, Error, Model, Result, SamplerOptions, Session};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,11 +18,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Prompt; without it and -f a chat begins.
-    #[arg(short, long, conflicts_with = "file")]
+    /// Prompt; without it and -f a chat begins. Standard input that is no terminal is one prompt if it has empty lines,
+    /// else each of its lines is a message.
+    #[arg(short, long, conflicts_with = "file", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// File with the prompt.
-    #[arg(short, long)]
+    /// File with the prompt; - is standard input.
+    #[arg(short, long, allow_hyphen_values = true)]
     file: Option<PathBuf>,
     /// Tokens to generate at most.
     #[arg(short, default_value_t = shadowllm_host::Options::default().max_tokens)]
@@ -34,8 +32,11 @@ pub struct Options {
     #[arg(long)]
     raw: bool,
     /// What the model is to be, in a chat.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "raw")]
     system: Option<String>,
+    /// The texts of control tokens ("<|im_end|>") in prompts and messages are control tokens, not text.
+    #[arg(long)]
+    control_tokens: bool,
     #[command(flatten)]
     dial: DialOptions,
     #[command(flatten)]
@@ -46,7 +47,7 @@ pub struct Options {
     /// Positions, prompt and answer together; by default what the model was trained for, 4096 at most.
     #[arg(long)]
     context: Option<usize>,
-    /// Text and figures as JSON.
+    /// Text and figures as JSON; in a chat a line for each answer.
     #[arg(long)]
     json: bool,
 }
@@ -61,19 +62,19 @@ pub struct Sampling {
     #[arg(long)]
     seed: Option<u64>,
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = SamplerOptions::default().temperature, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = SamplerOptions::default().temperature, conflicts_with = "greedy")]
     temperature: f32,
     /// Only the k likeliest tokens; 0 for all.
     #[arg(long, default_value_t = SamplerOptions::default().top_k)]
     top_k: usize,
     /// Only the likeliest tokens that together reach this probability.
-    #[arg(long, default_value_t = SamplerOptions::default().top_p, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = SamplerOptions::default().top_p)]
     top_p: f32,
     /// Only tokens at least this share as likely as the likeliest.
-    #[arg(long, default_value_t = SamplerOptions::default().min_p, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = SamplerOptions::default().min_p)]
     min_p: f32,
     /// Makes recent tokens less likely; 1 is off.
-    #[arg(long, default_value_t = SamplerOptions::default().repetition_penalty, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = SamplerOptions::default().repetition_penalty)]
     repetition_penalty: f32,
 }
 
@@ -94,48 +95,50 @@ impl Sampling {
     }
 }
 
-/// Reads an answer to its end; with `show`, standard output gets the text as it comes.
-pub fn whole(mut answer: Answer, show: bool) -> Result<Reply> {
-    for piece in &mut answer {
-        let piece = piece?;
-        if show {
-            print::text(piece)?;
-        }
-    }
-    answer.finish()
-}
-
 /// Runs the command.
 pub fn run(o: &Options) -> Result<()> {
-    let prompt = match (&o.prompt, &o.file) {
+    // Cheap refusals first.
+    let (sampling, dial, pool) = (o.sampling.options()?, o.dial.one()?, pool(o.threads)?);
+    let given = match (&o.prompt, &o.file) {
         (Some(p), _) => Some(p.clone()),
+        (None, Some(f)) if f == Path::new("-") => Some(chat::standard_input()?),
         (None, Some(f)) => Some(read(f)?),
         (None, None) => None,
     };
-    // Cheap refusals first.
-    let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
     let model = o.model.open()?;
     let pool = o.model.within(pool, &model)?;
     let options = shadowllm_host::Options {
         context: o.context,
         kv: o.model.kv,
         skipping: false,
-        dial: o.dial.one()?,
+        dial,
         sampling,
         max_tokens: o.n,
         system: o.system.clone(),
+        control_tokens: o.control_tokens,
         ..Default::default()
     };
     checked_context(&model, options.engine(model.model()).context, "a smaller --context")?;
     let model = Model::from(model);
-    let no_chat = prompt.is_none() && model.language()?.template.is_empty();
-    if no_chat {
-        return Err(Error::Usage("the model has no chat template, so give it a text to continue with -p or -f".into()));
+    let (prompt, lines) = match given {
+        Some(prompt) => (Some(prompt), None),
+        None => Lines::new()?.or_prompt(),
+    };
+    let template = &model.language()?.template;
+    if template.is_empty() && o.system.is_some() {
+        return Err(Error::Usage(
+            "the model has no chat template, so --system has no place: put it into the text".into(),
+        ));
+    }
+    if prompt.is_none() && (template.is_empty() || o.raw) {
+        let why = if o.raw { "--raw continues a text" } else { "the model has no chat template" };
+        return Err(Error::Usage(format!("{why}, so give it a text to continue with -p or -f")));
     }
     let session = model.session_on(Arc::new(pool), options)?;
-    match prompt {
-        Some(prompt) => once(o, session, &prompt),
-        None => chat(o, Chat::new(session)?),
+    match (prompt, lines) {
+        (Some(prompt), _) => once(o, session, &prompt),
+        (None, Some(lines)) => chat::chat(Chat::new(session)?, lines, o.json),
+        (None, None) => Ok(()),
     }
 }
 
@@ -145,7 +148,7 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let system = o.system.iter().map(|s| message("system", s));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let ids = language.text.prompt(&language.template, &messages, o.raw, language.bos)?;
+    let ids = language.text.prompt(&language.template, &messages, o.raw, language.bos, o.control_tokens)?;
     // What is refused is not shown as if it had been begun.
     session.engine().admit(&ids)?;
     if !o.json && (o.raw || language.template.is_empty()) {
@@ -153,81 +156,9 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     }
     let reply = whole(session.generate_ids(&ids)?, !o.json)?;
     if o.json {
-        return print::json(&json!({
-            "text": reply.text,
-            "stop": reply.stop,
-            "figures": reply.figures,
-            "load_seconds": model.file().load_time().as_secs_f64(),
-            "image_bytes": model.file().file_bytes(),
-            "session_bytes": session.bytes(),
-            "peak_memory_bytes": peak_memory(),
-            "threads": session.pool().width(),
-            "policy": session.engine().policy().name(),
-            "isa": model.file().model().kernels().isa().name(),
-        }));
+        return print::json(&as_json(&reply, &session));
     }
     print::line("")?;
     print::note(summary(&reply.figures));
     Ok(())
-}
-
-/// One line of figures.
-pub fn summary(f: &Figures) -> String {
-    format!(
-        "[{} prompt tokens at {:.1} t/s, {} generated at {:.1} t/s, {:.1} MB read per token]",
-        f.prompt_tokens,
-        f.prompt_tokens_per_second,
-        f.generated_tokens,
-        f.tokens_per_second,
-        f.bytes_per_token as f64 / 1e6
-    )
-}
-
-/// A conversation: each line is a message.
-fn chat(o: &Options, mut chat: Chat) -> Result<()> {
-    let mut lines = Lines::new()?;
-    while let Some(line) = lines.next()? {
-        let reply = whole(chat.ask(&line)?, !o.json)?;
-        print::line("")?;
-        print::note(summary(&reply.figures));
-        if reply.stop == Stop::ContextFull {
-            print::note("[the context is full: the conversation starts anew]");
-            chat.clear();
-        }
-    }
-    Ok(())
-}
-
-/// Lines from an editor at a terminal, else from standard input.
-enum Lines {
-    Editor(Box<rustyline::DefaultEditor>),
-    Plain(std::io::Lines<std::io::StdinLock<'static>>),
-}
-
-impl Lines {
-    fn new() -> Result<Self> {
-        if !std::io::stdin().is_terminal() {
-            return Ok(Lines::Plain(std::io::stdin().lock().lines()));
-        }
-        let editor = rustyline::DefaultEditor::new();
-        editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))
-    }
-
-    /// The next line that is not empty; `None` at the end.
-    fn next(&mut self) -> Result<Option<String>> {
-        let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
-        let line = match self {
-            Lines::Plain(lines) => lines.next().transpose().map_err(|e| bad(&e))?,
-            Lines::Editor(editor) => match editor.readline("> ") {
-                Ok(line) => {
-                    // History is a comfort.
-                    let _ = editor.add_history_entry(&line);
-                    Some(line)
-                }
-                Err(rustyline::error::ReadlineError::Eof | rustyline::error::ReadlineError::Interrupted) => None,
-                Err(e) => return Err(bad(&e)),
-            },
-        };
-        Ok(line.filter(|l| !l.trim().is_empty()))
-    }
 }

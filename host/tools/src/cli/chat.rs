@@ -1,0 +1,190 @@
+//! Conversations of `shadowllm run`: where messages come from, what becomes of them, and what Ctrl-C does.
+
+use crate::answer::{as_json, summary, whole};
+use crate::print;
+use rustyline::error::ReadlineError;
+use shadowllm_host::conversation::Reply;
+use shadowllm_host::{Chat, Error, Result, Stop};
+use std::io::{IsTerminal, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Said when a conversation does not fit any more.
+const ANEW: &str = "[the context is full: the conversation starts anew]";
+
+/// All of standard input.
+pub fn standard_input() -> Result<String> {
+    let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| bad(&e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        bad(&format_args!(
+            "it is not UTF-8 text (byte {at} is the first that is wrong): convert it, with iconv for one"
+        ))
+    })
+}
+
+/// Messages: typed at a terminal, or all that standard input holds.
+pub enum Lines {
+    /// From a person.
+    Editor(Box<rustyline::DefaultEditor>),
+    /// From a pipe or a file.
+    Given(String),
+}
+
+impl Lines {
+    /// Those of standard input.
+    pub fn new() -> Result<Self> {
+        if !std::io::stdin().is_terminal() {
+            return standard_input().map(Lines::Given);
+        }
+        let editor = rustyline::DefaultEditor::new();
+        editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))
+    }
+
+    /// A text with empty lines in it is one prompt: nobody sends empty messages.
+    pub fn or_prompt(self) -> (Option<String>, Option<Lines>) {
+        match self {
+            Lines::Given(text) if text.trim().lines().any(|line| line.trim().is_empty()) => (Some(text), None),
+            lines => (None, Some(lines)),
+        }
+    }
+}
+
+/// A conversation: each line is a message.
+pub fn chat(mut chat: Chat, lines: Lines, json: bool) -> Result<()> {
+    match lines {
+        Lines::Editor(editor) => {
+            interrupt::watch(chat.session_mut());
+            typed(&mut chat, *editor, json)
+        }
+        Lines::Given(text) => {
+            let mut refused = None;
+            for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                refused = turn(&mut chat, line, json)?.or(refused);
+            }
+            refused.map_or(Ok(()), Err)
+        }
+    }
+}
+
+/// Messages from a person, until the end of input or two Ctrl-C.
+fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> Result<()> {
+    let mut leaving = false;
+    loop {
+        match editor.readline("> ") {
+            Ok(line) if line.trim().is_empty() => {}
+            Ok(line) => {
+                // History is a comfort.
+                let _ = editor.add_history_entry(&line);
+                let _answering = interrupt::answering();
+                turn(chat, &line, json)?;
+            }
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Interrupted) if leaving => return Ok(()),
+            Err(ReadlineError::Interrupted) => {
+                print::note("[Ctrl-C once more, or Ctrl-D, leaves]");
+                leaving = true;
+                continue;
+            }
+            Err(e) => return Err(Error::Other(format!("cannot read standard input: {e}"))),
+        }
+        leaving = false;
+    }
+}
+
+/// Asks and shows the answer. What makes the question impossible is said and returned, and the conversation goes on.
+fn turn(chat: &mut Chat, line: &str, json: bool) -> Result<Option<Error>> {
+    let is_full = |e: &Error| matches!(e, Error::Engine { source: shadowllm_core::Error::ContextFull { .. }, .. });
+    let mut reply = answer(chat, line, json);
+    if chat.messages().len() > 1 && reply.as_ref().is_err_and(is_full) {
+        print::note(ANEW);
+        chat.clear();
+        reply = answer(chat, line, json);
+    }
+    match reply {
+        Ok(reply) => {
+            print::note(summary(&reply.figures));
+            if reply.stop == Stop::ContextFull {
+                print::note(ANEW);
+                chat.clear();
+            }
+            Ok(None)
+        }
+        Err(e) if is_full(&e) => {
+            print::note(format_args!("shadowllm: this message is too long: {e}"));
+            Ok(Some(e))
+        }
+        Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn answer(chat: &mut Chat, line: &str, json: bool) -> Result<Reply> {
+    let reply = whole(chat.ask(line)?, !json)?;
+    if json {
+        print::line(as_json(&reply, chat.session()))?
+    } else {
+        print::line("")?
+    }
+    if reply.stop == Stop::Cancelled {
+        print::note("[stopped; what was said stays in the conversation]");
+    }
+    Ok(reply)
+}
+
+/// Ctrl-C: once ends the answer, twice the program.
+mod interrupt {
+    use super::{AtomicBool, Ordering};
+    use shadowllm_host::Session;
+
+    /// Raised by Ctrl-C.
+    static STOP: AtomicBool = AtomicBool::new(false);
+
+    /// Lets Ctrl-C end the session's answers.
+    pub fn watch(session: &mut Session) {
+        session.set_cancel(Some(&STOP));
+    }
+
+    /// While it lives, Ctrl-C is for the answer.
+    pub struct Answering {
+        #[cfg(unix)]
+        before: libc::sigaction,
+    }
+
+    #[cfg(unix)]
+    extern "C" fn stop(_: libc::c_int) {
+        if STOP.swap(true, Ordering::SeqCst) {
+            // SAFETY: a handler may end the process so.
+            unsafe { libc::_exit(130) }
+        }
+    }
+
+    /// Begins to watch.
+    pub fn answering() -> Answering {
+        STOP.store(false, Ordering::SeqCst);
+        Answering {
+            #[cfg(unix)]
+            // SAFETY: both structures are plain data, and the handler does what handlers may do: one access to an atomic.
+            before: unsafe {
+                let mut new: libc::sigaction = std::mem::zeroed();
+                let mut before: libc::sigaction = std::mem::zeroed();
+                new.sa_sigaction = stop as extern "C" fn(libc::c_int) as libc::sighandler_t;
+                new.sa_flags = libc::SA_RESTART;
+                libc::sigaction(libc::SIGINT, &new, &mut before);
+                before
+            },
+        }
+    }
+
+    impl Drop for Answering {
+        fn drop(&mut self) {
+            #[cfg(unix)]
+            // SAFETY: the structure is one that the system filled in.
+            unsafe {
+                libc::sigaction(libc::SIGINT, &self.before, std::ptr::null_mut());
+            }
+            STOP.store(false, Ordering::SeqCst);
+        }
+    }
+}
