@@ -14,21 +14,11 @@ use std::path::{Path, PathBuf};
 
 /// Families that cannot be read or run, with what is said of them. A family leaves the list when it runs.
 const REFUSED: &[(&str, &str)] = &[
-    ("cohere2", "cannot run models with scaled embeddings or logits"),
-    ("fatrelu", "cannot run models with activations with a parameter"),
-    ("gemma", "cannot run models with scaled embeddings or logits"),
-    ("gemma2", "cannot run models with scaled embeddings or logits"),
-    ("gemma3", "cannot run models with scaled embeddings or logits"),
-    ("gpt_neox", "cannot run models with parallel blocks"),
     ("gpt_oss", "model_type gpt_oss is not supported (these are: llama, "),
-    ("granite", "cannot run models with scaled embeddings or logits"),
     ("granitemoe", "model_type granitemoe is not supported (these are: llama, "),
     ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (these are: llama, "),
     ("mixtral", "model_type mixtral is not supported (these are: llama, "),
-    ("olmo2", "cannot run models with a norm of all heads together"),
-    ("olmo3", "cannot run models with a norm of all heads together"),
     ("olmoe", "model_type olmoe is not supported (these are: llama, "),
-    ("phi", "tensor lm_head.bias: a bias of the output matrix is not supported"),
     ("qwen2_moe", "model_type qwen2_moe is not supported (these are: llama, "),
     ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (these are: llama, "),
     ("qwen3_moe", "model_type qwen3_moe is not supported (these are: llama, "),

@@ -198,6 +198,8 @@ roles! {
     SharedDown = 42, "shared_down", Mlp, [Model, Shared], |p| Some(p.shared() > 0);
     /// What decides, through a sigmoid, how much of it counts.
     SharedRouter = 43, "shared_router", Mlp, [One, Model], |p| Some(p.mlp().router.is_some_and(|r| r.shared_gate));
+    /// Bias of the output matrix.
+    OutputBias = 44, "output.bias", Model, [Vocab, One], |_| None;
 }
 
 impl Role {

@@ -204,7 +204,7 @@ impl Session<'_, '_> {
         let (w, c, kernels) = (self.globals, *self.model.config(), self.model.kernels());
         exec.before_layer(c.layers, None);
         let b = &mut self.buffers;
-        let int8 = w.project_out.as_ref().unwrap_or(&w.output).geometry().takes_int8();
+        let int8 = w.project_out.as_ref().unwrap_or(&w.output.matrix).geometry().takes_int8();
         let from = &b.x.values[row * b.x.width..];
         prepare(exec, kernels, w.norm.as_ref(), (from, &mut b.normed), rows, int8);
         let mut input = b.normed.input();
@@ -220,7 +220,8 @@ impl Session<'_, '_> {
             input = b.embed.input();
         }
         let width = c.vocab.next_multiple_of(16);
-        self.traffic.weights += linear(exec, kernels, &[Product::new(w.output, None, b.logits, width)], &input, rows);
+        let product = Product::new(w.output.matrix, w.output.bias, b.logits, width);
+        self.traffic.weights += linear(exec, kernels, &[product], &input, rows);
         let g = self.model.image().arch().globals();
         if (g.logit_scale, g.logit_cap) != (1.0, 0.0) {
             let logits = Disjoint::new(b.logits);

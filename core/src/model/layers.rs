@@ -23,8 +23,8 @@ pub struct GlobalWeights<'a> {
     pub norm: Option<NormWeights<'a>>,
     /// Output projection.
     pub project_out: Option<Matrix<'a>>,
-    /// Output matrix.
-    pub output: Matrix<'a>,
+    /// Output matrix and its bias.
+    pub output: Projection<'a>,
 }
 
 /// A layer.
@@ -273,7 +273,10 @@ impl<'a> GlobalWeights<'a> {
             ropes: core::array::from_fn(|table| image.vector(Role::RopeFrequencies, table)),
             norm: NormWeights::get(image, norm, [Role::FinalNorm, Role::FinalNormBias], 0)?,
             project_out: image.matrix(Role::ProjectOut, 0),
-            output: image.matrix(Role::Output, 0).unwrap_or(embed),
+            output: Projection {
+                matrix: image.matrix(Role::Output, 0).unwrap_or(embed),
+                bias: get.vector(Role::OutputBias),
+            },
         })
     }
 }

@@ -81,12 +81,6 @@ impl HfSource {
         let layer_of = |name: &str| name.strip_prefix(&of_layers)?.split_once('.')?.0.parse().ok();
         let names = source.places.keys().filter_map(|name| Some((name.as_str(), layer_of(name)?)));
         all_placed(&spec, &|role, layer| source.find(role, layer), names).map_err(|e| Error::file(folder, e))?;
-        let bias =
-            source.find(Role::Output, 0).and_then(|(name, _)| Some(format!("{}.bias", name.strip_suffix(".weight")?)));
-        if let Some(bias) = bias.filter(|bias| source.places.contains_key(bias)) {
-            let message = format!("tensor {bias}: a bias of the output matrix is not supported");
-            return Err(Error::file(folder, message));
-        }
         source.spec = spec;
         Ok(source)
     }
@@ -136,7 +130,7 @@ impl HfSource {
     /// Name of the tensor of this role, and which part of it it is.
     fn find(&self, role: Role, layer: usize) -> Option<(String, Part)> {
         let before = match (role, role.in_layers()) {
-            (Role::Output, _) => self.head.clone(),
+            (Role::Output | Role::OutputBias, _) => self.head.clone(),
             (_, true) => format!("{}{}.{layer}.", self.prefix, self.family.layers),
             (_, false) => self.prefix.clone(),
         };

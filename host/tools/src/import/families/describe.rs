@@ -100,7 +100,7 @@ fn activation(c: &Config, default: Activation) -> Result<(Activation, f32), Stri
             if threshold.is_nan() || threshold < 0.0 {
                 return Err(format!("a threshold of {threshold} is not supported (zero and more is)"));
             }
-            return Ok((Activation::Relu, threshold as f32));
+            return Ok((Activation::FatRelu, threshold as f32));
         }
         "relu2" | "relu_squared" => Activation::Relu2,
         "gelu" => Activation::Gelu,

@@ -53,9 +53,6 @@ fn spec(parts: &Parts) -> std::result::Result<(&'static Family, Spec), String> {
     let spec = spec.with_tensors(&|role, layer| find(role, layer).is_some());
     let layer_of = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
     all_placed(&spec, &find, parts.names().filter_map(|name| Some((name, layer_of(name)?))))?;
-    if parts.has("output.bias") {
-        return Err("tensor output.bias: a bias of the output matrix is not supported".into());
-    }
     Ok((family, spec))
 }
 
