@@ -14,14 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Families that cannot be read or run, with what is said of them. A family leaves the list when it runs.
 const REFUSED: &[(&str, &str)] = &[
-    ("gpt_oss", "model_type gpt_oss is not supported (these are: llama, "),
-    ("granitemoe", "model_type granitemoe is not supported (these are: llama, "),
     ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (these are: llama, "),
-    ("mixtral", "model_type mixtral is not supported (these are: llama, "),
-    ("olmoe", "model_type olmoe is not supported (these are: llama, "),
-    ("qwen2_moe", "model_type qwen2_moe is not supported (these are: llama, "),
     ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (these are: llama, "),
-    ("qwen3_moe", "model_type qwen3_moe is not supported (these are: llama, "),
 ];
 
 const F32: Formats = Formats { weights: Format::F32, output: Format::F32 };

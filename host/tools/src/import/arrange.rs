@@ -3,7 +3,7 @@
 
 use super::Spec;
 use super::families::Stored;
-use super::names::Part;
+use super::names::{Part, Wanted};
 use super::tensor::{Data, Reading, SourceTensor};
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::HeadNorm;
@@ -18,6 +18,26 @@ pub struct Stock<'a> {
     pub data: Data<'a>,
 }
 
+impl<'a> Stock<'a> {
+    /// One expert's tensor, where those of all experts are stacked in one.
+    fn of_expert(mut self, spec: &Spec, wanted: Wanted) -> Result<Self, String> {
+        let experts = spec.experts(wanted.role, wanted.layer);
+        let stacked = if wanted.role.is_matrix() { 3 } else { 2 };
+        if experts == 0 || self.shape.len() != stacked {
+            return Ok(self);
+        }
+        if self.shape[0] != experts {
+            return Err(format!("tensor {} is of {} experts, and not of {experts}", self.name, self.shape[0]));
+        }
+        if let Data::Bytes { bytes, .. } = &mut self.data {
+            let len = bytes.len() / experts;
+            *bytes = bytes.get(wanted.expert * len..(wanted.expert + 1) * len).unwrap_or_default();
+        }
+        self.shape.remove(0);
+        Ok(self)
+    }
+}
+
 /// The tensor of this role.
 ///
 /// # Errors
@@ -25,9 +45,11 @@ pub struct Stock<'a> {
 pub fn arrange<'a>(
     spec: &Spec,
     stored: Stored,
-    (role, layer, part): (Role, usize, Part),
+    (wanted, part): (Wanted, Part),
     stock: Stock<'a>,
 ) -> Result<SourceTensor<'a>, String> {
+    let Wanted { role, layer, .. } = wanted;
+    let stock = stock.of_expert(spec, wanted)?;
     let name = stock.name;
     let (rows, cols) = match stock.shape[..] {
         [] => (1, 1),
@@ -36,7 +58,8 @@ pub fn arrange<'a>(
         _ => return Err(format!("tensor {name} has shape {:?}", stock.shape)),
     };
     let mut t = SourceTensor { name, rows, cols, data: stock.data, reading: Reading::default() };
-    if stored.transposed && role.in_layers() && role.is_matrix() {
+    let turned = matches!(part, Part::Turned | Part::TurnedAlternate(_));
+    if (stored.transposed && role.in_layers() || turned) && role.is_matrix() {
         t.reading.transposed = Some(t.cols);
         (t.rows, t.cols) = (t.cols, t.rows);
     }

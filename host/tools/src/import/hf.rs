@@ -4,7 +4,7 @@ use super::arrange::{Stock, arrange};
 use super::config::Config;
 use super::families::{self, Family};
 use super::gguf::GgmlType;
-use super::names::{self, Kind, Part};
+use super::names::{self, Kind, Part, Wanted};
 use super::placed::all_placed;
 use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
@@ -75,12 +75,12 @@ impl HfSource {
             source.add_shard(&path)?;
         }
         source.find_prefixes();
-        let has = |role, layer| source.find(role, layer).is_some();
+        let has = |role, layer| source.find(Wanted { role, layer, expert: 0 }).is_some();
         let spec = source.spec.clone().with_tensors(&has);
         let of_layers = format!("{}{}.", source.prefix, family.layers);
         let layer_of = |name: &str| name.strip_prefix(&of_layers)?.split_once('.')?.0.parse().ok();
         let names = source.places.keys().filter_map(|name| Some((name.as_str(), layer_of(name)?)));
-        all_placed(&spec, &|role, layer| source.find(role, layer), names).map_err(|e| Error::file(folder, e))?;
+        all_placed(&spec, &|wanted| source.find(wanted), names).map_err(|e| Error::file(folder, e))?;
         source.spec = spec;
         Ok(source)
     }
@@ -128,14 +128,15 @@ impl HfSource {
     }
 
     /// Name of the tensor of this role, and which part of it it is.
-    fn find(&self, role: Role, layer: usize) -> Option<(String, Part)> {
+    fn find(&self, wanted: Wanted) -> Option<(String, Part)> {
+        let Wanted { role, layer, .. } = wanted;
         let before = match (role, role.in_layers()) {
             (Role::Output | Role::OutputBias, _) => self.head.clone(),
             (_, true) => format!("{}{}.{layer}.", self.prefix, self.family.layers),
             (_, false) => self.prefix.clone(),
         };
         let there = |name: &str| self.places.contains_key(&format!("{before}{name}"));
-        let (name, part) = names::find(self.family.names, Kind::Hf, role, &there)?;
+        let (name, part) = names::find(self.family.names, Kind::Hf, wanted, &there)?;
         Some((before + &name, part))
     }
 }
@@ -230,10 +231,15 @@ impl Source for HfSource {
     }
 
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+        self.expert(role, layer, 0)
+    }
+
+    fn expert(&self, role: Role, layer: usize, expert: usize) -> Result<Option<SourceTensor<'_>>> {
+        let wanted = Wanted { role, layer, expert };
         if role == Role::Output && self.tied {
             return Ok(None);
         }
-        let Some((name, part)) = self.find(role, layer) else {
+        let Some((name, part)) = self.find(wanted) else {
             if role == Role::Output {
                 let message = "the model has no output matrix (lm_head), and config.json does not say that it is the \
                                embedding (tie_word_embeddings): is it a model without its head?";
@@ -248,7 +254,7 @@ impl Source for HfSource {
         })?;
         let data = Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] };
         let stock = Stock { name, shape: place.shape.clone(), data };
-        let tensor = arrange(&self.spec, self.family.hf, (role, layer, part), stock);
+        let tensor = arrange(&self.spec, self.family.hf, (wanted, part), stock);
         tensor.map(Some).map_err(|e| Error::file(&self.folder, e))
     }
 

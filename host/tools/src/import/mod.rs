@@ -21,6 +21,7 @@ pub use tensor::{Data, Reading, SourceTensor};
 use families::Family;
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{self, Globals, HeadNorm, Layer, MAX_EOS, Op};
+use shadowllm_core::image::roles::Place;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,13 @@ impl Spec {
             }
         }
         self
+    }
+
+    /// How many experts have a tensor each; 0 where it is no expert's.
+    fn experts(&self, role: Role, layer: usize) -> usize {
+        let Some(layer) = self.layers.get(layer) else { return 0 };
+        let place = Place { globals: &self.globals, block: role.block(layer), rotated: 0 };
+        role.experts(&place)
     }
 
     /// The architecture section of an image.

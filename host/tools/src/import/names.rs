@@ -21,6 +21,12 @@ pub enum Part {
     Half(usize),
     /// All rows from this one on.
     From(usize),
+    /// Every second row from this one on.
+    Alternate(usize),
+    /// All of a matrix whose rows are inputs.
+    Turned,
+    /// Every second output from this one on, of a matrix whose rows are inputs.
+    TurnedAlternate(usize),
 }
 
 /// A row of the table.
@@ -29,7 +35,8 @@ pub struct Named {
     pub role: Role,
     /// Which part of the named tensor it is.
     pub part: Part,
-    /// Its name in a Hugging Face folder, without the layer's; empty where there is none.
+    /// Its name in a Hugging Face folder, without the layer's; empty where there is none. `{}` stands for the number of an
+    /// expert; where there is no such place, the experts' tensors are stacked in one.
     pub hf: &'static str,
     /// Its name in a GGUF file, without the layer's; empty where there is none.
     pub gguf: &'static str,
@@ -68,6 +75,14 @@ pub const STANDARD: &[Named] = &[
     whole(Role::Gate, "mlp.gate_proj.weight", "ffn_gate.weight"),
     whole(Role::Up, "mlp.up_proj.weight", "ffn_up.weight"),
     whole(Role::Down, "mlp.down_proj.weight", "ffn_down.weight"),
+    whole(Role::Router, "mlp.gate.weight", "ffn_gate_inp.weight"),
+    whole(Role::Gate, "mlp.experts.{}.gate_proj.weight", "ffn_gate_exps.weight"),
+    whole(Role::Up, "mlp.experts.{}.up_proj.weight", "ffn_up_exps.weight"),
+    whole(Role::Down, "mlp.experts.{}.down_proj.weight", "ffn_down_exps.weight"),
+    whole(Role::SharedGate, "mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight"),
+    whole(Role::SharedUp, "mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight"),
+    whole(Role::SharedDown, "mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight"),
+    whole(Role::SharedRouter, "mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"),
 ];
 
 /// Where a model's files come from.
@@ -79,12 +94,24 @@ pub enum Kind {
     Gguf,
 }
 
+/// A tensor's place in a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What it is.
+    pub role: Role,
+    /// Its layer.
+    pub layer: usize,
+    /// Its expert; 0 where it is no expert's.
+    pub expert: usize,
+}
+
 /// The tensor of this role: the name of the first one that there is, without its layer's, and which part of it it is.
-pub fn find(own: &[Named], kind: Kind, role: Role, there: &dyn Fn(&str) -> bool) -> Option<(String, Part)> {
-    let rows = || own.iter().chain(STANDARD);
-    let name = |row: &Named| if kind == Kind::Hf { row.hf } else { row.gguf };
+pub fn find(own: &[Named], kind: Kind, wanted: Wanted, there: &dyn Fn(&str) -> bool) -> Option<(String, Part)> {
+    let (rows, role) = (|| own.iter().chain(STANDARD), wanted.role);
+    let of = |row: &Named| if kind == Kind::Hf { row.hf } else { row.gguf };
+    let name = |row: &Named| of(row).replacen("{}", &wanted.expert.to_string(), 1);
     let found = |(name, part): (String, Part)| (!name.is_empty() && there(&name)).then_some((name, part));
-    let direct = rows().filter(|row| row.role == role).map(|row| (name(row).to_owned(), row.part));
+    let direct = rows().filter(|row| row.role == role).map(|row| (name(row), row.part));
     if let Some(this) = direct.into_iter().find_map(found) {
         return Some(this);
     }
@@ -110,6 +137,8 @@ impl Part {
             Part::HeadQkv(_) => rows == fused && a.heads == a.kv_heads,
             Part::Half(_) => rows.is_multiple_of(2),
             Part::From(first) => first < rows,
+            Part::Alternate(_) | Part::TurnedAlternate(_) => rows.is_multiple_of(2),
+            Part::Turned => true,
         };
         if !fits {
             return Err(format!("has {rows} rows, which cannot be cut into the parts that the configuration asks for"));
@@ -125,7 +154,11 @@ impl Part {
                 reading.select((0..sizes[i]).map(|row| row / head * 3 * head + i * head + row % head));
                 return Ok(sizes[i]);
             }
-            Part::Whole => 0..rows,
+            Part::Alternate(first) | Part::TurnedAlternate(first) => {
+                reading.select((0..rows / 2).map(|row| 2 * row + first));
+                return Ok(rows / 2);
+            }
+            Part::Whole | Part::Turned => 0..rows,
         };
         let len = range.len();
         reading.select(range);

@@ -2,7 +2,7 @@
 //! model would be another one.
 
 use super::Spec;
-use super::names::Part;
+use super::names::{Part, Wanted};
 use shadowllm_core::image::roles::{Place, ROLES};
 use shadowllm_core::image::{Positions, Role};
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ const NO_WEIGHTS: &[&str] = &[
 /// A sentence naming the first that is not.
 pub fn all_placed<'n>(
     spec: &Spec,
-    find: &dyn Fn(Role, usize) -> Option<(String, Part)>,
+    find: &dyn Fn(Wanted) -> Option<(String, Part)>,
     names: impl Iterator<Item = (&'n str, usize)>,
 ) -> Result<(), String> {
     let mut wanted = HashSet::new();
@@ -33,7 +33,9 @@ pub fn all_placed<'n>(
         for row in ROLES.iter().filter(|row| row.role.in_layers()) {
             let place = Place { globals: &spec.globals, block: row.role.block(layer), rotated: 0 };
             if place.block.is_some() && row.role.needed(&place) != Some(false) {
-                wanted.extend(find(row.role, number).map(|(name, _)| name));
+                let experts = 0..row.role.experts(&place).max(1);
+                let names = experts.filter_map(|expert| find(Wanted { role: row.role, layer: number, expert }));
+                wanted.extend(names.map(|(name, _)| name));
             }
         }
     }
@@ -43,7 +45,9 @@ pub fn all_placed<'n>(
             return Err(format!("tensor {name} has no place: {known}, or the configuration does not ask for it"));
         }
     }
-    if spec.globals.positions == Positions::Rope && find(Role::EmbedPositions, 0).is_some() {
+    if spec.globals.positions == Positions::Rope
+        && find(Wanted { role: Role::EmbedPositions, layer: 0, expert: 0 }).is_some()
+    {
         return Err("the model has learned positions, which its family does not have".into());
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! What a row cannot say is a function of its own, which changes the description that the row gave.
 
 mod describe;
+mod experts;
 mod gemma;
 mod gpt;
 mod others;
@@ -173,6 +174,12 @@ pub static FAMILIES: &[Family] = &[
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,
+    experts::MIXTRAL,
+    experts::QWEN2_MOE,
+    experts::QWEN3_MOE,
+    experts::OLMOE,
+    experts::GRANITE_MOE,
+    experts::GPT_OSS,
 ];
 
 /// Families that are known and cannot be run, with what they need.

@@ -222,7 +222,7 @@ pub const OLMO2: Family = Family {
 /// OLMo 3: with windows.
 pub const OLMO3: Family = Family { name: "olmo3", gguf: &[], theta: 500_000.0, ..OLMO2 };
 
-fn whole_head_norms(_: &Config, spec: &mut Spec) -> Result<(), String> {
+pub fn whole_head_norms(_: &Config, spec: &mut Spec) -> Result<(), String> {
     spec.layers.iter_mut().filter_map(attention).for_each(|a| a.head_norm = HeadNorm::Whole);
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::parts::Parts;
 use super::{Gguf, special_tokens, tokenizer_json};
 use crate::import::arrange::{Stock, arrange};
 use crate::import::families::{self, Family};
-use crate::import::names::{self, Kind, Part};
+use crate::import::names::{self, Kind, Part, Wanted};
 use crate::import::placed::all_placed;
 use crate::import::{Data, Source, SourceTensor, Spec};
 use shadowllm_core::image::Role;
@@ -49,18 +49,19 @@ fn spec(parts: &Parts) -> std::result::Result<(&'static Family, Spec), String> {
     let vocab = parts.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.0.rows();
     let config = config(parts, family, vocab)?;
     let spec = families::describe(family, &config)?;
-    let find = |role, layer| find(parts, family, role, layer);
-    let spec = spec.with_tensors(&|role, layer| find(role, layer).is_some());
+    let find = |wanted| find(parts, family, wanted);
+    let spec = spec.with_tensors(&|role, layer| find(Wanted { role, layer, expert: 0 }).is_some());
     let layer_of = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
     all_placed(&spec, &find, parts.names().filter_map(|name| Some((name, layer_of(name)?))))?;
     Ok((family, spec))
 }
 
 /// Name of the tensor of this role, and which part of it it is.
-fn find(parts: &Parts, family: &Family, role: Role, layer: usize) -> Option<(String, Part)> {
+fn find(parts: &Parts, family: &Family, wanted: Wanted) -> Option<(String, Part)> {
+    let Wanted { role, layer, .. } = wanted;
     let before = if role.in_layers() { format!("blk.{layer}.") } else { String::new() };
     let there = |name: &str| parts.has(&format!("{before}{name}"));
-    let (name, part) = names::find(family.names, Kind::Gguf, role, &there)?;
+    let (name, part) = names::find(family.names, Kind::Gguf, wanted, &there)?;
     Some((before + &name, part))
 }
 
@@ -70,13 +71,18 @@ impl Source for GgufSource {
     }
 
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
-        let Some((name, part)) = find(&self.parts, self.family, role, layer) else {
+        self.expert(role, layer, 0)
+    }
+
+    fn expert(&self, role: Role, layer: usize, expert: usize) -> Result<Option<SourceTensor<'_>>> {
+        let wanted = Wanted { role, layer, expert };
+        let Some((name, part)) = find(&self.parts, self.family, wanted) else {
             return Ok(self.spec.default_tensor(self.family, role));
         };
         let (t, bytes) = self.parts.tensor(&name).map_err(|e| Error::file(&self.path, e))?;
         let shape: Vec<usize> = t.dims.iter().rev().copied().collect();
         let stock = Stock { name, shape, data: Data::Bytes { kind: t.kind, bytes } };
-        let tensor = arrange(&self.spec, self.family.in_gguf, (role, layer, part), stock);
+        let tensor = arrange(&self.spec, self.family.in_gguf, (wanted, part), stock);
         tensor.map(Some).map_err(|e| Error::file(&self.path, e))
     }
 
