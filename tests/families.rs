@@ -4,6 +4,9 @@
 //! `vectors/families` has small random models in bf16 with windows of 16 in 48 tokens, so that windows, tables of
 //! frequencies, caps, multipliers and routers all show in the logits.
 
+#[path = "families/twins.rs"]
+mod twins;
+
 use shadowllm_core::{Executor, Format, KvFormat, Serial};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -84,4 +87,84 @@ fn logits_are_those_of_transformers() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A GGUF file of the same model, written as llama.cpp's converter does, gives the same logits, or is refused as the
+/// folder is.
+#[test]
+fn gguf_twins_are_the_same_models() {
+    let temp = tempfile::tempdir().unwrap();
+    let (file, image) = (temp.path().join("twin.gguf"), temp.path().join("model.sllm"));
+    let mut wrong = Vec::new();
+    for (name, arch) in twins::TWINS {
+        let folder = vectors("families").join(name);
+        if UNSAID.iter().any(|u| u.0 == *name) {
+            continue;
+        }
+        std::fs::write(&file, twins::twin(&folder, arch)).unwrap();
+        let refused = REFUSED.iter().find(|r| r.0 == *name);
+        match (packed(&file, &image), refused) {
+            (Ok(()), None) => {
+                let run = std::panic::AssertUnwindSafe(|| agrees(name, &folder, &image, &[]));
+                if std::panic::catch_unwind(run).is_err() {
+                    wrong.push(format!("{name}: other logits"));
+                }
+            }
+            (Ok(()), Some(_)) => wrong.push(format!("{name} runs, and its folder does not")),
+            (Err(error), None) => wrong.push(format!("{name} is refused: {error}")),
+            (Err(error), Some((_, why))) => {
+                if !error.contains(why) && !error.contains("not supported") {
+                    wrong.push(format!("{name} is refused otherwise: {error}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the folders say and GGUF does not, for llama.cpp knows it from the architecture, with its value there.
+const UNSAID: &[(&str, &str, &str)] = &[
+    ("gemma2", "query_pre_attn_scalar", "32"),
+    ("gemma3", "query_pre_attn_scalar", "32"),
+    ("smollm3", "no_rope_layers", "[1, 1, 1]"),
+];
+
+/// A copy of a family's folder with another value in its configuration.
+fn changed(name: &str, key: &str, value: &str, folder: &Path) {
+    let original = vectors("families").join(name);
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::copy(original.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(original.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config[key] = serde_json::from_str(value).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn gguf_twins_have_what_their_architecture_says() {
+    let temp = tempfile::tempdir().unwrap();
+    let (folder, file) = (temp.path().join("model"), temp.path().join("twin.gguf"));
+    let ids: Vec<u32> = (3..51).collect();
+    let of = |source: &Path| {
+        let image = temp.path().join("model.sllm");
+        packed(source, &image).unwrap();
+        logits(&LoadedModel::open(&image, None).unwrap(), &Serial, &ids, KvFormat::F32, Reading::Decode)
+    };
+    for (name, key, value) in UNSAID {
+        changed(name, key, value, &folder);
+        let arch = twins::TWINS.iter().find(|t| t.0 == *name).unwrap().1;
+        std::fs::write(&file, twins::twin(&folder, arch)).unwrap();
+        // Scales are computed from other numbers.
+        assert!(max_difference(&of(&folder), &of(&file)) < 1e-5, "{name}");
+    }
+    // Five layers by name; the tensors of the last two are missing, which is not asked here.
+    let five = twins::changed_twin(&folder, "smollm3", |entries| {
+        let key = "smollm3.block_count";
+        entries.retain(|e| !e.windows(key.len()).any(|w| w == key.as_bytes()));
+        entries.push(shadowllm_tests::gguf_bytes::number(key, 5));
+    });
+    std::fs::write(&file, five).unwrap();
+    let source = import::open(&file).unwrap();
+    let rotates: Vec<bool> = source.spec().layers.iter().map(|l| l.attention().unwrap().rope.is_some()).collect();
+    assert_eq!(rotates, [true, true, true, false, true]);
 }

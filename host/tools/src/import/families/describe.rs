@@ -6,7 +6,7 @@ use crate::import::rope::{self, Table};
 use crate::import::{Spec, end_tokens};
 use serde_json::Value;
 use shadowllm_core::image::Positions;
-use shadowllm_core::image::arch::{self, Attention, Block, Globals, Layer, MAX_LAYERS, Mlp, Norm, Op};
+use shadowllm_core::image::arch::{self, Attention, Block, Globals, Layer, MAX_LAYERS, Mlp, Norm, Op, Router, Scoring};
 use shadowllm_core::kernels::Activation;
 
 /// The description that the configuration gives a model of this family.
@@ -33,7 +33,7 @@ pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
         ..Attention::NONE
     };
     let (activation, parameter) = activation(c, family.activation)?;
-    let neurons = match c.maybe_count("intermediate_size")? {
+    let neurons = match c.maybe_count("intermediate_size")?.or(c.maybe_count("moe_intermediate_size")?) {
         None if family.neurons > 0 => family.neurons.saturating_mul(d_model),
         neurons => neurons.ok_or_else(|| c.lacks("intermediate_size"))?,
     };
@@ -53,6 +53,7 @@ pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
     // Before anything of such a size is made.
     spec.check()?;
     windows(family, c, &mut spec)?;
+    experts(family, c, &mut spec)?;
     if family.positions == Positions::Rope {
         rotate(family, c, &mut spec, head_dim)?;
     }
@@ -151,6 +152,57 @@ fn windows(family: &Family, c: &Config, spec: &mut Spec) -> Result<(), String> {
 /// The attention of a layer, to be changed.
 pub fn attention(layer: &mut Layer) -> Option<&mut Attention> {
     layer.blocks.iter_mut().flatten().find_map(|b| if let Op::Attention(a) = &mut b.op { Some(a) } else { None })
+}
+
+/// The feed-forward network of a layer, to be changed.
+pub fn mlp(layer: &mut Layer) -> Option<&mut Mlp> {
+    layer.blocks.iter_mut().flatten().find_map(|b| if let Op::Mlp(m) = &mut b.op { Some(m) } else { None })
+}
+
+/// The experts of the layers that have some.
+fn experts(family: &Family, c: &Config, spec: &mut Spec) -> Result<(), String> {
+    let key = ["num_experts", "num_local_experts"].into_iter().find(|key| c.value(key).is_some());
+    let Some(key) = key else { return Ok(()) };
+    let count = c.count(key)?;
+    if count == 0 {
+        return Ok(());
+    }
+    let Some(choice) = family.experts else {
+        return Err(format!(
+            "{} {count}: experts in a model of the family {} are not supported",
+            c.name(key),
+            family.name
+        ));
+    };
+    let known = if choice.scoring == Scoring::Softmax { [1, 1] } else { [1, 3] };
+    if c.maybe_count("expert_gating_func")?.is_some_and(|f| !known.contains(&f)) {
+        let (name, known) = (c.name("expert_gating_func"), known.map(|n| n.to_string()).join(" or "));
+        return Err(format!("{name} {} is not supported ({known} is)", c.count("expert_gating_func")?));
+    }
+    let shared =
+        ["shared_expert_intermediate_size", "shared_intermediate_size"].into_iter().find(|k| c.value(k).is_some());
+    let shared = shared.map_or(Ok(0), |key| c.count(key))?;
+    let router = Router {
+        experts: count,
+        used: c.count("num_experts_per_tok")?,
+        scoring: choice.scoring,
+        renormalise: c.flag("norm_topk_prob", choice.renormalise)?,
+        scale: c.number("routed_scaling_factor", 1.0)? as f32,
+        bias: false,
+        shared,
+        shared_gate: shared > 0 && choice.shared_gate,
+        early: false,
+    };
+    let neurons = c.maybe_count("moe_intermediate_size")?;
+    let step = c.maybe_count("decoder_sparse_step")?.unwrap_or(1).max(1);
+    let dense: Vec<usize> = c.ids("mlp_only_layers").into_iter().map(|n| n as usize).collect();
+    for (number, layer) in spec.layers.iter_mut().enumerate() {
+        if let (false, true, Some(m)) = (dense.contains(&number), (number + 1).is_multiple_of(step), mlp(layer)) {
+            m.router = Some(router);
+            m.neurons = neurons.unwrap_or(m.neurons);
+        }
+    }
+    Ok(())
 }
 
 /// The tables of rotary frequencies: one, or one for layers with a window and one for the others.

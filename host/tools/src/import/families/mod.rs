@@ -3,9 +3,9 @@
 //! What a row cannot say is a function of its own, which changes the description that the row gave.
 
 mod describe;
-mod experts;
 mod gemma;
 mod gpt;
+mod mixtures;
 mod others;
 
 pub use describe::{PLAIN, describe, scale};
@@ -14,7 +14,7 @@ use super::Spec;
 use super::config::{Config, Names};
 use super::names::{Kind, Named};
 use shadowllm_core::image::Positions;
-use shadowllm_core::image::arch::Norming;
+use shadowllm_core::image::arch::{Norming, Scoring};
 use shadowllm_core::kernels::Activation;
 
 /// Where the norms of a block are.
@@ -39,6 +39,17 @@ pub enum Windows {
     Flagged,
     /// All but every so many-th.
     Except(usize),
+}
+
+/// How experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// From the router's outputs to shares.
+    pub scoring: Scoring,
+    /// Whether the shares of the chosen ones are scaled to a sum of 1 where the configuration does not say.
+    pub renormalise: bool,
+    /// Whether the expert that all tokens use, if there is one, has a sigmoid gate.
+    pub shared_gate: bool,
 }
 
 /// How a kind of file stores the tensors.
@@ -69,6 +80,8 @@ pub struct Family {
     pub keys: &'static Names,
     /// Tensors with other names.
     pub names: &'static [Named],
+    /// How experts are chosen, where models may have some.
+    pub experts: Option<Choice>,
     /// What layers are called in Hugging Face's names of tensors.
     pub layers: &'static str,
     /// Whether the output matrix is the embedding where the configuration does not say.
@@ -118,6 +131,7 @@ const LLAMA: Family = Family {
     gguf: &["llama"],
     keys: &[],
     names: &[],
+    experts: None,
     layers: "layers",
     tied: false,
     norm: Norming::Rms,
@@ -145,7 +159,8 @@ const LAYER_NORM: (&str, f64) = ("layer_norm_eps", 1e-5);
 
 /// All families.
 pub static FAMILIES: &[Family] = &[
-    LLAMA,
+    // Mixtral's files of GGUF say that they are Llama.
+    Family { experts: Some(mixtures::RENORMALISED), ..LLAMA },
     Family { name: "mistral", gguf: &[], windows: Windows::Always, ..LLAMA },
     Family { name: "qwen2", gguf: &["qwen2"], ..HALVES },
     Family { name: "qwen3", gguf: &["qwen3"], ..HALVES },
@@ -169,17 +184,17 @@ pub static FAMILIES: &[Family] = &[
     Family { name: "seed_oss", gguf: &["seed_oss"], ..HALVES },
     Family { name: "ernie4_5", gguf: &["ernie4_5"], tied: true, theta: 500_000.0, hf: INTERLEAVED, ..LLAMA },
     Family { name: "ministral", gguf: &[], windows: Windows::Always, ..LLAMA },
+    mixtures::MIXTRAL,
+    mixtures::QWEN2_MOE,
+    mixtures::QWEN3_MOE,
+    mixtures::OLMOE,
+    mixtures::GRANITE_MOE,
+    mixtures::GPT_OSS,
     others::OLMO2,
     others::OLMO3,
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,
-    experts::MIXTRAL,
-    experts::QWEN2_MOE,
-    experts::QWEN3_MOE,
-    experts::OLMOE,
-    experts::GRANITE_MOE,
-    experts::GPT_OSS,
 ];
 
 /// Families that are known and cannot be run, with what they need.

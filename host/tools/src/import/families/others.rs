@@ -27,7 +27,8 @@ pub const PHI3: Family = Family {
 pub const GRANITE: Family =
     Family { name: "granite", gguf: &["granite"], windows: Windows::Never, change: granite, ..LLAMA };
 
-fn granite(c: &Config, spec: &mut Spec) -> Result<(), String> {
+/// Granite's multipliers.
+pub fn granite(c: &Config, spec: &mut Spec) -> Result<(), String> {
     let residual = c.number("residual_multiplier", 1.0)?;
     multiply(spec, c.number("embedding_multiplier", 1.0)?, residual, 1.0 / c.number("logits_scaling", 1.0)?)?;
     if let Some(scale) = c.maybe_number("attention_multiplier")? {

@@ -24,6 +24,14 @@ const KEYS: &[(&str, &str)] = &[
     ("attn_logit_softcapping", "attn_logit_softcapping"),
     ("final_logit_softcapping", "final_logit_softcapping"),
     ("use_parallel_residual", "use_parallel_residual"),
+    ("clip_qkv", "attention.clamp_kqv"),
+    ("num_experts", "expert_count"),
+    ("num_experts_per_tok", "expert_used_count"),
+    ("moe_intermediate_size", "expert_feed_forward_length"),
+    ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+    ("norm_topk_prob", "expert_weights_norm"),
+    ("routed_scaling_factor", "expert_weights_scale"),
+    ("expert_gating_func", "expert_gating_func"),
 ];
 
 /// Keys with an entry for each layer in some files; where all are equal they are one number.
@@ -40,7 +48,8 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     let eps = if family.norm == shadowllm_core::image::arch::Norming::Rms { "rms_epsilon" } else { "epsilon" };
     let eps = format!("attention.layer_norm_{eps}");
     // llama.cpp divides Granite's and MiniCPM's logits by it and multiplies the others'.
-    let logits = if matches!(family.name, "granite" | "minicpm") { "logits_scaling" } else { "logit_scale" };
+    let logits =
+        if matches!(family.name, "granite" | "granitemoe" | "minicpm") { "logits_scaling" } else { "logit_scale" };
     let rows = KEYS.iter().copied().chain([(family.eps.0, eps.as_str()), (logits, "logit_scale")]);
     let mut values = Map::new();
     let mut names = Vec::new();
@@ -67,7 +76,7 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     let special = special_tokens(g);
     values.insert("bos_token_id".into(), json!(special.bos));
     values.insert("eos_token_id".into(), json!(special.eos));
-    rotation(parts, arch, &mut values)?;
+    rotation(parts, family, &mut values)?;
     Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it anew"]))
 }
 
@@ -97,8 +106,9 @@ fn one_of_equal(key: &str, value: &Meta) -> Result<Value, String> {
 }
 
 /// Scaling and extent of the rotation, from keys and from tensors of divisors.
-fn rotation(parts: &Parts, arch: &str, values: &mut Map<String, Value>) -> Result<(), String> {
+fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> Result<(), String> {
     let g = parts.head();
+    let arch = g.str("general.architecture").unwrap_or_default();
     let number = |key: &str| g.f64(&format!("{arch}.rope.{key}"));
     let heads = values.get("num_attention_heads").and_then(Value::as_u64).unwrap_or(0);
     let width = values.get("hidden_size").and_then(Value::as_u64).and_then(|d| d.checked_div(heads));
@@ -126,8 +136,10 @@ fn rotation(parts: &Parts, arch: &str, values: &mut Map<String, Value>) -> Resul
         ("yarn", None, None) => json!({
             "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained,
             "beta_fast": number("scaling.yarn_beta_fast"), "beta_slow": number("scaling.yarn_beta_slow"),
-            "mscale": number("scaling.yarn_log_multiplier").map(|_| 1.0),
-            "mscale_all_dim": number("scaling.yarn_log_multiplier").map(|_| 1.0),
+            "attention_factor": number("scaling.yarn_attn_factor"), "truncate": family.name != "gpt_oss",
+            // The two are equal where there is one.
+            "mscale": number("scaling.yarn_log_multiplier"),
+            "mscale_all_dim": number("scaling.yarn_log_multiplier"),
         }),
         (kind, None, None) => {
             let known = "none, linear, yarn and longrope";

@@ -3,6 +3,9 @@
 /// Arrays of arrays deeper than this are refused; real files have none at all.
 const MAX_DEPTH: usize = 4;
 
+/// Keys and names of tensors are no longer; ggml's own limit for tensors is 63.
+const LONGEST_NAME: usize = 256;
+
 /// A metadata value. The widths of integers and floats in the file are not kept: each is widened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -110,6 +113,12 @@ impl<'a> Reader<'a> {
     /// A string that must be UTF-8: a key or a tensor's name.
     pub(crate) fn name(&mut self, what: &str) -> Result<String, String> {
         let raw = self.raw(what)?;
+        if raw.len() > LONGEST_NAME {
+            return Err(format!(
+                "{what} is {} bytes long; {LONGEST_NAME} is the most: is the file damaged?",
+                raw.len()
+            ));
+        }
         let name = std::str::from_utf8(raw);
         Ok(name.map_err(|_| format!("{what} is not UTF-8: {}", raw.escape_ascii()))?.to_string())
     }

@@ -43,9 +43,6 @@ fn spec(parts: &Parts) -> std::result::Result<(&'static Family, Spec), String> {
     let arch = g.str("general.architecture");
     let arch = arch.ok_or("the file lacks general.architecture; is it a whole language model? convert it anew")?;
     let family = families::by_name(Kind::Gguf, arch)?;
-    if g.u64(&format!("{arch}.expert_count")).unwrap_or(0) > 0 {
-        return Err("mixture-of-experts models are not supported".into());
-    }
     let vocab = parts.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.0.rows();
     let config = config(parts, family, vocab)?;
     let spec = families::describe(family, &config)?;
