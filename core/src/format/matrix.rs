@@ -4,7 +4,7 @@
 //! apart, so that the parts of several matrices that are used together can lie together.
 
 use super::block::{self, Block};
-use super::order::{PanelTiles, Place, Shape};
+use super::order::{PanelTiles, Place, Shape, columns};
 use super::{BLOCK, Format, Order, TILE_ROWS};
 use crate::error::Error;
 
@@ -41,19 +41,24 @@ impl Geometry {
         }
     }
 
-    /// Bytes of one unit, without scales that units share.
+    /// Bytes of one unit, without what units share.
     pub const fn unit_bytes(&self) -> usize {
-        let weights = match self.order.unit_outputs() {
-            0 => self.outputs() * self.order.unit_inputs(),
-            outputs => self.input_width() * outputs,
+        let (format, order) = (self.format, self.order);
+        let (weights, supers) = match order.unit_outputs() {
+            0 => (self.outputs() * order.unit_inputs(), 0),
+            outputs => (self.input_width() * outputs, outputs * (self.k_blocks / format.blocks_together())),
         };
-        let codes_only = self.order.shares_scales();
-        weights / BLOCK * if codes_only { self.format.code_bytes() } else { self.format.block_bytes() }
+        let heads = if order.shares_scales() { 0 } else { format.head().bytes_of(weights / BLOCK) };
+        weights / BLOCK * format.code_bytes() + heads + supers * format.super_bytes()
     }
 
-    /// Bytes of the scales that the units of a group share; else 0.
+    /// Bytes of what the units of a group share, before the first of them: the numbers of super-blocks where units are
+    /// inputs, those of blocks too where units are single inputs; else 0.
     pub const fn shared_bytes(&self) -> usize {
-        if self.order.shares_scales() { self.format.header_bytes() * self.outputs() } else { 0 }
+        let (format, order) = (self.format, self.order);
+        let heads = if order.shares_scales() { format.head().bytes_of(self.outputs()) } else { 0 };
+        let supers = if order.unit_outputs() == 0 { self.outputs() * format.super_bytes() } else { 0 };
+        supers + format.blocks_together() * heads
     }
 
     /// Lines of blocks: outputs, or inputs where blocks run along the outputs.
@@ -83,17 +88,21 @@ impl Geometry {
 
     /// Bytes of all units, without what lies between groups.
     pub const fn weight_bytes(&self) -> usize {
-        self.bytes_read(self.outputs(), self.input_width(), self.k_blocks)
+        let supers = self.k_blocks / self.format.blocks_together();
+        self.bytes_read(self.outputs(), self.input_width(), self.k_blocks, supers)
     }
 
     /// Bytes that are read for `outputs` outputs (whole panels, or blocks where lines are inputs) of `inputs` inputs,
-    /// which lie in `k_blocks` k-blocks.
-    pub const fn bytes_read(&self, outputs: usize, inputs: usize, k_blocks: usize) -> usize {
-        let (header, codes) = (self.format.header_bytes(), self.format.code_bytes());
+    /// which lie in `k_blocks` k-blocks of `supers` super-blocks (which count where the format has them).
+    pub const fn bytes_read(&self, outputs: usize, inputs: usize, k_blocks: usize, supers: usize) -> usize {
+        let format = self.format;
+        let codes = format.code_bytes();
         if self.order.is_along_outputs() {
-            return outputs / BLOCK * inputs * (header + codes);
+            let blocks = outputs / BLOCK * inputs;
+            return blocks * codes + format.head().bytes_of(blocks);
         }
-        outputs * k_blocks * header + outputs * inputs / BLOCK * codes
+        let heads = format.head().bytes_of(outputs * k_blocks);
+        outputs * inputs / BLOCK * codes + heads + outputs * supers * format.super_bytes()
     }
 
     /// Length of an input vector (a multiple of 32).
@@ -143,6 +152,9 @@ impl Geometry {
         if self.panels == 0 || self.k_blocks == 0 || upg == 0 || self.panels.max(self.k_blocks) > 1 << 26 {
             return None;
         }
+        if !order.holds(self.format) || !self.k_blocks.is_multiple_of(self.format.blocks_together()) {
+            return None;
+        }
         let blocks = self.panels.checked_mul(TILE_ROWS)?.checked_mul(self.k_blocks)?;
         let bytes = blocks.checked_mul(self.format.block_bytes())?;
         if bytes > isize::MAX as usize {
@@ -155,11 +167,11 @@ impl Geometry {
         if self.group_width < upg.checked_mul(order.unit_outputs())? {
             return None;
         }
-        // What inputs share stands once in every k-block, so k-blocks are the groups.
-        if order.shares_scales() && upg != BLOCK {
+        // What units share stands before them, so that they are the groups.
+        if order.group_units(self.format).is_some_and(|units| units != upg) {
             return None;
         }
-        let group = bytes / units * upg;
+        let group = self.shared_bytes().checked_add(self.unit_bytes().checked_mul(upg)?)?;
         // Widths are used as element counts too: keep them far from overflow.
         if self.group_stride < group || self.group_width.checked_mul(units)? > isize::MAX as usize / 8 {
             return None;
@@ -214,11 +226,16 @@ impl<'a> Matrix<'a> {
     pub fn lines(&self) -> Lines {
         let g = &self.geometry;
         assert!(g.order.rules().panel.is_none(), "a matrix of tiles has no lines");
+        let (format, heads) =
+            (g.format, if g.order.shares_scales() { g.format.head().bytes_of(g.outputs()) } else { 0 });
         Lines {
             start: self.bytes.as_ptr(),
             per_group: g.units_per_group,
             group_stride: g.group_stride,
             shared_bytes: g.shared_bytes(),
+            super_bytes: g.shared_bytes() - heads * format.blocks_together(),
+            head_bytes: heads,
+            together: format.blocks_together(),
             line_bytes: g.unit_bytes(),
             blocks: if g.order.unit_outputs() == 0 { g.outputs() / BLOCK } else { g.k_blocks },
         }
@@ -244,6 +261,13 @@ impl<'a> Matrix<'a> {
         assert!(g.order.unit_inputs() == BLOCK && kb < g.k_blocks && to <= g.panels, "run out of range");
         let (start, tile) = (g.unit_offset(kb), g.format.tile_bytes());
         &self.bytes[start + from * tile..start + to * tile]
+    }
+
+    /// The numbers of the super-blocks of k-block `kb`, from panel `from` on: 16 of each for every panel. An address
+    /// without meaning where the format has none.
+    pub fn column_supers(&self, kb: usize, from: usize) -> *const u8 {
+        let g = &self.geometry;
+        self.bytes.as_ptr().wrapping_add(columns::supers(g, kb / g.units_per_group, from))
     }
 
     /// Block `i` of line `line` (see [`Geometry::lines`]), as [`block::decode`] reads it.
@@ -276,30 +300,47 @@ pub struct Lines {
     group_stride: usize,
     /// Bytes of a group before its first line.
     shared_bytes: usize,
+    /// Of these, the numbers of super-blocks, which come first.
+    super_bytes: usize,
+    /// Then the heads of all outputs, so many bytes for each k-block.
+    head_bytes: usize,
+    /// K-blocks of a group where its lines share heads.
+    together: usize,
     line_bytes: usize,
     /// Blocks of a line.
     blocks: usize,
 }
 
 impl Lines {
-    /// First byte of group `g`: what its lines share.
+    /// First byte of the heads that the lines of k-block `kb` share.
     ///
     /// # Safety
-    /// There must be a group `g`.
+    /// There must be a k-block `kb`, whose lines share heads.
     #[inline(always)]
-    pub unsafe fn shared(&self, g: usize) -> *const u8 {
-        // SAFETY: a group's first byte is inside the matrix, whose span `Matrix::new` has checked.
-        unsafe { self.start.add(g * self.group_stride) }
+    pub unsafe fn heads(&self, kb: usize) -> *const u8 {
+        let at = kb / self.together * self.group_stride + self.super_bytes + kb % self.together * self.head_bytes;
+        // SAFETY: a group's heads are inside the matrix, whose span `Matrix::new` has checked.
+        unsafe { self.start.add(at) }
     }
 
-    /// First byte of the first line of group `g`, and bytes from line to line there.
+    /// First byte of the numbers of the super-block that k-block `kb` is in.
     ///
     /// # Safety
-    /// There must be a group `g`.
+    /// As [`Lines::heads`].
     #[inline(always)]
-    pub unsafe fn group(&self, g: usize) -> (*const u8, usize) {
-        // SAFETY: a group's first line is inside the matrix, whose span `Matrix::new` has checked.
-        unsafe { (self.start.add(g * self.group_stride + self.shared_bytes), self.line_bytes) }
+    pub unsafe fn supers(&self, kb: usize) -> *const u8 {
+        // SAFETY: a group's first byte is inside the matrix, whose span `Matrix::new` has checked.
+        unsafe { self.start.add(kb / self.together * self.group_stride) }
+    }
+
+    /// First byte of the first line of k-block `kb`, and bytes from line to line there.
+    ///
+    /// # Safety
+    /// As [`Lines::heads`].
+    #[inline(always)]
+    pub unsafe fn of_block(&self, kb: usize) -> (*const u8, usize) {
+        // SAFETY: there are 32 lines of each k-block.
+        unsafe { (self.line(kb * BLOCK), self.line_bytes) }
     }
 
     /// Blocks of a line.

@@ -1,8 +1,9 @@
 //! What the bytes of weights mean: numbers, blocks of numbers, and the order of the blocks in a matrix.
 //!
-//! Every format stores blocks of [`BLOCK`] weights that share a scale: first the scale (`f16`), then the minimum where
-//! the format has one, then 32 codes. [`block`] encodes and decodes one; [`order`] says where the blocks of a matrix
-//! stand; [`Matrix`] is bytes that were checked against a [`Geometry`].
+//! Every format stores blocks of [`BLOCK`] weights that share a scale: first the numbers that the weights of a block
+//! share, then 32 codes. GGML's K types share more: [`SUPER`] blocks, a *super-block*, share a scale (and a minimum) in
+//! `f16`, and each of them has small integers of its own that multiply these. [`block`] encodes and decodes a block;
+//! [`order`] says where the blocks of a matrix stand; [`Matrix`] is bytes that were checked against a [`Geometry`].
 //!
 //! # Adding a format
 //! A row in the table of [`Format`]. Where its arithmetic is one of [`Arithmetic`]'s, that is all: a 4-bit *table*
@@ -10,6 +11,7 @@
 //! share their kernels. The scale includes the factor that makes the table integral (1/127 for SF4, 1/2 for E2M1).
 
 pub mod block;
+mod head;
 mod matrix;
 pub mod order;
 
@@ -17,9 +19,12 @@ pub use matrix::{Geometry, Lines, Matrix};
 pub use order::{Order, PanelTiles, Shape};
 
 use block::Choice;
+pub use head::Head;
 
 /// Weights that share a scale.
 pub const BLOCK: usize = 32;
+/// Blocks of a super-block.
+pub const SUPER: usize = 8;
 /// Outputs interleaved in one tile.
 pub const TILE_ROWS: usize = 16;
 
@@ -37,10 +42,62 @@ pub enum Arithmetic {
     Table4 = 3,
     /// 4-bit unsigned codes times i8 inputs, plus a minimum per block.
     Affine4 = 4,
+    /// bf16 weights times f32 inputs.
+    Bf16 = 5,
+    /// 5-bit codes less 16, times i8 inputs.
+    Int5 = 6,
+    /// 5-bit unsigned codes times i8 inputs, plus a minimum per block.
+    Affine5 = 7,
+    /// [`Arithmetic::Table4`] with powers of two for scales.
+    Power4 = 8,
+    /// [`Arithmetic::Affine4`] in super-blocks.
+    SuperAffine4 = 9,
+    /// [`Arithmetic::Affine5`] in super-blocks.
+    SuperAffine5 = 10,
+    /// 6-bit codes less 32 in super-blocks, times an integer for each half of a block, times i8 inputs.
+    SuperInt6 = 11,
+    /// [`Arithmetic::Table4`] in super-blocks.
+    SuperTable4 = 12,
 }
 
-/// Of each arithmetic, in the order of their codes: numbers (scale, minimum) of a block, and bits of a code.
-const SIZES: [(usize, usize); 5] = [(0, 32), (0, 16), (1, 8), (1, 4), (2, 4)];
+/// What weights of an arithmetic are made of.
+struct Parts {
+    /// Numbers (f16) that the blocks of a super-block share.
+    supers: usize,
+    /// What a block has of its own.
+    head: Head,
+    /// Bits of a code.
+    bits: usize,
+}
+
+impl Arithmetic {
+    /// How many there are.
+    pub const COUNT: usize = Arithmetic::SuperTable4 as usize + 1;
+
+    const fn parts(self) -> Parts {
+        let (supers, head, bits) = match self {
+            Arithmetic::F32 => (0, Head::Numbers(0), 32),
+            Arithmetic::F16 | Arithmetic::Bf16 => (0, Head::Numbers(0), 16),
+            Arithmetic::Int8 => (0, Head::Numbers(1), 8),
+            Arithmetic::Table4 => (0, Head::Numbers(1), 4),
+            Arithmetic::Affine4 => (0, Head::Numbers(2), 4),
+            Arithmetic::Int5 => (0, Head::Numbers(1), 5),
+            Arithmetic::Affine5 => (0, Head::Numbers(2), 5),
+            Arithmetic::Power4 => (0, Head::Exponent, 4),
+            Arithmetic::SuperAffine4 => (2, Head::SixBits(2), 4),
+            Arithmetic::SuperAffine5 => (2, Head::SixBits(2), 5),
+            Arithmetic::SuperInt6 => (1, Head::Halves, 6),
+            Arithmetic::SuperTable4 => (1, Head::SixBits(1), 4),
+        };
+        Parts { supers, head, bits }
+    }
+
+    /// Whether a block's weights have a minimum that is added.
+    pub const fn has_minimum(self) -> bool {
+        use Arithmetic::{Affine4, Affine5, SuperAffine4, SuperAffine5};
+        matches!(self, Affine4 | Affine5 | SuperAffine4 | SuperAffine5)
+    }
+}
 
 /// A row of the table of formats.
 struct Row {
@@ -52,6 +109,8 @@ struct Row {
 
 /// The table of a format that has none.
 const NONE: [i8; 16] = [0; 16];
+/// GGML's `kvalues_iq4nl`.
+const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 macro_rules! formats {
     ($($(#[$doc:meta])* $format:ident = $code:literal, $name:literal, $arithmetic:ident, $choice:ident, $table:expr;)*) => {
@@ -101,6 +160,24 @@ formats! {
     E2m1Sp = 10, "e2m1-sp", Table4, Search, [-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 10, 12];
     /// Additive powers of two (arXiv 1909.13144).
     Apot4 = 11, "apot4", Table4, Search, [-10, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 10, 0];
+    /// The upper half of an IEEE single.
+    Bf16 = 12, "bf16", Bf16, Exact, NONE;
+    /// 5-bit integers -16..15, one scale per block (GGML's Q5_0, its encoder too).
+    Q5_0 = 13, "q5_0", Int5, Extreme, NONE;
+    /// 5-bit integers 0..31 with scale and minimum per block (GGML's Q5_1, its encoder too).
+    Q5_1 = 14, "q5_1", Affine5, Range, NONE;
+    /// GGML's IQ4_NL.
+    Iq4Nl = 15, "iq4_nl", Table4, SignedSearch, IQ4;
+    /// E2M1 with a power of two for a scale (OCP Microscaling Formats 1.0; GGML's MXFP4).
+    Mxfp4 = 16, "mxfp4", Power4, Power, [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    /// 4-bit integers 0..15 with 6-bit scales and minima (GGML's Q4_K).
+    Q4K = 17, "q4_k", SuperAffine4, Carried, NONE;
+    /// 5-bit integers 0..31 with 6-bit scales and minima (GGML's Q5_K).
+    Q5K = 18, "q5_k", SuperAffine5, Carried, NONE;
+    /// 6-bit integers -32..31 with 8-bit scales for 16 (GGML's Q6_K; Q3_K too).
+    Q6K = 19, "q6_k", SuperInt6, Carried, NONE;
+    /// [`Format::Iq4Nl`] with 6-bit scales (GGML's IQ4_XS).
+    Iq4Xs = 20, "iq4_xs", SuperTable4, Carried, IQ4;
 }
 
 impl Format {
@@ -133,19 +210,44 @@ impl Format {
         self.code_bits() <= 8
     }
 
-    /// Bytes of one block of [`BLOCK`] weights.
+    /// Whether numbers can be rounded to it; else blocks of a source are taken over only.
+    pub const fn has_encoder(self) -> bool {
+        !matches!(self.row().choice, Choice::Carried)
+    }
+
+    /// Numbers (f16) that the blocks of a super-block share; 0 where there are no super-blocks.
+    pub const fn supers(self) -> usize {
+        self.arithmetic().parts().supers
+    }
+
+    /// Bytes of these numbers.
+    pub const fn super_bytes(self) -> usize {
+        2 * self.supers()
+    }
+
+    /// Blocks that share numbers: [`SUPER`], or 1.
+    pub const fn blocks_together(self) -> usize {
+        if self.supers() > 0 { SUPER } else { 1 }
+    }
+
+    /// What a block has of its own beside its codes.
+    pub const fn head(self) -> Head {
+        self.arithmetic().parts().head
+    }
+
+    /// Bytes of one block of [`BLOCK`] weights on its own (in a matrix blocks share and pack some of them).
     pub const fn block_bytes(self) -> usize {
         self.header_bytes() + self.code_bytes()
     }
 
-    /// Bytes of a block's scale and minimum.
+    /// Bytes of the numbers of a block on its own.
     pub const fn header_bytes(self) -> usize {
-        2 * SIZES[self.arithmetic() as usize].0
+        self.super_bytes() + self.head().bytes()
     }
 
     /// Bits of a weight's code.
     pub const fn code_bits(self) -> usize {
-        SIZES[self.arithmetic() as usize].1
+        self.arithmetic().parts().bits
     }
 
     /// Bytes of a block's codes.
@@ -153,9 +255,9 @@ impl Format {
         BLOCK * self.code_bits() / 8
     }
 
-    /// Bytes of one tile: [`TILE_ROWS`] blocks, interleaved.
+    /// Bytes of one tile: [`TILE_ROWS`] blocks, interleaved, without what super-blocks share.
     pub const fn tile_bytes(self) -> usize {
-        TILE_ROWS * self.block_bytes()
+        self.head().bytes_of(TILE_ROWS) + TILE_ROWS * self.code_bytes()
     }
 
     /// The 16 integer values of a table format; zeros for the others.
@@ -171,9 +273,27 @@ const _: () = {
         assert!(Format::ALL[i] as usize == i);
         i += 1;
     }
-    assert!(Format::Q4_0.tile_bytes() == 288);
-    assert!(Format::Q4_1.tile_bytes() == 320);
-    assert!(Format::Q8_0.tile_bytes() == 544);
-    assert!(Format::F16.tile_bytes() == 1024);
-    assert!(Format::F32.tile_bytes() == 2048);
+    // What a matrix takes in bytes is what GGML's blocks take.
+    let sizes = [
+        (Format::F16, 64),
+        (Format::Bf16, 64),
+        (Format::Q8_0, 34),
+        (Format::Q4_0, 18),
+        (Format::Q4_1, 20),
+        (Format::Q5_0, 22),
+        (Format::Q5_1, 24),
+        (Format::Iq4Nl, 18),
+        (Format::Mxfp4, 17),
+        (Format::Q4K, 144),
+        (Format::Q5K, 176),
+        (Format::Q6K, 210),
+        (Format::Iq4Xs, 136),
+    ];
+    let mut i = 0;
+    while i < sizes.len() {
+        let (format, bytes) = sizes[i];
+        let tiles = format.blocks_together() * format.tile_bytes();
+        assert!(TILE_ROWS * format.super_bytes() + tiles == TILE_ROWS * bytes);
+        i += 1;
+    }
 };

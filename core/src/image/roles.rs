@@ -267,7 +267,7 @@ impl Role {
             _ => None,
         };
         let (units_per_group, group_width) = match (order.unit_outputs(), group(row.rows), group(row.cols)) {
-            _ if order.shares_scales() => (BLOCK, 0),
+            _ if order.group_units(format).is_some() => (order.group_units(format).unwrap_or(1), 0),
             // Heads are padded further in the output vector than in the matrix.
             (n @ 1.., Some(group), _) => (outputs.padded.min(group) / n, group),
             (0, _, Some(group)) => (group / order.unit_inputs(), 0),

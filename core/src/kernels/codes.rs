@@ -1,5 +1,6 @@
 //! Codes of 32 weights as matrices of lines hold them (image/FORMAT.md).
 
+use super::gemm::load_bf16;
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
 
@@ -15,7 +16,7 @@ pub(super) unsafe trait Codes: Copy {
     /// Bytes of their scale and minimum.
     const SHARED: usize = Self::FORMAT.header_bytes();
     /// Whether they have a minimum.
-    const AFFINE: bool = Self::SHARED == 4;
+    const AFFINE: bool = Self::FORMAT.arithmetic().has_minimum();
     /// The codes in memory.
     type Block;
 
@@ -111,6 +112,32 @@ unsafe impl Codes for F16Codes {
     }
 }
 
+/// [`Format::Bf16`].
+#[derive(Clone, Copy)]
+pub(super) struct Bf16Codes;
+// SAFETY: 64 bytes.
+unsafe impl Codes for Bf16Codes {
+    const FORMAT: Format = Format::Bf16;
+    type Block = [[u8; 2 * LANES]; 2];
+
+    #[inline(always)]
+    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+        [load_bf16(isa, a), load_bf16(isa, b)]
+    }
+
+    #[inline(always)]
+    unsafe fn gather_rows<L: Lanes>(
+        _isa: Proof<L>,
+        rows: &[*const u8; TILE_ROWS],
+        n: usize,
+        out: *mut u8,
+        tile: usize,
+    ) {
+        // SAFETY: this has the same contract.
+        unsafe { gather_numbers::<u16>(rows, n, out, tile) }
+    }
+}
+
 /// Signed bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Int8Codes;
@@ -165,3 +192,115 @@ unsafe impl Codes for Affine4Codes {
         L::lookup_times(codes, &UNSIGNED, factor).into()
     }
 }
+
+/// The upper bits of 32 codes, `BITS` of each, that begin at `upper`.
+///
+/// # Safety
+/// `4 * BITS` bytes must be readable.
+#[inline(always)]
+pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLOCK] {
+    let mut bits = [0; BLOCK];
+    for quad in 0..BLOCK / 4 {
+        // A byte has the bits of a code in each of so many quads.
+        let (part, shift) = (quad * BITS / 8, quad * BITS % 8);
+        for i in 0..4 {
+            // SAFETY: `part` is below `BITS`.
+            bits[4 * quad + i] = unsafe { *upper.add(4 * part + i) } >> shift & ((1 << BITS) - 1);
+        }
+    }
+    bits
+}
+
+/// Nibbles with `BITS` upper bits, less `less`, as floats.
+#[inline(always)]
+fn with_upper<L: Lanes, const BITS: usize>(isa: Proof<L>, low: &[u8; LANES], upper: *const u8, less: i8) -> [L; 2] {
+    // SAFETY: the callers' blocks have so many bytes of upper bits.
+    let upper = unsafe { upper_bits::<BITS>(upper) };
+    let mut codes = [[0i8; LANES]; 2];
+    for i in 0..LANES {
+        codes[0][i] = (low[i] & 15 | upper[i] << 4) as i8 - less;
+        codes[1][i] = (low[i] >> 4 | upper[LANES + i] << 4) as i8 - less;
+    }
+    [L::load_i8(isa, &codes[0]), L::load_i8(isa, &codes[1])]
+}
+
+/// Nibbles, then upper bits.
+#[repr(C)]
+pub(super) struct Packed<const UPPER: usize> {
+    low: [u8; LANES],
+    upper: [u8; UPPER],
+}
+
+macro_rules! upper_codes {
+    ($(#[$doc:meta])* $name:ident, $format:ident, $bits:literal, $less:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(super) struct $name;
+        // SAFETY: 16 bytes and 4 for each upper bit.
+        unsafe impl Codes for $name {
+            const FORMAT: Format = Format::$format;
+            type Block = Packed<{ 4 * $bits }>;
+
+            #[inline(always)]
+            fn read<L: Lanes>(isa: Proof<L>, codes: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+                with_upper::<L, $bits>(isa, &codes.low, codes.upper.as_ptr(), $less)
+            }
+
+            #[inline(always)]
+            unsafe fn gather_rows<L: Lanes>(
+                isa: Proof<L>,
+                rows: &[*const u8; TILE_ROWS],
+                n: usize,
+                out: *mut u8,
+                tile: usize,
+            ) {
+                // SAFETY: this has the same contract.
+                unsafe { gather_upper::<L, $bits>(isa, rows, n, out, tile) }
+            }
+        }
+    };
+}
+
+/// [`Codes::gather_rows`] of nibbles with upper bits.
+///
+/// # Safety
+/// As [`Codes::gather_rows`].
+#[inline(always)]
+unsafe fn gather_upper<L: Lanes, const BITS: usize>(
+    isa: Proof<L>,
+    rows: &[*const u8; TILE_ROWS],
+    n: usize,
+    out: *mut u8,
+    tile: usize,
+) {
+    for i in 0..n {
+        let mut blocks = *rows;
+        for block in &mut blocks {
+            *block = block.wrapping_add(i * (LANES + 4 * BITS));
+        }
+        // SAFETY: block `i` of `n` has 16 bytes of nibbles and `BITS` times four of upper bits; so has tile `i`, 16 times.
+        unsafe {
+            let out = out.add(i * tile);
+            L::interleave(isa, &blocks, 4, out, 4, tile);
+            for part in 0..BITS {
+                for (r, block) in blocks.iter().enumerate() {
+                    let four = block.add(LANES + 4 * part).cast::<u32>().read_unaligned();
+                    out.add(16 * TILE_ROWS + 64 * part + 4 * r).cast::<u32>().write_unaligned(four);
+                }
+            }
+        }
+    }
+}
+
+upper_codes!(
+    /// Five bits less 16.
+    Int5Codes, Q5_0, 1, 16
+);
+upper_codes!(
+    /// Five bits with a minimum.
+    Affine5Codes, Q5_1, 1, 0
+);
+upper_codes!(
+    /// Six bits less 32.
+    Int6Codes, Q6K, 2, 32
+);

@@ -1,7 +1,8 @@
 //! Where a panel's tiles come from: stored as tiles, or put together from lines.
 
 use super::call::RowStarts;
-use super::codes::{Affine4Codes, Codes, Int8Codes, Table4Codes};
+use super::codes::{Affine4Codes, Affine5Codes, Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes, upper_bits};
+use super::heads::Heads;
 use super::prefetch::{Prefetch, Prefetcher};
 use crate::format::{BLOCK, Lines, PanelTiles, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof, join_nibbles, zip};
@@ -12,6 +13,9 @@ pub(super) trait Tiles: Copy {
     /// Where the next tile is, until the one after it is asked for. `once` says that the weights are read for
     /// one token only, so that weights further on are prefetched.
     fn next<L: Lanes>(&mut self, isa: Proof<L>, once: bool) -> *const u8;
+
+    /// Where the numbers of the super-block are that the next tile is in.
+    fn supers(&self) -> *const u8;
 }
 
 /// Tiles as they are stored.
@@ -20,6 +24,7 @@ pub(super) struct StoredTiles {
     tiles: PanelTiles,
     group: *const u8,
     next: *const u8,
+    supers: *const u8,
     left: usize,
     prefetcher: Prefetcher,
 }
@@ -27,9 +32,21 @@ pub(super) struct StoredTiles {
 impl StoredTiles {
     /// Tiles of `tile_bytes` each.
     #[inline(always)]
-    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch, tile_bytes: usize) -> Self {
-        let prefetcher = Prefetcher::new(prefetch, tiles.inner, tile_bytes);
-        StoredTiles { tiles: *tiles, group: tiles.start, next: tiles.start, left: tiles.inner, prefetcher }
+    pub(super) fn new<H: Heads>(tiles: &PanelTiles, prefetch: Prefetch, tile_bytes: usize) -> Self {
+        // Super-blocks of a panel are one run, in which a tile takes its part of their numbers too.
+        let prefetcher = if H::SUPERS > 0 {
+            Prefetcher::new(prefetch, tiles.outer * tiles.inner, tiles.outer_stride / tiles.inner)
+        } else {
+            Prefetcher::new(prefetch, tiles.inner, tile_bytes)
+        };
+        StoredTiles {
+            tiles: *tiles,
+            group: tiles.start,
+            next: tiles.start,
+            supers: tiles.supers,
+            left: tiles.inner,
+            prefetcher,
+        }
     }
 }
 
@@ -40,6 +57,7 @@ impl Tiles for StoredTiles {
         self.left -= 1;
         if self.left == 0 {
             self.group = self.group.wrapping_add(self.tiles.outer_stride);
+            self.supers = self.supers.wrapping_add(self.tiles.outer_stride);
             (self.next, self.left) = (self.group, self.tiles.inner);
         } else {
             self.next = self.next.wrapping_add(self.tiles.inner_stride);
@@ -49,19 +67,25 @@ impl Tiles for StoredTiles {
         }
         tile
     }
+
+    #[inline(always)]
+    fn supers(&self) -> *const u8 {
+        self.supers
+    }
 }
 
-/// Tiles one after the other.
+/// Tiles one after the other, of one super-block if they have such.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     next: *const u8,
     tile_bytes: usize,
+    supers: *const u8,
 }
 
 impl Run {
     /// Those that begin at `start`.
-    pub(super) fn new(start: *const u8, tile_bytes: usize) -> Self {
-        Run { next: start, tile_bytes }
+    pub(super) fn new(start: *const u8, tile_bytes: usize, supers: *const u8) -> Self {
+        Run { next: start, tile_bytes, supers }
     }
 }
 
@@ -72,16 +96,21 @@ impl Tiles for Run {
         self.next = tile.wrapping_add(self.tile_bytes);
         tile
     }
+
+    #[inline(always)]
+    fn supers(&self) -> *const u8 {
+        self.supers
+    }
 }
 
 /// The tiles of one panel, to be put together in the order of the inputs.
 pub(super) trait Gather {
-    /// Makes the next `n` tiles, at most 8. `once` says that they are read for one token only, so that lines of
-    /// other outputs are prefetched.
+    /// Makes the next `n` tiles, at most 8 (all of a super-block, if there are such, the place of whose numbers is
+    /// returned). `once` says that they are read for one token only, so that lines of other outputs are prefetched.
     ///
     /// # Safety
     /// The lines must be readable and have `n` blocks more; `n` tiles must be writable at `room`.
-    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8);
+    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8) -> *const u8;
 }
 
 /// Tiles out of the lines of 16 outputs.
@@ -133,7 +162,7 @@ fn advance(rows: &RowStarts, at: usize) -> RowStarts {
 
 impl<C: Codes> Gather for GatheredRows<'_, C> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8) {
+    unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8) -> *const u8 {
         let (tile, kb) = (C::FORMAT.tile_bytes(), self.kb);
         if once {
             self.prefetch(isa, n);
@@ -149,6 +178,7 @@ impl<C: Codes> Gather for GatheredRows<'_, C> {
             let codes = advance(self.rows, self.blocks * C::SHARED + kb * C::BYTES);
             C::gather_rows::<L>(isa, &codes, n, room.add(C::SHARED * TILE_ROWS), tile);
         }
+        core::ptr::null()
     }
 }
 
@@ -189,59 +219,85 @@ unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8)
     }
 }
 
-impl InputCodes for Table4Codes {
-    #[inline(always)]
-    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-        // SAFETY: this has the same contract.
-        unsafe { gather_nibbles(lines, half, tile) }
+/// Upper bits of tiles (`BITS` of a code) out of those after the nibbles of lines.
+///
+/// # Safety
+/// As [`InputCodes::gather`], for `BITS` upper bits.
+#[inline(always)]
+unsafe fn gather_upper<const BITS: usize>(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+    // `[part][output][input of a quad]`: a byte has the bits of as many quads as fit.
+    let mut upper = [[[0u8; 4]; TILE_ROWS]; BITS];
+    let quads = if BITS == 0 { 1 } else { 8 / BITS };
+    for (k, line) in lines.iter().enumerate() {
+        // SAFETY: 16 bytes of nibbles are readable at every line, and the upper bits after them.
+        let bits = unsafe { upper_bits::<BITS>(line.add(LANES)) };
+        let (quad, i) = (k / 4, k % 4);
+        for r in 0..TILE_ROWS {
+            upper[quad / quads][r][i] |= bits[half * TILE_ROWS + r] << (quad % quads * BITS);
+        }
     }
+    // SAFETY: a tile has as many bytes after its nibbles.
+    unsafe { tile.add(16 * TILE_ROWS).cast::<[[[u8; 4]; TILE_ROWS]; BITS]>().write_unaligned(upper) }
 }
 
-impl InputCodes for Affine4Codes {
-    #[inline(always)]
-    unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-        // SAFETY: this has the same contract.
-        unsafe { gather_nibbles(lines, half, tile) }
-    }
+macro_rules! gather_packed {
+    ($codes:ty, $bits:literal) => {
+        impl InputCodes for $codes {
+            #[inline(always)]
+            unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
+                // SAFETY: this has the same contract.
+                unsafe {
+                    gather_nibbles(lines, half, tile);
+                    if $bits > 0 {
+                        gather_upper::<$bits>(lines, half, tile);
+                    }
+                }
+            }
+        }
+    };
 }
+gather_packed!(Table4Codes, 0);
+gather_packed!(Affine4Codes, 0);
+gather_packed!(Int5Codes, 1);
+gather_packed!(Affine5Codes, 1);
+gather_packed!(Int6Codes, 2);
 
 /// Tiles out of the lines of 32 inputs.
-pub(super) struct GatheredInputs<'a, C> {
+pub(super) struct GatheredInputs<'a, H, C> {
     lines: &'a Lines,
     panel: usize,
     kb: usize,
-    codes: PhantomData<C>,
+    kinds: PhantomData<(H, C)>,
 }
 
-impl<'a, C: InputCodes> GatheredInputs<'a, C> {
+impl<'a, H: Heads, C: InputCodes> GatheredInputs<'a, H, C> {
     /// Tiles of `panel`.
     pub(super) fn new(lines: &'a Lines, panel: usize) -> Self {
-        GatheredInputs { lines, panel, kb: 0, codes: PhantomData }
+        GatheredInputs { lines, panel, kb: 0, kinds: PhantomData }
     }
 }
 
-impl<C: InputCodes> Gather for GatheredInputs<'_, C> {
+impl<H: Heads, C: InputCodes> Gather for GatheredInputs<'_, H, C> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(&mut self, _isa: Proof<L>, n: usize, _once: bool, room: *mut u8) {
+    unsafe fn run<L: Lanes>(&mut self, _isa: Proof<L>, n: usize, _once: bool, room: *mut u8) -> *const u8 {
         let outputs = self.lines.blocks() * BLOCK;
+        // SAFETY: k-block `kb` has numbers of its super-block for all outputs, if it has any.
+        let supers = unsafe { self.lines.supers(self.kb) }.wrapping_add(2 * TILE_ROWS * H::SUPERS * self.panel);
         for i in 0..n {
-            // SAFETY: k-block `kb` has 32 lines, and scales (then minima) for all outputs; `room` has room for `n` tiles.
+            // SAFETY: k-block `kb` has 32 lines, and heads for all outputs; `room` has room for `n` tiles.
             unsafe {
-                let tile = room.add(i * C::FORMAT.tile_bytes());
-                let shared = self.lines.shared(self.kb).cast::<u16>().add(self.panel * TILE_ROWS);
-                for i in 0..C::SHARED / 2 {
-                    let numbers = shared.add(i * outputs).cast::<[u16; TILE_ROWS]>().read_unaligned();
-                    tile.cast::<[u16; TILE_ROWS]>().add(i).write_unaligned(numbers);
-                }
+                let tile = room.add(i * (size_of::<H>() + TILE_ROWS * C::BYTES));
+                tile.cast::<H>().write_unaligned(H::of_panel(self.lines.heads(self.kb), outputs, self.panel));
                 let skip = self.panel / 2 * C::BYTES;
-                let (first, stride) = self.lines.group(self.kb);
+                let (first, stride) = self.lines.of_block(self.kb);
                 let mut lines = [first; BLOCK];
                 for (k, line) in lines.iter_mut().enumerate() {
                     *line = first.add(k * stride + skip);
                 }
-                C::gather(&lines, self.panel % 2, tile.add(C::SHARED * TILE_ROWS));
+                C::gather(&lines, self.panel % 2, tile.add(size_of::<H>()));
             }
             self.kb += 1;
         }
+        supers
     }
 }

@@ -13,10 +13,11 @@
 use super::call::Call;
 use super::codes::Codes;
 use super::gather::{Gather, GatheredInputs, GatheredRows, InputCodes, Run, StoredTiles, Tiles};
+use super::heads::{Heads, NoHeads, read_supers};
 use super::prefetch::Prefetcher;
 use super::quantize::block_sum;
 use super::tile_dot::{Dots, Tile, TileDot};
-use crate::format::{BLOCK, Format, TILE_ROWS};
+use crate::format::{BLOCK, Format, SUPER, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -26,13 +27,16 @@ use core::ops::Range;
 pub(super) trait Panel {
     /// The float lanes that go with it.
     type L: Lanes;
+    /// What tiles begin with.
+    type H: Heads;
     /// Bytes of a tile.
     const TILE: usize;
 
-    /// The part of k-blocks `kbs` of a panel's product; k-blocks after the first add to the outputs.
+    /// The part of k-blocks `kbs` of a panel's product; k-blocks after the first add to the outputs. They begin with a
+    /// super-block, where there are such.
     ///
     /// # Safety
-    /// `tiles` must give whole tiles of the format for all of `kbs`, and the rest of `call` must be as a
+    /// `tiles` must give whole tiles of the format for all of `kbs`, and the numbers of their super-blocks; the rest of `call` must be as a
     /// [`super::call::MatrixKernel`] demands, for 16 outputs.
     unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
 }
@@ -44,7 +48,7 @@ pub(super) trait Panel {
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
     let (tiles, prefetch) = call.tiles();
-    let tiles = StoredTiles::new(tiles, prefetch, P::TILE);
+    let tiles = StoredTiles::new::<P::H>(tiles, prefetch, P::TILE);
     // SAFETY: the call names as many tiles as `x` has blocks.
     unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
@@ -68,11 +72,11 @@ pub(super) unsafe fn gemm_rows<P: Panel, C: Codes>(isa: Proof<P::L>, call: &Call
 pub(super) unsafe fn gemm_inputs<P: Panel, C: InputCodes>(isa: Proof<P::L>, call: &Call) {
     let (lines, _, panel) = call.inputs();
     // SAFETY: the call names the lines of as many inputs as `x` has, and a panel of theirs.
-    unsafe { gemm_gathered::<P, _>(isa, call, GatheredInputs::<C>::new(lines, panel.start)) }
+    unsafe { gemm_gathered::<P, _>(isa, call, GatheredInputs::<P::H, C>::new(lines, panel.start)) }
 }
 
-/// Tiles at most that are put together at a time, then read by all tokens.
-const RUN: usize = 8;
+/// Tiles at most that are put together at a time, then read by all tokens: those of a super-block, if they have such.
+const RUN: usize = SUPER;
 /// Bytes of the stack for them; of large tiles fewer fit.
 const ROOM: usize = RUN * Format::Q8_0.tile_bytes();
 
@@ -85,12 +89,13 @@ unsafe fn gemm_gathered<P: Panel, G: Gather>(isa: Proof<P::L>, call: &Call, mut 
     let mut room = MaybeUninit::<[u8; ROOM]>::uninit();
     let room = room.as_mut_ptr().cast();
     let (blocks, most) = (call.x.blocks(), const { if ROOM / P::TILE < RUN { ROOM / P::TILE } else { RUN } });
+    const { assert!(P::H::SUPERS == 0 || ROOM / P::TILE >= RUN) };
     for first in (0..blocks).step_by(most) {
         let run = most.min(blocks - first);
         // SAFETY: `run` tiles fit into the room, and are written before they are read.
         unsafe {
-            gather.run(isa, run, call.tokens == 1, room);
-            P::add(isa, call, &Run::new(room, P::TILE), first..first + run);
+            let supers = gather.run(isa, run, call.tokens == 1, room);
+            P::add(isa, call, &Run::new(room, P::TILE, supers), first..first + run);
         }
     }
 }
@@ -100,7 +105,8 @@ pub(super) struct Integers<D>(PhantomData<D>);
 
 impl<D: Dots> Panel for Integers<D> {
     type L = D::L;
-    const TILE: usize = size_of::<<D::One as TileDot>::Tile>();
+    type H = <D::One as TileDot>::H;
+    const TILE: usize = size_of::<Tile<Self::H, <D::One as TileDot>::S>>();
 
     #[inline(always)]
     unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
@@ -176,11 +182,15 @@ unsafe fn add_int<D: TileDot, S: Tiles, const T: usize>(
     // SAFETY: there is a whole tile for every k-block, and tokens below `t + T` have rows and outputs.
     unsafe {
         let mut acc = sums_so_far::<D::L, T>(isa, call, kbs.start, t);
-        let mut tiles = *tiles;
+        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
         for kb in kbs {
-            let tile: &D::Tile = &*tiles.next(isa, T == 1).cast();
+            if D::H::SUPERS > 0 && kb % SUPER == 0 {
+                supers = read_supers::<D::L, D::H>(isa, tiles.supers());
+            }
+            let tile: &Tile<D::H, D::S> = &*tiles.next(isa, T == 1).cast();
             let codes = D::decode(isa, tile, &table);
-            let tile = Decoded::<D> { tile, codes, scale: D::L::load_f16(isa, tile.scales()) };
+            let (scales, minima) = (tile.heads.scales(isa, &supers), tile.heads.minima(isa, &supers));
+            let tile = Decoded::<D> { codes, scales, minima };
             match const { at_once::<D>(T) } {
                 4 => add_dots::<D, T, 4>(isa, call, &tile, kb, t, &mut acc),
                 2 => add_dots::<D, T, 2>(isa, call, &tile, kb, t, &mut acc),
@@ -198,9 +208,9 @@ const fn at_once<D: TileDot>(tokens: usize) -> usize {
 
 /// A tile with its codes.
 struct Decoded<'a, D: TileDot> {
-    tile: &'a D::Tile,
     codes: D::Codes<'a>,
-    scale: D::L,
+    scales: D::L,
+    minima: D::L,
 }
 
 /// Adds one tile's products, `T` tokens from `t`, `N` at once.
@@ -229,10 +239,9 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
             let dots = D::dots(isa, &tile.codes, &quants, &offsets);
             for i in 0..N {
                 let sx = *x.scales.add((t + i) * blocks + kb);
-                acc[i] = acc[i].add(dots[i].mul(tile.scale.mul(D::L::splat(isa, sx))));
-                if let Some(minima) = tile.tile.minima() {
-                    let min = D::L::load_f16(isa, minima);
-                    acc[i] = acc[i].add(min.mul(D::L::splat(isa, sx * block_sum(offsets[i]))));
+                acc[i] = acc[i].add(dots[i].mul(tile.scales.mul(D::L::splat(isa, sx))));
+                if D::H::AFFINE {
+                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sx * block_sum(offsets[i]))));
                 }
             }
         }
@@ -256,17 +265,16 @@ pub(super) unsafe fn columns_int<D: TileDot>(isa: Proof<D::L>, call: &Call) {
     unsafe {
         let (q, sx, offset) = (&*x.quants.cast(), *x.scales, *x.offsets);
         let (sum, sx_lanes) = (sx * block_sum(offset), D::L::splat(isa, sx));
-        let mut prefetcher = Prefetcher::new(prefetch, n, size_of::<D::Tile>());
+        let mut prefetcher = Prefetcher::new(prefetch, n, size_of::<Tile<D::H, D::S>>());
         for p in 0..n {
-            let tile = &*run.start.cast::<D::Tile>().add(p);
+            let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);
             let dot = D::dot(isa, &D::decode(isa, tile, &table), q, offset);
-            let scale = D::L::load_f16(isa, tile.scales());
+            let supers = read_supers::<D::L, D::H>(isa, run.supers.wrapping_add(2 * TILE_ROWS * D::H::SUPERS * p));
             let at = &mut *call.out.add(p * TILE_ROWS).cast();
-            let mut acc = D::L::load(isa, at).add(dot.mul(scale.mul(sx_lanes)));
-            if let Some(minima) = tile.minima() {
-                let min = D::L::load_f16(isa, minima);
-                acc = acc.add(min.mul(D::L::splat(isa, sum)));
+            let mut acc = D::L::load(isa, at).add(dot.mul(tile.heads.scales(isa, &supers).mul(sx_lanes)));
+            if D::H::AFFINE {
+                acc = acc.add(tile.heads.minima(isa, &supers).mul(D::L::splat(isa, sum)));
             }
             acc.store(at);
         }
@@ -295,6 +303,26 @@ unsafe impl Element for f32 {
     fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
         L::load_bytes(isa, row)
     }
+}
+
+// SAFETY: 32 bytes.
+unsafe impl Element for half::bf16 {
+    type Row = [u8; 2 * LANES];
+
+    #[inline(always)]
+    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
+        load_bf16(isa, row)
+    }
+}
+
+/// Sixteen upper halves of floats.
+#[inline(always)]
+pub(super) fn load_bf16<L: Lanes>(isa: Proof<L>, row: &[u8; 2 * LANES]) -> L {
+    let mut floats = [0.0; LANES];
+    for i in 0..LANES {
+        floats[i] = f32::from_bits(u32::from(u16::from_le_bytes([row[2 * i], row[2 * i + 1]])) << 16);
+    }
+    L::load(isa, &floats)
 }
 
 // SAFETY: 32 bytes.
@@ -351,6 +379,7 @@ pub(super) struct Floats<L, E>(PhantomData<(L, E)>);
 
 impl<L: Lanes, E: Element> Panel for Floats<L, E> {
     type L = L;
+    type H = NoHeads;
     const TILE: usize = TILE_ROWS * BLOCK * E::BYTES;
 
     #[inline(always)]

@@ -12,11 +12,13 @@
 //! ```
 
 use super::call::Call;
-use super::codes::Codes;
+use super::codes::Codes as _;
 use super::gather::InputCodes;
+use super::heads::{Heads, read_supers};
 use super::prefetch::DISTANCE;
 use super::quantize::block_sum;
-use crate::format::{BLOCK, Lines};
+use super::tile_dot::weigh;
+use crate::format::{BLOCK, Lines, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -44,7 +46,7 @@ impl Chosen {
     /// The first `n` of some inputs; those `ahead` of them are to be prefetched.
     ///
     /// # Safety
-    /// All inputs must have lines, and quants; `n` must be 1 to 32, and no more than the inputs.
+    /// All inputs must have lines, and quants; `n` must be at most 32, and no more than the inputs.
     #[inline(always)]
     unsafe fn new(lines: &Lines, inputs: &[u32], n: usize, ahead: usize, quants: *const i8) -> Chosen {
         let mut bytes = [0i8; BLOCK];
@@ -134,31 +136,41 @@ impl<L: Lanes, C: InputCodes> InputDot for ByLanes<L, C> {
 /// # Safety
 /// As [`super::call::MatrixKernel`], for the blocks of outputs.
 #[inline(always)]
-pub(super) unsafe fn gemv_inputs<D: InputDot>(isa: Proof<D::L>, call: &Call) {
+pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: &Call) {
     let (lines, active, blocks) = call.inputs();
     // The table is a copy, which no store to the outputs can change.
     let (x, outputs, table) = (&call.x, lines.blocks() * BLOCK, *call.table);
-    let mut sums = MaybeUninit::<[f32; STRIP * BLOCK]>::uninit();
-    let sums = sums.as_mut_ptr().cast::<f32>();
+    let mut sums = MaybeUninit::<[[f32; STRIP * BLOCK]; 2]>::uninit();
+    let sums = sums.as_mut_ptr().cast::<[f32; STRIP * BLOCK]>();
+    let sums = [sums.cast::<f32>(), sums.wrapping_add(1).cast::<f32>()];
     let ahead = (DISTANCE / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 4);
     let mut inputs = active;
     while !inputs.is_empty() {
         let kb = k_block(inputs);
         let n = inputs.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
-        let rest = inputs.get(n..).unwrap_or_default();
-        // SAFETY: every active input has a line with all blocks, a quant and a k-block with scales; a strip's sums are
+        let (these, rest) = (inputs, inputs.get(n..).unwrap_or_default());
+        // Where halves have integers of their own, the inputs of the second half are apart.
+        let first =
+            if H::HALVED { these.iter().take(n).filter(|i| **i as usize % BLOCK < BLOCK / 2).count() } else { n };
+        // SAFETY: every active input has a line with all blocks, a quant and a k-block with heads; a strip's sums are
         // written before they are read.
         unsafe {
-            let chosen = Chosen::new(lines, inputs, n, ahead, x.quants);
-            let shared = lines.shared(kb).cast::<u16>();
-            let prefetch = lines.shared(k_block(rest)).cast::<u16>();
-            let add = Add { scale: *x.scales.add(kb), sum: block_sum(chosen.offset), shared, prefetch, outputs };
-            for first in blocks.clone().step_by(STRIP) {
-                let n = STRIP.min(blocks.end - first);
-                D::dots(isa, &chosen, first * D::C::BYTES, n, &table, sums);
+            let chosen = Chosen::new(lines, these, first, ahead, x.quants);
+            let second = Chosen::new(lines, these.get(first..).unwrap_or_default(), n - first, ahead, x.quants);
+            let (heads, supers) = (lines.heads(kb), lines.supers(kb));
+            let prefetch = lines.heads(k_block(rest));
+            let (scale, sum) = (*x.scales.add(kb), block_sum(chosen.offset + second.offset));
+            let add = Add { scale, sum, heads, supers, prefetch, outputs };
+            for at in blocks.clone().step_by(STRIP) {
+                let n = STRIP.min(blocks.end - at);
+                D::dots(isa, &chosen, at * D::C::BYTES, n, &table, sums[0]);
+                if H::HALVED {
+                    D::dots(isa, &second, at * D::C::BYTES, n, &table, sums[1]);
+                }
                 for b in 0..n {
-                    let at = (first + b) * BLOCK;
-                    add.to::<D::L, D::C>(isa, sums.add(b * BLOCK), at, call.out.add(at - blocks.start * BLOCK));
+                    let dots = sums.map(|sums| sums.wrapping_add(b * BLOCK).cast_const());
+                    let panel = (at + b) * (BLOCK / TILE_ROWS);
+                    add.to::<D::L, H>(isa, dots, panel, call.out.add((at + b - blocks.start) * BLOCK));
                 }
             }
         }
@@ -177,36 +189,40 @@ struct Add {
     scale: f32,
     /// The sum of the inputs' quants.
     sum: f32,
-    /// Scales of the outputs, then their minima, `outputs` further on.
-    shared: *const u16,
-    /// Those of the next k-block.
-    prefetch: *const u16,
+    /// Heads of all outputs.
+    heads: *const u8,
+    /// Numbers of their super-blocks.
+    supers: *const u8,
+    /// Heads of the next k-block.
+    prefetch: *const u8,
     outputs: usize,
 }
 
 impl Add {
-    /// Adds 32 dot products to outputs `at..at + 32`, which begin at `y`.
+    /// Adds 32 dot products (of both halves, where these have integers) to the outputs of panels `panel` and
+    /// `panel + 1`, which begin at `y`.
     ///
     /// # Safety
-    /// The outputs must have scales, and minima where the codes are affine; `dots` must be readable and `y` writable for
-    /// 32 floats.
+    /// The outputs must have heads `H`; `dots` must be readable and `y` writable for 32 floats.
     #[inline(always)]
-    unsafe fn to<L: Lanes, C: Codes>(&self, isa: Proof<L>, dots: *const f32, at: usize, y: *mut f32) {
-        L::prefetch(isa, self.prefetch.wrapping_add(at).cast());
-        if C::AFFINE {
-            L::prefetch(isa, self.prefetch.wrapping_add(self.outputs + at).cast());
+    unsafe fn to<L: Lanes, H: Heads>(&self, isa: Proof<L>, dots: [*const f32; 2], panel: usize, y: *mut f32) {
+        L::prefetch(isa, self.prefetch.wrapping_add(size_of::<H>() * panel));
+        if H::AFFINE {
+            L::prefetch(isa, self.prefetch.wrapping_add(2 * (self.outputs + panel * TILE_ROWS)));
         }
-        // SAFETY: 32 dots, and both halves of these outputs.
-        unsafe {
-            let dots = [L::load(isa, &*dots.cast()), L::load(isa, &*dots.add(LANES).cast())];
-            for (i, dot) in dots.into_iter().enumerate() {
-                let at = at + i * LANES;
+        for i in 0..BLOCK / TILE_ROWS {
+            // SAFETY: 32 dots, and both panels of these outputs.
+            unsafe {
+                let dot = |part: usize| L::load(isa, &*dots[part].add(i * LANES).cast());
+                let heads = H::of_panel(self.heads, self.outputs, panel + i);
+                let supers = self.supers.wrapping_add(2 * TILE_ROWS * H::SUPERS * (panel + i));
+                let supers = read_supers::<L, H>(isa, supers);
+                let dot = if H::HALVED { weigh([dot(0), dot(1)], &heads.halves(isa)) } else { dot(0) };
                 let y = &mut *y.add(i * LANES).cast();
-                let scale = L::load_f16(isa, &*self.shared.add(at).cast());
-                let mut sum = L::load(isa, y).add(dot.mul(scale.mul(L::splat(isa, self.scale))));
-                if C::AFFINE {
-                    let min = L::load_f16(isa, &*self.shared.add(self.outputs + at).cast());
-                    sum = sum.add(min.mul(L::splat(isa, self.scale * self.sum)));
+                let scales = heads.scales(isa, &supers);
+                let mut sum = L::load(isa, y).add(dot.mul(scales.mul(L::splat(isa, self.scale))));
+                if H::AFFINE {
+                    sum = sum.add(heads.minima(isa, &supers).mul(L::splat(isa, self.scale * self.sum)));
                 }
                 sum.store(y);
             }

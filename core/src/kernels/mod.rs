@@ -8,7 +8,9 @@
 //! integer formats: acc = 0; for b in 0..K/32:    acc = acc + float(dot_b) * (scale_w[b] * scale_x[b])
 //!                           with a minimum too:  acc = acc + min_w[b] * (scale_x[b] * sum_x[b])
 //! ```
-//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. An instruction set supplies only
+//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. Where halves of a block have integer
+//! factors, codes are times these. Where blocks have integer factors of the numbers of a super-block, `scale_w` and
+//! `min_w` are the products, which are exact in f32 (`heads.rs`). An instruction set supplies only
 //! `dot_b`: of tiles in `tile_dot/`, of chosen inputs in `input_dot/`. The loops around it (`gemm.rs`, `input_dot.rs`) and
 //! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`, ...) are written once over [`crate::simd::Lanes`].
 //! Matrices with blocks along their outputs ([`crate::format::Order::ColumnLines`]) have a contract of their own (`lines.rs`).
@@ -24,6 +26,7 @@ mod call;
 mod codes;
 mod gather;
 mod gemm;
+mod heads;
 mod input_dot;
 mod lines;
 mod needs;
@@ -43,15 +46,15 @@ pub use prefetch::Prefetch;
 pub use rope::rotate;
 
 use crate::cpu::{Cpu, Isa};
-use crate::format::{BLOCK, Matrix, PanelTiles, Shape, TILE_ROWS};
+use crate::format::{Arithmetic, BLOCK, Matrix, PanelTiles, Shape, TILE_ROWS};
 use call::{Call, MatrixKernel, RowStarts, Weights};
 use core::ops::Range;
 
 /// Shapes of matrix kernels.
 const SHAPES: usize = Shape::AllCodes as usize + 1;
 
-/// By shape and arithmetic. `None` is a kernel that was left out ([`Kernels::portable`]), or that no order needs.
-type MatrixKernels = [[Option<MatrixKernel>; 5]; SHAPES];
+/// By arithmetic and shape. `None` is a kernel that was left out ([`Kernels::portable`]), or that no order needs.
+type MatrixKernels = [[Option<MatrixKernel>; SHAPES]; Arithmetic::COUNT];
 type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
 type ActivateFn = unsafe fn(&Activate, Option<&[f32]>, &mut [f32]);
@@ -141,7 +144,7 @@ impl Kernels {
     /// # Safety
     /// As [`MatrixKernel`], for a matrix of this format; `self` exists only where its instruction set does.
     unsafe fn run(&self, shape: Shape, m: &Matrix, call: &Call) {
-        let kernel = present(self.matrix[shape as usize][m.format().arithmetic() as usize]);
+        let kernel = present(self.matrix[m.format().arithmetic() as usize][shape as usize]);
         // SAFETY: this has the same contract.
         unsafe { kernel(call) }
     }
@@ -328,7 +331,9 @@ impl Kernels {
             return;
         }
         let start = m.column_run(k_block, from, from + panels).as_ptr();
-        let run = PanelTiles { start, outer: 1, outer_stride: 0, inner: panels, inner_stride: g.format.tile_bytes() };
+        let supers = m.column_supers(k_block, from);
+        let inner_stride = g.format.tile_bytes();
+        let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels, inner_stride };
         let weights = Weights::Tiles(run, prefetch);
         let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
         // SAFETY: the matrix has this k-block, of which `run` has `panels` tiles (`column_run` checks both), `x` has a

@@ -4,7 +4,7 @@ use super::table::SCALAR;
 use super::{Activation, Kernels, KvFormat, SHAPES};
 use crate::cpu::Isa;
 use crate::error::Error;
-use crate::format::{Format, Order, Shape};
+use crate::format::{Arithmetic, Format, Order, Shape};
 
 /// The kernels that a model needs; `shadowllm inspect` lists those of an image.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Kernels {
     pub const fn portable(needs: &Needs) -> Kernels {
         let mut table = Kernels {
             isa: Isa::Scalar,
-            matrix: [[None; 5]; SHAPES],
+            matrix: [[None; SHAPES]; Arithmetic::COUNT],
             quantize: None,
             select: SCALAR.select,
             rms_norm: if needs.rms_norm { SCALAR.rms_norm } else { None },
@@ -92,8 +92,8 @@ impl Kernels {
     const fn with_matrix(mut self, format: Format, order: Order) -> Kernels {
         let at = format.arithmetic() as usize;
         let [one, several] = order.shapes(format.arithmetic());
-        self.matrix[one as usize][at] = SCALAR.matrix[one as usize][at];
-        self.matrix[several as usize][at] = SCALAR.matrix[several as usize][at];
+        self.matrix[at][one as usize] = SCALAR.matrix[at][one as usize];
+        self.matrix[at][several as usize] = SCALAR.matrix[at][several as usize];
         if format.takes_int8() && !order.is_along_outputs() {
             self.quantize = SCALAR.quantize;
         }
@@ -106,7 +106,7 @@ impl Kernels {
     /// [`Error::MissingKernel`] names the first that was left out.
     pub(crate) fn supports(&self, needs: &Needs) -> Result<(), Error> {
         let supported = |(format, order): &(Format, Order)| {
-            let has = |shape: Shape| self.matrix[shape as usize][format.arithmetic() as usize].is_some();
+            let has = |shape: Shape| self.matrix[format.arithmetic() as usize][shape as usize].is_some();
             order.shapes(format.arithmetic()).into_iter().all(has)
         };
         if let Some((format, order)) = needs.matrices.iter().find(|m| !supported(m)) {

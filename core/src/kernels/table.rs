@@ -1,80 +1,57 @@
 //! The kernels of every instruction set: the generic code, compiled with its features.
 
 use super::call::Call;
-use super::tile_dot::Dots;
+use super::tile_dot::{Dots, tiles};
 use super::*;
 use crate::simd::Proof;
-use input_dot::ByLanes;
 
-/// Instantiates the generic kernels for one instruction set: a function each, in a module of their own, and their table.
+/// Instantiates the generic kernels for one instruction set: a function each, in modules of their own, and their table.
+///
+/// `tile_dots` is the module with the dot products of tiles, `Dot<T>` for every kind; `input_dots` are those of integer
+/// matrices that are stored by input.
 macro_rules! instantiate {
     (
-        $name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty,
-        tile_dots: [$int8:ty, $table4:ty, $affine4:ty],
-        input_dots: [$int8_inputs:ty, $table4_inputs:ty, $affine4_inputs:ty]
+        $name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty, tile_dots: $($tile_dots:ident)::+,
+        input_dots: [$int8:ty, $table4:ty, $affine4:ty]
     ) => {
         mod $module {
             use super::*;
-            use codes::{Affine4Codes, F16Codes, F32Codes, Int8Codes, Table4Codes};
-            use gemm::{Floats, columns_float, columns_int};
-            use half::f16;
+            use codes::*;
+            use half::{bf16, f16};
+            use input_dot::ByLanes;
+            use $($tile_dots)::+::Dot;
             type L = $lanes;
-            type Int8 = gemm::Integers<$int8>;
-            type Table4 = gemm::Integers<$table4>;
-            type Affine4 = gemm::Integers<$affine4>;
 
-            // A row is a shape, in the order of `Shape`; the places in a row are those of the arithmetics.
-            instantiate!(@matrix $features,
-                all: [
-                    [
-                        gemm_f32 = gemm::gemm::<Floats<L, f32>>,
-                        gemm_f16 = gemm::gemm::<Floats<L, f16>>,
-                        gemm_int8 = gemm::gemm::<Int8>,
-                        gemm_table4 = gemm::gemm::<Table4>,
-                        gemm_affine4 = gemm::gemm::<Affine4>,
-                    ]
-                    [
-                        gemm_rows_f32 = gemm::gemm_rows::<Floats<L, f32>, F32Codes>,
-                        gemm_rows_f16 = gemm::gemm_rows::<Floats<L, f16>, F16Codes>,
-                        gemm_rows_int8 = gemm::gemm_rows::<Int8, Int8Codes>,
-                        gemm_rows_table4 = gemm::gemm_rows::<Table4, Table4Codes>,
-                        gemm_rows_affine4 = gemm::gemm_rows::<Affine4, Affine4Codes>,
-                    ]
-                    [
-                        columns_f32 = columns_float::<L, f32>,
-                        columns_f16 = columns_float::<L, f16>,
-                        columns_int8 = columns_int::<<$int8 as Dots>::One>,
-                        columns_table4 = columns_int::<<$table4 as Dots>::One>,
-                        columns_affine4 = columns_int::<<$affine4 as Dots>::One>,
-                    ]
-                    [
-                        gemv_lines_f32 = lines::gemv_lines::<L, F32Codes>,
-                        gemv_lines_f16 = lines::gemv_lines::<L, F16Codes>,
-                        gemv_lines_int8 = lines::gemv_lines::<L, Int8Codes>,
-                        gemv_lines_table4 = lines::gemv_lines::<L, Table4Codes>,
-                        gemv_lines_affine4 = lines::gemv_lines::<L, Affine4Codes>,
-                    ]
-                    [
-                        gemm_lines_f32 = lines::gemm_lines::<L, F32Codes>,
-                        gemm_lines_f16 = lines::gemm_lines::<L, F16Codes>,
-                        gemm_lines_int8 = lines::gemm_lines::<L, Int8Codes>,
-                        gemm_lines_table4 = lines::gemm_lines::<L, Table4Codes>,
-                        gemm_lines_affine4 = lines::gemm_lines::<L, Affine4Codes>,
-                    ]
-                ],
-                integers: [
-                    [
-                        gemv_inputs_int8 = input_dot::gemv_inputs::<$int8_inputs>,
-                        gemv_inputs_table4 = input_dot::gemv_inputs::<$table4_inputs>,
-                        gemv_inputs_affine4 = input_dot::gemv_inputs::<$affine4_inputs>,
-                    ]
-                    [
-                        gemm_inputs_int8 = gemm::gemm_inputs::<Int8, Int8Codes>,
-                        gemm_inputs_table4 = gemm::gemm_inputs::<Table4, Table4Codes>,
-                        gemm_inputs_affine4 = gemm::gemm_inputs::<Affine4, Affine4Codes>,
-                    ]
-                ]
-            );
+            instantiate!(@floats $features, f32_weights, f32, F32Codes);
+            instantiate!(@floats $features, f16_weights, f16, F16Codes);
+            instantiate!(@floats $features, bf16_weights, bf16, Bf16Codes);
+            instantiate!(@integers $features, int8, Int8, Int8Codes, $int8);
+            instantiate!(@integers $features, table4, Table4, Table4Codes, $table4);
+            instantiate!(@integers $features, affine4, Affine4, Affine4Codes, $affine4);
+            instantiate!(@integers $features, int5, Int5, Int5Codes, ByLanes<L, Int5Codes>);
+            instantiate!(@integers $features, affine5, Affine5, Affine5Codes, ByLanes<L, Affine5Codes>);
+            instantiate!(@packed $features, power4, Power4, $table4);
+            instantiate!(@packed $features, super_affine4, SuperAffine4, $affine4);
+            instantiate!(@packed $features, super_affine5, SuperAffine5, ByLanes<L, Affine5Codes>);
+            instantiate!(@packed $features, super_int6, SuperInt6, ByLanes<L, Int6Codes>);
+            instantiate!(@packed $features, super_table4, SuperTable4, $table4);
+
+            // In the order of `Arithmetic`.
+            pub(super) const MATRIX: MatrixKernels = [
+                f32_weights::ROW,
+                f16_weights::ROW,
+                int8::ROW,
+                table4::ROW,
+                affine4::ROW,
+                bf16_weights::ROW,
+                int5::ROW,
+                affine5::ROW,
+                power4::ROW,
+                super_affine4::ROW,
+                super_affine5::ROW,
+                super_int6::ROW,
+                super_table4::ROW,
+            ];
             instantiate!(@safe $features fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [i32]),
                 |isa| quantize::quantize::<L>(isa, x, q, s, o));
             instantiate!(@safe $features fn select(x: &[f32], q: Option<&[i8]>, least: f32, list: &mut [u32]) -> usize,
@@ -116,17 +93,50 @@ macro_rules! instantiate {
             angles: Some(rope::angles),
         };
     };
-    (
-        @matrix $features:tt,
-        all: [$([$($all:ident = $all_body:expr),* $(,)?])*],
-        integers: [$([$($integer:ident = $integer_body:expr),* $(,)?])*]
-    ) => {
-        $($(instantiate!(@kernel $features $all, $all_body);)*)*
-        $($(instantiate!(@kernel $features $integer, $integer_body);)*)*
-        pub(super) const MATRIX: MatrixKernels = [
-            $([$(Some($all)),*],)*
-            $([None, None, $(Some($integer)),*],)*
-        ];
+    // Rows of the table: the kernels of an arithmetic, in the order of `Shape`.
+    (@floats $features:tt, $module:ident, $element:ty, $codes:ty) => {
+        mod $module {
+            use super::*;
+            type Panel = gemm::Floats<L, $element>;
+            instantiate!(@kernel $features panel, gemm::gemm::<Panel>);
+            instantiate!(@kernel $features rows, gemm::gemm_rows::<Panel, $codes>);
+            instantiate!(@kernel $features columns, gemm::columns_float::<L, $element>);
+            instantiate!(@kernel $features inputs, lines::gemv_lines::<L, $codes>);
+            instantiate!(@kernel $features all_inputs, lines::gemm_lines::<L, $codes>);
+            pub(super) const ROW: [Option<MatrixKernel>; SHAPES] =
+                [Some(panel), Some(rows), Some(columns), Some(inputs), Some(all_inputs), None, None];
+        }
+    };
+    (@integers $features:tt, $module:ident, $tile:ident, $codes:ty, $input_dot:ty) => {
+        mod $module {
+            use super::*;
+            instantiate!(@tiles $features, $tile, $input_dot);
+            instantiate!(@kernel $features rows, gemm::gemm_rows::<Panel, $codes>);
+            instantiate!(@kernel $features inputs, lines::gemv_lines::<L, $codes>);
+            instantiate!(@kernel $features all_inputs, lines::gemm_lines::<L, $codes>);
+            pub(super) const ROW: [Option<MatrixKernel>; SHAPES] = [
+                Some(panel), Some(rows), Some(columns), Some(inputs), Some(all_inputs), Some(codes), Some(all_codes),
+            ];
+        }
+    };
+    // What only orders hold that pack the heads of 16 outputs.
+    (@packed $features:tt, $module:ident, $tile:ident, $input_dot:ty) => {
+        mod $module {
+            use super::*;
+            instantiate!(@tiles $features, $tile, $input_dot);
+            pub(super) const ROW: [Option<MatrixKernel>; SHAPES] =
+                [Some(panel), None, Some(columns), None, None, Some(codes), Some(all_codes)];
+        }
+    };
+    (@tiles $features:tt, $tile:ident, $input_dot:ty) => {
+        type D = Dot<tiles::$tile>;
+        type Panel = gemm::Integers<D>;
+        type H = <Panel as gemm::Panel>::H;
+        instantiate!(@kernel $features panel, gemm::gemm::<Panel>);
+        instantiate!(@kernel $features columns, gemm::columns_int::<<D as Dots>::One>);
+        instantiate!(@kernel $features codes, input_dot::gemv_inputs::<H, $input_dot>);
+        instantiate!(@kernel $features all_codes,
+            gemm::gemm_inputs::<Panel, <$input_dot as input_dot::InputDot>::C>);
     };
     (@kernel [$($features:literal)?] $name:ident, $body:expr) => {
         $(#[target_feature(enable = $features)])?
@@ -157,25 +167,19 @@ macro_rules! instantiate {
     };
 }
 
-instantiate!(
-    SCALAR,
-    scalar_table,
-    Isa::Scalar,
-    [],
-    crate::simd::scalar::ScalarLanes,
-    tile_dots: [tile_dot::scalar::Int8, tile_dot::scalar::Table4, tile_dot::scalar::Affine4],
-    input_dots: [ByLanes<L, Int8Codes>, ByLanes<L, Table4Codes>, ByLanes<L, Affine4Codes>]
-);
+/// The dot products by lanes alone.
+macro_rules! by_lanes {
+    ($name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty, $($tile_dots:ident)::+) => {
+        instantiate!(
+            $name, $module, $isa, $features, $lanes, tile_dots: $($tile_dots)::+,
+            input_dots: [ByLanes<L, Int8Codes>, ByLanes<L, Table4Codes>, ByLanes<L, Affine4Codes>]
+        );
+    };
+}
+
+by_lanes!(SCALAR, scalar_table, Isa::Scalar, [], crate::simd::scalar::ScalarLanes, tile_dot::scalar);
 #[cfg(target_arch = "x86_64")]
-instantiate!(
-    AVX2,
-    avx2_table,
-    Isa::Avx2,
-    ["avx2,f16c,popcnt"],
-    crate::simd::avx2::Avx2Lanes,
-    tile_dots: [tile_dot::avx2::Int8, tile_dot::avx2::Table4, tile_dot::avx2::Affine4],
-    input_dots: [ByLanes<L, Int8Codes>, ByLanes<L, Table4Codes>, ByLanes<L, Affine4Codes>]
-);
+by_lanes!(AVX2, avx2_table, Isa::Avx2, ["avx2,f16c,popcnt"], crate::simd::avx2::Avx2Lanes, tile_dot::avx2);
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     AVX512,
@@ -183,7 +187,7 @@ instantiate!(
     Isa::Avx512,
     ["avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c,popcnt"],
     crate::simd::avx512::Avx512Lanes,
-    tile_dots: [tile_dot::avx512::Int8, tile_dot::avx512::Table4, tile_dot::avx512::Affine4],
+    tile_dots: tile_dot::avx512,
     input_dots: [
         input_dot::avx512::Int8Inputs,
         input_dot::avx512::Table4Inputs,
@@ -197,7 +201,7 @@ instantiate!(
     Isa::Neon,
     ["neon"],
     crate::simd::neon::NeonLanes,
-    tile_dots: [tile_dot::neon::Int8, tile_dot::neon::Table4, tile_dot::neon::Affine4],
+    tile_dots: tile_dot::neon::plain,
     input_dots: [
         input_dot::neon::Plain<Int8Codes>,
         input_dot::neon::Plain<Table4Codes>,
@@ -211,7 +215,7 @@ instantiate!(
     Isa::NeonDot,
     ["neon,dotprod"],
     crate::simd::neon::NeonLanes<crate::simd::neon::DotProd>,
-    tile_dots: [tile_dot::neon::DotInt8, tile_dot::neon::DotTable4, tile_dot::neon::DotAffine4],
+    tile_dots: tile_dot::neon::dot,
     input_dots: [
         input_dot::neon::Dot<Int8Codes, crate::simd::neon::DotProd>,
         input_dot::neon::Dot<Table4Codes, crate::simd::neon::DotProd>,
@@ -225,7 +229,7 @@ instantiate!(
     Isa::NeonI8mm,
     ["neon,dotprod,i8mm"],
     crate::simd::neon::NeonLanes<crate::simd::neon::I8mm>,
-    tile_dots: [tile_dot::neon::MatrixInt8, tile_dot::neon::MatrixTable4, tile_dot::neon::MatrixAffine4],
+    tile_dots: tile_dot::neon::matrix,
     input_dots: [
         input_dot::neon::Dot<Int8Codes, crate::simd::neon::I8mm>,
         input_dot::neon::Dot<Table4Codes, crate::simd::neon::I8mm>,
@@ -233,12 +237,4 @@ instantiate!(
     ]
 );
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-instantiate!(
-    SIMD128,
-    simd128_table,
-    Isa::Simd128,
-    ["simd128"],
-    crate::simd::simd128::Simd128Lanes,
-    tile_dots: [tile_dot::simd128::Int8, tile_dot::simd128::Table4, tile_dot::simd128::Affine4],
-    input_dots: [ByLanes<L, Int8Codes>, ByLanes<L, Table4Codes>, ByLanes<L, Affine4Codes>]
-);
+by_lanes!(SIMD128, simd128_table, Isa::Simd128, ["simd128"], crate::simd::simd128::Simd128Lanes, tile_dot::simd128);

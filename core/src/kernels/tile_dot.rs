@@ -3,10 +3,11 @@
 //! ```text
 //! dot[output] = sum over k in 0..32 of code[output][k] * x[k]        exactly, then as f32
 //! ```
-//! This is the only part of a matrix kernel that an instruction set writes itself, one file each; `scalar.rs` is the
+//! What codes stand for is an integer of at most 8 bits, of at most 14 where halves of a block have factors. This is the only part of a matrix kernel that an instruction set writes itself, one file each; `scalar.rs` is the
 //! definition the others are held to. Bytes of a tile lie in *quads*: four neighbouring inputs of output 0, of output
 //! 1, ..., so that an instruction that multiplies four bytes a lane reads an output a lane.
 
+use super::heads::Heads;
 use crate::simd::{Lanes, Proof};
 
 pub(super) mod scalar;
@@ -23,87 +24,129 @@ pub(super) mod simd128;
 /// Bytes of `N` quads: `[quad][output / 4][output % 4 and input]`.
 pub(super) type Quads<const N: usize> = [[[u8; 16]; 4]; N];
 
-/// A tile as it lies in memory.
+/// A tile as it lies in memory: heads and codes of 16 outputs.
+#[repr(C)]
+pub(super) struct Tile<H, S> {
+    pub(super) heads: H,
+    pub(super) codes: S,
+}
+
+/// Codes as a tile stores them. What they stand for is theirs too: a table's entries, themselves, or less a half of the
+/// range.
 ///
 /// # Safety
 /// The type must consist of bytes alone: then any address and any contents will do.
-pub(super) unsafe trait Tile {
-    /// A scale for every output, f16.
-    fn scales(&self) -> &[u8; 32];
-    /// A minimum for every output, f16, where the format has them.
-    #[inline(always)]
-    fn minima(&self) -> Option<&[u8; 32]> {
-        None
-    }
-}
+pub(super) unsafe trait Stored: 'static {}
 
-/// A tile of signed bytes.
+/// Signed bytes.
 #[repr(C)]
-pub(super) struct ByteTile {
-    scales: [u8; 32],
+pub(super) struct Bytes {
     /// 32 inputs.
-    codes: Quads<8>,
+    pub(super) quads: Quads<8>,
 }
 
-/// A tile of nibbles.
+/// Nibbles to be looked up in a table.
 #[repr(C)]
-pub(super) struct NibbleTile {
-    scales: [u8; 32],
+pub(super) struct Entries {
     /// Inputs 0..16 in the low halves, 16..32 in the high ones.
-    codes: Quads<4>,
+    pub(super) quads: Quads<4>,
 }
 
-/// A tile of nibbles with minima.
+/// Nibbles.
 #[repr(C)]
-pub(super) struct AffineTile {
-    scales: [u8; 32],
-    minima: [u8; 32],
-    /// As [`NibbleTile`]'s.
-    codes: Quads<4>,
+pub(super) struct Nibbles {
+    /// As [`Entries`]'.
+    pub(super) quads: Quads<4>,
+}
+
+/// Five bits, less 16.
+#[repr(C)]
+pub(super) struct SignedFives {
+    pub(super) low: Quads<4>,
+    /// The fifth bits: bit q is that of quad q.
+    pub(super) upper: Quads<1>,
+}
+
+/// Five bits.
+#[repr(C)]
+pub(super) struct Fives {
+    pub(super) low: Quads<4>,
+    /// As [`SignedFives`]'.
+    pub(super) upper: Quads<1>,
+}
+
+/// Six bits, less 32.
+#[repr(C)]
+pub(super) struct SignedSixes {
+    pub(super) low: Quads<4>,
+    /// Bits 2q and 2q + 1: the upper two of quad q, then of quad 4 + q.
+    pub(super) upper: Quads<2>,
 }
 
 // SAFETY: bytes alone.
-unsafe impl Tile for ByteTile {
-    #[inline(always)]
-    fn scales(&self) -> &[u8; 32] {
-        &self.scales
-    }
-}
-
+unsafe impl Stored for Bytes {}
 // SAFETY: bytes alone.
-unsafe impl Tile for NibbleTile {
-    #[inline(always)]
-    fn scales(&self) -> &[u8; 32] {
-        &self.scales
-    }
-}
-
+unsafe impl Stored for Entries {}
 // SAFETY: bytes alone.
-unsafe impl Tile for AffineTile {
-    #[inline(always)]
-    fn scales(&self) -> &[u8; 32] {
-        &self.scales
+unsafe impl Stored for Nibbles {}
+// SAFETY: bytes alone.
+unsafe impl Stored for SignedFives {}
+// SAFETY: bytes alone.
+unsafe impl Stored for Fives {}
+// SAFETY: bytes alone.
+unsafe impl Stored for SignedSixes {}
+
+/// The tiles of the integer arithmetics, by their names.
+pub(super) mod tiles {
+    use super::super::heads::{Halves, Powers, Scales, ScalesAndMinima, SixBitScales, SixBitScalesAndMinima};
+    use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedSixes, Tile};
+    use crate::format::{Arithmetic, Format};
+
+    pub type Int8 = Tile<Scales, Bytes>;
+    pub type Table4 = Tile<Scales, Entries>;
+    pub type Affine4 = Tile<ScalesAndMinima, Nibbles>;
+    pub type Int5 = Tile<Scales, SignedFives>;
+    pub type Affine5 = Tile<ScalesAndMinima, Fives>;
+    pub type Power4 = Tile<Powers, Entries>;
+    pub type SuperAffine4 = Tile<SixBitScalesAndMinima, Nibbles>;
+    pub type SuperAffine5 = Tile<SixBitScalesAndMinima, Fives>;
+    pub type SuperInt6 = Tile<Halves, SignedSixes>;
+    pub type SuperTable4 = Tile<SixBitScales, Entries>;
+
+    const fn bytes(arithmetic: Arithmetic) -> usize {
+        match arithmetic {
+            Arithmetic::F32 | Arithmetic::F16 | Arithmetic::Bf16 => 0,
+            Arithmetic::Int8 => size_of::<Int8>(),
+            Arithmetic::Table4 => size_of::<Table4>(),
+            Arithmetic::Affine4 => size_of::<Affine4>(),
+            Arithmetic::Int5 => size_of::<Int5>(),
+            Arithmetic::Affine5 => size_of::<Affine5>(),
+            Arithmetic::Power4 => size_of::<Power4>(),
+            Arithmetic::SuperAffine4 => size_of::<SuperAffine4>(),
+            Arithmetic::SuperAffine5 => size_of::<SuperAffine5>(),
+            Arithmetic::SuperInt6 => size_of::<SuperInt6>(),
+            Arithmetic::SuperTable4 => size_of::<SuperTable4>(),
+        }
     }
 
-    #[inline(always)]
-    fn minima(&self) -> Option<&[u8; 32]> {
-        Some(&self.minima)
-    }
+    const _: () = {
+        let mut i = 0;
+        while i < Format::ALL.len() {
+            let format = Format::ALL[i];
+            assert!(!format.takes_int8() || bytes(format.arithmetic()) == format.tile_bytes());
+            i += 1;
+        }
+    };
 }
-
-const _: () = {
-    use crate::format::Format;
-    assert!(size_of::<ByteTile>() == Format::Q8_0.tile_bytes());
-    assert!(size_of::<NibbleTile>() == Format::Q4_0.tile_bytes());
-    assert!(size_of::<AffineTile>() == Format::Q4_1.tile_bytes());
-};
 
 /// The dot products of one kind of tiles on one instruction set.
 pub(super) trait TileDot {
     /// The float lanes that go with it; their proof is one of all instructions used here.
     type L: Lanes;
-    /// The tile.
-    type Tile: Tile;
+    /// What the tiles begin with.
+    type H: Heads;
+    /// Their codes.
+    type S: Stored;
     /// A tile's codes, decoded once for several tokens.
     type Codes<'a>: Copy;
     /// Tokens worth keeping in registers at once (a power of two up to 16).
@@ -112,10 +155,11 @@ pub(super) trait TileDot {
     const AT_ONCE: usize = 1;
 
     /// Reads the codes of a tile.
-    fn decode<'a>(isa: Proof<Self::L>, tile: &'a Self::Tile, table: &[i8; 16]) -> Self::Codes<'a>;
+    fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<Self::H, Self::S>, table: &[i8; 16]) -> Self::Codes<'a>;
 
-    /// For each of 16 outputs the dot product of its 32 codes with `x`, as (exact) floats; `offset` is
-    /// -128 times the sum of `x`, for implementations that shift the weights by 128.
+    /// For each of 16 outputs the dot product of its 32 codes with `x` (those of a half times the half's integer, where
+    /// heads have such), as (exact) floats; `offset` is -128 times the sum of `x`, for implementations that shift the
+    /// weights by 128.
     fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Self::L;
 
     /// The same for `N` tokens, [`TileDot::AT_ONCE`] or fewer.
@@ -134,6 +178,12 @@ pub(super) trait TileDot {
     }
 }
 
+/// The dot products of both halves, times the halves' integers: exact, and so the same as of integers.
+#[inline(always)]
+pub(super) fn weigh<L: Lanes>([first, second]: [L; 2], halves: &[L; 2]) -> L {
+    first.mul(halves[0]).add(second.mul(halves[1]))
+}
+
 /// The dot products for one token and for several, where these are not made in the same way.
 pub(super) trait Dots {
     /// The lanes of both.
@@ -141,7 +191,7 @@ pub(super) trait Dots {
     /// For one.
     type One: TileDot<L = Self::L>;
     /// For several.
-    type Many: TileDot<L = Self::L, Tile = <Self::One as TileDot>::Tile>;
+    type Many: TileDot<L = Self::L, H = <Self::One as TileDot>::H, S = <Self::One as TileDot>::S>;
 }
 
 impl<D: TileDot> Dots for D {

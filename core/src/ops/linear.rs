@@ -4,7 +4,7 @@
 //! ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
-use crate::format::{BLOCK, Matrix, Shape, TILE_ROWS};
+use crate::format::{BLOCK, Matrix, SUPER, Shape, TILE_ROWS};
 use crate::kernels::{Input, Kernels};
 use crate::views::Disjoint;
 use core::ops::Range;
@@ -74,18 +74,20 @@ impl<'a> Product<'a> {
     /// Bytes of weights that computing this product reads.
     pub fn bytes(&self, x: &Input, tokens: usize) -> usize {
         let g = self.matrix.geometry();
-        let (inputs, k_blocks) = match (self.shape(tokens), self.inputs) {
+        let all = (g.input_width(), g.k_blocks, g.k_blocks / g.format.blocks_together());
+        let (inputs, k_blocks, supers) = match (self.shape(tokens), self.inputs) {
             (Shape::Columns, _) => {
-                let blocks = (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb)).count();
-                (blocks * BLOCK, blocks)
+                let read = (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb));
+                let blocks = read.clone().count();
+                (blocks * BLOCK, blocks, runs(read.map(|kb| kb / SUPER)))
             }
             (Shape::Inputs | Shape::Codes, Some(inputs)) => {
-                let block = |i: &u32| *i as usize / BLOCK;
-                (inputs.len(), inputs.chunk_by(|a, b| block(a) == block(b)).count())
+                let blocks = inputs.iter().map(|i| *i as usize / BLOCK);
+                (inputs.len(), runs(blocks.clone()), runs(blocks.map(|kb| kb / SUPER)))
             }
-            _ => (g.input_width(), g.k_blocks),
+            _ => all,
         };
-        g.bytes_read(self.items() * self.item_width(), inputs, k_blocks)
+        g.bytes_read(self.items() * self.item_width(), inputs, k_blocks, supers)
     }
 
     /// How it is computed.
@@ -204,6 +206,12 @@ impl<'a> Product<'a> {
             }
         }
     }
+}
+
+/// How many different numbers there are among some in order.
+fn runs(numbers: impl Iterator<Item = usize>) -> usize {
+    let mut last = None;
+    numbers.filter(|n| last.replace(*n) != Some(*n)).count()
 }
 
 /// Runs several products of the same inputs as one step; returns the bytes of weights it reads.

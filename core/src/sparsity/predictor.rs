@@ -198,9 +198,14 @@ impl<'a> Predictor<'a> {
     /// Order of a matrix of these (padded) outputs and inputs.
     pub fn geometry(format: Format, outputs: usize, inputs: usize) -> Geometry {
         let (panels, k_blocks) = (outputs / TILE_ROWS, inputs / BLOCK);
-        let group_stride = panels.saturating_mul(k_blocks).saturating_mul(format.tile_bytes());
         let (units_per_group, group_width) = (panels, panels * TILE_ROWS);
-        Geometry { format, order: Order::Rows, panels, k_blocks, units_per_group, group_stride, group_width }
+        let mut g =
+            Geometry { format, order: Order::Rows, panels, k_blocks, units_per_group, group_stride: 0, group_width };
+        // Sizes that no memory holds are left without a stride, which no matrix has.
+        if panels.saturating_mul(k_blocks) < isize::MAX as usize / (TILE_ROWS * BLOCK * 4) {
+            g.group_stride = panels * g.unit_bytes();
+        }
+        g
     }
 
     /// Refuses a table that cannot be read or has another length than its kind; a table may be missing.

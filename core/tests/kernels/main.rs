@@ -3,7 +3,7 @@
 //! one that fails.
 
 use half::f16;
-use shadowllm_core::format::{Arithmetic, BLOCK, Geometry, Matrix, Order, TILE_ROWS};
+use shadowllm_core::format::{Arithmetic, BLOCK, Geometry, Head, Matrix, Order, SUPER, TILE_ROWS};
 use shadowllm_core::kernels::{Activate, Activation, Attend, Input, KvFormat, KvView, Outputs};
 use shadowllm_core::simd::scalar::ScalarLanes;
 use shadowllm_core::simd::{LANES, Lanes, Proof};

@@ -15,36 +15,60 @@ fn half(random: &mut Random) -> f16 {
     }
 }
 
-/// `span` bytes of a matrix: any bytes for codes (all 256 values, -128 too), modest numbers for floats. They
-/// begin at an odd address: kernels may not count on alignment.
+/// `span` bytes of a matrix: any bytes for codes (all 256 values, -128 too) and for integers of blocks, modest numbers
+/// for floats. They begin at an odd address: kernels may not count on alignment.
 fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
-    let group = g.units_per_group * g.unit_bytes();
-    // The blocks of a line share its front, and the 16 of a tile.
+    let format = g.format;
+    let (shared, group) = (g.shared_bytes(), g.units_per_group * g.unit_bytes());
+    // The blocks of a line share its front, and the 16 of a tile; the numbers of super-blocks stand before their tiles
+    // in a panel, else before the group.
     let tiled = matches!(g.order, Order::Rows | Order::Columns);
-    let together = if tiled { TILE_ROWS } else { g.unit_bytes() / g.format.block_bytes() };
-    let piece = together * g.format.block_bytes();
+    let together = if tiled { TILE_ROWS } else { g.unit_bytes() / format.block_bytes() };
+    let supers = if g.order == Order::Rows { TILE_ROWS * format.super_bytes() } else { 0 };
+    let piece = if supers > 0 { supers + SUPER * format.tile_bytes() } else { heads_and_codes(format, together) };
     for start in (0..span).step_by(g.group_stride) {
-        for t in (start..start + group).step_by(piece) {
+        write_halves(&mut bytes[1 + start..1 + start + shared], random);
+        for t in (start + shared..start + shared + group).step_by(piece) {
             let piece = &mut bytes[1 + t..1 + t + piece];
-            let halves = match g.format.arithmetic() {
-                Arithmetic::F32 => {
+            if supers > 0 {
+                write_halves(&mut piece[..supers], random);
+                continue;
+            }
+            match (format.arithmetic(), format.head()) {
+                (Arithmetic::F32, _) => {
                     for b in piece.as_chunks_mut::<4>().0 {
                         *b = (random.unit() * LARGEST).to_le_bytes();
                     }
-                    0
                 }
-                Arithmetic::F16 => together * BLOCK,
-                Arithmetic::Int8 | Arithmetic::Table4 => together,
-                Arithmetic::Affine4 => 2 * together,
-            };
-            for b in piece[..2 * halves].as_chunks_mut::<2>().0 {
-                *b = half(random).to_le_bytes();
+                (Arithmetic::Bf16, _) => {
+                    for b in piece.as_chunks_mut::<2>().0 {
+                        *b = half::bf16::from_f32(random.unit() * LARGEST).to_le_bytes();
+                    }
+                }
+                (Arithmetic::F16, _) => write_halves(piece, random),
+                (_, Head::Numbers(n)) => write_halves(&mut piece[..2 * n * together], random),
+                // Powers of two from 2^-22 to 2^-2.
+                (_, Head::Exponent) => {
+                    piece[..together].iter_mut().for_each(|b| *b = 106 + (random.bits() % 21) as u8);
+                }
+                (_, Head::SixBits(_) | Head::Halves) => {}
             }
         }
     }
     bytes
+}
+
+/// Bytes of some blocks whose heads are packed together.
+fn heads_and_codes(format: Format, blocks: usize) -> usize {
+    format.head().bytes_of(blocks) + blocks * format.code_bytes()
+}
+
+fn write_halves(bytes: &mut [u8], random: &mut Random) {
+    for b in bytes.as_chunks_mut::<2>().0 {
+        *b = half(random).to_le_bytes();
+    }
 }
 
 /// Rows of inputs, owned.
@@ -112,14 +136,16 @@ fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std::ops::Range
         for (k, w) in m.block(row, kb).into_iter().enumerate() {
             let (w, x) = (f64::from(w), rows.seen(m.geometry(), t, kb * BLOCK + k));
             sum += w * x;
-            norm +=
-                x.abs() * if format.arithmetic() == Arithmetic::Affine4 { 16.0 * f64::from(LARGEST) } else { w.abs() };
+            // The largest code (and integer of the block) and scale, and minimum.
+            let largest = f64::from(LARGEST) * if format.supers() > 0 { 63.0 } else { 1.0 };
+            let affine = format.arithmetic().has_minimum();
+            norm += x.abs() * if affine { 32.0 * largest } else { w.abs() };
         }
     }
     let roundings = match format.arithmetic() {
         _ if !m.geometry().takes_int8() => roundings * BLOCK + 2,
-        Arithmetic::F32 | Arithmetic::F16 | Arithmetic::Int8 | Arithmetic::Table4 => roundings + 2,
-        Arithmetic::Affine4 => 2 * roundings + 3,
+        arithmetic if arithmetic.has_minimum() => 2 * roundings + 3,
+        _ => roundings + 2,
     };
     (sum, norm * gamma(roundings))
 }
@@ -131,13 +157,16 @@ fn geometries() -> Vec<Geometry> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for (order, lengths) in [(Order::Rows, &[1, 2, 3, 7][..]), (Order::Columns, &[1, 2, 3, 6, 7])] {
+            // Of super-blocks one, two and three.
+            let lengths = if format.supers() > 0 { &[8, 16, 24] } else { lengths };
             for (panels, &k_blocks) in (1..=3).flat_map(|p| lengths.iter().map(move |k| (p, k))) {
                 let units: usize = if order == Order::Rows { panels } else { k_blocks };
-                for units_per_group in (1..=units).filter(|u| units.is_multiple_of(*u)) {
+                let fits = |u: &usize| units.is_multiple_of(*u) && order.group_units(format).is_none_or(|n| n == *u);
+                for units_per_group in (1..=units).filter(fits) {
                     let group_width = units_per_group * TILE_ROWS + TILE_ROWS;
                     let mut g =
                         Geometry { format, order, panels, k_blocks, units_per_group, group_stride: 0, group_width };
-                    g.group_stride = units_per_group * g.unit_bytes() + 37;
+                    g.group_stride = g.shared_bytes() + units_per_group * g.unit_bytes() + 37;
                     all.push(g);
                 }
             }
@@ -166,7 +195,7 @@ fn gemm() {
     const STRIDE: usize = TILE_ROWS + 3;
     const UNTOUCHED: f32 = -77.0;
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(1));
-    let inputs: Vec<Rows> = (0..=7).map(|kb: usize| Rows::new(kb.max(1) * BLOCK, 33 + 3, &mut random)).collect();
+    let inputs: Vec<Rows> = (0..=24).map(|kb: usize| Rows::new(kb.max(1) * BLOCK, 33 + 3, &mut random)).collect();
     for g in geometries() {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
@@ -249,30 +278,46 @@ fn gemv_columns() {
 fn integer_extremes() {
     let (sets, mut report) = (sets(), Report::default());
     for format in Format::ALL.into_iter().filter(|f| f.takes_int8()) {
-        let tile = format.tile_bytes();
-        let header = if format.arithmetic() == Arithmetic::Affine4 { 64 } else { 32 };
-        let g = Geometry {
+        let k_blocks = format.blocks_together();
+        let mut g = Geometry {
             format,
             order: Order::Columns,
             panels: 1,
-            k_blocks: 1,
-            units_per_group: 1,
-            group_stride: tile,
+            k_blocks,
+            units_per_group: k_blocks,
+            group_stride: 0,
             group_width: TILE_ROWS,
         };
-        // As i8: -128, 127, and mixed; as nibbles: 0, 15, and mixed.
+        g.group_stride = g.shared_bytes() + k_blocks * g.unit_bytes();
+        // As i8: -128, 127, and mixed; as nibbles: 0, 15, and mixed. As integers of blocks: the least, the largest, zero
+        // and -1.
         for code in [0x80, 0x7f, 0x00, 0xff, 0xf0, 0x0f] {
-            let mut bytes = vec![code; tile];
-            bytes[..header].copy_from_slice(&[f16::ONE.to_le_bytes(); 32].as_flattened()[..header]);
+            let mut bytes = vec![code; g.group_stride];
+            let ones = [f16::ONE.to_le_bytes(); 2 * TILE_ROWS];
+            let head = if let Head::Numbers(n) = format.head() { 2 * n * TILE_ROWS } else { 0 };
+            for at in [g.shared_bytes(), head] {
+                bytes[..at].copy_from_slice(&ones.as_flattened()[..at]);
+            }
+            if format.head() == Head::Exponent {
+                bytes[..TILE_ROWS].fill(127);
+            }
             let m = Matrix::new(g, &bytes).expect("fits");
             for quant in [127i8, -127] {
                 for signs in 0..4u32 {
                     // All of one sign, alternating in ones, in twos, in fours.
                     let sign = |k: usize| if signs > 0 && k >> (signs - 1) & 1 == 1 { -1 } else { 1 };
-                    let quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();
-                    let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
-                    let x =
-                        Input { width: BLOCK, values: &[], quants: &quants, scales: &[1.0], offsets: &[-128 * sum] };
+                    // The other blocks of a super-block are zeros.
+                    let mut quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();
+                    quants.resize(k_blocks * BLOCK, 0);
+                    let (scales, mut offsets) = (vec![1.0; k_blocks], vec![0; k_blocks]);
+                    offsets[0] = -128 * quants.iter().map(|q| i32::from(*q)).sum::<i32>();
+                    let x = Input {
+                        width: k_blocks * BLOCK,
+                        values: &[],
+                        quants: &quants,
+                        scales: &scales,
+                        offsets: &offsets,
+                    };
                     let want: Vec<f32> = (0..TILE_ROWS)
                         .map(|r| m.block(r, 0).iter().zip(&quants).fold(0.0, |sum, (w, q)| sum + w * f32::from(*q)))
                         .collect();
@@ -297,7 +342,7 @@ fn integer_extremes() {
 /// Lines of 1 to 48 outputs or 32 to 64, alone, by fours and all together.
 fn lines(order: Order) -> Vec<Geometry> {
     let mut all = Vec::new();
-    for format in Format::ALL {
+    for format in Format::ALL.into_iter().filter(|f| order.holds(*f)) {
         for (panels, k_blocks) in (1..=4).flat_map(|p| [1, 2, 5].map(|k| (p, k))) {
             if order == Order::ColumnLines && panels % 2 == 1 {
                 continue;
@@ -414,13 +459,20 @@ fn products_by_input() {
     report.finish();
 }
 
-/// Codes of integers stored by input, behind the scales of each k-block: any bytes, or all of them `code`.
+/// Codes of integers stored by input, behind the numbers of each k-block or super-block: any bytes, or all of them
+/// `code`, as integers of blocks too.
 fn by_input(g: &Geometry, code: Option<u8>, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| code.unwrap_or(random.bits() as u8)).collect();
+    let supers = g.outputs() * g.format.super_bytes();
     for start in (0..span).step_by(g.group_stride) {
-        for b in bytes[1 + start..1 + start + g.shared_bytes()].as_chunks_mut::<2>().0 {
-            *b = half(random).to_le_bytes();
+        let shared = &mut bytes[1 + start..1 + start + g.shared_bytes()];
+        write_halves(&mut shared[..supers], random);
+        match g.format.head() {
+            Head::Numbers(_) => write_halves(&mut shared[supers..], random),
+            // Powers of two from 2^-22 to 2^-2.
+            Head::Exponent => shared[supers..].iter_mut().for_each(|b| *b = 106 + (random.bits() % 21) as u8),
+            Head::SixBits(_) | Head::Halves => {}
         }
     }
     bytes
@@ -432,18 +484,20 @@ fn codes_by_input() {
     let codes = [None, None, Some(0x80), Some(0x7f), Some(0x00), Some(0xff), Some(0xf0), Some(0x0f)];
     for format in Format::ALL.into_iter().filter(|f| f.takes_int8()) {
         for (panels, k_blocks, code) in
-            [(2, 1), (4, 3), (6, 2), (12, 2), (134, 1)].into_iter().flat_map(|(p, k)| codes.map(|c| (p, k, c)))
+            [(2, 1), (4, 3), (6, 9), (12, 2), (134, 1)].into_iter().flat_map(|(p, k)| codes.map(|c| (p, k, c)))
         {
+            let together = format.blocks_together();
+            let k_blocks = usize::next_multiple_of(k_blocks, together);
             let mut g = Geometry {
                 format,
                 order: Order::Inputs,
                 panels,
                 k_blocks,
-                units_per_group: BLOCK,
+                units_per_group: BLOCK * together,
                 group_stride: 0,
                 group_width: 0,
             };
-            g.group_stride = BLOCK * g.unit_bytes() + g.shared_bytes() + 5;
+            g.group_stride = BLOCK * together * g.unit_bytes() + g.shared_bytes() + 5;
             let bytes = by_input(&g, code, &mut random);
             let m = Matrix::new(g, &bytes[1..]).expect("fits");
             let mut rows = Rows::new(g.input_width(), 17, &mut random);

@@ -10,6 +10,7 @@ pub(super) const RULES: Rules = Rules {
     unit: Unit::Inputs(1),
     along_outputs: true,
     shares_scales: false,
+    packs: false,
     shapes: [Shape::Inputs, Shape::AllInputs],
     int8_shapes: [Shape::Inputs, Shape::AllInputs],
     place,

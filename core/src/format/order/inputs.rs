@@ -2,7 +2,7 @@
 //! left out, and blocks along the inputs keep integer products and a GGUF's own blocks.
 
 use super::{Order, Place, Rules, Shape, Spread, Unit};
-use crate::format::{BLOCK, Geometry, TILE_ROWS};
+use crate::format::{BLOCK, Geometry, Head, TILE_ROWS};
 
 pub(super) const RULES: Rules = Rules {
     order: Order::Inputs,
@@ -10,6 +10,7 @@ pub(super) const RULES: Rules = Rules {
     unit: Unit::Inputs(1),
     along_outputs: false,
     shares_scales: true,
+    packs: true,
     // Floats have no scales, and their lines are those of any order by input.
     shapes: [Shape::Inputs, Shape::AllInputs],
     int8_shapes: [Shape::Codes, Shape::AllCodes],
@@ -18,11 +19,21 @@ pub(super) const RULES: Rules = Rules {
 };
 
 fn place(g: &Geometry, output: usize, kb: usize) -> Place {
-    let scales = g.unit_offset(kb * BLOCK) - g.shared_bytes();
+    let (format, panel) = (g.format, output / TILE_ROWS);
+    let (group, within) = (kb / format.blocks_together(), kb % format.blocks_together());
+    let supers = group * g.group_stride;
+    let heads = supers + g.outputs() * format.super_bytes() + within * format.head().bytes_of(g.outputs());
+    // Numbers of all outputs stand one after the other; other heads are packed by 16.
+    let (head, lane) = match format.head() {
+        Head::Numbers(_) => (heads, output),
+        head => (heads + panel * head.bytes_of(TILE_ROWS), output % TILE_ROWS),
+    };
     Place {
-        header: scales + 2 * output,
-        header_step: 2 * g.panels * TILE_ROWS,
-        codes: scales + g.shared_bytes() + output / BLOCK * g.format.code_bytes(),
+        supers: supers + panel * TILE_ROWS * format.super_bytes() + 2 * (output % TILE_ROWS),
+        head,
+        lane,
+        head_step: 2 * g.outputs(),
+        codes: g.unit_offset(kb * BLOCK) + output / BLOCK * format.code_bytes(),
         spread: Spread::Across { at: output % BLOCK, step: g.unit_bytes() },
     }
 }

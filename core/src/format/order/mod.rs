@@ -14,6 +14,9 @@
 //!   Inputs: the scales of a k-block's blocks, for all outputs, then a line of codes for each of its 32 inputs
 //!   k-block 0: scales, input 0: outputs 0, 1, 2, ..., input 1: outputs 0, 1, 2, ...
 //! ```
+//! Where a format has super-blocks, their numbers stand before the 8 k-blocks that they are for: in Rows in each panel, in
+//! Columns and Inputs once for all outputs.
+//!
 //! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel, a k-block, a line) is a *unit*: the
 //! smallest run of bytes that a sparse pass may leave out.
 //!
@@ -21,13 +24,13 @@
 //! A file with its `Rules`, a row in `TABLE` and a variant of [`Order`]; kernels where its [`Shape`]s are new.
 
 mod column_lines;
-mod columns;
+pub(super) mod columns;
 mod inputs;
 mod row_lines;
 mod rows;
 
 use super::block::{Block, code, set_code};
-use super::{Arithmetic, BLOCK, Format, Geometry, TILE_ROWS};
+use super::{Arithmetic, BLOCK, Format, Geometry, Head, TILE_ROWS};
 
 /// The order of a matrix's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(super) struct Rules {
     along_outputs: bool,
     /// Whether units hold codes only: the scales of a k-block's inputs stand once, before them.
     shares_scales: bool,
+    /// Whether it holds numbers of blocks that 16 outputs pack together, and super-blocks.
+    packs: bool,
     /// Kernels for one token and for several.
     shapes: [Shape; 2],
     /// The same for formats of quantized inputs.
@@ -158,10 +163,25 @@ impl Order {
         self.rules().shares_scales
     }
 
+    /// Whether matrices of a format can stand in this order.
+    pub const fn holds(self, format: Format) -> bool {
+        self.rules().packs || (format.head().stands_alone() && format.supers() == 0)
+    }
+
+    /// Units of a group where what they share stands before them: the inputs of a k-block or of a super-block, or the
+    /// k-blocks of a super-block.
+    pub const fn group_units(self, format: Format) -> Option<usize> {
+        match self.unit_inputs() {
+            0 => None,
+            _ if !self.shares_scales() && format.supers() == 0 => None,
+            inputs => Some(format.blocks_together() * BLOCK / inputs),
+        }
+    }
+
     /// The kernels that products of this arithmetic need: for one token, and for several.
     pub const fn shapes(self, arithmetic: Arithmetic) -> [Shape; 2] {
         match arithmetic {
-            Arithmetic::F32 | Arithmetic::F16 => self.rules().shapes,
+            Arithmetic::F32 | Arithmetic::F16 | Arithmetic::Bf16 => self.rules().shapes,
             _ => self.rules().int8_shapes,
         }
     }
@@ -172,6 +192,9 @@ impl Order {
 pub struct PanelTiles {
     /// First tile.
     pub start: *const u8,
+    /// The numbers of the first super-block, where the format has such: 16 of each, those of the next one
+    /// `outer_stride` bytes further on.
+    pub supers: *const u8,
     /// Groups.
     pub outer: usize,
     /// Bytes between groups.
@@ -184,10 +207,14 @@ pub struct PanelTiles {
 
 /// Where the numbers of one block are in a matrix.
 pub(super) struct Place {
-    /// First byte of its scale.
-    header: usize,
-    /// Bytes from its scale to its minimum.
-    header_step: usize,
+    /// First of the numbers of its super-block.
+    supers: usize,
+    /// First byte of the heads of the outputs that pack them together, or of its own.
+    head: usize,
+    /// Number of the output among those.
+    lane: usize,
+    /// Bytes from its scale to its minimum, where they are [`Head::Numbers`].
+    head_step: usize,
     /// First byte of its codes.
     codes: usize,
     spread: Spread,
@@ -201,29 +228,51 @@ enum Spread {
     Across { at: usize, step: usize },
 }
 
+/// Bytes between the numbers that an output has in a super-block: those of 16 outputs lie together.
+const SUPER_STEP: usize = 2 * TILE_ROWS;
+
 impl Place {
-    /// Output `lane` of the tile at byte `tile`: 16 blocks, scales first, codes in pieces of one vector lane.
-    fn in_tile(format: Format, tile: usize, lane: usize) -> Place {
+    /// Output `lane` of the tile at byte `tile`: 16 blocks, heads first, codes in pieces of one vector lane. What
+    /// super-blocks share is at byte `supers` for 16 outputs.
+    fn in_tile(format: Format, supers: usize, tile: usize, lane: usize) -> Place {
         // Four codes of integers, or one float.
         let bytes = if format.code_bits() == 16 { 2 } else { 4 };
-        let codes = tile + TILE_ROWS * format.header_bytes() + lane * bytes;
+        let codes = tile + format.head().bytes_of(TILE_ROWS) + lane * bytes;
         let spread = Spread::Pieces { bytes, step: TILE_ROWS * bytes };
-        Place { header: tile + 2 * lane, header_step: 2 * TILE_ROWS, codes, spread }
+        Place { supers: supers + 2 * lane, head: tile, lane, head_step: SUPER_STEP, codes, spread }
     }
 
     /// Block `i` of the `n` of the line at byte `line`: scales first, then minima, then codes.
     fn in_line(format: Format, line: usize, i: usize, n: usize) -> Place {
         let codes = line + n * format.header_bytes() + i * format.code_bytes();
         let spread = Spread::Pieces { bytes: format.code_bytes(), step: 0 };
-        Place { header: line + 2 * i, header_step: 2 * n, codes, spread }
+        Place { supers: line, head: line, lane: i, head_step: 2 * n, codes, spread }
+    }
+
+    /// Number `i` of [`Head::Numbers`], and of the super-block.
+    fn number(&self, i: usize) -> usize {
+        self.head + i * self.head_step + 2 * self.lane
+    }
+
+    fn super_number(&self, i: usize) -> usize {
+        self.supers + i * SUPER_STEP
     }
 
     /// Reads the block out of the bytes of a matrix.
     pub(super) fn read(&self, format: Format, bytes: &[u8]) -> Block {
         let mut block = [0; size_of::<Block>()];
         let (header, codes) = block[..format.block_bytes()].split_at_mut(format.header_bytes());
-        for (i, number) in header.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            number.copy_from_slice(&bytes[self.header + i * self.header_step..][..2]);
+        let (supers, own) = header.split_at_mut(format.super_bytes());
+        for (i, number) in supers.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            number.copy_from_slice(&bytes[self.super_number(i)..][..2]);
+        }
+        match format.head() {
+            Head::Numbers(_) => {
+                for (i, number) in own.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    number.copy_from_slice(&bytes[self.number(i)..][..2]);
+                }
+            }
+            head => head.read(&bytes[self.head..], self.lane, own),
         }
         let bytes = &bytes[self.codes..];
         match self.spread {
@@ -237,11 +286,20 @@ impl Place {
         block
     }
 
-    /// Writes the block into the bytes of a matrix.
+    /// Writes the block into the bytes of a matrix. The blocks of a super-block write the same numbers of it.
     pub(super) fn write(&self, format: Format, bytes: &mut [u8], block: &[u8]) {
         let (header, codes) = block[..format.block_bytes()].split_at(format.header_bytes());
-        for (i, number) in header.as_chunks::<2>().0.iter().enumerate() {
-            bytes[self.header + i * self.header_step..][..2].copy_from_slice(number);
+        let (supers, own) = header.split_at(format.super_bytes());
+        for (i, number) in supers.as_chunks::<2>().0.iter().enumerate() {
+            bytes[self.super_number(i)..][..2].copy_from_slice(number);
+        }
+        match format.head() {
+            Head::Numbers(_) => {
+                for (i, number) in own.as_chunks::<2>().0.iter().enumerate() {
+                    bytes[self.number(i)..][..2].copy_from_slice(number);
+                }
+            }
+            head => head.write(&mut bytes[self.head..], self.lane, own),
         }
         let bytes = &mut bytes[self.codes..];
         match self.spread {

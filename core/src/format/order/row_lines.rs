@@ -9,6 +9,7 @@ pub(super) const RULES: Rules = Rules {
     unit: Unit::Outputs(1),
     along_outputs: false,
     shares_scales: false,
+    packs: false,
     shapes: [Shape::Rows; 2],
     int8_shapes: [Shape::Rows; 2],
     place,

@@ -1,13 +1,26 @@
 //! AVX-512 with VNNI: `vpdpbusd` multiplies unsigned weights by signed inputs, four a lane, a lane an
-//! output. Signed weights are shifted by 128 (the table is, or a bit is flipped) and the sum starts at the
-//! input's offset, -128 * sum(x), which takes the shift out again, exactly.
+//! output. Signed weights are shifted by half of their range (the table is, or a bit is flipped, or their codes are
+//! unsigned as they are stored) and the sum starts at minus that times the sum of the inputs, which takes the shift out
+//! again, exactly.
 
-use super::{AffineTile, ByteTile, NibbleTile, Quads, TileDot};
+use super::{Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use crate::kernels::heads::Heads;
 use crate::simd::Proof;
 use crate::simd::avx512::Avx512Lanes;
 use core::arch::x86_64::*;
+use core::marker::PhantomData;
 
+/// Eight quads of 16 outputs.
 type Codes = [__m512i; 8];
+
+/// Codes in registers, unsigned.
+pub(in crate::kernels) trait Unpack: Stored {
+    /// How much larger they are in registers than what they stand for.
+    const SHIFT: i32;
+
+    /// Reads them.
+    fn unpack(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16]) -> Codes;
+}
 
 /// Eight quads of inputs, broadcast, against eight registers of weights.
 #[inline(always)]
@@ -23,6 +36,27 @@ fn dot(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], start: i32) -> Avx5
             b = _mm512_dpbusd_epi32(b, codes[2 * i + 1], _mm512_set1_epi32(x.add(2 * i + 1).read_unaligned()));
         }
         Avx512Lanes::new(isa, _mm512_cvtepi32_ps(_mm512_add_epi32(a, b)))
+    }
+}
+
+/// The same of the four quads of each half, whose sums of inputs are made here: `shift` times them is what the codes are
+/// too large by.
+#[inline(always)]
+fn halves(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], shift: i32) -> [Avx512Lanes; 2] {
+    // SAFETY: the proof is one of AVX-512 F and VNNI; the quads are below 8, and there are 32 inputs.
+    unsafe {
+        let x = x.as_ptr().cast::<i32>();
+        let shift = _mm512_set1_epi8(shift as i8);
+        let (mut sums, mut excess) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
+        for i in 0..4 {
+            for half in 0..2 {
+                let quad = _mm512_set1_epi32(x.add(4 * half + i).read_unaligned());
+                sums[half] = _mm512_dpbusd_epi32(sums[half], codes[4 * half + i], quad);
+                excess[half] = _mm512_dpbusd_epi32(excess[half], shift, quad);
+            }
+        }
+        let [first, second] = [_mm512_sub_epi32(sums[0], excess[0]), _mm512_sub_epi32(sums[1], excess[1])];
+        [Avx512Lanes::new(isa, _mm512_cvtepi32_ps(first)), Avx512Lanes::new(isa, _mm512_cvtepi32_ps(second))]
     }
 }
 
@@ -42,69 +76,143 @@ fn nibbles(_: Proof<Avx512Lanes>, packed: &Quads<4>) -> Codes {
     }
 }
 
-macro_rules! vnni_dot {
-    (
-        $(#[$doc:meta])* $name:ident, $tile_type:ty, shifted: $shifted:literal,
-        |$isa:ident, $tile:ident, $table:ident| $decode:expr
-    ) => {
-        $(#[$doc])*
-        pub(in crate::kernels) struct $name;
-
-        impl TileDot for $name {
-            type L = Avx512Lanes;
-            type Tile = $tile_type;
-            type Codes<'a> = Codes;
-            const TOKENS: usize = 16;
-
-            #[inline(always)]
-            fn decode($isa: Proof<Avx512Lanes>, $tile: &$tile_type, $table: &[i8; 16]) -> Codes {
-                $decode
-            }
-
-            #[inline(always)]
-            fn dot(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], offset: i32) -> Avx512Lanes {
-                // Codes that are not shifted need no offset.
-                dot(isa, codes, x, if $shifted { offset } else { 0 })
-            }
+/// Nibbles with a fifth bit.
+#[inline(always)]
+fn fives(isa: Proof<Avx512Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
+    let mut codes = nibbles(isa, low);
+    // SAFETY: the proof is one of AVX-512 F and BW; there are 64 bytes.
+    unsafe {
+        let fifth = _mm512_set1_epi8(16);
+        let upper = _mm512_loadu_si512(upper.as_ptr().cast());
+        let shifted = [
+            _mm512_slli_epi16::<4>(upper),
+            _mm512_slli_epi16::<3>(upper),
+            _mm512_slli_epi16::<2>(upper),
+            _mm512_slli_epi16::<1>(upper),
+            upper,
+            _mm512_srli_epi16::<1>(upper),
+            _mm512_srli_epi16::<2>(upper),
+            _mm512_srli_epi16::<3>(upper),
+        ];
+        for (code, bits) in codes.iter_mut().zip(shifted) {
+            *code = _mm512_or_si512(*code, _mm512_and_si512(bits, fifth));
         }
-    };
+    }
+    codes
 }
 
-vnni_dot!(
-    /// Signed bytes, shifted by flipping the sign bit.
-    Int8,
-    ByteTile,
-    shifted: true,
-    // SAFETY: the proof is one of AVX-512 F; `i` is below 8, and there are eight times 64 bytes.
-    |_isa, tile, _table| unsafe {
-        let flip = _mm512_set1_epi8(-128);
-        let mut codes = [flip; 8];
-        for (i, c) in codes.iter_mut().enumerate() {
-            *c = _mm512_xor_si512(_mm512_loadu_si512(tile.codes.as_ptr().add(i).cast()), flip);
+/// Shifted by flipping the sign bit.
+impl Unpack for Bytes {
+    const SHIFT: i32 = 128;
+
+    #[inline(always)]
+    fn unpack(&self, _: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        // SAFETY: the proof is one of AVX-512 F; `i` is below 8, and there are eight times 64 bytes.
+        unsafe {
+            let flip = _mm512_set1_epi8(-128);
+            let mut codes = [flip; 8];
+            for (i, c) in codes.iter_mut().enumerate() {
+                *c = _mm512_xor_si512(_mm512_loadu_si512(self.quads.as_ptr().add(i).cast()), flip);
+            }
+            codes
+        }
+    }
+}
+
+/// The table is shifted.
+impl Unpack for Entries {
+    const SHIFT: i32 = 128;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16]) -> Codes {
+        let mut codes = nibbles(isa, &self.quads);
+        // SAFETY: the proof is one of AVX-512 F and BW; the table has 16 bytes.
+        unsafe {
+            let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
+            let lut = _mm512_broadcast_i32x4(lut);
+            for c in &mut codes {
+                *c = _mm512_shuffle_epi8(lut, *c);
+            }
         }
         codes
     }
-);
-vnni_dot!(
-    /// Nibbles through a table shifted by 128.
-    Table4,
-    NibbleTile,
-    shifted: true,
-    // SAFETY: the proof is one of AVX-512 F and BW; the table has 16 bytes.
-    |isa, tile, table| unsafe {
-        let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
-        let lut = _mm512_broadcast_i32x4(lut);
-        let mut codes = nibbles(isa, &tile.codes);
-        for c in &mut codes {
-            *c = _mm512_shuffle_epi8(lut, *c);
+}
+
+impl Unpack for Nibbles {
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        nibbles(isa, &self.quads)
+    }
+}
+
+impl Unpack for Fives {
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        fives(isa, &self.low, &self.upper)
+    }
+}
+
+impl Unpack for SignedFives {
+    const SHIFT: i32 = 16;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        fives(isa, &self.low, &self.upper)
+    }
+}
+
+impl Unpack for SignedSixes {
+    const SHIFT: i32 = 32;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        let mut codes = nibbles(isa, &self.low);
+        // SAFETY: the proof is one of AVX-512 F and BW; `part` is below 2, and there are twice 64 bytes.
+        unsafe {
+            let mask = _mm512_set1_epi8(48);
+            for part in 0..2 {
+                let upper = _mm512_loadu_si512(self.upper.as_ptr().add(part).cast());
+                let shifted = [
+                    _mm512_slli_epi16::<4>(upper),
+                    _mm512_slli_epi16::<2>(upper),
+                    upper,
+                    _mm512_srli_epi16::<2>(upper),
+                ];
+                for (i, bits) in shifted.into_iter().enumerate() {
+                    let code = &mut codes[4 * part + i];
+                    *code = _mm512_or_si512(*code, _mm512_and_si512(bits, mask));
+                }
+            }
         }
         codes
     }
-);
-vnni_dot!(
-    /// Unsigned nibbles with a minimum.
-    Affine4,
-    AffineTile,
-    shifted: false,
-    |isa, tile, _table| nibbles(isa, &tile.codes)
-);
+}
+
+/// The dot products of a kind of tiles.
+pub(in crate::kernels) struct Dot<T>(PhantomData<T>);
+
+impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
+    type L = Avx512Lanes;
+    type H = H;
+    type S = S;
+    type Codes<'a> = (Codes, [Avx512Lanes; 2]);
+    const TOKENS: usize = 16;
+
+    #[inline(always)]
+    fn decode<'a>(isa: Proof<Avx512Lanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
+        (tile.codes.unpack(isa, table), tile.heads.halves(isa))
+    }
+
+    #[inline(always)]
+    fn dot(isa: Proof<Avx512Lanes>, (codes, integers): &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Avx512Lanes {
+        if H::HALVED {
+            return weigh(halves(isa, codes, x, S::SHIFT), integers);
+        }
+        // The offset is one for a shift of 128. Codes that are not shifted need none.
+        dot(isa, codes, x, if S::SHIFT == 0 { 0 } else { offset / (128 / S::SHIFT.max(1)) })
+    }
+}

@@ -1,0 +1,219 @@
+//! What the blocks of 16 outputs have beside their codes, as a tile begins with it ([`crate::format::Head`]).
+//!
+//! ```text
+//! weight = scale * code (+ minimum)
+//! in super-blocks:   scale = d * integer of the block     exact: 11 bits times at most 8
+//!                    minimum = -(dmin * integer)
+//! in halves:         code = integer of the half * stored code, so that a dot product of 32 is still an exact integer
+//!                    below 2^24 (128 * 32 * 127 * 32)
+//! ```
+
+use crate::format::{TILE_ROWS, block};
+use crate::simd::{LANES, Lanes, Proof};
+
+/// The numbers of 16 outputs.
+///
+/// # Safety
+/// The type must consist of bytes alone: then any address and any contents will do.
+pub(super) unsafe trait Heads: Copy + 'static {
+    /// Numbers that super-blocks share.
+    const SUPERS: usize = 0;
+    /// Whether there are minima.
+    const AFFINE: bool = false;
+    /// Whether the halves of a block have integers of their own.
+    const HALVED: bool = false;
+
+    /// The scales; `supers` are the numbers of the super-blocks.
+    fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L;
+
+    /// The minima, where there are any.
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        L::splat(isa, 0.0)
+    }
+
+    /// The integers of the first and of the second halves, where they have any.
+    #[inline(always)]
+    fn halves<L: Lanes>(&self, isa: Proof<L>) -> [L; 2] {
+        [L::splat(isa, 0.0); 2]
+    }
+
+    /// Those of outputs `16 * panel..` of a matrix stored by input; the heads of a k-block's `outputs` begin at `at`.
+    ///
+    /// # Safety
+    /// The heads must be readable, and there must be such outputs.
+    #[inline(always)]
+    unsafe fn of_panel(at: *const u8, _outputs: usize, panel: usize) -> Self {
+        // SAFETY: they are packed by 16.
+        unsafe { at.cast::<Self>().add(panel).read_unaligned() }
+    }
+}
+
+/// The numbers of 16 super-blocks at `at`: 16 of each.
+///
+/// # Safety
+/// They must be readable, where `H` has any.
+#[inline(always)]
+pub(super) unsafe fn read_supers<L: Lanes, H: Heads>(isa: Proof<L>, at: *const u8) -> [L; 2] {
+    let mut numbers = [L::splat(isa, 0.0); 2];
+    for (i, number) in numbers.iter_mut().enumerate().take(H::SUPERS) {
+        // SAFETY: number `i` of 16 super-blocks.
+        *number = L::load_f16(isa, unsafe { &*at.add(2 * TILE_ROWS * i).cast() });
+    }
+    numbers
+}
+
+/// Nothing: floats.
+#[derive(Clone, Copy)]
+pub(super) struct NoHeads;
+
+// SAFETY: no bytes.
+unsafe impl Heads for NoHeads {
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        L::splat(isa, 1.0)
+    }
+}
+
+/// A scale.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Scales([u8; 32]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for Scales {
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        L::load_f16(isa, &self.0)
+    }
+}
+
+/// A scale and a minimum.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct ScalesAndMinima([u8; 32], [u8; 32]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for ScalesAndMinima {
+    const AFFINE: bool = true;
+
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        L::load_f16(isa, &self.0)
+    }
+
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        L::load_f16(isa, &self.1)
+    }
+
+    #[inline(always)]
+    unsafe fn of_panel(at: *const u8, outputs: usize, panel: usize) -> Self {
+        // SAFETY: scales of all outputs, then minima.
+        unsafe {
+            let numbers = |i: usize| at.add(2 * (i * outputs + panel * TILE_ROWS)).cast::<[u8; 32]>().read_unaligned();
+            ScalesAndMinima(numbers(0), numbers(1))
+        }
+    }
+}
+
+/// A power of two.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Powers([u8; LANES]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for Powers {
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
+        let mut scales = [0.0; LANES];
+        for i in 0..LANES {
+            scales[i] = block::power_of_two(self.0[i]);
+        }
+        L::load(isa, &scales)
+    }
+}
+
+/// An integer for each half of a block, and a scale of the super-block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Halves([[i8; LANES]; 2]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for Halves {
+    const SUPERS: usize = 1;
+    const HALVED: bool = true;
+
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, _isa: Proof<L>, supers: &[L; 2]) -> L {
+        supers[0]
+    }
+
+    #[inline(always)]
+    fn halves<L: Lanes>(&self, isa: Proof<L>) -> [L; 2] {
+        [L::load_i8(isa, &self.0[0]), L::load_i8(isa, &self.0[1])]
+    }
+}
+
+/// Eight bytes, each with these bits.
+const fn eight(bits: u8) -> u64 {
+    u64::from_ne_bytes([bits; 8])
+}
+
+/// Sixteen integers as floats, output 0 in the lowest byte of the first eight.
+#[inline(always)]
+fn floats<L: Lanes>(isa: Proof<L>, eights: [u64; 2]) -> L {
+    let bytes = u128::from(eights[0]) | u128::from(eights[1]) << 64;
+    L::load_i8(isa, &bytes.to_le_bytes().map(|b| b as i8))
+}
+
+/// The lower and the upper halves of eight bytes.
+#[inline(always)]
+fn nibbles(bytes: [u8; 8]) -> [u64; 2] {
+    let bytes = u64::from_le_bytes(bytes);
+    [bytes & eight(15), bytes >> 4 & eight(15)]
+}
+
+/// A scale of six bits less 32, and one of the super-block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct SixBitScales([u8; 8], [u8; 4]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for SixBitScales {
+    const SUPERS: usize = 1;
+
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
+        let (low, high) = (nibbles(self.0), u64::from(u32::from_le_bytes(self.1)));
+        // Outputs 0..4 and 4..8, then the others.
+        let two = |shift: u32| (high >> shift | high >> (shift + 2) << 32) & eight(3);
+        let integers: L = floats(isa, [low[0] | two(0) << 4, low[1] | two(4) << 4]);
+        supers[0].mul(integers.sub(L::splat(isa, 32.0)))
+    }
+}
+
+/// A scale and a minimum of six bits, and both of the super-block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct SixBitScalesAndMinima([[u8; 8]; 2], [u8; 8]);
+
+// SAFETY: bytes alone.
+unsafe impl Heads for SixBitScalesAndMinima {
+    const SUPERS: usize = 2;
+    const AFFINE: bool = true;
+
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
+        let [low, high] = [u64::from_le_bytes(self.0[0]), u64::from_le_bytes(self.0[1])];
+        supers[0].mul(floats(isa, [low & eight(63), high & eight(63)]))
+    }
+
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
+        let [low, high] = [u64::from_le_bytes(self.0[0]), u64::from_le_bytes(self.0[1])];
+        let upper = nibbles(self.1);
+        let integers = [low >> 6 & eight(3) | upper[0] << 2, high >> 6 & eight(3) | upper[1] << 2];
+        L::splat(isa, 0.0).sub(supers[1].mul(floats(isa, integers)))
+    }
+}
