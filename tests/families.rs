@@ -21,7 +21,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (these are: llama, "),
 ];
 
-const F32: Formats = Formats { weights: Format::F32, output: Format::F32 };
+const F32: Formats = Formats::all(Format::F32);
 
 /// The folders of all families.
 fn folders() -> Vec<(String, PathBuf)> {

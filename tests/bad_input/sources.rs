@@ -242,8 +242,8 @@ fn gguf_with_a_tensor_of_another_shape_or_type() {
     let name = b"blk.0.ffn_down.weight";
     let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
     assert_eq!(bytes[at], 8);
-    bytes[at] = 10;
-    bad_gguf(&bytes, &["x.gguf: tensor blk.0.ffn_down.weight", "type Q2_K is not supported", "Q4_0"]);
+    bytes[at] = 16;
+    bad_gguf(&bytes, &["x.gguf: tensor blk.0.ffn_down.weight", "type IQ2_XXS is not supported", "Q4_0"]);
 }
 
 #[test]

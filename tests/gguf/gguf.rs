@@ -3,7 +3,6 @@
 mod common;
 
 use common::{array, entry, file, integers, number, string, strings, tensor, text, truth};
-use shadowllm_tools::import::gguf::dequant::dequantize;
 use shadowllm_tools::import::gguf::{Array, GgmlType, Gguf, Value};
 use shadowllm_tools::import::gguf::{special_tokens, tokenizer_json};
 
@@ -30,7 +29,7 @@ fn sample() -> Vec<u8> {
         array("b.nested", 9, 1, &nested),
         array("b.bytes", 0, 2, &[3, 255]),
     ];
-    let tensors = [tensor("first", &[4, 4], 0, 0), tensor("odd", &[7, 3], 10, 64), tensor("second", &[32, 2], 2, 64)];
+    let tensors = [tensor("first", &[4, 4], 0, 0), tensor("odd", &[7, 3], 16, 64), tensor("second", &[32, 2], 2, 64)];
     file(&entries, &tensors, 100)
 }
 
@@ -73,7 +72,8 @@ fn tensors_are_placed_and_unsupported_types_are_errors_when_asked_for() {
     assert!(gguf.has_tensor("odd") && !gguf.has_tensor("even"));
     assert_eq!(
         gguf.tensor("odd").unwrap_err(),
-        "tensor odd: its type Q2_K is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
+        "tensor odd: its type IQ2_XXS is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, \
+         Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4"
     );
     assert_eq!(gguf.tensor("even").unwrap_err(), "the file has no tensor even");
 }
@@ -111,7 +111,7 @@ fn damaged_bytes_never_panic() {
                 for tensor in gguf.tensor_names().filter_map(|name| gguf.tensor(name).ok()) {
                     let data = &bytes[tensor.range.clone()];
                     let mut out = vec![0.0; tensor.columns() * tensor.rows()];
-                    dequantize(tensor.kind, data, &mut out).unwrap();
+                    tensor.kind.dequantize(data, &mut out).unwrap();
                 }
             }
         }
@@ -220,7 +220,7 @@ fn smollm2_is_read_and_dequantised_whole() {
     for name in gguf.tensor_names() {
         let tensor = gguf.tensor(name).unwrap();
         let mut out = vec![f32::NAN; tensor.columns() * tensor.rows()];
-        dequantize(tensor.kind, &bytes[tensor.range.clone()], &mut out).unwrap();
+        tensor.kind.dequantize(&bytes[tensor.range.clone()], &mut out).unwrap();
         assert!(out.iter().all(|x| x.is_finite()), "{name}");
         end = end.max(tensor.range.end);
     }

@@ -79,7 +79,7 @@ pub fn pack_to(source: &Path, format: shadowllm_core::Format, out: &Path) {
 /// When it cannot.
 pub fn pack_as(source: &Path, format: shadowllm_core::Format, arrangement: Arrangement, out: &Path) {
     let source = import::open(source).unwrap();
-    pack(&*source, Formats { weights: format, output: format }, arrangement, out, &mut |_, _| {}).unwrap();
+    pack(&*source, Formats::all(format), arrangement, out, &mut |_, _| {}).unwrap();
 }
 
 /// Every group size, attention by head and by input, the FFN by input.

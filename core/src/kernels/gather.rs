@@ -227,7 +227,7 @@ unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8)
 unsafe fn gather_upper<const BITS: usize>(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
     // `[part][output][input of a quad]`: a byte has the bits of as many quads as fit.
     let mut upper = [[[0u8; 4]; TILE_ROWS]; BITS];
-    let quads = if BITS == 0 { 1 } else { 8 / BITS };
+    let quads = 8 / BITS.max(1);
     for (k, line) in lines.iter().enumerate() {
         // SAFETY: 16 bytes of nibbles are readable at every line, and the upper bits after them.
         let bits = unsafe { upper_bits::<BITS>(line.add(LANES)) };

@@ -127,8 +127,8 @@ unsafe impl Heads for Powers {
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
         let mut scales = [0.0; LANES];
-        for i in 0..LANES {
-            scales[i] = block::power_of_two(self.0[i]);
+        for (scale, exponent) in scales.iter_mut().zip(self.0) {
+            *scale = block::power_of_two(exponent);
         }
         L::load(isa, &scales)
     }

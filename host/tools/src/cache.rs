@@ -64,26 +64,25 @@ fn packed_in(
     progress: Progress,
 ) -> Result<PathBuf> {
     let source = import::open(path)?;
-    let formats = Formats::like(&*source)?;
     let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
-    let target = folder.join(cache_name(path, formats, &id)?);
+    let target = folder.join(cache_name(path, &id)?);
     // One that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
     match predictor {
-        None => pack(&*source, formats, arrangement, &target, progress)?,
+        None => pack(&*source, Formats::OWN, arrangement, &target, progress)?,
         Some(section) => {
             let record = serde_json::json!("shipped");
-            pack_with(&*source, formats, arrangement, (section, &record), &target, progress)?
+            pack_with(&*source, Formats::OWN, arrangement, (section, &record), &target, progress)?
         }
     };
     Ok(target)
 }
 
-/// Name in the cache: the source's name, the formats and a hash of path, size and date, and of `how` it is packed.
-fn cache_name(path: &Path, formats: Formats, how: &str) -> Result<String> {
+/// Name in the cache: the source's name and a hash of path, size and date, and of `how` it is packed.
+fn cache_name(path: &Path, how: &str) -> Result<String> {
     let mut hash = crc32fast::Hasher::new();
     hash.update(how.as_bytes());
     let full = std::fs::canonicalize(path).map_err(|e| Error::io("read", path, e))?;
@@ -105,8 +104,7 @@ fn cache_name(path: &Path, formats: Formats, how: &str) -> Result<String> {
         hash.update(&date.map_or(0, |d| d.as_nanos()).to_le_bytes());
     }
     let stem = path.file_stem().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-    let (w, o, id) = (formats.weights.name(), formats.output.name(), hash.finalize());
-    Ok(format!("{stem}-{w}-{o}-{id:08x}.sllm"))
+    Ok(format!("{stem}-{:08x}.sllm", hash.finalize()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 """Writes dequant.json beside this file: blocks of every supported ggml type, and the floats that
 the reference makes of them. Needs `pip install gguf==0.19.0` (which brings numpy).
 
-Types that gguf can quantise get quantised noise and random blocks; the K types random blocks
+Types that gguf can quantise get quantised noise and random blocks; the others random blocks
 alone. Blocks are hex; the floats are given by their bits, little-endian hex, so that a test can
 compare them exactly.
 """
@@ -24,9 +24,14 @@ TYPES = {
     T.Q5_0: (32, 22, [0]),
     T.Q5_1: (32, 24, [0, 2]),
     T.Q8_0: (32, 34, [0]),
+    T.Q2_K: (256, 84, [80, 82]),
+    T.Q3_K: (256, 110, [108]),
     T.Q4_K: (256, 144, [0, 2]),
     T.Q5_K: (256, 176, [0, 2]),
     T.Q6_K: (256, 210, [208]),
+    T.IQ4_NL: (32, 18, [0]),
+    T.IQ4_XS: (256, 136, [0]),
+    T.MXFP4: (32, 17, []),
 }
 QUANTISABLE = {T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0}
 # of either sign, zeros, the smallest subnormal half, and a large one
@@ -44,6 +49,8 @@ def random_blocks(rng, kind):
     """Random bytes as blocks, with factors that are neither infinite nor no numbers."""
     _, size, places = TYPES[kind]
     blocks = rng.integers(0, 256, (len(FACTORS), size), dtype=np.uint8)
+    if kind == T.MXFP4:
+        blocks[:, 0] = [0, 1, 2, 100, 127, 128, 130, 200, 254]
     for n, place in enumerate(places):
         factors = np.roll(np.array(FACTORS, dtype=np.float16), n)
         blocks[:, place : place + 2] = factors.view(np.uint8).reshape(-1, 2)
@@ -66,7 +73,7 @@ def main():
     vectors = {}
     for kind in TYPES:
         parts = [noise(rng, kind)] if kind in QUANTISABLE else []
-        parts.append(random_blocks(rng, kind) if TYPES[kind][2] else special(kind))
+        parts.append(random_blocks(rng, kind) if TYPES[kind][0] > 1 else special(kind))
         blocks = np.concatenate(parts)
         stored = blocks.view({T.F32: np.float32, T.F16: np.float16}.get(kind, np.uint8))
         floats = quants.dequantize(stored, kind).astype(np.float32).reshape(-1)

@@ -47,9 +47,9 @@ fn add<S: Unpack, const FROM: usize, const TO: usize>(
         let mut sums = [_mm256_set1_epi32(start); 2];
         for first in (FROM..TO).step_by(S::TOGETHER) {
             let mut pairs = [_mm256_setzero_si256(); 2];
-            for quad in first..first + S::TOGETHER {
+            for (quad, w) in codes.iter().enumerate().skip(first).take(S::TOGETHER) {
                 let xs = _mm256_set1_epi32(x.as_ptr().cast::<i32>().add(quad).read_unaligned());
-                for (pairs, w) in pairs.iter_mut().zip(codes[quad]) {
+                for (pairs, w) in pairs.iter_mut().zip(*w) {
                     let products = if S::SIGNED {
                         _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w))
                     } else {
@@ -196,7 +196,7 @@ impl Unpack for SignedSixes {
         unsafe {
             let (mask, less) = (_mm256_set1_epi8(48), _mm256_set1_epi8(32));
             for part in 0..2 {
-                for half in 0..2 {
+                for half in [0, 1] {
                     let upper = _mm256_loadu_si256(self.upper.as_ptr().cast::<__m256i>().add(2 * part + half));
                     let shifted = [
                         _mm256_slli_epi16::<4>(upper),

@@ -47,7 +47,7 @@ impl Section {
             let (outputs, inputs, offset) =
                 outputs.zip(inputs).zip(offset).map(|((o, i), at)| (o, i, at)).ok_or_else(bad)?;
             let size = match Format::from_code(entry[1]) {
-                Some(f) if entry[1] != VECTOR => outputs / TILE_ROWS * (inputs / BLOCK) * f.tile_bytes(),
+                Some(f) if entry[1] != VECTOR => Predictor::geometry(f, outputs, inputs).weight_bytes(),
                 _ => 4 * outputs,
             };
             section.rows.push(Row {

@@ -20,7 +20,8 @@ pub struct Options {
     /// Image to write.
     #[arg(short, long)]
     output: PathBuf,
-    /// Number format of the weights; by default the source's own where it is one of ours, else q8_0.
+    /// Number format that the weights are rounded to; by default each matrix keeps the source's own numbers (q8_0 where
+    /// no format holds them).
     #[arg(long, value_parser = format)]
     format: Option<Format>,
     /// Number format of embedding and output matrix; by default that of --format.
@@ -43,7 +44,11 @@ pub struct Options {
 }
 
 fn format(name: &str) -> std::result::Result<Format, String> {
-    Format::from_name(name).ok_or_else(|| format!("one of {}", format_names()))
+    match Format::from_name(name) {
+        Some(format) if format.has_encoder() => Ok(format),
+        Some(_) => Err("is taken over from files that have it, when --format is left out".into()),
+        None => Err(format!("one of {}", format_names())),
+    }
 }
 
 fn neuron_group(text: &str) -> std::result::Result<usize, String> {
@@ -105,17 +110,43 @@ pub fn pack(o: &Options) -> Result<()> {
         }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
     };
-    let like = Formats::like(&*source)?;
-    let weights = o.format.unwrap_or(like.weights);
-    let formats = Formats { weights, output: o.output_format.or(o.format).unwrap_or(like.output) };
+    let formats = Formats { weights: o.format, output: o.output_format.or(o.format) };
     let arrangement = arrangement(o, &*source);
     let packed = write(&*source, formats, arrangement, o)?;
-    let (w, out) = (formats.weights.name(), formats.output.name());
-    let (file, mb) = (o.output.display(), packed.bytes as f64 / 1e6);
-    print::line(format_args!("{file}: {mb:.1} MB, weights {w}, embedding and output {out}"))?;
+    say(o, &packed)
+}
+
+/// Millions.
+fn millions(n: u64) -> f64 {
+    n as f64 / 1e6
+}
+
+/// What was written, what the source's numbers became, and what that costs.
+fn say(o: &Options, packed: &Packed) -> Result<()> {
+    print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(packed.bytes)))?;
+    for b in &packed.became {
+        let how = if b.exact { "the same numbers" } else { "rounded" };
+        let (from, to, n, weights) = (b.from, b.to.name(), b.matrices, millions(b.weights));
+        print::line(format_args!("  {from:<8} -> {to:<8} {n:>5} matrices, {weights:>8.1} million weights: {how}"))?;
+    }
     if packed.carried_over > 0 {
-        let millions = packed.carried_over as f64 / 1e6;
-        print::line(format_args!("{millions:.1} million weights were taken over without loss"))?;
+        let weights = millions(packed.carried_over);
+        print::line(format_args!("{weights:.1} million weights were taken over without loss"))?;
+    }
+    let [image, source] = packed.per_token.map(millions);
+    let ratio = image / source.max(f64::MIN_POSITIVE);
+    print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
+    let again: Vec<&str> = packed.became.iter().filter(|b| b.rounded_again).map(|b| b.from).collect();
+    if !again.is_empty() {
+        let way = match o.format.or(o.output_format) {
+            Some(_) => "leave --format out to keep the file's own numbers",
+            None if o.layout != "dense" => "--layout dense keeps more of the file's own numbers",
+            None => "no format here holds them",
+        };
+        print::note(format_args!(
+            "note: {} weights were rounded a second time, which costs quality: {way}",
+            again.join(", ")
+        ));
     }
     Ok(())
 }

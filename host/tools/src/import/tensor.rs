@@ -1,8 +1,8 @@
 //! A source's tensor, and how its numbers are read out of the source's bytes.
 
 use super::gguf::GgmlType;
-use super::gguf::dequant::{block_bytes, block_len, dequantize};
 use super::synthetic;
+use shadowllm_core::format::block::Block;
 
 /// A tensor's numbers, row by row.
 #[derive(Clone)]
@@ -75,20 +75,32 @@ impl SourceTensor<'_> {
     /// Raw blocks of a row, as the data has them.
     fn row_bytes(&self, row: usize) -> Option<(GgmlType, &[u8])> {
         let Data::Bytes { kind, bytes } = &self.data else { return None };
-        let len = self.cols / block_len(*kind) * block_bytes(*kind);
+        let len = kind.bytes_of(self.cols);
         let at = self.reading.row(row)?.checked_mul(len)?;
         bytes.get(at..at.checked_add(len)?).map(|b| (*kind, b))
     }
 
-    /// Block `index` (of 32) of a row as it is stored, when the data is of `kind` and taken as it is.
-    pub fn raw_block(&self, kind: GgmlType, row: usize, index: usize) -> Option<&[u8]> {
-        let r = &self.reading;
-        if r.factors.is_some() || r.transposed.is_some() || r.plus != 0.0 {
-            return None;
+    /// The type of its data, where that is in memory.
+    pub fn kind(&self) -> Option<GgmlType> {
+        match self.data {
+            Data::Bytes { kind, .. } => Some(kind),
+            _ => None,
         }
-        let (found, bytes) = self.row_bytes(row)?;
-        let size = block_bytes(kind);
-        if found == kind { bytes.get(index * size..(index + 1) * size) } else { None }
+    }
+
+    /// The same, where the tensor's numbers are those of the data, whole blocks of them where it has such.
+    pub fn own_kind(&self) -> Option<GgmlType> {
+        let r = &self.reading;
+        let same = r.factors.is_none() && r.plus == 0.0;
+        self.kind().filter(|kind| same && (r.transposed.is_none() || !kind.is_quantized()))
+    }
+
+    /// Block `index` (of 32) of a row without loss, in the format of the data's type ([`GgmlType::format`]), where the
+    /// data is taken as it is.
+    pub fn block(&self, row: usize, index: usize) -> Option<Block> {
+        self.own_kind().filter(|_| self.reading.transposed.is_none())?;
+        let (kind, bytes) = self.row_bytes(row)?;
+        kind.block(bytes, index)
     }
 
     /// A whole row as floats, `[cols]`.
@@ -101,7 +113,7 @@ impl SourceTensor<'_> {
                 Some(width) => self.gather(*kind, bytes, width, row, out)?,
                 None => {
                     let (kind, bytes) = self.row_bytes(row).ok_or_else(|| self.ends(row))?;
-                    dequantize(kind, bytes, out).map_err(|e| format!("tensor {}: {e}", self.name))?;
+                    kind.dequantize(bytes, out).map_err(|e| format!("tensor {}: {e}", self.name))?;
                 }
             },
             Data::Random { seed, deviation } => {
@@ -115,14 +127,14 @@ impl SourceTensor<'_> {
 
     /// A column of the data, whose rows have `width` numbers.
     fn gather(&self, kind: GgmlType, bytes: &[u8], width: usize, row: usize, out: &mut [f32]) -> Fallible<()> {
-        if block_len(kind) != 1 {
+        if kind.is_quantized() {
             return Err(format!("tensor {} is transposed and in blocks of {kind}, which cannot be read", self.name));
         }
-        let (size, column) = (block_bytes(kind), self.reading.row(row).ok_or_else(|| self.ends(row))?);
+        let (size, column) = (kind.block_bytes(), self.reading.row(row).ok_or_else(|| self.ends(row))?);
         for (i, out) in out.iter_mut().enumerate() {
             let at = (i * width + column) * size;
             let one = bytes.get(at..at + size).ok_or_else(|| self.ends(row))?;
-            dequantize(kind, one, std::slice::from_mut(out)).map_err(|e| format!("tensor {}: {e}", self.name))?;
+            kind.dequantize(one, std::slice::from_mut(out)).map_err(|e| format!("tensor {}: {e}", self.name))?;
         }
         Ok(())
     }
@@ -144,8 +156,8 @@ impl SourceTensor<'_> {
             return Ok(all);
         }
         let Data::Bytes { kind, bytes } = self.data else { return Ok(all) };
-        let mut stored = vec![0.0; bytes.len() / block_bytes(kind) * block_len(kind)];
-        dequantize(kind, bytes, &mut stored).map_err(|e| format!("tensor {}: {e}", self.name))?;
+        let mut stored = vec![0.0; bytes.len() / kind.block_bytes() * kind.block_len()];
+        kind.dequantize(bytes, &mut stored).map_err(|e| format!("tensor {}: {e}", self.name))?;
         for (i, x) in all.iter_mut().enumerate() {
             let at = self.reading.row(i).and_then(|at| stored.get(at));
             *x = *at.ok_or_else(|| format!("tensor {} ends before number {i}", self.name))?;

@@ -3,7 +3,7 @@
 use crate::import::SourceTensor;
 use crate::import::gguf::GgmlType;
 use rayon::prelude::*;
-use shadowllm_core::format::{BLOCK, Format, Geometry, block};
+use shadowllm_core::format::{BLOCK, Geometry, block};
 use shadowllm_core::image::roles::Segments;
 
 /// Lines that are encoded before their blocks are written: enough for every thread, few enough for little memory.
@@ -15,8 +15,8 @@ pub struct Encoder<'a> {
     rows: Segments,
     cols: Segments,
     geometry: &'a Geometry,
-    /// The GGML type whose blocks are taken over as they are.
-    carried: Option<GgmlType>,
+    /// Whether the source's blocks are taken over as they are.
+    carried: bool,
 }
 
 type Fallible<T> = std::result::Result<T, String>;
@@ -24,21 +24,16 @@ type Fallible<T> = std::result::Result<T, String>;
 impl<'a> Encoder<'a> {
     /// For `tensor`, whose rows and columns lie in the image as `rows` and `cols` say.
     pub fn new(rows: Segments, cols: Segments, tensor: &'a SourceTensor<'a>, geometry: &'a Geometry) -> Self {
-        let same = match geometry.format {
-            Format::Q8_0 => Some(GgmlType::Q8_0),
-            Format::Q4_0 => Some(GgmlType::Q4_0),
-            Format::Q4_1 => Some(GgmlType::Q4_1),
-            _ => None,
-        };
         // Blocks of a source run along the inputs.
         let kept = !geometry.order.is_along_outputs() && cols.keeps_blocks();
-        let carried = same.filter(|kind| kept && tensor.raw_block(*kind, 0, 0).is_some());
-        Encoder { tensor, rows, cols, geometry, carried }
+        let same = tensor.own_kind().and_then(GgmlType::format) == Some(geometry.format);
+        Encoder { tensor, rows, cols, geometry, carried: kept && same && tensor.block(0, 0).is_some() }
     }
 
-    /// Whether the source's own blocks are taken over.
+    /// Whether the source's own numbers are taken over.
     pub fn carries_over(&self) -> bool {
-        self.carried.is_some()
+        let single = self.tensor.own_kind().filter(|kind| !kind.is_quantized());
+        self.carried || single.and_then(GgmlType::format) == Some(self.geometry.format)
     }
 
     /// Writes all blocks to the bytes of the matrix, which are zero.
@@ -47,6 +42,9 @@ impl<'a> Encoder<'a> {
     /// When the source cannot be read.
     pub fn write(&self, out: &mut [u8]) -> Fallible<()> {
         let g = self.geometry;
+        if !self.carried && !g.format.has_encoder() {
+            return Err(format!("tensor {} cannot be rounded to {}", self.tensor.name, g.format.name()));
+        }
         let transposed = if g.order.is_along_outputs() { self.transposed()? } else { vec![] };
         for first in (0..g.lines()).step_by(TOGETHER) {
             let lines = first..g.lines().min(first + TOGETHER);
@@ -69,15 +67,24 @@ impl<'a> Encoder<'a> {
             return Ok(self.encode(&self.rows, &transposed[col * rows..(col + 1) * rows]));
         }
         let Some(row) = self.rows.source(line) else { return Ok(vec![]) };
-        if let Some(kind) = self.carried {
-            let missing = || format!("tensor {} ends before row {row}", self.tensor.name);
-            let raw = |i| self.tensor.raw_block(kind, row, i).ok_or_else(missing);
-            let blocks: Fallible<Vec<&[u8]>> = (0..self.geometry.k_blocks).map(raw).collect();
-            return Ok(blocks?.concat());
+        if self.carried {
+            return self.take(row);
         }
         let mut values = vec![0.0; self.tensor.cols];
         self.tensor.row(row, &mut values)?;
         Ok(self.encode(&self.cols, &values))
+    }
+
+    /// The blocks of a row of the source; of the last one, what the source has.
+    fn take(&self, row: usize) -> Fallible<Vec<u8>> {
+        let g = self.geometry;
+        let mut blocks = Vec::with_capacity(g.k_blocks * g.format.block_bytes());
+        for i in 0..g.k_blocks {
+            let block = self.tensor.block(row, i);
+            let block = block.ok_or_else(|| format!("tensor {} ends before row {row}", self.tensor.name))?;
+            blocks.extend_from_slice(&block[..g.format.block_bytes()]);
+        }
+        Ok(blocks)
     }
 
     /// Encodes a line whose numbers the source has in these segments.

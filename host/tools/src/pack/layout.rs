@@ -1,11 +1,13 @@
 //! Where every tensor of a model goes in the weights section: the order that FORMAT.md describes.
 
 use super::Formats;
+use super::choose::choose;
 use crate::import::{Source, SourceTensor, Spec};
-use shadowllm_core::format::Format;
+use shadowllm_core::format::{Format, Geometry};
 use shadowllm_core::image::arch::Layer;
 use shadowllm_core::image::roles::{Place, ROLES, Row, Scope};
 use shadowllm_core::image::{Architecture, Entry, GLOBAL, Role, Storage};
+use shadowllm_host::{Error, Result};
 use std::collections::HashSet;
 
 /// Layers start at multiples of this.
@@ -42,8 +44,9 @@ const STREAMS: [&[Role]; 10] = [
 
 /// Lays out one part after another.
 struct Planner<'a> {
+    source: &'a dyn Source,
     arch: &'a Architecture<'a>,
-    formats: &'a Formats,
+    formats: Formats,
     /// Tensors that a model may have, and that this one has.
     optional: &'a HashSet<(Role, usize)>,
     at: usize,
@@ -55,7 +58,7 @@ struct Planner<'a> {
 ///
 /// # Errors
 /// Names the tensor that cannot be read.
-pub fn plan(source: &dyn Source, arch: &Architecture, formats: &Formats) -> shadowllm_host::Result<Vec<Part>> {
+pub fn plan(source: &dyn Source, arch: &Architecture, formats: Formats) -> Result<Vec<Part>> {
     let mut optional = HashSet::new();
     for row in ROLES.iter().filter(|row| row.scope != Scope::Rope) {
         for number in 0..if row.role.in_layers() { arch.globals().layers } else { 1 } {
@@ -66,15 +69,17 @@ pub fn plan(source: &dyn Source, arch: &Architecture, formats: &Formats) -> shad
             }
         }
     }
-    let mut planner = Planner { arch, formats, optional: &optional, at: 0, entries: Vec::new(), layer: GLOBAL };
-    let mut parts = vec![planner.globals()];
-    parts.extend((0..arch.globals().layers).map(|layer| planner.layer(layer)));
+    let mut planner = Planner { source, arch, formats, optional: &optional, at: 0, entries: Vec::new(), layer: GLOBAL };
+    let mut parts = vec![planner.globals()?];
+    for layer in 0..arch.globals().layers {
+        parts.push(planner.layer(layer)?);
+    }
     Ok(parts)
 }
 
 impl Planner<'_> {
     /// What the model has once, small tensors first.
-    fn globals(&mut self) -> Part {
+    fn globals(&mut self) -> Result<Part> {
         let start = self.at;
         let layer = Layer::default();
         let global = |row: &&Row| !row.role.in_layers();
@@ -83,7 +88,7 @@ impl Planner<'_> {
                 self.vector(Role::RopeFrequencies, &place, table as u16);
             }
         }
-        let Some(place) = self.arch.place(Role::Embed, &layer, 0) else { return self.finish(start, 0) };
+        let Some(place) = self.arch.place(Role::Embed, &layer, 0) else { return Ok(self.finish(start, 0)) };
         let wanted = |role: Role| role.needed(&place).unwrap_or(self.optional.contains(&(role, 0)));
         let rows: Vec<_> =
             ROLES.iter().filter(global).filter(|row| row.scope == Scope::Model && wanted(row.role)).collect();
@@ -91,12 +96,12 @@ impl Planner<'_> {
             self.vector(row.role, &place, GLOBAL);
         }
         for row in rows.iter().filter(|row| row.role.is_matrix()) {
-            self.stream(&[row.role], &place);
+            self.stream(&[row.role], &place)?;
         }
-        self.finish(start, 0)
+        Ok(self.finish(start, 0))
     }
 
-    fn layer(&mut self, number: usize) -> Part {
+    fn layer(&mut self, number: usize) -> Result<Part> {
         self.at = self.at.next_multiple_of(PAGE);
         self.layer = number as u16;
         let start = self.at;
@@ -113,10 +118,12 @@ impl Planner<'_> {
                 let stream: Vec<Role> = stream.iter().copied().filter(|role| own.contains(role)).collect();
                 // Where single inputs are read, one product follows the other.
                 let apart = stream.iter().any(|role| role.order(&place).shares_scales());
-                stream.chunks(if apart { 1 } else { 2 }).for_each(|roles| self.stream(roles, &place));
+                for roles in stream.chunks(if apart { 1 } else { 2 }) {
+                    self.stream(roles, &place)?;
+                }
             }
         }
-        self.finish(start, number)
+        Ok(self.finish(start, number))
     }
 
     fn finish(&mut self, start: usize, layer: usize) -> Part {
@@ -135,16 +142,15 @@ impl Planner<'_> {
     }
 
     /// Several matrices whose groups take turns; where every expert has its own, one expert's after the other's.
-    fn stream(&mut self, roles: &[Role], place: &Place) {
+    fn stream(&mut self, roles: &[Role], place: &Place) -> Result<()> {
         self.at = self.at.next_multiple_of(LINE);
-        let geometry = |role: Role| role.geometry(place, self.formats.of(role));
-        let stride: usize = roles.iter().map(|role| geometry(*role).group_stride).sum();
-        let groups = roles.first().map_or(0, |role| geometry(*role).units() / geometry(*role).units_per_group);
+        let geometries: Vec<Geometry> = roles.iter().map(|role| self.geometry(*role, place)).collect::<Result<_>>()?;
+        let stride: usize = geometries.iter().map(|g| g.group_stride).sum();
+        let groups = geometries.first().map_or(0, |g| g.units() / g.units_per_group);
         let experts = roles.first().map_or(0, |role| role.experts(place));
         let expert_stride = if experts > 0 { (groups * stride).next_multiple_of(LINE) } else { 0 };
         let mut within = 0;
-        for role in roles {
-            let mut g = geometry(*role);
+        for (role, mut g) in roles.iter().zip(geometries) {
             let (rows, cols) = role.shape(place);
             let own = std::mem::replace(&mut g.group_stride, stride);
             let layer = if role.in_layers() { self.layer } else { GLOBAL };
@@ -153,6 +159,17 @@ impl Planner<'_> {
             within += own;
         }
         self.at += if experts > 0 { experts * expert_stride } else { groups * stride };
+        Ok(())
+    }
+
+    /// Where the blocks of a matrix are when it stands alone.
+    fn geometry(&self, role: Role, place: &Place) -> Result<Geometry> {
+        let failed = |message| Error::file(self.source.path(), message);
+        let (layer, expert) = (usize::from(self.layer), (role.experts(place) > 0).then_some(0));
+        let missing = || failed(format!("no tensor for {}", named(role, layer, expert)));
+        let tensor = tensor(self.source, role, layer, expert)?.ok_or_else(missing)?;
+        let format = choose(self.formats, role, place, &tensor).map_err(failed)?;
+        Ok(role.geometry(place, format))
     }
 }
 
@@ -160,8 +177,8 @@ impl Planner<'_> {
 ///
 /// # Errors
 /// Names the first that is not.
-pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> shadowllm_host::Result<()> {
-    let failed = |message| shadowllm_host::Error::file(source.path(), message);
+pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> Result<()> {
+    let failed = |message| Error::file(source.path(), message);
     for row in ROLES.iter().filter(|row| row.scope != Scope::Rope) {
         for layer in 0..if row.role.in_layers() { spec.layers.len() } else { 1 } {
             let blocks = arch.layer(layer);
@@ -209,7 +226,7 @@ pub fn named(role: Role, layer: usize, expert: Option<usize>) -> String {
 }
 
 /// Shape check of a source tensor, in words.
-fn check_shape(role: Role, place: &Place, t: &SourceTensor) -> Result<(), String> {
+fn check_shape(role: Role, place: &Place, t: &SourceTensor) -> std::result::Result<(), String> {
     let (rows, cols) = role.shape(place);
     let (found, wanted) = match role.is_matrix() {
         true if (t.rows, t.cols) == (rows, cols) => return Ok(()),
@@ -225,5 +242,6 @@ fn check_shape(role: Role, place: &Place, t: &SourceTensor) -> Result<(), String
 
 /// Formats that can be chosen, for messages.
 pub fn format_names() -> String {
-    Format::ALL.map(Format::name).join(", ")
+    let names: Vec<&str> = Format::ALL.into_iter().filter(|f| f.has_encoder()).map(Format::name).collect();
+    names.join(", ")
 }

@@ -1,13 +1,14 @@
 //! Packing: a source model becomes an image, part by part, so that memory stays at a small multiple of one
 //! layer. The file appears under its name only when it is whole.
 
+mod choose;
 mod encode;
 pub(crate) mod layout;
 
 pub use layout::format_names;
 
 use crate::import::gguf::GgmlType;
-use crate::import::{Source, SourceTensor, Spec};
+use crate::import::{Data, Source, SourceTensor, Spec};
 use crate::output::Output;
 use encode::Encoder;
 use layout::Part;
@@ -19,45 +20,33 @@ use shadowllm_host::{Error, Result};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Number formats of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Number formats of an image. `None` keeps the source's own, tensor by tensor, wherever a format of ours holds its
+/// numbers and the layout the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
     /// Of the layers' matrices.
-    pub weights: Format,
+    pub weights: Option<Format>,
     /// Of the embedding and output matrices.
-    pub output: Format,
+    pub output: Option<Format>,
 }
 
 impl Formats {
-    /// The format of a matrix.
-    pub fn of(&self, role: Role) -> Format {
+    /// The source's own.
+    pub const OWN: Formats = Formats { weights: None, output: None };
+
+    /// One format for all matrices.
+    pub const fn all(format: Format) -> Formats {
+        Formats { weights: Some(format), output: Some(format) }
+    }
+
+    /// The format that was asked for a matrix.
+    pub fn of(&self, role: Role) -> Option<Format> {
         match role {
             Role::Embed | Role::Output => self.output,
             // A router is small, and what it chooses changes everything.
-            Role::Router | Role::SharedRouter => Format::F32,
+            Role::Router | Role::SharedRouter => Some(Format::F32),
             _ => self.weights,
         }
-    }
-
-    /// The format nearest to what the source stores: its own where it is one of ours, else Q8_0.
-    ///
-    /// # Errors
-    /// When the source's tensors cannot be read.
-    pub fn like(source: &dyn Source) -> Result<Formats> {
-        let own = |role| -> Result<Format> {
-            let tensor = source.tensor(role, 0)?;
-            Ok(match tensor.map(|t| t.data) {
-                Some(crate::import::Data::Bytes { kind, .. }) => match kind {
-                    GgmlType::F32 => Format::F32,
-                    GgmlType::F16 => Format::F16,
-                    GgmlType::Q4_0 => Format::Q4_0,
-                    GgmlType::Q4_1 => Format::Q4_1,
-                    _ => Format::Q8_0,
-                },
-                _ => Format::Q8_0,
-            })
-        };
-        Ok(Formats { weights: own(Role::Down)?, output: own(Role::Embed)? })
     }
 }
 
@@ -108,12 +97,56 @@ impl Arrangement {
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// What was written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Packed {
     /// Bytes of the file.
     pub bytes: u64,
     /// Weights whose blocks were taken over as they were.
     pub carried_over: u64,
+    /// What became of the matrices: one for each type of the source and format of the image, in order.
+    pub became: Vec<Became>,
+    /// Bytes of matrices that decoding a token reads densely: of the image, and of the source.
+    pub per_token: [u64; 2],
+}
+
+/// What matrices of one type of the source became.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Became {
+    /// Their type in the source.
+    pub from: &'static str,
+    /// Their format in the image.
+    pub to: Format,
+    /// Whether the numbers are the same.
+    pub exact: bool,
+    /// Whether the source had rounded them to few bits before.
+    pub rounded_again: bool,
+    /// How many matrices.
+    pub matrices: usize,
+    /// Their weights.
+    pub weights: u64,
+}
+
+impl Packed {
+    /// Counts a matrix, of which a token reads a share of `share[0]` in `share[1]`.
+    fn add(&mut self, share: [usize; 2], tensor: &SourceTensor, geometry: &Geometry, exact: bool) {
+        let weights = (tensor.rows * tensor.cols) as u64;
+        self.carried_over += if exact { weights } else { 0 };
+        // Four bytes are meant for a number where there is none.
+        let source = tensor.kind().map_or(4 * weights, |kind| kind.bytes_of(weights as usize) as u64);
+        for (sum, bytes) in self.per_token.iter_mut().zip([geometry.weight_bytes() as u64, source]) {
+            *sum += bytes * share[0] as u64 / share[1] as u64;
+        }
+        let (from, to) = (choose::source_name(tensor), geometry.format);
+        let few_bits = |kind: GgmlType| kind.is_quantized() && kind != GgmlType::Q8_0;
+        let rounded_again = !exact && to.takes_int8() && tensor.kind().is_some_and(few_bits);
+        match self.became.iter_mut().find(|b| (b.from, b.to, b.exact) == (from, to, exact)) {
+            Some(found) => {
+                found.matrices += 1;
+                found.weights += weights;
+            }
+            None => self.became.push(Became { from, to, exact, rounded_again, matrices: 1, weights }),
+        }
+    }
 }
 
 /// Packs `source` to `out`.
@@ -140,16 +173,30 @@ pub fn pack(
     let section = spec.section().map_err(failed)?;
     let arch = Architecture::parse(&section).map_err(failed)?;
     layout::check(source, &spec, &arch)?;
-    let parts = layout::plan(source, &arch, &formats)?;
-    let texts = texts(source, formats)?;
-    let writer = Writer { source, arch: &arch, section: &section, out, carried_over: 0 };
+    let parts = layout::plan(source, &arch, formats)?;
+    let texts = texts(source, &parts)?;
+    let tied = !parts.iter().flat_map(|p| &p.entries).any(|e| e.role == Role::Output);
+    let writer = Writer { source, arch: &arch, section: &section, out, tied, packed: Packed::default() };
     let packed = writer.write(output.file(), &parts, &texts, progress)?;
     output.finish()?;
     Ok(packed)
 }
 
+/// The names of the formats of the layers' matrices, or of embedding and output.
+fn format_list(parts: &[Part], layers: bool) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for entry in parts.iter().flat_map(|p| &p.entries).filter(|e| e.role.in_layers() == layers) {
+        if let Storage::Tiles(g) = entry.storage
+            && !names.contains(&g.format.name())
+        {
+            names.push(g.format.name());
+        }
+    }
+    names.join(" ")
+}
+
 /// The text sections.
-fn texts(source: &dyn Source, formats: Formats) -> Result<Vec<(SectionKind, Vec<u8>)>> {
+fn texts(source: &dyn Source, parts: &[Part]) -> Result<Vec<(SectionKind, Vec<u8>)>> {
     let mut texts = Vec::new();
     if let Some(tokenizer) = source.tokenizer()? {
         texts.push((SectionKind::Tokenizer, tokenizer.into_bytes()));
@@ -161,8 +208,8 @@ fn texts(source: &dyn Source, formats: Formats) -> Result<Vec<(SectionKind, Vec<
         "source": source.origin(),
         "family": source.spec().family,
         "packer": concat!("shadowllm ", env!("CARGO_PKG_VERSION")),
-        "format": formats.weights.name(),
-        "output_format": formats.output.name(),
+        "format": format_list(parts, true),
+        "output_format": format_list(parts, false),
     });
     texts.push((SectionKind::Provenance, json(&provenance)));
     Ok(texts)
@@ -174,10 +221,12 @@ struct Writer<'a> {
     /// The architecture's bytes.
     section: &'a [u8],
     out: &'a Path,
-    carried_over: u64,
+    /// Whether the embedding is the output matrix too.
+    tied: bool,
+    packed: Packed,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
     fn write(
         mut self,
         file: &mut std::fs::File,
@@ -231,7 +280,7 @@ impl Writer<'_> {
         head[24..28].copy_from_slice(&sum.to_le_bytes());
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         file.write_all(&head).map_err(io)?;
-        Ok(Packed { bytes: at as u64, carried_over: self.carried_over })
+        Ok(Packed { bytes: at as u64, ..self.packed })
     }
 
     /// The bytes of one part.
@@ -258,7 +307,7 @@ impl Writer<'_> {
         Ok(bytes)
     }
 
-    fn tensor(&self, entry: &Entry, expert: Option<usize>) -> Result<SourceTensor<'_>> {
+    fn tensor(&self, entry: &Entry, expert: Option<usize>) -> Result<SourceTensor<'a>> {
         let (role, layer) = (entry.role, usize::from(entry.layer));
         let missing =
             || Error::file(self.source.path(), format!("no tensor for {}", layout::named(role, layer, expert)));
@@ -293,8 +342,14 @@ impl Writer<'_> {
         let (place, rows) = self.place(entry, layer)?;
         let encoder = Encoder::new(rows, entry.role.inputs(&place), &tensor, g);
         encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;
-        let carried = encoder.carries_over();
-        self.carried_over += if carried { (tensor.rows * tensor.cols) as u64 } else { 0 };
+        let exact = encoder.carries_over();
+        let used = layer.mlp().and_then(|m| m.router).map(|router| router.used);
+        let share = match (entry.role, expert.and(used)) {
+            (Role::Embed, _) if !self.tied => [0, 1],
+            (_, Some(used)) => [used, entry.experts.max(1)],
+            _ => [1, 1],
+        };
+        self.packed.add(share, &tensor, g, exact);
         Ok(())
     }
 }

@@ -5,23 +5,23 @@
 //! file's length. An error is a sentence that names the thing.
 
 mod config;
-pub mod dequant;
 mod parts;
 mod pretokenizers;
 mod reader;
 mod source;
 mod tokenizer;
+mod types;
 
 pub use source::GgufSource;
 pub use tokenizer::{Special, special_tokens, tokenizer_json};
+pub use types::GgmlType;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::ops::Range;
 
-use dequant::{block_bytes, block_len};
 use reader::Reader;
 pub use reader::{Array, Value};
+use types::unsupported;
 
 /// ggml's own limit on a tensor's dimensions.
 const MAX_DIMS: u32 = 4;
@@ -31,94 +31,6 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MIN_ENTRY: usize = 13;
 /// The fewest bytes a tensor's description takes: a length, a rank, a type and an offset.
 const MIN_TENSOR: usize = 24;
-
-/// A tensor's element type, of those that can be dequantised here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GgmlType {
-    /// 32-bit floats.
-    F32,
-    /// IEEE half floats.
-    F16,
-    /// The upper halves of 32-bit floats.
-    BF16,
-    /// 4 bits, a scale for every 32.
-    Q4_0,
-    /// 4 bits, a scale and a minimum for every 32.
-    Q4_1,
-    /// 5 bits, a scale for every 32.
-    Q5_0,
-    /// 5 bits, a scale and a minimum for every 32.
-    Q5_1,
-    /// 8 bits, a scale for every 32.
-    Q8_0,
-    /// 4 bits, scales and minima in super-blocks of 256.
-    Q4K,
-    /// 5 bits, scales and minima in super-blocks of 256.
-    Q5K,
-    /// 6 bits, scales in super-blocks of 256.
-    Q6K,
-}
-
-/// The supported types with ggml's numbers and names for them.
-const SUPPORTED: [(GgmlType, u32, &str); 11] = [
-    (GgmlType::F32, 0, "F32"),
-    (GgmlType::F16, 1, "F16"),
-    (GgmlType::BF16, 30, "BF16"),
-    (GgmlType::Q4_0, 2, "Q4_0"),
-    (GgmlType::Q4_1, 3, "Q4_1"),
-    (GgmlType::Q5_0, 6, "Q5_0"),
-    (GgmlType::Q5_1, 7, "Q5_1"),
-    (GgmlType::Q8_0, 8, "Q8_0"),
-    (GgmlType::Q4K, 12, "Q4_K"),
-    (GgmlType::Q5K, 13, "Q5_K"),
-    (GgmlType::Q6K, 14, "Q6_K"),
-];
-
-/// ggml's names for the types that are not supported here, for error messages.
-const UNSUPPORTED: [(u32, &str); 24] = [
-    (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
-    (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (20, "IQ4_NL"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
-    (23, "IQ4_XS"),
-    (24, "I8"),
-    (25, "I16"),
-    (26, "I32"),
-    (27, "I64"),
-    (28, "F64"),
-    (29, "IQ1_M"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
-    (39, "MXFP4"),
-    (40, "NVFP4"),
-    (41, "Q1_0"),
-    (42, "Q2_0"),
-];
-
-impl GgmlType {
-    /// The type that ggml numbers `id`, if it is a supported one.
-    pub fn from_id(id: u32) -> Option<GgmlType> {
-        SUPPORTED.iter().find(|row| row.1 == id).map(|row| row.0)
-    }
-
-    /// ggml's name for the type, as in `Q4_K`.
-    pub fn name(self) -> &'static str {
-        SUPPORTED.iter().find(|row| row.0 == self).map_or("", |row| row.2)
-    }
-}
-
-impl fmt::Display for GgmlType {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
-    }
-}
 
 /// A tensor of the file: what it is, and which bytes of the file hold it.
 #[derive(Clone, Debug, PartialEq)]
@@ -258,14 +170,6 @@ impl Gguf {
     }
 }
 
-/// The error for a tensor of a type that is not supported.
-fn unsupported(name: &str, id: u32) -> String {
-    let known = UNSUPPORTED.iter().find(|row| row.0 == id);
-    let kind = known.map_or_else(|| format!("number {id}"), |row| row.1.to_string());
-    let supported: Vec<&str> = SUPPORTED.iter().map(|row| row.2).collect();
-    format!("tensor {name}: its type {kind} is not supported; supported are {}", supported.join(", "))
-}
-
 /// Reads the magic and the version, and refuses all but little-endian GGUF 2 and 3.
 fn check_magic(reader: &mut Reader<'_>) -> Result<(), String> {
     let big_endian = "this is a big-endian GGUF file; only little-endian ones can be read (llama.cpp's gguf_convert_endian.py converts it)";
@@ -379,10 +283,11 @@ fn data_bytes(entry: &Entry, kind: GgmlType) -> Result<u64, String> {
         return Err(format!("tensor {name}: it is empty, for its dimensions are {dims:?}"));
     }
     let columns = dims.first().copied().unwrap_or(1);
-    if !columns.is_multiple_of(block_len(kind)) {
-        return Err(format!("tensor {name}: its rows of {columns} are not whole {kind} blocks of {}", block_len(kind)));
+    let len = kind.block_len();
+    if !columns.is_multiple_of(len) {
+        return Err(format!("tensor {name}: its rows of {columns} are not whole {kind} blocks of {len}"));
     }
     let elements = dims.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-    let bytes = elements.and_then(|n| (n / block_len(kind)).checked_mul(block_bytes(kind)));
+    let bytes = elements.and_then(|n| (n / len).checked_mul(kind.block_bytes()));
     bytes.map(|n| n as u64).ok_or_else(|| format!("tensor {name}: its dimensions {dims:?} are too large"))
 }

@@ -1,6 +1,5 @@
 //! The files of a GGUF model: one, or several that were split from one.
 
-use super::dequant::dequantize;
 use super::{Gguf, Tensor};
 use memmap2::Mmap;
 use shadowllm_host::map::map;
@@ -89,7 +88,7 @@ impl Parts {
         }
         let (tensor, bytes) = self.tensor(name)?;
         let mut numbers = vec![0.0; tensor.columns() * tensor.rows()];
-        dequantize(tensor.kind, bytes, &mut numbers)?;
+        tensor.kind.dequantize(bytes, &mut numbers)?;
         Ok(Some(numbers))
     }
 }
