@@ -48,7 +48,8 @@ fn the_kernels_compute_what_the_packed_weights_say() {
     folder.write(temp.path(), safetensors::Dtype::F32, 1);
     let ids: Vec<u32> = (0..40).map(|i| i * 29 % 96).collect();
     let pool = Pool::new(2).unwrap();
-    for format in Format::ALL {
+    // Those that nothing can be rounded to are taken over from GGUF files (gguf/carry_over.rs).
+    for format in Format::ALL.into_iter().filter(|f| f.has_encoder()) {
         let image = temp.path().join(format!("{}.sllm", format.name()));
         pack_to(temp.path(), format, &image);
         let mut first: Option<Vec<f32>> = None;

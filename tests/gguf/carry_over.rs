@@ -9,7 +9,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::gguf_file::{GgufFile, GgufTensor};
-use shadowllm_tests::{Reading, logits, pack_to, same_bits};
+use shadowllm_tests::{Reading, logits, on_every_isa, pack_to, same_bits};
 use shadowllm_tools::import;
 use shadowllm_tools::import::gguf::GgmlType;
 use shadowllm_tools::pack::{Arrangement, Formats, Packed, pack};
@@ -169,19 +169,24 @@ fn a_gguf_file_and_a_folder_of_the_same_weights_are_the_same_model() {
         let case = format!("{outer:?} {layers:?}");
         assert!(same_bits(&read(&path("gguf.sllm"), &ids), &expected), "{case}: other bits");
         let source = import::open(&path("model.gguf")).unwrap();
-        let mut dense: Option<Vec<f32>> = None;
+        let mut first: Option<Vec<f32>> = None;
         for arrangement in [Arrangement::DENSE, Arrangement::INPUT] {
             pack(&*source, Formats::OWN, arrangement, &path("own.sllm"), &mut |_, _| {}).unwrap();
-            let got = read(&path("own.sllm"), &ids);
-            let error: f64 = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-            let power: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
-            // The same weights; inputs rounded to 8 bits by block, half a percent each, a dozen times in a row and more
-            // in the wide ones, whose random weights make large numbers larger.
-            let limit = if layers.iter().chain(&outer).any(|kind| kind.is_quantized()) { 0.05 } else { 1e-5 };
-            let error = (error / power).sqrt();
-            assert!(error < limit, "{case} {arrangement:?}: relative error {error}");
-            assert!(power > 0.0 && got.iter().all(|x| x.is_finite()), "{case}");
-            assert!(same_bits(&got, dense.get_or_insert_with(|| got.clone())), "{case} {arrangement:?}: other bits");
+            for (isa, model) in on_every_isa(&path("own.sllm")) {
+                for reading in [Reading::Prefill(40), Reading::Prefill(9), Reading::Decode] {
+                    let got = logits(&model, &Pool::new(2).unwrap(), &ids, KvFormat::F32, reading);
+                    let case = format!("{case} {arrangement:?} {isa:?} {reading:?}");
+                    let error: f64 = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                    let power: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
+                    // The same weights; inputs rounded to 8 bits by block, half a percent each, a dozen times in a row
+                    // and more in the wide ones, whose random weights make large numbers larger.
+                    let quantized = layers.iter().chain(&outer).any(|kind| kind.is_quantized());
+                    let error = (error / power).sqrt();
+                    assert!(error < if quantized { 0.05 } else { 1e-5 }, "{case}: relative error {error}");
+                    assert!(power > 0.0 && got.iter().all(|x| x.is_finite()), "{case}");
+                    assert!(same_bits(&got, first.get_or_insert_with(|| got.clone())), "{case}: other bits");
+                }
+            }
         }
     }
 }

@@ -38,7 +38,9 @@ impl Session<'_, '_> {
         let (a, b) = (&w.shape, &mut self.buffers);
         let mut counts = [0; 3];
         if a.by_input {
-            let source = (&b.normed, w.q.matrix.geometry().takes_int8());
+            // An input that is quantized to zero matters where one of the maps takes floats.
+            let int8 = [&w.q, &w.k, &w.v].iter().all(|p| p.matrix.geometry().takes_int8());
+            let source = (&b.normed, int8);
             counts = pass.select(&mut self.sparsity, &[Slot::Q, Slot::K, Slot::V], source, &mut b.inputs);
         }
         let [q_in, k_in, v_in] = lists(&b.inputs, counts);

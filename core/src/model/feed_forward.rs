@@ -4,7 +4,7 @@ use super::forward::{Pass, lists};
 use super::layers::MlpWeights;
 use super::session::{Session, out_width};
 use crate::active::Units;
-use crate::ops::feed_forward::{Gate, Neurons, keep_only, neurons, neurons_by_input};
+use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, quantize};
 use crate::sparsity::{Run, Slot, State};
@@ -15,6 +15,11 @@ fn active<'s>(sparsity: &'s Option<State>, layer: usize) -> Option<&'s [u32]> {
 }
 
 impl<'a> MlpWeights<'a> {
+    /// Up and gate, which read the same inputs.
+    fn projections(&self) -> impl Iterator<Item = &Projection<'a>> {
+        self.gate.iter().chain([&self.up])
+    }
+
     /// What is computed before the down projection.
     pub(super) fn neurons(&self) -> Neurons<'a> {
         Neurons {
@@ -29,7 +34,7 @@ impl<'a> MlpWeights<'a> {
 
 impl Session<'_, '_> {
     pub(super) fn feed_forward(&mut self, pass: &Pass, norms: &BlockNorms, w: &MlpWeights) {
-        self.read_stream(pass, norms, w.up.matrix.geometry().takes_int8());
+        self.read_stream(pass, norms, w.projections().any(|p| p.matrix.geometry().takes_int8()));
         let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
         if let Some(state) = &mut self.sparsity {
             state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
@@ -66,7 +71,7 @@ impl Session<'_, '_> {
     /// The neurons of a network that is stored by input. Returns the bytes read.
     fn neurons_by_input(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
         let (b, ffn) = (&mut self.buffers, w.neurons());
-        let source = (&b.normed, w.up.matrix.geometry().takes_int8());
+        let source = (&b.normed, w.projections().all(|p| p.matrix.geometry().takes_int8()));
         let counts = pass.select(&mut self.sparsity, &[Slot::Gate, Slot::Up], source, &mut b.inputs);
         let [gate_in, up_in, _] = lists(&b.inputs, counts);
         let (x, inputs) = (b.normed.input(), [gate_in, up_in]);
