@@ -77,15 +77,11 @@ impl Inputs {
 fn geometry(format: Format, order: Order) -> Geometry {
     let k_blocks = WIDTH / BLOCK;
     let units = if order == Order::Rows { PANELS } else { k_blocks };
-    Geometry {
-        format,
-        order,
-        panels: PANELS,
-        k_blocks,
-        units_per_group: units,
-        group_stride: WIDTH * k_blocks * format.block_bytes(),
-        group_width: WIDTH,
-    }
+    let units_per_group = order.group_units(format).unwrap_or(units);
+    let mut g =
+        Geometry { format, order, panels: PANELS, k_blocks, units_per_group, group_stride: 0, group_width: WIDTH };
+    g.group_stride = g.shared_bytes() + units_per_group * g.unit_bytes();
+    g
 }
 
 /// What all rows share.

@@ -72,7 +72,7 @@ fn by_input_is_the_dense_model_in_every_format() {
     for family in ["qwen3", "opt-postnorm-proj"] {
         let folder = vectors("models").join(family);
         let ids = fixture_ids(family);
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|f| f.has_encoder()) {
             pack_as(&folder, format, Arrangement::DENSE, &tiles);
             pack_as(&folder, format, Arrangement::INPUT, &inputs);
             let reference =

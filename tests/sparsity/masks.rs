@@ -123,7 +123,7 @@ fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
     };
     for family in FAMILIES {
         let ids = &fixture_ids(family)[..10];
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|f| f.has_encoder()) {
             pack_as(&vectors("models").join(family), format, Arrangement::DENSE, &tiles);
             pack_as(&vectors("models").join(family), format, Arrangement::INPUT, &inputs);
             let [a, b] = [&tiles, &inputs].map(|image| {

@@ -25,7 +25,7 @@ impl<'a> Encoder<'a> {
     /// For `tensor`, whose rows and columns lie in the image as `rows` and `cols` say.
     pub fn new(rows: Segments, cols: Segments, tensor: &'a SourceTensor<'a>, geometry: &'a Geometry) -> Self {
         // Blocks of a source run along the inputs.
-        let kept = !geometry.order.is_along_outputs() && cols.keeps_blocks();
+        let kept = !geometry.order.is_along_outputs() && cols.keeps_blocks() && tensor.cols.is_multiple_of(BLOCK);
         let same = tensor.own_kind().and_then(GgmlType::format) == Some(geometry.format);
         Encoder { tensor, rows, cols, geometry, carried: kept && same && tensor.block(0, 0).is_some() }
     }
