@@ -48,7 +48,7 @@ fn survives(source: &Path, image: &Path, len: usize) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
-    let formats = Formats { weights: Format::F32, output: Format::F32 };
+    let formats = Formats::all(Format::F32);
     let packed = import::open(source).and_then(|s| pack(&*s, formats, Arrangement::DENSE, image, &mut |_, _| {}));
     match packed {
         // Refused or not: what the engine thinks of it is another test's question.
