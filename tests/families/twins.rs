@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Folders with the architectures of their GGUF files.
-#[allow(dead_code)] // two tests compile this module, and one uses it
+#[allow(dead_code)] // several tests compile this module, and some use it
 pub const TWINS: &[(&str, &str)] = &[
     ("arcee", "arcee"),
     ("arcee-yarn", "arcee"),
@@ -332,19 +332,36 @@ fn metadata(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Ve
 }
 
 /// The GGUF file of a folder.
+#[allow(dead_code)] // as above
 pub fn twin(folder: &Path, arch: &str) -> Vec<u8> {
     changed_twin(folder, arch, |_| {})
 }
 
+/// One of two parts of the GGUF file of a folder: all metadata and the tensors of all layers but the last, or the others.
+#[allow(dead_code)] // as above
+pub fn part(folder: &Path, arch: &str, entries: Vec<Vec<u8>>, second: bool) -> Vec<u8> {
+    let change = |all: &mut Vec<Vec<u8>>| {
+        if second {
+            all.clear();
+        }
+        all.extend(entries);
+    };
+    file(folder, arch, change, &|name| name.starts_with("blk.2.") == second)
+}
+
 /// The GGUF file of a folder, its metadata changed.
 pub fn changed_twin(folder: &Path, arch: &str, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Vec<u8> {
+    file(folder, arch, change, &|_| true)
+}
+
+fn file(folder: &Path, arch: &str, change: impl FnOnce(&mut Vec<Vec<u8>>), wanted: &dyn Fn(&str) -> bool) -> Vec<u8> {
     let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
     let mut tensors = tensors(folder, arch, &config);
     let mut entries = metadata(arch, &config, &mut tensors);
     change(&mut entries);
     let (mut descriptions, mut data) = (Vec::new(), Vec::new());
-    for (name, t) in &tensors {
+    for (name, t) in tensors.iter().filter(|(name, _)| wanted(name)) {
         let dims: Vec<u64> = t.shape.iter().rev().map(|n| *n as u64).collect();
         descriptions.push(gguf_bytes::tensor(name, &dims, 0, data.len() as u64));
         t.numbers.iter().for_each(|x| data.extend(x.to_le_bytes()));

@@ -1,0 +1,408 @@
+//! Ways in which files say the same: split, nested, renamed, of older and newer styles; and what they must not leave unsaid.
+
+#[path = "families/twins.rs"]
+mod twins;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use shadowllm_core::{Format, KvFormat, Serial};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_tests::{Reading, gguf_bytes, logits, max_difference, same_bits, tensor, vectors};
+use shadowllm_tools::import;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
+use std::path::{Path, PathBuf};
+
+/// A place for models.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A copy of a folder with another configuration and other names of tensors; without those that have no name.
+    fn folder(
+        &self,
+        original: &str,
+        change: impl FnOnce(&mut Value),
+        rename: impl Fn(&str) -> Option<String>,
+    ) -> PathBuf {
+        let (original, folder) = (vectors(original), self.path("model"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut config = serde_json::from_str(&read(&original.join("config.json"))).unwrap();
+        change(&mut config);
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let bytes = std::fs::read(original.join("model.safetensors")).unwrap();
+        let all = SafeTensors::deserialize(&bytes).unwrap();
+        let views = all.iter().filter_map(|(name, t)| {
+            Some((rename(name)?, TensorView::new(t.dtype(), t.shape().to_vec(), t.data()).unwrap()))
+        });
+        std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        folder
+    }
+
+    /// Logits of a source, or why there are none.
+    fn logits(&self, source: &Path) -> Result<Vec<f32>, String> {
+        let image = self.path("image.sllm");
+        let formats = Formats { weights: Format::F32, output: Format::F32 };
+        let source = import::open(source).map_err(|e| e.to_string())?;
+        pack(&*source, formats, Arrangement::DENSE, &image, &mut |_, _| {}).map_err(|e| e.to_string())?;
+        let model = LoadedModel::open(&image, None).map_err(|e| e.to_string())?;
+        let ids: Vec<u32> = (3..43).collect();
+        Ok(logits(&model, &Serial, &ids, KvFormat::F32, Reading::Prefill(40)))
+    }
+
+    /// The source is refused, with these words.
+    fn refuses(&self, source: &Path, words: &[&str]) {
+        let error = self.logits(source).expect_err("it is taken");
+        for word in words {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn same(name: &str) -> Option<String> {
+    Some(name.to_owned())
+}
+
+/// A GGUF file of a family with more entries, and without those of these keys.
+fn gguf(place: &Place, name: &str, (family, arch): (&str, &str), without: &[&str], with: Vec<Vec<u8>>) -> PathBuf {
+    let bytes = twins::changed_twin(&vectors("families").join(family), arch, |entries| {
+        entries.retain(|e| !without.iter().any(|key| e[8..8 + usize::from(e[0])] == *key.as_bytes()));
+        entries.extend(with);
+    });
+    std::fs::write(place.path(name), bytes).unwrap();
+    place.path(name)
+}
+
+const ARCEE: (&str, &str) = ("arcee", "arcee");
+
+#[test]
+fn linear_scaling_in_three_spellings() {
+    let place = Place::new();
+    let float = |key: &str, x: f32| gguf_bytes::entry(key, 6, &x.to_le_bytes());
+    let (kind, factor) = ("arcee.rope.scaling.type", "arcee.rope.scaling.factor");
+    let said = vec![gguf_bytes::string(kind, "linear"), float(factor, 4.0)];
+    let said = place.logits(&gguf(&place, "said.gguf", ARCEE, &[], said)).unwrap();
+    let untyped = place.logits(&gguf(&place, "untyped.gguf", ARCEE, &[], vec![float(factor, 4.0)])).unwrap();
+    let old = vec![float("arcee.rope.scale_linear", 4.0)];
+    let old = place.logits(&gguf(&place, "old.gguf", ARCEE, &[], old)).unwrap();
+    assert!(same_bits(&said, &untyped) && same_bits(&said, &old));
+    let plain = place.logits(&gguf(&place, "plain.gguf", ARCEE, &[], vec![])).unwrap();
+    assert!(max_difference(&said, &plain) > 0.1);
+    let none = vec![gguf_bytes::string(kind, "none"), float(factor, 4.0)];
+    assert!(same_bits(&place.logits(&gguf(&place, "none.gguf", ARCEE, &[], none)).unwrap(), &plain));
+    let other = vec![gguf_bytes::string(kind, "dynamic"), float(factor, 4.0)];
+    place.refuses(&gguf(&place, "x.gguf", ARCEE, &[], other), &["scaling of type dynamic is not supported", "yarn"]);
+}
+
+#[test]
+fn divisors_are_llama_3s_scaling() {
+    let place = Place::new();
+    let llama3 = json!({"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                        "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    let scaled = place.folder("families/arcee", |c| c["rope_parameters"] = llama3, same);
+    let (file, wanted) = (gguf(&place, "x.gguf", ARCEE, &[], vec![]), place.logits(&scaled).unwrap());
+    // What the converter computes, in f32.
+    let divisor = |i: i32| {
+        let wave = 2.0 * std::f32::consts::PI * 10000f32.powf(2.0 * i as f32 / 16.0);
+        match wave {
+            w if w < 16.0 => 1.0,
+            w if w > 64.0 => 8.0,
+            w => 1.0 / ((1.0 - (64.0 / w - 1.0) / 3.0) / 8.0 + (64.0 / w - 1.0) / 3.0),
+        }
+    };
+    let bytes = twins::changed_twin(&vectors("families/arcee"), "arcee", |_| {});
+    let divisors: Vec<u8> = (0..8).flat_map(|i| divisor(i).to_le_bytes()).collect();
+    std::fs::write(&file, with_tensor(bytes, "rope_freqs.weight", 8, &divisors)).unwrap();
+    let got = place.logits(&file).unwrap();
+    assert!(max_difference(&got, &wanted) < 1e-4, "{}", max_difference(&got, &wanted));
+}
+
+/// A GGUF file with one more tensor of floats, which stands first.
+fn with_tensor(file: Vec<u8>, name: &str, len: u64, numbers: &[u8]) -> Vec<u8> {
+    // The header ends where the first tensor's description begins; all offsets move by the new tensor's room.
+    let at = file.windows(8).position(|w| w == b"blk.0.at").unwrap() - 8;
+    let count = u64::from_le_bytes(file[8..16].try_into().unwrap());
+    let room = numbers.len().next_multiple_of(32);
+    let (mut pos, mut described) = (at, gguf_bytes::tensor(name, &[len], 0, 0));
+    for _ in 0..count {
+        let name_len = u64::from_le_bytes(file[pos..pos + 8].try_into().unwrap()) as usize;
+        let rank = u32::from_le_bytes(file[pos + 8 + name_len..][..4].try_into().unwrap()) as usize;
+        let end = pos + 8 + name_len + 4 + 8 * rank + 4;
+        let offset = u64::from_le_bytes(file[end..end + 8].try_into().unwrap()) + room as u64;
+        described.extend(&file[pos..end]);
+        described.extend(offset.to_le_bytes());
+        pos = end + 8;
+    }
+    let mut out = file[..8].to_vec();
+    out.extend((count + 1).to_le_bytes());
+    out.extend(&file[16..at]);
+    out.extend(described);
+    out.resize(out.len().next_multiple_of(32), 0);
+    out.extend(numbers);
+    out.resize(out.len() + room - numbers.len(), 0);
+    out.extend(&file[pos.next_multiple_of(32)..]);
+    out
+}
+
+#[test]
+fn arrays_for_each_layer() {
+    let place = Place::new();
+    let plain = place.logits(&gguf(&place, "plain.gguf", ARCEE, &[], vec![])).unwrap();
+    for (key, n) in [("arcee.feed_forward_length", 160), ("arcee.attention.head_count_kv", 2)] {
+        let file = gguf(&place, "x.gguf", ARCEE, &[key], vec![gguf_bytes::integers(key, &[n; 3])]);
+        assert!(same_bits(&place.logits(&file).unwrap(), &plain), "{key}");
+        let file = gguf(&place, "x.gguf", ARCEE, &[key], vec![gguf_bytes::integers(key, &[n, n, 1])]);
+        place.refuses(&file, &[key, "differs between layers", "not supported"]);
+    }
+    let key = "arcee.block_count";
+    let file = gguf(&place, "x.gguf", ARCEE, &[key], vec![gguf_bytes::integers(key, &[3, 3])]);
+    place.refuses(&file, &[key, "is [3,3], not a count", "for each layer is not supported"]);
+}
+
+#[test]
+fn a_gguf_file_in_parts() {
+    let place = Place::new();
+    let whole = std::fs::read(gguf(&place, "whole.gguf", ARCEE, &[], vec![])).unwrap();
+    let expected = place.logits(&place.path("whole.gguf")).unwrap();
+    // The second part has the tensors of the last layer, and no metadata but its number.
+    let split = |no: u32, told: u32| {
+        vec![
+            gguf_bytes::entry("split.no", 2, &(no as u16).to_le_bytes()),
+            gguf_bytes::entry("split.count", 2, &2u16.to_le_bytes()),
+            gguf_bytes::entry("split.tensors.count", 5, &told.to_le_bytes()),
+        ]
+    };
+    let count = u64::from_le_bytes(whole[8..16].try_into().unwrap()) as u32;
+    let part = |no: u32, told: u32| twins::part(&vectors("families/arcee"), "arcee", split(no, told), no == 1);
+    let (first, second) = (place.path("m-00001-of-00002.gguf"), place.path("m-00002-of-00002.gguf"));
+    std::fs::write(&first, part(0, count)).unwrap();
+    place.refuses(&first, &["m-00002-of-00002.gguf", "part 2 of 2", "is missing", "download it too"]);
+    std::fs::write(&second, part(1, count)).unwrap();
+    for file in [&first, &second] {
+        assert!(same_bits(&place.logits(file).unwrap(), &expected), "{}", file.display());
+    }
+    std::fs::write(&first, part(0, count + 1)).unwrap();
+    place.refuses(&first, &["the 2 parts have", "do they belong to one model?"]);
+    let renamed = place.path("renamed.gguf");
+    std::fs::copy(&first, &renamed).unwrap();
+    place.refuses(&renamed, &["is part 1 of 2", "-00001-of-00002.gguf", "llama-gguf-split --merge"]);
+}
+
+#[test]
+fn a_missing_output_matrix() {
+    let place = Place::new();
+    let headless = |name: &str| (name != "lm_head.weight").then(|| name.to_owned());
+    let words = ["no output matrix (lm_head)", "tie_word_embeddings"];
+    place.refuses(&place.folder("families/arcee", |_| {}, headless), &words);
+    // Not said: Llama's is a matrix of its own.
+    let silent = |c: &mut Value| drop(c.as_object_mut().unwrap().remove("tie_word_embeddings"));
+    place.refuses(&place.folder("families/arcee", silent, headless), &words);
+    let tied = place.folder("families/arcee", |c| c["tie_word_embeddings"] = true.into(), headless);
+    let with_head = place.logits(&vectors("families/arcee")).unwrap();
+    assert!(max_difference(&place.logits(&tied).unwrap(), &with_head) > 0.1);
+    // Gemma's is the embedding.
+    let silent = place.folder("families/gemma", silent, same);
+    assert!(same_bits(&place.logits(&silent).unwrap(), &place.logits(&vectors("families/gemma")).unwrap()));
+}
+
+#[test]
+fn the_text_model_of_a_larger_one() {
+    let place = Place::new();
+    let wrap = |kind: &'static str, text: &'static str| {
+        move |c: &mut Value| {
+            c["model_type"] = text.into();
+            *c = json!({"model_type": kind, "text_config": c, "vision_config": {"hidden_size": 7}});
+        }
+    };
+    // Mistral's and Qwen's ways to name the part.
+    let mistral = |name: &str| Some(format!("language_model.{name}"));
+    let folder = place.folder("families/ministral", wrap("mistral3", "ministral"), mistral);
+    let plain = place.logits(&vectors("families/ministral")).unwrap();
+    assert!(same_bits(&place.logits(&folder).unwrap(), &plain));
+    let qwen = |name: &str| Some(name.replacen("model.", "model.language_model.", 1));
+    let folder = place.folder("models/qwen3", wrap("qwen3_vl", "qwen3_vl_text"), qwen);
+    assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("models/qwen3")).unwrap()));
+    let folder = place.folder("families/gemma3", wrap("gemma3", "gemma3_text"), qwen);
+    assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/gemma3")).unwrap()));
+}
+
+/// EXAONE 3.5 is Llama under GPT-2's names.
+#[test]
+fn exaone_is_llama_by_other_names() {
+    let place = Place::new();
+    let names = [
+        ("model.embed_tokens", "transformer.wte"),
+        ("model.norm", "transformer.ln_f"),
+        ("model.layers.", "transformer.h."),
+        ("input_layernorm", "ln_1"),
+        ("post_attention_layernorm", "ln_2"),
+        ("self_attn.o_proj", "attn.attention.out_proj"),
+        ("self_attn.", "attn.attention."),
+        ("mlp.gate_proj", "mlp.c_fc_0"),
+        ("mlp.up_proj", "mlp.c_fc_1"),
+        ("mlp.down_proj", "mlp.c_proj"),
+    ];
+    let rename = |name: &str| Some(names.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)));
+    let change = |c: &mut Value| {
+        let keys = [
+            ("num_hidden_layers", "num_layers"),
+            ("rms_norm_eps", "layer_norm_epsilon"),
+            ("hidden_act", "activation_function"),
+        ];
+        let map = c.as_object_mut().unwrap();
+        keys.iter().for_each(|(old, new)| drop(map.remove(*old).map(|value| map.insert((*new).into(), value))));
+        map.insert("model_type".into(), "exaone".into());
+    };
+    let folder = place.folder("models/llama-mha", change, rename);
+    assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("models/llama-mha")).unwrap()));
+}
+
+/// MiniCPM's factors are Granite's, computed.
+#[test]
+fn minicpm_is_granite_by_other_factors() {
+    let place = Place::new();
+    let change = |c: &mut Value| {
+        let (e, r) = (c["embedding_multiplier"].clone(), c["residual_multiplier"].as_f64().unwrap());
+        let layers = c["num_hidden_layers"].as_f64().unwrap();
+        c["dim_model_base"] = (c["hidden_size"].as_f64().unwrap() / c["logits_scaling"].as_f64().unwrap()).into();
+        (c["scale_emb"], c["scale_depth"]) = (e, (r * layers.sqrt()).into());
+        for key in ["embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"] {
+            c.as_object_mut().unwrap().remove(key);
+        }
+        c["model_type"] = "minicpm".into();
+    };
+    let got = place.logits(&place.folder("families/granite", change, same)).unwrap();
+    // MiniCPM's attention is scaled as everybody's.
+    let scale = |c: &mut Value| c["attention_multiplier"] = 0.25.into();
+    let expected = place.logits(&place.folder("families/granite", scale, same)).unwrap();
+    assert!(max_difference(&got, &expected) < 1e-4, "{}", max_difference(&got, &expected));
+}
+
+#[test]
+fn ministral_3_ends_where_queries_would_be_scaled() {
+    let place = Place::new();
+    let change = |c: &mut Value| {
+        c["model_type"] = "ministral3".into();
+        c["sliding_window"] = Value::Null;
+        c.as_object_mut().unwrap().remove("layer_types");
+        c["rope_parameters"] = json!({"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "original_max_position_embeddings": 64, "llama_4_scaling_beta": 0.1});
+    };
+    let folder = place.folder("families/ministral", change, same);
+    let source = import::open(&folder).unwrap();
+    assert_eq!(source.spec().globals.max_positions, 64);
+    // Equal factors of both kinds leave the scores alone.
+    let a = *source.spec().layers[0].attention().unwrap();
+    assert_eq!((a.scale, a.window), (0.25, 0));
+    place.logits(&folder).unwrap();
+}
+
+#[test]
+fn rotation_in_the_older_style() {
+    let place = Place::new();
+    for (family, key) in [("families/arcee-yarn", "type"), ("families/phi4-mini", "rope_type")] {
+        let change = |c: &mut Value| {
+            let mut rope = c.as_object_mut().unwrap().remove("rope_parameters").unwrap();
+            let map = rope.as_object_mut().unwrap();
+            c["rope_theta"] = map.remove("rope_theta").unwrap();
+            let kind = map.remove("rope_type").unwrap();
+            map.insert(key.into(), kind);
+            map.remove("partial_rotary_factor");
+            c["rope_scaling"] = rope;
+            let dtype = c["dtype"].take();
+            c["torch_dtype"] = dtype;
+        };
+        let folder = place.folder(family, change, same);
+        assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors(family)).unwrap()), "{family}");
+    }
+    let change = |c: &mut Value| {
+        let map = c.as_object_mut().unwrap();
+        ["rope_parameters", "layer_types", "_sliding_window_pattern"].iter().for_each(|key| drop(map.remove(*key)));
+        map.insert("rope_theta".into(), json!(1e6));
+        map.insert("rope_local_base_freq".into(), json!(1e4));
+        map.insert("sliding_window_pattern".into(), json!(3));
+    };
+    let folder = place.folder("families/gemma3", change, same);
+    assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/gemma3")).unwrap()));
+}
+
+#[test]
+fn end_tokens_of_all_files() {
+    let place = Place::new();
+    let folder = place.folder("families/arcee", |_| {}, same);
+    let write = |file: &str, value: Value| std::fs::write(folder.join(file), value.to_string()).unwrap();
+    write("generation_config.json", json!({"eos_token_id": [2, 9]}));
+    write("tokenizer_config.json", json!({"eos_token": {"content": "<|im_end|>"}}));
+    write(
+        "tokenizer.json",
+        json!({"added_tokens": [{"id": 7, "content": "<|im_end|>"}], "model": {"vocab": {"b": 8}}}),
+    );
+    let eos = || import::open(&folder).unwrap().spec().globals.eos().to_vec();
+    assert_eq!(eos(), [2, 9, 7]);
+    write("tokenizer_config.json", json!({"eos_token": "b"}));
+    assert_eq!(eos(), [2, 9, 8]);
+    write("tokenizer_config.json", json!({"eos_token": "nowhere"}));
+    assert_eq!(eos(), [2, 9]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_of_the_cache_of_hugging_face() {
+    let place = Place::new();
+    let cache = place.path("models--owner--name");
+    let snapshot = cache.join("snapshots/0123abcd");
+    for folder in [&cache.join("blobs"), &cache.join("refs"), &snapshot] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(vectors("families/arcee").join(file), cache.join("blobs").join(file)).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(file), snapshot.join(file)).unwrap();
+    }
+    std::fs::write(cache.join("refs/main"), "0123abcd").unwrap();
+    let plain = place.logits(&vectors("families/arcee")).unwrap();
+    for folder in [&cache, &snapshot] {
+        assert!(same_bits(&place.logits(folder).unwrap(), &plain));
+    }
+    std::fs::write(cache.join("refs/main"), "../../elsewhere").unwrap();
+    place.refuses(&cache, &["has no config.json"]);
+}
+
+#[test]
+fn what_has_no_place_is_named() {
+    let place = Place::new();
+    let extra = |name: &str| Some(name.replace("self_attn.q_proj.weight", "self_attn.q_proj.weight_scale"));
+    let words = ["self_attn.q_proj.weight_scale has no place", "family arcee"];
+    place.refuses(&place.folder("families/arcee", |_| {}, extra), &words);
+    let gate = |c: &mut Value| c["model_type"] = "nemotron".into();
+    place.refuses(&place.folder("families/seed_oss", gate, same), &["gate_proj.weight has no place", "nemotron"]);
+    let other = |c: &mut Value| c["layer_types"] = json!(["conv", "full_attention", "full_attention"]);
+    place.refuses(&place.folder("families/ministral", other, same), &["layer_types has", "conv", "full_attention and"]);
+    let experts = |c: &mut Value| c["num_local_experts"] = 4.into();
+    place.refuses(&place.folder("families/arcee", experts, same), &["num_local_experts 4", "arcee are not supported"]);
+    let sigmoid = vec![gguf_bytes::number("qwen3moe.expert_gating_func", 2)];
+    let file = gguf(&place, "x.gguf", ("qwen3_moe", "qwen3moe"), &[], sigmoid);
+    place.refuses(&file, &["qwen3moe.expert_gating_func 2 is not supported"]);
+    let norms = |c: &mut Value| c["qk_layernorm"] = true.into();
+    place.refuses(&place.folder("families/stablelm", norms, same), &["qk_layernorm true is not supported"]);
+}
+
+/// Positions of LongRoPE end where its other divisors would begin.
+#[test]
+fn longrope_ends_at_the_trained_context() {
+    let spec = import::open(&vectors("families/phi4-mini")).unwrap().spec().clone();
+    assert_eq!((spec.globals.max_positions, spec.rotated, spec.ropes[0].len()), (64, 12, 8));
+    assert_eq!(spec.ropes[0][6..], [0.0, 0.0]);
+    let expected = tensor(&vectors("families/phi4-mini/expected.safetensors"), "input_ids");
+    assert!(expected.data.len() <= 64);
+}
