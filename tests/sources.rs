@@ -8,7 +8,10 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use shadowllm_core::{Format, KvFormat, Serial};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_tests::{Reading, gguf_bytes, logits, max_difference, same_bits, tensor, vectors};
+use shadowllm_host::text::Text;
+use shadowllm_tests::program::Place as Program;
+use shadowllm_tests::{Reading, gguf_bytes, logits, max_difference, pack_to, same_bits, tensor, vectors};
+use shadowllm_tools::eval::{begin_windows, beginning};
 use shadowllm_tools::import;
 use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::path::{Path, PathBuf};
@@ -49,7 +52,7 @@ impl Place {
     /// Logits of a source, or why there are none.
     fn logits(&self, source: &Path) -> Result<Vec<f32>, String> {
         let image = self.path("image.sllm");
-        let formats = Formats { weights: Format::F32, output: Format::F32 };
+        let formats = Formats::all(Format::F32);
         let source = import::open(source).map_err(|e| e.to_string())?;
         pack(&*source, formats, Arrangement::DENSE, &image, &mut |_, _| {}).map_err(|e| e.to_string())?;
         let model = LoadedModel::open(&image, None).map_err(|e| e.to_string())?;
@@ -405,4 +408,69 @@ fn longrope_ends_at_the_trained_context() {
     assert_eq!(spec.ropes[0][6..], [0.0, 0.0]);
     let expected = tensor(&vectors("families/phi4-mini/expected.safetensors"), "input_ids");
     assert!(expected.data.len() <= 64);
+}
+
+/// Where the tokenizer asks for a beginning token, every window of a perplexity begins with one.
+#[test]
+fn windows_begin_as_the_tokenizer_asks() {
+    let begun = begin_windows(&[1, 2, 3, 4, 5, 6, 7, 8], &[99], 4).unwrap();
+    assert_eq!(begun, [99, 1, 2, 3, 99, 4, 5, 6, 99, 7, 8]);
+    assert_eq!(begin_windows(&[1, 2, 3], &[], 2).unwrap(), [1, 2, 3]);
+    assert!(begin_windows(&[1, 2, 3], &[99], 1).is_err());
+    let place = Program::new();
+    place.copy(&vectors("brown-opt"), "model");
+    let mut tokenizer: Value = serde_json::from_slice(&place.read("model/tokenizer.json")).unwrap();
+    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
+    place.write("model/tokenizer.json", tokenizer.to_string());
+    pack_to(&place.path("model"), Format::F32, &place.path("brown.sllm"));
+    let model = LoadedModel::open(&place.path("brown.sllm"), None).unwrap();
+    let bos = model.model().config().bos.unwrap();
+    assert_eq!(beginning(&Text::of(&model).unwrap()).unwrap(), [bos]);
+    place.write("text.txt", "The jury said that it was to be done, and so it was done by the county.");
+    let got: Value = serde_json::from_str(&place.works("eval brown.sllm --text text.txt --json").out).unwrap();
+    assert_eq!(got["beginning"], json!([bos]));
+    assert!(place.works("eval brown.sllm --text text.txt").out.contains("after the tokenizer's beginning token"));
+    // The scored tokens are those of the text, each after the beginning and those before it.
+    let ids =
+        Text::of(&model).unwrap().encode(&std::fs::read_to_string(place.path("text.txt")).unwrap(), false).unwrap();
+    assert_eq!(got["tokens"], json!(ids.len()));
+    let all = [vec![bos], ids].concat();
+    let rows = logits(&model, &Serial, &all, KvFormat::F32, Reading::Prefill(all.len()));
+    let difference = got["mean_nll"].as_f64().unwrap() - shadowllm_tests::loss(&rows, &all);
+    assert!(difference.abs() < 1e-6, "{difference}");
+}
+
+#[test]
+fn sources_are_inspected_before_they_are_packed() {
+    let place = Program::new();
+    place.write("x.gguf", twins::twin(&vectors("families/qwen3_moe"), "qwen3moe"));
+    place.copy(&vectors("families/gemma3"), "model");
+    let json = |command: &str| serde_json::from_str::<Value>(&place.works(command).out).unwrap();
+    let file = json("inspect x.gguf --json");
+    assert_eq!((&file["family"], &file["types"]["F32"]), (&json!("qwen3_moe"), &json!(39)));
+    assert_eq!(file["becomes"], json!({"f32": 89}));
+    assert_eq!(file["architecture"]["kinds"][0]["blocks"][1]["experts"], 8);
+    assert_eq!((&file["refused"], &file["tokenizer"]), (&json!([]), &json!(false)));
+    let folder = json("inspect model --json");
+    assert_eq!((&folder["family"], &folder["types"]), (&json!("gemma3_text"), &json!({"BF16": 41})));
+    assert_eq!(folder["architecture"]["kinds"].as_array().unwrap().len(), 2);
+    let shown = place.works("inspect model").out;
+    for word in ["model  not packed yet", "family", "gemma3_text", "BF16", "layers 0-1", "window 16", "layers 2"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    // A tensor is missing: the rest is shown all the same.
+    let bytes = std::fs::read(place.path("model/model.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let kept = all.iter().filter(|(name, _)| *name != "model.layers.1.mlp.up_proj.weight");
+    std::fs::write(place.path("model/model.safetensors"), safetensors::serialize(kept, None).unwrap()).unwrap();
+    assert!(place.works("inspect model").out.contains("no tensor for up of layer 1"));
+    place.write(
+        "y.gguf",
+        twins::changed_twin(&vectors("families/arcee"), "arcee", |entries| {
+            entries[0] = gguf_bytes::string("general.architecture", "rwkv7");
+        }),
+    );
+    place.fails(1, "inspect y.gguf", &["y.gguf: architecture rwkv7 is not supported", "qwen3moe"]);
 }

@@ -106,5 +106,5 @@ fn no_tokenizer_for_text() {
 #[test]
 fn a_folder_where_an_image_is_needed() {
     let place = image("opt");
-    place.fails(1, "inspect model", &["model: is a folder", "name a file"]);
+    place.fails(1, "inspect model --verify", &["model: is not packed yet", "sections of an image"]);
 }

@@ -2,6 +2,7 @@
 
 use shadowllm_core::Session;
 use shadowllm_host::pool::Pool;
+use shadowllm_host::text::Text;
 use shadowllm_host::{Error, Result};
 
 /// Result of an evaluation.
@@ -37,6 +38,30 @@ pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec
         }
     })?;
     Ok(nlls)
+}
+
+/// What the tokenizer puts before a text: a beginning token, or nothing.
+///
+/// # Errors
+/// When it takes no text.
+pub fn beginning(text: &Text) -> Result<Vec<u32>> {
+    let (mut all, rest) = (text.encode("a", true)?, text.encode("a", false)?);
+    all.truncate(all.len().saturating_sub(rest.len()));
+    Ok(all)
+}
+
+/// The text with this beginning before every window of `window` tokens, the beginning counted: a window's first token,
+/// which is not scored, is then none of the text's.
+///
+/// # Errors
+/// [`Error::Usage`] when the beginning leaves no room for two tokens of text.
+pub fn begin_windows(ids: &[u32], beginning: &[u32], window: usize) -> Result<Vec<u32>> {
+    if beginning.is_empty() {
+        return Ok(ids.to_vec());
+    }
+    let room = window.checked_sub(beginning.len()).filter(|room| *room > 0);
+    let room = room.ok_or_else(|| Error::Usage(format!("--window {window} has no room after the beginning token")))?;
+    Ok(ids.chunks(room).flat_map(|part| [beginning, part].concat()).collect())
 }
 
 /// Perplexity over non-overlapping windows of `window` tokens, every token but a window's first scored; a

@@ -14,7 +14,7 @@ use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::compare::{Windows, compare};
-use shadowllm_tools::eval::perplexity;
+use shadowllm_tools::eval::{begin_windows, beginning, perplexity};
 use std::path::{Path, PathBuf};
 
 /// Options of `eval`.
@@ -69,12 +69,18 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let pool = pool(o.threads)?;
     let model = o.model.open()?;
     let pool = o.model.within(pool, &model)?;
-    let ids = Text::of(&model)?.encode(&text, false)?;
+    let tokenizer = Text::of(&model)?;
+    let ids = tokenizer.encode(&text, false)?;
     if ids.len() < 2 {
         return Err(Error::file(path, "the text has fewer than two tokens, so there is nothing to score: give more"));
     }
+    let before = beginning(&tokenizer)?;
+    let ids = begin_windows(&ids, &before, o.window)?;
     let dials = o.dial.all()?;
     if skips(&dials) || o.context.is_some() {
+        if !(before.is_empty() || o.json) {
+            print::line(format_args!("every window begins with the tokenizer's beginning token"))?;
+        }
         return compare_policies(o, &pool, &model, &ids, &dials);
     }
     let context = o.window.clamp(1, ids.len());
@@ -89,10 +95,13 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if o.json {
-        return print::json(&serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?);
+        let mut value = serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?;
+        value["beginning"] = json!(before);
+        return print::json(&value);
     }
+    let begun = if before.is_empty() { "" } else { ", each after the tokenizer's beginning token" };
     print::line(format_args!(
-        "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}",
+        "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}{begun}",
         result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
     ))
 }

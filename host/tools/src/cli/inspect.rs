@@ -1,5 +1,6 @@
 //! `shadowllm inspect`.
 
+use crate::inspect_source::{inspect_source, is_source};
 use crate::print;
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 /// Options of `inspect`.
 #[derive(Args)]
 pub struct Options {
-    /// The image.
+    /// The image, or a GGUF file or a Hugging Face folder that is not packed yet.
     model: PathBuf,
     /// Everything, as JSON.
     #[arg(long)]
@@ -26,6 +27,12 @@ pub struct Options {
 
 /// Runs the command.
 pub fn inspect(o: &Options) -> Result<()> {
+    if is_source(&o.model) {
+        if o.verify {
+            return Err(Error::file(&o.model, "is not packed yet: --verify checks the sections of an image"));
+        }
+        return inspect_source(&o.model, o.json);
+    }
     let model = LoadedModel::open(&o.model, None)?;
     if o.verify {
         verify(&model)?;
@@ -79,7 +86,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
 }
 
 /// The architecture: what the model has once, and the kinds of its layers.
-fn architecture(arch: &Architecture) -> Value {
+pub fn architecture(arch: &Architecture) -> Value {
     let g = arch.globals();
     let kinds: Vec<Value> = arch
         .kinds()
@@ -133,13 +140,9 @@ fn ranges(numbers: &[u64]) -> String {
     runs.map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
-    print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
-    let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
-    for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
-        print::line(format_args!("  {key:<14} {v}"))?;
-    }
-    for kind in value["architecture"]["kinds"].as_array().into_iter().flatten() {
+/// The kinds of layers.
+pub fn print_kinds(architecture: &Value) -> Result<()> {
+    for kind in architecture["kinds"].as_array().into_iter().flatten() {
         let layers: Vec<u64> = kind["layers"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         print::line(format_args!("  layers {}", ranges(&layers)))?;
         for block in kind["blocks"].as_array().into_iter().flatten().filter_map(Value::as_object) {
@@ -147,6 +150,16 @@ fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
             print::line(format_args!("    {}", fields.join(", ")))?;
         }
     }
+    Ok(())
+}
+
+fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
+    print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
+    let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
+    for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
+        print::line(format_args!("  {key:<14} {v}"))?;
+    }
+    print_kinds(&value["architecture"])?;
     let mb = model.model().weight_bytes_per_token() as f64 / 1e6;
     print::line(format_args!("  {:<14} {mb:.1} MB of weights", "per token"))?;
     print::line(format_args!(

@@ -12,6 +12,7 @@ mod demo;
 mod dial;
 mod eval;
 mod inspect;
+mod inspect_source;
 mod logits;
 mod pack;
 mod print;

@@ -14,7 +14,7 @@ use shadowllm_core::image::Role;
 use shadowllm_host::map::map;
 use shadowllm_host::text::{Template, Text, read};
 use shadowllm_host::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -287,6 +287,12 @@ impl Source for HfSource {
             bos_token: token(&config, "bos_token"),
             eos_token: token(&config, "eos_token"),
         })
+    }
+
+    fn types(&self) -> BTreeMap<String, usize> {
+        let mut types = BTreeMap::new();
+        self.places.values().for_each(|p| *types.entry(format!("{:?}", p.dtype)).or_default() += 1);
+        types
     }
 
     fn origin(&self) -> String {

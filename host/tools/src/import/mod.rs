@@ -165,6 +165,10 @@ pub trait Source: Sync {
     /// # Errors
     /// When they are there and cannot be read.
     fn chat(&self) -> Result<Template>;
+    /// How many tensors there are of each number format, as the files name them.
+    fn types(&self) -> std::collections::BTreeMap<String, usize> {
+        std::collections::BTreeMap::new()
+    }
     /// One line on where it came from.
     fn origin(&self) -> String;
     /// The file or folder, for messages.

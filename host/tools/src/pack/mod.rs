@@ -4,8 +4,10 @@
 mod choose;
 mod encode;
 pub(crate) mod layout;
+mod outlook;
 
 pub use layout::format_names;
+pub use outlook::{Outlook, outlook};
 
 use crate::import::gguf::GgmlType;
 use crate::import::{Data, Source, SourceTensor, Spec};

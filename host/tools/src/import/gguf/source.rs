@@ -11,6 +11,7 @@ use crate::import::{Data, Source, SourceTensor, Spec};
 use shadowllm_core::image::Role;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A GGUF file.
@@ -101,6 +102,15 @@ impl Source for GgufSource {
             bos_token: token(special.bos),
             eos_token: token(special.eos.first().copied()),
         })
+    }
+
+    fn types(&self) -> BTreeMap<String, usize> {
+        let mut types = BTreeMap::new();
+        for name in self.parts.names() {
+            let kind = self.parts.tensor(name).map_or_else(|_| "unsupported".to_owned(), |(t, _)| t.kind.to_string());
+            *types.entry(kind).or_default() += 1;
+        }
+        types
     }
 
     fn origin(&self) -> String {
