@@ -226,3 +226,51 @@ fn states_that_do_not_fit_are_refused_and_change_nothing() {
     let mut memory = model.memory(&options).unwrap();
     assert!(matches!(model.session(options, &mut memory).unwrap().load(&state), Err(Error::BadState(_))));
 }
+
+/// Layers with a window keep a ring of positions: the same bits as with all positions, through saving and going back.
+#[test]
+fn windows_keep_what_a_token_may_see() {
+    for family in ["gemma3", "gpt_oss", "ministral"] {
+        let temp = tempfile::tempdir().unwrap();
+        let image = temp.path().join("model.sllm");
+        pack_to(&vectors("families").join(family), Format::F32, &image);
+        let model = LoadedModel::open(&image, None).unwrap();
+        let ids: Vec<u32> = (0..220u32).map(|i| (i * 37 + i * i / 7) % 288).collect();
+        let of = |batch| SessionOptions { context: 256, batch, ..OPTIONS };
+        let (whole, ring) = (of(256), of(8));
+        // Twice the context: more memory for the layers without a window only.
+        let size = |context| {
+            let options = SessionOptions { context, ..ring };
+            Session::memory_required(model.model(), &options).unwrap().size()
+        };
+        let arch = model.model().image().arch();
+        let full = (0..arch.globals().layers).filter_map(|layer| arch.layer(layer).attention().copied());
+        let full = full.filter(|a| a.window == 0).map(|a| 2 * 2 * 4096 * a.kv_heads * a.head_width()).sum::<usize>();
+        assert_eq!(size(8192) - size(4096), full, "{family}");
+        let (mut a, mut b, mut c) =
+            (model.memory(&whole).unwrap(), model.memory(&ring).unwrap(), model.memory(&ring).unwrap());
+        let mut whole = model.session(whole, &mut a).unwrap();
+        let (mut first, mut second) = (model.session(ring, &mut b).unwrap(), model.session(ring, &mut c).unwrap());
+        first.prefill(&Serial, &ids[..150]).unwrap();
+        let mut state = vec![0; first.state_size()];
+        first.save(&mut state).unwrap();
+        second.load(&state).unwrap();
+        whole.prefill(&Serial, &ids[..150]).unwrap();
+        for id in &ids[150..] {
+            let want = whole.decode(&Serial, *id).unwrap();
+            assert!(same_bits(first.decode(&Serial, *id).unwrap(), want), "{family}, token by token");
+            assert!(same_bits(second.decode(&Serial, *id).unwrap(), want), "{family}, loaded");
+        }
+        let want = whole.logits().to_vec();
+        // A few tokens back, and no further than the ring reaches.
+        first.rewind(212).unwrap();
+        assert!(same_bits(first.prefill(&Serial, &ids[212..]).unwrap(), &want), "{family}, gone back");
+        assert!(!first.reaches(100) && first.rewind(100) == Err(Error::PositionLost), "{family}");
+        assert!(!second.reaches(130) && second.reaches(0), "{family}");
+        first.copy(&whole).unwrap();
+        whole.copy(&second).unwrap();
+        assert!(same_bits(whole.decode(&Serial, 5).unwrap(), first.decode(&Serial, 5).unwrap()), "{family}, copied");
+        first.rewind(0).unwrap();
+        assert!(same_bits(first.prefill(&Serial, &ids).unwrap(), &want), "{family}, from the start");
+    }
+}

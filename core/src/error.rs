@@ -61,6 +61,8 @@ pub enum Error {
     },
     /// The position to rewind to is ahead of the session's.
     BadPosition,
+    /// What a token at the position to rewind to would see is no longer in the cache.
+    PositionLost,
     /// The call was cancelled.
     Cancelled,
     /// The image lacks what this policy needs.
@@ -119,6 +121,10 @@ impl fmt::Display for Error {
                     "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer"
                 )
             }
+            Error::PositionLost => f.write_str(
+                "the position to rewind to is too far back: the model's layers with a window keep the last positions only \
+                 (rewind to 0 and read the tokens again)",
+            ),
             Error::BadPosition => f.write_str("the position to rewind to is ahead of the session's own"),
             Error::Cancelled => f.write_str("cancelled"),
             Error::NoPredictor(policy) => {

@@ -78,7 +78,7 @@ fn bytes(model: &Model, o: &sllm_session_options) -> Result<(usize, usize)> {
     let options = engine_options(model, o)?;
     let arena = Session::memory_required(model, &options)?.size();
     let all = room::<sllm_session>().checked_add(arena).ok_or(Error::BadOption("the context is too large"))?;
-    Ok((all, KvCache::bytes(model.config(), options.kv, options.context)))
+    Ok((all, KvCache::bytes(model.image().arch(), options.kv, options.context, options.batch)))
 }
 
 /// Makes a session in memory of which `heap_bytes` are the library's own.

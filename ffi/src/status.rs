@@ -91,9 +91,12 @@ impl core::fmt::Display for Failure {
 
 fn code_of(e: &Error) -> i32 {
     match e {
-        Error::BadOption(_) | Error::BadPosition | Error::BadDensity | Error::NoTokens | Error::Misaligned(_) => {
-            SLLM_STATUS_INVALID_ARGUMENT
-        }
+        Error::BadOption(_)
+        | Error::BadPosition
+        | Error::PositionLost
+        | Error::BadDensity
+        | Error::NoTokens
+        | Error::Misaligned(_) => SLLM_STATUS_INVALID_ARGUMENT,
         Error::MemoryTooSmall { .. } => SLLM_STATUS_BUFFER_TOO_SMALL,
         Error::TokenOutOfRange { .. } => SLLM_STATUS_TOKEN_OUT_OF_RANGE,
         Error::ContextFull { .. } => SLLM_STATUS_CONTEXT_FULL,

@@ -140,6 +140,8 @@ impl Conversation {
         let prompt = || self.prompt(&language.text, &language.template, language.bos);
         let (ids, same) = cancelled_by(session.cancel(), prompt)?;
         let start = same.min(session.position());
+        // Layers with a window may have forgotten what came before it.
+        let start = if session.reaches(start) { start } else { 0 };
         session.rewind(start)?;
         // Should reading fail half-way, only this much is certain.
         self.read.truncate(start);

@@ -102,10 +102,15 @@ impl Session {
         self.engine.get().position()
     }
 
+    /// Whether [`Session::rewind`] can go back to a position: of models with windows only the last positions are kept.
+    pub fn reaches(&mut self, position: usize) -> bool {
+        self.engine.with(|session| session.reaches(position))
+    }
+
     /// Goes back to an earlier position; what came after it is forgotten.
     ///
     /// # Errors
-    /// When the session is not that far.
+    /// When the session is not that far, or too far ([`Session::reaches`]).
     pub fn rewind(&mut self, position: usize) -> Result<()> {
         Ok(self.engine.with(|session| session.rewind(position))?)
     }

@@ -3,7 +3,7 @@
 //! Keys lie in tiles of 16 positions, `[position / 16][dimension][16]`, values as `[position][dimension]`:
 //! both products are then the float matrix kernel's inner loop (`accumulate`), with no sum across lanes.
 //! Soft-max runs online (arXiv 1805.02867) over blocks of 64 positions that start at multiples of 64, so
-//! the result does not depend on how many tokens are computed together.
+//! the result does not depend on how many tokens are computed together. In a ring no such block is cut.
 //!
 //! ```text
 //! for every four queries (then those that remain):
@@ -20,7 +20,7 @@ use super::gemm::{Element, accumulate};
 use crate::simd::{LANES, Lanes, Proof};
 
 /// Positions per soft-max block.
-const SPAN: usize = 64;
+pub const SPAN: usize = 64;
 
 /// How the KV cache stores numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub struct KvView {
     pub keys: *const u8,
     /// [positions, head_width].
     pub values: *const u8,
+    /// Positions that a ring holds, a multiple of [`SPAN`], position p at p modulo this; `usize::MAX` where each position
+    /// has its own place.
+    pub ring: usize,
 }
 
 /// Queries and the cache they look at.
@@ -181,8 +184,9 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
         // SAFETY: keys up to `end` were written, in whole tiles, and values from `start` to `end`.
         let (keys, values) = unsafe {
             let tiles = to.div_ceil(LANES);
-            let keys = a.kv.keys.add(block * width * E::BYTES);
-            let values = a.kv.values.add((block + from) * width * E::BYTES);
+            let place = if block < a.kv.ring { block } else { block % a.kv.ring };
+            let keys = a.kv.keys.add(place * width * E::BYTES);
+            let values = a.kv.values.add((place + from) * width * E::BYTES);
             (
                 core::slice::from_raw_parts(keys, tiles * LANES * width * E::BYTES),
                 core::slice::from_raw_parts(values, (to - from) * width * E::BYTES),

@@ -39,7 +39,7 @@ mod table;
 mod tile_dot;
 
 pub use activation::{Activate, Activation};
-pub use attention::{Attend, KvFormat, KvView};
+pub use attention::{Attend, KvFormat, KvView, SPAN};
 pub use call::Input;
 pub use needs::Needs;
 pub use prefetch::Prefetch;

@@ -229,7 +229,7 @@ impl Totals {
 
 struct Parts<'a, 'm> {
     layers: &'m [LayerWeights<'a, 'm>],
-    kv: &'m mut [MaybeUninit<u8>],
+    cache: KvCache<'m>,
     buffers: Buffers<'m>,
     candidates: &'m mut [Candidate],
     sparsity: Option<State<'m>>,
@@ -245,7 +245,7 @@ fn carve<'a: 'm, 'm>(
     Ok(Parts {
         layers: layers::resolve(arena, model.image())?,
         sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
-        kv: arena.uninit(KvCache::bytes(config, o.kv, o.context))?,
+        cache: KvCache::new(arena, arch, o.kv, o.context, o.batch)?,
         buffers: Buffers::new(arena, arch, config, o)?,
         candidates: arena.zeros(config.vocab)?,
     })
@@ -285,7 +285,7 @@ impl<'a, 'm> Session<'a, 'm> {
             model,
             options,
             position: 0,
-            cache: KvCache::new(model.config(), options.kv, parts.kv),
+            cache: parts.cache,
             buffers: parts.buffers,
             cancel: None,
             predictor,
@@ -325,10 +325,16 @@ impl<'a, 'm> Session<'a, 'm> {
     /// token, so that they begin anew with the tokens read after the rewind, unless it goes back to the start.
     ///
     /// # Errors
-    /// [`Error::BadPosition`] when it lies ahead.
+    /// [`Error::BadPosition`] when it lies ahead; [`Error::PositionLost`] where [`Session::reaches`] says no.
     pub fn rewind(&mut self, position: usize) -> Result<(), Error> {
         if position > self.position {
             return Err(Error::BadPosition);
+        }
+        if !self.reaches(position) {
+            return Err(Error::PositionLost);
+        }
+        if position == 0 {
+            self.cache.clear();
         }
         self.has_logits = false;
         // A forgotten token must not choose.
@@ -337,6 +343,12 @@ impl<'a, 'm> Session<'a, 'm> {
         }
         self.position = position;
         Ok(())
+    }
+
+    /// Whether the session can go back to a position: layers with a window keep only the last positions (the window, and
+    /// a batch more), so that far back only the start can be reached.
+    pub fn reaches(&self, position: usize) -> bool {
+        position <= self.position && self.cache.reaches(position)
     }
 
     /// Says what later decodes skip. The policies that learn from the prompt must be set before it is read.
@@ -443,10 +455,18 @@ impl<'a, 'm> Session<'a, 'm> {
         let mut left = tokens.len();
         for batch in tokens.chunks(self.options.batch) {
             left -= batch.len();
-            self.forward(exec, batch, left == 0)?;
-            self.position += batch.len();
+            self.run(exec, batch, left == 0)?;
         }
         self.has_logits = true;
+        Ok(())
+    }
+
+    /// Reads one batch.
+    fn run(&mut self, exec: &dyn Executor, batch: &[u32], logits: bool) -> Result<(), Error> {
+        // What a cancelled batch wrote has taken the place of older positions too.
+        self.cache.has_written(self.position + batch.len());
+        self.forward(exec, batch, logits)?;
+        self.position += batch.len();
         Ok(())
     }
 
@@ -464,8 +484,7 @@ impl<'a, 'm> Session<'a, 'm> {
         self.has_logits = false;
         let (vocab, mut index) = (self.model.config().vocab, 0);
         for batch in tokens.chunks(self.options.batch) {
-            self.forward(exec, batch, false)?;
-            self.position += batch.len();
+            self.run(exec, batch, false)?;
             let mut row = 0;
             while row < batch.len() {
                 let rows = self.options.logit_rows.min(batch.len() - row);

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::image::{SectionKind, crc32};
 
 const MAGIC: [u8; 8] = *b"SLLMSES\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEAD: usize = 64;
 
 fn code(format: KvFormat) -> u32 {

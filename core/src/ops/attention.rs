@@ -1,11 +1,13 @@
 //! Attention of a batch of tokens: norms and rotation of the heads, writing the cache, looking it up.
 
 use super::buffer::SharedRows;
+use crate::arena::Arena;
+use crate::error::Error;
 use crate::exec::Executor;
 use crate::format::TILE_ROWS;
-use crate::image::Config;
+use crate::image::Architecture;
 use crate::image::arch::{Attention, MAX_HEAD_DIM};
-use crate::kernels::{Attend, Kernels, KvFormat, KvView, rotate};
+use crate::kernels::{Attend, Kernels, KvFormat, KvView, SPAN, rotate};
 use crate::views::Disjoint;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -13,41 +15,96 @@ use core::ops::Range;
 /// Tokens per task in a prefill.
 const TOKENS: usize = 16;
 
-/// The whole cache: per layer and KV head the keys, [context / 16, head_width, 16], then the values,
-/// [context, head_width].
-pub struct KvCache<'m> {
-    format: KvFormat,
-    memory: &'m mut [MaybeUninit<u8>],
+/// Positions that a layer with a window keeps besides it and the batch: whole tiles of keys are written and read.
+const SLACK: usize = 2 * TILE_ROWS;
+
+/// Where a layer's part of the cache is.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// First byte.
+    offset: usize,
+    /// Bytes of a KV head: its keys, [positions / 16, head_width, 16], then its values, [positions, head_width].
     head_bytes: usize,
     kv_heads: usize,
     head_width: usize,
+    /// Positions there is room for.
+    positions: usize,
+    /// Whether they are fewer than the session's: the last ones are kept in a ring, position p at p modulo this.
+    ring: bool,
+    /// Positions that a token looks back, itself counted, where not all.
+    window: Option<usize>,
+}
+
+impl Place {
+    fn new(a: &Attention, offset: usize, format: KvFormat, context: usize, batch: usize) -> Self {
+        let all = context.next_multiple_of(TILE_ROWS);
+        // A batch is written before it is looked up.
+        let ring = a.window.saturating_add(batch.max(TILE_ROWS)).saturating_add(SLACK).next_multiple_of(SPAN);
+        let window = (a.window > 0).then_some(a.window);
+        let (positions, ring) = if window.is_some() && ring < all { (ring, true) } else { (all, false) };
+        let head_bytes = positions.saturating_mul(2 * a.head_width() * format.bytes());
+        Place { offset, head_bytes, kv_heads: a.kv_heads, head_width: a.head_width(), positions, ring, window }
+    }
+
+    fn bytes(&self) -> usize {
+        self.head_bytes.saturating_mul(self.kv_heads)
+    }
+
+    /// The first of `positions` that a token at the end of them may see, a multiple of 16.
+    fn first(&self, positions: usize) -> usize {
+        self.window.map_or(0, |window| positions.saturating_sub(window) / TILE_ROWS * TILE_ROWS)
+    }
+
+    /// The first position that is still there once `written` are written.
+    fn kept(&self, written: usize) -> usize {
+        if self.ring { written.next_multiple_of(TILE_ROWS).saturating_sub(self.positions) } else { 0 }
+    }
+}
+
+/// The whole cache: per layer and KV head the keys, then the values.
+pub struct KvCache<'m> {
+    format: KvFormat,
+    memory: &'m mut [MaybeUninit<u8>],
+    layers: &'m [Place],
+    /// Positions written, those included that a rewind has taken back.
+    written: usize,
+    /// Layers with a window have no positions before this one.
+    floor: usize,
 }
 
 impl<'m> KvCache<'m> {
-    /// Bytes for `context` positions, rounded up to whole tiles of keys.
-    pub fn bytes(config: &Config, format: KvFormat, context: usize) -> usize {
-        let head = 2usize
-            .saturating_mul(context.next_multiple_of(TILE_ROWS))
-            .saturating_mul(config.head_width() * format.bytes());
-        head.saturating_mul(config.kv_heads * config.layers)
+    /// A cache for `context` positions, of which at most `batch` are written at once.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`].
+    pub fn new(
+        arena: &mut Arena<'m>,
+        arch: &Architecture,
+        format: KvFormat,
+        context: usize,
+        batch: usize,
+    ) -> Result<Self, Error> {
+        let mut offset = 0;
+        let layers = arena.fill(arch.globals().layers, |layer| {
+            let place = Place::new(&attention_of(arch, layer), offset, format, context, batch);
+            offset += place.bytes();
+            Ok(place)
+        })?;
+        let memory = arena.uninit(Self::bytes(arch, format, context, batch))?;
+        Ok(KvCache { format, memory, layers, written: 0, floor: 0 })
     }
 
-    /// A cache in `memory`, which must have [`KvCache::bytes`] bytes.
-    pub fn new(config: &Config, format: KvFormat, memory: &'m mut [MaybeUninit<u8>]) -> Self {
-        let head_bytes = memory.len() / (config.kv_heads * config.layers);
-        KvCache { format, memory, head_bytes, kv_heads: config.kv_heads, head_width: config.head_width() }
+    /// Bytes of the numbers of such a cache.
+    pub fn bytes(arch: &Architecture, format: KvFormat, context: usize, batch: usize) -> usize {
+        let place = |layer: usize| Place::new(&attention_of(arch, layer), 0, format, context, batch);
+        (0..arch.globals().layers).fold(0, |sum: usize, layer| sum.saturating_add(place(layer).bytes()))
     }
 
     /// One layer's heads, for tasks.
     pub fn layer(&mut self, layer: usize) -> LayerCache<'_> {
-        let (all, context) = (self.kv_heads * self.head_bytes, self.positions());
-        LayerCache {
-            format: self.format,
-            memory: Disjoint::new(&mut self.memory[layer * all..(layer + 1) * all]),
-            head_bytes: self.head_bytes,
-            head_width: self.head_width,
-            context,
-        }
+        let place = self.layers[layer];
+        let memory = Disjoint::new(&mut self.memory[place.offset..place.offset + place.bytes()]);
+        LayerCache { format: self.format, memory, place }
     }
 
     /// Number format.
@@ -55,14 +112,36 @@ impl<'m> KvCache<'m> {
         self.format
     }
 
-    /// What the first positions take: of every head the keys (whole tiles), then the values.
+    /// Notes that so many positions are written.
+    pub fn has_written(&mut self, positions: usize) {
+        self.written = self.written.max(positions);
+    }
+
+    /// Whether the token at `position` finds all that it may see, of positions before it.
+    pub fn reaches(&self, position: usize) -> bool {
+        let lost = |place: &Place| self.floor.max(place.kept(self.written));
+        position == 0 || self.layers.iter().all(|p| p.window.is_none() || p.first(position) >= lost(p))
+    }
+
+    /// Forgets all positions.
+    pub fn clear(&mut self) {
+        (self.written, self.floor) = (0, 0);
+    }
+
+    /// What the first positions take, as far as a later token may see them: layer by layer, head by head, of every 16
+    /// positions the keys (a whole tile) and then the values.
     fn parts(&self, positions: usize) -> impl Iterator<Item = Range<usize>> + use<'m> {
-        let row = self.head_width * self.format.bytes();
-        let heads = self.memory.len().checked_div(self.head_bytes).unwrap_or(0);
-        let (head_bytes, keys) = (self.head_bytes, positions.next_multiple_of(TILE_ROWS) * row);
-        (0..heads).flat_map(move |head| {
-            let (key, value) = (head * head_bytes, head * head_bytes + head_bytes / 2);
-            [key..key + keys, value..value + positions * row]
+        let (layers, size) = (self.layers, self.format.bytes());
+        layers.iter().flat_map(move |p| {
+            let row = p.head_width * size;
+            (0..p.kv_heads).flat_map(move |head| {
+                (p.first(positions)..positions).step_by(TILE_ROWS).flat_map(move |from| {
+                    let count = TILE_ROWS.min(positions - from);
+                    let keys = p.offset + head * p.head_bytes + from % p.positions * row;
+                    let values = keys + p.head_bytes / 2;
+                    [keys..keys + TILE_ROWS * row, values..values + count * row]
+                })
+            })
         })
     }
 
@@ -96,6 +175,7 @@ impl<'m> KvCache<'m> {
             self.memory[part.clone()].write_copy_of_slice(&bytes[at..at + part.len()]);
             at += part.len();
         }
+        self.took_over(positions);
     }
 
     /// Takes over the first positions of another cache of the same model and format.
@@ -103,29 +183,41 @@ impl<'m> KvCache<'m> {
         for (to, part) in self.parts(positions).zip(from.parts(positions)) {
             self.memory[to].copy_from_slice(&from.memory[part]);
         }
+        self.took_over(positions);
     }
 
-    fn positions(&self) -> usize {
-        self.head_bytes / (2 * self.head_width * self.format.bytes())
+    fn took_over(&mut self, positions: usize) {
+        self.written = positions;
+        self.floor = self.layers.iter().filter(|p| p.window.is_some()).map(|p| p.first(positions)).max().unwrap_or(0);
     }
+}
+
+/// The attention of a layer; one of no heads where it has none.
+fn attention_of(arch: &Architecture, layer: usize) -> Attention {
+    arch.layer(layer).attention().copied().unwrap_or(Attention::NONE)
 }
 
 /// One layer's part of the cache.
 pub struct LayerCache<'a> {
     format: KvFormat,
     memory: Disjoint<'a, MaybeUninit<u8>>,
-    head_bytes: usize,
-    head_width: usize,
-    context: usize,
+    place: Place,
 }
 
 impl LayerCache<'_> {
     fn view(&self, head: usize) -> KvView {
+        let place = &self.place;
         // SAFETY: head < kv_heads, so both stay inside the memory.
         unsafe {
-            let keys = self.memory.as_ptr().add(head * self.head_bytes).cast::<u8>();
-            KvView { format: self.format, keys, values: keys.add(self.head_bytes / 2) }
+            let keys = self.memory.as_ptr().add(head * place.head_bytes).cast::<u8>();
+            let values = keys.add(place.head_bytes / 2);
+            KvView { format: self.format, keys, values, ring: if place.ring { place.positions } else { usize::MAX } }
         }
+    }
+
+    /// Whether a batch that ends at this position fits in.
+    fn holds(&self, end: usize) -> bool {
+        self.place.ring || end <= self.place.positions
     }
 
     /// Writes one position's key and value (`head_width` floats each).
@@ -133,11 +225,11 @@ impl LayerCache<'_> {
     /// # Safety
     /// No other task may touch this head now.
     unsafe fn write(&self, head: usize, position: usize, key: &[f32], value: &[f32]) {
-        let (size, width) = (self.format.bytes(), self.head_width);
-        let half = self.head_bytes / 2;
+        let (size, width, position) = (self.format.bytes(), self.place.head_width, position % self.place.positions);
+        let half = self.place.head_bytes / 2;
         let tile = position / TILE_ROWS * width * TILE_ROWS;
         // SAFETY: this head's memory, exclusive by the caller's promise; MaybeUninit<u8> may hold anything.
-        let memory = unsafe { self.memory.range(head * self.head_bytes..(head + 1) * self.head_bytes) };
+        let memory = unsafe { self.memory.range(head * 2 * half..(head + 1) * 2 * half) };
         let (keys, values) = memory.split_at_mut(half);
         if position.is_multiple_of(TILE_ROWS) {
             // The kernel reads whole tiles: what is not written yet must at least be numbers.
@@ -218,7 +310,7 @@ impl Step<'_> {
     /// # Panics
     /// When the batch does not fit in the cache or the buffers.
     pub fn run(&self, exec: &dyn Executor, kernels: &Kernels) {
-        assert!(self.first + self.tokens <= self.cache.context, "the batch does not fit in the cache");
+        assert!(self.cache.holds(self.first + self.tokens), "the batch does not fit in the cache");
         let heads = self.attention.kv_heads;
         if self.tokens == 1 {
             exec.run(heads, &|h| {

@@ -304,7 +304,12 @@ impl Attention {
             window: self.window,
             cap: self.cap,
             sinks: self.sinks.get(head..).filter(|sinks| !sinks.is_empty()),
-            kv: KvView { format: self.format, keys: self.key_tiles.as_ptr(), values: self.value_rows.as_ptr() },
+            kv: KvView {
+                format: self.format,
+                keys: self.key_tiles.as_ptr(),
+                values: self.value_rows.as_ptr(),
+                ring: usize::MAX,
+            },
         };
         // SAFETY: queries and outputs of these tokens and heads lie inside, and the cache holds all positions
         // up to the last token's.
@@ -327,7 +332,12 @@ impl Attention {
             window: self.window,
             cap: self.cap,
             sinks: self.sinks.get(..).filter(|sinks| !sinks.is_empty()),
-            kv: KvView { format: self.format, keys: self.key_tiles.as_ptr(), values: self.value_rows.as_ptr() },
+            kv: KvView {
+                format: self.format,
+                keys: self.key_tiles.as_ptr(),
+                values: self.value_rows.as_ptr(),
+                ring: usize::MAX,
+            },
         };
         // SAFETY: as in `run`; the numbers are of heads.
         unsafe { k.attend(&a, out.as_mut_ptr()) };

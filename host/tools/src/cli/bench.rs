@@ -147,7 +147,7 @@ fn prefill(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<f64> {
 /// Seconds, and bytes read by all tokens.
 fn decode(session: &mut Session, pool: &Pool, depth: usize, ids: &[u32]) -> Result<(f64, usize)> {
     // A rewind also forgets what a policy has observed in the prompt.
-    if depth == 0 || session.position() < depth || session.policy() != Policy::Off {
+    if depth == 0 || !session.reaches(depth) || session.policy() != Policy::Off {
         session.rewind(0)?;
     }
     if session.position() < depth {

@@ -114,6 +114,7 @@ pub fn log_likelihood(
     }
     let (mut token, before) = context.split_last().ok_or(shadowllm_core::Error::NoTokens)?;
     let known = known.min(before.len());
+    let known = if session.reaches(known) || known > session.position() { known } else { 0 };
     session.rewind(known)?;
     if known < before.len() {
         session.prefill(pool, &before[known..])?;
