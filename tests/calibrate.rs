@@ -4,6 +4,8 @@
 // Signals.
 #![cfg(unix)]
 
+#[path = "calibrate/families.rs"]
+mod families;
 #[path = "calibrate/interrupted.rs"]
 mod interrupted;
 #[path = "calibrate/moved.rs"]

@@ -11,6 +11,7 @@ use shadowllm_tests::{
 };
 use shadowllm_tools::calibrate::autograd::{Differentiable, Trace};
 use shadowllm_tools::calibrate::criteria::Criterion;
+use shadowllm_tools::calibrate::observed::Observed;
 use std::ops::Range;
 use std::path::Path;
 
@@ -273,5 +274,33 @@ fn bad_windows_are_refused_in_words() {
     {
         let error = copy.trace(ids, true).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
+    }
+}
+
+/// What the engine is seen to compute is what the copy computes, in every field but the gradients, which the engine has not.
+#[test]
+fn the_engines_own_traces_are_the_copys() {
+    let temp = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let model = packed(&vectors("models").join(family), Format::F32, &temp.path().join("model.sllm"));
+        let (ids, mut seen) = (fixture_ids(family), Vec::new());
+        let windows = [&ids[..], &ids[5..20]];
+        Observed::new(&model, 2).unwrap().trace_each(&windows, &mut |trace| Ok(seen.push(trace))).unwrap();
+        for (ids, seen) in windows.iter().zip(&seen) {
+            let copy = traced(&model, ids);
+            assert_eq!((seen.tokens, seen.heads), (copy.tokens, copy.heads));
+            let fields: [fn(&Trace) -> &Vec<Vec<f32>>; 5] =
+                [|t| &t.attention_input, |t| &t.ffn_input, |t| &t.head_output, |t| &t.neurons, |t| &t.up];
+            for (i, field) in fields.iter().enumerate() {
+                let (got, expected) = (field(seen), field(&copy));
+                assert_eq!(got.len(), expected.len(), "{family}, field {i}");
+                for (layer, (got, expected)) in got.iter().zip(expected).enumerate() {
+                    let difference = relative(got, expected);
+                    assert!(difference < 1e-4, "{family}, field {i}, layer {layer}: {difference}");
+                }
+            }
+            let neuron = |layer: usize| seen.neuron_importance(layer);
+            assert!((0..seen.neurons.len()).all(|l| neuron(l).iter().all(|x| x.is_finite() && *x >= 0.0)));
+        }
     }
 }

@@ -7,7 +7,6 @@ use serde_json::json;
 use shadowllm_core::sparsity::{Policy, Tap};
 use shadowllm_core::{Format, Isa};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{Options, Progress, Shape as PredictorShape, Target, calibrate};
 use shadowllm_tools::pack::Arrangement;
 use std::path::Path;
@@ -28,7 +27,7 @@ pub fn quick(policies: &[Policy], target: Target) -> Options {
     Options {
         policies: policies.to_vec(),
         window: 24,
-        criterion: Criterion::Plainact,
+        criterion: None,
         shape: PredictorShape { rank: 32, layer_rank: 32, tap, target, rate: 2e-3, steps: 1, seed: 1 },
         budget_windows: 1,
         keep_every: Duration::from_secs(3600),

@@ -1,19 +1,20 @@
 //! A block of attention.
 
-use super::forward::{Pass, lists};
+use super::forward::{Pass, lists, observe};
 use super::layers::AttentionWeights;
 use super::session::{Session, out_width};
 use crate::image::arch::HeadNorm;
 use crate::ops::attention::{Step, norm_heads};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::BlockNorms;
-use crate::sparsity::{Run, Slot};
+use crate::sparsity::{Run, Slot, Source};
 use crate::views::Disjoint;
 
 impl Session<'_, '_> {
     pub(super) fn attention(&mut self, pass: &Pass, norms: &BlockNorms, w: &AttentionWeights) {
         let int8 = [&w.q, &w.k, &w.v].iter().any(|p| p.matrix.geometry().takes_int8());
         self.read_stream(pass, norms, int8);
+        observe(self.observer, pass, Source::Attention, &self.buffers.normed);
         let (b, run) =
             (&self.buffers, Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() });
         if let Some(state) = &mut self.sparsity {
@@ -22,6 +23,7 @@ impl Session<'_, '_> {
         pass.exec.before_layer(pass.layer, self.sparsity.as_ref().and_then(|s| s.lists()));
         let bytes = self.project_heads(pass, w);
         self.look_up(pass, w);
+        observe(self.observer, pass, Source::Heads, &self.buffers.heads);
         let dropped = match &mut self.sparsity {
             Some(state) => state.after_heads(pass.layer, &mut self.buffers.heads, pass.tokens),
             None => 0,

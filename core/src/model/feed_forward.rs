@@ -1,13 +1,13 @@
 //! A block of a feed-forward network.
 
-use super::forward::{Pass, lists};
+use super::forward::{Pass, lists, observe};
 use super::layers::MlpWeights;
 use super::session::{Session, out_width};
 use crate::active::Units;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, quantize};
-use crate::sparsity::{Run, Slot, State};
+use crate::sparsity::{Run, Slot, Source, State};
 
 /// The groups of neurons that a layer reads, where they are chosen by list.
 fn active<'s>(sparsity: &'s Option<State>, layer: usize) -> Option<&'s [u32]> {
@@ -35,6 +35,7 @@ impl<'a> MlpWeights<'a> {
 impl Session<'_, '_> {
     pub(super) fn feed_forward(&mut self, pass: &Pass, norms: &BlockNorms, w: &MlpWeights) {
         self.read_stream(pass, norms, w.projections().any(|p| p.matrix.geometry().takes_int8()));
+        observe(self.observer, pass, Source::FeedForward, &self.buffers.normed);
         let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
         if let Some(state) = &mut self.sparsity {
             state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
@@ -43,6 +44,7 @@ impl Session<'_, '_> {
             true => self.neurons_by_input(pass, w),
             false => self.neurons(pass, w),
         };
+        observe(self.observer, pass, Source::Neurons, &self.buffers.neurons);
         if let Some(state) = &mut self.sparsity {
             let dropped =
                 state.after_neurons(self.predictor.as_ref(), pass.layer, &mut self.buffers.neurons, pass.tokens);

@@ -4,7 +4,7 @@
 //! of a block has its file: `attention.rs`, `feed_forward.rs`, `mixture.rs`.
 
 use super::layers::{BlockWeights, LayerWeights, OpWeights};
-use super::session::{Session, Traffic, out_width};
+use super::session::{Observer, Session, Traffic, out_width};
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::kernels::Kernels;
@@ -12,7 +12,7 @@ use crate::ops::buffer::Rows;
 use crate::ops::for_ranges;
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, add, prepare};
-use crate::sparsity::{Slot, State};
+use crate::sparsity::{Slot, Source, State};
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
@@ -51,6 +51,13 @@ impl Pass<'_> {
             *count = self.kernels.select_inputs(x, int8.then(|| rows.quants()), threshold, list);
         }
         counts
+    }
+}
+
+/// Shows an input of linear maps to the session's observer.
+pub(super) fn observe(observer: Option<Observer>, pass: &Pass, source: Source, rows: &Rows) {
+    if let Some(see) = observer {
+        see(pass.layer, source, &rows.values[..pass.tokens * rows.width], rows.width);
     }
 }
 

@@ -1,12 +1,13 @@
 //! A block of a mixture of experts.
 
-use super::forward::Pass;
+use super::forward::{Pass, observe};
 use super::layers::{MixtureWeights, MlpWeights, RouterWeights};
 use super::session::{Session, out_width};
 use crate::error::Error;
 use crate::ops::experts::network;
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::BlockNorms;
+use crate::sparsity::{Run, Source};
 
 impl Session<'_, '_> {
     /// Chooses the experts of the batch by what is in `buffers.normed`.
@@ -23,6 +24,12 @@ impl Session<'_, '_> {
     /// [`Error::MissingTensor`].
     pub(super) fn mixture(&mut self, pass: &Pass, norms: &BlockNorms, w: &MixtureWeights) -> Result<(), Error> {
         self.read_stream(pass, norms, true);
+        observe(self.observer, pass, Source::FeedForward, &self.buffers.normed);
+        let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+        if let Some(state) = &mut self.sparsity {
+            // The heads of the next layer may be chosen from it.
+            state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
+        }
         if !w.router.shape.early {
             self.route(pass, &w.router);
         }

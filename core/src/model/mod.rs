@@ -9,7 +9,7 @@ mod session;
 mod state;
 
 pub use crate::kernels::KvFormat;
-pub use session::{Session, SessionOptions, Totals, Traffic};
+pub use session::{Observer, Session, SessionOptions, Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;

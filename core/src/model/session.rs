@@ -12,7 +12,7 @@ use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
 use crate::ops::experts::Routes;
 use crate::sample::{Candidate, Sampler};
-use crate::sparsity::{Dial, Policy, Predictor, State};
+use crate::sparsity::{Dial, Policy, Predictor, Source, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicBool;
@@ -143,6 +143,10 @@ impl<'m> Buffers<'m> {
     }
 }
 
+/// Sees the inputs of a layer's linear maps while a batch is read: layer, which input, rows of [tokens, width] (heads and
+/// neurons padded as in their buffers), width.
+pub type Observer<'o> = &'o (dyn Fn(usize, Source, &[f32], usize) + Sync);
+
 /// A session. Made once, it never allocates; all its calls leave it usable, also those that fail.
 pub struct Session<'a, 'm> {
     pub(super) model: Model<'a>,
@@ -153,6 +157,7 @@ pub struct Session<'a, 'm> {
     pub(super) cache: KvCache<'m>,
     pub(super) buffers: Buffers<'m>,
     pub(super) cancel: Option<&'m AtomicBool>,
+    pub(super) observer: Option<Observer<'m>>,
     pub(super) predictor: Option<Predictor<'a>>,
     pub(super) sparsity: Option<State<'m>>,
     pub(super) traffic: Traffic,
@@ -288,6 +293,7 @@ impl<'a, 'm> Session<'a, 'm> {
             cache: parts.cache,
             buffers: parts.buffers,
             cancel: None,
+            observer: None,
             predictor,
             sparsity: parts.sparsity,
             traffic: Traffic::default(),
@@ -416,6 +422,11 @@ impl<'a, 'm> Session<'a, 'm> {
     /// The flag that cancels, for whatever else is done on this session's behalf.
     pub fn cancel(&self) -> Option<&'m AtomicBool> {
         self.cancel
+    }
+
+    /// Shows the inputs of all linear maps to an observer, from the next batch on. Those of experts are not shown.
+    pub fn set_observer(&mut self, observer: Option<Observer<'m>>) {
+        self.observer = observer;
     }
 
     /// Logits of the last token, `[vocab]`; empty before the first and after a rewind.

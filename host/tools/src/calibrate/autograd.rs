@@ -135,13 +135,14 @@ struct Leaves {
     neurons: Var,
 }
 
-/// Whether the differentiable copy can be made.
-fn copyable(model: &Model) -> Result<()> {
+/// What a model has that the differentiable copy has not, in words.
+pub fn obstacle(model: &Model) -> Option<&'static str> {
     let (arch, mut missing) = (model.image().arch(), None);
     let mut want = |has: bool, what: &'static str| missing = missing.or(has.then_some(what));
     let g = arch.globals();
     want(g.embed_scale != 1.0, "scaled embeddings");
     want((g.logit_scale, g.logit_cap) != (1.0, 0.0), "scaled or capped logits");
+    want(model.image().vector(Role::OutputBias, 0).is_some(), "a bias of the output matrix");
     for layer in arch.kinds() {
         want(layer.parallel, "parallel blocks");
         if let Some(a) = layer.attention() {
@@ -154,10 +155,7 @@ fn copyable(model: &Model) -> Result<()> {
             want(m.activation == Activation::ClampedSwiglu, "its activation");
         }
     }
-    match missing {
-        Some(what) => Err(Error::Other(format!("gradients are not to be had for models with {what}")).into()),
-        None => Ok(()),
-    }
+    missing
 }
 
 impl Differentiable {
@@ -166,7 +164,10 @@ impl Differentiable {
     /// # Errors
     /// When the image lacks a tensor, or the model has what this copy has not.
     pub fn new(model: &Model) -> Result<Self> {
-        copyable(model)?;
+        if let Some(what) = obstacle(model) {
+            let message = format!("gradients are not to be had for models with {what}");
+            return Err(Error::Other(message).into());
+        }
         let read = Reader(model.image());
         let (config, arch) = (*model.config(), model.image().arch());
         let globals = arch.globals();

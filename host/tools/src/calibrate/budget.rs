@@ -193,8 +193,9 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
     let layers = image.config().layers;
     let depths = DEPTHS.min(layers - 1);
     let bytes = |slot: Slot, range: &std::ops::Range<usize>| -> f64 {
-        let inside =
-            |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && slot_of(plan, e.role) == Some(slot);
+        // Experts are read by their router's choice, whatever the budget.
+        let in_layers = |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && e.experts == 0;
+        let inside = |e: &Entry| in_layers(e) && slot_of(plan, e.role) == Some(slot);
         image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
     };
     let all: f64 = plan.slots.iter().map(|s| bytes(*s, &(1..layers))).sum();
@@ -203,7 +204,10 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
         for depth in 0..depths {
             let bound = |d: usize| 1 + (layers - 1) * d / depths;
             let range = bound(depth)..bound(depth + 1);
-            parts.push(Part { column, bytes: bytes(slot, &range) / all, layers: range, costs: Vec::new() });
+            let bytes = bytes(slot, &range);
+            if bytes > 0.0 {
+                parts.push(Part { column, bytes: bytes / all, layers: range, costs: Vec::new() });
+            }
         }
     }
     parts

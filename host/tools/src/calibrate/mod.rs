@@ -19,6 +19,7 @@ pub mod failure;
 mod histogram;
 mod loss;
 mod mlp;
+pub mod observed;
 mod parts;
 mod quality;
 mod section;
@@ -35,6 +36,7 @@ use autograd::{Differentiable, Trace};
 use budget::{Cost, Probe};
 use checkpoint::Checkpoint;
 use criteria::Criterion;
+use observed::Observed;
 use section::Section;
 use shadowllm_core::image::{Config, SectionKind};
 use shadowllm_core::sparsity::{Decider, Dial, GRID, Policy, Table, fingerprint};
@@ -60,8 +62,9 @@ pub struct Options {
     pub policies: Vec<Policy>,
     /// Tokens per window.
     pub window: usize,
-    /// How static importance is measured.
-    pub criterion: Criterion,
+    /// How static importance is measured; `None` for [`Criterion::Plainact`], or what comes nearest to it where there are
+    /// no gradients.
+    pub criterion: Option<Criterion>,
     /// The predictors.
     pub shape: Shape,
     /// Windows of the search for budgets; 0 leaves all parts alike.
@@ -123,10 +126,17 @@ pub fn calibrate(
             least * o.window
         )));
     }
-    if model.model().config().layers < 2 {
+    let c = *model.model().config();
+    if c.layers < 2 {
         return Err(Error::Usage("the model has one layer only, and the first is never skipped".into()));
     }
     let (text, held) = windows.split_at(windows.len() - held);
+    let arch = model.model().image().arch();
+    let neurons = (1..c.layers).any(|layer| arch.layer(layer).mlp().is_some_and(|m| m.router.is_none()));
+    let mut o = o.clone();
+    // Where every layer has experts, gates have nothing to choose.
+    o.policies.retain(|policy| neurons || *policy != Policy::Gate);
+    let o = &o;
     let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
     let section = budgets(model, sections, held, o, out, progress)?;
     let record = serde_json::json!({"tokens": text.len() * o.window, "options": format!("{o:?}"), "quality": quality});
@@ -188,9 +198,12 @@ fn learn(
     progress: &mut dyn Progress,
 ) -> Result<(Section, Quality)> {
     let c = *model.model().config();
-    let differentiable = Differentiable::new(model.model())?;
-    let mut learning =
-        Learning { statistics: Statistics::new(&c, o.criterion), training: Training::new(&c, o.shape), done: 0 };
+    let tracer = Tracer::of(model, o)?;
+    let mut learning = Learning {
+        statistics: Statistics::new(&c, o.criterion.unwrap_or(Criterion::Plainact)),
+        training: Training::new(&c, o.shape),
+        done: 0,
+    };
     // Work goes on only where text and options are the same.
     let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
         h.update(&id.to_le_bytes());
@@ -200,11 +213,11 @@ fn learn(
     if let Some(kept) = Checkpoint::read(state, &key)? {
         learning.restore(&kept)?;
     }
-    progress.stage("reading the text", text.len());
+    progress.stage(tracer.stage(), text.len());
     progress.done(learning.done);
     let mut saved = Instant::now();
     let first = learning.done;
-    in_order(&differentiable, &text[first..], o.threads, &mut |trace| {
+    tracer.trace_each(&text[first..], o.threads, &mut |trace| {
         learning.statistics.add(&trace);
         if o.trains() {
             learning.training.learn(&trace, learning.done as f64 / text.len() as f64)?;
@@ -221,7 +234,7 @@ fn learn(
     progress.stage("held-out text", held.len());
     let mut seen = Held::new(model.model().image(), &learning.statistics);
     let mut n = 0;
-    in_order(&differentiable, held, o.threads, &mut |trace| {
+    tracer.trace_each(held, o.threads, &mut |trace| {
         let sample = learning.training.sample(&trace);
         seen.add(&trace, &sample, learning.training.scores(&sample)?);
         n += 1;
@@ -233,6 +246,48 @@ fn learn(
         tables::centre(&mut section, model.model().image(), &learning.statistics);
     }
     Ok((section, seen.quality()))
+}
+
+/// What traces windows of text.
+enum Tracer<'a> {
+    /// With gradients.
+    Differentiable(Differentiable),
+    /// Without: the model has no differentiable copy, for this reason.
+    Observed(Observed<'a>),
+}
+
+impl<'a> Tracer<'a> {
+    /// What suits the model.
+    ///
+    /// # Errors
+    /// A criterion that needs gradients, asked for by name, of a model that has none.
+    fn of(model: &'a LoadedModel, o: &Options) -> Result<Self> {
+        match autograd::obstacle(model.model()) {
+            None => Ok(Tracer::Differentiable(Differentiable::new(model.model())?)),
+            Some(what) if o.criterion.is_some_and(Criterion::needs_gradients) => Err(Error::Usage(format!(
+                "this criterion needs gradients, which are not to be had for models with {what}: leave --criterion out, \
+                 or take {}",
+                Criterion::L2Norm.name()
+            ))),
+            Some(_) => Ok(Tracer::Observed(Observed::new(model, o.threads)?)),
+        }
+    }
+
+    /// What the user sees of the first stage.
+    fn stage(&self) -> &'static str {
+        match self {
+            Tracer::Differentiable(_) => "reading the text",
+            Tracer::Observed(_) => "reading the text (without gradients)",
+        }
+    }
+
+    /// Shows the traces of windows, in order.
+    fn trace_each(&self, windows: &[&[u32]], threads: usize, each: &mut dyn FnMut(Trace) -> Result<()>) -> Result<()> {
+        match self {
+            Tracer::Differentiable(model) => in_order(model, windows, threads, each),
+            Tracer::Observed(model) => model.trace_each(windows, each),
+        }
+    }
 }
 
 /// Shows traces in the order of the windows, whatever order they are done in: training depends on it.

@@ -75,7 +75,7 @@ impl Held {
 }
 
 /// Euclidean norms of the down projection's columns, `[ffn]`.
-fn column_norms(image: &Image, layer: usize) -> Vec<f32> {
+pub fn column_norms(image: &Image, layer: usize) -> Vec<f32> {
     let Some(((_, cols), values)) = dense_rows(image, Role::Down, layer) else { return Vec::new() };
     let mut squares = vec![0f64; cols];
     for row in values.chunks_exact(cols.max(1)) {

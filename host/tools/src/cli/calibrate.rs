@@ -61,9 +61,10 @@ pub struct Options {
     /// What it predicts: active (whether a neuron is not zero) or importance; by default what suits the activation.
     #[arg(long, value_parser = target)]
     target: Option<Target>,
-    /// How static importance is measured: plainact, fisher, grad_norm, l2_norm.
-    #[arg(long, default_value = "plainact", value_parser = criterion)]
-    criterion: Criterion,
+    /// How static importance is measured: plainact, fisher, grad_norm, l2_norm; by default plainact, or what comes nearest
+    /// to it without gradients where the model's family has none.
+    #[arg(long, value_parser = criterion)]
+    criterion: Option<Criterion>,
     /// Training steps per window.
     #[arg(long, default_value_t = 1)]
     steps: usize,

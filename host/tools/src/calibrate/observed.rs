@@ -1,0 +1,139 @@
+//! Traces of the engine itself, for models that have no differentiable copy (`autograd.rs`).
+//!
+//! There are no gradients. In their place stand numbers that make a unit's importance, value times gradient, what is known
+//! without them: of a neuron |h| times the norm of its column of the down projection (as Wanda weighs inputs, [arXiv
+//! 2306.11695](https://arxiv.org/abs/2306.11695)), of a head the norm of its output.
+
+use super::autograd::Trace;
+use super::failure::Result;
+use super::parts::{Linear, Reader};
+use super::tables::column_norms;
+use candle_core::{Device, Tensor};
+use shadowllm_core::image::{Config, Role};
+use shadowllm_core::sparsity::Source;
+use shadowllm_core::{KvFormat, SessionOptions};
+use shadowllm_host::Error;
+use shadowllm_host::model::{LoadedModel, SessionMemory};
+use shadowllm_host::pool::Pool;
+use std::sync::{Mutex, PoisonError};
+
+/// Reads windows with the engine and keeps what its linear maps read.
+pub struct Observed<'a> {
+    model: &'a LoadedModel,
+    config: Config,
+    /// Up projections, which the engine computes together with the gates, of gated networks.
+    ups: Vec<Option<Linear>>,
+    /// Norms of the down projections' columns, `[ffn]` each.
+    norms: Vec<Vec<f32>>,
+    pool: Pool,
+}
+
+impl<'a> Observed<'a> {
+    /// For a model, on so many threads.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn new(model: &'a LoadedModel, threads: usize) -> Result<Self> {
+        let (config, image) = (*model.model().config(), *model.model().image());
+        let plain = |layer: usize| image.arch().layer(layer).mlp().is_some_and(|m| m.router.is_none());
+        let up = |layer: usize| match config.gated && plain(layer) {
+            true => Reader(&image).linear(Role::Up, Some(Role::UpBias), layer),
+            false => Ok(None),
+        };
+        let norms = |layer: usize| if plain(layer) { column_norms(&image, layer) } else { vec![0.0; config.ffn] };
+        Ok(Observed {
+            model,
+            config,
+            ups: (0..config.layers).map(up).collect::<Result<_>>()?,
+            norms: (0..config.layers).map(norms).collect(),
+            pool: Pool::new(threads)?,
+        })
+    }
+
+    /// Shows every window's trace, in order.
+    ///
+    /// # Errors
+    /// What the session refuses; what `each` returns.
+    pub fn trace_each(
+        &self,
+        windows: &[&[u32]],
+        each: &mut dyn FnMut(Trace) -> shadowllm_host::Result<()>,
+    ) -> shadowllm_host::Result<()> {
+        let longest = windows.iter().map(|w| w.len()).max().unwrap_or(1);
+        let kv = if self.model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
+        let options = SessionOptions { context: longest, batch: longest, logit_rows: 1, kv, sparsity: false };
+        let mut memory = self.model.memory(&options)?;
+        for ids in windows {
+            each(self.trace(ids, options, &mut memory)?)?;
+        }
+        Ok(())
+    }
+
+    /// One window, as one batch.
+    fn trace(&self, ids: &[u32], options: SessionOptions, memory: &mut SessionMemory) -> shadowllm_host::Result<Trace> {
+        let (c, tokens) = (&self.config, ids.len());
+        let seen = Mutex::new(Trace { tokens, heads: c.heads, ..Trace::default() });
+        let see = |_: usize, source: Source, rows: &[f32], width: usize| {
+            let trace = &mut *seen.lock().unwrap_or_else(PoisonError::into_inner);
+            match source {
+                Source::Attention => trace.attention_input.push(compact(rows, width, c.d_model, c.d_model, 1)),
+                Source::FeedForward => trace.ffn_input.push(compact(rows, width, c.d_model, c.d_model, 1)),
+                Source::Heads => trace.head_output.push(compact(rows, width, c.head_dim, c.head_slot(), c.heads)),
+                Source::Neurons => {
+                    // Layers of experts before this one have no neurons to be chosen.
+                    trace.neurons.resize(trace.ffn_input.len() - 1, vec![0.0; tokens * c.ffn]);
+                    trace.neurons.push(compact(rows, width, c.ffn, c.neuron_width(), 1));
+                }
+            }
+        };
+        let mut session = self.model.session(options, memory)?;
+        session.set_observer(Some(&see));
+        session.prefill(&self.pool, ids)?;
+        drop(session);
+        let mut trace = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        trace.neurons.resize(c.layers, vec![0.0; tokens * c.ffn]);
+        self.weigh(&mut trace);
+        self.add_ups(&mut trace)?;
+        Ok(trace)
+    }
+
+    /// What stands in the place of gradients.
+    fn weigh(&self, trace: &mut Trace) {
+        let c = &self.config;
+        let direction = |values: &Vec<f32>| -> Vec<f32> {
+            let heads = values.chunks_exact(c.head_dim);
+            let norm = |head: &[f32]| head.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-20);
+            heads.flat_map(|head| head.iter().map(move |x| x / norm(head))).collect()
+        };
+        trace.head_gradient = trace.head_output.iter().map(direction).collect();
+        trace.neuron_gradient = self.norms.iter().map(|norms| norms.repeat(trace.tokens)).collect();
+    }
+
+    /// What gates multiply.
+    fn add_ups(&self, trace: &mut Trace) -> shadowllm_host::Result<()> {
+        let c = &self.config;
+        if !c.gated {
+            return Ok(());
+        }
+        for (input, up) in trace.ffn_input.iter().zip(&self.ups) {
+            let values = match up {
+                Some(up) => {
+                    let product = Tensor::from_slice(input, (trace.tokens, c.d_model), &Device::Cpu)
+                        .and_then(|x| up.forward(&x)?.flatten_all()?.to_vec1::<f32>());
+                    product.map_err(|e| Error::Other(format!("candle: {e}")))?
+                }
+                None => vec![0.0; trace.tokens * c.ffn],
+            };
+            trace.up.push(values);
+        }
+        Ok(())
+    }
+}
+
+/// Rows without their padding: `parts` parts of `len` numbers, `slot` apart, of every row of `width`.
+fn compact(rows: &[f32], width: usize, len: usize, slot: usize, parts: usize) -> Vec<f32> {
+    let row = |row: &[f32]| -> Vec<f32> {
+        (0..parts).flat_map(|part| row[part * slot..part * slot + len].iter().copied()).collect()
+    };
+    rows.chunks_exact(width.max(1)).flat_map(row).collect()
+}
