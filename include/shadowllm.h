@@ -430,7 +430,7 @@ typedef struct sllm_load_options {
     uint32_t preload; /* 1 reads the whole file now, so that the first token does not wait for it */
     uint32_t verify;  /* 1 compares every section with its checksum (reads the whole file) */
     /* first version ends here */
-    uint32_t reserved;
+    uint32_t in_memory; /* 1 reads the whole file into memory: what happens to the file later does not matter then */
     sllm_progress_fn progress; /* may be NULL */
     void *progress_user;
 } sllm_load_options;
@@ -439,7 +439,7 @@ typedef struct sllm_load_options {
 int32_t sllm_load_options_defaults(sllm_load_options *options, uint32_t struct_size);
 
 /* Maps an image. `options` may be NULL. While it is in use the file may be replaced or deleted, but not written to or
- * cut short. */
+ * cut short, which ends the process (SIGBUS): with in_memory it may be. A folder, pipe or device is refused. */
 int32_t sllm_model_open(const char *path, const sllm_load_options *options, sllm_model **model);
 
 /* Maps an image at `offset` (a multiple of 4) in an open file; `length` 0 is the rest of the file. The descriptor stays

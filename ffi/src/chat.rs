@@ -4,11 +4,12 @@ use crate::args::{array_out, put, text, wanted};
 use crate::generate::{Request, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
+use crate::reserve::{spare, wanted as wanted_bytes};
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation};
-use crate::text::{Tokenizer, sllm_tokenizer};
+use crate::text::{BYTES, Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::conversation::{Answering, Conversation, Reply};
 use shadowllm_host::generate::Stop;
@@ -32,12 +33,12 @@ impl Kind for ChatState {
 }
 
 impl ChatState {
-    /// Refuses a conversation without messages.
+    /// Refuses a conversation without messages, and one that there is no memory for.
     fn check_messages(&self) -> Result<()> {
         if self.conversation.messages.is_empty() {
             return Err(invalid("the chat has no messages: add one first"));
         }
-        Ok(())
+        wanted_bytes(BYTES * self.conversation.messages.iter().map(|m| m.content.len()).sum::<usize>())
     }
 
     /// Answers the messages, and adds the answer to them, also when it is cancelled half-way.
@@ -81,6 +82,7 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
         // SAFETY: handles are NULL or live objects, by the header's rules.
         let tokenizer = unsafe { check(tokenizer.cast_const()) }?;
         wanted(chat)?;
+        spare()?;
         let tokenizer = Arc::clone(&tokenizer.shared);
         if tokenizer.language.template.is_empty() {
             let message = "the model has no chat template: continue plain texts with sllm_generate";
@@ -115,6 +117,7 @@ pub unsafe extern "C" fn sllm_chat_add(chat: *mut sllm_chat, role: *const c_char
         if role.is_empty() {
             return Err(invalid("the role is empty: give \"user\", for example"));
         }
+        wanted_bytes(content.len())?;
         chat.with(|c| {
             c.conversation.add(role, content);
             Ok(())

@@ -8,7 +8,7 @@ use shadowllm_core::claims::{Claims, Task};
 use shadowllm_core::{Executor, Hooks, Serial};
 #[cfg(feature = "std")]
 use {
-    crate::status::{Failure, SLLM_STATUS_OUT_OF_MEMORY, SLLM_STATUS_UNSUPPORTED},
+    crate::status::{Failure, SLLM_STATUS_UNSUPPORTED},
     shadowllm_core::Units,
     shadowllm_host::{cores::Cores, model::LoadedModel, pool::Pool},
 };
@@ -42,9 +42,10 @@ impl Exec {
         if o.parallel_for.is_some() {
             return Exec::without_allocation(o);
         }
+        crate::reserve::spare()?;
         let cores = if o.cores == 0 { Cores::fastest() } else { Cores::all() };
         let threads = if o.threads == 0 { cores.threads() } else { o.threads as usize };
-        let pool = Pool::on(threads, &cores).map_err(|e| Failure::Text(SLLM_STATUS_OUT_OF_MEMORY, e.to_string()))?;
+        let pool = Pool::on(threads, &cores)?;
         let pool = within_budget(pool, loaded, o.memory_budget)?;
         Ok(Exec::new(Threads::Own(pool, cores), Clock::new(o.clock, o.clock_user)))
     }

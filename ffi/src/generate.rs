@@ -3,12 +3,13 @@
 use crate::args::{Out, defaults, read, text_of_length};
 use crate::message::boundary;
 use crate::object::check;
+use crate::reserve;
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
 use crate::stats::decode_speed;
 use crate::status::{Result, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation, sllm_token};
-use crate::text::{Tokenizer, sllm_tokenizer};
+use crate::text::{BYTES, Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::conversation::{Answering, Reply};
 use shadowllm_host::generate::Stop;
@@ -176,6 +177,7 @@ pub unsafe extern "C" fn sllm_generate(
         let (session, tokenizer, prompt, request) = unsafe {
             (check(session)?, check(tokenizer)?, text_of_length(prompt, length)?, Request::new(options, result)?)
         };
+        reserve::wanted(BYTES * prompt.len())?;
         // A reference of its own, because the callback may free the tokenizer.
         let shared = Arc::clone(&tokenizer.shared);
         let language = &shared.language;

@@ -5,7 +5,7 @@
 //! no panic crosses the boundary.
 //!
 //! A file uses only files that stand to its left:
-//! `status message object structs args exec | model sampler session tokens state dial stats | load text generate chat`.
+//! `status reserve message object structs args exec | model sampler session tokens state dial stats | load text generate chat`.
 //! The second and third group hold the functions, a file for each section of the header; the third group needs an
 //! operating system.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -28,6 +28,8 @@ mod model;
 #[cfg(all(feature = "std", not(feature = "tokenizer")))]
 mod no_text;
 mod object;
+#[cfg(feature = "std")]
+mod reserve;
 mod sampler;
 mod session;
 mod state;

@@ -3,6 +3,7 @@
 use crate::args::{defaults, put, read, slice, wanted};
 use crate::message::{boundary, log, log_panics};
 use crate::model::{boxed, sllm_model};
+use crate::reserve::spare;
 use crate::status::{Result, invalid};
 use crate::structs::sllm_load_options;
 use shadowllm_host::model::{LoadedModel, Loading};
@@ -31,15 +32,22 @@ unsafe fn load(
     // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
     let o = unsafe { read(options) }?;
     wanted(model)?;
-    if o.preload > 1 || o.verify > 1 || o.reserved != 0 {
-        return Err(invalid("a load option is out of its range (preload, verify: 0 or 1; reserved: 0)"));
+    spare()?;
+    if o.preload > 1 || o.verify > 1 || o.in_memory > 1 {
+        return Err(invalid("a load option is out of its range (preload, verify, in_memory: 0 or 1)"));
     }
     let mut progress = |done, all| match o.progress {
         // SAFETY: the header asks the caller for a function that may be called with this argument.
         Some(progress) => unsafe { progress(o.progress_user, done, all) == 0 },
         None => true,
     };
-    let loading = Loading { preload: o.preload == 1, verify: o.verify == 1, progress: Some(&mut progress), isa: None };
+    let loading = Loading {
+        preload: o.preload == 1,
+        verify: o.verify == 1,
+        progress: Some(&mut progress),
+        in_memory: o.in_memory == 1,
+        isa: None,
+    };
     let loaded = open(loading)?;
     log(2, || {
         let (bytes, seconds) = (loaded.file_bytes(), loaded.load_time().as_secs_f64());

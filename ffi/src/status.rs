@@ -61,6 +61,7 @@ impl From<shadowllm_host::Error> for Failure {
             Host::Io { .. } => SLLM_STATUS_IO,
             Host::File { .. } => SLLM_STATUS_BAD_IMAGE,
             Host::Engine { source, .. } => code_of(source),
+            Host::Resources(_) => SLLM_STATUS_OUT_OF_MEMORY,
             _ => SLLM_STATUS_INVALID_ARGUMENT,
         };
         Failure::Text(code, e.to_string())

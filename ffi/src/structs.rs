@@ -236,7 +236,7 @@ pub mod hosted {
             preload: u32,
             verify: u32,
             ---
-            reserved: u32,
+            in_memory: u32,
             progress: sllm_progress_fn,
             progress_user: *mut c_void,
         }
@@ -287,7 +287,7 @@ pub mod hosted {
                 struct_size: size_of::<Self>() as u32,
                 preload: 0,
                 verify: 0,
-                reserved: 0,
+                in_memory: 0,
                 progress: None,
                 progress_user: core::ptr::null_mut(),
             }

@@ -4,6 +4,7 @@ use crate::args::{array_out, put, slice, text_of_length, wanted};
 use crate::message::boundary;
 use crate::model::{Reference, sllm_model};
 use crate::object::{Kind, Tag, Tagged, check};
+use crate::reserve;
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
 use shadowllm_host::model::LoadedModel;
@@ -38,6 +39,8 @@ impl Tokenizer {
             let message = "the image has no tokenizer: pack the model from a source that has one";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
+        // About what the vocabulary takes in memory.
+        reserve::wanted(16 * model.model.image().section(SectionKind::Tokenizer).len())?;
         let made;
         let loaded = match &model.loaded {
             Some(loaded) => loaded,
@@ -100,6 +103,9 @@ pub unsafe extern "C" fn sllm_tokenizer_free(tokenizer: *mut *mut sllm_tokenizer
     })
 }
 
+/// About what tokenizing takes for each byte of a text.
+pub const BYTES: usize = 64;
+
 /// `flags` of [`sllm_tokenizer_tokenize`].
 pub const SLLM_TOKENIZE_ADD_SPECIAL: i32 = 1;
 /// `flags` of [`sllm_tokenizer_tokenize`].
@@ -126,6 +132,7 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
         if flags & !(SLLM_TOKENIZE_ADD_SPECIAL | SLLM_TOKENIZE_CONTROL) != 0 {
             return Err(invalid("the flags have a bit that is none of SLLM_TOKENIZE_..."));
         }
+        reserve::wanted(BYTES * text.len())?;
         let (special, control) = (flags & SLLM_TOKENIZE_ADD_SPECIAL != 0, flags & SLLM_TOKENIZE_CONTROL != 0);
         let text_of = &tokenizer.language.text;
         let ids = if control { text_of.encode(text, special)? } else { text_of.encode_plain(text, special)? };
@@ -153,6 +160,7 @@ pub unsafe extern "C" fn sllm_tokenizer_detokenize(
         let (tokenizer, ids) = unsafe { (&check(tokenizer)?.shared, slice(tokens, count)?) };
         wanted(length)?;
         tokenizer.check_ids(ids)?;
+        reserve::wanted(BYTES * ids.len())?;
         let found = tokenizer.language.text.decode(ids)?;
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.

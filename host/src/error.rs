@@ -36,6 +36,8 @@ pub enum Error {
     },
     /// An option or its value is wrong.
     Usage(String),
+    /// The system has not enough memory or threads.
+    Resources(String),
     /// Anything else.
     Other(String),
 }
@@ -66,7 +68,7 @@ impl fmt::Display for Error {
                 }
                 write!(f, "{source}{}", command(source))
             }
-            Error::Usage(message) | Error::Other(message) => f.write_str(message),
+            Error::Usage(message) | Error::Resources(message) | Error::Other(message) => f.write_str(message),
         }
     }
 }
@@ -74,7 +76,9 @@ impl fmt::Display for Error {
 /// The command that helps against what the engine refused.
 fn command(source: &shadowllm_core::Error) -> &'static str {
     match source {
-        shadowllm_core::Error::NotAnImage => "; pack the model first (shadowllm pack)",
+        shadowllm_core::Error::NotAnImage => {
+            "; give an image, or what shadowllm pack makes one of: a GGUF file or a Hugging Face folder"
+        }
         shadowllm_core::Error::NoPredictor(_) => " (run shadowllm calibrate)",
         shadowllm_core::Error::NotByInput => " (shadowllm pack --layout input)",
         _ => "",

@@ -18,7 +18,7 @@
 //! Whoever brings memory or threads of their own uses [`model::LoadedModel`] with the engine's session, or the engine
 //! alone ([`engine`]).
 //!
-//! Modules, lowest first; each uses only those before it: [`error`], [`map`], [`cores`], [`model`], [`template`],
+//! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
 //! [`text_guard`], [`text`], [`residency`], [`pool`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
@@ -37,6 +37,7 @@ pub mod pool;
 #[cfg(unix)]
 pub mod residency;
 mod session;
+mod signals;
 #[cfg(feature = "tokenizer")]
 pub mod template;
 #[cfg(feature = "tokenizer")]

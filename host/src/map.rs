@@ -10,15 +10,68 @@ use std::path::Path;
 /// # Errors
 /// Names the file.
 pub fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
+    map_file(path).map(|(mapped, _)| mapped)
+}
+
+/// Maps a whole file, and returns it too.
+///
+/// # Errors
+/// As [`map`].
+pub fn map_file(path: &Path) -> Result<(Mmap, File)> {
+    // Looked at first: a pipe would be waited for.
+    let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
         return Err(Error::file(path, "is a folder; name a file"));
     }
+    if !meta.is_file() {
+        return Err(Error::file(path, "is a pipe, a device or the like; name a file"));
+    }
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
     if meta.len() == 0 {
         return Err(Error::file(path, "the file is empty; copy or download it again"));
     }
-    part(path, &file, 0, meta.len())
+    let mapped = part(path, &file, 0, meta.len())?;
+    match stands_for(&mapped) {
+        Some(what) => Err(Error::file(path, what)),
+        None => Ok((mapped, file)),
+    }
+}
+
+/// A copy of what is mapped, in memory of its own, which nothing that happens to the file can change.
+///
+/// # Errors
+/// [`Error::Resources`] when there is not enough memory.
+pub fn copied(path: &Path, mapped: &Mmap) -> Result<Mmap> {
+    let none = |_| {
+        let mb = mapped.len() >> 20;
+        Error::Resources(format!("{} takes {mb} MB of memory, which is not to be had: map it", path.display()))
+    };
+    let mut copy = memmap2::MmapMut::map_anon(mapped.len()).map_err(none)?;
+    copy.copy_from_slice(mapped);
+    copy.make_read_only().map_err(none)
+}
+
+/// What a file is that came in place of a model's; `None` when it may be the model's.
+pub fn stands_for(bytes: &[u8]) -> Option<&'static str> {
+    let start: Vec<u8> =
+        bytes.iter().take(200).skip_while(|b| b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
+    let begins = |text: &str| start.starts_with(text.as_bytes());
+    if begins("version https://git-lfs") {
+        return Some(
+            "is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder, or download the file by itself",
+        );
+    }
+    if begins("<!doctype") || begins("<html") || begins("<?xml") {
+        return Some("is a web page, not a model: download the file itself, not the page that shows it");
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Some("is a zip archive (PyTorch writes its models so): unpack it, or convert it to safetensors");
+    }
+    if bytes.starts_with(b"\x1f\x8b") || bytes.starts_with(b"\x28\xb5\x2f\xfd") {
+        return Some("is compressed: unpack it first");
+    }
+    None
 }
 
 /// Maps a part of an open file, all that follows the offset where no length is given.

@@ -1,10 +1,11 @@
 //! A packed model, memory-mapped.
 
 use crate::error::{Error, Result};
-use crate::map::{map, map_part};
+use crate::map::{copied, map_file, map_part};
 use memmap2::Mmap;
 use shadowllm_core::image::{Image, SectionKind};
 use shadowllm_core::{Cpu, Isa, Kernels, Model, Session, SessionOptions};
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ pub struct LoadedModel {
     // Borrows `mapping`; declared before it, so dropped before it.
     model: Model<'static>,
     mapping: Option<Arc<Mmap>>,
+    /// The file that is mapped, and where in it the image begins; none of a copy in memory.
+    file: Option<(File, u64)>,
     path: PathBuf,
     load_time: Duration,
 }
@@ -57,6 +60,9 @@ pub struct Loading<'a> {
     pub preload: bool,
     /// Compares every section with its checksum, which reads the whole file.
     pub verify: bool,
+    /// Reads the whole file into memory of its own: what happens to the file later, on a network drive for one, does not
+    /// matter then.
+    pub in_memory: bool,
     /// Called with the bytes done and the bytes in all; returns whether to go on.
     pub progress: Option<&'a mut dyn FnMut(u64, u64) -> bool>,
 }
@@ -115,7 +121,8 @@ impl LoadedModel {
     /// As [`LoadedModel::open`]; [`shadowllm_core::Error::Cancelled`].
     pub fn open_with(path: &Path, loading: Loading) -> Result<Self> {
         let start = Instant::now();
-        Self::mapped(map(path)?, path, start, loading)
+        let (mapping, file) = map_file(path)?;
+        Self::mapped(mapping, (file, 0), path, start, loading)
     }
 
     /// An image that lies in an open file, `offset` bytes from its beginning; all that follows where no length is
@@ -131,16 +138,19 @@ impl LoadedModel {
         loading: Loading,
     ) -> Result<Self> {
         let start = Instant::now();
-        Self::mapped(map_part(name, file, offset, len)?, name, start, loading)
+        let own = file.try_clone().map_err(|e| Error::io("read", name, e))?;
+        Self::mapped(map_part(name, file, offset, len)?, (own, offset), name, start, loading)
     }
 
-    fn mapped(mapping: Mmap, path: &Path, start: Instant, mut loading: Loading) -> Result<Self> {
+    fn mapped(mapping: Mmap, file: (File, u64), path: &Path, start: Instant, mut loading: Loading) -> Result<Self> {
+        let (mapping, file) = if loading.in_memory { (copied(path, &mapping)?, None) } else { (mapping, Some(file)) };
         // SAFETY: the mapping's address does not change when the struct moves, and `model` is private and
         // dropped before it; every borrow handed out is shortened to that of `self`.
         let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
         let model = parse(path, bytes, loading.isa)?;
         loading.read(path, model.image())?;
-        Ok(LoadedModel { model, mapping: Some(Arc::new(mapping)), path: path.to_owned(), load_time: start.elapsed() })
+        let (mapping, path) = (Some(Arc::new(mapping)), path.to_owned());
+        Ok(LoadedModel { model, mapping, file, path, load_time: start.elapsed() })
     }
 
     /// Checks an image that is in memory for good (`include_bytes!`); `name` stands for its path.
@@ -159,7 +169,7 @@ impl LoadedModel {
         let start = Instant::now();
         let model = parse(Path::new(name), bytes, loading.isa)?;
         loading.read(Path::new(name), model.image())?;
-        Ok(LoadedModel { model, mapping: None, path: name.into(), load_time: start.elapsed() })
+        Ok(LoadedModel { model, mapping: None, file: None, path: name.into(), load_time: start.elapsed() })
     }
 
     /// The engine's model.
@@ -176,6 +186,12 @@ impl LoadedModel {
     #[cfg(unix)]
     pub(crate) fn mapping(&self) -> Option<Arc<Mmap>> {
         self.mapping.clone()
+    }
+
+    /// The file that is mapped, and where in it the image begins.
+    #[cfg(unix)]
+    pub(crate) fn file(&self) -> Option<(&File, u64)> {
+        self.file.as_ref().map(|(file, begins)| (file, *begins))
     }
 
     /// Bytes of the file.
@@ -227,7 +243,7 @@ impl SessionMemory {
     pub fn new(size: usize) -> Result<Self> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| {
-            Error::Other(format!(
+            Error::Resources(format!(
                 "the session needs {} MB of memory, which is not to be had: ask for a shorter context",
                 size >> 20
             ))

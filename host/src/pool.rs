@@ -11,6 +11,7 @@
 
 use crate::cores::Cores;
 use crate::error::{Error, Result};
+use crate::signals::blocked;
 #[cfg(unix)]
 use crate::{model::LoadedModel, residency::Residency};
 use shadowllm_core::claims::{Claims, Task};
@@ -181,12 +182,16 @@ impl Pool {
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let cores = cores.clone();
-            let worker = thread::Builder::new().name(format!("shadowllm-{i}")).spawn(move || {
-                // Where the system refuses, it places the thread itself.
-                let _ = cores.chosen && cores.bind();
-                shared.worker(i);
+            let thread = thread::Builder::new().name(format!("shadowllm-{i}"));
+            let worker = blocked(|| {
+                thread.spawn(move || {
+                    // Where the system refuses, it places the thread itself.
+                    let _ = cores.chosen && cores.bind();
+                    shared.worker(i);
+                })
             });
-            let handle = worker.map_err(|e| Error::Other(format!("cannot start thread {i} of {threads}: {e}")))?;
+            let failed = |e| Error::Resources(format!("cannot start thread {i} of {threads}: {e}"));
+            let handle = worker.map_err(failed)?;
             pool.workers.push((handle.thread().clone(), handle));
         }
         Ok(pool)

@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
+use crate::signals::blocked;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use shadowllm_core::Units;
 use shadowllm_core::image::{Config, Image, Role, SectionKind, Storage};
@@ -111,13 +112,14 @@ impl Residency {
     /// [`Error::Usage`] for a budget that is less than three layers, or a model that is no file.
     pub fn new(model: &LoadedModel, budget: usize) -> Result<Self> {
         let path = model.path();
-        let Some(mapping) = model.mapping() else {
+        let (Some(mapping), Some((file, begins))) = (model.mapping(), model.file()) else {
             return Err(Error::Usage(format!(
                 "{} is in memory as a whole, so a memory budget has nothing to give back: open it as a file",
                 path.display()
             )));
         };
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+        // The open one: its name may stand for another by now.
+        let file = file.try_clone().map_err(|e| Error::io("read", path, e))?;
         let stages = stages(model);
         let sizes: Vec<usize> = stages.iter().map(|s| s.pages.len()).collect();
         let under_way = sizes.windows(UNDER_WAY.min(sizes.len())).map(|w| w.iter().sum()).max().unwrap_or(0);
@@ -133,18 +135,19 @@ impl Residency {
         let done = Arc::new((Mutex::new(0), Condvar::new()));
         let report = Arc::clone(&done);
         let worker = std::thread::Builder::new().name("shadowllm-reader".into());
-        let worker = worker.spawn(move || {
+        let work = move || {
             // Advice: what the system makes of it can be slower or faster, never wrong.
             let _ = mapping.advise(Advice::Random);
             for request in requests {
-                serve(&mapping, &file, request);
+                serve(&mapping, (&file, begins), request);
                 if let Ok(mut done) = report.0.lock() {
                     *done += 1;
                 }
                 report.1.notify_all();
             }
-        });
-        let worker = worker.map_err(|e| Error::Other(format!("cannot start a thread: {e}")))?;
+        };
+        let worker = blocked(|| worker.spawn(work));
+        let worker = worker.map_err(|e| Error::Resources(format!("cannot start a thread: {e}")))?;
         Ok(Residency {
             sent: 0,
             requested: vec![0; stages.len()],
@@ -296,7 +299,7 @@ impl Pages {
     }
 }
 
-fn serve(mapping: &Mmap, file: &File, request: Request) {
+fn serve(mapping: &Mmap, (file, begins): (&File, u64), request: Request) {
     match request {
         Request::Read(runs) => {
             for run in runs {
@@ -313,22 +316,23 @@ fn serve(mapping: &Mmap, file: &File, request: Request) {
                 let _ = unsafe { mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, run.start, len) };
             }
             if let (Some(first), Some(last)) = (runs.first(), runs.last()) {
-                forget(file, first.start..last.end);
+                forget(file, begins, first.start..last.end);
             }
         }
     }
 }
 
-/// Takes pages out of the system's cache too, where the system can: pages that are no longer mapped.
-fn forget(file: &File, bytes: Range<usize>) {
+/// Takes pages out of the system's cache too, where the system can: pages that are no longer mapped. The image begins at
+/// byte `begins` of the file.
+fn forget(file: &File, begins: u64, bytes: Range<usize>) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let (at, len) = (bytes.start as libc::off_t, bytes.len() as libc::off_t);
+        let (at, len) = (begins as libc::off_t + bytes.start as libc::off_t, bytes.len() as libc::off_t);
         // SAFETY: the file is open.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), at, len, libc::POSIX_FADV_DONTNEED) };
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = (file, bytes);
+    let _ = (file, begins, bytes);
 }
 
 /// The embedding, where it is not the output matrix too.

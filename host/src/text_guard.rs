@@ -1,6 +1,7 @@
 //! Tokenizers come with models, so from anybody: what a file says is looked at before the tokenizers library gets it, and
 //! what panics inside that library stays there.
 
+use crate::map::stands_for;
 use serde_json::Value;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,9 @@ pub struct Parts {
 impl Parts {
     /// Reads and checks them, and returns how many times as long a text may become.
     pub fn of(json: &str) -> Result<(Parts, usize), String> {
+        if let Some(what) = stands_for(json.as_bytes()) {
+            return Err(format!("it {what}"));
+        }
         let parts: Parts = serde_json::from_str(json).map_err(|e| format!("it is damaged: {e}"))?;
         let growth = growth(&parts.normalizer)?;
         if growth > GROWTH || self::growth(&parts.decoder)? > GROWTH {

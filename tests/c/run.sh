@@ -153,6 +153,9 @@ suite() {
     say "suite, $kind library"
     "$work/suite-$kind" "$model" "$work/chat.sllm" $story "${large[@]}"
   done
+  say "allocations that fail"
+  gcc "${flags[@]}" tests/c/oom.c -o "$work/oom" "$libs/libshadowllm.so" -Wl,-rpath,"$libs"
+  "$work/oom" $story
 }
 
 # The suite with every access checked: by sanitizers in C and, with a nightly compiler, in Rust, and by valgrind.

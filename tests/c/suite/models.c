@@ -1,6 +1,7 @@
 /* Models: every way to load one, refusals, progress, references. */
 #include "suite.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int32_t count_progress(void *user, uint64_t done, uint64_t total) {
@@ -38,7 +39,7 @@ static void loading(void) {
     options.preload = 2;
     INVALID(sllm_model_open(model_path, &options, &other));
     options.preload = 0;
-    options.reserved = 1;
+    options.in_memory = 2;
     INVALID(sllm_model_open(model_path, &options, &other));
     CHECK(other == NULL);
 }
@@ -68,6 +69,56 @@ static void descriptors(void) {
     INVALID(sllm_model_open_fd(fd, 9, 0, NULL, &other)); /* not aligned */
     CHECK(other == NULL);
     if (file) fclose(file);
+}
+
+/* What happens to the file of a model that is in memory does not matter. */
+static void in_memory(void) {
+    static const uint32_t prompt[] = {1, 2, 3};
+    char path[] = "/tmp/shadowllm-suite-XXXXXX";
+    int fd = mkstemp(path);
+    sllm_model *other = NULL;
+    sllm_session *session = short_session(16, 1);
+    sllm_load_options load;
+    sllm_session_options options;
+    uint32_t expected[6], found[6];
+    CHECK(fd >= 0 && write(fd, image, image_size) == (ssize_t)image_size);
+    decode_greedily(session, prompt, 3, expected, 6);
+    OK(sllm_session_free(&session));
+    OK(sllm_load_options_defaults(&load, sizeof load));
+    load.in_memory = 1;
+    OK(sllm_model_open(path, &load, &other));
+    CHECK(ftruncate(fd, 0) == 0);
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 16;
+    options.threads = 1;
+    OK(sllm_session_new(other, &options, &session));
+    decode_greedily(session, prompt, 3, found, 6);
+    CHECK(memcmp(expected, found, sizeof found) == 0);
+    OK(sllm_session_free(&session));
+    options.memory_budget = 1000;
+    INVALID(sllm_session_new(other, &options, &session)); /* there is nothing to give back */
+    OK(sllm_model_free(&other));
+    /* A budget of an open file that has no name any more. */
+    CHECK(pwrite(fd, image, image_size, 0) == (ssize_t)image_size && unlink(path) == 0);
+    OK(sllm_model_open_fd(fd, 0, 0, NULL, &other));
+    OK(sllm_session_new(other, &options, &session));
+    decode_greedily(session, prompt, 3, found, 6);
+    CHECK(memcmp(expected, found, sizeof found) == 0);
+    OK(sllm_session_free(&session));
+    OK(sllm_model_free(&other));
+    close(fd);
+}
+
+/* Opening a pipe waits for whoever writes to it: it is refused before. */
+static void pipes(void) {
+    char path[] = "/tmp/shadowllm-suite-XXXXXX";
+    sllm_model *other = NULL;
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && close(fd) == 0 && unlink(path) == 0 && mkfifo(path, 0600) == 0);
+    alarm(60);
+    STATUS(SLLM_STATUS_BAD_IMAGE, sllm_model_open(path, NULL, &other));
+    alarm(0);
+    CHECK(other == NULL && unlink(path) == 0);
 }
 
 static void refused(void) {
@@ -127,6 +178,8 @@ void test_models(void) {
     CHECK(info.isa != NULL && info.image_bytes == image_size && info.bytes_per_token > 0);
     loading();
     descriptors();
+    in_memory();
+    pipes();
     refused();
     references();
 }

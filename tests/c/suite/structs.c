@@ -65,7 +65,7 @@ static const size_t sllm_sampler_options_ends[] = {F(struct_size), F(temperature
 LAYOUT(sllm_sampler_options, top_p);
 #undef F
 #define F(field) END(sllm_load_options, field)
-static const size_t sllm_load_options_ends[] = {F(struct_size), F(preload), F(verify), F(reserved), F(progress),
+static const size_t sllm_load_options_ends[] = {F(struct_size), F(preload), F(verify), F(in_memory), F(progress),
                                                 F(progress_user)};
 LAYOUT(sllm_load_options, verify);
 #undef F
@@ -351,7 +351,7 @@ static void load_options(void) {
     refused(&sllm_load_options_layout, pass_load, &good);
     TAKEN(sllm_load_options, good, pass_load, preload, 2, SLLM_STATUS_INVALID_ARGUMENT);
     TAKEN(sllm_load_options, good, pass_load, verify, 2, SLLM_STATUS_INVALID_ARGUMENT);
-    TAKEN(sllm_load_options, good, pass_load, reserved, 1, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_load_options, good, pass_load, in_memory, 2, SLLM_STATUS_INVALID_ARGUMENT);
     TAKEN(sllm_load_options, good, pass_load, progress, cancel_loading, SLLM_STATUS_CANCELLED);
 }
 

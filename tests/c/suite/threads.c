@@ -2,7 +2,9 @@
 #include "suite.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
+#include <unistd.h>
 
 #define THREADS 8
 #define TOKENS 16
@@ -151,7 +153,39 @@ static void surplus_calls(void) {
     free(expected);
 }
 
+static pthread_t main_thread;
+static volatile sig_atomic_t elsewhere;
+
+static void note(int signal) {
+    (void)signal;
+    if (!pthread_equal(pthread_self(), main_thread)) elsewhere++;
+}
+
+/* The program's signals stay with the program's threads. */
+static void signals(void) {
+    sllm_session *session = short_session(16, 3);
+    struct sigaction action = {0}, before;
+    sigset_t blocked, mask;
+    int i;
+    main_thread = pthread_self();
+    action.sa_handler = note;
+    CHECK(sigaction(SIGUSR1, &action, &before) == 0);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &blocked, &mask) == 0);
+    for (i = 0; i < 50; i++) {
+        struct timespec pause = {0, 200000};
+        CHECK(kill(getpid(), SIGUSR1) == 0);
+        nanosleep(&pause, NULL);
+    }
+    CHECK(elsewhere == 0);
+    CHECK(pthread_sigmask(SIG_SETMASK, &mask, NULL) == 0);
+    CHECK(sigaction(SIGUSR1, &before, NULL) == 0);
+    OK(sllm_session_free(&session));
+}
+
 void test_threads(void) {
+    signals();
     surplus_calls();
     side_by_side();
     applied();
