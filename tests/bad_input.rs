@@ -11,6 +11,8 @@ mod images;
 mod options;
 #[path = "bad_input/outputs.rs"]
 mod outputs;
+#[path = "bad_input/reports.rs"]
+mod reports;
 #[path = "bad_input/sources.rs"]
 mod sources;
 #[path = "bad_input/texts.rs"]

@@ -70,7 +70,7 @@ fn flipped_header_bytes() {
 
 #[test]
 fn another_kind_of_file() {
-    bad_image(b"PK\x03\x04 and so on, as long as any file", &["not a shadowllm image", "shadowllm pack"]);
+    bad_image(b"\x7fELF and so on, as long as any file", &["not a shadowllm image", "shadowllm pack"]);
     bad_image(b"GGU", &["not a shadowllm image"]);
 }
 

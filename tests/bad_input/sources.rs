@@ -138,7 +138,12 @@ fn other_json_files_of_a_folder_that_are_not_json() {
 #[test]
 fn a_shard_that_is_missing_or_elsewhere() {
     let index = |name: &str| format!("{{\"weight_map\": {{\"a\": \"{name}\"}}}}");
-    let write = |text: String| move |p: &Place| p.write("model/model.safetensors.index.json", text);
+    let write = |text: String| {
+        move |p: &Place| {
+            std::fs::remove_file(p.path("model/model.safetensors")).unwrap();
+            p.write("model/model.safetensors.index.json", text);
+        }
+    };
     bad_folder(write(index("part-2.safetensors")), &["cannot read model/part-2.safetensors", "check the path"]);
     bad_folder(write(index("../../x")), &["index.json: names a shard outside the folder"]);
     bad_folder(write("{}".into()), &["index.json: has no weight_map"]);

@@ -71,13 +71,16 @@ fn packed_in(
         return Ok(target);
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
-    match predictor {
+    let packed = match predictor {
         None => pack(&*source, Formats::OWN, arrangement, &target, progress)?,
         Some(section) => {
             let record = serde_json::json!("shipped");
             pack_with(&*source, Formats::OWN, arrangement, (section, &record), &target, progress)?
         }
     };
+    if !packed.has_tokenizer {
+        note(&import::no_tokenizer(path));
+    }
     Ok(target)
 }
 
@@ -98,7 +101,8 @@ fn cache_name(path: &Path, how: &str) -> Result<String> {
         vec![path.to_owned()]
     };
     for file in files {
-        let meta = std::fs::metadata(&file).map_err(|e| Error::io("read", &file, e))?;
+        // A link that leads nowhere is to a file that nobody needs, or one whose lack is found elsewhere.
+        let Ok(meta) = std::fs::metadata(&file) else { continue };
         let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         hash.update(&meta.len().to_le_bytes());
         hash.update(&date.map_or(0, |d| d.as_nanos()).to_le_bytes());

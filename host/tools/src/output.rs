@@ -1,35 +1,46 @@
 //! Files to write: they appear under their name when they are whole, or not at all.
 
 use shadowllm_host::{Error, Result};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::path::{Path, PathBuf};
-use tempfile::{NamedTempFile, TempPath};
+use std::time::{Duration, SystemTime};
+use tempfile::NamedTempFile;
 
-/// A file under a temporary name beside its own; dropped before it is finished, it is gone.
+/// A file under a temporary name beside its own; dropped before it is finished, it is gone. What a killed program left
+/// is removed by the next one that writes to the folder.
 pub struct Output {
+    /// The name that was given.
     path: PathBuf,
+    /// Where the file will be: links are followed.
+    target: PathBuf,
     file: NamedTempFile,
+    /// Of the file that it replaces.
+    mode: Option<Permissions>,
+    // Dropped after the file is gone.
+    _noted: Noted,
 }
 
+/// What temporary names begin and end with: they are hidden and say whose they are.
+const NAME: [&str; 2] = [".shadowllm-", ".tmp"];
+
 impl Output {
-    /// Begins a file that will replace `path`.
+    /// Begins a file that will replace `path`, or what that is a link to.
     ///
     /// # Errors
     /// When `path` is a folder or a device, or its folder cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        match std::fs::metadata(path) {
+        let target = followed(path)?;
+        let mode = match std::fs::metadata(&target) {
             Ok(meta) if meta.is_dir() => return Err(Error::file(path, "is a folder; name a file to write")),
-            Ok(meta) if !meta.is_file() => {
-                return Err(Error::file(path, "is a device or the like, which is not replaced; name a file to write"));
-            }
-            _ => {}
-        }
-        let folder = folder(path);
-        // Opened like any new file, so that it is as readable as one.
-        let open = |p: &Path| OpenOptions::new().write(true).create_new(true).open(p);
-        let file = temporary().make_in(folder, open);
-        let file = file.map_err(|e| Error::io("write to", folder, e))?;
-        Ok(Output { path: path.to_owned(), file })
+            Ok(meta) if !meta.is_file() => return Err(no_file(path)),
+            Ok(meta) => Some(meta.permissions()),
+            Err(_) => None,
+        };
+        let folder = folder(&target);
+        sweep(folder);
+        let file = held(folder).map_err(|e| Error::io("write to", folder, e))?;
+        let _noted = Noted::new(file.path());
+        Ok(Output { path: path.to_owned(), target, file, mode, _noted })
     }
 
     /// The file, to be written.
@@ -37,31 +48,103 @@ impl Output {
         self.file.as_file_mut()
     }
 
-    /// Gives the file its name; what had that name before is replaced.
+    /// Where it lies until it is finished.
+    pub fn draft(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives the file its name; what had that name before is replaced, and its mode kept.
     ///
     /// # Errors
     /// When the disk is full or the name cannot be given; what had it before is then untouched.
     pub fn finish(self) -> Result<()> {
-        self.file.as_file().sync_all().map_err(|e| Error::io("write to", &self.path, e))?;
-        self.file.persist(&self.path).map(drop).map_err(|e| Error::io("write to", &self.path, e.error))
+        let bad = |e| Error::io("write to", &self.path, e);
+        if let Some(mode) = self.mode {
+            self.file.as_file().set_permissions(mode).map_err(bad)?;
+        }
+        self.file.as_file().sync_all().map_err(bad)?;
+        self.file.persist(&self.target).map_err(|e| bad(e.error))?;
+        // The name too is to survive a loss of power. Not every system can say so of a folder.
+        #[cfg(unix)]
+        let _ = File::open(folder(&self.target)).and_then(|folder| folder.sync_all());
+        Ok(())
     }
 }
 
-/// A name for a draft beside `path`; the file is removed when this is dropped.
+fn no_file(path: &Path) -> Error {
+    Error::file(path, "is a device or the like, which is not replaced; name a file to write")
+}
+
+/// Links at most on the way to a file, as Linux has it.
+const LINKS: usize = 40;
+
+/// Where a name leads; the file need not be there yet.
+fn followed(path: &Path) -> Result<PathBuf> {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(next) = std::fs::read_link(&at) else { return Ok(at) };
+        let base = folder(&at);
+        // Standard output and the like: the name stands for what is open, not for a file.
+        let system = std::fs::canonicalize(base).is_ok_and(|f| f == Path::new("/dev") || f.starts_with("/proc"));
+        if system {
+            return Err(no_file(path));
+        }
+        at = base.join(next);
+    }
+    Err(Error::file(path, "is a link that leads in a circle; name a file to write"))
+}
+
+/// A temporary file in `folder`, locked as long as it is open, so that nobody takes it for one that was left.
+fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
+    // Opened like any new file, so that it is as readable as one.
+    let open = |p: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(p);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(NAME[0]).suffix(NAME[1]);
+    loop {
+        let file = builder.make_in(folder, open)?;
+        // Where the system has no locks, nobody else gets one either.
+        let _ = file.as_file().try_lock();
+        // Somebody may have taken it for one that was left just before.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Folders are not locked: they are left when they are this old.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes temporary files that nobody holds any more.
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        if !name.starts_with(NAME[0]) || !name.ends_with(NAME[1]) {
+            continue;
+        }
+        let Ok(meta) = entry.metadata() else { continue };
+        // That it cannot be removed is no reason not to write.
+        if meta.is_file() {
+            let left = File::open(&path).ok().filter(|file| file.try_lock().is_ok());
+            if left.is_some() {
+                let _ = std::fs::remove_file(&path);
+            }
+        } else if meta.is_dir()
+            && meta.modified().is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > OLD))
+        {
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// A temporary folder for files on their way into `folder`.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn draft(path: &Path) -> Result<TempPath> {
-    let folder = folder(path);
-    let draft = temporary().tempfile_in(folder).map_err(|e| Error::io("write to", folder, e))?;
-    Ok(draft.into_temp_path())
-}
-
-/// Temporary names are hidden and say what they are.
-fn temporary() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".shadowllm-").suffix(".tmp");
-    builder
+pub fn workshop(folder: &Path) -> Result<tempfile::TempDir> {
+    sweep(folder);
+    let made = tempfile::Builder::new().prefix(NAME[0]).suffix(NAME[1]).tempdir_in(folder);
+    made.map_err(|e| Error::io("write to", folder, e))
 }
 
 /// The folder of a file.
@@ -82,4 +165,86 @@ pub fn refuse_overwrite(output: &Path, inputs: &[PathBuf]) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+use signals::Noted;
+pub use signals::remove_on_signals;
+
+/// Ctrl-C and the like: what is not finished is removed on the way out.
+#[cfg(unix)]
+mod signals {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+    use std::ptr::null_mut;
+    use std::sync::atomic::{AtomicPtr, Ordering};
+
+    /// Names of temporary files.
+    static NAMES: [AtomicPtr<libc::c_char>; 16] = [const { AtomicPtr::new(null_mut()) }; 16];
+
+    /// A file that is removed when a signal comes while this lives.
+    pub struct Noted(Option<usize>);
+
+    impl Noted {
+        pub fn new(path: &Path) -> Noted {
+            let whole = std::env::current_dir().map_or(path.to_owned(), |folder| folder.join(path));
+            let Ok(name) = CString::new(whole.as_os_str().as_bytes()) else { return Noted(None) };
+            // Never freed, since a handler may be reading it.
+            let name = name.into_raw();
+            let free = |slot: &AtomicPtr<libc::c_char>| {
+                slot.compare_exchange(null_mut(), name, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            };
+            // Where all are taken, the next run removes what is left.
+            Noted(NAMES.iter().position(free))
+        }
+    }
+
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            if let Some(at) = self.0 {
+                NAMES[at].store(null_mut(), Ordering::SeqCst);
+            }
+        }
+    }
+
+    extern "C" fn leave(signal: libc::c_int) {
+        for name in &NAMES {
+            let name = name.load(Ordering::SeqCst);
+            if !name.is_null() {
+                // SAFETY: a name is a C string that is never freed, and `unlink` may be called from a handler.
+                unsafe { libc::unlink(name) };
+            }
+        }
+        // SAFETY: both may be called from a handler; the signal ends the program once this handler returns.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+
+    /// Removes unfinished files when a signal ends the program. For commands, which own the program's signals.
+    pub fn remove_on_signals() {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: the handler does what handlers may do; one that is ignored (nohup) stays ignored.
+            unsafe {
+                if libc::signal(signal, leave as extern "C" fn(libc::c_int) as libc::sighandler_t) == libc::SIG_IGN {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod signals {
+    pub struct Noted;
+
+    impl Noted {
+        pub fn new(_: &std::path::Path) -> Noted {
+            Noted
+        }
+    }
+
+    /// Nothing: the next run removes what is left.
+    pub fn remove_on_signals() {}
 }

@@ -1,8 +1,8 @@
 //! Putting a predictor into an image: one that calibration has just made, or one that ships alone.
 
 use crate::import::Source;
-use crate::output::{self, Output};
-use crate::pack::{Arrangement, Formats, Packed, Progress, pack};
+use crate::output::Output;
+use crate::pack::{Arrangement, Formats, Packed, Progress, check, write};
 use serde_json::{Value, json};
 use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind};
 use shadowllm_core::{Image, Kernels, Model};
@@ -29,6 +29,7 @@ pub fn attach(image: &Path, section: &[u8], record: &Value, out: &Path) -> Resul
     model.predictor().and_then(|p| p.ok_or(shadowllm_core::Error::BadPredictor("it is empty"))).map_err(engine)?;
     let mut output = Output::create(out)?;
     output.file().write_all(&bytes).map_err(|e| Error::io("write to", out, e))?;
+    check(&output, out)?;
     output.finish()
 }
 
@@ -44,9 +45,9 @@ pub fn pack_with(
     out: &Path,
     progress: Progress,
 ) -> Result<Packed> {
-    let draft = output::draft(out)?;
-    let packed = pack(source, formats, arrangement, &draft, progress)?;
-    attach(&draft, section, record, out).map_err(|e| match e {
+    let mut draft = Output::create(out)?;
+    let packed = write(source, formats, arrangement, &mut draft, out, progress)?;
+    attach(draft.draft(), section, record, out).map_err(|e| match e {
         // Not the draft's name, which is gone.
         Error::Engine { source, .. } => Error::Engine { path: Some(out.to_owned()), source },
         other => other,

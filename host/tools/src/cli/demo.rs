@@ -39,7 +39,7 @@ const STORY: Task = Task { prompt: "Tell me a story about a dog and a red ball."
 #[derive(Args)]
 pub struct Options {
     /// Question; by default about a capital, or to the model that ships, for a story.
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Tokens to generate at most; 96 by default, 256 of a story.
     #[arg(short)]

@@ -37,6 +37,7 @@ pub struct Options {
     /// With a policy: tokens of a window that are prefilled densely, the others being decoded under the policy
     /// and their successors scored; half a window by default.
     #[arg(long)]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     context: Option<usize>,
     #[command(flatten)]
     dial: DialOptions,

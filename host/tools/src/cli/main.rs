@@ -118,6 +118,7 @@ fn main() -> ExitCode {
     one_window_per_thread();
     take_file_limits_as_errors();
     say_panics();
+    shadowllm_tools::output::remove_on_signals();
     std::panic::catch_unwind(command).unwrap_or(ExitCode::FAILURE)
 }
 

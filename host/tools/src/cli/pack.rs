@@ -113,6 +113,9 @@ pub fn pack(o: &Options) -> Result<()> {
     let formats = Formats { weights: o.format, output: o.output_format.or(o.format) };
     let arrangement = arrangement(o, &*source);
     let packed = write(&*source, formats, arrangement, o)?;
+    if let (false, Some(path)) = (packed.has_tokenizer, &o.source) {
+        print::note(import::no_tokenizer(path));
+    }
     say(o, &packed)
 }
 

@@ -3,7 +3,7 @@
 use crate::print;
 use clap::Args;
 use shadowllm_core::{Isa, KvFormat, SessionOptions};
-use shadowllm_host::model::LoadedModel;
+use shadowllm_host::model::{LoadedModel, Loading};
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache;
@@ -23,6 +23,9 @@ pub struct ModelOptions {
     /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
     #[arg(long, value_parser = size)]
     memory_budget: Option<usize>,
+    /// Read the whole image into memory, so that nothing that happens to the file later matters.
+    #[arg(long, conflicts_with = "memory_budget")]
+    in_memory: bool,
 }
 
 fn size(text: &str) -> std::result::Result<usize, String> {
@@ -52,7 +55,7 @@ fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
 impl ModelOptions {
     /// Opens the model.
     pub fn open(&self) -> Result<LoadedModel> {
-        open_model(&self.model, self.isa)
+        open_model(&self.model, Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() })
     }
 
     /// The pool, within the memory budget.
@@ -68,14 +71,14 @@ impl ModelOptions {
 }
 
 /// Opens an image, packing other things into the cache first.
-pub fn open_model(path: &Path, isa: Option<Isa>) -> Result<LoadedModel> {
+pub fn open_model(path: &Path, loading: Loading) -> Result<LoadedModel> {
     let bar = progress("packing");
     let image = cache::image_for(path, &mut |note| bar.suspend(|| print::note(note)), &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    LoadedModel::open(&image, isa)
+    LoadedModel::open_with(&image, loading)
 }
 
 /// A bar of bytes on standard error; silent where that is no terminal.

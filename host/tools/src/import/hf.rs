@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use shadowllm_core::image::Role;
-use shadowllm_host::map::map;
+use shadowllm_host::map::{map, stands_for};
 use shadowllm_host::text::{Template, Text, read};
 use shadowllm_host::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -169,7 +169,11 @@ fn json(folder: &Path, file: &str) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(&read(&path)?).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
+    let text = read(&path)?;
+    if let Some(what) = stands_for(text.as_bytes()) {
+        return Err(Error::file(&path, what));
+    }
+    serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
 }
 
 /// `generation_config.json` often names more end tokens than `config.json`, and `tokenizer_config.json` the one that
@@ -212,7 +216,11 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
         if names.iter().any(|n| n.contains(['/', '\\'])) {
             return Err(Error::file(&index, "names a shard outside the folder"));
         }
-        return Ok(names.into_iter().map(|n| folder.join(n)).collect());
+        let shards: Vec<PathBuf> = names.into_iter().map(|n| folder.join(n)).collect();
+        // An index of an earlier version may have stayed beside the one file.
+        if shards.iter().all(|shard| shard.is_file()) || !folder.join("model.safetensors").is_file() {
+            return Ok(shards);
+        }
     }
     let single = folder.join("model.safetensors");
     if single.is_file() {
@@ -272,15 +280,17 @@ impl Source for HfSource {
 
     fn chat(&self) -> Result<Template> {
         let config = json(&self.folder, "tokenizer_config.json")?;
-        // One template, or a list of named ones; newer models have it in a file of its own.
+        // One template, or a list of named ones; newer models have it in a file of its own, which goes first.
+        let file = self.folder.join("chat_template.jinja");
         let template = match config.get("chat_template") {
+            _ if file.is_file() => read(&file)?,
             Some(Value::String(s)) => s.clone(),
             Some(Value::Array(list)) => {
                 let named = |name: &str| list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some(name));
                 let entry = named("default").or(list.first());
                 entry.and_then(|t| t.get("template")?.as_str()).unwrap_or_default().to_owned()
             }
-            _ => std::fs::read_to_string(self.folder.join("chat_template.jinja")).unwrap_or_default(),
+            _ => String::new(),
         };
         Ok(Template {
             source: template,

@@ -202,6 +202,18 @@ fn snapshot(folder: &Path) -> Option<PathBuf> {
     (named && snapshot.join("config.json").is_file()).then_some(snapshot)
 }
 
+/// What to tell about an image without a tokenizer.
+pub fn no_tokenizer(source: &Path) -> String {
+    let name = source.display();
+    if source.is_dir() {
+        return format!(
+            "{name} has no tokenizer.json, so the image cannot read or write text (tokenizer.model, vocab.json and \
+             merges.txt are not read: Python's AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one)"
+        );
+    }
+    format!("{name} has no tokenizer, so the image cannot read or write text")
+}
+
 /// Whether a path is an image, by its first bytes.
 pub fn is_image(path: &Path) -> bool {
     begins_with(path, &shadowllm_core::image::MAGIC)

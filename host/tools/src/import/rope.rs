@@ -33,7 +33,7 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         let found = parameters.maybe_number(key)?;
         found.ok_or_else(|| format!("RoPE scaling of type {kind} needs a number {}", c.name(key)))
     };
-    Ok(match kind {
+    let table = match kind {
         // The multi-axis rotation of pictures is the plain one for text.
         "default" | "mrope" => table(plain),
         "linear" => {
@@ -56,7 +56,12 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         }
         "longrope" | "su" => longrope(c, parameters, &plain)?,
         other => return Err(format!("RoPE scaling of type {other} is not supported ({SCALINGS} are)")),
-    })
+    };
+    let possible = |x: f64| x > 0.0 && (x as f32).is_finite();
+    if let Some(x) = table.frequencies.iter().copied().chain([table.factor]).find(|x| !possible(*x)) {
+        return Err(format!("RoPE scaling of type {kind} gives {x}, which no position can be turned by"));
+    }
+    Ok(table)
 }
 
 /// Llama 3.1's rule: long waves are slowed by `factor`, short ones kept, between them it is blended.

@@ -122,7 +122,7 @@ impl SourceTensor<'_> {
             Data::Constant(x) => out.fill(*x),
         }
         out.iter_mut().for_each(|x| self.reading.finish(row, x));
-        Ok(())
+        self.numbers(out)
     }
 
     /// A column of the data, whose rows have `width` numbers.
@@ -137,6 +137,14 @@ impl SourceTensor<'_> {
             kind.dequantize(one, std::slice::from_mut(out)).map_err(|e| format!("tensor {}: {e}", self.name))?;
         }
         Ok(())
+    }
+
+    /// Refuses what is no number: it would spread over all that the model says.
+    fn numbers(&self, values: &[f32]) -> Fallible<()> {
+        match values.iter().find(|x| !x.is_finite()) {
+            Some(x) => Err(format!("tensor {} has the value {x}, which is no number: is the file damaged?", self.name)),
+            None => Ok(()),
+        }
     }
 
     fn ends(&self, row: usize) -> String {
@@ -163,6 +171,7 @@ impl SourceTensor<'_> {
             *x = *at.ok_or_else(|| format!("tensor {} ends before number {i}", self.name))?;
             self.reading.finish(i, x);
         }
+        self.numbers(&all)?;
         Ok(all)
     }
 }

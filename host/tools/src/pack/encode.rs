@@ -3,11 +3,14 @@
 use crate::import::SourceTensor;
 use crate::import::gguf::GgmlType;
 use rayon::prelude::*;
-use shadowllm_core::format::{BLOCK, Geometry, block};
+use shadowllm_core::format::{BLOCK, Format, Geometry, block};
 use shadowllm_core::image::roles::Segments;
 
 /// Lines that are encoded before their blocks are written: enough for every thread, few enough for little memory.
 const TOGETHER: usize = 1024;
+
+/// The largest number of 16 bits.
+const HALF: f32 = 65504.0;
 
 /// Encodes a matrix.
 pub struct Encoder<'a> {
@@ -64,15 +67,16 @@ impl<'a> Encoder<'a> {
         if self.geometry.order.is_along_outputs() {
             let Some(col) = self.cols.source(line) else { return Ok(vec![]) };
             let rows = self.tensor.rows;
-            return Ok(self.encode(&self.rows, &transposed[col * rows..(col + 1) * rows]));
+            return self.encode(&self.rows, &transposed[col * rows..(col + 1) * rows]);
         }
         let Some(row) = self.rows.source(line) else { return Ok(vec![]) };
+        // Blocks that are taken over are read too, which refuses what is no number.
+        let mut values = vec![0.0; self.tensor.cols];
+        self.tensor.row(row, &mut values)?;
         if self.carried {
             return self.take(row);
         }
-        let mut values = vec![0.0; self.tensor.cols];
-        self.tensor.row(row, &mut values)?;
-        Ok(self.encode(&self.cols, &values))
+        self.encode(&self.cols, &values)
     }
 
     /// The blocks of a row of the source; of the last one, what the source has.
@@ -88,14 +92,23 @@ impl<'a> Encoder<'a> {
     }
 
     /// Encodes a line whose numbers the source has in these segments.
-    fn encode(&self, segments: &Segments, values: &[f32]) -> Vec<u8> {
+    fn encode(&self, segments: &Segments, values: &[f32]) -> Fallible<Vec<u8>> {
         let g = self.geometry;
+        // Numbers and scales of every other format are halves.
+        if !matches!(g.format, Format::F32 | Format::Bf16)
+            && let Some(x) = values.iter().find(|x| x.abs() > HALF)
+        {
+            let (name, format) = (&self.tensor.name, g.format.name());
+            return Err(format!(
+                "tensor {name} has the number {x}, which {format} cannot hold: pack it with --format f32"
+            ));
+        }
         let mut blocks = Vec::with_capacity(g.line_blocks() * g.format.block_bytes());
         for i in 0..g.line_blocks() {
             let x = std::array::from_fn(|k| segments.source(i * BLOCK + k).map_or(0.0, |s| values[s]));
             blocks.extend_from_slice(&block::encode(g.format, &x)[..g.format.block_bytes()]);
         }
-        blocks
+        Ok(blocks)
     }
 
     /// The whole matrix as floats, [cols, rows] of the source.

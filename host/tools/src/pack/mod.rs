@@ -14,10 +14,12 @@ use crate::import::{Data, Source, SourceTensor, Spec};
 use crate::output::Output;
 use encode::Encoder;
 use layout::Part;
+use shadowllm_core::SessionOptions;
 use shadowllm_core::format::{BLOCK, Format, Geometry};
 use shadowllm_core::image::arch::{Layer, Op};
 use shadowllm_core::image::roles::{Place, Segments};
 use shadowllm_core::image::{Architecture, Entry, HEADER_LEN, MAGIC, Role, SECTION_LEN, SectionKind, Storage, VERSION};
+use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -105,6 +107,8 @@ pub struct Packed {
     pub bytes: u64,
     /// Weights whose blocks were taken over as they were.
     pub carried_over: u64,
+    /// Whether the image can read and write text.
+    pub has_tokenizer: bool,
     /// What became of the matrices: one for each type of the source and format of the image, in order.
     pub became: Vec<Became>,
     /// Bytes of matrices that decoding a token reads densely: of the image, and of the source.
@@ -163,6 +167,40 @@ pub fn pack(
     out: &Path,
     progress: Progress,
 ) -> Result<Packed> {
+    let mut output = Output::create(out)?;
+    let packed = write(source, formats, arrangement, &mut output, out, progress)?;
+    check(&output, source.path())?;
+    output.finish()?;
+    Ok(packed)
+}
+
+/// Reads a new image as whoever uses it will; what is wrong with it is a fault of `from`.
+pub(crate) fn check(output: &Output, from: &Path) -> Result<()> {
+    let read = || -> Result<()> {
+        let model = LoadedModel::open(output.draft(), None)?;
+        let options = SessionOptions { batch: 1, ..SessionOptions::of(model.model()) }.within(1);
+        let mut memory = model.memory(&options)?;
+        model.session(options, &mut memory).map(drop)
+    };
+    read().map_err(|e| {
+        let why = match e {
+            Error::Engine { source, .. } => source.to_string(),
+            Error::File { message, .. } => message,
+            other => other.to_string(),
+        };
+        Error::file(from, format!("makes an image that cannot be run, so none is written: {why}"))
+    })
+}
+
+/// Writes an image into a file that is not finished; `out` stands for its name.
+pub(crate) fn write(
+    source: &dyn Source,
+    formats: Formats,
+    arrangement: Arrangement,
+    output: &mut Output,
+    out: &Path,
+    progress: Progress,
+) -> Result<Packed> {
     let failed = |e: shadowllm_core::Error| match e {
         shadowllm_core::Error::Malformed(field) => Error::file(
             source.path(),
@@ -170,7 +208,6 @@ pub fn pack(
         ),
         other => Error::file(source.path(), other.to_string()),
     };
-    let mut output = Output::create(out)?;
     let spec = arrangement.of(source.spec());
     let section = spec.section().map_err(failed)?;
     let arch = Architecture::parse(&section).map_err(failed)?;
@@ -179,8 +216,8 @@ pub fn pack(
     let texts = texts(source, &parts)?;
     let tied = !parts.iter().flat_map(|p| &p.entries).any(|e| e.role == Role::Output);
     let writer = Writer { source, arch: &arch, section: &section, out, tied, packed: Packed::default() };
-    let packed = writer.write(output.file(), &parts, &texts, progress)?;
-    output.finish()?;
+    let mut packed = writer.write(output.file(), &parts, &texts, progress)?;
+    packed.has_tokenizer = texts.iter().any(|(kind, _)| *kind == SectionKind::Tokenizer);
     Ok(packed)
 }
 
@@ -372,4 +409,28 @@ pub(crate) fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize,
         row[16..24].copy_from_slice(&(*len as u64).to_le_bytes());
     }
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file gets its name only when it is an image that can be run.
+    #[test]
+    fn images_that_could_not_be_run() {
+        let story = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/story.sllm");
+        let whole = std::fs::read(story).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let checked = |bytes: &[u8]| {
+            let mut output = Output::create(&folder.path().join("x.sllm")).unwrap();
+            output.file().write_all(bytes).unwrap();
+            check(&output, Path::new("model.gguf")).map_err(|e| e.to_string())
+        };
+        assert_eq!(checked(&whole), Ok(()));
+        for bytes in [&b"no image"[..], &whole[..whole.len() / 2], &[]] {
+            let error = checked(bytes).unwrap_err();
+            assert!(error.starts_with("model.gguf: makes an image that cannot be run"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -54,9 +54,12 @@ fn take<'a>(bytes: &mut &'a [u8], count: Option<i64>) -> Option<&'a [u8]> {
 /// The columns that a Schema announces (Schema.fbs), still empty.
 fn schema(schema: &Table) -> Option<Vec<(String, Column)>> {
     let (fields, count) = schema.vector(1)?;
+    // Names that lie in the same bytes could be much longer together than the file.
+    let mut left = schema.bytes.len();
     let column = |i: usize| {
         let field = schema.follow(fields + 4 * i)?;
         let (name, length) = field.vector(0)?;
+        left = left.checked_sub(length)?;
         let name = std::str::from_utf8(field.bytes.get(name..)?.get(..length)?).ok()?;
         let (kind, dictionary) = (field.byte(2)?, field.field(4));
         let column = match (kind, dictionary) {
@@ -79,12 +82,15 @@ fn batch(batch: &Table, body: &[u8], columns: &mut [(String, Column)]) -> Option
     let compressed = batch.field(3).is_some();
     let rows = usize::try_from(batch.long(0)?).ok().filter(|_| !compressed)?;
     let mut buffers = Buffers { batch, body, next: 0 };
+    // So could the columns' values.
+    let mut left = body.len();
     for (_, column) in columns {
         let valid = buffers.next()?;
         let is_valid = |row: usize| valid.is_empty() || valid.get(row / 8).is_some_and(|b| b >> (row % 8) & 1 == 1);
         match column {
             Column::Integers(width, values) => {
                 let numbers = buffers.next()?;
+                left = left.checked_sub(rows.checked_mul(*width)?)?;
                 for row in 0..rows {
                     let value = if *width == 4 { number::<4>(numbers, 4 * row) } else { number::<8>(numbers, 8 * row) };
                     values.push(Some(value?).filter(|_| is_valid(row)));
@@ -92,6 +98,7 @@ fn batch(batch: &Table, body: &[u8], columns: &mut [(String, Column)]) -> Option
             }
             Column::Texts(values) => {
                 let (ends, text) = (buffers.next()?, buffers.next()?);
+                left = left.checked_sub(text.len().checked_add(rows.checked_mul(4)?)?)?;
                 let end = |row: usize| usize::try_from(number::<4>(ends, 4 * row)?).ok();
                 for row in 0..rows {
                     let text = std::str::from_utf8(text.get(end(row)?..end(row + 1)?)?).ok()?;
@@ -172,5 +179,64 @@ impl<'a> Table<'a> {
         // No more than there are bytes, whatever it says.
         let count = usize::try_from(number::<4>(self.bytes, start)?).ok()?;
         (count <= self.bytes.len()).then_some((start + 4, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A stream whose columns all have one name, the same bytes of the file.
+    fn columns_of_one_name(columns: usize, length: usize) -> Vec<u8> {
+        let mut b: Vec<u8> = vec![0; 4];
+        let put = |b: &mut Vec<u8>, at: usize, x: usize| b[at..at + 4].copy_from_slice(&(x as u32).to_le_bytes());
+        let words = |b: &mut Vec<u8>, words: &[u16]| words.iter().for_each(|w| b.extend(w.to_le_bytes()));
+        let align = |b: &mut Vec<u8>, to: usize| b.resize(b.len().next_multiple_of(to), 0);
+        // The message: version, kind (schema), header, body of nothing.
+        let table = b.len();
+        words(&mut b, &[12, 24, 4, 6, 8, 16]);
+        align(&mut b, 8);
+        let message = b.len();
+        b.extend(((message - table) as i32).to_le_bytes());
+        b.extend([4, 0, 1, 0]);
+        b.extend([0; 16]);
+        put(&mut b, 0, message);
+        // The schema: endianness left out, fields.
+        let table = b.len();
+        words(&mut b, &[8, 8, 0, 4]);
+        let schema = b.len();
+        b.extend(((schema - table) as i32).to_le_bytes());
+        b.extend([0; 4]);
+        put(&mut b, message + 8, schema - message - 8);
+        // A field: name, kind (Utf8).
+        let table = b.len();
+        words(&mut b, &[14, 16, 4, 0, 12, 8, 0]);
+        align(&mut b, 4);
+        let vector = b.len();
+        put(&mut b, schema + 4, vector - schema - 4);
+        b.extend((columns as u32).to_le_bytes());
+        let starts = b.len();
+        b.resize(b.len() + 4 * columns, 0);
+        let field = b.len();
+        b.extend(((field - table) as i32).to_le_bytes());
+        b.extend([0; 8]);
+        b.extend([5, 0, 0, 0]);
+        let name = b.len();
+        b.extend((length as u32).to_le_bytes());
+        b.resize(b.len() + length, b'a');
+        align(&mut b, 8);
+        put(&mut b, field + 4, name - field - 4);
+        for i in 0..columns {
+            put(&mut b, starts + 4 * i, field - starts - 4 * i);
+        }
+        let end = [(-1i32).to_le_bytes(), 0i32.to_le_bytes()].concat();
+        [(-1i32).to_le_bytes().to_vec(), (b.len() as i32).to_le_bytes().to_vec(), b, end].concat()
+    }
+
+    #[test]
+    fn columns_that_share_bytes() {
+        let one = super::read(&columns_of_one_name(1, 100)).unwrap();
+        assert_eq!((one.len(), one[0].0.len()), (1, 100));
+        assert_eq!(super::read(&columns_of_one_name(2, 4)).unwrap().len(), 2);
+        // 600 KB would become 5 GB.
+        assert!(super::read(&columns_of_one_name(25_000, 200_000)).is_none());
     }
 }
