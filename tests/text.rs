@@ -112,7 +112,8 @@ fn templates_may_use_what_python_has() {
         {{ raise_exception('no ' + m['role']) }}{% endif %}\
         {{ bos_token + '[' + m['role'].upper() + ']' + m['content'].strip() + eos_token }}\n{% endfor %}\
         {% if add_generation_prompt %}{{ '[A]' }}{% endif %}";
-    let chat = Template { source: template.into(), bos_token: "<s>".into(), eos_token: "</s>".into() };
+    let chat =
+        Template { source: template.into(), bos_token: "<s>".into(), eos_token: "</s>".into(), ..Template::default() };
     assert_eq!(render(&chat, &[message("user", "  hi ")]).unwrap(), "<s>[USER]hi</s>\n[A]");
     let refused = render(&chat, &[message("system", "x")]).unwrap_err().to_string();
     assert!(refused.contains("no system"), "{refused}");

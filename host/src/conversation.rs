@@ -60,7 +60,11 @@ impl<'t> Answering<'t> {
     /// # Errors
     /// As [`Generation::next`]; when the tokenizer refuses a token.
     pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<Piece>> {
-        let id = self.generation.next(session, exec, sampler)?;
+        let mut id = self.generation.next(session, exec, sampler)?;
+        if id.is_some_and(|id| self.stream.text().is_end(id)) {
+            self.generation.end();
+            id = None;
+        }
         let text = match id {
             Some(id) => {
                 self.ids.push(id);

@@ -136,6 +136,14 @@ impl Generation {
         }
     }
 
+    /// Takes the last token for an end of the text.
+    pub fn end(&mut self) {
+        if self.stop.is_none() && self.last.take().is_some() {
+            self.figures.generated_tokens -= 1;
+            self.stop = Some(Stop::EndOfText);
+        }
+    }
+
     /// Ends it here, unless it has ended already.
     pub fn stop(&mut self) {
         self.stop.get_or_insert(Stop::Stopped);

@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
-/// The text of a file.
+/// The text of a file, without the mark (U+FEFF) that some editors put before it.
 ///
 /// # Errors
 /// When it cannot be read or is not UTF-8; names the file.
 pub fn read(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map(|text| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text));
+    text.map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::file(
             path,
@@ -34,6 +35,8 @@ pub struct Text {
     growth: usize,
     /// Texts of special tokens, by their first letter.
     special: HashMap<char, Vec<String>>,
+    /// End tokens besides those of the model's description.
+    ends: Vec<u32>,
 }
 
 /// A sentence of the tokenizer's, as an error.
@@ -77,7 +80,7 @@ impl Text {
                 special.entry(first).or_default().push(token.content);
             }
         }
-        Ok(Text { tokenizer, bytes, growth, special })
+        Ok(Text { tokenizer, bytes, growth, special, ends: Vec::new() })
     }
 
     /// Token ids of a text, in which the texts of control tokens are control tokens; `special` adds what the tokenizer
@@ -162,6 +165,11 @@ impl Text {
         self.bytes.bytes(&self.tokenizer, id, first)
     }
 
+    /// Whether a token ends a text, though the model's description does not say so.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
     /// The id of a token by its text.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
@@ -241,7 +249,12 @@ pub struct TextStream<'a> {
     done: usize,
 }
 
-impl TextStream<'_> {
+impl<'a> TextStream<'a> {
+    /// The tokenizer.
+    pub fn text(&self) -> &'a Text {
+        self.text
+    }
+
     /// Adds a token and returns the text that is complete now, often empty.
     ///
     /// # Errors
@@ -311,7 +324,9 @@ impl Language {
     /// When the image has no tokenizer, or one of its texts is damaged.
     pub fn of(model: &LoadedModel) -> Result<Self> {
         let bos = model.model().config().bos;
-        Ok(Language { text: Text::of(model)?, template: Template::of(model)?, bos })
+        let (mut text, template) = (Text::of(model)?, Template::of(model)?);
+        text.ends.clone_from(&template.end_tokens);
+        Ok(Language { text, template, bos })
     }
 
     /// Ids of the prompt that messages make ([`Text::prompt`]).

@@ -9,7 +9,7 @@ fn message(role: &str, content: &str) -> Message {
 }
 
 fn template(source: &str) -> Template {
-    Template { source: source.into(), bos_token: "<s>".into(), eos_token: "</s>".into() }
+    Template { source: source.into(), bos_token: "<s>".into(), eos_token: "</s>".into(), ..Template::default() }
 }
 
 fn rendered(source: &str) -> String {
@@ -51,6 +51,16 @@ fn templates_find_what_the_hugging_face_library_gives_them() {
         ("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y')|length }}{% endif %}", "11"),
         // Arithmetic goes on as it did.
         ("{{ 3 * 4 }} {{ 1.5 * 2 }} {{ '-' * 3 }} {{ [1, 2] * 2 }} {{ 2 + 3 * 4 }}", "12 3.0 --- [1, 2, 1, 2] 14"),
+        ("{{ 7 % 3 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 7.5 % 2 }}", "1 2 -2 1.5"),
+        ("{{ '%s: %03d' % ('a', 7) }} {{ 'x%sx' % messages[0].content }}", "a: 007 xhix"),
+        (
+            "{{ 'abc'.removeprefix('a') }} {{ 'abc'.removesuffix('c') }} {{ 'a-b-c'.rsplit('-', 1) }}",
+            "bc ab ['a-b', 'c']",
+        ),
+        (
+            "{{ 'a-b-c'.partition('-')[2] }} {{ 'a-b-c'.rpartition('-')[0] }} {{ 'abc'.partition('-') }}",
+            "b-c a-b ('abc', '', '')",
+        ),
         // Loops, macros and blocks, whose steps are watched.
         (
             "{% macro f(x) %}[{{ x }}]{% endmacro %}{% for i in range(3) %}{% if loop.last %}{{ f(i) }}{% else %}{{ i }},{% endif %}{% endfor %}",
@@ -112,6 +122,7 @@ fn hostile_templates_are_stopped() {
         "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l }}",
         "{{ '%999999999d'|format(1) }}",
         "{{ '%*d'|format(999999999, 1) }}",
+        "{{ '%999999999d' % 1 }}",
         "{{ '{:999999999}'.format(1) }}",
         "{{ '{:{}}'.format(1, 999999999) }}",
         "{{ 'x\ny'|indent(2000000000) }}",

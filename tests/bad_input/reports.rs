@@ -4,6 +4,7 @@ use super::{brown, edit, folder};
 use serde_json::{Value, json};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Template;
+use shadowllm_host::{Model, Options, SamplerOptions, Stop};
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::program::{Place, Run, finish, program};
 use shadowllm_tests::vectors;
@@ -128,6 +129,27 @@ fn a_template_of_its_own_file_goes_first() {
     assert_eq!(Template::of(&model).unwrap().source, "NEW");
     place.write("model/chat_template.jinja", b"\xff");
     place.fails(1, "pack model -o model.sllm", &["chat_template.jinja: is not UTF-8"]);
+}
+
+/// A model may have more end tokens than its description holds.
+#[test]
+fn the_ninth_end_token_ends() {
+    let place = talker(SAY);
+    let answer = || {
+        let model = Model::open(place.path("model.sllm")).unwrap();
+        let sampling = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+        let mut session = model.session(Options { max_tokens: 12, sampling, ..Options::default() }).unwrap();
+        session.generate("The jury said").unwrap().complete().unwrap()
+    };
+    let before = answer();
+    let end = before.ids[4];
+    let at = before.ids.iter().position(|id| *id == end).unwrap();
+    let others = (0..1000u32).filter(|id| !before.ids.contains(id)).take(8);
+    edit(&place, "model/config.json", |c| c["eos_token_id"] = others.chain([end]).collect::<Vec<_>>().into());
+    place.works("pack model -o model.sllm");
+    let after = answer();
+    assert_eq!((after.ids.as_slice(), after.stop), (&before.ids[..at], Stop::EndOfText));
+    assert_eq!(after.figures.generated_tokens, at);
 }
 
 #[test]

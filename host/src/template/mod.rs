@@ -27,6 +27,9 @@ pub struct Template {
     /// Text of the end-of-sequence token.
     #[serde(default)]
     pub eos_token: String,
+    /// Ids of end tokens beyond those that the image's description has room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub end_tokens: Vec<u32>,
 }
 
 impl Template {
@@ -107,6 +110,7 @@ fn environment() -> Environment<'static> {
     });
     env.add_function(watch::LOOK, move |value: Value| -> Answer { budget.admit(&value).map(|()| value) });
     env.add_function(watch::MULTIPLY, |a: Value, b: Value| multiply(&a, &b));
+    env.add_function(watch::REMAINDER, remainder);
     for (name, function) in watch::FILTERS {
         env.add_function(function, move |state: &mut State, Rest(arguments): Rest<Value>| -> Answer {
             grows(name, &arguments)?;
@@ -121,7 +125,10 @@ fn environment() -> Environment<'static> {
             "replace" | "format" => grows(method, &all)?,
             _ => {}
         }
-        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+        match value.as_str().map(|text| python::method(text, method, arguments)) {
+            Some(Some(result)) => result,
+            _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
+        }
     });
     env
 }
@@ -157,6 +164,24 @@ fn multiply(a: &Value, b: &Value) -> Answer {
         return a.checked_mul(b).map(Value::from).ok_or_else(bad);
     }
     Ok(Value::from(f64::try_from(a.clone())? * f64::try_from(b.clone())?))
+}
+
+/// `a % b`: of numbers, with the sign of `b` as in Python, or a text with values in its places.
+fn remainder(state: &mut State, a: Value, b: Value) -> Answer {
+    if a.as_str().is_some() {
+        let values = if b.is_tuple() { b.try_iter()?.collect() } else { vec![b] };
+        let all: Vec<Value> = std::iter::once(a).chain(values).collect();
+        grows("format", &all)?;
+        return state.apply_filter("format", &all);
+    }
+    let bad = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{a} % {b} cannot be computed"));
+    if a.is_integer() && b.is_integer() {
+        let (a, b) = (i64::try_from(a.clone())?, i64::try_from(b.clone())?);
+        let rest = a.checked_rem(b).ok_or_else(bad)?;
+        return Ok(Value::from(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }));
+    }
+    let (x, y) = (f64::try_from(a.clone())?, f64::try_from(b.clone())?);
+    if y == 0.0 { Err(bad()) } else { Ok(Value::from(x - y * (x / y).floor())) }
 }
 
 /// Numbers larger than this are no width and no count of anything in a prompt.

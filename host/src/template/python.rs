@@ -1,7 +1,7 @@
 //! What templates expect of Python: how values are written, JSON, dates.
 
 use super::budget::{LARGEST, refused};
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -193,6 +193,35 @@ impl Json {
         quoted.push('"');
         out.push(&quoted)
     }
+}
+
+/// Methods of Python's texts that minijinja's collection lacks; `None` for others.
+pub fn method(text: &str, name: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
+    let part = arguments.first().and_then(Value::as_str);
+    let three = |a: &str, b: &str, c: &str| Value::from(Tuple::from(vec![a.into(), b.into(), c.into()]));
+    let value = match (name, part) {
+        ("removeprefix", Some(part)) => Value::from(text.strip_prefix(part).unwrap_or(text)),
+        ("removesuffix", Some(part)) => Value::from(text.strip_suffix(part).unwrap_or(text)),
+        ("partition" | "rpartition" | "rsplit", Some("")) => {
+            return Some(Err(Error::new(ErrorKind::InvalidOperation, format!("{name} at an empty text"))));
+        }
+        ("partition", Some(part)) => match text.split_once(part) {
+            Some((before, after)) => three(before, part, after),
+            None => three(text, "", ""),
+        },
+        ("rpartition", Some(part)) => match text.rsplit_once(part) {
+            Some((before, after)) => three(before, part, after),
+            None => three("", "", text),
+        },
+        ("rsplit", Some(part)) => {
+            let most = arguments.get(1).and_then(Value::as_usize).map_or(usize::MAX, |n| n.saturating_add(1));
+            let mut parts: Vec<Value> = text.rsplitn(most, part).map(Value::from).collect();
+            parts.reverse();
+            Value::from(parts)
+        }
+        _ => return None,
+    };
+    Some(Ok(value))
 }
 
 /// Today's date as the template wants it, in coordinated universal time.

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub const LOOK: &str = "look at";
 /// Function in place of `*`.
 pub const MULTIPLY: &str = "multiply by";
+/// Function in place of `%`.
+pub const REMAINDER: &str = "remainder of";
 /// Filters whose result can be much longer than what they are given, each with the function in its place.
 pub const FILTERS: [(&str, &str); 6] = [
     ("batch", "filter batch"),
@@ -75,6 +77,7 @@ fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
         // Through the formatter, which counts.
         I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
         I::Mul => vec![I::CallFunction(MULTIPLY, Some(2)), look()],
+        I::Rem => vec![I::CallFunction(REMAINDER, Some(2)), look()],
         I::ApplyFilter(name, count, _) => {
             let name = name.split_whitespace().collect::<String>();
             match FILTERS.iter().find(|(filter, _)| *filter == name) {

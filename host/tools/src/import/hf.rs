@@ -178,12 +178,15 @@ fn json(folder: &Path, file: &str) -> Result<Value> {
 
 /// `generation_config.json` often names more end tokens than `config.json`, and `tokenizer_config.json` the one that
 /// ends a turn.
-fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
-    let mut ids = match json(folder, "generation_config.json")?.get("eos_token_id") {
-        Some(Value::Array(list)) => list.clone(),
-        Some(one) => vec![one.clone()],
-        None => Vec::new(),
-    };
+fn ends(folder: &Path) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for file in ["config.json", "generation_config.json"] {
+        match json(folder, file)?.get("eos_token_id") {
+            Some(Value::Array(list)) => ids.extend(list.iter().cloned()),
+            Some(one) => ids.push(one.clone()),
+            None => {}
+        }
+    }
     let token = token(&json(folder, "tokenizer_config.json")?, "eos_token");
     if !token.is_empty() {
         let tokenizer = json(folder, "tokenizer.json")?;
@@ -192,8 +195,13 @@ fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
         let id = added.and_then(|t| t.get("id")).or_else(|| tokenizer.get("model")?.get("vocab")?.get(&token));
         ids.extend(id.cloned());
     }
+    Ok(ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()).collect())
+}
+
+/// Adds them to the description, as far as it has room.
+fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
     let c = &mut spec.globals;
-    for id in ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()) {
+    for id in ends(folder)? {
         if c.eos_len < c.eos.len() && !c.eos().contains(&id) {
             c.eos[c.eos_len] = id;
             c.eos_len += 1;
@@ -290,12 +298,17 @@ impl Source for HfSource {
                 let entry = named("default").or(list.first());
                 entry.and_then(|t| t.get("template")?.as_str()).unwrap_or_default().to_owned()
             }
-            _ => String::new(),
+            // Of models that read pictures too.
+            _ => match json(&self.folder, "chat_template.json")?.get("chat_template") {
+                Some(Value::String(s)) => s.clone(),
+                _ => String::new(),
+            },
         };
         Ok(Template {
             source: template,
             bos_token: token(&config, "bos_token"),
             eos_token: token(&config, "eos_token"),
+            end_tokens: ends(&self.folder)?.into_iter().filter(|id| !self.spec.globals.eos().contains(id)).collect(),
         })
     }
 

@@ -9,6 +9,7 @@ use crate::import::names::{self, Kind, Part, Wanted};
 use crate::import::placed::all_placed;
 use crate::import::{Data, Source, SourceTensor, Spec};
 use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::MAX_EOS;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::collections::BTreeMap;
@@ -101,6 +102,7 @@ impl Source for GgufSource {
             source: special.chat_template.unwrap_or_default(),
             bos_token: token(special.bos),
             eos_token: token(special.eos.first().copied()),
+            end_tokens: special.eos.iter().skip(MAX_EOS).copied().collect(),
         })
     }
 
