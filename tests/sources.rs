@@ -474,3 +474,48 @@ fn sources_are_inspected_before_they_are_packed() {
     );
     place.fails(1, "inspect y.gguf", &["y.gguf: architecture rwkv7 is not supported", "qwen3moe"]);
 }
+
+/// `tokenizer.model` alone, of both kinds, with and without a space before texts: the ids of SentencePiece itself.
+#[test]
+fn tokens_are_sentencepieces() {
+    let expected: Value = serde_json::from_str(&read(&vectors("sentencepiece/expected.json"))).unwrap();
+    for (name, cases) in expected.as_object().unwrap() {
+        let place = Place::new();
+        let folder = place.folder("families/arcee", |_| {}, same);
+        std::fs::copy(vectors("sentencepiece").join(format!("{name}.model")), folder.join("tokenizer.model")).unwrap();
+        let json = import::open(&folder).unwrap().tokenizer().unwrap().unwrap();
+        let text = Text::from_json(&json).unwrap();
+        for case in cases.as_array().unwrap() {
+            let got = text.encode(case["text"].as_str().unwrap(), false).unwrap();
+            assert_eq!(json!(got), case["ids"], "{name}: {case}");
+        }
+        // A beginning token where the folder says so.
+        for add in [true, false] {
+            std::fs::write(folder.join("tokenizer_config.json"), json!({"add_bos_token": add}).to_string()).unwrap();
+            let json = import::open(&folder).unwrap().tokenizer().unwrap().unwrap();
+            let before = beginning(&Text::from_json(&json).unwrap()).unwrap();
+            assert_eq!(before, if add { vec![1] } else { vec![] }, "{name}");
+        }
+        // Cut off anywhere: an error or fewer tokens, never a panic.
+        let whole = std::fs::read(folder.join("tokenizer.model")).unwrap();
+        for cut in (0..whole.len()).step_by(97) {
+            std::fs::write(folder.join("tokenizer.model"), &whole[..cut]).unwrap();
+            if let Err(error) = import::open(&folder).unwrap().tokenizer() {
+                assert!(error.to_string().contains("tokenizer.model: "), "{error}");
+            }
+        }
+    }
+}
+
+/// The README names the families that there are.
+#[test]
+fn the_readme_names_all_families() {
+    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"));
+    let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (kind, key) in [(import::Kind::Hf, "`model_type`"), (import::Kind::Gguf, "`general.architecture`")] {
+        let mut names = import::family_names(kind);
+        names.sort_unstable();
+        let list = format!("{key}: {}.", names.join(", "));
+        assert!(readme.contains(&list), "the README lacks: {list}");
+    }
+}

@@ -141,7 +141,7 @@ fn what_cannot_be_built_is_an_error_that_names_it() {
     assert_eq!(error(&pre), "the pre-tokenizer \"kimi-k2\" (tokenizer.ggml.pre) is not known");
     assert!(error(&[]).contains("tokenizer.ggml.model is missing"));
     assert!(error(&[model("gpt2")]).contains("tokenizer.ggml.tokens is missing"));
-    assert!(error(&[model("bert"), tokens(&["a"])]).starts_with("the tokenizer model \"bert\" is not"));
+    assert!(error(&[model("bert"), tokens(&["a"])]).starts_with("the tokenizer model \"bert\" (WordPiece) is not"));
     assert!(error(&[model("gpt2"), tokens(&["a"])]).contains("tokenizer.ggml.merges is missing"));
     assert!(error(&[model("llama"), tokens(&["a"])]).contains("tokenizer.ggml.scores is missing"));
     assert_eq!(error(&[model("gpt2"), tokens(&["a", "b", "a"])]), "tokens 0 and 2 are both \"a\"");

@@ -1,6 +1,6 @@
 //! `shadowllm inspect` of what could be packed: a GGUF file or a Hugging Face folder.
 
-use crate::inspect::{architecture, print_kinds};
+use crate::architecture::{architecture, print_kinds};
 use crate::print;
 use serde_json::{Value, json};
 use shadowllm_core::image::Architecture;

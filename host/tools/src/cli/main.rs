@@ -3,6 +3,7 @@
 //! Modules, lowest first: `print`, `setup`, `dial`, `answer`, `chat`, then a module for each command.
 
 mod answer;
+mod architecture;
 mod bandwidth;
 mod bench;
 #[cfg(feature = "calibrate")]

@@ -3,9 +3,10 @@
 use super::arrange::{Stock, arrange};
 use super::config::Config;
 use super::families::{self, Family};
-use super::gguf::GgmlType;
+use super::gguf::{self, GgmlType, tokenizer_json};
 use super::names::{self, Kind, Part, Wanted};
 use super::placed::all_placed;
+use super::sentencepiece;
 use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -138,6 +139,26 @@ impl HfSource {
         let there = |name: &str| self.places.contains_key(&format!("{before}{name}"));
         let (name, part) = names::find(self.family.names, Kind::Hf, wanted, &there)?;
         Some((before + &name, part))
+    }
+}
+
+impl HfSource {
+    /// The tokenizer of a folder that has the file of SentencePiece alone.
+    fn sentencepiece(&self) -> Result<Option<String>> {
+        let path = self.folder.join("tokenizer.model");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let failed = |e: String| Error::file(&path, e);
+        let mut metadata = sentencepiece::metadata(&bytes).map_err(failed)?;
+        let config = json(&self.folder, "tokenizer_config.json")?;
+        if let Some(add) = config.get("add_bos_token").and_then(Value::as_bool) {
+            metadata.set("tokenizer.ggml.add_bos_token", gguf::Value::Bool(add));
+        }
+        let text = tokenizer_json(&metadata).map_err(failed)?;
+        Text::from_json(&text).map_err(failed)?;
+        Ok(Some(text))
     }
 }
 
@@ -277,7 +298,7 @@ impl Source for HfSource {
     fn tokenizer(&self) -> Result<Option<String>> {
         let path = self.folder.join("tokenizer.json");
         if !path.is_file() {
-            return Ok(None);
+            return self.sentencepiece();
         }
         let text = read(&path)?;
         // Refused here, not only when the image is to read a text.

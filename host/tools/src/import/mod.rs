@@ -8,6 +8,7 @@ mod hf;
 mod names;
 mod placed;
 mod rope;
+mod sentencepiece;
 mod synthetic;
 mod tensor;
 

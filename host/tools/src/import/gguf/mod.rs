@@ -76,6 +76,11 @@ pub struct Gguf {
 }
 
 impl Gguf {
+    /// A file of this metadata and no tensors.
+    pub(crate) fn of(metadata: BTreeMap<String, Value>) -> Gguf {
+        Gguf { metadata, tensors: Vec::new(), by_name: HashMap::new() }
+    }
+
     /// Reads the header of the GGUF file whose whole bytes these are.
     pub fn parse(bytes: &[u8]) -> Result<Gguf, String> {
         let mut reader = Reader::new(bytes);
@@ -86,6 +91,11 @@ impl Gguf {
         let (mut tensors, by_name) = read_tensors(&mut reader, tensors)?;
         place_tensors(&mut tensors, reader.pos(), bytes.len(), alignment(&metadata)?)?;
         Ok(Gguf { metadata, tensors, by_name })
+    }
+
+    /// Sets a value.
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        self.metadata.insert(key.to_owned(), value);
     }
 
     /// The metadata value under this key.

@@ -1,8 +1,8 @@
 //! Builds a Hugging Face `tokenizer.json` from a GGUF file's metadata, so that a model needs no
 //! other file than its GGUF.
 //!
-//! Two kinds are known: `gpt2`, byte-level BPE whose merges the file lists, and `llama`,
-//! SentencePiece BPE whose merges follow from the tokens' scores. An EOS token is never put after
+//! Three kinds are known: `gpt2`, byte-level BPE whose merges the file lists, `llama`, SentencePiece BPE whose merges
+//! follow from the tokens' scores, and `t5`, SentencePiece unigram. An EOS token is never put after
 //! a text, whatever `tokenizer.ggml.add_eos_token` says: the model is to go on from there.
 
 use std::cmp::Ordering;
@@ -70,9 +70,12 @@ pub fn tokenizer_json(gguf: &Gguf) -> Result<String, String> {
     let parts = match kind {
         "gpt2" => byte_level(gguf, &vocab)?,
         "llama" => sentencepiece(gguf, &vocab)?,
+        "t5" => unigram(gguf, &vocab)?,
         _ => {
+            let what = if kind == "bert" { " (WordPiece)" } else { "" };
             return Err(format!(
-                "the tokenizer model \"{kind}\" is not supported; supported are \"gpt2\" and \"llama\""
+                "the tokenizer model \"{kind}\"{what} is not supported; supported are \"gpt2\" (byte-level BPE), \"llama\" \
+                 (SentencePiece BPE) and \"t5\" (SentencePiece unigram)"
             ));
         }
     };
@@ -339,6 +342,39 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
         decoder: signs_to_spaces(prefix),
         model: bpe(vocab, scored_merges(vocab, &scores), options),
         add_bos: true,
+    })
+}
+
+/// The parts of a SentencePiece unigram tokenizer.
+fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
+    if gguf.value("tokenizer.ggml.precompiled_charsmap").is_some() {
+        return Err("a tokenizer that normalises texts by a table (precompiled_charsmap) is not supported".into());
+    }
+    if gguf.bool("tokenizer.ggml.remove_extra_whitespaces") == Some(true) {
+        return Err("a tokenizer that removes white space (remove_extra_whitespaces) is not supported".into());
+    }
+    let scores = gguf.numbers("tokenizer.ggml.scores");
+    let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
+    check_len("tokenizer.ggml.scores", scores.len(), vocab.texts.len())?;
+    let prefix = gguf.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+    // Tokens with a meaning of their own are no pieces of a text, whatever their scores.
+    let piece = |((_, text, kind), score): ((u32, &str, i64), &f64)| match kind {
+        UNKNOWN | CONTROL | BYTE => json!([text, -1e4]),
+        _ => json!([text, score]),
+    };
+    let pieces: Value = vocab.tokens().zip(&scores).map(piece).collect();
+    let model = Value::from_iter([
+        ("type", json!("Unigram")),
+        ("unk_id", json!(token_id(gguf, "unknown").unwrap_or(0))),
+        ("vocab", pieces),
+        ("byte_fallback", json!(vocab.has_bytes())),
+    ]);
+    Ok(Parts {
+        normalizer: spaces_to_signs(prefix),
+        pre_tokenizer: Value::Null,
+        decoder: signs_to_spaces(prefix),
+        model,
+        add_bos: false,
     })
 }
 

@@ -1,0 +1,124 @@
+//! `tokenizer.model`, the file of SentencePiece, as the metadata of a GGUF file would have it: what is built from those
+//! is built from this.
+//!
+//! The file is a message of Protocol Buffers (`sentencepiece_model.proto`), of which a few fields are read.
+
+use super::gguf::{Array, Gguf, Value};
+use std::collections::BTreeMap;
+
+/// A field's value: a number, or bytes (a message, a string, a float).
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// The fields of a message with their numbers.
+fn fields(mut rest: &[u8]) -> Result<Vec<(u64, Field<'_>)>, String> {
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        let key = number(&mut rest)?;
+        let len = match key & 7 {
+            0 => {
+                all.push((key >> 3, Field::Number(number(&mut rest)?)));
+                continue;
+            }
+            1 => 8,
+            2 => number(&mut rest)? as usize,
+            5 => 4,
+            kind => return Err(format!("a field of the kind {kind}")),
+        };
+        let (bytes, after) = rest.split_at_checked(len).ok_or("a field that is longer than the file")?;
+        all.push((key >> 3, Field::Bytes(bytes)));
+        rest = after;
+    }
+    Ok(all)
+}
+
+/// A number of seven bits a byte, the lowest first.
+fn number(rest: &mut &[u8]) -> Result<u64, String> {
+    let mut n = 0;
+    for (i, byte) in rest.iter().enumerate().take(10) {
+        n |= u64::from(byte & 127).checked_shl(7 * i as u32).unwrap_or(0);
+        if byte & 128 == 0 {
+            *rest = &rest[i + 1..];
+            return Ok(n);
+        }
+    }
+    Err("a number that does not end".into())
+}
+
+/// The metadata.
+///
+/// # Errors
+/// What is wrong with the file, or not supported.
+pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
+    let damaged = |e: String| format!("is no file of SentencePiece: it has {e}; download it again");
+    let (mut texts, mut scores, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut model, mut prefix, mut removes) = ("t5", true, true);
+    let mut special = vec![("unknown", 0), ("bos", 1), ("eos", 2)];
+    for (field, value) in fields(file).map_err(damaged)? {
+        let Field::Bytes(message) = value else { continue };
+        let inner = if (1..=3).contains(&field) { fields(message).map_err(damaged)? } else { continue };
+        match field {
+            1 => {
+                let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
+                for part in inner {
+                    match part {
+                        (1, Field::Bytes(b)) => text = String::from_utf8_lossy(b).into_owned(),
+                        (2, Field::Bytes(b)) => score = b.try_into().map_or(0.0, f32::from_le_bytes),
+                        (3, Field::Number(n)) => kind = n as i64,
+                        _ => {}
+                    }
+                }
+                texts.push(text);
+                scores.push(f64::from(score));
+                kinds.push(kind);
+            }
+            2 => {
+                for part in inner {
+                    match part {
+                        (3, Field::Number(1)) => model = "t5",
+                        (3, Field::Number(2)) => model = "llama",
+                        (3, Field::Number(n)) => {
+                            return Err(format!("is of the kind {n}: unigram (1) and BPE (2) are supported"));
+                        }
+                        // Negative numbers stand for none.
+                        (n @ 40..=42, Field::Number(id)) => special[n as usize - 40].1 = id,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {
+                for part in inner {
+                    match part {
+                        (2, Field::Bytes(table)) if !table.is_empty() => {
+                            return Err(
+                                "normalises texts by a table (precompiled_charsmap), which is not supported: take a \
+                                        folder with a tokenizer.json"
+                                    .into(),
+                            );
+                        }
+                        (3, Field::Number(n)) => prefix = n != 0,
+                        (4, Field::Number(n)) => removes = n != 0,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    if texts.is_empty() {
+        return Err(damaged("no tokens".into()));
+    }
+    let mut all = BTreeMap::new();
+    let mut set = |key: &str, value| drop(all.insert(format!("tokenizer.ggml.{key}"), value));
+    set("model", Value::String(model.into()));
+    set("tokens", Value::Array(Array::Strings(texts)));
+    set("scores", Value::Array(Array::Float(scores)));
+    set("token_type", Value::Array(Array::Signed(kinds)));
+    set("add_space_prefix", Value::Bool(prefix));
+    set("remove_extra_whitespaces", Value::Bool(removes));
+    for (name, id) in special {
+        set(&format!("{name}_token_id"), Value::Unsigned(id));
+    }
+    Ok(Gguf::of(all))
+}
