@@ -2,13 +2,28 @@
 
 use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind, VERSION, crc32};
 use shadowllm_core::{Error, Format, Image, Model, Serial, Session, SessionOptions};
-use shadowllm_tests::folder::Random;
+use shadowllm_tests::folder::{Random, Shape};
+use shadowllm_tests::gguf_file::GgufFile;
 use shadowllm_tests::{fixture_ids, pack_to, vectors};
+use shadowllm_tools::import;
+use shadowllm_tools::import::gguf::GgmlType;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
 
 fn image(family: &str, format: Format) -> Vec<u8> {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("model.sllm");
     pack_to(&vectors("models").join(family), format, &path);
+    std::fs::read(path).unwrap()
+}
+
+/// A model of K types, whose blocks share numbers.
+fn super_blocks(arrangement: Arrangement) -> Vec<u8> {
+    let temp = tempfile::tempdir().unwrap();
+    let (file, path) = (temp.path().join("model.gguf"), temp.path().join("model.sllm"));
+    let shape = Shape { d: 256, ffn: 256, heads: [4, 2, 64], vocab: 40, layers: 1 };
+    let kinds = [GgmlType::Q4K, GgmlType::Q6K, GgmlType::Q5K, GgmlType::IQ4XS, GgmlType::MXFP4];
+    std::fs::write(&file, GgufFile::llama_of(shape, &[GgmlType::Q6K], &kinds).bytes()).unwrap();
+    pack(&*import::open(&file).unwrap(), Formats::OWN, arrangement, &path, &mut |_, _| {}).unwrap();
     std::fs::read(path).unwrap()
 }
 
@@ -77,14 +92,16 @@ fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
     let mut random = Random(11);
     let mut pick = |n: usize| (f64::from(random.draw().abs()) * 1e6) as usize % n;
     let mut parsed = 0;
-    for family in ["opt-postnorm-proj", "llama-relu", "qwen3"] {
-        let good = image(family, Format::Q4_1);
+    let families = ["opt-postnorm-proj", "llama-relu", "qwen3"].map(|f| (image(f, Format::Q4_1), fixture_ids(f)));
+    let supers = [Arrangement::DENSE, Arrangement::INPUT].map(|a| (super_blocks(a), vec![3, 1, 4, 1, 5]));
+    for (good, ids) in families.into_iter().chain(supers) {
         let head = u32::from_le_bytes(good[12..16].try_into().unwrap()) as usize;
         for _ in 0..4000 {
             let mut bytes = good.clone();
             for _ in 0..1 + pick(3) {
                 let at = 12 + pick(head - 12);
-                bytes[at] = [0, 1, 2, 15, 16, 31, 32, 64, 127, 128, 255][pick(11)];
+                // Codes of formats with super-blocks among them.
+                bytes[at] = [0, 1, 2, 8, 15, 16, 17, 18, 19, 20, 31, 32, 64, 127, 128, 255][pick(16)];
             }
             resign(&mut bytes);
             let Ok(model) = Model::parse(&bytes) else { continue };
@@ -97,7 +114,8 @@ fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
             let mut memory = vec![std::mem::MaybeUninit::uninit(); size.size()];
             let mut session = Session::new(model, options, &mut memory).unwrap();
             // Ids may be out of range of a changed vocabulary: an error is fine.
-            let _ = session.prefill(&Serial, &fixture_ids(family)[..5]);
+            let _ = session.prefill(&Serial, &ids[..5]);
+            let _ = session.decode(&Serial, ids[0]);
         }
     }
     assert!(parsed > 100, "the mutations hardly ever parse ({parsed}): they test too little");

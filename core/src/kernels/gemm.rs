@@ -36,8 +36,8 @@ pub(super) trait Panel {
     /// super-block, where there are such.
     ///
     /// # Safety
-    /// `tiles` must give whole tiles of the format for all of `kbs`, and the numbers of their super-blocks; the rest of `call` must be as a
-    /// [`super::call::MatrixKernel`] demands, for 16 outputs.
+    /// `tiles` must give whole tiles of the format for all of `kbs`, and the numbers of their super-blocks; the rest of
+    /// `call` must be as a [`super::call::MatrixKernel`] demands, for 16 outputs.
     unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
 }
 

@@ -3,9 +3,10 @@
 //! ```text
 //! dot[output] = sum over k in 0..32 of code[output][k] * x[k]        exactly, then as f32
 //! ```
-//! What codes stand for is an integer of at most 8 bits, of at most 14 where halves of a block have factors. This is the only part of a matrix kernel that an instruction set writes itself, one file each; `scalar.rs` is the
-//! definition the others are held to. Bytes of a tile lie in *quads*: four neighbouring inputs of output 0, of output
-//! 1, ..., so that an instruction that multiplies four bytes a lane reads an output a lane.
+//! What codes stand for is an integer of at most 8 bits, of at most 14 where halves of a block have factors. This is the
+//! only part of a matrix kernel that an instruction set writes itself, one file each; `scalar.rs` is the definition the
+//! others are held to. Bytes of a tile lie in *quads*: four neighbouring inputs of output 0, of output 1, ..., so that an
+//! instruction that multiplies four bytes a lane reads an output a lane.
 
 use super::heads::Heads;
 use crate::simd::{Lanes, Proof};

