@@ -96,6 +96,9 @@ const NAMES: &[(&str, &str)] = &[
     ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
 ];
 
+/// Architectures whose queries and keys the converter permutes.
+const PERMUTED: [&str; 5] = ["arcee", "granite", "granitemoe", "llama", "smollm3"];
+
 #[derive(Clone)]
 struct Tensor {
     /// Row-major: the last one that of a row.
@@ -182,13 +185,7 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
             continue;
         }
         if module == "block_sparse_moe.input_linear" {
-            let (experts, both) = (t.shape[0], t.shape[1]);
-            for (name, from) in [("ffn_gate_exps", 0), ("ffn_up_exps", both / 2)] {
-                let flat = Tensor { shape: vec![experts * both, t.shape[2]], numbers: t.numbers.clone() };
-                let rows = (0..experts * both / 2).map(|r| r / (both / 2) * both + from + r % (both / 2));
-                let half = Tensor { shape: vec![experts, both / 2, t.shape[2]], ..flat.select(rows) };
-                out.insert(format!("{prefix}{name}.weight"), half);
-            }
+            granite_experts(&mut out, &prefix, &t);
             continue;
         }
         let gguf = NAMES.iter().find(|row| row.0 == module).unwrap_or_else(|| panic!("{name}")).1;
@@ -205,12 +202,11 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
             let (rows, dim) = (t.rows(), t.rows() / heads / 3);
             t = t.select((0..rows).map(|r| r % (rows / 3) / dim * 3 * dim + r / (rows / 3) * dim + r % dim));
         }
-        let permutes = ["arcee", "granite", "granitemoe", "llama", "smollm3"].contains(&arch);
-        match gguf {
-            "attn_q" if permutes => t = t.permuted(heads),
-            "attn_k" if permutes => t = t.permuted(kv_heads),
-            _ => {}
-        }
+        t = match gguf {
+            "attn_q" if PERMUTED.contains(&arch) => t.permuted(heads),
+            "attn_k" if PERMUTED.contains(&arch) => t.permuted(kv_heads),
+            _ => t,
+        };
         let full = format!("{prefix}{gguf}{suffix}");
         match out.get_mut(&full).filter(|_| gguf.ends_with("_exps")) {
             Some(stack) => {
@@ -225,6 +221,17 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
         }
     }
     out
+}
+
+/// Granite has the gates of an expert before its ups in one matrix.
+fn granite_experts(out: &mut BTreeMap<String, Tensor>, prefix: &str, t: &Tensor) {
+    let (experts, both, width) = (t.shape[0], t.shape[1], t.shape[2]);
+    let flat = Tensor { shape: vec![experts * both, width], numbers: t.numbers.clone() };
+    for (name, from) in [("ffn_gate_exps", 0), ("ffn_up_exps", both / 2)] {
+        let rows = (0..experts * both / 2).map(|r| r / (both / 2) * both + from + r % (both / 2));
+        let half = Tensor { shape: vec![experts, both / 2, width], ..flat.select(rows) };
+        out.insert(format!("{prefix}{name}.weight"), half);
+    }
 }
 
 /// gpt-oss has matrices of all experts with their inputs as rows, gates and ups in turns.
@@ -297,6 +304,16 @@ fn metadata(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Ve
         let pattern = key("attention.sliding_window_pattern");
         entries.push(gguf_bytes::array(&pattern, 7, slides.len() as u64, &slides));
     }
+    entries.extend(rotation(arch, c, out));
+    entries
+}
+
+/// Keys of the rotation, and tensors of its divisors.
+fn rotation(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Vec<u8>> {
+    let mut entries = Vec::new();
+    let number = |keys: &[&str]| keys.iter().find_map(|key| c[*key].as_u64());
+    let key = |key: &str| format!("{arch}.{key}");
+    let f32_entry = |name: &str, x: f64| gguf_bytes::entry(&key(name), 6, &(x as f32).to_le_bytes());
     let all = &c["rope_parameters"];
     let rope = all.get("full_attention").unwrap_or(all);
     entries.extend(rope["rope_theta"].as_f64().map(|x| f32_entry("rope.freq_base", x)));

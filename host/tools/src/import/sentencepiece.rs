@@ -47,77 +47,98 @@ fn number(rest: &mut &[u8]) -> Result<u64, String> {
     Err("a number that does not end".into())
 }
 
+/// What is read of a file.
+struct Model {
+    texts: Vec<String>,
+    scores: Vec<f64>,
+    kinds: Vec<i64>,
+    /// Its kind, by GGUF's name.
+    kind: &'static str,
+    prefix: bool,
+    removes: bool,
+    special: [(&'static str, u64); 3],
+}
+
+impl Model {
+    /// A token: its text, its score and its type, which GGUF numbers alike.
+    fn piece(&mut self, parts: Vec<(u64, Field)>) {
+        let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
+        for part in parts {
+            match part {
+                (1, Field::Bytes(b)) => text = String::from_utf8_lossy(b).into_owned(),
+                (2, Field::Bytes(b)) => score = b.try_into().map_or(0.0, f32::from_le_bytes),
+                (3, Field::Number(n)) => kind = n as i64,
+                _ => {}
+            }
+        }
+        self.texts.push(text);
+        self.scores.push(f64::from(score));
+        self.kinds.push(kind);
+    }
+
+    /// The kind of model, and its special tokens.
+    fn trainer(&mut self, parts: Vec<(u64, Field)>) -> Result<(), String> {
+        for part in parts {
+            match part {
+                (3, Field::Number(1)) => self.kind = "t5",
+                (3, Field::Number(2)) => self.kind = "llama",
+                (3, Field::Number(n)) => {
+                    return Err(format!("is of the kind {n}: unigram (1) and BPE (2) are supported"));
+                }
+                // Negative numbers stand for none.
+                (n @ 40..=42, Field::Number(id)) => self.special[n as usize - 40].1 = id,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What is done to a text first.
+    fn normalizer(&mut self, parts: Vec<(u64, Field)>) -> Result<(), String> {
+        for part in parts {
+            match part {
+                (2, Field::Bytes(table)) if !table.is_empty() => {
+                    let message = "normalises texts by a table (precompiled_charsmap), which is not supported: take a folder \
+                                   with a tokenizer.json";
+                    return Err(message.into());
+                }
+                (3, Field::Number(n)) => self.prefix = n != 0,
+                (4, Field::Number(n)) => self.removes = n != 0,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The metadata.
 ///
 /// # Errors
 /// What is wrong with the file, or not supported.
 pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
     let damaged = |e: String| format!("is no file of SentencePiece: it has {e}; download it again");
-    let (mut texts, mut scores, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut model, mut prefix, mut removes) = ("t5", true, true);
-    let mut special = vec![("unknown", 0), ("bos", 1), ("eos", 2)];
-    for (field, value) in fields(file).map_err(damaged)? {
-        let Field::Bytes(message) = value else { continue };
-        let inner = if (1..=3).contains(&field) { fields(message).map_err(damaged)? } else { continue };
+    let (texts, scores, kinds, special) = (vec![], vec![], vec![], [("unknown", 0), ("bos", 1), ("eos", 2)]);
+    let mut m = Model { texts, scores, kinds, kind: "t5", prefix: true, removes: true, special };
+    for field in fields(file).map_err(damaged)? {
         match field {
-            1 => {
-                let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
-                for part in inner {
-                    match part {
-                        (1, Field::Bytes(b)) => text = String::from_utf8_lossy(b).into_owned(),
-                        (2, Field::Bytes(b)) => score = b.try_into().map_or(0.0, f32::from_le_bytes),
-                        (3, Field::Number(n)) => kind = n as i64,
-                        _ => {}
-                    }
-                }
-                texts.push(text);
-                scores.push(f64::from(score));
-                kinds.push(kind);
-            }
-            2 => {
-                for part in inner {
-                    match part {
-                        (3, Field::Number(1)) => model = "t5",
-                        (3, Field::Number(2)) => model = "llama",
-                        (3, Field::Number(n)) => {
-                            return Err(format!("is of the kind {n}: unigram (1) and BPE (2) are supported"));
-                        }
-                        // Negative numbers stand for none.
-                        (n @ 40..=42, Field::Number(id)) => special[n as usize - 40].1 = id,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {
-                for part in inner {
-                    match part {
-                        (2, Field::Bytes(table)) if !table.is_empty() => {
-                            return Err(
-                                "normalises texts by a table (precompiled_charsmap), which is not supported: take a \
-                                        folder with a tokenizer.json"
-                                    .into(),
-                            );
-                        }
-                        (3, Field::Number(n)) => prefix = n != 0,
-                        (4, Field::Number(n)) => removes = n != 0,
-                        _ => {}
-                    }
-                }
-            }
+            (1, Field::Bytes(message)) => m.piece(fields(message).map_err(damaged)?),
+            (2, Field::Bytes(message)) => m.trainer(fields(message).map_err(damaged)?)?,
+            (3, Field::Bytes(message)) => m.normalizer(fields(message).map_err(damaged)?)?,
+            _ => {}
         }
     }
-    if texts.is_empty() {
+    if m.texts.is_empty() {
         return Err(damaged("no tokens".into()));
     }
     let mut all = BTreeMap::new();
     let mut set = |key: &str, value| drop(all.insert(format!("tokenizer.ggml.{key}"), value));
-    set("model", Value::String(model.into()));
-    set("tokens", Value::Array(Array::Strings(texts)));
-    set("scores", Value::Array(Array::Float(scores)));
-    set("token_type", Value::Array(Array::Signed(kinds)));
-    set("add_space_prefix", Value::Bool(prefix));
-    set("remove_extra_whitespaces", Value::Bool(removes));
-    for (name, id) in special {
+    set("model", Value::String(m.kind.into()));
+    set("tokens", Value::Array(Array::Strings(m.texts)));
+    set("scores", Value::Array(Array::Float(m.scores)));
+    set("token_type", Value::Array(Array::Signed(m.kinds)));
+    set("add_space_prefix", Value::Bool(m.prefix));
+    set("remove_extra_whitespaces", Value::Bool(m.removes));
+    for (name, id) in m.special {
         set(&format!("{name}_token_id"), Value::Unsigned(id));
     }
     Ok(Gguf::of(all))
