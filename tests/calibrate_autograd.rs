@@ -285,14 +285,17 @@ fn the_engines_own_traces_are_the_copys() {
         let model = packed(&vectors("models").join(family), Format::F32, &temp.path().join("model.sllm"));
         let (ids, mut seen) = (fixture_ids(family), Vec::new());
         let windows = [&ids[..], &ids[5..20]];
-        Observed::new(&model, 2).unwrap().trace_each(&windows, &mut |trace| Ok(seen.push(trace))).unwrap();
+        let mut keep = |trace| {
+            seen.push(trace);
+            Ok(())
+        };
+        Observed::new(&model, 2).unwrap().trace_each(&windows, &mut keep).unwrap();
         for (ids, seen) in windows.iter().zip(&seen) {
             let copy = traced(&model, ids);
             assert_eq!((seen.tokens, seen.heads), (copy.tokens, copy.heads));
-            let fields: [fn(&Trace) -> &Vec<Vec<f32>>; 5] =
-                [|t| &t.attention_input, |t| &t.ffn_input, |t| &t.head_output, |t| &t.neurons, |t| &t.up];
-            for (i, field) in fields.iter().enumerate() {
-                let (got, expected) = (field(seen), field(&copy));
+            let fields =
+                |t: &Trace| [&t.attention_input, &t.ffn_input, &t.head_output, &t.neurons, &t.up].map(Clone::clone);
+            for (i, (got, expected)) in fields(seen).iter().zip(&fields(&copy)).enumerate() {
                 assert_eq!(got.len(), expected.len(), "{family}, field {i}");
                 for (layer, (got, expected)) in got.iter().zip(expected).enumerate() {
                     let difference = relative(got, expected);

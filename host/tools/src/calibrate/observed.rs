@@ -86,10 +86,11 @@ impl<'a> Observed<'a> {
                 }
             }
         };
-        let mut session = self.model.session(options, memory)?;
-        session.set_observer(Some(&see));
-        session.prefill(&self.pool, ids)?;
-        drop(session);
+        {
+            let mut session = self.model.session(options, memory)?;
+            session.set_observer(Some(&see));
+            session.prefill(&self.pool, ids)?;
+        }
         let mut trace = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         trace.neurons.resize(c.layers, vec![0.0; tokens * c.ffn]);
         self.weigh(&mut trace);
