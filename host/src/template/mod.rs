@@ -1,5 +1,5 @@
 //! Chat templates: messages become the prompt that a model was trained on. What the Hugging Face library sets is set, and
-//! nothing that a template says hangs or ends the process ([`budget`]).
+//! nothing that a template says hangs or ends the process (`budget`).
 
 mod budget;
 mod python;

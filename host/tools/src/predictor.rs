@@ -36,7 +36,7 @@ pub fn attach(image: &Path, section: &[u8], record: &Value, out: &Path) -> Resul
 /// Packs `source` with a predictor. The name appears with both in the file, or not at all.
 ///
 /// # Errors
-/// As [`pack`] and [`attach`].
+/// As packing and [`attach`].
 pub fn pack_with(
     source: &dyn Source,
     formats: Formats,
