@@ -318,7 +318,9 @@ impl Lines {
     /// There must be a k-block `kb`, whose lines share heads.
     #[inline(always)]
     pub unsafe fn heads(&self, kb: usize) -> *const u8 {
-        let at = kb / self.together * self.group_stride + self.super_bytes + kb % self.together * self.head_bytes;
+        let at = kb / self.together.max(1) * self.group_stride
+            + self.super_bytes
+            + kb % self.together.max(1) * self.head_bytes;
         // SAFETY: a group's heads are inside the matrix, whose span `Matrix::new` has checked.
         unsafe { self.start.add(at) }
     }
@@ -330,7 +332,7 @@ impl Lines {
     #[inline(always)]
     pub unsafe fn supers(&self, kb: usize) -> *const u8 {
         // SAFETY: a group's first byte is inside the matrix, whose span `Matrix::new` has checked.
-        unsafe { self.start.add(kb / self.together * self.group_stride) }
+        unsafe { self.start.add(kb / self.together.max(1) * self.group_stride) }
     }
 
     /// First byte of the first line of k-block `kb`, and bytes from line to line there.

@@ -184,7 +184,7 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
         // SAFETY: keys up to `end` were written, in whole tiles, and values from `start` to `end`.
         let (keys, values) = unsafe {
             let tiles = to.div_ceil(LANES);
-            let place = if block < a.kv.ring { block } else { block % a.kv.ring };
+            let place = if block < a.kv.ring { block } else { block % a.kv.ring.max(1) };
             let keys = a.kv.keys.add(place * width * E::BYTES);
             let values = a.kv.values.add((place + from) * width * E::BYTES);
             (

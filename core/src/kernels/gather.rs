@@ -35,7 +35,7 @@ impl StoredTiles {
     pub(super) fn new<H: Heads>(tiles: &PanelTiles, prefetch: Prefetch, tile_bytes: usize) -> Self {
         // Super-blocks of a panel are one run, in which a tile takes its part of their numbers too.
         let prefetcher = if H::SUPERS > 0 {
-            Prefetcher::new(prefetch, tiles.outer * tiles.inner, tiles.outer_stride / tiles.inner)
+            Prefetcher::new(prefetch, tiles.outer * tiles.inner, tiles.outer_stride / tiles.inner.max(1))
         } else {
             Prefetcher::new(prefetch, tiles.inner, tile_bytes)
         };

@@ -28,7 +28,7 @@ impl Prefetcher {
     #[inline(always)]
     pub(super) fn new(runs: Prefetch, tiles: usize, tile_bytes: usize) -> Prefetcher {
         let tiles = tiles.max(1);
-        let into = DISTANCE / tile_bytes % tiles;
+        let into = DISTANCE / tile_bytes.max(1) % tiles.max(1);
         Prefetcher { at: runs[0].wrapping_add(into * tile_bytes), tile_bytes, left: tiles - into, then: runs[1] }
     }
 
