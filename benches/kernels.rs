@@ -114,7 +114,7 @@ impl Bench {
             b.iter(|| {
                 let m = self.matrix(g, &mut random);
                 for (panel, out) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
-                    // The panels lie one behind the other, and are read in this order.
+                    // The panels lie one after the other, and are read in this order.
                     let ahead = panel + m.prefetch_runs();
                     let prefetch = [m.unit_start(ahead), m.unit_start(ahead + 1)];
                     row.kernels.gemv(&m, panel, prefetch, &self.inputs.view(), out);

@@ -31,7 +31,7 @@ fn model(kernels: &'static Kernels) -> Model<'static> {
     Model::new(Image::parse(&IMAGE.0).expect("the model that ships"), kernels)
 }
 
-/// Logits behind a prompt and a decoded token, whole and at half density.
+/// Logits after a prompt and a decoded token, whole and at half density.
 fn logits(kernels: &'static Kernels) -> Vec<f32> {
     let model = model(kernels);
     let mut memory = vec![std::mem::MaybeUninit::uninit(); Session::memory_required(&model, &OPTIONS).unwrap().size()];

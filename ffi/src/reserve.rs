@@ -114,7 +114,7 @@ pub fn spare() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a call that will need about so many bytes when the system does not have them.
+/// Refuses a call that will need about this number of bytes when the system does not have them.
 pub fn wanted(bytes: usize) -> Result<()> {
     spare()?;
     let mut probe = Vec::<u8>::new();

@@ -101,7 +101,7 @@ pub(crate) const fn power_of_two(exponent: u8) -> f32 {
     f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent as u32 - 1) << 23 })
 }
 
-/// Places of the upper bits of code `k` (5 or 6 bits) behind the 16 bytes of the lower four: byte and shift.
+/// Byte and shift of the upper bits of code `k` (5 or 6 bits), which follow the 16 bytes of all codes' lower four bits.
 const fn upper(bits: usize, k: usize) -> (usize, usize) {
     let (quad, i) = (k / 4, k % 4);
     if bits == 5 { (16 + i, quad) } else { (16 + quad / 4 * 4 + i, quad % 4 * 2) }

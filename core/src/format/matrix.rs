@@ -302,7 +302,7 @@ pub struct Lines {
     shared_bytes: usize,
     /// Of these, the numbers of super-blocks, which come first.
     super_bytes: usize,
-    /// Then the heads of all outputs, so many bytes for each k-block.
+    /// Bytes of the heads of all outputs, for each k-block; they follow the super-scales.
     head_bytes: usize,
     /// K-blocks of a group where its lines share heads.
     together: usize,

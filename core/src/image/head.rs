@@ -133,7 +133,7 @@ fn sections(bytes: &[u8], count: usize, head_len: usize) -> Result<Sections, Err
         let (offset, len) = (u64_at(bytes, at + 8), u64_at(bytes, at + 16));
         let end = offset.checked_add(len).ok_or(Error::Malformed("a section's length overflows"))?;
         if end > bytes.len() as u64 {
-            return Err(Error::Malformed("a section ends behind the file"));
+            return Err(Error::Malformed("a section ends after the end of the file"));
         }
         // Kinds that this version does not know are additions it can do without.
         let Some(slot) = (kind as usize).checked_sub(1).and_then(|k| sections.get_mut(k)) else { continue };

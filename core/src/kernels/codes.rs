@@ -201,7 +201,7 @@ unsafe impl Codes for Affine4Codes {
 pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLOCK] {
     let mut bits = [0; BLOCK];
     for quad in 0..BLOCK / 4 {
-        // A byte has the bits of a code in each of so many quads.
+        // Byte `4 * part + i` holds the upper bits of code `i` of several neighbouring quads.
         let (part, shift) = (quad * BITS / 8, quad * BITS % 8);
         for i in 0..4 {
             // SAFETY: `part` is below `BITS`.
@@ -214,7 +214,7 @@ pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLO
 /// Nibbles with `BITS` upper bits, less `less`, as floats.
 #[inline(always)]
 fn with_upper<L: Lanes, const BITS: usize>(isa: Proof<L>, low: &[u8; LANES], upper: *const u8, less: i8) -> [L; 2] {
-    // SAFETY: the callers' blocks have so many bytes of upper bits.
+    // SAFETY: `upper` points into a block, which has `4 * BITS` bytes of upper bits.
     let upper = unsafe { upper_bits::<BITS>(upper) };
     let mut codes = [[0i8; LANES]; 2];
     for i in 0..LANES {

@@ -112,7 +112,7 @@ impl<'m> KvCache<'m> {
         self.format
     }
 
-    /// Notes that so many positions are written.
+    /// Notes that the first `positions` positions are written.
     pub fn has_written(&mut self, positions: usize) {
         self.written = self.written.max(positions);
     }

@@ -36,7 +36,8 @@ pub struct Routes<'m> {
 }
 
 impl<'m> Routes<'m> {
-    /// Room for a batch, for routers of at most so many experts of which at most `used` are used.
+    /// Room for a batch of tokens. `experts` is the largest number of experts of a router, `used` the largest number of them
+    /// that a token uses.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].

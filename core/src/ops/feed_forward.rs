@@ -49,7 +49,7 @@ pub struct Neurons<'a> {
 }
 
 impl Neurons<'_> {
-    /// Bytes of weights of so many neurons.
+    /// Bytes of the weights of this number of neurons.
     pub fn bytes(&self, neurons: usize) -> usize {
         let one = |p: &Projection| p.matrix.geometry().k_blocks * p.matrix.format().block_bytes();
         neurons * (one(&self.up) + if let Gate::Project(gate) = &self.gate { one(gate) } else { 0 })

@@ -459,7 +459,7 @@ fn products_by_input() {
     report.finish();
 }
 
-/// Codes of integers stored by input, behind the numbers of each k-block or super-block: any bytes, or all of them
+/// Codes of integers stored by input, after the numbers of each k-block or super-block: any bytes, or all of them
 /// `code`, as integers of blocks too.
 fn by_input(g: &Geometry, code: Option<u8>, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");

@@ -118,7 +118,7 @@ pub extern "C" fn restart() -> u32 {
 /// Reads tokens.
 ///
 /// # Safety
-/// There must be so many tokens in memory from [`allocate`].
+/// There must be this number of tokens in memory from [`allocate`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefill(tokens: *const u32, count: usize) -> u32 {
     with(|state| {

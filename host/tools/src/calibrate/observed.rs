@@ -29,7 +29,7 @@ pub struct Observed<'a> {
 }
 
 impl<'a> Observed<'a> {
-    /// For a model, on so many threads.
+    /// For a model, on this number of threads.
     ///
     /// # Errors
     /// When threads cannot be started.

@@ -122,7 +122,7 @@ pub fn find(own: &[Named], kind: Kind, wanted: Wanted, there: &dyn Fn(&str) -> b
 }
 
 impl Part {
-    /// Takes this part of a tensor of so many rows, and says how many rows are left.
+    /// Takes this part of a tensor of `rows` rows, and says how many rows are left.
     ///
     /// # Errors
     /// When the tensor has not as many rows as its parts together.

@@ -37,7 +37,7 @@ pub enum Windows {
     Always,
     /// Those from `max_window_layers` on, if `use_sliding_window` is set.
     Flagged,
-    /// All but every so many-th.
+    /// All but every `n`th layer, `n` being the number here.
     Except(usize),
 }
 
