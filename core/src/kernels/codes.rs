@@ -60,82 +60,41 @@ unsafe fn gather_numbers<T: Copy>(rows: &[*const u8; TILE_ROWS], n: usize, out: 
     }
 }
 
-/// [`Format::F32`].
-#[derive(Clone, Copy)]
-pub(super) struct F32Codes;
-// SAFETY: 128 bytes.
-unsafe impl Codes for F32Codes {
-    const FORMAT: Format = Format::F32;
-    type Block = [[u8; 4 * LANES]; 2];
+/// Formats whose codes are numbers: a name, the number (its size decides how rows are gathered), and how 16 are read.
+macro_rules! numbers {
+    ($($name:ident, $format:ident, $number:ty, $load:expr;)*) => {$(
+        #[doc = concat!("[`Format::", stringify!($format), "`].")]
+        #[derive(Clone, Copy)]
+        pub(super) struct $name;
+        // SAFETY: 32 numbers.
+        unsafe impl Codes for $name {
+            const FORMAT: Format = Format::$format;
+            type Block = [[u8; size_of::<$number>() * LANES]; 2];
 
-    #[inline(always)]
-    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
-        [L::load_bytes(isa, a), L::load_bytes(isa, b)]
-    }
+            #[inline(always)]
+            fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
+                [$load(isa, a), $load(isa, b)]
+            }
 
-    #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(
-        _isa: Proof<L>,
-        rows: &[*const u8; TILE_ROWS],
-        n: usize,
-        out: *mut u8,
-        tile: usize,
-    ) {
-        // SAFETY: this has the same contract.
-        unsafe { gather_numbers::<f32>(rows, n, out, tile) }
-    }
+            #[inline(always)]
+            unsafe fn gather_rows<L: Lanes>(
+                _isa: Proof<L>,
+                rows: &[*const u8; TILE_ROWS],
+                n: usize,
+                out: *mut u8,
+                tile: usize,
+            ) {
+                // SAFETY: this has the same contract.
+                unsafe { gather_numbers::<$number>(rows, n, out, tile) }
+            }
+        }
+    )*};
 }
 
-/// [`Format::F16`].
-#[derive(Clone, Copy)]
-pub(super) struct F16Codes;
-// SAFETY: 64 bytes.
-unsafe impl Codes for F16Codes {
-    const FORMAT: Format = Format::F16;
-    type Block = [[u8; 2 * LANES]; 2];
-
-    #[inline(always)]
-    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
-        [L::load_f16(isa, a), L::load_f16(isa, b)]
-    }
-
-    #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(
-        _isa: Proof<L>,
-        rows: &[*const u8; TILE_ROWS],
-        n: usize,
-        out: *mut u8,
-        tile: usize,
-    ) {
-        // SAFETY: this has the same contract.
-        unsafe { gather_numbers::<u16>(rows, n, out, tile) }
-    }
-}
-
-/// [`Format::Bf16`].
-#[derive(Clone, Copy)]
-pub(super) struct Bf16Codes;
-// SAFETY: 64 bytes.
-unsafe impl Codes for Bf16Codes {
-    const FORMAT: Format = Format::Bf16;
-    type Block = [[u8; 2 * LANES]; 2];
-
-    #[inline(always)]
-    fn read<L: Lanes>(isa: Proof<L>, [a, b]: &Self::Block, _table: &[i8; 16]) -> [L; 2] {
-        [load_bf16(isa, a), load_bf16(isa, b)]
-    }
-
-    #[inline(always)]
-    unsafe fn gather_rows<L: Lanes>(
-        _isa: Proof<L>,
-        rows: &[*const u8; TILE_ROWS],
-        n: usize,
-        out: *mut u8,
-        tile: usize,
-    ) {
-        // SAFETY: this has the same contract.
-        unsafe { gather_numbers::<u16>(rows, n, out, tile) }
-    }
+numbers! {
+    F32Codes, F32, f32, L::load_bytes;
+    F16Codes, F16, u16, L::load_f16;
+    Bf16Codes, Bf16, u16, load_bf16;
 }
 
 /// Signed bytes.

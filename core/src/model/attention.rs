@@ -7,7 +7,7 @@ use crate::image::arch::HeadNorm;
 use crate::ops::attention::{Step, norm_heads};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::BlockNorms;
-use crate::sparsity::{Run, Slot, Source};
+use crate::sparsity::{Slot, Source};
 use crate::views::Disjoint;
 
 impl Session<'_, '_> {
@@ -15,8 +15,7 @@ impl Session<'_, '_> {
         let int8 = [&w.q, &w.k, &w.v].iter().any(|p| p.matrix.geometry().takes_int8());
         self.read_stream(pass, norms, int8);
         observe(self.observer, pass, Source::Attention, &self.buffers.normed);
-        let (b, run) =
-            (&self.buffers, Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() });
+        let (b, run) = (&self.buffers, pass.run(self.predictor.as_ref()));
         if let Some(state) = &mut self.sparsity {
             state.before_attention(&run, pass.layer, &b.normed, &b.heads);
         }

@@ -7,7 +7,7 @@ use crate::active::Units;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, quantize};
-use crate::sparsity::{Run, Slot, Source, State};
+use crate::sparsity::{Slot, Source, State};
 
 /// The groups of neurons that a layer reads, where they are chosen by list.
 fn active<'s>(sparsity: &'s Option<State>, layer: usize) -> Option<&'s [u32]> {
@@ -36,7 +36,7 @@ impl Session<'_, '_> {
     pub(super) fn feed_forward(&mut self, pass: &Pass, norms: &BlockNorms, w: &MlpWeights) {
         self.read_stream(pass, norms, w.projections().any(|p| p.matrix.geometry().takes_int8()));
         observe(self.observer, pass, Source::FeedForward, &self.buffers.normed);
-        let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+        let run = pass.run(self.predictor.as_ref());
         if let Some(state) = &mut self.sparsity {
             state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
         }
@@ -62,7 +62,7 @@ impl Session<'_, '_> {
         if let (Some(state), Some(p)) = (self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer)), w.gate) {
             let product = Product::new(p.matrix, p.bias, b.gate, b.neurons.width);
             bytes += linear(pass.exec, pass.kernels, &[product], &b.normed.input(), 1);
-            let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+            let run = pass.run(self.predictor.as_ref());
             state.after_gate(&run, pass.layer, b.gate);
             ffn.gate = Gate::Given(b.gate);
         }
@@ -79,7 +79,7 @@ impl Session<'_, '_> {
         let (x, inputs) = (b.normed.input(), [gate_in, up_in]);
         let bytes = neurons_by_input(pass.exec, pass.kernels, &ffn, &x, pass.tokens, &mut b.neurons, b.gate, inputs);
         if let Some(state) = self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer) && w.gate.is_some()) {
-            let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+            let run = pass.run(self.predictor.as_ref());
             state.after_gate(&run, pass.layer, b.gate);
         }
         // Gate and up are read whole, whoever is active; down is not.

@@ -12,7 +12,7 @@ use crate::ops::buffer::Rows;
 use crate::ops::for_ranges;
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, add, prepare};
-use crate::sparsity::{Slot, Source, State};
+use crate::sparsity::{Predictor, Run, Slot, Source, State};
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
@@ -28,7 +28,12 @@ pub(super) struct Pass<'p> {
     pub parallel: bool,
 }
 
-impl Pass<'_> {
+impl<'p> Pass<'p> {
+    /// What choosers run with.
+    pub fn run<'a>(&self, predictor: Option<&'p Predictor<'a>>) -> Run<'p, 'a> {
+        Run { exec: self.exec, kernels: self.kernels, predictor }
+    }
+
     /// Lists the inputs of one token that up to three maps of a layer stored by input read: those that are not zero and
     /// exceed the map's threshold. Returns the lists' lengths; a pass of several tokens reads all.
     pub fn select(
@@ -122,7 +127,7 @@ impl Session<'_, '_> {
             let used = pass.tokens * b.x.width;
             b.start[..used].copy_from_slice(&b.x.values[..used]);
         }
-        if let Some(router) = &layer.early {
+        if let Some(router) = layer.early() {
             prepare(pass.exec, pass.kernels, None, (b.x.values, &mut b.normed), pass.tokens, true);
             self.route(pass, router);
         }

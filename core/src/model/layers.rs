@@ -34,8 +34,16 @@ pub struct LayerWeights<'a, 'm> {
     pub blocks: &'m [BlockWeights<'a, 'm>],
     /// Whether all blocks read what the layer began with.
     pub parallel: bool,
-    /// The router of a mixture that reads what the layer began with.
-    pub early: Option<RouterWeights<'a>>,
+}
+
+impl<'a> LayerWeights<'a, '_> {
+    /// The router of a mixture, where it reads what the layer began with.
+    pub fn early(&self) -> Option<&RouterWeights<'a>> {
+        self.blocks.iter().find_map(|block| match &block.op {
+            OpWeights::Mixture(w) if w.router.shape.early => Some(&w.router),
+            _ => None,
+        })
+    }
 }
 
 /// A block: the norms around its operation, and the operation.
@@ -251,9 +259,7 @@ pub fn resolve<'a: 'm, 'm>(arena: &mut Arena<'m>, image: &Image<'a>) -> Result<&
         let layer = arch.layer(number);
         let blocks;
         (blocks, all) = all.split_at_checked(layer.blocks().count()).ok_or(none)?;
-        let early = layer.mlp().and_then(|m| m.router).filter(|r| r.early);
-        let early = early.map(|router| at(number).router(&router)).transpose()?;
-        Ok(LayerWeights { blocks, parallel: layer.parallel, early })
+        Ok(LayerWeights { blocks, parallel: layer.parallel })
     })
 }
 

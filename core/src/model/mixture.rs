@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::ops::experts::network;
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::BlockNorms;
-use crate::sparsity::{Run, Source};
+use crate::sparsity::Source;
 
 impl Session<'_, '_> {
     /// Chooses the experts of the batch by what is in `buffers.normed`.
@@ -25,7 +25,7 @@ impl Session<'_, '_> {
     pub(super) fn mixture(&mut self, pass: &Pass, norms: &BlockNorms, w: &MixtureWeights) -> Result<(), Error> {
         self.read_stream(pass, norms, true);
         observe(self.observer, pass, Source::FeedForward, &self.buffers.normed);
-        let run = Run { exec: pass.exec, kernels: pass.kernels, predictor: self.predictor.as_ref() };
+        let run = pass.run(self.predictor.as_ref());
         if let Some(state) = &mut self.sparsity {
             // The heads of the next layer may be chosen from it.
             state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
@@ -44,8 +44,8 @@ impl Session<'_, '_> {
         if let Some(shared) = &w.shared {
             self.shared(pass, w, shared);
         }
-        let b = &mut self.buffers;
-        b.out[..used].copy_from_slice(&b.sum[..used]);
+        // Both are as long: the sum takes the place of the block's output.
+        core::mem::swap(&mut self.buffers.out, &mut self.buffers.sum);
         self.add_to_stream(pass, norms);
         Ok(())
     }

@@ -166,3 +166,53 @@ pub fn network(
     let bytes = neurons(exec, kernels, ffn, x, tokens, h, None);
     bytes + linear(exec, kernels, &[Product::new(down.matrix, down.bias, out, stride)], &h.input(), tokens)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTER: Router = Router {
+        experts: 4,
+        used: 2,
+        scoring: Scoring::Softmax,
+        renormalise: false,
+        scale: 1.0,
+        bias: false,
+        shared: 0,
+        shared_gate: false,
+        early: false,
+    };
+
+    /// ln 1, ln 2, ln 3, ln 4: shares of a soft-max are tenths.
+    const LOGARITHMS: [f32; 4] = [0.0, core::f32::consts::LN_2, 1.098_612_3, 2.0 * core::f32::consts::LN_2];
+
+    fn chosen_of(outputs: [f32; 4], router: &Router, bias: Option<&[f32]>) -> ([u32; 2], [f32; 2]) {
+        let mut memory = [core::mem::MaybeUninit::uninit(); 1024];
+        let mut routes = Routes::new(&mut Arena::new(&mut memory), 1, 4, 2).unwrap();
+        routes.outputs()[..4].copy_from_slice(&outputs);
+        routes.choose(router, bias, 1);
+        ([routes.experts[0], routes.experts[1]], [routes.shares[0], routes.shares[1]])
+    }
+
+    fn chosen(router: &Router, bias: Option<&[f32]>) -> ([u32; 2], [f32; 2]) {
+        chosen_of(LOGARITHMS, router, bias)
+    }
+
+    /// Hand-computed: soft-max .1 .2 .3 .4; sigmoids 1/2 2/3 3/4 4/5.
+    #[test]
+    fn shares_are_what_the_rules_say() {
+        let near = |(experts, shares): ([u32; 2], [f32; 2]), e: [u32; 2], s: [f32; 2]| {
+            assert_eq!(experts, e);
+            assert!(shares.iter().zip(s).all(|(a, b)| (a - b).abs() < 1e-6), "{shares:?} for {s:?}");
+        };
+        near(chosen(&ROUTER, None), [2, 3], [0.3, 0.4]);
+        near(chosen(&Router { renormalise: true, scale: 7.0, ..ROUTER }, None), [2, 3], [3.0, 4.0]);
+        near(chosen(&Router { scoring: Scoring::SoftmaxOfChosen, ..ROUTER }, None), [2, 3], [3.0 / 7.0, 4.0 / 7.0]);
+        let sigmoid = Router { scoring: Scoring::Sigmoid, ..ROUTER };
+        near(chosen(&sigmoid, None), [2, 3], [0.75, 0.8]);
+        // The bias chooses the first expert, and does not count in its share.
+        near(chosen(&sigmoid, Some(&[1.0, 0.0, 0.0, 0.0])), [0, 3], [0.5, 0.8]);
+        // Of equals the first ones.
+        near(chosen_of([0.0; 4], &sigmoid, None), [0, 1], [0.5, 0.5]);
+    }
+}
