@@ -21,6 +21,8 @@ const WIDTH: usize = 2048;
 const PANELS: usize = WIDTH / TILE_ROWS;
 /// Tokens at most.
 const TOKENS: usize = 128;
+/// Panels that fit into the second cache.
+const CACHED: usize = 4;
 const REGION: usize = 256 << 20;
 const PAGE: usize = 4096;
 
@@ -56,7 +58,7 @@ struct Inputs {
     values: Vec<f32>,
     quants: Vec<i8>,
     scales: Vec<f32>,
-    offsets: Vec<i32>,
+    offsets: Vec<[i32; 2]>,
 }
 
 impl Inputs {
@@ -64,7 +66,7 @@ impl Inputs {
         let (n, blocks) = (TOKENS * WIDTH, TOKENS * WIDTH / BLOCK);
         let mut random = Random(2);
         let values: Vec<f32> = (0..n).map(|_| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect();
-        let mut new = Inputs { values, quants: vec![0; n], scales: vec![0.0; blocks], offsets: vec![0; blocks] };
+        let mut new = Inputs { values, quants: vec![0; n], scales: vec![0.0; blocks], offsets: vec![[0; 2]; blocks] };
         kernels.quantize(&new.values, &mut new.quants, &mut new.scales, &mut new.offsets);
         new
     }
@@ -162,6 +164,22 @@ impl Bench {
         });
     }
 
+    /// One token, the same few panels again and again: from the second cache, so what a kernel itself can do.
+    fn cached(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row) {
+        let (g, mut y) = (geometry(row.format, Order::Rows), [0.0; TILE_ROWS]);
+        let m = Matrix::new(g, &self.weights).expect("a matrix inside the region");
+        let bytes = CACHED * g.k_blocks * g.format.tile_bytes();
+        group.throughput(Throughput::BytesDecimal(bytes as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                for panel in 0..CACHED {
+                    row.kernels.gemv(&m, panel, [m.unit_start(panel); 2], &self.inputs.view(), &mut y);
+                    black_box(&mut y);
+                }
+            });
+        });
+    }
+
     /// A group of rows: one shape, these formats on every instruction set.
     fn group(
         &self,
@@ -196,7 +214,8 @@ fn main() {
     let bench = Bench { weights: weights(), inputs: Inputs::new(Kernels::best(cpu())) };
     bench.group(&mut c, "gemv", &Format::ALL, |g, name, row| bench.gemv(g, name, row));
     bench.group(&mut c, "gemv_columns", &Format::ALL, |g, name, row| bench.gemv_columns(g, name, row));
-    for tokens in [16, TOKENS] {
+    bench.group(&mut c, "cached", &Format::ALL, |g, name, row| bench.cached(g, name, row));
+    for tokens in [4, 16, TOKENS] {
         bench.group(&mut c, &format!("gemm{tokens}"), &Format::ALL, |g, name, row| bench.gemm(g, name, row, tokens));
     }
     bench.lines(&mut c);

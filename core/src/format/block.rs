@@ -66,7 +66,7 @@ pub fn decode(format: Format, block: &[u8]) -> [f32; BLOCK] {
             Arithmetic::F16 => return f16::from_bits(code as u16).to_f32(),
             Arithmetic::Bf16 => return f32::from_bits(code << 16),
             Arithmetic::Int8 => i32::from(code as i8),
-            Arithmetic::Table4 | Arithmetic::Power4 | Arithmetic::SuperTable4 => {
+            Arithmetic::Table4 | Arithmetic::Int4 | Arithmetic::Power4 | Arithmetic::SuperTable4 => {
                 i32::from(format.table()[code as usize])
             }
             Arithmetic::Affine4 | Arithmetic::Affine5 => code as i32,

@@ -58,6 +58,8 @@ pub enum Arithmetic {
     SuperInt6 = 11,
     /// [`Arithmetic::Table4`] in super-blocks.
     SuperTable4 = 12,
+    /// 4-bit codes less 8, times i8 inputs.
+    Int4 = 13,
 }
 
 /// What weights of an arithmetic are made of.
@@ -72,14 +74,14 @@ struct Parts {
 
 impl Arithmetic {
     /// How many there are.
-    pub const COUNT: usize = Arithmetic::SuperTable4 as usize + 1;
+    pub const COUNT: usize = Arithmetic::Int4 as usize + 1;
 
     const fn parts(self) -> Parts {
         let (supers, head, bits) = match self {
             Arithmetic::F32 => (0, Head::Numbers(0), 32),
             Arithmetic::F16 | Arithmetic::Bf16 => (0, Head::Numbers(0), 16),
             Arithmetic::Int8 => (0, Head::Numbers(1), 8),
-            Arithmetic::Table4 => (0, Head::Numbers(1), 4),
+            Arithmetic::Table4 | Arithmetic::Int4 => (0, Head::Numbers(1), 4),
             Arithmetic::Affine4 => (0, Head::Numbers(2), 4),
             Arithmetic::Int5 => (0, Head::Numbers(1), 5),
             Arithmetic::Affine5 => (0, Head::Numbers(2), 5),
@@ -143,7 +145,7 @@ formats! {
     /// 8-bit integers, one scale per block (GGML's Q8_0).
     Q8_0 = 2, "q8_0", Int8, Largest, NONE;
     /// 4-bit integers -8..7, one scale per block (GGML's Q4_0, its encoder too).
-    Q4_0 = 3, "q4_0", Table4, Extreme, [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
+    Q4_0 = 3, "q4_0", Int4, Extreme, [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
     /// 4-bit integers 0..15 with scale and minimum per block (GGML's Q4_1).
     Q4_1 = 4, "q4_1", Affine4, Range, NONE;
     /// 4-bit integers -7..7, symmetric, scale searched for least squared error.

@@ -4,6 +4,9 @@ use super::prefetch::Prefetch;
 use crate::format::{BLOCK, Geometry, Lines, PanelTiles, TILE_ROWS};
 use core::ops::Range;
 
+/// See [`Input::offsets`]: of a block, and of its first half.
+pub type Offset = [i32; 2];
+
 /// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -16,8 +19,8 @@ pub struct Input<'a> {
     /// [tokens, width / 32], largest |x| of the block / 127.
     pub scales: &'a [f32],
     /// [tokens, width / 32], -128 times the sum of the block's quants (the excess of an unsigned dot product whose
-    /// weights are shifted by 128).
-    pub offsets: &'a [i32],
+    /// weights are shifted by 128), and of those of its first half.
+    pub offsets: &'a [Offset],
 }
 
 impl Input<'_> {
@@ -53,7 +56,7 @@ pub(super) struct RawInput {
     pub(super) values: *const f32,
     pub(super) quants: *const i8,
     pub(super) scales: *const f32,
-    pub(super) offsets: *const i32,
+    pub(super) offsets: *const Offset,
 }
 
 impl RawInput {

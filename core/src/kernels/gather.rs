@@ -2,6 +2,7 @@
 
 use super::call::RowStarts;
 use super::codes::{Affine4Codes, Affine5Codes, Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes, upper_bits};
+use super::gemm::Panel;
 use super::heads::Heads;
 use super::prefetch::{Prefetch, Prefetcher};
 use crate::format::{BLOCK, Lines, PanelTiles, TILE_ROWS};
@@ -9,36 +10,40 @@ use crate::simd::{LANES, Lanes, Proof, join_nibbles, zip};
 use core::marker::PhantomData;
 
 /// The tiles of one panel, in the order of the inputs. Copied to start over.
-pub(super) trait Tiles: Copy {
+pub(super) trait Tiles<L: Lanes>: Copy {
     /// Where the next tile is, until the one after it is asked for. `once` says that the weights are read for
     /// one token only, so that weights further on are prefetched.
-    fn next<L: Lanes>(&mut self, isa: Proof<L>, once: bool) -> *const u8;
+    fn next(&mut self, isa: Proof<L>, once: bool) -> *const u8;
 
     /// Where the numbers of the super-block are that the next tile is in.
     fn supers(&self) -> *const u8;
 }
 
-/// Tiles as they are stored.
-#[derive(Clone, Copy)]
-pub(super) struct StoredTiles {
+/// Tiles of `P` as they are stored.
+pub(super) struct StoredTiles<P> {
     tiles: PanelTiles,
     group: *const u8,
     next: *const u8,
     supers: *const u8,
     left: usize,
-    prefetcher: Prefetcher,
+    prefetcher: Prefetcher<P, true>,
 }
 
-impl StoredTiles {
-    /// Tiles of `tile_bytes` each.
+impl<P> Clone for StoredTiles<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for StoredTiles<P> {}
+
+impl<P: Panel> StoredTiles<P> {
+    /// The tiles of a panel.
     #[inline(always)]
-    pub(super) fn new<H: Heads>(tiles: &PanelTiles, prefetch: Prefetch, tile_bytes: usize) -> Self {
-        // Super-blocks of a panel are one run, in which a tile takes its part of their numbers too.
-        let prefetcher = if H::SUPERS > 0 {
-            Prefetcher::new(prefetch, tiles.outer * tiles.inner, tiles.outer_stride / tiles.inner.max(1))
-        } else {
-            Prefetcher::new(prefetch, tiles.inner, tile_bytes)
-        };
+    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch) -> Self {
+        // Super-blocks of a panel are one run.
+        let run = if P::H::SUPERS > 0 { tiles.outer * tiles.inner } else { tiles.inner };
+        let prefetcher = Prefetcher::new(prefetch, run);
         StoredTiles {
             tiles: *tiles,
             group: tiles.start,
@@ -50,9 +55,9 @@ impl StoredTiles {
     }
 }
 
-impl Tiles for StoredTiles {
+impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
     #[inline(always)]
-    fn next<L: Lanes>(&mut self, isa: Proof<L>, once: bool) -> *const u8 {
+    fn next(&mut self, isa: Proof<P::L>, once: bool) -> *const u8 {
         let tile = self.next;
         self.left -= 1;
         if self.left == 0 {
@@ -89,9 +94,9 @@ impl Run {
     }
 }
 
-impl Tiles for Run {
+impl<L: Lanes> Tiles<L> for Run {
     #[inline(always)]
-    fn next<L: Lanes>(&mut self, _isa: Proof<L>, _once: bool) -> *const u8 {
+    fn next(&mut self, _isa: Proof<L>, _once: bool) -> *const u8 {
         let tile = self.next;
         self.next = tile.wrapping_add(self.tile_bytes);
         tile

@@ -38,7 +38,7 @@ pub(super) trait Panel {
     /// # Safety
     /// `tiles` must give whole tiles of the format for all of `kbs`, and the numbers of their super-blocks; the rest of
     /// `call` must be as a [`super::call::MatrixKernel`] demands, for 16 outputs.
-    unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
+    unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
 }
 
 /// A panel of stored tiles.
@@ -48,7 +48,7 @@ pub(super) trait Panel {
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
     let (tiles, prefetch) = call.tiles();
-    let tiles = StoredTiles::new::<P::H>(tiles, prefetch, P::TILE);
+    let tiles = StoredTiles::<P>::new(tiles, prefetch);
     // SAFETY: the call names as many tiles as `x` has blocks.
     unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
@@ -109,7 +109,7 @@ impl<D: Dots> Panel for Integers<D> {
     const TILE: usize = size_of::<Tile<Self::H, <D::One as TileDot>::S>>();
 
     #[inline(always)]
-    unsafe fn add<S: Tiles>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
+    unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
         let (mut t, n) = (0, call.tokens);
         // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
         unsafe {
@@ -170,7 +170,7 @@ unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usi
 /// # Safety
 /// As [`Panel::add`], with `t + T` rows.
 #[inline(always)]
-unsafe fn add_int<D: TileDot, S: Tiles, const T: usize>(
+unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
     isa: Proof<D::L>,
     call: &Call,
     tiles: &S,
@@ -231,7 +231,7 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
         let t = t + group * N;
         // SAFETY: tokens `t..t + N` are below those with rows, and `kb` is one of their blocks.
         unsafe {
-            let (mut quants, mut offsets) = ([&[0; BLOCK]; N], [0; N]);
+            let (mut quants, mut offsets) = ([&[0; BLOCK]; N], [[0; 2]; N]);
             for i in 0..N {
                 quants[i] = &*x.quants.add((t + i) * x.width + kb * BLOCK).cast();
                 offsets[i] = *x.offsets.add((t + i) * blocks + kb);
@@ -241,7 +241,7 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
                 let sx = *x.scales.add((t + i) * blocks + kb);
                 acc[i] = acc[i].add(dots[i].mul(tile.scales.mul(D::L::splat(isa, sx))));
                 if D::H::AFFINE {
-                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sx * block_sum(offsets[i]))));
+                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sx * block_sum(offsets[i][0]))));
                 }
             }
         }
@@ -264,8 +264,8 @@ pub(super) unsafe fn columns_int<D: TileDot>(isa: Proof<D::L>, call: &Call) {
     // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
     unsafe {
         let (q, sx, offset) = (&*x.quants.cast(), *x.scales, *x.offsets);
-        let (sum, sx_lanes) = (sx * block_sum(offset), D::L::splat(isa, sx));
-        let mut prefetcher = Prefetcher::new(prefetch, n, size_of::<Tile<D::H, D::S>>());
+        let (sum, sx_lanes) = (sx * block_sum(offset[0]), D::L::splat(isa, sx));
+        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n);
         for p in 0..n {
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);
@@ -383,7 +383,7 @@ impl<L: Lanes, E: Element> Panel for Floats<L, E> {
     const TILE: usize = TILE_ROWS * BLOCK * E::BYTES;
 
     #[inline(always)]
-    unsafe fn add<S: Tiles>(isa: Proof<L>, call: &Call, tiles: &S, kbs: Range<usize>) {
+    unsafe fn add<S: Tiles<L>>(isa: Proof<L>, call: &Call, tiles: &S, kbs: Range<usize>) {
         let (mut t, n) = (0, call.tokens);
         // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
         unsafe {
@@ -404,7 +404,7 @@ impl<L: Lanes, E: Element> Panel for Floats<L, E> {
 /// # Safety
 /// As [`Panel::add`], with `t + T` rows.
 #[inline(always)]
-unsafe fn add_float<L: Lanes, E: Element, S: Tiles, const T: usize>(
+unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     isa: Proof<L>,
     call: &Call,
     tiles: &S,
@@ -439,7 +439,7 @@ pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &C
     // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
     unsafe {
         let rows = [core::slice::from_raw_parts(call.x.values, BLOCK)];
-        let mut prefetcher = Prefetcher::new(prefetch, n, tile);
+        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(prefetch, n);
         for p in 0..n {
             prefetcher.next(isa);
             let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);

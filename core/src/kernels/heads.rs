@@ -8,7 +8,7 @@
 //!                    below 2^24 (128 * 32 * 127 * 32)
 //! ```
 
-use crate::format::{TILE_ROWS, block};
+use crate::format::TILE_ROWS;
 use crate::simd::{LANES, Lanes, Proof};
 
 /// The numbers of 16 outputs.
@@ -126,11 +126,13 @@ pub(super) struct Powers([u8; LANES]);
 unsafe impl Heads for Powers {
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
-        let mut scales = [0.0; LANES];
-        for (scale, exponent) in scales.iter_mut().zip(self.0) {
-            *scale = block::power_of_two(exponent);
+        // `block::power_of_two` without a branch, which would keep the lanes apart.
+        let mut bits = [0u32; LANES];
+        for (bits, exponent) in bits.iter_mut().zip(self.0) {
+            let exponent = u32::from(exponent);
+            *bits = (exponent.saturating_sub(1) << 23).max(0x0020_0000 << exponent.min(1));
         }
-        L::load(isa, &scales)
+        L::load(isa, &bits.map(f32::from_bits))
     }
 }
 
@@ -163,8 +165,10 @@ const fn eight(bits: u8) -> u64 {
 /// Sixteen integers as floats, output 0 in the lowest byte of the first eight.
 #[inline(always)]
 fn floats<L: Lanes>(isa: Proof<L>, eights: [u64; 2]) -> L {
-    let bytes = u128::from(eights[0]) | u128::from(eights[1]) << 64;
-    L::load_i8(isa, &bytes.to_le_bytes().map(|b| b as i8))
+    let bytes = eights.map(u64::to_le);
+    // A copy of whole words: bytes that are made one by one get into a register one by one.
+    // SAFETY: both are 16 bytes, any of which is an integer.
+    L::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
 }
 
 /// The lower and the upper halves of eight bytes.

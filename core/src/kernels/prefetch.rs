@@ -1,7 +1,10 @@
 //! Weights that a decode will read soon, asked of the memory ahead of their use.
 
-use crate::format::Matrix;
+use super::gemm::Panel;
+use super::heads::Heads;
+use crate::format::{Matrix, SUPER, TILE_ROWS};
 use crate::simd::{Lanes, Proof};
+use core::marker::PhantomData;
 
 /// Bytes between a read of weights and the weights that are prefetched meanwhile. The processor's own prefetcher stops at
 /// every page and starts anew, and knows nothing of bundles that lie apart: measured, asking this far ahead, at the places
@@ -12,34 +15,47 @@ pub(super) const DISTANCE: usize = 8192;
 /// that is read now, and the run after it. Hints: any address will do.
 pub type Prefetch = [*const u8; 2];
 
-/// Prefetches tiles, [`DISTANCE`] ahead of a walk through runs of them.
-#[derive(Clone, Copy)]
-pub(super) struct Prefetcher {
+/// Prefetches tiles of `P`, [`DISTANCE`] ahead of a walk through runs of them, in which the numbers of super-blocks lie
+/// too, or not.
+pub(super) struct Prefetcher<P, const SUPERS: bool> {
     at: *const u8,
-    tile_bytes: usize,
     /// Tiles to the end of the run.
     left: usize,
     /// Where the run after it begins.
     then: *const u8,
+    kind: PhantomData<P>,
 }
 
-impl Prefetcher {
+impl<P, const SUPERS: bool> Clone for Prefetcher<P, SUPERS> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P, const SUPERS: bool> Copy for Prefetcher<P, SUPERS> {}
+
+impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
+    /// Bytes of a tile, with its part of the numbers of a super-block where these lie before its tiles.
+    const STEP: usize = P::TILE + if SUPERS { 2 * TILE_ROWS * P::H::SUPERS / SUPER } else { 0 };
+
     /// For a run of `tiles`.
     #[inline(always)]
-    pub(super) fn new(runs: Prefetch, tiles: usize, tile_bytes: usize) -> Prefetcher {
-        let tiles = tiles.max(1);
-        let into = DISTANCE / tile_bytes.max(1) % tiles.max(1);
-        Prefetcher { at: runs[0].wrapping_add(into * tile_bytes), tile_bytes, left: tiles - into, then: runs[1] }
+    pub(super) fn new(runs: Prefetch, tiles: usize) -> Self {
+        let (tiles, ahead) = (tiles.max(1), const { DISTANCE / Self::STEP });
+        // Runs of weights that are read for one token are mostly longer.
+        let into = if ahead < tiles { ahead } else { ahead % tiles };
+        let at = runs[0].wrapping_add(into * Self::STEP);
+        Prefetcher { at, left: tiles - into, then: runs[1], kind: PhantomData }
     }
 
     /// Prefetches one tile.
     #[inline(always)]
-    pub(super) fn next<L: Lanes>(&mut self, isa: Proof<L>) {
-        for line in 0..self.tile_bytes.div_ceil(64) {
-            L::prefetch(isa, self.at.wrapping_add(line * 64));
+    pub(super) fn next(&mut self, isa: Proof<P::L>) {
+        for line in 0..const { Self::STEP.div_ceil(64) } {
+            P::L::prefetch(isa, self.at.wrapping_add(line * 64));
         }
         self.left -= 1;
-        self.at = if self.left == 0 { self.then } else { self.at.wrapping_add(self.tile_bytes) };
+        self.at = if self.left == 0 { self.then } else { self.at.wrapping_add(Self::STEP) };
         if self.left == 0 {
             self.left = usize::MAX;
         }

@@ -1,11 +1,12 @@
 //! Quantization of inputs to 8 bits, by block of 32.
 
+use super::call::Offset;
 use crate::format::BLOCK;
 use crate::simd::{LANES, Lanes, Proof};
 
 /// See [`super::Kernels::quantize`].
 #[inline(always)]
-pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [i32]) {
+pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [Offset]) {
     const { assert!(BLOCK == 2 * LANES) };
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);
     for (((block, q), scale), offset) in blocks.zip(scales).zip(offsets) {
@@ -19,7 +20,7 @@ pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales:
         lo.store_i8(q_lo);
         hi.store_i8(q_hi);
         *scale = amax / 127.0;
-        *offset = -128 * lo.add(hi).sum() as i32;
+        *offset = [-128 * lo.add(hi).sum() as i32, -128 * lo.sum() as i32];
     }
 }
 

@@ -35,6 +35,7 @@ macro_rules! instantiate {
             instantiate!(@packed $features, super_affine5, SuperAffine5, ByLanes<L, Affine5Codes>);
             instantiate!(@packed $features, super_int6, SuperInt6, ByLanes<L, Int6Codes>);
             instantiate!(@packed $features, super_table4, SuperTable4, $table4);
+            instantiate!(@integers $features, int4, Int4, Table4Codes, $table4);
 
             // In the order of `Arithmetic`.
             pub(super) const MATRIX: MatrixKernels = [
@@ -51,8 +52,9 @@ macro_rules! instantiate {
                 super_affine5::ROW,
                 super_int6::ROW,
                 super_table4::ROW,
+                int4::ROW,
             ];
-            instantiate!(@safe $features fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [i32]),
+            instantiate!(@safe $features fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [Offset]),
                 |isa| quantize::quantize::<L>(isa, x, q, s, o));
             instantiate!(@safe $features fn select(x: &[f32], q: Option<&[i8]>, least: f32, list: &mut [u32]) -> usize,
                 |isa| select::select_inputs::<L>(isa, x, q, least, list));

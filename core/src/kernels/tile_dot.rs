@@ -8,6 +8,7 @@
 //! others are held to. Bytes of a tile lie in *quads*: four neighbouring inputs of output 0, of output 1, ..., so that an
 //! instruction that multiplies four bytes a lane reads an output a lane.
 
+use super::call::Offset;
 use super::heads::Heads;
 use crate::simd::{Lanes, Proof};
 
@@ -60,6 +61,13 @@ pub(super) struct Nibbles {
     pub(super) quads: Quads<4>,
 }
 
+/// Nibbles, less 8.
+#[repr(C)]
+pub(super) struct SignedFours {
+    /// As [`Entries`]'.
+    pub(super) quads: Quads<4>,
+}
+
 /// Five bits, less 16.
 #[repr(C)]
 pub(super) struct SignedFives {
@@ -93,6 +101,8 @@ unsafe impl Stored for Nibbles {}
 // SAFETY: bytes alone.
 unsafe impl Stored for SignedFives {}
 // SAFETY: bytes alone.
+unsafe impl Stored for SignedFours {}
+// SAFETY: bytes alone.
 unsafe impl Stored for Fives {}
 // SAFETY: bytes alone.
 unsafe impl Stored for SignedSixes {}
@@ -100,7 +110,7 @@ unsafe impl Stored for SignedSixes {}
 /// The tiles of the integer arithmetics, by their names.
 pub(super) mod tiles {
     use super::super::heads::{Halves, Powers, Scales, ScalesAndMinima, SixBitScales, SixBitScalesAndMinima};
-    use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedSixes, Tile};
+    use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Tile};
     use crate::format::{Arithmetic, Format};
 
     pub type Int8 = Tile<Scales, Bytes>;
@@ -113,6 +123,7 @@ pub(super) mod tiles {
     pub type SuperAffine5 = Tile<SixBitScalesAndMinima, Fives>;
     pub type SuperInt6 = Tile<Halves, SignedSixes>;
     pub type SuperTable4 = Tile<SixBitScales, Entries>;
+    pub type Int4 = Tile<Scales, SignedFours>;
 
     const fn bytes(arithmetic: Arithmetic) -> usize {
         match arithmetic {
@@ -127,6 +138,7 @@ pub(super) mod tiles {
             Arithmetic::SuperAffine5 => size_of::<SuperAffine5>(),
             Arithmetic::SuperInt6 => size_of::<SuperInt6>(),
             Arithmetic::SuperTable4 => size_of::<SuperTable4>(),
+            Arithmetic::Int4 => size_of::<Int4>(),
         }
     }
 
@@ -159,9 +171,9 @@ pub(super) trait TileDot {
     fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<Self::H, Self::S>, table: &[i8; 16]) -> Self::Codes<'a>;
 
     /// For each of 16 outputs the dot product of its 32 codes with `x` (those of a half times the half's integer, where
-    /// heads have such), as (exact) floats; `offset` is -128 times the sum of `x`, for implementations that shift the
-    /// weights by 128.
-    fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Self::L;
+    /// heads have such), as (exact) floats; `offset` is -128 times the sum of `x` and of its first half, for
+    /// implementations that shift the weights.
+    fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Self::L;
 
     /// The same for `N` tokens, [`TileDot::AT_ONCE`] or fewer.
     #[inline(always)]
@@ -169,7 +181,7 @@ pub(super) trait TileDot {
         isa: Proof<Self::L>,
         codes: &Self::Codes<'_>,
         x: &[&[i8; 32]; N],
-        offsets: &[i32; N],
+        offsets: &[Offset; N],
     ) -> [Self::L; N] {
         let mut dots = [Self::L::splat(isa, 0.0); N];
         for i in 0..N {

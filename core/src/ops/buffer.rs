@@ -3,7 +3,7 @@
 use crate::arena::{Arena, Plain};
 use crate::error::Error;
 use crate::format::BLOCK;
-use crate::kernels::{Input, Kernels};
+use crate::kernels::{Input, Kernels, Offset};
 use crate::views::Disjoint;
 use core::ops::Range;
 
@@ -16,7 +16,7 @@ pub struct Rows<'m> {
     pub values: &'m mut [f32],
     quants: &'m mut [i8],
     scales: &'m mut [f32],
-    offsets: &'m mut [i32],
+    offsets: &'m mut [Offset],
 }
 
 /// [`Rows`] taken apart for tasks that fill disjoint blocks of it.
@@ -27,7 +27,7 @@ pub struct SharedRows<'a> {
     pub values: Disjoint<'a, f32>,
     quants: Disjoint<'a, i8>,
     scales: Disjoint<'a, f32>,
-    offsets: Disjoint<'a, i32>,
+    offsets: Disjoint<'a, Offset>,
 }
 
 fn zeros<'m, T: Plain>(arena: &mut Arena<'m>, len: usize) -> Result<&'m mut [T], Error> {
@@ -97,7 +97,7 @@ impl<'m> Rows<'m> {
         self.values[row.clone()].fill(0.0);
         self.quants[row].fill(0);
         self.scales[t * blocks..(t + 1) * blocks].fill(0.0);
-        self.offsets[t * blocks..(t + 1) * blocks].fill(0);
+        self.offsets[t * blocks..(t + 1) * blocks].fill([0; 2]);
     }
 
     /// Zeros in a range of row 0; quantized too where it is whole blocks.
@@ -106,7 +106,7 @@ impl<'m> Rows<'m> {
         if range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK) {
             self.quants[range.clone()].fill(0);
             self.scales[range.start / BLOCK..range.end / BLOCK].fill(0.0);
-            self.offsets[range.start / BLOCK..range.end / BLOCK].fill(0);
+            self.offsets[range.start / BLOCK..range.end / BLOCK].fill([0; 2]);
         }
     }
 

@@ -77,7 +77,12 @@ struct Rows {
     values: Vec<f32>,
     quants: Vec<i8>,
     scales: Vec<f32>,
-    offsets: Vec<i32>,
+    offsets: Vec<[i32; 2]>,
+}
+
+/// -128 times the sum of a block's quants, and of those of its first half.
+fn offset_of(quants: &[i8]) -> [i32; 2] {
+    [BLOCK, BLOCK / 2].map(|n| -128 * quants[..n].iter().map(|q| i32::from(*q)).sum::<i32>())
 }
 
 impl Rows {
@@ -89,7 +94,7 @@ impl Rows {
         }
         values[..BLOCK].fill(0.0);
         let blocks = n * width / BLOCK;
-        let (mut quants, mut scales, mut offsets) = (vec![0; n * width], vec![0.0; blocks], vec![0; blocks]);
+        let (mut quants, mut scales, mut offsets) = (vec![0; n * width], vec![0.0; blocks], vec![[0; 2]; blocks]);
         let scalar = Kernels::for_isa(cpu(), Isa::Scalar).expect("runs everywhere");
         scalar.quantize(&values, &mut quants, &mut scales, &mut offsets);
         Rows { width, values, quants, scales, offsets }
@@ -98,7 +103,7 @@ impl Rows {
     /// The offsets of quants that were changed.
     fn weigh(&mut self) {
         for (offset, block) in self.offsets.iter_mut().zip(self.quants.as_chunks::<BLOCK>().0) {
-            *offset = -128 * block.iter().map(|q| i32::from(*q)).sum::<i32>();
+            *offset = offset_of(block);
         }
     }
 
@@ -309,8 +314,8 @@ fn integer_extremes() {
                     // The other blocks of a super-block are zeros.
                     let mut quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();
                     quants.resize(k_blocks * BLOCK, 0);
-                    let (scales, mut offsets) = (vec![1.0; k_blocks], vec![0; k_blocks]);
-                    offsets[0] = -128 * quants.iter().map(|q| i32::from(*q)).sum::<i32>();
+                    let (scales, mut offsets) = (vec![1.0; k_blocks], vec![[0; 2]; k_blocks]);
+                    offsets[0] = offset_of(&quants[..BLOCK]);
                     let x = Input {
                         width: k_blocks * BLOCK,
                         values: &[],
@@ -582,7 +587,7 @@ fn quantize() {
     for n in [0, 1, 2, 3, n] {
         let x = &x[x.len() - n * BLOCK..];
         let run = |k: &Kernels| {
-            let (mut q, mut scales, mut offsets) = (vec![99i8; n * BLOCK], vec![9.0; n], vec![9; n]);
+            let (mut q, mut scales, mut offsets) = (vec![99i8; n * BLOCK], vec![9.0; n], vec![[9; 2]; n]);
             k.quantize(x, &mut q, &mut scales, &mut offsets);
             (q, scales, offsets)
         };
@@ -592,7 +597,7 @@ fn quantize() {
             let q = &q[b * BLOCK..][..BLOCK];
             let case = |what| format!("scalar quantize {b} of {n}, largest {largest:e}: {what}, {q:?}");
             report.check(|| case("scale"), scales[b] == largest / 127.0);
-            report.check(|| case("offset"), offsets[b] == -128 * q.iter().map(|q| i32::from(*q)).sum::<i32>());
+            report.check(|| case("offset"), offsets[b] == offset_of(q));
             // Where 127 / largest is no number, nothing is left.
             if largest <= 127.0 / f32::MAX {
                 report.check(|| case("not zeros"), q.iter().all(|q| *q == 0));

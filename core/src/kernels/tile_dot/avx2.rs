@@ -2,10 +2,13 @@
 //! taken as they are. Of signed ones |w| * (x with w's sign) keeps every pair below 2^15 (128 * 127 * 2 = 32512), so
 //! nothing saturates; of smaller codes several pairs fit.
 
-use super::{Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use super::{
+    Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
+};
+use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
-use crate::simd::Proof;
 use crate::simd::avx2::Avx2Lanes;
+use crate::simd::{Lanes, Proof};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
@@ -14,52 +17,62 @@ type Codes = [[__m256i; 2]; 8];
 
 /// Codes in registers.
 pub(in crate::kernels) trait Unpack: Stored {
-    /// Whether registers hold signed bytes.
-    const SIGNED: bool;
+    /// How much larger they are in registers than what they stand for; `None` where registers hold signed bytes.
+    const SHIFT: Option<i32>;
     /// Quads whose products fit into 16 bits.
     const TOGETHER: usize;
 
     /// Reads them.
     fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes;
+}
 
-    /// What the sum of 32 products begins at, where the codes in registers are not less what they stand for.
-    #[inline(always)]
-    fn start(_offset: i32) -> i32 {
-        0
+/// What the sum of products begins at. The offset is one for a shift of 128; codes that are not shifted need none.
+#[inline(always)]
+fn start<S: Unpack>(offset: i32) -> i32 {
+    match S::SHIFT {
+        Some(shift) if shift > 0 => offset / (128 / shift),
+        _ => 0,
     }
 }
 
-/// Adds the products of quads `FROM..TO`.
+/// The products of quads `FROM..TO` for `N` tokens, added to `starts`.
 /// ```text
-/// for every quad: sums += codes * (the quad's four inputs, broadcast)
-///         signed: sums += |codes| * (the same with the signs of the codes)
+/// for every quad and token: sums += codes * (the quad's four inputs, broadcast)
+///                   signed: sums += |codes| * (the same with the signs of the codes)
 /// ```
 #[inline(always)]
-fn add<S: Unpack, const FROM: usize, const TO: usize>(
+fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
     _: Proof<Avx2Lanes>,
     codes: &Codes,
-    x: &[i8; 32],
-    start: i32,
-) -> [__m256i; 2] {
+    x: &[&[i8; 32]; N],
+    starts: [i32; N],
+) -> [[__m256i; 2]; N] {
     // SAFETY: the proof is one of AVX2; `quad` is below 8, and there are 32 inputs.
     unsafe {
         let ones = _mm256_set1_epi16(1);
-        let mut sums = [_mm256_set1_epi32(start); 2];
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+        for i in 0..N {
+            sums[i] = [_mm256_set1_epi32(starts[i]); 2];
+        }
         for first in (FROM..TO).step_by(S::TOGETHER) {
-            let mut pairs = [_mm256_setzero_si256(); 2];
+            let mut pairs = [[_mm256_setzero_si256(); 2]; N];
             for (quad, w) in codes.iter().enumerate().skip(first).take(S::TOGETHER) {
-                let xs = _mm256_set1_epi32(x.as_ptr().cast::<i32>().add(quad).read_unaligned());
-                for (pairs, w) in pairs.iter_mut().zip(*w) {
-                    let products = if S::SIGNED {
-                        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w))
-                    } else {
-                        _mm256_maddubs_epi16(w, xs)
-                    };
-                    *pairs = if quad == first { products } else { _mm256_add_epi16(*pairs, products) };
+                for i in 0..N {
+                    let xs = _mm256_set1_epi32(x[i].as_ptr().cast::<i32>().add(quad).read_unaligned());
+                    for (pairs, w) in pairs[i].iter_mut().zip(*w) {
+                        let products = if S::SHIFT.is_none() {
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w))
+                        } else {
+                            _mm256_maddubs_epi16(w, xs)
+                        };
+                        *pairs = if quad == first { products } else { _mm256_add_epi16(*pairs, products) };
+                    }
                 }
             }
-            for (sum, pairs) in sums.iter_mut().zip(pairs) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+            for (sums, pairs) in sums.iter_mut().zip(pairs) {
+                for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
         sums
@@ -118,7 +131,7 @@ fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
 }
 
 impl Unpack for Bytes {
-    const SIGNED: bool = true;
+    const SHIFT: Option<i32> = None;
     const TOGETHER: usize = 1;
 
     #[inline(always)]
@@ -129,7 +142,7 @@ impl Unpack for Bytes {
 }
 
 impl Unpack for Entries {
-    const SIGNED: bool = true;
+    const SHIFT: Option<i32> = None;
     const TOGETHER: usize = 1;
 
     #[inline(always)]
@@ -147,7 +160,7 @@ impl Unpack for Entries {
 }
 
 impl Unpack for Nibbles {
-    const SIGNED: bool = false;
+    const SHIFT: Option<i32> = Some(0);
     // 15 * 127 * 2 * 8 = 30480.
     const TOGETHER: usize = 8;
 
@@ -157,8 +170,18 @@ impl Unpack for Nibbles {
     }
 }
 
+impl Unpack for SignedFours {
+    const SHIFT: Option<i32> = Some(8);
+    const TOGETHER: usize = 8;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
+        nibbles(isa, &self.quads)
+    }
+}
+
 impl Unpack for Fives {
-    const SIGNED: bool = false;
+    const SHIFT: Option<i32> = Some(0);
     // 31 * 127 * 2 * 4 = 31496.
     const TOGETHER: usize = 4;
 
@@ -169,32 +192,26 @@ impl Unpack for Fives {
 }
 
 impl Unpack for SignedFives {
-    const SIGNED: bool = false;
+    const SHIFT: Option<i32> = Some(16);
     const TOGETHER: usize = 4;
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
         fives(isa, &self.low, &self.upper)
     }
-
-    /// -16 times the sum of the inputs.
-    #[inline(always)]
-    fn start(offset: i32) -> i32 {
-        offset / 8
-    }
 }
 
 impl Unpack for SignedSixes {
-    const SIGNED: bool = true;
-    // 32 * 127 * 2 * 4 = 32512.
-    const TOGETHER: usize = 4;
+    const SHIFT: Option<i32> = Some(32);
+    // 63 * 127 * 2 * 2 = 32004.
+    const TOGETHER: usize = 2;
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
         let mut codes = nibbles(isa, &self.low);
         // SAFETY: the proof is one of AVX2; `part` and `half` are below 2, and there are twice 64 bytes.
         unsafe {
-            let (mask, less) = (_mm256_set1_epi8(48), _mm256_set1_epi8(32));
+            let mask = _mm256_set1_epi8(48);
             for part in 0..2 {
                 for half in [0, 1] {
                     let upper = _mm256_loadu_si256(self.upper.as_ptr().cast::<__m256i>().add(2 * part + half));
@@ -206,7 +223,7 @@ impl Unpack for SignedSixes {
                     ];
                     for (i, bits) in shifted.into_iter().enumerate() {
                         let code = &mut codes[4 * part + i][half];
-                        *code = _mm256_sub_epi8(_mm256_or_si256(*code, _mm256_and_si256(bits, mask)), less);
+                        *code = _mm256_or_si256(*code, _mm256_and_si256(bits, mask));
                     }
                 }
             }
@@ -223,7 +240,10 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type H = H;
     type S = S;
     type Codes<'a> = (Codes, [Avx2Lanes; 2]);
-    const TOKENS: usize = 4;
+    const TOKENS: usize = 8;
+    /// The sums of four tokens take half of the registers, and codes are read from memory once for all of them. Signed
+    /// bytes need too many registers beside them.
+    const AT_ONCE: usize = if S::SHIFT.is_none() { 1 } else { 4 };
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<Avx2Lanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
@@ -231,11 +251,35 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<Avx2Lanes>, (codes, halves): &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Avx2Lanes {
-        if H::HALVED {
-            let (first, second) = (add::<S, 0, 4>(isa, codes, x, 0), add::<S, 4, 8>(isa, codes, x, 0));
-            return weigh([floats(isa, first), floats(isa, second)], halves);
+    fn dot(isa: Proof<Avx2Lanes>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Avx2Lanes {
+        Self::dots(isa, codes, &[x], &[offset])[0]
+    }
+
+    #[inline(always)]
+    fn dots<const N: usize>(
+        isa: Proof<Avx2Lanes>,
+        (codes, halves): &Self::Codes<'_>,
+        x: &[&[i8; 32]; N],
+        offsets: &[Offset; N],
+    ) -> [Avx2Lanes; N] {
+        let (mut starts, mut dots) = ([[0; N]; 2], [Avx2Lanes::splat(isa, 0.0); N]);
+        for i in 0..N {
+            let [all, first] = offsets[i];
+            starts[0][i] = start::<S>(if H::HALVED { first } else { all });
+            starts[1][i] = start::<S>(all - first);
         }
-        floats(isa, add::<S, 0, 8>(isa, codes, x, S::start(offset)))
+        if H::HALVED {
+            let first = add::<S, N, 0, 4>(isa, codes, x, starts[0]);
+            let second = add::<S, N, 4, 8>(isa, codes, x, starts[1]);
+            for i in 0..N {
+                dots[i] = weigh([floats(isa, first[i]), floats(isa, second[i])], halves);
+            }
+            return dots;
+        }
+        let sums = add::<S, N, 0, 8>(isa, codes, x, starts[0]);
+        for i in 0..N {
+            dots[i] = floats(isa, sums[i]);
+        }
+        dots
     }
 }

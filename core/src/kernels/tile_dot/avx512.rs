@@ -3,7 +3,10 @@
 //! unsigned as they are stored) and the sum starts at minus that times the sum of the inputs, which takes the shift out
 //! again, exactly.
 
-use super::{Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use super::{
+    Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
+};
+use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
 use crate::simd::Proof;
 use crate::simd::avx512::Avx512Lanes;
@@ -39,24 +42,20 @@ fn dot(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], start: i32) -> Avx5
     }
 }
 
-/// The same of the four quads of each half, whose sums of inputs are made here: `shift` times them is what the codes are
-/// too large by.
+/// The same of the four quads of each half, from `starts`.
 #[inline(always)]
-fn halves(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], shift: i32) -> [Avx512Lanes; 2] {
+fn halves(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], starts: [i32; 2]) -> [Avx512Lanes; 2] {
     // SAFETY: the proof is one of AVX-512 F and VNNI; the quads are below 8, and there are 32 inputs.
     unsafe {
         let x = x.as_ptr().cast::<i32>();
-        let shift = _mm512_set1_epi8(shift as i8);
-        let (mut sums, mut excess) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
+        let mut sums = starts.map(|start| _mm512_set1_epi32(start));
         for i in 0..4 {
             for half in 0..2 {
                 let quad = _mm512_set1_epi32(x.add(4 * half + i).read_unaligned());
                 sums[half] = _mm512_dpbusd_epi32(sums[half], codes[4 * half + i], quad);
-                excess[half] = _mm512_dpbusd_epi32(excess[half], shift, quad);
             }
         }
-        let [first, second] = [_mm512_sub_epi32(sums[0], excess[0]), _mm512_sub_epi32(sums[1], excess[1])];
-        [Avx512Lanes::new(isa, _mm512_cvtepi32_ps(first)), Avx512Lanes::new(isa, _mm512_cvtepi32_ps(second))]
+        sums.map(|sum| Avx512Lanes::new(isa, _mm512_cvtepi32_ps(sum)))
     }
 }
 
@@ -147,6 +146,15 @@ impl Unpack for Nibbles {
     }
 }
 
+impl Unpack for SignedFours {
+    const SHIFT: i32 = 8;
+
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
+        nibbles(isa, &self.quads)
+    }
+}
+
 impl Unpack for Fives {
     const SHIFT: i32 = 0;
 
@@ -192,6 +200,12 @@ impl Unpack for SignedSixes {
     }
 }
 
+/// What a sum begins at: the offset is one for a shift of 128, and codes that are not shifted need none.
+#[inline(always)]
+fn start<S: Unpack>(offset: i32) -> i32 {
+    if S::SHIFT == 0 { 0 } else { offset / (128 / S::SHIFT.max(1)) }
+}
+
 /// The dot products of a kind of tiles.
 pub(in crate::kernels) struct Dot<T>(PhantomData<T>);
 
@@ -208,11 +222,11 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<Avx512Lanes>, (codes, integers): &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Avx512Lanes {
+    fn dot(isa: Proof<Avx512Lanes>, (codes, integers): &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Avx512Lanes {
         if H::HALVED {
-            return weigh(halves(isa, codes, x, S::SHIFT), integers);
+            let [all, first] = offset;
+            return weigh(halves(isa, codes, x, [start::<S>(first), start::<S>(all - first)]), integers);
         }
-        // The offset is one for a shift of 128. Codes that are not shifted need none.
-        dot(isa, codes, x, if S::SHIFT == 0 { 0 } else { offset / (128 / S::SHIFT.max(1)) })
+        dot(isa, codes, x, start::<S>(offset[0]))
     }
 }

@@ -7,7 +7,10 @@
 //! Codes come in pairs of quads q and q + 4: the two that share the bytes of nibbles, and the two that plain
 //! NEON adds in 16 bits.
 
-use super::{Bytes, Dots, Entries, Fives, Nibbles, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use super::{
+    Bytes, Dots, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
+};
+use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
 use crate::simd::neon::{DotProd, I8mm, NeonLanes, WithDotProd};
 use crate::simd::{Lanes, Proof};
@@ -111,6 +114,17 @@ impl Unpack for SignedFives {
     }
 }
 
+impl Unpack for SignedFours {
+    #[inline(always)]
+    fn pair<F>(&self, isa: Proof<NeonLanes<F>>, _table: int8x16_t, quad: usize, j: usize) -> Pair {
+        // SAFETY: 16 bytes; the proof is one of NEON.
+        unsafe {
+            let codes = nibbles(isa, vld1q_u8(self.quads[quad][j].as_ptr()));
+            codes.map(|codes| vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(8)))
+        }
+    }
+}
+
 impl Unpack for SignedSixes {
     #[inline(always)]
     fn pair<F>(&self, isa: Proof<NeonLanes<F>>, _table: int8x16_t, quad: usize, j: usize) -> Pair {
@@ -161,7 +175,7 @@ impl<H: Heads, S: Unpack> TileDot for Plain<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<NeonLanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _offset: i32) -> NeonLanes {
+    fn dot(isa: Proof<NeonLanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> NeonLanes {
         let (x, codes) = (inputs(isa, x), (&tile.codes, *table));
         // SAFETY: the proof is one of NEON.
         let zero = [[unsafe { vdupq_n_s32(0) }; 2]; 4];
@@ -267,7 +281,7 @@ impl<H: Heads, S: Unpack, F: WithDotProd> TileDot for WithSdot<Tile<H, S>, F> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<Self::L>, (codes, halves): &Self::Codes<'_>, x: &[i8; 32], _offset: i32) -> Self::L {
+    fn dot(isa: Proof<Self::L>, (codes, halves): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> Self::L {
         let x = inputs(isa, x);
         // SAFETY: the proof is one of NEON.
         unsafe {
@@ -373,7 +387,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: i32) -> Self::L {
+    fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Self::L {
         Self::dots(isa, codes, &[x; 2], &[offset; 2])[0]
     }
 
@@ -382,7 +396,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
         isa: Proof<Self::L>,
         (codes, halves): &Self::Codes<'_>,
         x: &[&[i8; 32]; N],
-        _offsets: &[i32; N],
+        _offsets: &[Offset; N],
     ) -> [Self::L; N] {
         // SAFETY: 32 quants of every token; the proof is one of NEON.
         unsafe {

@@ -1,7 +1,10 @@
 //! Integer dot products of a tile in portable code: the definition the others are held to.
 
-use super::{Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use super::{
+    Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
+};
 use crate::format::{BLOCK, TILE_ROWS};
+use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
 use crate::simd::scalar::ScalarLanes;
 use crate::simd::{Lanes, Proof};
@@ -78,6 +81,13 @@ impl Unpack for Fives {
     }
 }
 
+impl Unpack for SignedFours {
+    #[inline(always)]
+    fn unpack(&self, _table: &[i8; 16]) -> Codes {
+        nibbles(&self.quads, |n| n as i8 - 8)
+    }
+}
+
 impl Unpack for SignedSixes {
     #[inline(always)]
     fn unpack(&self, _table: &[i8; 16]) -> Codes {
@@ -116,7 +126,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(_: Proof<ScalarLanes>, (codes, halves): &Self::Codes<'_>, x: &[i8; BLOCK], _offset: i32) -> ScalarLanes {
+    fn dot(_: Proof<ScalarLanes>, (codes, halves): &Self::Codes<'_>, x: &[i8; BLOCK], _: Offset) -> ScalarLanes {
         if H::HALVED { weigh([dot(codes, x, 0..4), dot(codes, x, 4..8)], halves) } else { dot(codes, x, 0..8) }
     }
 }

@@ -1,7 +1,8 @@
 //! WebAssembly's 128-bit lanes. A register of codes holds four inputs of four outputs; widened to 16 bits, two of them
 //! are multiplied and added in pairs by one instruction.
 
-use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedSixes, Stored, Tile, TileDot, weigh};
+use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh};
+use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
 use crate::simd::simd128::Simd128Lanes;
 use crate::simd::{Lanes, Proof};
@@ -70,6 +71,13 @@ impl Unpack for SignedFives {
     }
 }
 
+impl Unpack for SignedFours {
+    #[inline(always)]
+    fn quads(&self, _table: v128, quad: usize, j: usize) -> [v128; 2] {
+        nibbles(&self.quads[quad][j]).map(|codes| i8x16_sub(codes, i8x16_splat(8)))
+    }
+}
+
 impl Unpack for SignedSixes {
     #[inline(always)]
     fn quads(&self, _table: v128, quad: usize, j: usize) -> [v128; 2] {
@@ -109,7 +117,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(isa: Proof<Simd128Lanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _offset: i32) -> Simd128Lanes {
+    fn dot(isa: Proof<Simd128Lanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> Simd128Lanes {
         let mut sums: Sums = [[[i32x4_splat(0); 2]; 4]; 2];
         for quad in 0..4 {
             // SAFETY: `q` is below 8, and there are 32 quants.
