@@ -15,6 +15,8 @@ mod policies;
 #[cfg(all(unix, feature = "calibrate"))]
 #[path = "sparsity/traffic.rs"]
 mod traffic;
+#[path = "sparsity/unlike.rs"]
+mod unlike;
 
 use shadowllm_core::sparsity::{Allocation, Dial, Policy};
 use shadowllm_core::{Format, KvFormat, Session};

@@ -2,30 +2,46 @@
 
 use crate::arena::Arena;
 use crate::error::Error;
+use core::ops::Range;
 
 /// Sorted lists of indices below a bound, one a layer.
 struct Lists<'m> {
-    /// [layers, width]; the first `counts[layer]` indices of a layer are its list.
+    /// Layer after layer; the first `counts[layer]` indices of a layer are its list.
     items: &'m mut [u32],
     counts: &'m mut [u32],
-    width: usize,
+    /// Where each layer's part of the items begins, and where the last one's ends.
+    starts: &'m [u32],
 }
 
 impl<'m> Lists<'m> {
-    fn new(arena: &mut Arena<'m>, layers: usize, width: usize) -> Result<Self, Error> {
-        Ok(Lists { items: arena.zeros(layers * width)?, counts: arena.zeros(layers)?, width })
+    /// `bound(layer)` is the number of a layer's indices.
+    fn new(arena: &mut Arena<'m>, layers: usize, bound: impl Fn(usize) -> usize) -> Result<Self, Error> {
+        let mut all = 0;
+        let starts = arena.fill(layers + 1, |layer| {
+            let start = all;
+            all += if layer < layers { bound(layer) } else { 0 };
+            Ok(start as u32)
+        })?;
+        let all = (0..layers).map(bound).sum();
+        Ok(Lists { items: arena.zeros(all)?, counts: arena.zeros(layers)?, starts })
+    }
+
+    fn part(&self, layer: usize) -> Range<usize> {
+        self.starts[layer] as usize..self.starts[layer + 1] as usize
     }
 
     fn get(&self, layer: usize) -> Option<&[u32]> {
         let n = *self.counts.get(layer)? as usize;
-        (n < self.width).then(|| &self.items[layer * self.width..layer * self.width + n])
+        let all = &self.items[self.part(layer)];
+        (n < all.len()).then(|| &all[..n])
     }
 
     /// Makes a layer's list: the indices for which `chosen` is true.
     fn fill(&mut self, layer: usize, mut chosen: impl FnMut(usize) -> bool) {
-        let row = &mut self.items[layer * self.width..(layer + 1) * self.width];
+        let part = self.part(layer);
+        let row = &mut self.items[part];
         let mut n = 0;
-        for i in 0..self.width {
+        for i in 0..row.len() {
             row[n] = i as u32;
             n += usize::from(chosen(i));
         }
@@ -36,7 +52,7 @@ impl<'m> Lists<'m> {
     fn flags(&self) -> impl Iterator<Item = bool> + '_ {
         (0..self.counts.len()).flat_map(move |layer| {
             let list = self.get(layer);
-            (0..self.width).map(move |i| list.is_none_or(|list| list.binary_search(&(i as u32)).is_ok()))
+            (0..self.part(layer).len()).map(move |i| list.is_none_or(|list| list.binary_search(&(i as u32)).is_ok()))
         })
     }
 
@@ -53,11 +69,16 @@ pub struct Units<'m> {
 }
 
 impl<'m> Units<'m> {
-    /// All heads and groups of neurons of every layer.
+    /// All heads and groups of neurons of every layer, of which `heads` and `groups` say how many it has.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
-    pub(crate) fn new(arena: &mut Arena<'m>, layers: usize, heads: usize, groups: usize) -> Result<Self, Error> {
+    pub(crate) fn new(
+        arena: &mut Arena<'m>,
+        layers: usize,
+        heads: impl Fn(usize) -> usize,
+        groups: impl Fn(usize) -> usize,
+    ) -> Result<Self, Error> {
         let mut units = Units { heads: Lists::new(arena, layers, heads)?, neurons: Lists::new(arena, layers, groups)? };
         if !arena.measures() {
             units.set_all();

@@ -11,7 +11,7 @@ use crate::model::LoadedModel;
 use crate::signals::blocked;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use shadowllm_core::Units;
-use shadowllm_core::image::{Config, Image, Role, SectionKind, Storage};
+use shadowllm_core::image::{Image, LayerShape, Role, SectionKind, Storage};
 use std::fs::File;
 use std::ops::Range;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -362,7 +362,8 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
             role if role == output => c.layers,
             _ => continue,
         };
-        stages[stage].parts.push(part(&entry.storage, entry.role, weights + entry.offset, c));
+        let shape = LayerShape::of(&image.arch().layer(entry.layer.into()));
+        stages[stage].parts.push(part(&entry.storage, entry.role, weights + entry.offset, &shape));
     }
     for stage in &mut stages {
         stage.parts.sort_by_key(|p| p.start);
@@ -373,15 +374,15 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
     stages
 }
 
-fn part(storage: &Storage, role: Role, start: usize, c: &Config) -> Part {
+fn part(storage: &Storage, role: Role, start: usize, shape: &LayerShape) -> Part {
     let g = match storage {
         Storage::Vector { len } => return Part { unit: Unit::Whole, start, bytes: 4 * len, stride: 0, count: 1 },
         Storage::Tiles(geometry) => geometry,
     };
     let count = g.units() / g.units_per_group;
     let unit = match role {
-        Role::Q | Role::O if count == c.heads => Unit::Heads,
-        Role::Gate | Role::Up | Role::Down if count == c.neuron_groups() => Unit::Neurons,
+        Role::Q | Role::O if count == shape.heads => Unit::Heads,
+        Role::Gate | Role::Up | Role::Down if count == shape.groups() => Unit::Neurons,
         _ => Unit::Whole,
     };
     Part { unit, start, bytes: g.units_per_group * g.unit_bytes() + g.shared_bytes(), stride: g.group_stride, count }

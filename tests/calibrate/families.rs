@@ -14,8 +14,9 @@ const LAYOUTS: [Arrangement; 2] = [Arrangement::NEURON, Arrangement::INPUT];
 #[test]
 fn any_family_calibrates() {
     let temp = tempfile::tempdir().unwrap();
-    // Sandwich norms and windows; squared ReLU; parallel blocks; experts; experts with sinks, biases and bounded gates.
-    for family in ["gemma3", "nemotron", "cohere2", "olmoe", "gpt_oss"] {
+    // Sandwich norms and windows; squared ReLU; parallel blocks; experts; experts with sinks, biases and bounded gates;
+    // experts in some layers.
+    for family in ["gemma3", "nemotron", "cohere2", "olmoe", "gpt_oss", "qwen2_moe-dense"] {
         for layout in LAYOUTS {
             let (plain, calibrated) = (temp.path().join("plain.sllm"), temp.path().join("calibrated.sllm"));
             pack_as(&vectors("families").join(family), Format::Q8_0, layout, &plain);

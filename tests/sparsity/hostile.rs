@@ -1,8 +1,8 @@
 //! Predictor sections that are cut off, flipped or hostile: refused or harmless, and no matter to those who do not
 //! ask for them.
 
-use shadowllm_core::image::{HEADER_LEN as IMAGE_HEADER, SECTION_LEN, Section, SectionKind, crc32};
-use shadowllm_core::sparsity::{ENTRY_LEN, HEADER_LEN, Policy};
+use shadowllm_core::image::{ENTRY_LEN, HEADER_LEN as IMAGE_HEADER, SECTION_LEN, Section, SectionKind, crc32};
+use shadowllm_core::sparsity::{HEADER_LEN, Policy};
 use shadowllm_core::{Error, Image, KvFormat, Model, Serial, Session, SessionOptions};
 use shadowllm_tests::folder::Random;
 use shadowllm_tests::sparse::{dial, made_up_ids, small_models};

@@ -91,6 +91,8 @@ pub fn small_models() -> &'static [Small] {
             Small::family("qwen3", Format::Q4_0, Arrangement::INPUT),
             Small::family("opt", Format::Q8_0, Arrangement::NEURON),
             Small::family("opt-postnorm-proj", Format::F32, Arrangement::DENSE),
+            // Layers of experts and layers of neurons.
+            Small::new(&vectors("families").join("qwen2_moe-dense"), "mixed", Format::Q8_0, Arrangement::NEURON),
             odd(Format::F32, mixed),
             odd(Format::Q4_1, Arrangement::INPUT),
             odd(Format::Q8_0, Arrangement { neuron_group: 16, ..Arrangement::DENSE }),

@@ -1,10 +1,11 @@
-//! The shape that all layers of a model have: what the engine of today runs, out of the architecture.
+//! The sizes of a model: what it has once, and the largest that any layer has. Layers may differ in heads, neurons and
+//! blocks; a layer's own numbers are those of its blocks.
 
 use super::arch::{Architecture, Attention, Layer, MAX_EOS, Mlp, Positions};
 use crate::error::Error;
 use crate::kernels::Activate;
 
-/// Sizes that are the same in all layers, and what the model has once.
+/// What a model has once, and the largest sizes of its layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
     /// Width of the residual stream.
@@ -13,25 +14,25 @@ pub struct Config {
     pub d_embed: usize,
     /// Layers.
     pub layers: usize,
-    /// Query heads.
+    /// Query heads of a layer, at most.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
+    /// Key and value heads of a layer, at most.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head, at most.
     pub head_dim: usize,
-    /// Feed-forward neurons per layer.
+    /// Neurons of a layer's network, at most; of an expert where all layers have experts.
     pub ffn: usize,
     /// Vocabulary.
     pub vocab: usize,
     /// Positions the model was trained for.
     pub max_positions: usize,
-    /// Whether the FFN is gated.
+    /// Whether a layer's network is gated.
     pub gated: bool,
-    /// Its activation.
+    /// Activation of the first network.
     pub activation: Activate,
     /// How positions enter.
     pub positions: Positions,
-    /// Neurons per group (the fewest that are skipped together): 1, 4, 8, 16 or 32.
+    /// Neurons per group (the fewest that are skipped together), at least: 1, 4, 8, 16 or 32.
     pub neuron_group: usize,
     /// Whether the maps of attention (Q, K, V, O) are stored by input, so that single inputs may be skipped.
     pub attention_by_input: bool,
@@ -52,17 +53,12 @@ impl Config {
         self.head_dim.next_multiple_of(32)
     }
 
-    /// Width of one head in the KV cache: `head_dim` rounded up to 16.
-    pub const fn head_width(&self) -> usize {
-        self.head_dim.next_multiple_of(16)
-    }
-
     /// Neurons in activation buffers: `ffn` rounded up to 32.
     pub const fn neuron_width(&self) -> usize {
         self.ffn.next_multiple_of(32)
     }
 
-    /// Groups of neurons in a layer, those of the padding included.
+    /// Groups of neurons in a layer, those of the padding included, at most.
     pub const fn neuron_groups(&self) -> usize {
         self.neuron_width() / self.neuron_group
     }
@@ -71,39 +67,35 @@ impl Config {
     pub fn eos(&self) -> &[u32] {
         self.eos.get(..self.eos_len).unwrap_or(&self.eos)
     }
-}
 
-impl Config {
-    /// The shape of all layers.
+    /// The sizes of a description.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where layers differ, or have what this engine cannot run.
+    /// [`Error::Unsupported`] where no layer has attention, or none a feed-forward network.
     pub fn of(arch: &Architecture) -> Result<Config, Error> {
         let g = arch.globals();
-        let first = arch.layer(0);
-        let (a, m) = first
-            .attention()
-            .zip(first.mlp())
-            .ok_or(Error::Unsupported("layers without attention or without neurons"))?;
-        for layer in arch.kinds() {
-            runnable(&layer, a, m)?;
-        }
+        let none = Error::Unsupported("no attention or no neurons in any layer");
+        let mixed = arch.kinds().filter_map(network).all(|m| m.router.is_some());
+        let attention = arch.kinds().filter_map(|layer| layer.attention().copied());
+        let attention = attention.reduce(largest_attention).ok_or(none)?;
+        let networks = arch.kinds().filter_map(network).filter(|m| mixed || m.router.is_none());
+        let mlp = networks.reduce(largest_network).ok_or(none)?;
         Ok(Config {
             d_model: g.d_model,
             d_embed: g.d_embed,
             layers: g.layers,
-            heads: a.heads,
-            kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
-            ffn: m.neurons,
+            heads: attention.heads,
+            kv_heads: attention.kv_heads,
+            head_dim: attention.head_dim,
+            ffn: mlp.neurons,
             vocab: g.vocab,
             max_positions: g.max_positions,
-            gated: m.gated,
-            activation: m.activate(),
+            gated: mlp.gated,
+            activation: mlp.activate(),
             positions: g.positions,
-            neuron_group: m.group,
-            attention_by_input: a.by_input,
-            ffn_by_input: m.by_input,
+            neuron_group: mlp.group,
+            attention_by_input: attention.by_input,
+            ffn_by_input: mlp.by_input,
             bos: g.bos,
             eos: g.eos,
             eos_len: g.eos_len,
@@ -111,22 +103,63 @@ impl Config {
     }
 }
 
-/// Whether a kind of layer has the shape of the others, and nothing that the engine cannot run.
-fn runnable(layer: &Layer, first: &Attention, neurons: &Mlp) -> Result<(), Error> {
-    let (Some(a), Some(m)) = (layer.attention(), layer.mlp()) else {
-        return Err(Error::Unsupported("layers without attention or without neurons"));
-    };
-    let shape = |a: &Attention| (a.heads, a.kv_heads, a.head_dim, a.by_input);
-    let unsupported = [
-        (shape(a) != shape(first), "layers with other heads than the first"),
-        (
-            (m.neurons, m.gated, m.activate()) != (neurons.neurons, neurons.gated, neurons.activate()),
-            "layers with other neurons than the first",
-        ),
-        ((m.group, m.by_input) != (neurons.group, neurons.by_input), "layers that are stored in different ways"),
-    ];
-    match unsupported.iter().find(|u| u.0) {
-        Some((_, what)) => Err(Error::Unsupported(what)),
-        None => Ok(()),
+fn network(layer: Layer) -> Option<Mlp> {
+    layer.mlp().copied()
+}
+
+fn largest_attention(a: Attention, b: Attention) -> Attention {
+    Attention {
+        heads: a.heads.max(b.heads),
+        kv_heads: a.kv_heads.max(b.kv_heads),
+        head_dim: a.head_dim.max(b.head_dim),
+        by_input: a.by_input || b.by_input,
+        ..a
+    }
+}
+
+fn largest_network(a: Mlp, b: Mlp) -> Mlp {
+    Mlp {
+        neurons: a.neurons.max(b.neurons),
+        group: a.group.min(b.group),
+        gated: a.gated || b.gated,
+        by_input: a.by_input || b.by_input,
+        ..a
+    }
+}
+
+/// What a choice in a layer must know of it; zeros where the layer has no such block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Width of a head in activation buffers.
+    pub head_slot: usize,
+    /// Neurons that may be chosen: none where there are experts.
+    pub neurons: usize,
+    /// Neurons per group.
+    pub group: usize,
+    /// Whether a gate multiplies the neurons.
+    pub gated: bool,
+    /// The activation.
+    pub activation: Activate,
+}
+
+impl LayerShape {
+    /// The shape of a layer.
+    pub fn of(layer: &Layer) -> Self {
+        let (a, m) = (layer.attention().unwrap_or(&Attention::NONE), layer.mlp().unwrap_or(&Mlp::NONE));
+        LayerShape {
+            heads: a.heads,
+            head_slot: a.head_slot(),
+            neurons: if m.router.is_none() { m.neurons } else { 0 },
+            group: m.group.max(1),
+            gated: m.gated,
+            activation: m.activate(),
+        }
+    }
+
+    /// Groups of neurons, those of the padding included.
+    pub const fn groups(&self) -> usize {
+        self.neurons.next_multiple_of(32) / self.group
     }
 }

@@ -8,14 +8,15 @@ pub mod arch;
 mod config;
 mod head;
 pub mod roles;
+pub mod table;
 mod tensors;
 mod words;
 
 pub use arch::{Architecture, MAX_EOS, Positions};
-pub use config::Config;
+pub use config::{Config, LayerShape};
 pub use head::{HEADER_LEN, MAGIC, SECTION_LEN, Section, SectionKind, VERSION, crc32};
 pub use roles::Role;
-pub use tensors::{ENTRY_LEN, Entry, GLOBAL, Storage};
+pub use table::{ENTRY_LEN, Entry, GLOBAL, Storage};
 
 use crate::error::Error;
 use crate::format::{Geometry, Matrix};
@@ -54,7 +55,7 @@ impl<'a> Image<'a> {
         &self.arch
     }
 
-    /// The shape that all layers have.
+    /// What the model has once, and the largest sizes of its layers.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -76,8 +77,8 @@ impl<'a> Image<'a> {
 
     /// Every tensor's entry, in file order.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + 'a {
-        let table = self.section(SectionKind::Tensors);
-        table.chunks_exact(ENTRY_LEN).filter_map(|raw| Entry::parse(raw).ok())
+        let (rows, _) = self.section(SectionKind::Tensors).as_chunks::<ENTRY_LEN>();
+        rows.iter().filter_map(Entry::parse)
     }
 
     /// A weight matrix, if the image has it; the first expert's, where each has its own. `layer` is ignored for those
@@ -103,19 +104,11 @@ impl<'a> Image<'a> {
     /// other.
     pub fn vector(&self, role: Role, layer: usize) -> Option<&'a [f32]> {
         let entry = self.entry(role, layer)?;
-        let Storage::Vector { .. } = entry.storage else { return None };
-        let raw = self.section(SectionKind::Weights).get(entry.offset..)?.get(..entry.bytes())?;
-        let (chunks, _) = raw.as_chunks::<4>();
-        if !raw.as_ptr().addr().is_multiple_of(ALIGN) {
-            return None;
-        }
-        // SAFETY: aligned (checked), as many 4-byte chunks as floats, any bits are a float, and the target
-        // is little-endian (checked at compile time).
-        Some(unsafe { core::slice::from_raw_parts(chunks.as_ptr().cast(), chunks.len()) })
+        table::vector(&entry, self.section(SectionKind::Weights))
     }
 
     fn entry(&self, role: Role, layer: usize) -> Option<Entry> {
-        tensors::find(self.section(SectionKind::Tensors), role, layer)
+        table::find(self.section(SectionKind::Tensors), role, layer)
     }
 }
 

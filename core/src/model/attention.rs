@@ -22,9 +22,10 @@ impl Session<'_, '_> {
         pass.exec.before_layer(pass.layer, self.sparsity.as_ref().and_then(|s| s.lists()));
         let bytes = self.project_heads(pass, w);
         self.look_up(pass, w);
-        observe(self.observer, pass, Source::Heads, &self.buffers.heads);
+        let heads = &mut self.buffers.heads.narrow(w.shape.heads * w.shape.head_slot());
+        observe(self.observer, pass, Source::Heads, heads);
         let dropped = match &mut self.sparsity {
-            Some(state) => state.after_heads(pass.layer, &mut self.buffers.heads, pass.tokens),
+            Some(state) => state.after_heads(pass.layer, heads, pass.tokens),
             None => 0,
         };
         let by_input = self.sparsity.as_ref().is_some_and(|s| s.policy().by_input());
@@ -69,6 +70,7 @@ impl Session<'_, '_> {
     fn look_up(&mut self, pass: &Pass, w: &AttentionWeights) {
         let (a, b) = (&w.shape, &mut self.buffers);
         let ropes = self.model.image().arch().globals().ropes.max(1);
+        let mut heads = b.heads.narrow(a.heads * a.head_slot());
         let step = Step {
             attention: a,
             tokens: pass.tokens,
@@ -84,7 +86,7 @@ impl Session<'_, '_> {
             sinks: w.sinks,
             active: self.sparsity.as_ref().and_then(|s| s.lists()).and_then(|units| units.heads(pass.layer)),
             cache: self.cache.layer(pass.layer),
-            out: b.heads.share(),
+            out: heads.share(),
             int8: w.o.matrix.geometry().takes_int8(),
         };
         step.run(pass.exec, pass.kernels);
@@ -92,15 +94,16 @@ impl Session<'_, '_> {
 
     fn project_out(&mut self, pass: &Pass, w: &AttentionWeights) {
         let b = &mut self.buffers;
+        let heads = b.heads.narrow(w.shape.heads * w.shape.head_slot());
         let mut counts = [0; 3];
         if w.shape.by_input {
-            let source = (&b.heads, w.o.matrix.geometry().takes_int8());
+            let source = (&heads, w.o.matrix.geometry().takes_int8());
             counts = pass.select(&mut self.sparsity, &[Slot::O], source, &mut b.inputs);
         }
         let [o_in, ..] = lists(&b.inputs, counts);
         let width = out_width(self.model.config());
         let product = Product::new(w.o.matrix, w.o.bias, b.out, width).inputs(o_in);
-        let bytes = linear(pass.exec, pass.kernels, &[product], &b.heads.input(), pass.tokens);
+        let bytes = linear(pass.exec, pass.kernels, &[product], &heads.input(), pass.tokens);
         self.traffic.add(pass.layer, bytes, true);
     }
 }

@@ -44,10 +44,10 @@ impl Session<'_, '_> {
             true => self.neurons_by_input(pass, w),
             false => self.neurons(pass, w),
         };
-        observe(self.observer, pass, Source::Neurons, &self.buffers.neurons);
+        let h = &mut self.buffers.neurons.narrow(w.shape.width());
+        observe(self.observer, pass, Source::Neurons, h);
         if let Some(state) = &mut self.sparsity {
-            let dropped =
-                state.after_neurons(self.predictor.as_ref(), pass.layer, &mut self.buffers.neurons, pass.tokens);
+            let dropped = state.after_neurons(self.predictor.as_ref(), pass.layer, h, pass.tokens);
             // A share of what was read: stored by input, not every input was.
             bytes -= bytes * dropped / w.shape.width();
         }
@@ -59,32 +59,34 @@ impl Session<'_, '_> {
     /// The neurons of a network that is stored by neurons. Returns the bytes read.
     fn neurons(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
         let (b, mut ffn, mut bytes) = (&mut self.buffers, w.neurons(), 0);
+        let (mut h, width) = (b.neurons.narrow(w.shape.width()), w.shape.width());
         if let (Some(state), Some(p)) = (self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer)), w.gate) {
-            let product = Product::new(p.matrix, p.bias, b.gate, b.neurons.width);
+            let product = Product::new(p.matrix, p.bias, b.gate, width);
             bytes += linear(pass.exec, pass.kernels, &[product], &b.normed.input(), 1);
             let run = pass.run(self.predictor.as_ref());
-            state.after_gate(&run, pass.layer, b.gate);
+            state.after_gate(&run, pass.layer, &b.gate[..width]);
             ffn.gate = Gate::Given(b.gate);
         }
         let active = active(&self.sparsity, pass.layer);
-        bytes + neurons(pass.exec, pass.kernels, &ffn, &b.normed.input(), pass.tokens, &mut b.neurons, active)
+        bytes + neurons(pass.exec, pass.kernels, &ffn, &b.normed.input(), pass.tokens, &mut h, active)
     }
 
     /// The neurons of a network that is stored by input. Returns the bytes read.
     fn neurons_by_input(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
         let (b, ffn) = (&mut self.buffers, w.neurons());
+        let mut h = b.neurons.narrow(w.shape.width());
         let source = (&b.normed, w.projections().all(|p| p.matrix.geometry().takes_int8()));
         let counts = pass.select(&mut self.sparsity, &[Slot::Gate, Slot::Up], source, &mut b.inputs);
         let [gate_in, up_in, _] = lists(&b.inputs, counts);
         let (x, inputs) = (b.normed.input(), [gate_in, up_in]);
-        let bytes = neurons_by_input(pass.exec, pass.kernels, &ffn, &x, pass.tokens, &mut b.neurons, b.gate, inputs);
+        let bytes = neurons_by_input(pass.exec, pass.kernels, &ffn, &x, pass.tokens, &mut h, b.gate, inputs);
         if let Some(state) = self.sparsity.as_mut().filter(|s| s.gate_first(pass.layer) && w.gate.is_some()) {
             let run = pass.run(self.predictor.as_ref());
-            state.after_gate(&run, pass.layer, b.gate);
+            state.after_gate(&run, pass.layer, &b.gate[..h.width]);
         }
         // Gate and up are read whole, whoever is active; down is not.
         if let Some(active) = active(&self.sparsity, pass.layer) {
-            keep_only(&mut b.neurons, active, w.shape.group);
+            keep_only(&mut h, active, w.shape.group);
         }
         bytes
     }
@@ -92,25 +94,26 @@ impl Session<'_, '_> {
     /// The down projection, with the means of what was skipped where the policy counts with them. Returns the bytes read.
     fn project_down(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
         let (b, group) = (&mut self.buffers, w.shape.group);
+        let mut h = b.neurons.narrow(w.shape.width());
         let means = self.sparsity.as_ref().and_then(|s| s.means(self.predictor.as_ref(), pass.layer));
         let active = self.sparsity.as_mut().and_then(|s| s.units().neurons(pass.layer));
         if let (Some((means, _)), Some(active)) = (means, active) {
             for i in active.iter().flat_map(|g| *g as usize * group..(*g as usize + 1) * group) {
-                b.neurons.values[i] -= means[i];
+                h.values[i] -= means[i];
             }
         }
         let int8 = w.down.matrix.geometry().takes_int8();
         if w.shape.by_input && int8 {
             // What is left out counts as zero, for the blocks' scales too.
-            quantize(pass.exec, pass.kernels, &mut b.neurons, pass.tokens);
+            quantize(pass.exec, pass.kernels, &mut h, pass.tokens);
         }
         let mut counts = [0; 3];
         if w.down.matrix.geometry().is_by_input() {
-            counts = pass.select(&mut self.sparsity, &[Slot::Down], (&b.neurons, int8), &mut b.inputs);
+            counts = pass.select(&mut self.sparsity, &[Slot::Down], (&h, int8), &mut b.inputs);
         }
         let [down_in, ..] = lists(&b.inputs, counts);
         let product = Product::new(w.down.matrix, w.down.bias, b.out, out_width(self.model.config())).inputs(down_in);
-        let bytes = linear(pass.exec, pass.kernels, &[product], &b.neurons.input(), pass.tokens);
+        let bytes = linear(pass.exec, pass.kernels, &[product], &h.input(), pass.tokens);
         if let Some((_, constant)) = means {
             b.out.iter_mut().zip(constant).for_each(|(y, m)| *y += m);
         }

@@ -45,7 +45,7 @@ impl<'a> Model<'a> {
         &self.image
     }
 
-    /// The shape.
+    /// Its sizes.
     pub fn config(&self) -> &Config {
         self.image.config()
     }
@@ -132,10 +132,12 @@ impl<'a> Model<'a> {
 
     /// Bytes of the KV cache that decoding at `position` reads and writes.
     pub fn kv_bytes_per_token(&self, format: KvFormat, position: usize) -> usize {
-        let c = self.config();
-        let seen = |layer: usize| (position + 1).min(self.image.arch().window(layer));
-        let positions: usize = (0..c.layers).map(seen).sum();
-        2 * positions * c.kv_heads * c.head_width() * format.bytes()
+        let arch = self.image.arch();
+        let numbers = |layer: usize| {
+            let seen = (position + 1).min(arch.window(layer));
+            arch.layer(layer).attention().map_or(0, |a| 2 * seen * a.kv_heads * a.head_width())
+        };
+        (0..arch.globals().layers).map(numbers).sum::<usize>() * format.bytes()
     }
 
     /// Whether any weight is stored as plain f32 (then the KV cache had better be too).

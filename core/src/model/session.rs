@@ -6,7 +6,7 @@ use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
-use crate::image::arch::Router;
+use crate::image::arch::{Attention, Mlp, Router};
 use crate::image::{Architecture, Config, Positions};
 use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
@@ -109,7 +109,11 @@ impl<'m> Buffers<'m> {
         let most = |of: fn(&Router) -> usize| routers().map(|r| of(&r)).max().unwrap_or(0);
         let (experts, used, shared) = (most(|r| r.experts), most(|r| r.used), most(|r| r.shared));
         let mixed = if experts > 0 { o.batch } else { 0 };
-        let (q, kv) = (c.heads * c.head_slot(), c.kv_heads * c.head_slot());
+        let heads = |of: fn(&Attention) -> usize| {
+            arch.kinds().filter_map(|layer| layer.attention().map(|a| of(a) * a.head_slot())).max().unwrap_or(0)
+        };
+        let (q, kv) = (heads(|a| a.heads), heads(|a| a.kv_heads));
+        let neurons = arch.kinds().filter_map(|layer| layer.mlp().map(Mlp::width)).max().unwrap_or(0);
         let half = ropes * (c.head_dim / 2);
         let projected = if c.d_embed == c.d_model { 0 } else { o.batch };
         let gates = if !c.gated {
@@ -119,13 +123,13 @@ impl<'m> Buffers<'m> {
         } else {
             usize::from(o.sparsity)
         };
-        let widest = c.neuron_width().max(c.d_model.next_multiple_of(32)).max(q);
+        let widest = neurons.max(c.d_model.next_multiple_of(32)).max(q);
         Ok(Buffers {
             x: Rows::new(arena, o.batch, c.d_model)?,
             normed: Rows::new(arena, o.batch, c.d_model)?,
             embed: Rows::new(arena, projected, c.d_embed)?,
             heads: Rows::new(arena, o.batch, q)?,
-            neurons: Rows::new(arena, o.batch, c.neuron_width().max(shared))?,
+            neurons: Rows::new(arena, o.batch, neurons.max(shared))?,
             gate: arena.zeros(gates * c.neuron_width())?,
             inputs: [arena.zeros(widest)?, arena.zeros(widest)?, arena.zeros(widest)?],
             q: arena.zeros(o.batch * q)?,
@@ -249,7 +253,7 @@ fn carve<'a: 'm, 'm>(
     let (config, arch) = (model.config(), model.image().arch());
     Ok(Parts {
         layers: layers::resolve(arena, model.image())?,
-        sparsity: if o.sparsity { Some(State::new(arena, config, predictor)?) } else { None },
+        sparsity: if o.sparsity { Some(State::new(arena, model.image(), predictor)?) } else { None },
         cache: KvCache::new(arena, arch, o.kv, o.context, o.batch)?,
         buffers: Buffers::new(arena, arch, config, o)?,
         candidates: arena.zeros(config.vocab)?,

@@ -8,7 +8,7 @@ use super::slot::Slot;
 use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
-use crate::image::Config;
+use crate::image::{Config, LayerShape};
 
 /// What outlives a token.
 pub struct Memory<'m> {
@@ -33,7 +33,7 @@ impl<'m> Memory<'m> {
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
-    pub fn new(arena: &mut Arena<'m>, c: &Config) -> Result<Self, Error> {
+    pub fn new(arena: &mut Arena<'m>, c: &Config, shape: impl Fn(usize) -> LayerShape) -> Result<Self, Error> {
         let groups = c.neuron_groups();
         let observed = match c.attention_by_input || c.ffn_by_input {
             true => Some(Observed::new(arena, c.layers)?),
@@ -44,7 +44,7 @@ impl<'m> Memory<'m> {
             neuron_statistics: arena.zeros(c.layers * groups)?,
             observed,
             thresholds: arena.zeros(c.layers * Slot::COUNT)?,
-            units: Units::new(arena, c.layers, c.heads, groups)?,
+            units: Units::new(arena, c.layers, |layer| shape(layer).heads, |layer| shape(layer).groups())?,
             decoded: 0,
             random: 0,
         })
@@ -67,7 +67,7 @@ impl<'m> Memory<'m> {
     /// Words of a snapshot.
     pub fn snapshot_len(&self) -> usize {
         let statistics = self.head_statistics.len() + self.neuron_statistics.len();
-        let flags = self.head_statistics.len() + self.neuron_statistics.len();
+        let flags = self.units.flags().count();
         statistics + self.counts().len() + 3 + self.thresholds.len() + flags.div_ceil(32)
     }
 

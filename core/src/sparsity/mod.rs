@@ -29,4 +29,4 @@ pub use predictor::{Predictor, fingerprint, threshold_of};
 pub use select::interpolate;
 pub use slot::{Slot, Source};
 pub(crate) use state::State;
-pub use tables::{ENTRY_LEN, GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};
+pub use tables::{GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};

@@ -7,15 +7,11 @@
 use super::plan::{Plan, Policy};
 use super::select::interpolate;
 use super::slot::Slot;
-use super::tables::{ENTRY_LEN, GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};
+use super::tables::{GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};
 use crate::error::Error;
 use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
+use crate::image::table::{ENTRY_LEN, Entry, Storage, find, vector};
 use crate::image::{Config, Image, Role, crc32};
-
-const TABLES: usize = Table::ALL.len();
-const NONE: u16 = u16::MAX;
-/// Format code of vectors.
-const VECTOR: u8 = 255;
 
 /// What calibration measured for a policy.
 #[derive(Clone, Copy)]
@@ -65,9 +61,8 @@ pub(crate) type Output<'a> = (Matrix<'a>, Option<&'a [f32]>);
 #[derive(Clone, Copy)]
 pub struct Predictor<'a> {
     bytes: &'a [u8],
-    at: [u16; TABLES],
-    globals: usize,
-    per_layer: usize,
+    /// Its entries.
+    table: &'a [u8],
     layers: usize,
     tap: Tap,
     ranks: bool,
@@ -111,65 +106,26 @@ impl<'a> Predictor<'a> {
         if word(bytes, 12) != fingerprint(image) as usize || (0..3).any(|i| word(bytes, 16 + 4 * i) != shape[i]) {
             return Err(Error::ForeignPredictor);
         }
-        let mut p = Predictor {
-            bytes,
-            at: [NONE; TABLES],
-            globals: 0,
-            per_layer: 0,
-            layers: c.layers,
-            tap: Tap(word(bytes, 28) as u32),
-            ranks: word(bytes, 36) as u32 & RANKS != 0,
-        };
-        p.index(word(bytes, 32))?;
-        for table in Table::ALL {
-            for layer in 0..if table.in_layers() { c.layers } else { 1 } {
-                p.check(*table, layer, c)?;
-            }
+        let rows = word(bytes, 32).checked_mul(ENTRY_LEN).and_then(|n| HEADER_LEN.checked_add(n));
+        let table = rows.and_then(|end| bytes.get(HEADER_LEN..end)).ok_or(Error::BadPredictor("its table"))?;
+        let (tap, ranks) = (Tap(word(bytes, 28) as u32), word(bytes, 36) as u32 & RANKS != 0);
+        let p = Predictor { bytes, table, layers: c.layers, tap, ranks };
+        let mut before = None;
+        for entry in p.entries() {
+            let entry = entry.filter(|e| before.replace(e.key()).is_none_or(|key| key < e.key()));
+            p.check(&entry.ok_or(Error::BadPredictor("its table"))?, c)?;
         }
         Ok(p)
     }
 
-    /// Finds the tables: first those of the model, then those of each layer in the same order.
-    fn index(&mut self, count: usize) -> Result<(), Error> {
-        let bad = Error::BadPredictor("its table");
-        let rows = count.checked_mul(ENTRY_LEN).and_then(|n| self.bytes.get(HEADER_LEN..HEADER_LEN.checked_add(n)?));
-        for row in rows.ok_or(bad)?.chunks_exact(ENTRY_LEN) {
-            let in_layers = Table::from_code(row[0]).is_some_and(Table::in_layers);
-            let next = if in_layers { &mut self.per_layer } else { &mut self.globals };
-            if in_layers && u16::from_le_bytes([row[2], row[3]]) != 0 {
-                continue;
-            }
-            let slot = self.at.get_mut(row[0] as usize).filter(|slot| **slot == NONE).ok_or(bad)?;
-            *slot = *next as u16;
-            *next += 1;
-        }
-        if count != self.globals + self.per_layer * self.layers { Err(bad) } else { Ok(()) }
-    }
-
-    /// A table's row and its bytes.
-    fn entry(&self, table: Table, layer: usize) -> Option<(&'a [u8], &'a [u8])> {
-        let at = self.at[table as usize];
-        if at == NONE || layer >= self.layers {
-            return None;
-        }
-        let i = if table.in_layers() { self.globals + layer * self.per_layer } else { 0 };
-        let row = self.bytes.get(HEADER_LEN + (i + at as usize) * ENTRY_LEN..)?.get(..ENTRY_LEN)?;
-        if row[0] != table as u8 || i > 0 && u16::from_le_bytes([row[2], row[3]]) as usize != layer {
-            return None;
-        }
-        Some((row, self.bytes.get(word(row, 16)..)?))
+    /// Every table's entry, in order; `None` for one that this version does not know.
+    fn entries(&self) -> impl Iterator<Item = Option<Entry<Table>>> + use<'a> {
+        self.table.as_chunks::<ENTRY_LEN>().0.iter().map(Entry::parse)
     }
 
     /// A vector of floats.
     pub fn vector(&self, table: Table, layer: usize) -> Option<&'a [f32]> {
-        let (row, bytes) = self.entry(table, layer)?;
-        let raw = bytes.get(..word(row, 4).checked_mul(4)?)?;
-        if row[1] != VECTOR || !raw.as_ptr().addr().is_multiple_of(align_of::<f32>()) {
-            return None;
-        }
-        // SAFETY: aligned (checked), four bytes a float, any bits are a float, and the target is little-endian
-        // (checked at compile time).
-        Some(unsafe { core::slice::from_raw_parts(raw.as_ptr().cast(), raw.len() / 4) })
+        vector(&find(self.table, table, layer)?, self.bytes)
     }
 
     /// A layer's row of a vector that holds `width` numbers for each layer.
@@ -179,9 +135,13 @@ impl<'a> Predictor<'a> {
 
     /// A matrix.
     pub fn matrix(&self, table: Table, layer: usize) -> Option<Matrix<'a>> {
-        let (row, bytes) = self.entry(table, layer)?;
-        let format = Format::from_code(row[1])?;
-        Matrix::new(Self::geometry(format, word(row, 4), word(row, 8)), bytes).ok()
+        self.matrix_of(&find(self.table, table, layer)?)
+    }
+
+    fn matrix_of(&self, entry: &Entry<Table>) -> Option<Matrix<'a>> {
+        let Storage::Tiles(g) = entry.storage else { return None };
+        let alone = Self::geometry(g.format, g.output_width(), g.input_width());
+        Matrix::new(g, self.bytes.get(entry.offset..)?).ok().filter(|_| g == alone)
     }
 
     /// The map after the hidden units: weights and, where the section has one, a bias.
@@ -191,8 +151,7 @@ impl<'a> Predictor<'a> {
 
     /// All matrices.
     pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> + '_ {
-        let layers = |table: &Table| if table.in_layers() { self.layers } else { 1 };
-        Table::ALL.iter().flat_map(move |table| (0..layers(table)).filter_map(|layer| self.matrix(*table, layer)))
+        self.entries().flatten().filter_map(|entry| self.matrix_of(&entry))
     }
 
     /// Order of a matrix of these (padded) outputs and inputs.
@@ -209,9 +168,10 @@ impl<'a> Predictor<'a> {
     }
 
     /// Refuses a table that cannot be read or has another length than its kind; a table may be missing.
-    fn check(&self, table: Table, layer: usize, c: &Config) -> Result<(), Error> {
-        if self.at[table as usize] == NONE {
-            return Ok(());
+    fn check(&self, entry: &Entry<Table>, c: &Config) -> Result<(), Error> {
+        let (table, layer) = (entry.role, usize::from(entry.layer));
+        if !entry.is_numbered() || table.in_layers() && layer >= c.layers || entry.experts != 0 {
+            return Err(Error::BadPredictor("its table"));
         }
         let pad = |n: usize| n.next_multiple_of(TILE_ROWS);
         let (groups, later) = (c.neuron_groups(), c.layers - 1);

@@ -16,7 +16,7 @@ pub fn interpolate(table: &[f32], at: f32) -> f32 {
 
 /// How many of `n` a share is: at least one.
 pub(super) fn count_of(share: f32, n: usize) -> usize {
-    ((share * n as f32 + 0.5) as usize).clamp(1, n)
+    ((share * n as f32 + 0.5) as usize).clamp(1, n.max(1))
 }
 
 /// The `k`th largest score; `scratch` must be as long as `scores`.

@@ -12,7 +12,7 @@ use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::format::BLOCK;
-use crate::image::{Config, crc32};
+use crate::image::{Image, LayerShape, crc32};
 use crate::ops::buffer::Rows;
 
 /// What a session that may skip keeps.
@@ -23,7 +23,8 @@ pub(crate) struct State<'m> {
 
 impl<'m> State<'m> {
     /// Everything is read.
-    pub fn new(arena: &mut Arena<'m>, c: &Config, predictor: Option<&Predictor>) -> Result<Self, Error> {
+    pub fn new(arena: &mut Arena<'m>, image: &Image, predictor: Option<&Predictor>) -> Result<Self, Error> {
+        let (c, shape) = (image.config(), |layer: usize| LayerShape::of(&image.arch().layer(layer)));
         let (tap, rank) = predictor.map_or((0, 0), |p| (p.tap().width(c), p.rank()));
         let widest = c.neuron_width().max(c.d_model).max(c.heads * c.head_slot());
         let scores = padded(c.neuron_groups()).max(padded(c.heads)).max(widest);
@@ -32,7 +33,8 @@ impl<'m> State<'m> {
             choice: Choice {
                 config: *c,
                 plan: Policy::Off.plan(),
-                memory: Memory::new(arena, c)?,
+                shapes: arena.fill(c.layers, |layer| Ok(shape(layer)))?,
+                memory: Memory::new(arena, c, shape)?,
                 shares: arena.zeros(c.layers * Slot::COUNT)?,
                 scores: arena.zeros(c.layers * scores)?,
                 scratch: arena.zeros(widest)?,

@@ -2,15 +2,14 @@
 
 use crate::format::BLOCK;
 use crate::image::Config;
+use crate::image::table::Name;
 
 /// First bytes of the section.
 pub const MAGIC: [u8; 8] = *b"SLLMPRD\0";
 /// Version of the section.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of its header.
 pub const HEADER_LEN: usize = 64;
-/// Bytes of a row of its table.
-pub const ENTRY_LEN: usize = 32;
 /// Entries of a slot's table of quantiles: the scores that 0 %, 1 %, ... 100 % reach.
 pub const QUANTILES: usize = 101;
 /// Densities that budgets are tabulated at: 0, 5 %, ... 100 %.
@@ -49,7 +48,7 @@ impl Tap {
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
         /// What a table of the section is.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Table { $($(#[$doc])* $name = $code),* }
 
@@ -57,15 +56,25 @@ macro_rules! tables {
             /// All, in the order of their codes.
             pub const ALL: &[Table] = &[$(Table::$name),*];
 
-            /// The table with this code.
-            pub fn from_code(code: u8) -> Option<Table> {
-                Self::ALL.get(code as usize).copied()
-            }
-
             /// Whether it stands once in every layer.
             pub const fn in_layers(self) -> bool {
                 let code = self as u8;
                 code >= Table::LayerIn as u8 && code <= Table::LayerHeadBias as u8
+            }
+        }
+
+        impl Name for Table {
+            fn from_code(code: u8) -> Option<Table> {
+                Self::ALL.get(code as usize).copied()
+            }
+            fn code(self) -> u8 {
+                self as u8
+            }
+            fn in_layers(self) -> bool {
+                Table::in_layers(self)
+            }
+            fn once(self) -> bool {
+                !self.in_layers()
             }
         }
     };

@@ -27,9 +27,9 @@ pub fn choose(c: &mut Choice, run: &Run, p: &Predictor, part: Slot, output: Opti
     let input = Input { width: second.geometry().input_width(), ..c.hidden.input() };
     c.bytes += linear(run.exec, run.kernels, &[Product::new(second, bias, c.scores, stride)], &input, 1);
     c.bytes += bias.map_or(0, |b| 4 * b.len());
-    let (row, n) = (padded(c.row(part)), c.count(part));
+    let row = padded(c.row(part));
     for (i, layer) in layers.enumerate() {
-        let at = i * row;
+        let (at, n) = (i * row, c.count(layer, part));
         let least = match p.ranks() {
             true => typical_kth(&c.scores[at..at + n], c.share(layer, part), c.scratch),
             false => c.threshold(layer, part),

@@ -17,7 +17,7 @@ use super::select::kth_largest;
 use super::slot::Slot;
 use crate::exec::Executor;
 use crate::format::TILE_ROWS;
-use crate::image::Config;
+use crate::image::{Config, LayerShape};
 use crate::kernels::Kernels;
 use crate::ops::buffer::Rows;
 
@@ -34,8 +34,10 @@ pub struct Run<'r, 'a> {
 
 /// One choice under way: what choosers read, and the memory that they fill.
 pub struct Choice<'m> {
-    /// The model's shape.
+    /// The model's sizes: tables of several layers have rows of the largest layer's length.
     pub config: Config,
+    /// Every layer's own.
+    pub shapes: &'m [LayerShape],
     /// The policy's row.
     pub plan: &'static Plan,
     /// What outlives the token.
@@ -76,10 +78,10 @@ impl Choice<'_> {
         if part == Slot::Heads { self.config.heads } else { self.config.neuron_groups() }
     }
 
-    /// Of these, heads or groups that are not padding.
-    fn count(&self, part: Slot) -> usize {
-        let c = &self.config;
-        if part == Slot::Heads { c.heads } else { c.ffn.div_ceil(c.neuron_group) }
+    /// Of these, heads or groups that the layer has.
+    fn count(&self, layer: usize, part: Slot) -> usize {
+        let shape = &self.shapes[layer];
+        if part == Slot::Heads { shape.heads } else { shape.neurons.div_ceil(shape.group) }
     }
 }
 
@@ -194,9 +196,9 @@ fn kth_score(c: &mut Choice, n: usize, k: usize) -> f32 {
     kth_largest(&c.scores[..n], k, c.scratch)
 }
 
-/// Clears the first `n` groups of neurons whose score is below `least`, or zero; returns how many.
-fn clear_below(c: &Choice, n: usize, least: f32, h: &mut Rows) -> usize {
-    let group = c.config.neuron_group;
+/// Clears the groups of a layer's neurons whose score is below `least`, or zero; returns how many.
+fn clear_below(c: &Choice, layer: usize, least: f32, h: &mut Rows) -> usize {
+    let (n, group) = (c.count(layer, Slot::Neurons), c.shapes[layer].group);
     // A group of zeros needs no computation, whatever the share.
     let dropped = (0..n).filter(|g| c.scores[*g] < least || c.scores[*g] == 0.0);
     dropped.map(|g| h.clear_range(g * group..(g + 1) * group)).count()

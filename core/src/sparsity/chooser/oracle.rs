@@ -14,7 +14,7 @@ impl Chooser for Oracle {
         if !c.acting || layer == 0 {
             return 0;
         }
-        let (n, slot) = (c.config.heads, c.config.head_slot());
+        let (n, slot) = (c.shapes[layer].heads, c.shapes[layer].head_slot);
         for (score, head) in c.scores[..n].iter_mut().zip(heads.values.chunks_exact(slot)) {
             *score = norm(head);
         }
@@ -28,11 +28,11 @@ impl Chooser for Oracle {
         if !c.acting || layer == 0 {
             return 0;
         }
-        let (n, group) = (c.count(Slot::Neurons), c.config.neuron_group);
+        let (n, group) = (c.count(layer, Slot::Neurons), c.shapes[layer].group);
         let norms = p.and_then(|p| p.layer_vector(Table::NeuronNorms, layer, c.config.neuron_width()));
         (0..n).for_each(|g| c.scores[g] = group_score(h.values, norms, g, group));
         let k = count_of(c.share(layer, Slot::Neurons), n);
         let least = kth_score(c, n, k);
-        clear_below(c, n, least, h) * group
+        clear_below(c, layer, least, h) * group
     }
 }

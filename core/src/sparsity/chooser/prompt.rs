@@ -15,7 +15,7 @@ impl Chooser for Prompt {
     fn before_token(&self, c: &mut Choice) {
         for layer in 1..c.config.layers {
             for part in c.plan.parts(Decider::Prompt) {
-                let (row, n) = (c.row(part), c.count(part));
+                let (row, n) = (c.row(part), c.count(layer, part));
                 let k = count_of(c.share(layer, part), n);
                 let Memory { head_statistics, neuron_statistics, units, .. } = &mut c.memory;
                 let statistics = if part == Slot::Heads { head_statistics } else { neuron_statistics };
@@ -37,8 +37,8 @@ impl Chooser for Prompt {
     }
 
     fn after_heads(&self, c: &mut Choice, layer: usize, heads: &mut Rows, tokens: usize) -> usize {
-        let (n, slot) = (c.config.heads, c.config.head_slot());
-        let sums = &mut c.memory.head_statistics[layer * n..(layer + 1) * n];
+        let (row, n, slot) = (c.row(Slot::Heads), c.shapes[layer].heads, c.shapes[layer].head_slot);
+        let sums = &mut c.memory.head_statistics[layer * row..layer * row + n];
         for row in heads.values.chunks_exact(heads.width).take(tokens) {
             sums.iter_mut().zip(row.chunks_exact(slot)).for_each(|(sum, head)| *sum += norm(head));
         }
@@ -46,7 +46,7 @@ impl Chooser for Prompt {
     }
 
     fn after_neurons(&self, c: &mut Choice, p: Option<&Predictor>, layer: usize, h: &mut Rows, tokens: usize) -> usize {
-        let (row, n, group) = (c.row(Slot::Neurons), c.count(Slot::Neurons), c.config.neuron_group);
+        let (row, n, group) = (c.row(Slot::Neurons), c.count(layer, Slot::Neurons), c.shapes[layer].group);
         let norms = p.and_then(|p| p.layer_vector(Table::NeuronNorms, layer, c.config.neuron_width()));
         let sums = &mut c.memory.neuron_statistics[layer * row..layer * row + n];
         for row in h.values.chunks_exact(h.width).take(tokens) {

@@ -12,7 +12,7 @@ impl Chooser for Random {
         for layer in 1..c.config.layers {
             for part in c.plan.parts(Decider::Random) {
                 // A fair choice of k out of n in one go: each is taken with chance (left to take) / (left).
-                let n = c.count(part);
+                let n = c.count(layer, part);
                 let (mut take, mut left) = (count_of(c.share(layer, part), n), n);
                 let mut state = c.memory.random;
                 c.memory.choose(part, layer, |i| {

@@ -29,7 +29,7 @@ impl Chooser for Shadow {
 fn gather(c: &mut Choice, tap: Tap, normed: &Rows, heads: &Rows) {
     let d = normed.width;
     let heads_at = if tap.has(Tap::EMBEDDING) { d } else { 0 };
-    let stream_at = heads_at + if tap.has(Tap::HEADS) { heads.width } else { 0 };
+    let stream_at = c.tap.width - d;
     if tap.has(Tap::HEADS) {
         c.tap.values[heads_at..heads_at + heads.width].copy_from_slice(&heads.values[..heads.width]);
     }

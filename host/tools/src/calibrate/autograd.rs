@@ -15,7 +15,7 @@ use super::parts::{Layer, Linear, Normalise, Reader, Tensors, need};
 use candle_core::{D, DType, Device, Tensor, Var};
 use shadowllm_core::Model;
 use shadowllm_core::image::arch::{Attention, HeadNorm};
-use shadowllm_core::image::{Config, Positions, Role};
+use shadowllm_core::image::{Config, LayerShape, Positions, Role};
 use shadowllm_core::kernels::Activation;
 use shadowllm_host::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -143,7 +143,9 @@ pub fn obstacle(model: &Model) -> Option<&'static str> {
     want(g.embed_scale != 1.0, "scaled embeddings");
     want((g.logit_scale, g.logit_cap) != (1.0, 0.0), "scaled or capped logits");
     want(model.image().vector(Role::OutputBias, 0).is_some(), "a bias of the output matrix");
+    let shape = LayerShape::of(&arch.layer(0));
     for layer in arch.kinds() {
+        want(LayerShape::of(&layer) != shape, "layers of different shapes");
         want(layer.parallel, "parallel blocks");
         if let Some(a) = layer.attention() {
             want(a.cap != 0.0, "capped scores");

@@ -9,7 +9,7 @@ use super::failure::Result;
 use super::parts::{Linear, Reader};
 use super::tables::column_norms;
 use candle_core::{Device, Tensor};
-use shadowllm_core::image::{Config, Role};
+use shadowllm_core::image::{Config, LayerShape, Role};
 use shadowllm_core::sparsity::Source;
 use shadowllm_core::{KvFormat, SessionOptions};
 use shadowllm_host::Error;
@@ -23,6 +23,7 @@ pub struct Observed<'a> {
     config: Config,
     /// Up projections, which the engine computes together with the gates, of gated networks.
     ups: Vec<Option<Linear>>,
+    shapes: Vec<LayerShape>,
     /// Norms of the down projections' columns, `[ffn]` each.
     norms: Vec<Vec<f32>>,
     pool: Pool,
@@ -35,17 +36,23 @@ impl<'a> Observed<'a> {
     /// When threads cannot be started.
     pub fn new(model: &'a LoadedModel, threads: usize) -> Result<Self> {
         let (config, image) = (*model.model().config(), *model.model().image());
-        let plain = |layer: usize| image.arch().layer(layer).mlp().is_some_and(|m| m.router.is_none());
-        let up = |layer: usize| match config.gated && plain(layer) {
+        let shapes: Vec<LayerShape> =
+            (0..config.layers).map(|layer| LayerShape::of(&image.arch().layer(layer))).collect();
+        let up = |(layer, shape): (usize, &LayerShape)| match shape.gated && shape.neurons > 0 {
             true => Reader(&image).linear(Role::Up, Some(Role::UpBias), layer),
             false => Ok(None),
         };
-        let norms = |layer: usize| if plain(layer) { column_norms(&image, layer) } else { vec![0.0; config.ffn] };
+        let norms = |(layer, shape): (usize, &LayerShape)| {
+            let mut norms = if shape.neurons > 0 { column_norms(&image, layer) } else { Vec::new() };
+            norms.resize(config.ffn, 0.0);
+            norms
+        };
         Ok(Observed {
             model,
             config,
-            ups: (0..config.layers).map(up).collect::<Result<_>>()?,
-            norms: (0..config.layers).map(norms).collect(),
+            ups: shapes.iter().enumerate().map(up).collect::<Result<_>>()?,
+            norms: shapes.iter().enumerate().map(norms).collect(),
+            shapes,
             pool: Pool::new(threads)?,
         })
     }
@@ -73,18 +80,17 @@ impl<'a> Observed<'a> {
     fn trace(&self, ids: &[u32], options: SessionOptions, memory: &mut SessionMemory) -> shadowllm_host::Result<Trace> {
         let (c, tokens) = (&self.config, ids.len());
         let seen = Mutex::new(Trace { tokens, heads: c.heads, ..Trace::default() });
-        let see = |_: usize, source: Source, rows: &[f32], width: usize| {
+        let see = |layer: usize, source: Source, rows: &[f32], width: usize| {
             let trace = &mut *seen.lock().unwrap_or_else(PoisonError::into_inner);
-            match source {
-                Source::Attention => trace.attention_input.push(compact(rows, width, c.d_model, c.d_model, 1)),
-                Source::FeedForward => trace.ffn_input.push(compact(rows, width, c.d_model, c.d_model, 1)),
-                Source::Heads => trace.head_output.push(compact(rows, width, c.head_dim, c.head_slot(), c.heads)),
-                Source::Neurons => {
-                    // Layers of experts before this one have no neurons to be chosen.
-                    trace.neurons.resize(trace.ffn_input.len() - 1, vec![0.0; tokens * c.ffn]);
-                    trace.neurons.push(compact(rows, width, c.ffn, c.neuron_width(), 1));
-                }
-            }
+            let (layers, parts, len, slot) = match source {
+                Source::Attention => (&mut trace.attention_input, 1, c.d_model, c.d_model),
+                Source::FeedForward => (&mut trace.ffn_input, 1, c.d_model, c.d_model),
+                Source::Heads => (&mut trace.head_output, c.heads, c.head_dim, self.shapes[layer].head_slot),
+                Source::Neurons => (&mut trace.neurons, 1, c.ffn, width),
+            };
+            // Layers that are not shown are zeros.
+            layers.resize(layer, vec![0.0; tokens * parts * len]);
+            layers.push(compact(rows, width, len, slot, parts));
         };
         {
             let mut session = self.model.session(options, memory)?;
@@ -92,7 +98,11 @@ impl<'a> Observed<'a> {
             session.prefill(&self.pool, ids)?;
         }
         let mut trace = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        trace.neurons.resize(c.layers, vec![0.0; tokens * c.ffn]);
+        let inputs = [&mut trace.attention_input, &mut trace.ffn_input].map(|layers| (layers, c.d_model));
+        let outputs = [(&mut trace.head_output, c.heads * c.head_dim), (&mut trace.neurons, c.ffn)];
+        for (layers, width) in inputs.into_iter().chain(outputs) {
+            layers.resize(c.layers, vec![0.0; tokens * width]);
+        }
         self.weigh(&mut trace);
         self.add_ups(&mut trace)?;
         Ok(trace)
@@ -121,7 +131,9 @@ impl<'a> Observed<'a> {
                 Some(up) => {
                     let product = Tensor::from_slice(input, (trace.tokens, c.d_model), &Device::Cpu)
                         .and_then(|x| up.forward(&x)?.flatten_all()?.to_vec1::<f32>());
-                    product.map_err(|e| Error::Other(format!("candle: {e}")))?
+                    let rows = product.map_err(|e| Error::Other(format!("candle: {e}")))?;
+                    let width = rows.len() / trace.tokens;
+                    compact(&rows, width, c.ffn, width, 1)
                 }
                 None => vec![0.0; trace.tokens * c.ffn],
             };
@@ -131,10 +143,12 @@ impl<'a> Observed<'a> {
     }
 }
 
-/// Rows without their padding: `parts` parts of `len` numbers, `slot` apart, of every row of `width`.
+/// `parts` parts of `len` numbers, `slot` apart, of every row of `width`: without the row's padding, and with zeros for what
+/// it does not have (in a layer that is smaller than others).
 fn compact(rows: &[f32], width: usize, len: usize, slot: usize, parts: usize) -> Vec<f32> {
     let row = |row: &[f32]| -> Vec<f32> {
-        (0..parts).flat_map(|part| row[part * slot..part * slot + len].iter().copied()).collect()
+        let number = |part: usize, i: usize| if i < slot { row.get(part * slot + i).copied() } else { None };
+        (0..parts).flat_map(|part| (0..len).map(move |i| number(part, i).unwrap_or(0.0))).collect()
     };
     rows.chunks_exact(width.max(1)).flat_map(row).collect()
 }

@@ -3,24 +3,22 @@
 use shadowllm_core::Image;
 use shadowllm_core::format::block::encode;
 use shadowllm_core::format::{BLOCK, Format, TILE_ROWS};
-use shadowllm_core::sparsity::{
-    ENTRY_LEN, HEADER_LEN, MAGIC, Policy, Predictor, RANKS, Table, Tap, VERSION, fingerprint,
-};
+use shadowllm_core::image::{ENTRY_LEN, Entry, GLOBAL, Storage};
+use shadowllm_core::sparsity::{HEADER_LEN, MAGIC, Policy, Predictor, RANKS, Table, Tap, VERSION, fingerprint};
 use shadowllm_host::{Error, Result};
 
-/// Format code of vectors.
-const VECTOR: u8 = 255;
-
-/// A table to be written.
+/// A table to be written, its offset still open.
 struct Row {
-    table: Table,
-    layer: u16,
-    format: u8,
-    /// Length of a vector, or padded outputs.
-    outputs: usize,
-    /// Padded inputs of a matrix.
-    inputs: usize,
+    entry: Entry<Table>,
     bytes: Vec<u8>,
+}
+
+impl Row {
+    fn new(table: Table, layer: usize, [rows, cols]: [usize; 2], storage: Storage, bytes: Vec<u8>) -> Row {
+        let layer = if table.in_layers() { layer as u16 } else { GLOBAL };
+        let entry = Entry { role: table, layer, rows, cols, offset: 0, storage, experts: 0, expert_stride: 0 };
+        Row { entry, bytes }
+    }
 }
 
 /// A predictor section in the making.
@@ -40,24 +38,11 @@ impl Section {
         let bad = || Error::Other("the predictor's table is damaged".into());
         let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
         let mut section = Section { ranks: word(36).ok_or_else(bad)? as u32 & RANKS != 0, ..Section::default() };
-        for i in 0..word(32).ok_or_else(bad)? {
-            let at = HEADER_LEN + i * ENTRY_LEN;
-            let entry = bytes.get(at..at + ENTRY_LEN).ok_or_else(bad)?;
-            let (outputs, inputs, offset) = (word(at + 4), word(at + 8), word(at + 16));
-            let (outputs, inputs, offset) =
-                outputs.zip(inputs).zip(offset).map(|((o, i), at)| (o, i, at)).ok_or_else(bad)?;
-            let size = match Format::from_code(entry[1]) {
-                Some(f) if entry[1] != VECTOR => Predictor::geometry(f, outputs, inputs).weight_bytes(),
-                _ => 4 * outputs,
-            };
-            section.rows.push(Row {
-                table: Table::from_code(entry[0]).ok_or_else(bad)?,
-                layer: u16::from_le_bytes([entry[2], entry[3]]),
-                format: entry[1],
-                outputs,
-                inputs,
-                bytes: bytes.get(offset..offset + size).ok_or_else(bad)?.to_vec(),
-            });
+        let rows = bytes.get(HEADER_LEN..).map_or(&[][..], |rest| rest.as_chunks::<ENTRY_LEN>().0);
+        for raw in rows.get(..word(32).ok_or_else(bad)?).ok_or_else(bad)? {
+            let entry: Entry<Table> = Entry::parse(raw).ok_or_else(bad)?;
+            let own = bytes.get(entry.offset..).and_then(|rest| rest.get(..entry.bytes()));
+            section.rows.push(Row { entry, bytes: own.ok_or_else(bad)?.to_vec() });
         }
         Ok((section, Tap(word(28).ok_or_else(bad)? as u32)))
     }
@@ -65,18 +50,19 @@ impl Section {
     /// Adds a vector.
     pub fn vector(&mut self, table: Table, layer: usize, values: &[f32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.rows.push(Row { table, layer: layer as u16, format: VECTOR, outputs: values.len(), inputs: 0, bytes });
+        let storage = Storage::Vector { len: values.len() };
+        self.rows.push(Row::new(table, layer, [values.len(), 1], storage, bytes));
     }
 
     /// Replaces a vector, or adds it.
     pub fn set_vector(&mut self, table: Table, values: &[f32]) {
-        self.rows.retain(|r| r.table != table);
+        self.rows.retain(|r| r.entry.role != table);
         self.vector(table, 0, values);
     }
 
     /// Whether it holds what a calibrated policy needs.
     pub fn has(&self, policy: Policy) -> bool {
-        let there = |table: Table| self.rows.iter().any(|r| r.table == table);
+        let there = |table: Table| self.rows.iter().any(|r| r.entry.role == table);
         policy.plan().calibrated.is_some_and(|c| there(c.quantiles) && c.neurons.is_none_or(there))
     }
 
@@ -92,16 +78,14 @@ impl Section {
                 g.write_block(&mut bytes, i, kb, &encode(g.format, &x));
             }
         }
-        let format = g.format as u8;
-        self.rows.push(Row { table, layer: layer as u16, format, outputs, inputs: padded, bytes });
+        self.rows.push(Row::new(table, layer, [rows, inputs], Storage::Tiles(g), bytes));
     }
 
     /// The section's bytes, for the model of `image`.
     pub fn bytes(&self, image: &Image, tap: Tap) -> Vec<u8> {
         let c = image.config();
-        // First the model's own tables, then each layer's, in the order of their kinds.
         let mut rows: Vec<&Row> = self.rows.iter().collect();
-        rows.sort_by_key(|r| (r.table.in_layers(), r.layer, r.table as u8));
+        rows.sort_by_key(|r| r.entry.key());
         let mut out = vec![0; HEADER_LEN + rows.len() * ENTRY_LEN];
         out[..MAGIC.len()].copy_from_slice(&MAGIC);
         let head = [
@@ -117,16 +101,11 @@ impl Section {
         for (i, word) in head.into_iter().enumerate() {
             out[8 + 4 * i..12 + 4 * i].copy_from_slice(&word.to_le_bytes());
         }
-        for (i, row) in rows.iter().enumerate() {
+        for (i, r) in rows.iter().enumerate() {
             out.resize(out.len().next_multiple_of(64), 0);
-            let offset = out.len();
-            out.extend_from_slice(&row.bytes);
-            let entry = &mut out[HEADER_LEN + i * ENTRY_LEN..][..ENTRY_LEN];
-            (entry[0], entry[1]) = (row.table as u8, row.format);
-            entry[2..4].copy_from_slice(&row.layer.to_le_bytes());
-            for (at, n) in [(4, row.outputs), (8, row.inputs), (16, offset)] {
-                entry[at..at + 4].copy_from_slice(&(n as u32).to_le_bytes());
-            }
+            let entry = Entry { offset: out.len(), ..r.entry };
+            out.extend_from_slice(&r.bytes);
+            out[HEADER_LEN + i * ENTRY_LEN..][..ENTRY_LEN].copy_from_slice(&entry.to_bytes());
         }
         out
     }

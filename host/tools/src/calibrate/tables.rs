@@ -33,7 +33,7 @@ impl Held {
     /// Nothing seen yet.
     pub fn new(image: &Image, statistics: &Statistics) -> Self {
         let c = *image.config();
-        let norms: Vec<Vec<f32>> = (0..c.layers).map(|layer| column_norms(image, layer)).collect();
+        let norms: Vec<Vec<f32>> = (0..c.layers).map(|layer| padded(&column_norms(image, layer), c.ffn, 0.0)).collect();
         let worth = |(norms, s): (&Vec<f32>, &super::statistics::LayerStatistics)| -> Vec<f32> {
             let up = s.up.iter().map(|u| (u / statistics.tokens.max(1) as f64) as f32);
             if s.up.is_empty() { norms.clone() } else { norms.iter().zip(up).map(|(n, u)| n * u).collect() }
@@ -235,6 +235,7 @@ pub fn centre(section: &mut Section, image: &Image, statistics: &Statistics) {
             let dot = |row: &[f32]| row.iter().zip(&mean).map(|(w, m)| f64::from(*w) * f64::from(*m)).sum::<f64>();
             constants.extend(values.chunks_exact(cols.max(1)).map(|row| dot(row) as f32));
         }
+        constants.resize((layer + 1) * c.d_model, 0.0);
         means.extend(padded(&mean, c.neuron_width(), 0.0));
     }
     section.vector(Table::NeuronMeans, 0, &means);

@@ -1,0 +1,129 @@
+//! Layers that differ: a model with narrower layers, and layers without attention or neurons, has the bits of the whole
+//! model in which what they lack is masked.
+
+use super::GIVEN;
+use serde_json::json;
+use shadowllm_core::image::Role;
+use shadowllm_core::image::arch::{Layer, Op};
+use shadowllm_core::{Format, KvFormat, Session};
+use shadowllm_host::Result;
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pool::Pool;
+use shadowllm_host::text::Template;
+use shadowllm_tests::folder::{Folder, Shape};
+use shadowllm_tests::{Reading, arrangements, logits, logits_with, on_every_isa, same_bits, sparse};
+use shadowllm_tools::import::gguf::GgmlType;
+use shadowllm_tools::import::{self, Data, Source, SourceTensor, Spec};
+use shadowllm_tools::pack::{Formats, pack};
+use std::path::Path;
+
+/// Heads of 20 numbers, two to a key head.
+const SHAPE: Shape = Shape { d: 48, ffn: 100, heads: [6, 3, 20], vocab: 77, layers: 4 };
+/// Heads and neurons that layers keep: layer 2 has no neurons, layer 3 no attention.
+const KEPT: [(usize, usize); 4] = [(6, 100), (4, 64), (2, 0), (0, 32)];
+
+/// A model without the last heads and neurons of some layers.
+struct Pruned {
+    whole: Box<dyn Source>,
+    spec: Spec,
+}
+
+impl Pruned {
+    fn of(whole: Box<dyn Source>) -> Pruned {
+        let mut spec = whole.spec().clone();
+        for (layer, (heads, neurons)) in spec.layers.iter_mut().zip(KEPT) {
+            let mut blocks: Vec<_> = layer.blocks().copied().collect();
+            blocks.retain_mut(|block| match &mut block.op {
+                Op::Attention(a) => {
+                    (a.heads, a.kv_heads) = (heads, heads / 2);
+                    heads > 0
+                }
+                Op::Mlp(m) => {
+                    m.neurons = neurons;
+                    neurons > 0
+                }
+            });
+            *layer = Layer::of(&blocks);
+        }
+        Pruned { whole, spec }
+    }
+}
+
+impl Source for Pruned {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The first rows and columns, as many as the role has in the layer.
+    fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
+        let Some(mut tensor) = self.whole.tensor(role, layer)? else { return Ok(None) };
+        let (heads, neurons) = KEPT[if role.in_layers() { layer } else { 0 }];
+        let (rows, cols) = match role {
+            Role::Q => (heads * 20, tensor.cols),
+            Role::K | Role::V => (heads / 2 * 20, tensor.cols),
+            Role::O => (tensor.rows, heads * 20),
+            Role::Gate | Role::Up => (neurons, tensor.cols),
+            Role::Down => (tensor.rows, neurons),
+            _ => return Ok(Some(tensor)),
+        };
+        let mut row = vec![0.0; tensor.cols];
+        let mut bytes = Vec::new();
+        for r in 0..rows {
+            tensor.row(r, &mut row).unwrap();
+            row[..cols].iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+        }
+        let data = Data::Bytes { kind: GgmlType::F32, bytes: bytes.leak() };
+        (tensor.rows, tensor.cols, tensor.data, tensor.reading) = (rows, cols, data, Default::default());
+        Ok(Some(tensor))
+    }
+
+    fn tokenizer(&self) -> Result<Option<String>> {
+        self.whole.tokenizer()
+    }
+
+    fn chat(&self) -> Result<Template> {
+        self.whole.chat()
+    }
+
+    fn origin(&self) -> String {
+        self.whole.origin()
+    }
+
+    fn path(&self) -> &Path {
+        self.whole.path()
+    }
+}
+
+fn mask(session: &mut Session) {
+    session.set_dial(&GIVEN).unwrap();
+    let group = session.model().config().neuron_group;
+    let active = session.units().unwrap();
+    for (layer, (heads, neurons)) in KEPT.into_iter().enumerate() {
+        active.choose_heads(layer, |h| h < heads);
+        active.choose_neurons(layer, |g| g * group < neurons);
+    }
+}
+
+#[test]
+fn layers_that_lack_units_are_layers_in_which_these_are_masked() {
+    let temp = tempfile::tempdir().unwrap();
+    let [folder, whole, pruned] = ["folder", "whole.sllm", "pruned.sllm"].map(|name| temp.path().join(name));
+    Folder::llama(SHAPE, true, true, &json!({})).write(&folder, safetensors::Dtype::F32, 1);
+    let ids = sparse::made_up_ids(20, SHAPE.vocab);
+    let pool = Pool::new(2).unwrap();
+    for arrangement in arrangements() {
+        let write = |source: &dyn Source, image: &Path| {
+            pack(source, Formats::all(Format::F32), arrangement, image, &mut |_, _| {}).unwrap();
+        };
+        write(&*import::open(&folder).unwrap(), &whole);
+        write(&Pruned::of(import::open(&folder).unwrap()), &pruned);
+        let model = LoadedModel::open(&whole, None).unwrap();
+        let masked = logits_with(&model, &pool, &ids, KvFormat::F32, Reading::Decode, Some(&mask));
+        for (isa, model) in on_every_isa(&pruned) {
+            for reading in [Reading::Prefill(20), Reading::Prefill(7), Reading::Decode] {
+                let got = logits(&model, &pool, &ids, KvFormat::F32, reading);
+                assert!(same_bits(&got, &masked), "{arrangement:?} {isa:?} {reading:?}");
+            }
+        }
+    }
+}
