@@ -157,7 +157,7 @@ fn gguf_twins_have_what_their_architecture_says() {
         // Scales are computed from other numbers.
         assert!(max_difference(&of(&folder), &of(&file)) < 1e-5, "{name}");
     }
-    // Five layers by name; the tensors of the last two are missing, which is not asked here.
+    // Five layers by name; the tensors of the last two are missing, which do not matter here.
     let five = twins::changed_twin(&folder, "smollm3", |entries| {
         let key = "smollm3.block_count";
         entries.retain(|e| !e.windows(key.len()).any(|w| w == key.as_bytes()));

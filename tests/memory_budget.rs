@@ -29,7 +29,7 @@ fn resident(model: &LoadedModel) -> usize {
     1024 * rss.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap()
 }
 
-/// Logits behind a prompt and behind every token after it.
+/// Logits after a prompt and after every further token.
 fn read(model: &LoadedModel, exec: &dyn Executor, dial: &Dial, mut each: impl FnMut()) -> Vec<f32> {
     let options = SessionOptions { context: 2 * TOKENS, batch: 8, sparsity: true, ..SessionOptions::default() };
     let mut memory = model.memory(&options).unwrap();
@@ -62,7 +62,7 @@ fn the_same_numbers_within_a_budget() {
                 let mut most = 0;
                 let found = read(&model, &pool, dial, || most = most.max(resident(&model)));
                 assert!(same_bits(&found, &expected), "{layout}, {dial:?}");
-                // Where little is read, some file systems bring in neighbours that were not asked for.
+                // Where little is read, some file systems bring in neighbours as well.
                 let bounded = most <= BUDGET || dial.policy != Policy::Off;
                 assert!(bounded, "{layout}, {dial:?}: {most} bytes in memory");
                 assert!(most > BUDGET / 4, "{layout}, {dial:?}: only {most} bytes are kept");

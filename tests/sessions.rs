@@ -60,7 +60,7 @@ fn options_out_of_range_are_refused() {
     let bad = [
         SessionOptions { context: 0, ..OPTIONS },
         SessionOptions { context: usize::MAX, ..OPTIONS },
-        SessionOptions { context: 257, ..OPTIONS }, // behind OPT's learned positions
+        SessionOptions { context: 257, ..OPTIONS }, // one more than OPT's learned positions
         SessionOptions { batch: 0, ..OPTIONS },
         SessionOptions { batch: usize::MAX, ..OPTIONS },
         SessionOptions { logit_rows: 0, ..OPTIONS },

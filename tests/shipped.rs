@@ -1,4 +1,4 @@
-//! The model that ships with the program, whatever its weights are: what it is asked by, where its answers end, and that
+//! The model that ships with the program, whatever its weights are: how it is prompted, where its answers end, and that
 //! reading less changes little.
 
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn the_chat_template_and_its_tokens() {
     assert_eq!((first[0], config.eos(), config.bos), (end, &[end][..], Some(end)));
     assert_eq!(text.decode(&first).unwrap(), format!("Question: {QUESTION}\nAnswer:"));
     assert_eq!(text.encode(&format!("</s>Question: {QUESTION}\nAnswer:"), false).unwrap(), first);
-    // A second question stands behind the first one's prompt and the answer's own tokens, as texts it was trained on.
+    // A second question stands after the first one's prompt and the answer's own tokens, as texts it was trained on.
     let answer = " It is blue.";
     conversation.has_read(first.clone());
     conversation.add("assistant", answer);

@@ -14,7 +14,7 @@ macro_rules! plain {
 plain!(i8 u8 u16 i32 u32 f32 u64 [i32; 2]);
 
 /// Hands out consecutive slices. Measuring and carving are one code path: [`Arena::measure`] makes an
-/// arena without memory that only counts, so the size asked for is the size used.
+/// arena without memory that only counts, so the size required is the size used.
 pub struct Arena<'a> {
     memory: Option<&'a mut [MaybeUninit<u8>]>,
     used: usize,
@@ -39,7 +39,7 @@ impl<'a> Arena<'a> {
         self.given == usize::MAX
     }
 
-    /// Bytes asked for so far, with room to align any start.
+    /// Bytes handed out so far, with room to align any start.
     pub fn needed(&self) -> usize {
         self.used.saturating_add(ALIGN - 1)
     }

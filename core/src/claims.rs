@@ -11,7 +11,7 @@ pub type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 const _: () = assert!(size_of::<Task>() == size_of::<[usize; 2]>());
 
-/// Bits that count the next task, and bits that count all. The rest tell steps apart.
+/// Bits that count the next task, and bits that count all. The rest distinguish steps.
 const BITS: [u32; 2] = if usize::BITS == 64 { [20, 20] } else { [13, 11] };
 const MASKS: [usize; 2] = [(1 << BITS[0]) - 1, (1 << BITS[1]) - 1];
 

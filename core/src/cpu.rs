@@ -3,6 +3,8 @@
 //! A [`Cpu`] is the proof that its features are there: only [`Cpu::detect`] and the unsafe
 //! [`Cpu::assume`] make one, and kernels are only handed out against it.
 
+use core::ffi::CStr;
+
 /// An instruction-set level a kernel table exists for, from plain to fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -28,17 +30,22 @@ impl Isa {
     pub const ALL: [Isa; 7] =
         [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm, Isa::Simd128];
 
-    /// Name on the command line.
-    pub const fn name(self) -> &'static str {
+    /// Name in reports, as C takes it.
+    pub const fn c_name(self) -> &'static CStr {
         match self {
-            Isa::Scalar => "scalar",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-            Isa::Neon => "neon",
-            Isa::NeonDot => "neon-dotprod",
-            Isa::NeonI8mm => "neon-i8mm",
-            Isa::Simd128 => "simd128",
+            Isa::Scalar => c"scalar",
+            Isa::Avx2 => c"avx2",
+            Isa::Avx512 => c"avx512",
+            Isa::Neon => c"neon",
+            Isa::NeonDot => c"neon-dotprod",
+            Isa::NeonI8mm => c"neon-i8mm",
+            Isa::Simd128 => c"simd128",
         }
+    }
+
+    /// Name in reports.
+    pub fn name(self) -> &'static str {
+        self.c_name().to_str().unwrap_or("")
     }
 
     /// The level of a 64-bit Arm, by what its operating system (or its identification registers) says it has.

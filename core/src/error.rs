@@ -1,4 +1,5 @@
-//! Every way the engine can refuse, one sentence each.
+//! Every way the engine can refuse, one sentence each, in the order of the operations that refuse: parsing an image, making
+//! a session, reading tokens, skipping, taking over a state. One flat type: callers match a refusal by its name.
 
 use core::fmt;
 
@@ -6,6 +7,7 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
+    // Parsing an image.
     /// The bytes do not begin with an image's magic number.
     NotAnImage,
     /// The image was written by another version of the packer.
@@ -19,21 +21,23 @@ pub enum Error {
     Truncated {
         /// Bytes the header promises.
         expected: u64,
-        /// Bytes there are.
+        /// Bytes that were given.
         found: u64,
     },
     /// The header's checksum does not match its bytes.
     Corrupt,
-    /// A field of the header has a value that cannot be.
+    /// A field of the header has a value that no image has.
     Malformed(&'static str),
-    /// The image lacks a tensor its configuration asks for.
+    /// The image lacks a tensor that its architecture needs.
     MissingTensor(&'static str),
-    /// A tensor's shape or place does not fit the configuration.
+    /// A tensor's shape or place does not fit the architecture.
     BadTensor(&'static str),
     /// The model has something that this version of the engine cannot run.
     Unsupported(&'static str),
     /// The image's bytes must start at an address that is a multiple of this.
     Misaligned(usize),
+
+    // Making a session.
     /// The memory given to a session is too small.
     MemoryTooSmall {
         /// Bytes needed (see [`crate::Session::memory_required`]).
@@ -43,6 +47,10 @@ pub enum Error {
     },
     /// A session option is out of its range.
     BadOption(&'static str),
+    /// The program was built without a kernel that the model needs: of a format and a layout, or what the words name.
+    MissingKernel(&'static str, &'static str),
+
+    // Reading tokens.
     /// A token id is not in the vocabulary.
     TokenOutOfRange {
         /// The id.
@@ -52,7 +60,7 @@ pub enum Error {
     },
     /// No token was given where at least one is needed.
     NoTokens,
-    /// The tokens do not fit in what is left of the context.
+    /// The tokens do not fit in the rest of the context.
     ContextFull {
         /// Positions the call needs.
         needed: usize,
@@ -61,11 +69,13 @@ pub enum Error {
     },
     /// The position to rewind to is ahead of the session's.
     BadPosition,
-    /// What a token at the position to rewind to would see is no longer in the cache.
+    /// Keys and values that a token at the position to rewind to would see are no longer in the cache.
     PositionLost,
     /// The call was cancelled.
     Cancelled,
-    /// The image lacks what this policy needs.
+
+    // Skipping.
+    /// The image lacks the tables of this policy.
     NoPredictor(&'static str),
     /// The image's predictor was made for another model.
     ForeignPredictor,
@@ -77,8 +87,8 @@ pub enum Error {
     NotByInput,
     /// The session was made without room for skipping.
     NoSparsity,
-    /// The program was built without a kernel that the model needs: of a format and a layout, or what the words name.
-    MissingKernel(&'static str, &'static str),
+
+    // Taking over a state.
     /// A saved state does not belong to this session.
     BadState(&'static str),
 }
@@ -86,20 +96,14 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Error::NotAnImage => f.write_str("not a shadowllm image (its first bytes are not the magic number)"),
-            Error::OtherVersion { found, known } => {
-                write!(
-                    f,
-                    "image format version {found}, this build reads version {known}: update shadowllm or pack the model again"
-                )
-            }
-            Error::Truncated { expected, found } => {
-                write!(
-                    f,
-                    "the image is cut off: its header promises {expected} bytes, there are {found}; copy or pack it again"
-                )
-            }
-            Error::Corrupt => f.write_str("the image's header is damaged (checksum mismatch): copy or pack it again"),
+            Error::OtherVersion { found, known } => write!(
+                f,
+                "image format version {found}, this build reads version {known}: update shadowllm or pack the model again"
+            ),
+            Error::Truncated { expected, found } => write!(
+                f,
+                "the image is cut off: its header promises {expected} bytes, there are {found}; copy or pack it again"
+            ),
             Error::Malformed(what) => write!(f, "the image's header is malformed: {what}; pack the model again"),
             Error::MissingTensor(what) => write!(f, "the image has no tensor {what}; pack the model again"),
             Error::BadTensor(what) => {
@@ -110,39 +114,50 @@ impl fmt::Display for Error {
             Error::MemoryTooSmall { needed, given } => {
                 write!(f, "the session needs {needed} bytes of memory, {given} were given")
             }
-            Error::BadOption(what) => f.write_str(what),
-            Error::TokenOutOfRange { id, vocab } => {
-                write!(f, "token id {id} is out of range: the vocabulary has {vocab} entries")
-            }
-            Error::NoTokens => f.write_str("no tokens were given; a model needs at least one to start from"),
-            Error::ContextFull { needed, context } => {
-                write!(
-                    f,
-                    "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer"
-                )
-            }
-            Error::PositionLost => f.write_str(
-                "the position to rewind to is too far back: the model's layers with a window keep the last positions only \
-                 (rewind to 0 and read the tokens again)",
-            ),
-            Error::BadPosition => f.write_str("the position to rewind to is ahead of the session's own"),
-            Error::Cancelled => f.write_str("cancelled"),
-            Error::NoPredictor(policy) => {
-                write!(f, "the image is not calibrated for policy {policy}: calibrate it, or choose another policy")
-            }
-            Error::ForeignPredictor => f.write_str(
-                "the image's predictor was made for another model, or for other groups of neurons: calibrate it again",
-            ),
-            Error::BadPredictor(what) => write!(f, "the image's predictor is damaged ({what}): calibrate it again"),
-            Error::BadDensity => f.write_str("a density must be above 0 and at most 1 (1 reads everything)"),
-            Error::NotByInput => f.write_str(
-                "the policy skips single inputs, and this image stores none of its matrices by input: pack it by input, or choose another policy",
-            ),
-            Error::NoSparsity => f.write_str("the session was made without sparsity: ask for it in its options"),
             Error::MissingKernel(what, kind) => {
                 write!(f, "the program was built without kernels for {what} {kind}: add them to its Needs")
             }
+            Error::TokenOutOfRange { id, vocab } => {
+                write!(f, "token id {id} is out of range: the vocabulary has {vocab} entries")
+            }
+            Error::ContextFull { needed, context } => write!(
+                f,
+                "{needed} positions do not fit in the context of {context}: shorten the prompt or make the context longer"
+            ),
+            Error::NoPredictor(policy) => {
+                write!(f, "the image is not calibrated for policy {policy}: calibrate it, or choose another policy")
+            }
+            Error::BadPredictor(what) => write!(f, "the image's predictor is damaged ({what}): calibrate it again"),
             Error::BadState(what) => write!(f, "the saved state cannot be used here: {what}"),
+            _ => f.write_str(self.sentence()),
+        }
+    }
+}
+
+impl Error {
+    /// The sentence of a refusal without numbers.
+    fn sentence(self) -> &'static str {
+        match self {
+            Error::NotAnImage => "not a shadowllm image (its first bytes are not the magic number)",
+            Error::Corrupt => "the image's header is damaged (checksum mismatch): copy or pack it again",
+            Error::BadOption(what) => what,
+            Error::NoTokens => "no tokens were given; a model needs at least one to start from",
+            Error::BadPosition => "the position to rewind to is ahead of the session's own",
+            Error::PositionLost => {
+                "the position to rewind to is too far back: the model's layers with a window keep the last positions only \
+                 (rewind to 0 and read the tokens again)"
+            }
+            Error::Cancelled => "cancelled",
+            Error::ForeignPredictor => {
+                "the image's predictor was made for another model, or for other groups of neurons: calibrate it again"
+            }
+            Error::BadDensity => "a density must be above 0 and at most 1 (1 reads everything)",
+            Error::NotByInput => {
+                "the policy skips single inputs, and this image stores none of its matrices by input: pack it by input, \
+                 or choose another policy"
+            }
+            Error::NoSparsity => "the session was made without sparsity: ask for it in its options",
+            _ => "refused",
         }
     }
 }

@@ -5,10 +5,10 @@ use crate::message::boundary;
 use crate::object::{Kind, Tag, Tagged, check, place, room};
 use crate::status::invalid;
 use crate::structs::sllm_model_info;
-use core::ffi::{c_char, c_void};
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use shadowllm_core::Model;
 use shadowllm_core::image::SectionKind;
-use shadowllm_core::{Isa, Model};
 
 /// A model with its reference count.
 #[repr(C)]
@@ -172,21 +172,6 @@ pub unsafe extern "C" fn sllm_model_free(model: *mut *mut sllm_model) -> i32 {
     })
 }
 
-/// Name of an instruction set, with a NUL.
-fn isa_name(isa: Isa) -> *const c_char {
-    let name = match isa {
-        Isa::Scalar => c"scalar",
-        Isa::Avx2 => c"avx2",
-        Isa::Avx512 => c"avx512",
-        Isa::Neon => c"neon",
-        Isa::NeonDot => c"neon-dotprod",
-        Isa::NeonI8mm => c"neon-i8mm",
-        Isa::Simd128 => c"simd128",
-        _ => c"other",
-    };
-    name.as_ptr()
-}
-
 /// Whether the chat section holds a template.
 fn has_template(model: &Model) -> bool {
     let chat = model.image().section(SectionKind::Chat);
@@ -221,7 +206,7 @@ pub unsafe extern "C" fn sllm_model_get_info(model: *const sllm_model, info: *mu
             is_calibrated: has(SectionKind::Predictor),
             image_bytes: model.image().bytes().len() as u64,
             bytes_per_token: model.weight_bytes_per_token() as u64,
-            isa: isa_name(model.kernels().isa()),
+            isa: model.kernels().isa().c_name().as_ptr(),
         });
         Ok(())
     })

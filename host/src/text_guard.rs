@@ -120,7 +120,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is caught here and becomes an error, so that nobody need be told of it.
+/// Whether a panic of this thread is caught here and becomes an error, so that none is printed.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }

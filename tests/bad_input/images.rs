@@ -46,7 +46,7 @@ fn cut_off_at_every_boundary() {
 }
 
 #[test]
-fn cut_off_before_and_behind_the_magic_number() {
+fn cut_off_before_and_after_the_magic_number() {
     bad_image(&[], &["the file is empty", "again"]);
     bad_image(&bytes()[..7], &["not a shadowllm image", "shadowllm pack"]);
     bad_image(&bytes()[..1000], &["the image is cut off", "copy or pack it again"]);

@@ -73,7 +73,7 @@ fn a_folder_that_may_not_be_written() {
     mode(0o755);
 }
 
-/// The program in a shell, behind `setup`.
+/// The program in a shell, after `setup`.
 fn shell(place: &Place, setup: &str, arguments: &str) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{setup} && exec \"$0\" {arguments}")).arg(program());
@@ -125,7 +125,7 @@ fn a_disk_that_is_full() {
     }
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn closed() -> std::io::PipeWriter {
     std::io::pipe().unwrap().1
 }

@@ -173,7 +173,7 @@ fn an_interrupted_pack_leaves_nothing() {
         assert!(!child.wait().unwrap().success());
         assert_eq!(files(), [place.path("out/keep")], "after SIG{signal}");
     }
-    // What nobody can clean up, the next one does, but not what another still writes.
+    // A run that was killed cannot clean up, so the next one does; files that another run still writes stay.
     let mut killed = begin();
     killed.kill().unwrap();
     killed.wait().unwrap();

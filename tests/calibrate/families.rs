@@ -22,7 +22,7 @@ fn any_family_calibrates() {
             pack_as(&vectors("families").join(family), Format::Q8_0, layout, &plain);
             let model = LoadedModel::open(&plain, None).unwrap();
             let c = *model.model().config();
-            let options = quick(&Options::POLICIES, Target::of(&c));
+            let options = quick(&Options::all_policies(), Target::of(&c));
             let ids = made_up_ids(26 * options.window, c.vocab);
             calibrate(&model, &ids, &options, &calibrated, &mut Unseen).unwrap();
             decodes(&LoadedModel::open(&calibrated, None).unwrap(), family);
@@ -45,7 +45,7 @@ fn decodes(model: &LoadedModel, family: &str) {
     let mut session = model.session(options, &mut memory).unwrap();
     let ids = made_up_ids(20, model.model().config().vocab);
     let predictor = model.model().predictor().unwrap().unwrap();
-    let policies = Options::POLICIES.into_iter().filter(|p| predictor.calibration(*p).is_some());
+    let policies = Options::all_policies().into_iter().filter(|p| predictor.calibration(*p).is_some());
     let mut ran = 0;
     for policy in policies {
         let mut read = [0; 2];

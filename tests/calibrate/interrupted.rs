@@ -52,7 +52,7 @@ fn killed() -> (Place, u32) {
 
 /// The image is whole and can be used, and no state is left.
 fn holds(place: &Place) {
-    assert!(!place.path(STATE).exists(), "the state was left behind");
+    assert!(!place.path(STATE).exists(), "the state was left");
     let Run { out, .. } = place.works("run out.sllm -p hello -n 4 --greedy --policy shadow --density 0.5 --json");
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(value["policy"], "shadow");

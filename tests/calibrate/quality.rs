@@ -19,7 +19,7 @@ const POLICIES: [Policy; 6] =
 /// Policies that are compared on neurons alone, and the density that stands for it.
 const NEURONS_ONLY: [Policy; 3] = [Policy::Static, Policy::Shadow, Policy::Oracle];
 const FEW: f32 = 0.25;
-/// Bytes of text that are learnt from.
+/// Bytes of text to learn from.
 const LEARNT: usize = 35_000;
 const CALIBRATE: &str = "calibrate plain.sllm --text learnt.txt -o calibrated.sllm --policies static,shadow,per-layer \
     --window 96 --rank 32 --layer-rank 32 --steps 2 --budget-windows 1 -t 2";
@@ -71,7 +71,7 @@ fn predictors_are_better_than_means_and_those_than_chance() {
     }
 }
 
-/// Knowing is better than guessing. Of neurons: what a head is worth its output's magnitude does not tell.
+/// Knowing is better than guessing. Of neurons: a head's worth does not follow from its output's magnitude.
 #[test]
 fn an_oracle_is_better_than_a_predictor() {
     let [statics, shadow, oracle] = NEURONS_ONLY.map(|p| outcome(p, FEW));
@@ -115,7 +115,7 @@ fn every_kind_of_model_can_be_calibrated() {
         let small = Small::family(family, Format::Q8_0, arrangement);
         let model = small.open(true, None);
         let predictor = model.model().predictor().unwrap().unwrap();
-        for policy in Options::POLICIES {
+        for policy in Options::all_policies() {
             assert!(predictor.calibration(policy).is_some(), "{family}: {}", policy.name());
         }
         assert!(predictor.best(0.5).is_some(), "{family}");

@@ -51,7 +51,7 @@ fn every_type_but_one_is_held_by_a_format() {
         let one = |i: usize| block::decode(format, &kind.block(&blocks, i).unwrap());
         let floats: Vec<f32> = (0..n).flat_map(one).collect();
         compare(kind, &floats, &expected[..floats.len()]);
-        assert_eq!(kind.block(&blocks, n.next_multiple_of(8)), None, "{kind}: behind the last");
+        assert_eq!(kind.block(&blocks, n.next_multiple_of(8)), None, "{kind}: after the last");
         let tiles = format.blocks_together() * format.tile_bytes() + 16 * format.super_bytes();
         let (len, bytes) =
             if kind.is_quantized() { (kind.block_len(), kind.block_bytes()) } else { (32, kind.bytes_of(32)) };

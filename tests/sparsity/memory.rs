@@ -92,7 +92,7 @@ fn a_state_of_another_dial_chooses_anew() {
 fn a_rewound_session_is_as_a_fresh_one() {
     each_refresh(|name, model, dial| {
         let ids = ids_for(model);
-        let learns = matches!(dial.policy, Policy::Prompt | Policy::PromptInput);
+        let learns = dial.policy.plan().learns();
         for back in if learns { vec![0] } else { vec![0, 5] } {
             let read = |rewinds: bool| {
                 with_session(model, |session| {

@@ -140,7 +140,7 @@ fn what_was_rewound_does_not_count() {
 
 static CANCEL: AtomicBool = AtomicBool::new(false);
 
-/// Runs everything on the calling thread, and cancels after so many steps.
+/// Runs everything on the calling thread, and cancels after a number of steps.
 struct Cancelling(AtomicUsize);
 
 impl Hooks for Cancelling {}
@@ -309,7 +309,7 @@ fn a_choice_lasts_as_long_as_asked() {
                     session.prefill(&Serial, &ids[..4]).unwrap();
                     let mut sets = Vec::new();
                     for (i, id) in ids[4..].iter().enumerate() {
-                        // A prefill in the middle: a new choice behind it.
+                        // A prefill in the middle: a new choice after it.
                         if i == 12 {
                             session.prefill(&Serial, &[*id]).unwrap();
                         } else {

@@ -1,5 +1,5 @@
 //! The bytes that a session says it read are the bytes that it read: every piece of a small model that is
-//! changed behind the session's back changes the logits or not.
+//! changed without the session's knowledge changes the logits or not.
 //!
 //! The image is a mapped file, and a changed file shows in the mapping at once.
 
@@ -56,7 +56,7 @@ fn poisons(len: usize) -> [Vec<u8>; 3] {
     [vec![0xff; len], large(1.0), large(-1.0)]
 }
 
-/// A session that decodes the same token again and again, behind the same prompt.
+/// A session that decodes the same token again and again, after the same prompt.
 struct Again<'s, 'a, 'm> {
     session: &'s mut Session<'a, 'm>,
     prepare: &'s dyn Fn(&mut Session),
@@ -81,7 +81,8 @@ impl Again<'_, '_, '_> {
     }
 }
 
-/// Decodes a token behind a prompt, whole and with every piece poisoned, and holds what is read against what is said.
+/// Decodes a token after a prompt, whole and with every piece poisoned, and compares the bytes that matter with the bytes
+/// that the session reports.
 fn check(name: &str, image: &Path, ids: &[u32], prepare: &dyn Fn(&mut Session)) {
     let file = File::options().write(true).open(image).unwrap();
     let clean = std::fs::read(image).unwrap();

@@ -93,7 +93,7 @@ pub fn arrangements() -> Vec<Arrangement> {
 /// How a text is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// As one prefill in batches of so many tokens.
+    /// As one prefill in batches of this number of tokens.
     Prefill(usize),
     /// Token by token.
     Decode,

@@ -31,7 +31,7 @@ fn build() -> PathBuf {
     program
 }
 
-/// What Cargo was told when it built a test: `<target>[/<triple>]/<profile>/deps/<test>`.
+/// The path that Cargo gave a test when it built it: `<target>[/<triple>]/<profile>/deps/<test>`.
 struct BuildPlace {
     folder: PathBuf,
     target: PathBuf,

@@ -52,7 +52,7 @@ impl Small {
         pack_as(folder, format, arrangement, &plain);
         let model = LoadedModel::open(&plain, None).unwrap();
         let c = *model.model().config();
-        let options = quick(&Options::POLICIES, Target::of(&c));
+        let options = quick(&Options::all_policies(), Target::of(&c));
         calibrate(&model, &made_up_ids(26 * options.window, c.vocab), &options, &calibrated, &mut Unseen).unwrap();
         let read = |path: &Path| &*std::fs::read(path).unwrap().leak();
         Small { name: format!("{name} {format:?} {arrangement:?}"), plain: read(&plain), calibrated: read(&calibrated) }

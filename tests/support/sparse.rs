@@ -29,7 +29,7 @@ pub fn with_session<T>(model: &LoadedModel, each: impl FnOnce(&mut Session) -> T
     each(&mut session)
 }
 
-/// Logits behind a prompt that is prefilled, and behind each token that is decoded.
+/// Logits after a prompt that is prefilled, and after each token that is decoded.
 ///
 /// # Panics
 /// When the session refuses.

@@ -25,8 +25,8 @@ fn parse(raw: &[u8; ENTRY_LEN]) -> Result<Entry, Error> {
     Entry::parse(raw).ok_or(Error::Malformed("the tensor table has an unknown role, format or order"))
 }
 
-/// Checks the whole table against the weights section and the architecture: every entry fits, none is there twice, every
-/// tensor that is needed is there and none that is not.
+/// Checks the whole table against the weights section and the architecture: every entry fits, none occurs twice, the
+/// model has every tensor that it needs and no other.
 pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result<(), Error> {
     let bad = Error::Malformed("the tensor table is not in order");
     let (rows, []) = table.as_chunks::<ENTRY_LEN>() else { return Err(bad) };

@@ -1,6 +1,6 @@
 //! A block of attention.
 
-use super::forward::{Pass, lists, observe};
+use super::forward::{Pass, lists, observe, units};
 use super::layers::AttentionWeights;
 use super::session::{Session, out_width};
 use crate::image::arch::HeadNorm;
@@ -19,7 +19,7 @@ impl Session<'_, '_> {
         if let Some(state) = &mut self.sparsity {
             state.before_attention(&run, pass.layer, &b.normed, &b.heads);
         }
-        pass.exec.before_layer(pass.layer, self.sparsity.as_ref().and_then(|s| s.lists()));
+        pass.exec.before_layer(pass.layer, units(&self.sparsity));
         let bytes = self.project_heads(pass, w);
         self.look_up(pass, w);
         let heads = &mut self.buffers.heads.narrow(w.shape.heads * w.shape.head_slot());
@@ -46,7 +46,7 @@ impl Session<'_, '_> {
             counts = pass.select(&mut self.sparsity, &[Slot::Q, Slot::K, Slot::V], source, &mut b.inputs);
         }
         let [q_in, k_in, v_in] = lists(&b.inputs, counts);
-        let active = self.sparsity.as_ref().and_then(|s| s.lists()).and_then(|units| units.heads(pass.layer));
+        let active = units(&self.sparsity).and_then(|units| units.heads(pass.layer));
         // Heads that are normed together need each other.
         let active = active.filter(|_| a.head_norm != HeadNorm::Whole);
         let (slot, kv_width) = (a.head_slot(), a.kv_heads * a.head_slot());
@@ -84,7 +84,7 @@ impl Session<'_, '_> {
                 (&b.cos[part.clone()], &b.sin[part])
             }),
             sinks: w.sinks,
-            active: self.sparsity.as_ref().and_then(|s| s.lists()).and_then(|units| units.heads(pass.layer)),
+            active: units(&self.sparsity).and_then(|units| units.heads(pass.layer)),
             cache: self.cache.layer(pass.layer),
             out: heads.share(),
             int8: w.o.matrix.geometry().takes_int8(),

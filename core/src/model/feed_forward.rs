@@ -1,18 +1,12 @@
 //! A block of a feed-forward network.
 
-use super::forward::{Pass, lists, observe};
+use super::forward::{Pass, lists, observe, units};
 use super::layers::MlpWeights;
 use super::session::{Session, out_width};
-use crate::active::Units;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, quantize};
-use crate::sparsity::{Slot, Source, State};
-
-/// The groups of neurons that a layer reads, where they are chosen by list.
-fn active<'s>(sparsity: &'s Option<State>, layer: usize) -> Option<&'s [u32]> {
-    sparsity.as_ref().and_then(State::lists).and_then(|units: &Units| units.neurons(layer))
-}
+use crate::sparsity::{Slot, Source};
 
 impl<'a> MlpWeights<'a> {
     /// Up and gate, which read the same inputs.
@@ -67,7 +61,7 @@ impl Session<'_, '_> {
             state.after_gate(&run, pass.layer, &b.gate[..width]);
             ffn.gate = Gate::Given(b.gate);
         }
-        let active = active(&self.sparsity, pass.layer);
+        let active = units(&self.sparsity).and_then(|units| units.neurons(pass.layer));
         bytes + neurons(pass.exec, pass.kernels, &ffn, &b.normed.input(), pass.tokens, &mut h, active)
     }
 
@@ -85,7 +79,7 @@ impl Session<'_, '_> {
             state.after_gate(&run, pass.layer, &b.gate[..h.width]);
         }
         // Gate and up are read whole, whoever is active; down is not.
-        if let Some(active) = active(&self.sparsity, pass.layer) {
+        if let Some(active) = units(&self.sparsity).and_then(|units| units.neurons(pass.layer)) {
             keep_only(&mut h, active, w.shape.group);
         }
         bytes

@@ -5,6 +5,7 @@
 
 use super::layers::{BlockWeights, LayerWeights, OpWeights};
 use super::session::{Observer, Session, Traffic, out_width};
+use crate::active::Units;
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::kernels::Kernels;
@@ -57,6 +58,12 @@ impl<'p> Pass<'p> {
         }
         counts
     }
+}
+
+/// The heads and neurons of this pass, where they are chosen by list: in a pass of one token. A batch (a prefill, a
+/// verification) has no list, and so takes the same steps with all of them.
+pub(super) fn units<'s, 'm>(sparsity: &'s Option<State<'m>>) -> Option<&'s Units<'m>> {
+    sparsity.as_ref().and_then(State::lists)
 }
 
 /// Shows an input of linear maps to the session's observer.

@@ -66,8 +66,8 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether its kernels have all that it needs.
-    fn served(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
+    /// Whether the kernels include all that the model needs.
+    fn check_kernels(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
         let matrix =
             |g: &Geometry| self.kernels.supports(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
         let tied = self.image.matrix(Role::Output, 0).is_none();

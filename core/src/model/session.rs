@@ -270,7 +270,7 @@ impl<'a, 'm> Session<'a, 'm> {
         let options = checked(model.config(), *options)?;
         let mut arena = Arena::measure();
         let predictor = if options.sparsity { model.predictor()? } else { None };
-        model.served(options.kv, predictor.as_ref())?;
+        model.check_kernels(options.kv, predictor.as_ref())?;
         carve(&mut arena, model, &options, predictor.as_ref())?;
         Layout::from_size_align(arena.needed(), 1).map_err(|_| Error::BadOption("the context is too large"))
     }

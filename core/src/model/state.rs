@@ -36,7 +36,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Session<'_, '_> {
-    /// Tells models apart: a checksum of the checksums of shape, tensors and weights.
+    /// Differs between models: a checksum of the checksums of shape, tensors and weights.
     fn fingerprint(&self) -> u32 {
         let of = |kind, crc| crc32(&self.model.image().section_info(kind).crc.to_le_bytes(), crc);
         of(SectionKind::Weights, of(SectionKind::Tensors, of(SectionKind::Architecture, 0)))

@@ -228,7 +228,7 @@ impl LayerCache<'_> {
         let (size, width, position) = (self.format.bytes(), self.place.head_width, position % self.place.positions);
         let half = self.place.head_bytes / 2;
         let tile = position / TILE_ROWS * width * TILE_ROWS;
-        // SAFETY: this head's memory, exclusive by the caller's promise; MaybeUninit<u8> may hold anything.
+        // SAFETY: no other task touches this head's memory, and MaybeUninit<u8> may hold anything.
         let memory = unsafe { self.memory.range(head * 2 * half..(head + 1) * 2 * half) };
         let (keys, values) = memory.split_at_mut(half);
         if position.is_multiple_of(TILE_ROWS) {
@@ -342,7 +342,7 @@ impl Step<'_> {
         let scale = c.scale;
         for t in 0..self.tokens {
             let at = (t * c.kv_heads + head) * slot;
-            // SAFETY: this head's slots of row t, by the caller's promise nobody else's.
+            // SAFETY: no other task touches this head's slots of row t.
             unsafe {
                 let key = self.k.range(at..at + width);
                 self.turn(kernels, t, key, self.head_norms.map(|n| n.1));
@@ -385,13 +385,13 @@ impl Step<'_> {
         let group = self.attention.heads / self.attention.kv_heads;
         let heads = head * group..(head + 1) * group;
         let Some(active) = self.active else {
-            // SAFETY: by the caller.
+            // SAFETY: keys and values are written, and no other task has this head and these tokens.
             return unsafe { self.look_up_heads(kernels, head, heads, None, first, tokens) };
         };
         let below = |n: usize| active.partition_point(|q| (*q as usize) < n);
         let picked = &active[below(heads.start)..below(heads.end)];
         let slot = self.attention.head_slot();
-        // SAFETY: this head's slots of the one row, by the caller's promise nobody else's; the numbers are of its heads.
+        // SAFETY: no other task touches this head's slots of the one row; the picked numbers are of its heads.
         unsafe {
             if !picked.is_empty() {
                 self.look_up_heads(kernels, head, 0..picked.len(), Some(picked), first, tokens);

@@ -134,7 +134,7 @@ impl SharedRows<'_> {
         assert!(at.is_multiple_of(BLOCK), "blocks start at multiples of 32");
         let end = at + source.len();
         let blocks = at / BLOCK..end / BLOCK;
-        // SAFETY: exclusive by the caller's promise.
+        // SAFETY: no other task touches these blocks; the views check that the ranges are inside.
         unsafe {
             let (q, s, o) = (self.quants.range(at..end), self.scales.range(blocks.clone()), self.offsets.range(blocks));
             kernels.quantize(source, q, s, o);
@@ -150,7 +150,7 @@ impl SharedRows<'_> {
     /// No other task may touch these values now.
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub unsafe fn values(&self, range: Range<usize>) -> &mut [f32] {
-        // SAFETY: by the caller's promise.
+        // SAFETY: no other task touches these values; the view checks that the range is inside.
         unsafe { self.values.range(range) }
     }
 }

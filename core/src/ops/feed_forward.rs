@@ -56,8 +56,8 @@ impl Neurons<'_> {
     }
 }
 
-/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it; for one
-/// token only of the groups in `active`, zero elsewhere. Returns the bytes of weights it reads.
+/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it. A list
+/// `active` is for one token: only its groups are computed, the others are zero. Returns the bytes of weights it reads.
 pub fn neurons(
     exec: &dyn Executor,
     kernels: &Kernels,
@@ -67,7 +67,8 @@ pub fn neurons(
     h: &mut Rows,
     active: Option<&[u32]>,
 ) -> usize {
-    if let (Some(active), 1) = (active, tokens) {
+    if let Some(active) = active {
+        assert!(tokens == 1, "units are listed for one token");
         h.clear(0);
         chosen(exec, kernels, ffn, x, active, &h.share());
         return ffn.bytes(active.len() * ffn.group);
@@ -246,7 +247,7 @@ unsafe fn block_of_neurons(
     kernels.activate(&ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
     for (t, row) in up[..n].chunks_exact(BLOCK).enumerate() {
         let at = (first + t) * h.width + block * BLOCK;
-        // SAFETY: this block's part of row first + t, by the caller's promise nobody else's.
+        // SAFETY: no other task touches this block's part of row first + t.
         unsafe {
             h.values(at..at + BLOCK).copy_from_slice(row);
             if ffn.int8 {

@@ -1,7 +1,7 @@
 //! Matrix products of a batch of tokens.
 //!
-//! For one token nothing is read that is known not to matter: neither outputs that nobody asked for
-//! ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
+//! For one token nothing is read that is known not to matter: neither outputs of heads that are
+//! skipped ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, SUPER, Shape, TILE_ROWS};
@@ -143,7 +143,7 @@ impl<'a> Product<'a> {
         for i in items {
             prefetch = [prefetch[1], hint(i + ahead + 1)];
             let (p, from) = (self.item(i), m.output_offset(self.item(i)));
-            // SAFETY: by the caller.
+            // SAFETY: panel p is an item of this task alone.
             kernels.gemv(m, p, prefetch, x, unsafe { self.out.range(from..from + TILE_ROWS) });
         }
     }
@@ -153,7 +153,7 @@ impl<'a> Product<'a> {
     /// # Safety
     /// As [`Product::run`].
     unsafe fn blocks(&self, kernels: &Kernels, x: &Input, tokens: usize, blocks: Range<usize>) {
-        // SAFETY: by the caller.
+        // SAFETY: these blocks of every row are items of this task alone, and `run` has checked that `out` holds all rows.
         unsafe {
             match self.inputs {
                 Some(inputs) if tokens == 1 => {
@@ -176,7 +176,7 @@ impl<'a> Product<'a> {
     /// # Safety
     /// As [`Product::run`].
     unsafe fn columns(&self, kernels: &Kernels, x: &Input, panels: Range<usize>) {
-        // SAFETY: by the caller.
+        // SAFETY: these panels are items of this task alone.
         let y = unsafe { self.out.range(panels.start * TILE_ROWS..panels.end * TILE_ROWS) };
         y.fill(0.0);
         let m = &self.matrix;
@@ -191,6 +191,8 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// Adds the biases of some items to all rows.
+    ///
     /// # Safety
     /// As [`Product::run`].
     unsafe fn add_bias(&self, tokens: usize, items: Range<usize>) {
@@ -200,7 +202,7 @@ impl<'a> Product<'a> {
             let at = if width == BLOCK { item * BLOCK } else { self.matrix.output_offset(item) };
             let bias = &bias[at.min(bias.len())..bias.len().min(at + width)];
             for t in 0..tokens {
-                // SAFETY: by the caller.
+                // SAFETY: the item's outputs in row t belong to this task alone.
                 let row = unsafe { self.out.range(t * self.stride + at..t * self.stride + at + bias.len()) };
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }

@@ -35,6 +35,13 @@ pub enum Decider {
     Oracle,
 }
 
+impl Decider {
+    /// Whether it scores heads and neurons by maps that calibration trains.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Decider::Shadow | Decider::PerLayer)
+    }
+}
+
 /// What calibration writes for a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Calibrated {
@@ -65,6 +72,8 @@ pub struct Plan {
     pub slots: &'static [Slot],
     /// Whether it is refused without calibration.
     pub needs_calibration: bool,
+    /// Whether reports measure it although it needs no calibration, for others to be compared with.
+    pub baseline: bool,
     /// Its tables of the predictor section.
     pub calibrated: Option<Calibrated>,
     /// Tables that a token reads when it chooses anew.
@@ -81,6 +90,7 @@ const DENSE: Plan = Plan {
     inputs: Decider::All,
     slots: &Slot::PARTS,
     needs_calibration: false,
+    baseline: false,
     calibrated: None,
     reads: &[],
 };
@@ -126,11 +136,11 @@ policies! {
 
     3 Random "random"
     /// Chance (a baseline).
-    { heads: Decider::Random, neurons: Decider::Random }
+    { heads: Decider::Random, neurons: Decider::Random, baseline: true }
 
     4 Prompt "prompt"
     /// Statistics of the prompt and of the tokens decoded so far.
-    { heads: Decider::Prompt, neurons: Decider::Prompt, reads: &[Table::NeuronNorms] }
+    { heads: Decider::Prompt, neurons: Decider::Prompt, baseline: true, reads: &[Table::NeuronNorms] }
 
     5 Shadow "shadow"
     /// One predictor at the first layer for all layers (ShadowLLM, arXiv 2406.16635).
@@ -174,7 +184,7 @@ policies! {
 
     10 Oracle "oracle"
     /// The true magnitudes, computed densely first: for evaluation, it saves nothing.
-    { heads: Decider::Oracle, neurons: Decider::Oracle }
+    { heads: Decider::Oracle, neurons: Decider::Oracle, baseline: true }
 
     11 Auto "auto"
     /// The policy that calibration found best for the density.
@@ -243,6 +253,32 @@ impl Plan {
     /// The slot whose share heads or neurons have: where the budget is divided among maps, neurons have that of up.
     pub fn share_of(&self, part: Slot) -> Slot {
         if part == Slot::Neurons && self.inputs != Decider::All { Slot::Up } else { part }
+    }
+
+    /// Whether calibration prepares it, rather than another policy's calibration.
+    pub fn is_prepared(&self) -> bool {
+        self.calibrated.is_some_and(|tables| tables.neurons.is_none())
+    }
+
+    /// Whether scores are by maps that calibration trains.
+    pub fn is_trained(&self) -> bool {
+        self.heads.is_trained() || self.neurons.is_trained()
+    }
+
+    /// Whether it chooses neurons and nothing else.
+    pub fn only_neurons(&self) -> bool {
+        self.neurons != Decider::All && self.heads == Decider::All && self.inputs == Decider::All
+    }
+
+    /// Whether it learns from the tokens that it sees, so that a rewind cannot take them back one by one.
+    pub fn learns(&self) -> bool {
+        [self.heads, self.neurons, self.inputs].iter().any(|d| matches!(d, Decider::Prompt | Decider::Observed))
+    }
+
+    /// Whether it saves anything, and by a choice of its own: not where all is computed, nor where it stands for another.
+    pub fn saves(&self) -> bool {
+        let all = [self.heads, self.neurons, self.inputs];
+        all.iter().any(|d| *d != Decider::All) && !all.contains(&Decider::Oracle)
     }
 
     /// Column of a slot in the budget.

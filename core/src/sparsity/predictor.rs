@@ -73,7 +73,7 @@ fn word(bytes: &[u8], at: usize) -> usize {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u32::from_le_bytes(b) as usize)
 }
 
-/// A number that tells models apart, whatever number format their weights are in: CRC-32 of shape and of the
+/// A number that differs between models, whatever number format their weights are in: CRC-32 of shape and of the
 /// first norms, which are never quantized.
 pub fn fingerprint(image: &Image) -> u32 {
     let c = image.config();

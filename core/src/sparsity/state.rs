@@ -142,7 +142,7 @@ impl<'m> State<'m> {
         self.choice.memory.forget(self.dial.seed);
     }
 
-    /// Tells dials apart: a checksum of policy, refresh, seed and shares.
+    /// Differs between dials: a checksum of policy, refresh, seed and shares.
     pub fn dial_checksum(&self) -> u32 {
         let (c, d) = (&self.choice, &self.dial);
         let crc = crc32(&[c.plan.policy as u8], 0);

@@ -219,7 +219,7 @@ struct Attention {
 impl Attention {
     const UNTOUCHED: f32 = -77.0;
 
-    /// Positions nobody sees hold NaN: they may not count, nor be multiplied by zero and added.
+    /// Positions that no token sees hold NaN: they may not count, nor be multiplied by zero and added.
     fn new(
         format: KvFormat,
         width: usize,

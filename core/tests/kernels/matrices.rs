@@ -241,7 +241,7 @@ fn gemv_columns() {
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 2, &mut random);
         let x = rows.input(&g);
-        // Every run of panels, the empty one too, added to what is there.
+        // Every run of panels, the empty one too, added to numbers that are not zero.
         for (from, to) in (0..=g.panels).flat_map(|from| (from..=g.panels).map(move |to| (from, to))) {
             let before = random.units((to - from) * TILE_ROWS);
             for kb in 0..g.k_blocks {

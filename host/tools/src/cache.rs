@@ -101,7 +101,7 @@ fn cache_name(path: &Path, how: &str) -> Result<String> {
         vec![path.to_owned()]
     };
     for file in files {
-        // A link that leads nowhere is to a file that nobody needs, or one whose lack is found elsewhere.
+        // A link that leads nowhere is to a file without which all works, or whose lack is found elsewhere.
         let Ok(meta) = std::fs::metadata(&file) else { continue };
         let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         hash.update(&meta.len().to_le_bytes());

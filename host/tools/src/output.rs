@@ -94,7 +94,7 @@ fn followed(path: &Path) -> Result<PathBuf> {
     Err(Error::file(path, "is a link that leads in a circle; name a file to write"))
 }
 
-/// A temporary file in `folder`, locked as long as it is open, so that nobody takes it for one that was left.
+/// A temporary file in `folder`, locked as long as it is open, so that no other process takes it for one that was left.
 fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
     // Opened like any new file, so that it is as readable as one.
     let open = |p: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(p);
@@ -102,7 +102,7 @@ fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
     builder.prefix(NAME[0]).suffix(NAME[1]);
     loop {
         let file = builder.make_in(folder, open)?;
-        // Where the system has no locks, nobody else gets one either.
+        // Where the system has no locks, no other process gets one either.
         let _ = file.as_file().try_lock();
         // Somebody may have taken it for one that was left just before.
         if file.path().exists() {
@@ -114,7 +114,7 @@ fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
 /// Folders are not locked: they are left when they are this old.
 const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Removes temporary files that nobody holds any more.
+/// Removes temporary files that no process holds any more.
 fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());

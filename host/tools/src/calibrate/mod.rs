@@ -58,7 +58,7 @@ const OVERDRAFT: f64 = 0.03;
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What to calibrate for: of static, shadow, per-layer, gate and input.
+    /// What to calibrate for: some of [`Options::all_policies`].
     pub policies: Vec<Policy>,
     /// Tokens per window.
     pub window: usize,
@@ -77,11 +77,13 @@ pub struct Options {
 
 impl Options {
     /// The policies that calibration can prepare.
-    pub const POLICIES: [Policy; 5] = [Policy::Static, Policy::Shadow, Policy::PerLayer, Policy::Gate, Policy::Input];
+    pub fn all_policies() -> Vec<Policy> {
+        Policy::ALL.into_iter().filter(|p| p.plan().is_prepared()).collect()
+    }
 
     /// Whether predictors are to be trained.
     fn trains(&self) -> bool {
-        self.policies.iter().any(|p| matches!(p, Policy::Shadow | Policy::PerLayer))
+        self.policies.iter().any(|p| p.plan().is_trained())
     }
 }
 
@@ -134,8 +136,8 @@ pub fn calibrate(
     let arch = model.model().image().arch();
     let neurons = (1..c.layers).any(|layer| arch.layer(layer).mlp().is_some_and(|m| m.router.is_none()));
     let mut o = o.clone();
-    // Where every layer has experts, gates have nothing to choose.
-    o.policies.retain(|policy| neurons || *policy != Policy::Gate);
+    // Where every layer has experts, there are no neurons to choose.
+    o.policies.retain(|policy| neurons || !policy.plan().only_neurons());
     let o = &o;
     let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
     let section = budgets(model, sections, held, o, out, progress)?;
@@ -260,7 +262,7 @@ impl<'a> Tracer<'a> {
     /// What suits the model.
     ///
     /// # Errors
-    /// A criterion that needs gradients, asked for by name, of a model that has none.
+    /// A criterion that needs gradients, named by the user, for a model that has none.
     fn of(model: &'a LoadedModel, o: &Options) -> Result<Self> {
         match autograd::obstacle(model.model()) {
             None => Ok(Tracer::Differentiable(Differentiable::new(model.model())?)),

@@ -101,9 +101,9 @@ fn tap(name: &str) -> std::result::Result<u32, String> {
 }
 
 fn policy(name: &str) -> std::result::Result<Policy, String> {
-    let all = engine::Options::POLICIES;
-    let found = all.into_iter().find(|p| p.name() == name);
-    found.ok_or_else(|| format!("one of {}", all.map(Policy::name).join(", ")))
+    let all = engine::Options::all_policies();
+    let names = || all.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
+    all.iter().copied().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names()))
 }
 
 fn target(name: &str) -> std::result::Result<Target, String> {
@@ -137,67 +137,11 @@ impl Progress for Bar {
 /// Runs the command.
 pub fn calibrate(o: &Options) -> Result<()> {
     let start = Instant::now();
-    let rank = |n: usize| n > 0 && n.is_multiple_of(32) && n <= 4096;
-    if !rank(o.rank) || !rank(o.layer_rank) {
-        return Err(Error::Usage("--rank and --layer-rank must be multiples of 32 up to 4096".into()));
-    }
-    if o.window < 16 || o.threads == Some(0) {
-        return Err(Error::Usage("--window must be at least 16, and --threads at least 1".into()));
-    }
-    if !(o.rate > 0.0 && o.rate.is_finite()) {
-        return Err(Error::Usage("--rate must be above 0".into()));
-    }
-    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
-    refuse_overwrite(&o.output, &inputs)?;
-    if let Some(path) = &o.predictor {
-        refuse_overwrite(path, &inputs)?;
-        if *path == o.output {
-            return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
-        }
-    }
-    // What cannot be written is better known before hours of work.
-    for path in o.predictor.iter().chain([&o.output]) {
-        Output::create(path)?;
-    }
+    refuse(o)?;
     let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open()?;
-    let text = Text::of(&model)?;
-    let mut ids = Vec::new();
-    for (path, content) in o.text.iter().zip(&texts) {
-        if content.trim().is_empty() {
-            return Err(Error::file(path, "is empty, so there is nothing to learn from: give another --text"));
-        }
-        ids.extend(beginning(&text, content, o.tokens - ids.len().min(o.tokens))?);
-    }
-    #[cfg(feature = "tasks")]
-    if let Some(folder) = &o.tasks {
-        for task in Task::ALL {
-            for question in load(task, folder, usize::MAX)? {
-                let right = &question.choices[question.gold.min(question.choices.len() - 1)];
-                ids.extend(text.encode(&format!("{}{}\n\n", right.context, right.continuation), false)?);
-            }
-        }
-    }
-    ids.truncate(o.tokens);
-    let threads = o.threads.unwrap_or_else(Pool::cores);
-    let config = model.model().config();
-    let options = engine::Options {
-        policies: if o.policies.is_empty() { engine::Options::POLICIES.to_vec() } else { o.policies.clone() },
-        window: o.window.min(config.max_positions),
-        criterion: o.criterion,
-        shape: Shape {
-            rank: o.rank,
-            layer_rank: o.layer_rank,
-            tap: Tap(o.tap.iter().fold(0, |all, t| all | t)),
-            target: o.target.unwrap_or(Target::of(config)),
-            rate: o.rate,
-            steps: o.steps,
-            seed: o.seed,
-        },
-        budget_windows: o.budget_windows,
-        keep_every: Duration::from_secs(o.keep_every),
-        threads,
-    };
+    let ids = tokens(o, &texts, &Text::of(&model)?)?;
+    let options = engine_options(o, &model);
     let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     if o.keep {
@@ -216,6 +160,82 @@ pub fn calibrate(o: &Options) -> Result<()> {
             &json!({"tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak, "quality": quality}),
         );
     }
+    show(&quality)?;
+    let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
+    print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))
+}
+
+/// Refuses options that cannot be, and outputs that cannot be written: better before hours of work than after.
+fn refuse(o: &Options) -> Result<()> {
+    let rank = |n: usize| n > 0 && n.is_multiple_of(32) && n <= 4096;
+    if !rank(o.rank) || !rank(o.layer_rank) {
+        return Err(Error::Usage("--rank and --layer-rank must be multiples of 32 up to 4096".into()));
+    }
+    if o.window < 16 || o.threads == Some(0) {
+        return Err(Error::Usage("--window must be at least 16, and --threads at least 1".into()));
+    }
+    if !(o.rate > 0.0 && o.rate.is_finite()) {
+        return Err(Error::Usage("--rate must be above 0".into()));
+    }
+    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
+    refuse_overwrite(&o.output, &inputs)?;
+    if let Some(path) = &o.predictor {
+        refuse_overwrite(path, &inputs)?;
+        if *path == o.output {
+            return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
+        }
+    }
+    for path in o.predictor.iter().chain([&o.output]) {
+        Output::create(path)?;
+    }
+    Ok(())
+}
+
+/// The tokens to learn from.
+fn tokens(o: &Options, texts: &[String], text: &Text) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for (path, content) in o.text.iter().zip(texts) {
+        if content.trim().is_empty() {
+            return Err(Error::file(path, "is empty, so there is nothing to learn from: give another --text"));
+        }
+        ids.extend(beginning(text, content, o.tokens - ids.len().min(o.tokens))?);
+    }
+    #[cfg(feature = "tasks")]
+    if let Some(folder) = &o.tasks {
+        for task in Task::ALL {
+            for question in load(task, folder, usize::MAX)? {
+                let right = &question.choices[question.gold.min(question.choices.len() - 1)];
+                ids.extend(text.encode(&format!("{}{}\n\n", right.context, right.continuation), false)?);
+            }
+        }
+    }
+    ids.truncate(o.tokens);
+    Ok(ids)
+}
+
+fn engine_options(o: &Options, model: &LoadedModel) -> engine::Options {
+    let config = model.model().config();
+    engine::Options {
+        policies: if o.policies.is_empty() { engine::Options::all_policies() } else { o.policies.clone() },
+        window: o.window.min(config.max_positions),
+        criterion: o.criterion,
+        shape: Shape {
+            rank: o.rank,
+            layer_rank: o.layer_rank,
+            tap: Tap(o.tap.iter().fold(0, |all, t| all | t)),
+            target: o.target.unwrap_or(Target::of(config)),
+            rate: o.rate,
+            steps: o.steps,
+            seed: o.seed,
+        },
+        budget_windows: o.budget_windows,
+        keep_every: Duration::from_secs(o.keep_every),
+        threads: o.threads.unwrap_or_else(Pool::cores),
+    }
+}
+
+/// Prints how good the predictors are.
+fn show(quality: &engine::Quality) -> Result<()> {
     let mean = |of: &dyn Fn(&engine::LayerQuality) -> f64| {
         quality.layers.iter().map(of).sum::<f64>() / quality.layers.len() as f64
     };
@@ -229,8 +249,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
             .collect();
         print::line(format_args!("{scorer:<10} {}; rank agreement {:.3}", shares.join(", "), mean(&|l| l.rank[i])))?;
     }
-    let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
-    print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))
+    Ok(())
 }
 
 /// Writes the output's predictor to a file of its own, where one was named.

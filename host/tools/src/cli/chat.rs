@@ -42,7 +42,7 @@ impl Lines {
         editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))
     }
 
-    /// A text with empty lines in it is one prompt: nobody sends empty messages.
+    /// A text with empty lines in it is one prompt, for no message is empty.
     pub fn or_prompt(self) -> (Option<String>, Option<Lines>) {
         match self {
             Lines::Given(text) if text.trim().lines().any(|line| line.trim().is_empty()) => (Some(text), None),

@@ -49,7 +49,7 @@ impl Config {
         self.names.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs)
     }
 
-    /// A value that is there and not null.
+    /// A value that is present and not null.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|v| !v.is_null())
     }

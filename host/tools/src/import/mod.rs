@@ -52,7 +52,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// Sets what only the tensors tell: biases, and norms of heads.
+    /// Sets what only the tensors show: biases, and norms of heads.
     pub fn with_tensors(mut self, has: &dyn Fn(Role, usize) -> bool) -> Spec {
         for (layer, blocks) in self.layers.iter_mut().enumerate() {
             for block in blocks.blocks.iter_mut().flatten() {
@@ -147,12 +147,12 @@ pub trait Source: Sync {
     /// A tensor, if the model has it. `layer` is ignored for those outside the layers.
     ///
     /// # Errors
-    /// When the tensor is there and cannot be read; names it.
+    /// When the model has the tensor and it cannot be read; names it.
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>>;
     /// A tensor that every expert has one of ([`Role::experts`]), of one expert; also the bias of one.
     ///
     /// # Errors
-    /// When the tensor is there and cannot be read; names it.
+    /// When the model has the tensor and it cannot be read; names it.
     fn expert(&self, _role: Role, _layer: usize, _expert: usize) -> Result<Option<SourceTensor<'_>>> {
         Ok(None)
     }
@@ -203,7 +203,7 @@ fn snapshot(folder: &Path) -> Option<PathBuf> {
     (named && snapshot.join("config.json").is_file()).then_some(snapshot)
 }
 
-/// What to tell about an image without a tokenizer.
+/// The message about an image without a tokenizer.
 pub fn no_tokenizer(source: &Path) -> String {
     let name = source.display();
     if source.is_dir() {

@@ -1,7 +1,7 @@
 //! What tensors are called in Hugging Face folders and in GGUF files: one table, a row for each tensor and name.
 //!
 //! A bias is called as its weight, with `.bias` in place of `.weight`, where it has no row. Where a tensor has several
-//! rows, the first one whose tensor is there counts; the rows of a family come first.
+//! rows, the first one whose tensor the file has counts; the rows of a family come first.
 
 use super::tensor::Reading;
 use shadowllm_core::image::Role;

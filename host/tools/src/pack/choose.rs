@@ -1,4 +1,4 @@
-//! Which format each matrix gets: its source's own, wherever an order can hold it, or the one that was asked for.
+//! Which format each matrix gets: its source's own, wherever an order can hold it, or the one that the user named.
 
 use super::{Data, Formats};
 use crate::import::SourceTensor;
@@ -10,7 +10,7 @@ use shadowllm_core::image::roles::Place;
 /// The format of a matrix.
 ///
 /// # Errors
-/// When the format that was asked for cannot be had: names the tensor and the way out.
+/// When a matrix cannot have the format that the user named: names the tensor and the way out.
 pub fn choose(formats: Formats, role: Role, place: &Place, tensor: &SourceTensor) -> Result<Format, String> {
     let fits = |format: Format| role.geometry(place, format).span().is_some();
     let order = role.order(place);

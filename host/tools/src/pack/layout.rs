@@ -203,7 +203,7 @@ pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> Result<()
 /// A tensor of the source, an expert's where each has its own.
 ///
 /// # Errors
-/// When the tensor is there and cannot be read; names it.
+/// When the model has the tensor and it cannot be read; names it.
 pub fn tensor(
     source: &dyn Source,
     role: Role,

@@ -43,7 +43,7 @@ impl Formats {
         Formats { weights: Some(format), output: Some(format) }
     }
 
-    /// The format that was asked for a matrix.
+    /// The format that the user named for a matrix.
     pub fn of(&self, role: Role) -> Option<Format> {
         match role {
             Role::Embed | Role::Output => self.output,
@@ -137,7 +137,7 @@ impl Packed {
     fn add(&mut self, share: [usize; 2], tensor: &SourceTensor, geometry: &Geometry, exact: bool) {
         let weights = (tensor.rows * tensor.cols) as u64;
         self.carried_over += if exact { weights } else { 0 };
-        // Four bytes are meant for a number where there is none.
+        // A number that is computed (as in random models) counts as four bytes.
         let source = tensor.kind().map_or(4 * weights, |kind| kind.bytes_of(weights as usize) as u64);
         for (sum, bytes) in self.per_token.iter_mut().zip([geometry.weight_bytes() as u64, source]) {
             *sum += bytes * share[0] as u64 / share[1] as u64;

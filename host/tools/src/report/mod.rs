@@ -27,8 +27,7 @@ pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
 
 /// Policies that are measured by default: the ones that calibration prepares, and the ones they must beat.
 pub fn policies() -> Vec<Policy> {
-    let baseline = |p: &Policy| matches!(p, Policy::Random | Policy::Prompt | Policy::Oracle);
-    Policy::ALL.into_iter().filter(|p| p.calibrated() || baseline(p)).collect()
+    Policy::ALL.into_iter().filter(|p| p.calibrated() || p.plan().baseline).collect()
 }
 
 /// A text and what was measured on it.
@@ -158,10 +157,10 @@ impl Measured {
         Table { head: head.map(str::to_owned).to_vec(), rows: rows.collect() }
     }
 
-    /// Whether no other policy at that density is nearer to the dense model; the oracle has no part in it, for no
-    /// one can have its knowledge, and `auto` is another's shadow.
+    /// Whether no other policy at that density is nearer to the dense model; only those that save
+    /// count: not the oracle, which computes all first, nor `auto`, which stands for another.
     fn is_best(&self, row: &Outcome) -> bool {
-        let runs = |r: &&Outcome| ![Policy::Oracle, Policy::Auto, Policy::Off].map(Policy::name).contains(&r.policy);
+        let runs = |r: &&Outcome| Policy::from_name(r.policy).is_some_and(|p| p.plan().saves());
         let rivals = self.rows.iter().filter(|r| r.density == row.density && r.kl.is_finite()).filter(runs);
         let least = rivals.map(|r| r.kl).fold(f64::INFINITY, f64::min);
         runs(&row) && row.kl <= least

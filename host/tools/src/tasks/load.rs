@@ -51,7 +51,7 @@ struct Texts {
     continuation: String,
 }
 
-/// Questions of a file with a request for each answer; a request that is there twice counts once.
+/// Questions of a file with a request for each answer; a request that occurs twice counts once.
 fn requests(path: &Path) -> Result<Vec<Question>> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let mut documents: BTreeMap<u64, BTreeMap<usize, Request>> = BTreeMap::new();
