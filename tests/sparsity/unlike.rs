@@ -108,6 +108,7 @@ fn mask(session: &mut Session) {
 fn layers_that_lack_units_are_layers_in_which_these_are_masked() {
     let temp = tempfile::tempdir().unwrap();
     let [folder, whole, pruned] = ["folder", "whole.sllm", "pruned.sllm"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
     Folder::llama(SHAPE, true, true, &json!({})).write(&folder, safetensors::Dtype::F32, 1);
     let ids = sparse::made_up_ids(20, SHAPE.vocab);
     let pool = Pool::new(2).unwrap();

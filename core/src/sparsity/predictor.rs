@@ -140,8 +140,8 @@ impl<'a> Predictor<'a> {
 
     fn matrix_of(&self, entry: &Entry<Table>) -> Option<Matrix<'a>> {
         let Storage::Tiles(g) = entry.storage else { return None };
-        let alone = Self::geometry(g.format, g.output_width(), g.input_width());
-        Matrix::new(g, self.bytes.get(entry.offset..)?).ok().filter(|_| g == alone)
+        let matrix = Matrix::new(g, self.bytes.get(entry.offset..)?).ok()?;
+        (g == Self::geometry(g.format, g.output_width(), g.input_width())).then_some(matrix)
     }
 
     /// The map after the hidden units: weights and, where the section has one, a bias.

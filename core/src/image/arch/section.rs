@@ -181,3 +181,50 @@ fn read_layer(raw: &[u8]) -> Result<Layer, Error> {
     }
     Ok(layer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Attention, Globals, Mlp, Norm, Norming, Norms, Op, Positions};
+    use super::*;
+
+    /// A section of one layer, and its length.
+    fn section() -> ([u8; 1024], usize) {
+        let globals = Globals {
+            d_model: 32,
+            d_embed: 32,
+            layers: 1,
+            vocab: 8,
+            max_positions: 16,
+            positions: Positions::Learned,
+            final_norm: Some(Norm { kind: Norming::Rms, eps: 1e-5 }),
+            ..Globals::NONE
+        };
+        let norms = Norms { input: globals.final_norm, ..Norms::default() };
+        let attention = Attention { heads: 2, kv_heads: 1, head_dim: 16, scale: 0.25, ..Attention::NONE };
+        let mlp = Mlp { neurons: 64, group: 1, ..Mlp::NONE };
+        let blocks = [Op::Attention(attention), Op::Mlp(mlp)].map(|op| Block { norms, op });
+        let (mut bytes, mut len) = ([0; 1024], 0);
+        let put = &mut |byte| {
+            bytes[len] = byte;
+            len += 1;
+        };
+        write(&globals, &[Layer::of(&blocks)], &[0], put).unwrap();
+        (bytes, len)
+    }
+
+    /// Every word that is a code or unused, with a value that no version has written.
+    #[test]
+    fn unknown_codes_are_refused() {
+        let (bytes, len) = section();
+        assert_eq!(Architecture::parse(&bytes[..len]).unwrap().layer(0).attention().unwrap().heads, 2);
+        let block = |block: usize, word: usize| GLOBAL_WORDS + KIND_WORDS + block * BLOCK_WORDS + word;
+        // Positions, final norm, a word after the last; operations, norms, norm of heads, activation, words after the last.
+        let words =
+            [5, 10, 31, block(0, 0), block(0, 1), block(0, 12), block(0, 31), block(1, 3), block(1, 9), block(1, 31)];
+        for word in words {
+            let mut bytes = bytes;
+            bytes[4 * word] = 77;
+            assert!(Architecture::parse(&bytes[..len]).is_err(), "word {word}");
+        }
+    }
+}
