@@ -109,7 +109,7 @@ fn layers_that_lack_units_are_layers_in_which_these_are_masked() {
     let temp = tempfile::tempdir().unwrap();
     let [folder, whole, pruned] = ["folder", "whole.sllm", "pruned.sllm"].map(|name| temp.path().join(name));
     std::fs::create_dir(&folder).unwrap();
-    Folder::llama(SHAPE, true, true, &json!({})).write(&folder, safetensors::Dtype::F32, 1);
+    Folder::llama(SHAPE, false, true, &json!({})).write(&folder, safetensors::Dtype::F32, 1);
     let ids = sparse::made_up_ids(20, SHAPE.vocab);
     let pool = Pool::new(2).unwrap();
     for arrangement in arrangements() {
