@@ -182,6 +182,13 @@ typedef struct sllm_model_info {
 /* Fills `info`, whose struct_size must be set. */
 int32_t sllm_model_get_info(const sllm_model *model, sllm_model_info *info);
 
+/* The tokens that end a text, `count` of them (perhaps none). They belong to the model. */
+int32_t sllm_model_end_tokens(const sllm_model *model, const uint32_t **tokens, size_t *count);
+
+/* What the image says of its origin (source, family, number formats, calibration): a JSON object of `length` bytes
+ * without a NUL, possibly empty. It belongs to the model. */
+int32_t sllm_model_metadata(const sllm_model *model, const char **json, size_t *length);
+
 /* Writes 1 when the token ends a text, else 0. */
 int32_t sllm_model_is_end(const sllm_model *model, uint32_t token, int32_t *is_end);
 
@@ -256,6 +263,13 @@ int32_t sllm_session_free(sllm_session **session);
  * the last whole batch. */
 int32_t sllm_session_prefill(sllm_session *session, const uint32_t *tokens, size_t count);
 
+/* Gets the logits after token `index` of the call, [vocab], which are valid until it returns. */
+typedef void (*sllm_logits_fn)(void *user, size_t index, const float *logits, size_t count);
+
+/* As sllm_session_prefill, with the logits after every token; none are left for sllm_session_logits. */
+int32_t sllm_session_prefill_each(sllm_session *session, const uint32_t *tokens, size_t count, sllm_logits_fn on_logits,
+                                  void *user);
+
 /* Reads one token, and skips as the dial says. */
 int32_t sllm_session_decode(sllm_session *session, uint32_t token);
 
@@ -266,6 +280,16 @@ int32_t sllm_session_logits(const sllm_session *session, const float **logits, s
  * token (sllm_session_decode) nor notes it for the repetition penalty (sllm_sampler_accept). */
 int32_t sllm_session_sample(sllm_session *session, sllm_sampler *sampler, uint32_t *token);
 
+/* Positions in all; the position says how many are used. */
+int32_t sllm_session_context(const sllm_session *session, size_t *context);
+
+/* The tokens read so far, `count` of them. They belong to the session and are valid until its next call. */
+int32_t sllm_session_tokens(const sllm_session *session, const uint32_t **tokens, size_t *count);
+
+/* The position after the last whole batch, also while a call reads a long prompt: for any thread at any time, to show how
+ * far it is. */
+int32_t sllm_session_progress(const sllm_session *session, size_t *position);
+
 /* Tokens read so far. */
 int32_t sllm_session_position(const sllm_session *session, size_t *position);
 
@@ -274,7 +298,10 @@ int32_t sllm_session_position(const sllm_session *session, size_t *position);
 int32_t sllm_session_rewind(sllm_session *session, size_t position);
 
 /* Makes the current call on this session, or else the next one that reads tokens, stop within one layer of its batch
- * and return SLLM_STATUS_CANCELLED. The session stays usable. For any thread, and for signal handlers. */
+ * and return SLLM_STATUS_CANCELLED. The session stays usable. For any thread, and for signal handlers. To end an answer
+ * after a token it is simpler to return something but 0 from on_token: that is success, with SLLM_STOP_CALLBACK and all
+ * figures; a cancel also ends the reading of a long prompt, and its figures are those of sllm_session_get_stats. Where a
+ * cancel may come while nothing runs (Ctrl-C at a prompt), call sllm_session_reset_cancel before the next call. */
 int32_t sllm_session_cancel(sllm_session *session);
 
 /* Takes back a cancel that came too late to stop a call. */
@@ -285,8 +312,8 @@ int32_t sllm_session_reset_cancel(sllm_session *session);
 /* Bytes that sllm_session_save would write now; grows with the position. */
 int32_t sllm_session_state_size(const sllm_session *session, size_t *size);
 
-/* Copies the state (position, KV cache, logits, what the choice of weights remembers) to `buffer`, without the dial.
- * `written` may be NULL. */
+/* Copies the state (tokens, KV cache, logits, what the choice of weights remembers) to `buffer`, without the dial; a
+ * sampler's random state is saved with sllm_sampler_save. `written` may be NULL. */
 int32_t sllm_session_save(const sllm_session *session, void *buffer, size_t size, size_t *written);
 
 /* Continues from a saved state of the same model and KV format, in a session whose context is long enough. With the same
@@ -395,6 +422,16 @@ size_t sllm_sampler_size(void);
 /* A sampler in `memory`, which must stay in place until the sampler is freed. `options` may be NULL. */
 int32_t sllm_sampler_init(void *memory, size_t size, const sllm_sampler_options *options, sllm_sampler **sampler);
 
+/* Bytes that sllm_sampler_save writes. */
+size_t sllm_sampler_state_size(void);
+
+/* Copies the random state and the latest tokens to `buffer`, without the options. */
+int32_t sllm_sampler_save(const sllm_sampler *sampler, void *buffer, size_t size);
+
+/* Goes on from a saved state: with the same options and a session that was saved and loaded too, the next tokens are
+ * those that would have followed. On failure the sampler stays as it was. */
+int32_t sllm_sampler_load(sllm_sampler *sampler, const void *buffer, size_t size);
+
 /* Notes a token of the prompt or of the answer for the repetition penalty. */
 int32_t sllm_sampler_accept(sllm_sampler *sampler, uint32_t token);
 
@@ -483,7 +520,7 @@ int32_t sllm_sampler_new(const sllm_sampler_options *options, sllm_sampler **sam
 
 /* Texts to tokens and back: immutable, for any threads. */
 typedef struct sllm_tokenizer sllm_tokenizer;
-/* A conversation: messages, and which of them a session has read. */
+/* A conversation: its messages. */
 typedef struct sllm_chat sllm_chat;
 
 /* The model's tokenizer. Takes some tens of milliseconds. SLLM_STATUS_UNSUPPORTED if the image has none. */
@@ -505,6 +542,11 @@ int32_t sllm_tokenizer_tokenize(const sllm_tokenizer *tokenizer, const char *tex
  * capacity of 0 only the length is written. */
 int32_t sllm_tokenizer_detokenize(const sllm_tokenizer *tokenizer, const uint32_t *tokens, size_t count, char *text,
                                   size_t capacity, size_t *length);
+
+/* Text of one token for people, followed by a NUL that `length` does not count: also of special tokens ("<|im_end|>");
+ * a part of a character is U+FFFD. With NULL for `text` and a capacity of 0 only the length is written. */
+int32_t sllm_tokenizer_token_text(const sllm_tokenizer *tokenizer, uint32_t token, char *text, size_t capacity,
+                                  size_t *length);
 
 /* Bytes of one token, possibly a part of a character; none for special tokens. With NULL for `bytes` and a
  * capacity of 0 only the length is written. */
@@ -551,7 +593,7 @@ int32_t sllm_generate_options_defaults(sllm_generate_options *options, uint32_t 
 typedef struct sllm_generation {
     uint32_t struct_size;
     int32_t stop;              /* SLLM_STOP_... */
-    uint64_t prompt_tokens;    /* read now; a chat does not read again what the session has read before */
+    uint64_t prompt_tokens;    /* read now; a chat does not read again what its session has read before */
     uint64_t generated_tokens;
     /* first version ends here */
     double first_token_seconds;
@@ -581,8 +623,8 @@ int32_t sllm_chat_clear(sllm_chat *chat);
  * for `text` and a capacity of 0 only the length is written. */
 int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, size_t *length);
 
-/* Answers the messages and adds the answer to them. The session is rewound to the part of the prompt that it
- * has already read for this chat, answers included (to 0, if it was used for anything else since), then reads the rest.
+/* Answers the messages and adds the answer to them. The session is rewound to what it has in common with the prompt,
+ * in whatever way it came to it (earlier answers, a loaded state, a fork), then reads the rest.
  * After a failure the messages are as they were; but an answer that is cancelled after its first token is kept as far as
  * it went, as one that the callback stops. Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,

@@ -165,6 +165,19 @@ public:
         check(sllm_session_position(get(), &position));
         return position;
     }
+    /* Positions in all. */
+    std::size_t context() const {
+        std::size_t context = 0;
+        check(sllm_session_context(get(), &context));
+        return context;
+    }
+    /* A copy of the tokens read so far. */
+    std::vector<std::uint32_t> tokens() const {
+        const std::uint32_t *tokens = nullptr;
+        std::size_t count = 0;
+        check(sllm_session_tokens(get(), &tokens, &count));
+        return std::vector<std::uint32_t>(tokens, tokens + count);
+    }
     void rewind(std::size_t position) { check(sllm_session_rewind(get(), position)); }
     /* From any thread. */
     void cancel() { check(sllm_session_cancel(get())); }
@@ -226,6 +239,14 @@ public:
         std::string text(length, '\0');
         /* A string has room for a NUL after its length. */
         check(sllm_tokenizer_detokenize(get(), tokens.data(), tokens.size(), &text[0], length + 1, &length));
+        return text;
+    }
+    /* A token's text for people, also that of special tokens. */
+    std::string token_text(std::uint32_t token) const {
+        std::size_t length = 0;
+        check(sllm_tokenizer_token_text(get(), token, nullptr, 0, &length));
+        std::string text(length, '\0');
+        check(sllm_tokenizer_token_text(get(), token, &text[0], length + 1, &length));
         return text;
     }
     sllm_tokenizer *get() const noexcept { return handle_.get(); }

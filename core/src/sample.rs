@@ -2,11 +2,14 @@
 
 use crate::arena::Plain;
 use crate::error::Error;
+use crate::image::crc32;
 use crate::random;
 use heapless::HistoryBuf;
 
 /// Tokens that the repetition penalty looks back.
 const RECENT: usize = 64;
+/// First bytes of a saved state.
+const MAGIC: &[u8; 8] = b"SLLMSMP\0";
 
 /// A token and its score.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -70,6 +73,45 @@ impl Sampler {
             Some((_, message)) => Err(Error::BadOption(message)),
             None => Ok(Sampler { options, state: options.seed, recent: HistoryBuf::new() }),
         }
+    }
+
+    /// Bytes of a saved state.
+    pub const STATE: usize = 24 + 4 * RECENT;
+
+    /// Its random state and the tokens that it saw last, without the options: magic, random state (u64), number of tokens
+    /// (u32), CRC-32 of all the rest, tokens from the oldest on (u32), little-endian.
+    pub fn save(&self) -> [u8; Self::STATE] {
+        let mut out = [0; Self::STATE];
+        out[..8].copy_from_slice(MAGIC);
+        out[8..16].copy_from_slice(&self.state.to_le_bytes());
+        out[16..20].copy_from_slice(&(self.recent.len() as u32).to_le_bytes());
+        for (bytes, id) in out[24..].as_chunks_mut::<4>().0.iter_mut().zip(self.recent.oldest_ordered()) {
+            *bytes = id.to_le_bytes();
+        }
+        let crc = crc32(&out, 0);
+        out[20..24].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Goes on from a state that [`Sampler::save`] made, with these options: the next tokens are those that would have
+    /// followed there.
+    ///
+    /// # Errors
+    /// [`Error::BadState`], with the sampler as it was.
+    pub fn load(&mut self, state: &[u8]) -> Result<(), Error> {
+        let state: &[u8; Self::STATE] =
+            state.get(..Self::STATE).and_then(|s| s.try_into().ok()).ok_or(Error::BadState("it is cut off"))?;
+        let mut cleared = *state;
+        cleared[20..24].fill(0);
+        let word = |at: usize| u32::from_le_bytes([state[at], state[at + 1], state[at + 2], state[at + 3]]);
+        let count = word(16) as usize;
+        if state[..8] != *MAGIC || crc32(&cleared, 0) != word(20) || count > RECENT {
+            return Err(Error::BadState("it is no sampler's, or damaged"));
+        }
+        self.state = u64::from(word(8)) | u64::from(word(12)) << 32;
+        self.recent = HistoryBuf::new();
+        (0..count).for_each(|i| self.recent.write(word(24 + 4 * i)));
+        Ok(())
     }
 
     /// Remembers a token of the prompt or of the answer, for the repetition penalty.

@@ -20,12 +20,10 @@ use std::sync::Arc;
 /// A conversation as handles point to it.
 pub type sllm_chat = Object<ChatState>;
 
-/// A conversation, and the session that has read it.
+/// A conversation.
 pub struct ChatState {
     tokenizer: Arc<Tokenizer>,
     conversation: Conversation,
-    /// The version of the session after its last answer in this chat.
-    version: Option<u64>,
 }
 
 impl Kind for ChatState {
@@ -48,11 +46,8 @@ impl ChatState {
         sampler: &mut Sampler,
         options: &sllm_generate_options,
     ) -> Result<Reply> {
-        if self.version.take() != Some(s.version) {
-            self.conversation.forget_read();
-        }
         self.conversation.control = options.control_tokens != 0;
-        let (s, language) = (s.touch(), &self.tokenizer.language);
+        let language = &self.tokenizer.language;
         let most = options.max_tokens as usize;
         let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, most)?;
         let failure = show(&mut answering, s, sampler, language, options).err();
@@ -62,7 +57,6 @@ impl ChatState {
             return Err(failure);
         }
         let reply = self.conversation.end(answering)?;
-        self.version = Some(s.version);
         failure.map_or(Ok(reply), Err)
     }
 }
@@ -88,7 +82,7 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
             let message = "the model has no chat template: continue plain texts with sllm_generate";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
-        let state = ChatState { tokenizer, conversation: Conversation::default(), version: None };
+        let state = ChatState { tokenizer, conversation: Conversation::default() };
         // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(chat, boxed(state)?) };
         Ok(())

@@ -186,7 +186,7 @@ pub unsafe extern "C" fn sllm_generate(
             same_model(s, &shared)?;
             let control = request.options.control_tokens != 0;
             let ids = cancelled_by(s.session.cancel(), || continuation(s, language, prompt, control))?;
-            let body = |sampler: &mut Sampler| answer(s.touch(), sampler, language, &ids, &request.options);
+            let body = |sampler: &mut Sampler| answer(s, sampler, language, &ids, &request.options);
             // SAFETY: handles are NULL or live objects, by the header's rules.
             reply = Some(unsafe { with_sampler(sampler, body) }?);
             Ok(())

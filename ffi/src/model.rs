@@ -212,6 +212,54 @@ pub unsafe extern "C" fn sllm_model_get_info(model: *const sllm_model, info: *mu
     })
 }
 
+/// The tokens that end a text.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_model_end_tokens(
+    model: *const sllm_model,
+    tokens: *mut *const u32,
+    count: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let found = unsafe { check(model) }?.model.config().eos();
+        wanted(tokens)?;
+        wanted(count)?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe {
+            put(tokens, found.as_ptr());
+            put(count, found.len());
+        }
+        Ok(())
+    })
+}
+
+/// What the image says of its origin.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_model_metadata(
+    model: *const sllm_model,
+    json: *mut *const c_char,
+    length: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let found = unsafe { check(model) }?.model.image().section(SectionKind::Provenance);
+        wanted(json)?;
+        wanted(length)?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe {
+            put(json, found.as_ptr().cast());
+            put(length, found.len());
+        }
+        Ok(())
+    })
+}
+
 /// Whether a token ends a text.
 ///
 /// # Safety

@@ -28,6 +28,7 @@ unsupported! {
     sllm_tokenizer_free(*mut Handle);
     sllm_tokenizer_tokenize(Const, *const c_char, usize, i32, *mut u32, usize, *mut usize);
     sllm_tokenizer_detokenize(Const, *const u32, usize, *mut c_char, usize, *mut usize);
+    sllm_tokenizer_token_text(Const, u32, *mut c_char, usize, *mut usize);
     sllm_tokenizer_token_bytes(Const, u32, *mut u8, usize, *mut usize);
     sllm_generate_options_defaults(*mut sllm_generate_options, u32);
     sllm_generate(

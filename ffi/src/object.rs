@@ -5,7 +5,7 @@ use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_B
 use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, invalid};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// First word of freed objects.
 const DEAD: u32 = u32::from_le_bytes(*b"dead");
@@ -66,6 +66,8 @@ pub struct Object<T: 'static> {
     poisoned: AtomicBool,
     /// A flag that any thread may raise at any time.
     pub raised: AtomicBool,
+    /// How far the call is, for any thread to see at any time.
+    pub reached: AtomicUsize,
     /// Bytes of heap memory that the object lies in; 0 for memory that the caller gave.
     pub heap_bytes: usize,
     value: UnsafeCell<T>,
@@ -85,6 +87,7 @@ impl<T: Kind> Object<T> {
             busy: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             raised: AtomicBool::new(false),
+            reached: AtomicUsize::new(0),
             heap_bytes,
             value: UnsafeCell::new(value),
         }

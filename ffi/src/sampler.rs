@@ -1,6 +1,6 @@
 //! Samplers.
 
-use crate::args::{defaults, put, read, wanted};
+use crate::args::{defaults, put, read, slice, wanted};
 use crate::message::boundary;
 use crate::object::{Kind, Object, check, free, place, room};
 use crate::status::Result;
@@ -116,6 +116,45 @@ pub unsafe extern "C" fn sllm_sampler_accept(sampler: *mut sllm_sampler, token: 
             s.0.accept(token);
             Ok(())
         })
+    })
+}
+
+/// Bytes that [`sllm_sampler_save`] writes.
+#[unsafe(no_mangle)]
+pub extern "C" fn sllm_sampler_state_size() -> usize {
+    Sampler::STATE
+}
+
+/// Copies the state.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_sampler_save(sampler: *const sllm_sampler, buffer: *mut c_void, size: usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let sampler = unsafe { check(sampler) }?;
+        wanted(buffer)?;
+        if size < Sampler::STATE {
+            return Err(shadowllm_core::Error::MemoryTooSmall { needed: Sampler::STATE, given: size }.into());
+        }
+        let state = sampler.with(|s| Ok(s.0.save()))?;
+        // SAFETY: the buffer is not NULL and has `size` bytes, which is at least the state's, checked above.
+        unsafe { buffer.cast::<u8>().copy_from_nonoverlapping(state.as_ptr(), state.len()) };
+        Ok(())
+    })
+}
+
+/// Continues from a saved state.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_sampler_load(sampler: *mut sllm_sampler, buffer: *const c_void, size: usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and `buffer` has `size` bytes, by the header's rules.
+        let (sampler, state) = unsafe { (check(sampler)?, slice(buffer.cast::<u8>(), size)?) };
+        sampler.with(|s| Ok(s.0.load(state)?))
     })
 }
 

@@ -9,7 +9,7 @@ use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_C
 use crate::structs::{sllm_memory, sllm_session_options};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 use shadowllm_core::ops::attention::KvCache;
 use shadowllm_core::{Error, KvFormat, Model, Session, SessionOptions};
 
@@ -24,21 +24,10 @@ pub struct SessionState {
     pub options: sllm_session_options,
     /// Bytes that the session takes.
     pub bytes: usize,
-    /// Changes with every token that is read and with every rewind or load, so that a chat can see whether the session
-    /// is as it left it.
-    pub version: u64,
 }
 
 impl Kind for SessionState {
     const TAG: u32 = u32::from_le_bytes(*b"sess");
-}
-
-impl SessionState {
-    /// Notes that the session changes.
-    pub fn touch(&mut self) -> &mut Self {
-        self.version += 1;
-        self
-    }
 }
 
 /// One call on a session. A cancel that stopped the call is used up.
@@ -102,10 +91,7 @@ unsafe fn begin(
     // content.
     let arena: &'static mut [MaybeUninit<u8>] = unsafe { core::slice::from_raw_parts_mut(at.add(1).cast(), rest) };
     let session = Session::new(model.model, engine_options(&model.model, options)?, arena)?;
-    // No two sessions share a version, even if one is made where another one was freed.
-    static SESSIONS: AtomicUsize = AtomicUsize::new(0);
-    let version = (SESSIONS.fetch_add(1, Ordering::Relaxed) as u64) << 32;
-    let state = SessionState { session, exec, model: model.retain(), options: *options, bytes: needed, version };
+    let state = SessionState { session, exec, model: model.retain(), options: *options, bytes: needed };
     // SAFETY: `place` found room for the object, and the object stays there until it is freed.
     let object = unsafe {
         at.write(Object::new(state, heap_bytes));
@@ -113,6 +99,7 @@ unsafe fn begin(
     };
     object.with(|s| {
         s.session.set_cancel(Some(&object.raised));
+        s.session.set_progress(Some(&object.reached));
         Ok(())
     })?;
     Ok(at)

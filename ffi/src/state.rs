@@ -68,7 +68,7 @@ pub unsafe extern "C" fn sllm_session_load(session: *mut sllm_session, buffer: *
     boundary(|| {
         // SAFETY: handles are NULL or live objects and `buffer` has `size` bytes, by the header's rules.
         let (session, state) = unsafe { (check(session)?, slice(buffer.cast::<u8>(), size)?) };
-        run(session, |s| Ok(s.touch().session.load(state)?))
+        run(session, |s| Ok(s.session.load(state)?))
     })
 }
 

@@ -168,6 +168,30 @@ pub unsafe extern "C" fn sllm_tokenizer_detokenize(
     })
 }
 
+/// Text of one token for people.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_tokenizer_token_text(
+    tokenizer: *const sllm_tokenizer,
+    token: u32,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let tokenizer = &unsafe { check(tokenizer) }?.shared;
+        wanted(length)?;
+        tokenizer.check_ids(&[token])?;
+        let found = tokenizer.language.text.piece(token);
+        // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
+        // checked by `wanted`.
+        unsafe { array_out(found.as_bytes(), Some(0), (text.cast(), capacity), length) }
+    })
+}
+
 /// Bytes of one token.
 ///
 /// # Safety

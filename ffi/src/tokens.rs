@@ -5,7 +5,8 @@ use crate::message::{boundary, report};
 use crate::object::check;
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{run, sllm_session};
-use crate::status::{Failure, Result, SLLM_STATUS_NO_LOGITS, SLLM_STATUS_OK};
+use crate::status::{Failure, Result, SLLM_STATUS_NO_LOGITS, SLLM_STATUS_OK, invalid};
+use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 use shadowllm_core::Session;
 
@@ -19,7 +20,6 @@ pub unsafe extern "C" fn sllm_session_prefill(session: *mut sllm_session, tokens
         // SAFETY: handles are NULL or live objects and `tokens` has `count` elements, by the header's rules.
         let (session, tokens) = unsafe { (check(session)?, slice(tokens, count)?) };
         run(session, |s| {
-            let s = s.touch();
             s.session.prefill(&s.exec, tokens)?;
             Ok(())
         })
@@ -35,7 +35,6 @@ pub unsafe extern "C" fn sllm_session_decode(session: *mut sllm_session, token: 
     boundary(|| {
         // SAFETY: handles are NULL or live objects, by the header's rules.
         run(unsafe { check(session) }?, |s| {
-            let s = s.touch();
             s.session.decode(&s.exec, token)?;
             Ok(())
         })
@@ -117,6 +116,92 @@ pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, pos
     })
 }
 
+/// Positions in all.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_session_context(session: *const sllm_session, context: *mut usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let session = unsafe { check(session) }?;
+        wanted(context)?;
+        let all = session.with(|s| Ok(s.session.context()))?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe { put(context, all) };
+        Ok(())
+    })
+}
+
+/// The tokens read so far.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_session_tokens(
+    session: *const sllm_session,
+    tokens: *mut *const u32,
+    count: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let session = unsafe { check(session) }?;
+        wanted(tokens)?;
+        wanted(count)?;
+        let (at, len) = session.with(|s| Ok((s.session.tokens().as_ptr(), s.session.position())))?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe {
+            put(tokens, at);
+            put(count, len);
+        }
+        Ok(())
+    })
+}
+
+/// How far the call under way is.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_session_progress(session: *const sllm_session, position: *mut usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let session = unsafe { check(session) }?;
+        wanted(position)?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe { put(position, session.reached.load(Ordering::Relaxed)) };
+        Ok(())
+    })
+}
+
+/// Gets the logits after a token.
+pub type sllm_logits_fn = Option<unsafe extern "C" fn(*mut c_void, usize, *const f32, usize)>;
+
+/// Reads tokens and shows the logits after each.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_session_prefill_each(
+    session: *mut sllm_session,
+    tokens: *const u32,
+    count: usize,
+    on_logits: sllm_logits_fn,
+    user: *mut c_void,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and `tokens` has `count` elements, by the header's rules.
+        let (session, tokens) = unsafe { (check(session)?, slice(tokens, count)?) };
+        let call = on_logits.ok_or(invalid("on_logits is NULL: give a function"))?;
+        run(session, |s| {
+            // SAFETY: the header asks the caller for a function that may be called with these arguments; the logits
+            // live until it returns.
+            let each = &mut |index: usize, row: &[f32]| unsafe { call(user, index, row.as_ptr(), row.len()) };
+            Ok(s.session.prefill_each(&s.exec, tokens, each)?)
+        })
+    })
+}
+
 /// Goes back to an earlier position.
 ///
 /// # Safety
@@ -124,7 +209,7 @@ pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, pos
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_rewind(session: *mut sllm_session, position: usize) -> i32 {
     // SAFETY: handles are NULL or live objects, by the header's rules.
-    boundary(|| run(unsafe { check(session) }?, |s| Ok(s.touch().session.rewind(position)?)))
+    boundary(|| run(unsafe { check(session) }?, |s| Ok(s.session.rewind(position)?)))
 }
 
 /// Stops the current call.

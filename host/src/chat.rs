@@ -6,6 +6,8 @@ use crate::handle::Model;
 use crate::options::Options;
 use crate::session::{Answer, Session};
 use crate::text::Message;
+use shadowllm_core::sample::SamplerOptions;
+use shadowllm_core::sparsity::Dial;
 
 /// A conversation. What the session has read of it is not read again.
 pub struct Chat {
@@ -24,15 +26,14 @@ impl Model {
 }
 
 impl Chat {
-    /// A chat that begins.
+    /// A chat that begins; of what the session has read, nothing that the messages begin with is read again.
     ///
     /// # Errors
     /// When the model has no chat template.
-    pub fn new(mut session: Session) -> Result<Self> {
+    pub fn new(session: Session) -> Result<Self> {
         if session.model().language()?.template.is_empty() {
             return Err(Error::Usage("the model has no chat template: give it a text to continue instead".into()));
         }
-        session.rewind(0)?;
         let mut chat = Chat { session, conversation: Conversation::default() };
         chat.clear();
         Ok(chat)
@@ -67,14 +68,35 @@ impl Chat {
         }
     }
 
+    /// Says what the model is to be, and begins anew.
+    pub fn set_system(&mut self, system: Option<String>) {
+        self.session.options.system = system;
+        self.clear();
+    }
+
+    /// Says what later tokens skip; nothing is read again for it.
+    ///
+    /// # Errors
+    /// As [`Session::set_dial`].
+    pub fn set_dial(&mut self, dial: &Dial) -> Result<()> {
+        self.session.set_dial(dial)
+    }
+
+    /// Begins with a new sampler.
+    ///
+    /// # Errors
+    /// As [`Session::set_sampling`].
+    pub fn set_sampling(&mut self, sampling: SamplerOptions) -> Result<()> {
+        self.session.set_sampling(sampling)
+    }
+
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// The session, to be changed; all messages are read again with the next question.
+    /// The session, to be changed. What it has read of the messages afterwards is not read again.
     pub fn session_mut(&mut self) -> &mut Session {
-        self.conversation.forget_read();
         &mut self.session
     }
 }

@@ -1,5 +1,4 @@
-//! Answers as text, and conversations: messages, and what of them a session has read. Nothing here owns a session, so
-//! that whoever does can use it.
+//! Answers as text, and conversations. Nothing here owns a session, so that whoever does can use it.
 
 use crate::error::Result;
 use crate::generate::{Figures, Generation, Stop};
@@ -108,7 +107,7 @@ impl<'t> Answering<'t> {
     }
 }
 
-/// Messages, and what of them the session has read.
+/// Messages. What a session has read of them, in whatever way, it does not read again.
 ///
 /// A turn: [`Conversation::add`] the question, [`Conversation::begin`], [`Answering::next`] until `None` or until enough
 /// is said, [`Conversation::end`].
@@ -118,8 +117,6 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Whether control tokens in messages are control tokens ([`Text::prompt`]).
     pub control: bool,
-    /// The last prompt and the answer to it. The session may not have come to the end of it: its position says.
-    read: Vec<u32>,
 }
 
 impl Conversation {
@@ -132,7 +129,7 @@ impl Conversation {
     /// the rest.
     ///
     /// # Errors
-    /// As [`Text::prompt`] and [`Answering::begin`]. The messages stay; nothing counts as read that was not.
+    /// As [`Text::prompt`] and [`Answering::begin`]. The messages stay.
     pub fn begin<'t>(
         &mut self,
         language: &'t Language,
@@ -142,53 +139,36 @@ impl Conversation {
         most: usize,
     ) -> Result<Answering<'t>> {
         let prompt = || self.prompt(&language.text, &language.template, language.bos);
-        let (ids, same) = cancelled_by(session.cancel(), prompt)?;
-        let start = same.min(session.position());
+        let ids = cancelled_by(session.cancel(), prompt)?;
+        let same = ids.iter().zip(session.tokens()).take_while(|(a, b)| a == b).count();
+        // The answer starts from the last token's logits.
+        let start = same.min(ids.len() - 1);
         // Layers with a window may have forgotten what came before it.
         let start = if session.reaches(start) { start } else { 0 };
         session.rewind(start)?;
-        // Should reading fail half-way, only this much is certain.
-        self.read.truncate(start);
-        let answering = Answering::begin(&language.text, session, exec, sampler, &ids[start..], most)?;
-        self.read = ids;
-        Ok(answering)
+        Answering::begin(&language.text, session, exec, sampler, &ids[start..], most)
     }
 
-    /// Ends the turn, early or not: the answer becomes a message, and its tokens count as read.
+    /// Ends the turn, early or not: the answer becomes a message.
     ///
     /// # Errors
     /// As [`Answering::finish`].
     pub fn end(&mut self, answering: Answering) -> Result<Reply> {
         let reply = answering.finish()?;
-        self.read.extend(&reply.ids);
         self.add("assistant", &reply.text);
         Ok(reply)
     }
 
-    /// The whole prompt's ids, and how many of them a session need not read again: at least the last is left,
-    /// whose logits the answer starts from. `bos` is the model's beginning token.
+    /// The whole prompt's ids. `bos` is the model's beginning token.
     ///
     /// # Errors
     /// As [`Text::prompt`].
-    pub fn prompt(&self, text: &Text, template: &Template, bos: Option<u32>) -> Result<(Vec<u32>, usize)> {
-        let ids = text.prompt(template, &self.messages, false, bos, self.control)?;
-        let same = ids.iter().zip(&self.read).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
-        Ok((ids, same))
-    }
-
-    /// Notes what the session has now read.
-    pub fn has_read(&mut self, ids: Vec<u32>) {
-        self.read = ids;
-    }
-
-    /// The session has read other tokens since: everything is to be read again.
-    pub fn forget_read(&mut self) {
-        self.read.clear();
+    pub fn prompt(&self, text: &Text, template: &Template, bos: Option<u32>) -> Result<Vec<u32>> {
+        text.prompt(template, &self.messages, false, bos, self.control)
     }
 
     /// Begins anew.
     pub fn clear(&mut self) {
         self.messages.clear();
-        self.read.clear();
     }
 }

@@ -77,7 +77,8 @@ impl fmt::Display for Error {
 fn command(source: &shadowllm_core::Error) -> &'static str {
     match source {
         shadowllm_core::Error::NotAnImage => {
-            "; give an image, or what shadowllm pack makes one of: a GGUF file or a Hugging Face folder"
+            "; of a GGUF file or a Hugging Face folder, the command shadowllm pack makes one: shadowllm pack MODEL.gguf -o \
+             MODEL.sllm"
         }
         shadowllm_core::Error::NoPredictor(_) => " (run shadowllm calibrate)",
         shadowllm_core::Error::NotByInput => " (shadowllm pack --layout input)",

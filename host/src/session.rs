@@ -97,6 +97,35 @@ impl Session {
         Ok(self.engine.with(|session| session.sample(sampler))?)
     }
 
+    /// All that the session has read, and its sampler's state, so that another session of the same model can go on from it.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        let size = self.engine.get().state_size();
+        let mut state = Vec::new();
+        let room = state.try_reserve_exact(size + Sampler::STATE);
+        room.map_err(|_| crate::Error::Other(format!("there is no memory for a state of {size} bytes")))?;
+        state.resize(size, 0);
+        self.engine.get().save(&mut state)?;
+        state.extend_from_slice(&self.sampler.save());
+        Ok(state)
+    }
+
+    /// Goes on from what [`Session::save`] gave: with the same options what follows is what would have followed there.
+    ///
+    /// # Errors
+    /// When it is damaged, of another model, or longer than the context; the session is then as it was.
+    pub fn load(&mut self, state: &[u8]) -> Result<()> {
+        let cut = shadowllm_core::Error::BadState("it is cut off");
+        let at = state.len().checked_sub(Sampler::STATE).ok_or(cut)?;
+        let mut sampler = self.sampler.clone();
+        sampler.load(&state[at..])?;
+        self.engine.with(|session| session.load(&state[..at]))?;
+        self.sampler = sampler;
+        Ok(())
+    }
+
     /// Tokens read so far.
     pub fn position(&self) -> usize {
         self.engine.get().position()

@@ -165,6 +165,14 @@ impl Text {
         self.bytes.bytes(&self.tokenizer, id, first)
     }
 
+    /// Text of one token for people: a control token's name, and what is a part of a character as U+FFFD.
+    pub fn piece(&self, id: u32) -> String {
+        match self.tokenizer.id_to_token(id) {
+            Some(name) if self.bytes.is_special(id) => name,
+            _ => String::from_utf8_lossy(&self.bytes(id, false)).into_owned(),
+        }
+    }
+
     /// Whether a token ends a text, though the model's description does not say so.
     pub fn is_end(&self, id: u32) -> bool {
         self.ends.contains(&id)

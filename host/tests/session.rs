@@ -173,3 +173,39 @@ fn a_cancelled_answer_stays_in_the_chat() {
     assert_eq!(chat.messages().len(), 2);
     chat.ask(QUESTION).unwrap().complete().unwrap();
 }
+
+/// A session that goes on from another one's state answers as that one, reads nothing again, and draws the same tokens.
+#[test]
+fn a_loaded_session_goes_on_as_the_saved_one() {
+    let model = story();
+    let sampling = SamplerOptions { temperature: 1.5, repetition_penalty: 1.2, seed: 7, ..SamplerOptions::default() };
+    let options = || Options { sampling, ..greedy(12) };
+    let mut chat = model.chat(options()).unwrap();
+    let first = chat.ask(QUESTION).unwrap().complete().unwrap();
+    let state = chat.session().save().unwrap();
+    let mut session =
+        model.session(Options { sampling: SamplerOptions { seed: 8, ..sampling }, ..greedy(12) }).unwrap();
+    assert!(session.load(&state[..state.len() - 1]).is_err());
+    session.load(&state).unwrap();
+    assert_eq!(session.engine().tokens(), chat.session().engine().tokens());
+    let mut loaded = Chat::new(session).unwrap();
+    loaded.add("user", QUESTION);
+    loaded.add("assistant", &first.text);
+    let straight = chat.ask("What do cows eat?").unwrap().complete().unwrap();
+    let again = loaded.ask("What do cows eat?").unwrap().complete().unwrap();
+    assert_eq!((&again.ids, again.figures.prompt_tokens), (&straight.ids, straight.figures.prompt_tokens));
+    assert!(again.figures.prompt_tokens < 16, "{:?}", again.figures);
+}
+
+/// The dial and the sampler of a chat can be changed, and nothing is read again for it.
+#[test]
+fn a_chat_is_changed_on_the_way() {
+    let mut chat = story().chat(greedy(12)).unwrap();
+    chat.ask(QUESTION).unwrap().complete().unwrap();
+    chat.set_dial(&Dial { policy: Policy::Auto, density: 0.5, ..Dial::default() }).unwrap();
+    chat.set_sampling(SamplerOptions { temperature: 0.5, ..SamplerOptions::default() }).unwrap();
+    let next = chat.ask("And grass?").unwrap().complete().unwrap();
+    assert!(next.figures.prompt_tokens < 16, "{:?}", next.figures);
+    chat.set_system(Some("Be brief.".into()));
+    assert_eq!((chat.messages().len(), chat.messages()[0].content.as_str()), (1, "Be brief."));
+}

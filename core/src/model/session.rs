@@ -15,7 +15,7 @@ use crate::sample::{Candidate, Sampler};
 use crate::sparsity::{Dial, Policy, Predictor, Source, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What a session is made for; it decides how much memory it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,10 @@ pub struct Session<'a, 'm> {
     pub(super) layers: &'m [LayerWeights<'a, 'm>],
     pub(super) options: SessionOptions,
     pub(super) position: usize,
+    /// The tokens that were read, `[context]`, of which the first `position` count.
+    pub(super) tokens: &'m mut [u32],
+    /// Where others can see how far a call is.
+    progress: Option<&'m AtomicUsize>,
     pub(super) cache: KvCache<'m>,
     pub(super) buffers: Buffers<'m>,
     pub(super) cancel: Option<&'m AtomicBool>,
@@ -238,6 +242,7 @@ impl Totals {
 
 struct Parts<'a, 'm> {
     layers: &'m [LayerWeights<'a, 'm>],
+    tokens: &'m mut [u32],
     cache: KvCache<'m>,
     buffers: Buffers<'m>,
     candidates: &'m mut [Candidate],
@@ -253,6 +258,7 @@ fn carve<'a: 'm, 'm>(
     let (config, arch) = (model.config(), model.image().arch());
     Ok(Parts {
         layers: layers::resolve(arena, model.image())?,
+        tokens: arena.zeros(o.context)?,
         sparsity: if o.sparsity { Some(State::new(arena, model.image(), predictor)?) } else { None },
         cache: KvCache::new(arena, arch, o.kv, o.context, o.batch)?,
         buffers: Buffers::new(arena, arch, config, o)?,
@@ -294,6 +300,8 @@ impl<'a, 'm> Session<'a, 'm> {
             model,
             options,
             position: 0,
+            tokens: parts.tokens,
+            progress: None,
             cache: parts.cache,
             buffers: parts.buffers,
             cancel: None,
@@ -321,6 +329,11 @@ impl<'a, 'm> Session<'a, 'm> {
     /// Tokens seen so far.
     pub fn position(&self) -> usize {
         self.position
+    }
+
+    /// The tokens that were read so far, `[position]`.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens[..self.position]
     }
 
     /// Positions in all.
@@ -352,6 +365,7 @@ impl<'a, 'm> Session<'a, 'm> {
             state.forget();
         }
         self.position = position;
+        self.show_position();
         Ok(())
     }
 
@@ -428,6 +442,18 @@ impl<'a, 'm> Session<'a, 'm> {
         self.cancel
     }
 
+    /// Where the position is written after every batch, for other threads to see how far a call is.
+    pub fn set_progress(&mut self, progress: Option<&'m AtomicUsize>) {
+        self.progress = progress;
+        self.show_position();
+    }
+
+    pub(super) fn show_position(&self) {
+        if let Some(progress) = self.progress {
+            progress.store(self.position, Ordering::Relaxed);
+        }
+    }
+
     /// Shows the inputs of all linear maps to an observer, from the next batch on. Those of experts are not shown.
     pub fn set_observer(&mut self, observer: Option<Observer<'m>>) {
         self.observer = observer;
@@ -481,7 +507,10 @@ impl<'a, 'm> Session<'a, 'm> {
         // What a cancelled batch wrote has taken the place of older positions too.
         self.cache.has_written(self.position + batch.len());
         self.forward(exec, batch, logits)?;
+        let start = self.position;
         self.position += batch.len();
+        self.tokens[start..self.position].copy_from_slice(batch);
+        self.show_position();
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //!  32  dial, u32 (a checksum; 0 without sparsity)  36  vocabulary, u32
 //!  40  words of memory, u64 (0 without sparsity)   48  bytes in all, u64
 //!  56  0, u32               60  CRC-32 of bytes 0..60, u32
-//!  64  logits (f32, where it has logits), memory (u32), KV cache; little-endian
+//!  64  logits (f32, where it has logits), memory (u32), the tokens read (u32), KV cache; little-endian
 //! ```
 //! The memory is all that choosing remembers from token to token (the snapshot of `sparsity/memory.rs`).
 //! The head is checked, and that the file is as long as it says; the numbers after it are not: they can make wrong
@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::image::{SectionKind, crc32};
 
 const MAGIC: [u8; 8] = *b"SLLMSES\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEAD: usize = 64;
 
 fn code(format: KvFormat) -> u32 {
@@ -49,10 +49,10 @@ impl Session<'_, '_> {
 
     /// Bytes that [`Session::save`] writes.
     pub fn state_size(&self) -> usize {
-        HEAD + 4 * (self.logits().len() + self.memory_words().0) + self.cache.used_bytes(self.position)
+        HEAD + 4 * (self.logits().len() + self.memory_words().0 + self.position) + self.cache.used_bytes(self.position)
     }
 
-    /// Writes what was read so far (position, KV cache, logits, what choosing remembers) to the beginning of `out`,
+    /// Writes what was read so far (tokens, KV cache, logits, what choosing remembers) to the beginning of `out`,
     /// and returns how many bytes that took.
     ///
     /// # Errors
@@ -77,8 +77,9 @@ impl Session<'_, '_> {
         let crc = crc32(&out[..60], 0);
         out[60..HEAD].copy_from_slice(&crc.to_le_bytes());
         let memory = self.sparsity.iter().flat_map(|s| s.memory().snapshot());
-        let (numbers, cache) = out[HEAD..].split_at_mut(4 * (logits.len() + words));
-        for (bytes, word) in numbers.chunks_exact_mut(4).zip(logits.iter().map(|x| x.to_bits()).chain(memory)) {
+        let (numbers, cache) = out[HEAD..].split_at_mut(4 * (logits.len() + words + self.position));
+        let all = logits.iter().map(|x| x.to_bits()).chain(memory).chain(self.tokens().iter().copied());
+        for (bytes, word) in numbers.chunks_exact_mut(4).zip(all) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         self.cache.save(self.position, cache);
@@ -116,17 +117,22 @@ impl Session<'_, '_> {
         let (position, has_logits) = (position as usize, u32_at(state, 20) == 1);
         let logits = if has_logits { self.model.config().vocab } else { 0 };
         let words = usize::try_from(u64_at(state, 40)).unwrap_or(usize::MAX);
-        let cache = HEAD.saturating_add(logits.saturating_add(words).saturating_mul(4));
+        let cache = HEAD.saturating_add(logits.saturating_add(words).saturating_add(position).saturating_mul(4));
         let all = cache.saturating_add(self.cache.used_bytes(position));
         if state.len() < all || u64_at(state, 48) != all as u64 {
             return bad("it is cut off");
         }
-        let mut numbers = state[HEAD..cache].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+        let (numbers, tokens) = state[HEAD..cache].split_at(4 * (logits + words));
+        let mut numbers = numbers.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
         let slots = self.buffers.logits.iter_mut().take(logits);
         slots.zip(&mut numbers).for_each(|(slot, word)| *slot = f32::from_bits(word));
         self.restore_memory(words, &mut numbers, u32_at(state, 32));
         self.cache.load(position, &state[cache..]);
+        for (slot, id) in self.tokens.iter_mut().zip(tokens.as_chunks::<4>().0) {
+            *slot = u32::from_le_bytes(*id);
+        }
         (self.position, self.has_logits) = (position, has_logits);
+        self.show_position();
         Ok(())
     }
 
@@ -150,7 +156,9 @@ impl Session<'_, '_> {
         let mut memory = from.sparsity.iter().flat_map(|s| s.memory().snapshot());
         self.restore_memory(words, &mut memory, dial);
         self.cache.copy(needed, &from.cache);
+        self.tokens[..needed].copy_from_slice(from.tokens());
         (self.position, self.has_logits) = (needed, from.has_logits);
+        self.show_position();
         Ok(())
     }
 

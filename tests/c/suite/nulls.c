@@ -5,6 +5,8 @@ void test_nulls(void) {
     sllm_session *session = short_session(32, 1), *no_session = NULL;
     sllm_sampler *sampler = NULL, *no_sampler = NULL;
     sllm_tokenizer *tokenizer = NULL, *no_tokenizer = NULL;
+    const uint32_t *ids = NULL;
+    const char *json = NULL;
     sllm_chat *chat = NULL, *no_chat = NULL;
     sllm_model *no_model = NULL;
     sllm_memory memory = {0};
@@ -60,6 +62,8 @@ void test_nulls(void) {
     INVALID(sllm_session_prefill(session, NULL, 1));
     INVALID(sllm_session_prefill(session, NULL, 0));
     INVALID(sllm_session_prefill(session, &id, SIZE_MAX));
+    INVALID(sllm_session_prefill_each(NULL, &id, 1, NULL, NULL));
+    INVALID(sllm_session_prefill_each(session, &id, 1, NULL, NULL));
     INVALID(sllm_session_decode(NULL, 1));
     INVALID(sllm_session_logits(NULL, &logits, &n));
     INVALID(sllm_session_logits(session, NULL, &n));
@@ -68,6 +72,26 @@ void test_nulls(void) {
     INVALID(sllm_session_sample(session, sampler, NULL));
     INVALID(sllm_session_position(NULL, &n));
     INVALID(sllm_session_position(session, NULL));
+    INVALID(sllm_session_context(NULL, &n));
+    INVALID(sllm_session_context(session, NULL));
+    INVALID(sllm_session_progress(NULL, &n));
+    INVALID(sllm_session_progress(session, NULL));
+    INVALID(sllm_session_tokens(NULL, &ids, &n));
+    INVALID(sllm_session_tokens(session, NULL, &n));
+    INVALID(sllm_session_tokens(session, &ids, NULL));
+    INVALID(sllm_model_end_tokens(NULL, &ids, &n));
+    INVALID(sllm_model_end_tokens(model, NULL, &n));
+    INVALID(sllm_model_end_tokens(model, &ids, NULL));
+    INVALID(sllm_model_metadata(NULL, &json, &n));
+    INVALID(sllm_model_metadata(model, NULL, &n));
+    INVALID(sllm_model_metadata(model, &json, NULL));
+    INVALID(sllm_sampler_save(NULL, room, sizeof room));
+    INVALID(sllm_sampler_save(sampler, NULL, sizeof room));
+    INVALID(sllm_sampler_load(NULL, room, sizeof room));
+    INVALID(sllm_sampler_load(sampler, NULL, sizeof room));
+    INVALID(sllm_tokenizer_token_text(NULL, 1, (char *)room, sizeof room, &n));
+    INVALID(sllm_tokenizer_token_text(tokenizer, 1, NULL, sizeof room, &n));
+    INVALID(sllm_tokenizer_token_text(tokenizer, 1, (char *)room, sizeof room, NULL));
     INVALID(sllm_session_rewind(NULL, 0));
     INVALID(sllm_session_cancel(NULL));
     INVALID(sllm_session_reset_cancel(NULL));
@@ -139,7 +163,7 @@ void test_nulls(void) {
     }
 
     CHECK(no_model == NULL && no_session == NULL && no_sampler == NULL && no_tokenizer == NULL && no_chat == NULL);
-    CHECK(n == 7 && id == 7 && flag == 7 && logits == NULL && memory.session_bytes == 0 && about.vocab == 0);
+    CHECK(n == 7 && id == 7 && flag == 7 && logits == NULL && ids == NULL && json == NULL && memory.session_bytes == 0 && about.vocab == 0);
     CHECK(stats.session_bytes == 0 && threads.threads == 0 && dial.density == 0);
     OK(sllm_session_position(session, &n));
     CHECK(n == 0);

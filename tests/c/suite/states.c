@@ -5,6 +5,66 @@ static const uint32_t prompt[] = {5, 9, 14, 20, 3, 77, 41, 6};
 #define PROMPT (sizeof prompt / sizeof *prompt)
 #define TOKENS 6
 
+static void count_logits(void *user, size_t index, const float *logits, size_t count) {
+    size_t *seen = user;
+    CHECK(index == *seen && count > 100 && logits[0] == logits[0]);
+    ++*seen;
+}
+
+/* The sampler's state is a part of what is kept, and what was read can be looked at. */
+static void sampled_again(void) {
+    sllm_session *one = short_session(48, 1);
+    sllm_sampler *sampler = NULL, *other = NULL;
+    sllm_sampler_options options;
+    const uint32_t *tokens = NULL;
+    const char *json = NULL;
+    uint32_t straight[TOKENS], again[TOKENS];
+    unsigned char state[1024];
+    size_t n = 0, i;
+    OK(sllm_sampler_options_defaults(&options, sizeof options));
+    options.repetition_penalty = 1.3f;
+    options.temperature = 2;
+    options.seed = 5;
+    OK(sllm_sampler_new(&options, &sampler));
+    options.seed = 6;
+    OK(sllm_sampler_new(&options, &other));
+    OK(sllm_session_prefill(one, prompt, PROMPT));
+    OK(sllm_session_sample(one, sampler, &straight[0]));
+    OK(sllm_sampler_accept(sampler, straight[0]));
+    CHECK(sllm_sampler_state_size() <= sizeof state);
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_sampler_save(sampler, state, 16));
+    OK(sllm_sampler_save(sampler, state, sizeof state));
+    OK(sllm_sampler_load(other, state, sizeof state));
+    for (i = 0; i < TOKENS; i++) {
+        OK(sllm_session_sample(one, sampler, &straight[i]));
+        OK(sllm_session_sample(one, other, &again[i]));
+    }
+    CHECK(memcmp(straight, again, sizeof straight) == 0);
+    state[9] ^= 1;
+    STATUS(SLLM_STATUS_BAD_STATE, sllm_sampler_load(other, state, sizeof state));
+    STATUS(SLLM_STATUS_BAD_STATE, sllm_sampler_load(other, state, 8));
+    OK(sllm_session_tokens(one, &tokens, &n));
+    CHECK(n == PROMPT && memcmp(tokens, prompt, sizeof prompt) == 0);
+    OK(sllm_session_context(one, &n));
+    CHECK(n == 48);
+    OK(sllm_session_progress(one, &n));
+    CHECK(n == PROMPT);
+    n = 0;
+    OK(sllm_session_prefill_each(one, prompt, PROMPT, count_logits, &n));
+    CHECK(n == PROMPT);
+    OK(sllm_model_end_tokens(model, &tokens, &n));
+    for (i = 0; i < n; i++) {
+        int32_t is_end = 0;
+        OK(sllm_model_is_end(model, tokens[i], &is_end));
+        CHECK(is_end == 1);
+    }
+    OK(sllm_model_metadata(model, &json, &n));
+    CHECK(n > 2 && json[0] == '{' && json[n - 1] == '}');
+    OK(sllm_sampler_free(&sampler));
+    OK(sllm_sampler_free(&other));
+    OK(sllm_session_free(&one));
+}
+
 static void saved_and_loaded(void) {
     sllm_session *one = short_session(48, 1), *two = short_session(64, 1), *fork = NULL, *tiny = short_session(8, 1);
     uint32_t straight[TOKENS], again[TOKENS];
@@ -126,6 +186,7 @@ static int every_policy(sllm_model *of) {
 
 void test_states(void) {
     sllm_model *story = NULL;
+    sampled_again();
     saved_and_loaded();
     /* One calibrated for few policies, one for many. */
     CHECK(every_policy(model) >= 6);

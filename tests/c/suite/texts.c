@@ -167,18 +167,20 @@ void test_text(void) {
 void test_chat(void) {
     sllm_model *talker = NULL;
     sllm_tokenizer *tokenizer = NULL, *silent = NULL;
-    sllm_session *session = NULL, *other = short_session(64, 1);
+    sllm_session *session = NULL, *loaded = NULL, *fork = NULL, *other = short_session(64, 1);
     sllm_chat *chat = NULL;
     sllm_generate_options options;
     sllm_generation first = {0}, second = {0}, again = {0};
     char text[2048];
     struct answer *answer = calloc(1, sizeof *answer);
     size_t length = 7, n, i;
+    void *state;
     OK(sllm_tokenizer_new(model, &silent));
     STATUS(SLLM_STATUS_UNSUPPORTED, sllm_chat_new(silent, &chat));
     CHECK(chat == NULL);
     OK(sllm_model_open(chat_path, NULL, &talker));
     OK(sllm_session_new(talker, NULL, &session));
+    OK(sllm_session_new(talker, NULL, &loaded));
     OK(sllm_tokenizer_new(talker, &tokenizer));
     OK(sllm_model_free(&talker));
     OK(sllm_chat_new(tokenizer, &chat));
@@ -219,6 +221,23 @@ void test_chat(void) {
     OK(sllm_session_rewind(session, 1));
     OK(sllm_chat_generate(chat, session, NULL, &options, &again));
     CHECK(again.prompt_tokens > second.prompt_tokens && again.generated_tokens == second.generated_tokens);
+    /* What a fork has read it does not read again, nor what a loaded session has read, whichever chat asks. */
+    options.max_tokens = 2;
+    OK(sllm_session_state_size(session, &n));
+    state = malloc(n);
+    OK(sllm_session_save(session, state, n, NULL));
+    OK(sllm_session_load(loaded, state, n));
+    free(state);
+    OK(sllm_session_fork(session, &fork));
+    OK(sllm_session_position(fork, &length));
+    OK(sllm_chat_add(chat, "user", "Then?"));
+    OK(sllm_chat_generate(chat, fork, NULL, &options, &again));
+    CHECK(length > 40 && again.prompt_tokens < 40);
+    OK(sllm_chat_add(chat, "user", "So?"));
+    OK(sllm_chat_generate(chat, loaded, NULL, &options, &again));
+    CHECK(again.prompt_tokens < 60);
+    OK(sllm_session_free(&fork));
+    OK(sllm_session_free(&loaded));
     /* A cancelled answer stays in the conversation, and is not read again. */
     options.on_token = cancel_soon;
     options.user = session;
@@ -241,6 +260,7 @@ void test_chat(void) {
     INVALID(sllm_chat_generate(chat, session, NULL, &options, &again));
     options.control_tokens = 0;
     OK(sllm_chat_clear(chat));
+    OK(sllm_session_rewind(session, 0));
     OK(sllm_chat_add(chat, "user", "</s></s></s></s>"));
     OK(sllm_chat_generate(chat, session, NULL, &options, &first));
     OK(sllm_chat_clear(chat));
