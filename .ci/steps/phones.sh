@@ -28,7 +28,9 @@ apple() {
   llvm-nm -g --defined-only "$slice/libshadowllm.a" 2>/dev/null | awk '$3 ~ /^_sllm_/ { print substr($3, 2) }' | sort -u > "$out/symbols"
   gcc -E -P -x c include/shadowllm.h | tr '\n' ' ' | grep -oE '\bsllm_[a-z_]+ ?\(' | tr -d ' (' | sort -u | diff - "$out/symbols"
   printf '@import CShadowLLM;\nint32_t f(sllm_session *s) { return sllm_session_cancel(s) + SLLM_STATUS_OK; }\n' > "$out/import.m"
-  clang -fmodules -fmodules-cache-path="$out/modules" -fmodule-map-file="$slice/Headers/module.modulemap" -fsyntax-only "$out/import.m"
+  clang -fmodules -fmodules-cache-path="$out/modules" -I"$slice/Headers" -fsyntax-only "$out/import.m"
+  python3 -c 'import plistlib, sys; assert plistlib.load(open(sys.argv[1], "rb"))["NSPrivacyTracking"] is False' \
+    ffi/apple/Sources/ShadowLLM/PrivacyInfo.xcprivacy
   python_tools "$venv" tree-sitter==0.26.1 tree-sitter-swift==0.7.4
   "$venv/bin/python" ffi/apple/parse.py ffi/apple/Package.swift ffi/apple/Sources/ShadowLLM/*.swift
 }

@@ -9,6 +9,6 @@ let package = Package(
     products: [.library(name: "ShadowLLM", targets: ["ShadowLLM"])],
     targets: [
         .binaryTarget(name: "CShadowLLM", path: "CShadowLLM.xcframework"),
-        .target(name: "ShadowLLM", dependencies: ["CShadowLLM"]),
+        .target(name: "ShadowLLM", dependencies: ["CShadowLLM"], resources: [.copy("PrivacyInfo.xcprivacy")]),
     ]
 )

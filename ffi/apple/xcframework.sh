@@ -35,9 +35,10 @@ HEAD
     esac
     # shellcheck disable=SC2086
     cargo rustc -p shadowllm-ffi --profile library --lib --crate-type staticlib --target "$target" ${CARGO_FLAGS-} >&2
-    mkdir -p "$framework/$slice/Headers"
+    # In a folder of their own: two frameworks with a module map in the same place collide.
+    mkdir -p "$framework/$slice/Headers/CShadowLLM"
     cp "${CARGO_TARGET_DIR:-target}/$target/library/libshadowllm.a" "$framework/$slice/"
-    cp include/shadowllm.h ffi/apple/module.modulemap "$framework/$slice/Headers/"
+    cp include/shadowllm.h ffi/apple/module.modulemap "$framework/$slice/Headers/CShadowLLM/"
     cat << SLICE
     <dict>
       <key>LibraryIdentifier</key><string>$slice</string>

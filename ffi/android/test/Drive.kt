@@ -154,7 +154,9 @@ private fun chats(model: Model) = model.newSession(SessionOptions(seed = 7)).use
         answer.trim() in session.prompt)
     model.newSession(SessionOptions(seed = 7)).use { other ->
         other.add("user", "Who was the mayor?")
-        val pieces = runBlocking { other.answerFlow(12).toList() }
+        var end: Generation? = null
+        val pieces = runBlocking { other.answerFlow(12) { end = it }.toList() }
+        expect("figures at the end: $end", end?.run { generatedTokens in 1..12 && promptTokens > 0 } == true)
         expect("a flow has the same text, in pieces", pieces.joinToString("") == answer && pieces.size > 1)
     }
 }

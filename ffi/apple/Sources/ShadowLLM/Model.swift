@@ -1,7 +1,8 @@
 import CShadowLLM
+import Foundation
 
 /// A failure of the library: a status of shadowllm.h and its message.
-public struct ShadowLLMError: Error, CustomStringConvertible {
+public struct ShadowLLMError: LocalizedError, CustomStringConvertible {
     public let status: Int32
     public let description: String
 
@@ -14,6 +15,8 @@ public struct ShadowLLMError: Error, CustomStringConvertible {
     init(_ status: Int32) {
         self.init(status: status, description: String(cString: sllm_last_error_message()))
     }
+
+    public var errorDescription: String? { description }
 
     public var isCancelled: Bool { status == SLLM_STATUS_CANCELLED }
 }
@@ -67,7 +70,7 @@ public final class Model: @unchecked Sendable {
 
     /// The memory that a session will take, before any is taken.
     public func memory(context: UInt32 = 0) throws -> sllm_memory {
-        var options = try sessionOptions(context: context, threads: 0)
+        var options = try sessionOptions(self, context: context, threads: 0)
         var memory = sllm_memory()
         memory.struct_size = UInt32(MemoryLayout<sllm_memory>.size)
         try check(sllm_estimate_memory(pointer, &options, &memory))
@@ -80,10 +83,13 @@ private final class Progress {
     init(_ call: ((UInt64, UInt64) -> Bool)?) { self.call = call }
 }
 
-func sessionOptions(context: UInt32, threads: UInt32) throws -> sllm_session_options {
+/// Positions of a session where no number is given: less than the library's, for the memory of phones.
+let defaultContext: UInt32 = 2048
+
+func sessionOptions(_ model: Model, context: UInt32, threads: UInt32) throws -> sllm_session_options {
     var options = sllm_session_options()
     try check(sllm_session_options_defaults(&options, UInt32(MemoryLayout<sllm_session_options>.size)))
-    options.context = context
+    options.context = context > 0 ? context : min(defaultContext, try model.info().trained_context)
     options.threads = threads
     return options
 }

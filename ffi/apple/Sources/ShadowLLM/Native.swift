@@ -13,7 +13,7 @@ final class Native: @unchecked Sendable {
     private var running: Run?
 
     init(_ model: Model, context: UInt32, threads: UInt32, sampling: Sampling) throws {
-        var options = try sessionOptions(context: context, threads: threads)
+        var options = try sessionOptions(model, context: context, threads: threads)
         var choosing = try sampling.options()
         let info = try model.info()
         try check(sllm_tokenizer_new(model.pointer, &tokenizer))
@@ -35,15 +35,20 @@ final class Native: @unchecked Sendable {
         return try required(conversation)
     }
 
-    typealias Generate = @Sendable (Native, UnsafePointer<sllm_generate_options>) throws -> Int32
+    typealias Generate = @Sendable (
+        Native, UnsafePointer<sllm_generate_options>, UnsafeMutablePointer<sllm_generation>
+    ) throws -> Int32
+    typealias OnEnd = @Sendable (Generation) -> Void
 
-    func stream(_ maxTokens: UInt32, _ generate: @escaping Generate) -> AsyncThrowingStream<String, Error> {
+    func stream(_ maxTokens: UInt32, _ onEnd: OnEnd?,
+                _ generate: @escaping Generate) -> AsyncThrowingStream<String, Error> {
         AsyncThrowingStream { continuation in
             let run = Run(continuation)
             continuation.onTermination = { _ in self.cancel(run) }
             DispatchQueue.global(qos: .userInitiated).async {
                 do {
-                    try self.generate(run, maxTokens, generate)
+                    let generation = try self.generate(run, maxTokens, generate)
+                    onEnd?(generation)
                     continuation.finish()
                 } catch {
                     continuation.finish(throwing: error)
@@ -52,7 +57,7 @@ final class Native: @unchecked Sendable {
         }
     }
 
-    private func generate(_ run: Run, _ maxTokens: UInt32, _ generate: Generate) throws {
+    private func generate(_ run: Run, _ maxTokens: UInt32, _ generate: Generate) throws -> Generation {
         try begin(run)
         defer { end() }
         var options = sllm_generate_options()
@@ -66,7 +71,10 @@ final class Native: @unchecked Sendable {
             if case .terminated = run.continuation.yield(String(decoding: bytes, as: UTF8.self)) { return 1 }
             return 0
         }
-        try withExtendedLifetime(run) { try check(generate(self, &options)) }
+        var result = sllm_generation()
+        result.struct_size = UInt32(MemoryLayout<sllm_generation>.size)
+        try withExtendedLifetime(run) { try check(generate(self, &options, &result)) }
+        return Generation(result)
     }
 
     // A cancel names the generation that it stops, so that one too early or too late stops no other.

@@ -33,11 +33,34 @@ public struct Sampling: Sendable {
 /// How much is skipped.
 public enum Sparsity: Int32, Sendable { case off, light, medium, strong }
 
+/// The end of a generation, with its figures.
+public struct Generation: Sendable {
+    public enum Stop: Int32, Sendable { case end = 1, maxTokens, contextFull, callback }
+    public let stop: Stop
+    /// Read now, without those that the session had read before.
+    public let promptTokens: UInt64
+    public let generatedTokens: UInt64
+    public let firstTokenSeconds: Double
+    public let prefillTokensPerSecond: Double
+    public let decodeTokensPerSecond: Double
+
+    init(_ result: sllm_generation) {
+        stop = Stop(rawValue: result.stop) ?? .callback
+        promptTokens = result.prompt_tokens
+        generatedTokens = result.generated_tokens
+        firstTokenSeconds = result.first_token_seconds
+        prefillTokensPerSecond = result.prefill_tokens_per_second
+        decodeTokensPerSecond = result.decode_tokens_per_second
+    }
+}
+
 /// One conversation with a model, or one text that is continued. Generating happens on a thread of its own, one generation
 /// at a time: a call during a generation fails with SLLM_STATUS_BUSY.
 public actor Session {
     private let native: Native
 
+    /// `context` 0 is what the model was trained for, 2048 positions at most. Builds a tokenizer, which takes tens of
+    /// milliseconds: make it off the main actor.
     public init(_ model: Model, context: UInt32 = 0, threads: UInt32 = 0, sampling: Sampling = Sampling()) throws {
         native = try Native(model, context: context, threads: threads, sampling: sampling)
     }
@@ -54,18 +77,23 @@ public actor Session {
     public func clear() throws { try check(sllm_chat_clear(try native.chat())) }
 
     /// Answers the messages. Ending the iteration, or cancelling its task, cancels the generation, also while the model
-    /// reads the prompt; after that, as after a failure, the messages are as they were.
-    public nonisolated func answer(maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
-        native.stream(maxTokens) { native, options in
-            sllm_chat_generate(try native.chat(), native.session, native.sampler, options, nil)
+    /// reads the prompt. What was said stays in the conversation; where nothing was, and after a failure, the messages
+    /// are as they were. `onEnd` gets the figures of an answer that was not cancelled, before the iteration ends.
+    public nonisolated func answer(
+        maxTokens: UInt32 = 256, onEnd: (@Sendable (Generation) -> Void)? = nil
+    ) -> AsyncThrowingStream<String, Error> {
+        native.stream(maxTokens, onEnd) { native, options, result in
+            sllm_chat_generate(try native.chat(), native.session, native.sampler, options, result)
         }
     }
 
     /// Reads a plain text after the tokens that the session has read, and continues it; otherwise like `answer`.
-    public nonisolated func continueText(_ text: String, maxTokens: UInt32 = 256) -> AsyncThrowingStream<String, Error> {
-        native.stream(maxTokens) { native, options in
+    public nonisolated func continueText(
+        _ text: String, maxTokens: UInt32 = 256, onEnd: (@Sendable (Generation) -> Void)? = nil
+    ) -> AsyncThrowingStream<String, Error> {
+        native.stream(maxTokens, onEnd) { native, options, result in
             // With a length, so that a NUL inside the text does not end it.
-            sllm_generate(native.session, native.tokenizer, native.sampler, text, text.utf8.count, options, nil)
+            sllm_generate(native.session, native.tokenizer, native.sampler, text, text.utf8.count, options, result)
         }
     }
 

@@ -182,16 +182,23 @@ static jlongArray model_info(JNIEnv *env, jclass self, jlong handle) {
     }
 }
 
-static sllm_session_options session_options(jint context, jint threads) {
+/* Positions where no number is given: less than the library's, for the memory of phones. */
+#define DEFAULT_CONTEXT 2048
+
+static sllm_session_options session_options(const sllm_model *model, jint context, jint threads) {
     sllm_session_options options;
+    sllm_model_info info = {0};
+    info.struct_size = sizeof info;
     sllm_session_options_defaults(&options, sizeof options);
     options.context = (uint32_t)context;
+    if (context == 0 && sllm_model_get_info(model, &info) == SLLM_STATUS_OK)
+        options.context = info.trained_context < DEFAULT_CONTEXT ? info.trained_context : DEFAULT_CONTEXT;
     options.threads = (uint32_t)threads;
     return options;
 }
 
 static jlong model_session_bytes(JNIEnv *env, jclass self, jlong handle, jint context, jint threads) {
-    sllm_session_options options = session_options(context, threads);
+    sllm_session_options options = session_options((sllm_model *)(intptr_t)handle, context, threads);
     sllm_memory memory = {0};
     (void)self;
     memory.struct_size = sizeof memory;
@@ -213,7 +220,7 @@ static void release(struct conversation *it) {
 static jlong session_new(JNIEnv *env, jclass self, jlong handle, jint context, jint threads, jfloat temperature,
                          jint top_k, jfloat top_p, jfloat min_p, jfloat repetition_penalty, jlong seed) {
     sllm_model *model = (sllm_model *)(intptr_t)handle;
-    sllm_session_options options = session_options(context, threads);
+    sllm_session_options options = session_options(model, context, threads);
     sllm_sampler_options sampling;
     sllm_model_info info = {0};
     struct conversation *it;

@@ -13,18 +13,23 @@ import kotlinx.coroutines.launch
  * [Session.answer] as a flow of text. Each collection generates a new answer, on a thread of [Dispatchers.IO]. Text waits
  * for a slow collector, at most a context of it. When the collector is cancelled or stops early, the generation is
  * cancelled, also while it reads the prompt, and the collection ends after it has stopped: the session is then free again.
+ * [onEnd] gets the figures of an answer that was not cancelled, on that thread, before the flow ends.
  */
-fun Session.answerFlow(maxTokens: Int = 256): Flow<String> = texts(null, maxTokens)
+fun Session.answerFlow(maxTokens: Int = 256, onEnd: (Generation) -> Unit = {}): Flow<String> =
+    texts(null, maxTokens, onEnd)
 
 /** [Session.continueText] as a flow of text, like [answerFlow]. */
-fun Session.continueFlow(text: String, maxTokens: Int = 256): Flow<String> = texts(text, maxTokens)
+fun Session.continueFlow(text: String, maxTokens: Int = 256, onEnd: (Generation) -> Unit = {}): Flow<String> =
+    texts(text, maxTokens, onEnd)
 
-private fun Session.texts(text: String?, maxTokens: Int): Flow<String> = callbackFlow {
+private fun Session.texts(text: String?, maxTokens: Int, onEnd: (Generation) -> Unit): Flow<String> = callbackFlow {
     val run = Session.Run()
     launch {
         // The channel is closed with the failure, and this coroutine does not fail: a cancelled collection then ends as
         // cancelled, although the generation failed.
-        close(runCatching { generate(run, text, maxTokens) { trySend(it.text).isSuccess } }.exceptionOrNull())
+        close(
+            runCatching { onEnd(generate(run, text, maxTokens) { trySend(it.text).isSuccess }) }.exceptionOrNull(),
+        )
     }
     awaitClose { cancel(run) }
     // Room for the whole text: a generation that waited for its collector could not be cancelled meanwhile.

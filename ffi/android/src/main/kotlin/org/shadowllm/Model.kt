@@ -45,6 +45,7 @@ class Model private constructor(pointer: Long) : AutoCloseable {
     fun sessionBytes(options: SessionOptions = SessionOptions()): Long =
         handle.use { Native.modelSessionBytes(it, options.context, options.threads) }
 
+    /** Builds a tokenizer, which takes tens of milliseconds: call it off the main thread. */
     fun newSession(options: SessionOptions = SessionOptions()): Session = Session(
         handle.use {
             with(options) {

@@ -4,7 +4,7 @@ import org.shadowllm.ShadowllmException.Status
 
 /** Options of a session and of its sampler. The defaults are the library's. */
 data class SessionOptions(
-    /** Positions, prompt and answer together; 0: what the model was trained for, 4096 at most. */
+    /** Positions, prompt and answer together; 0: what the model was trained for, 2048 at most. */
     val context: Int = 0,
     /** 0: one per core, on devices with fast and slow cores one per fast core. */
     val threads: Int = 0,
@@ -90,7 +90,8 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
 
     /**
      * Answers the messages and adds the answer to them. [onToken] gets each token that completes some text and returns
-     * whether to go on; its exceptions are thrown from here. After a failure or a cancel the messages are as they were.
+     * whether to go on; its exceptions are thrown from here. After a failure the messages are as they were; an answer that is
+     * cancelled after its first token stays in them as far as it went.
      */
     @JvmOverloads
     fun answer(maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation = generate(Run(), null, maxTokens, onToken)
