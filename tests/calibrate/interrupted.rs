@@ -96,3 +96,37 @@ fn a_state_that_is_none() {
 fn view(bytes: &[u8]) -> safetensors::tensor::TensorView<'_> {
     safetensors::tensor::TensorView::new(safetensors::Dtype::U32, vec![bytes.len() / 4], bytes).unwrap()
 }
+
+/// Measurements that the search for budgets has kept, 0 without any.
+fn measured(place: &Place) -> usize {
+    let Ok(bytes) = std::fs::read(place.path("out.sllm.costs")) else { return 0 };
+    SafeTensors::deserialize(&bytes).unwrap().tensor("costs").unwrap().shape()[0] / 2
+}
+
+/// The last stages take longest on large models: what they have measured is not measured again.
+#[test]
+fn what_was_killed_in_its_last_stages_goes_on_there() {
+    let place = packed("neuron");
+    let short = "calibrate model.sllm --text text.txt --tokens 960 --window 24 --budget-windows 2 --keep-every 0 -t 2 \
+        -o out.sllm";
+    let start = |place: &Place| place.command(short).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let until = |child: &mut Child, wanted: &dyn Fn(usize) -> bool| loop {
+        let now = measured(&place);
+        if wanted(now) {
+            return now;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended with {now} measurements");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let mut child = start(&place);
+    until(&mut child, &|n| n >= 20);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = measured(&place);
+    let mut child = start(&place);
+    let next = until(&mut child, &|n| n != before);
+    assert!(next > before, "it began anew: there were {before} measurements, and now there are {next}");
+    assert!(child.wait().unwrap().success());
+    assert!(!place.path("out.sllm.costs").exists(), "the measurements were left behind");
+    holds(&place);
+}

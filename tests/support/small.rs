@@ -17,7 +17,8 @@ use std::time::Duration;
 pub struct Unseen;
 
 impl Progress for Unseen {
-    fn stage(&mut self, _: &str, _: usize) {}
+    fn expect(&mut self, _: f64) {}
+    fn stage(&mut self, _: &str, _: usize, _: f64) {}
     fn done(&mut self, _: usize) {}
 }
 

@@ -5,6 +5,7 @@
 //! shares the logarithm of a cost is linear. For every density the division with the least sum is the one at
 //! which all parts cost the same per byte more (a Lagrange multiplier, found by bisection).
 
+use super::kept::Kept;
 use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
 use shadowllm_core::image::{Entry, GLOBAL, Image, Role};
 use shadowllm_core::sparsity::{Decider, Dial, GRID, Plan, Policy, Slot};
@@ -59,12 +60,13 @@ impl<'a, 'm> Probe<'a, 'm> {
         *self.sessions[0].model().image()
     }
 
-    /// What each of `jobs` costs: `set` puts it into force in a session.
+    /// What each of `jobs` costs: `set` puts it into force in a session. What `kept` knows is not measured again.
     ///
     /// # Errors
-    /// What a session refuses.
+    /// What a session refuses; when what is measured cannot be kept.
     pub fn costs<J: Sync>(
         &mut self,
+        kept: &mut Kept,
         jobs: &[J],
         set: &(dyn Fn(&mut Session, &J) -> Result<()> + Sync),
         progress: &mut dyn FnMut(usize),
@@ -80,26 +82,32 @@ impl<'a, 'm> Probe<'a, 'm> {
             let tokens = sums.tokens as f64;
             Ok(Cost { kl: sums.kl / tokens, read: sums.skippable as f64 / tokens / skippable })
         };
+        kept.next_search();
+        let mut costs: Vec<Option<Cost>> = (0..jobs.len()).map(|i| kept.get(i)).collect();
+        let open: Vec<usize> = (0..jobs.len()).filter(|i| costs[*i].is_none()).collect();
+        let known = jobs.len() - open.len();
+        progress(known);
         let (next, (sender, receiver)) = (AtomicUsize::new(0), mpsc::channel());
         std::thread::scope(|scope| {
             for session in &mut self.sessions {
-                let (sender, next, measured) = (sender.clone(), &next, &measured);
+                let (sender, next, measured, open) = (sender.clone(), &next, &measured, &open);
                 scope.spawn(move || {
-                    while let Some((i, job)) = Some(next.fetch_add(1, Relaxed)).and_then(|i| Some((i, jobs.get(i)?))) {
+                    while let Some(&i) = open.get(next.fetch_add(1, Relaxed)) {
                         // The receiver is gone once a measurement has failed.
-                        if sender.send((i, measured(session, job))).is_err() {
+                        if sender.send((i, measured(session, &jobs[i]))).is_err() {
                             return;
                         }
                     }
                 });
             }
             drop(sender);
-            let mut costs = vec![Cost { kl: 0.0, read: 0.0 }; jobs.len()];
             for (done, (i, cost)) in receiver.into_iter().enumerate() {
-                costs[i] = cost?;
-                progress(done + 1);
+                let cost = cost?;
+                kept.put(i, cost)?;
+                costs[i] = Some(cost);
+                progress(known + done + 1);
             }
-            Ok(costs)
+            Ok(costs.into_iter().flatten().collect())
         })
     }
 }
@@ -222,14 +230,14 @@ pub fn steps(policy: Policy, image: &Image) -> usize {
 ///
 /// # Errors
 /// What the session refuses.
-pub fn search(probe: &mut Probe, policy: Policy, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+pub fn search(probe: &mut Probe, kept: &mut Kept, policy: Policy, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
     let image = probe.image();
     let (layers, slots) = (image.config().layers, policy.slots());
     let dial = Dial { policy, ..Dial::default() };
     let mut parts = parts(policy, &image);
     let jobs: Vec<Vec<f32>> =
         parts.iter().flat_map(|part| SHARES.map(|share| part.alone(share, layers, slots))).collect();
-    let costs = probe.costs(&jobs, &|session, shares| Ok(session.set_shares(&dial, shares)?), progress)?;
+    let costs = probe.costs(kept, &jobs, &|session, shares| Ok(session.set_shares(&dial, shares)?), progress)?;
     for (part, costs) in parts.iter_mut().zip(costs.chunks(SHARES.len())) {
         let mut least = 0.0f64;
         for (share, cost) in SHARES.into_iter().zip(costs) {

@@ -17,6 +17,7 @@ pub mod criteria;
 mod dense;
 pub mod failure;
 mod histogram;
+mod kept;
 mod loss;
 mod mlp;
 pub mod observed;
@@ -36,11 +37,12 @@ use autograd::{Differentiable, Trace};
 use budget::{Cost, Probe};
 use checkpoint::Checkpoint;
 use criteria::Criterion;
+use kept::Kept;
 use observed::Observed;
 use section::Section;
 use shadowllm_core::image::{Config, SectionKind};
 use shadowllm_core::sparsity::{Decider, Dial, GRID, Policy, Table, fingerprint};
-use shadowllm_core::{KvFormat, SessionOptions};
+use shadowllm_core::{KvFormat, Serial, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
@@ -81,6 +83,16 @@ impl Options {
         Policy::ALL.into_iter().filter(|p| p.plan().is_prepared()).collect()
     }
 
+    /// As options of the command.
+    fn described(&self) -> String {
+        let (s, names) = (&self.shape, self.policies.iter().map(|p| p.name()).collect::<Vec<_>>().join(","));
+        let criterion = self.criterion.map_or(String::new(), |c| format!(" --criterion {}", c.name()));
+        format!(
+            "--policies {names} --window {} --rank {} --layer-rank {} --steps {} --rate {} --seed {} --budget-windows {}{criterion}",
+            self.window, s.rank, s.layer_rank, s.steps, s.rate, s.seed, self.budget_windows
+        )
+    }
+
     /// Whether predictors are to be trained.
     fn trains(&self) -> bool {
         self.policies.iter().any(|p| p.plan().is_trained())
@@ -89,8 +101,10 @@ impl Options {
 
 /// What the user sees of the progress.
 pub trait Progress {
-    /// A stage begins; it has `steps` steps.
-    fn stage(&mut self, name: &str, steps: usize);
+    /// All of it is expected to take so many seconds.
+    fn expect(&mut self, seconds: f64);
+    /// A stage begins; it has `steps` steps, each expected to take so many seconds.
+    fn stage(&mut self, name: &str, steps: usize, seconds: f64);
     /// So many steps of it are done.
     fn done(&mut self, steps: usize);
 }
@@ -123,7 +137,8 @@ pub fn calibrate(
     let least = 16 + held;
     if windows.len() < least {
         return Err(Error::Usage(format!(
-            "the text has {} tokens, and calibration needs {} at least: give more --text",
+            "the text has {} tokens to learn from, and calibration needs {} at least: give more --text, a larger --tokens, \
+             or a smaller --window",
             ids.len(),
             least * o.window
         )));
@@ -139,9 +154,9 @@ pub fn calibrate(
     // Where every layer has experts, there are no neurons to choose.
     o.policies.retain(|policy| neurons || !policy.plan().only_neurons());
     let o = &o;
-    let (sections, quality) = learn(model, text, held, o, &state_path(out), progress)?;
-    let section = budgets(model, sections, held, o, out, progress)?;
-    let record = serde_json::json!({"tokens": text.len() * o.window, "options": format!("{o:?}"), "quality": quality});
+    let (sections, quality, pace) = learn(model, text, held, o, &state_path(out), progress)?;
+    let section = budgets(model, sections, held, o, out, (pace.cost, progress))?;
+    let record = serde_json::json!({"tokens": text.len() * o.window, "options": o.described(), "quality": quality});
     attach(model.path(), &section, &record, out)?;
     match std::fs::remove_file(state_path(out)) {
         Ok(()) => Ok(quality),
@@ -163,7 +178,9 @@ pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progr
     let (section, tap) = Section::read(bytes)?;
     let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
     let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
-    let section = budgets(model, section, &windows, &o, out, progress)?;
+    let pace = Pace::of(model, &windows, 0.0, &o)?;
+    progress.expect(pace.cost * measurements(&o, model) as f64);
+    let section = budgets(model, section, &windows, &o, out, (pace.cost, progress))?;
     attach(model.path(), &section, &serde_json::json!({"budgets": ids.len()}), out)
 }
 
@@ -198,7 +215,7 @@ fn learn(
     o: &Options,
     state: &Path,
     progress: &mut dyn Progress,
-) -> Result<(Section, Quality)> {
+) -> Result<(Section, Quality, Pace)> {
     let c = *model.model().config();
     let tracer = Tracer::of(model, o)?;
     let mut learning = Learning {
@@ -215,7 +232,10 @@ fn learn(
     if let Some(kept) = Checkpoint::read(state, &key)? {
         learning.restore(&kept)?;
     }
-    progress.stage(tracer.stage(), text.len());
+    let pace = Pace::of(model, held, tracer.seconds(held, o.threads)?, o)?;
+    let windows = text.len() - learning.done + held.len();
+    progress.expect(pace.window * windows as f64 + pace.cost * measurements(o, model) as f64);
+    progress.stage(tracer.stage(), text.len(), pace.window);
     progress.done(learning.done);
     let mut saved = Instant::now();
     let first = learning.done;
@@ -233,7 +253,7 @@ fn learn(
         Ok(())
     })?;
     learning.save(state, &key)?;
-    progress.stage("held-out text", held.len());
+    progress.stage("held-out text", held.len(), pace.window);
     let mut seen = Held::new(model.model().image(), &learning.statistics);
     let mut n = 0;
     tracer.trace_each(held, o.threads, &mut |trace| {
@@ -247,7 +267,7 @@ fn learn(
     if o.trains() && tables::centring_pays(&c, o.shape.target) {
         tables::centre(&mut section, model.model().image(), &learning.statistics);
     }
-    Ok((section, seen.quality()))
+    Ok((section, seen.quality(), pace))
 }
 
 /// What traces windows of text.
@@ -283,6 +303,14 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// Seconds that a window takes where `threads` work side by side.
+    fn seconds(&self, windows: &[&[u32]], threads: usize) -> Result<f64> {
+        let some = &windows[..windows.len().min(threads)];
+        let start = Instant::now();
+        self.trace_each(some, threads, &mut |_| Ok(()))?;
+        Ok(start.elapsed().as_secs_f64() / some.len().max(1) as f64)
+    }
+
     /// Shows the traces of windows, in order.
     fn trace_each(&self, windows: &[&[u32]], threads: usize, each: &mut dyn FnMut(Trace) -> Result<()>) -> Result<()> {
         match self {
@@ -311,6 +339,51 @@ fn in_order(
     Ok(())
 }
 
+/// How fast this machine is with this model, in seconds.
+struct Pace {
+    /// A window that is traced.
+    window: f64,
+    /// A measurement of what a part costs.
+    cost: f64,
+}
+
+impl Pace {
+    /// Measures it on a few tokens; a traced window was measured before.
+    fn of(model: &LoadedModel, windows: &[&[u32]], window: f64, o: &Options) -> Result<Pace> {
+        let ids: Vec<u32> = windows.iter().flat_map(|w| w.iter()).copied().take(8).collect();
+        let options = SessionOptions { batch: 1, ..SessionOptions::of(model.model()) }.within(ids.len().max(1));
+        let mut memory = model.memory(&options)?;
+        let mut session = model.session(options, &mut memory)?;
+        let start = Instant::now();
+        for id in &ids {
+            session.decode(&Serial, *id)?;
+        }
+        let token = start.elapsed().as_secs_f64() / ids.len().max(1) as f64;
+        let tokens = (o.budget_windows * scored_window(o)) as f64;
+        Ok(Pace { window, cost: token * tokens / o.threads.max(1) as f64 })
+    }
+}
+
+/// Tokens of a window that budgets are searched on.
+fn scored_window(o: &Options) -> usize {
+    o.window.min(192)
+}
+
+/// About how many measurements budgets and the choice of the best policies will take.
+fn measurements(o: &Options, model: &LoadedModel) -> usize {
+    let image = model.model().image();
+    if o.budget_windows == 0 {
+        return 0;
+    }
+    let needs = |p: &Policy| match p {
+        Policy::Mixed => o.policies.contains(&Policy::Input) && o.policies.contains(&Policy::Shadow),
+        Policy::InputTop => o.policies.contains(&Policy::Input),
+        p => o.policies.contains(p),
+    };
+    let found = Policy::ALL.into_iter().filter(|p| needs(p) && pays(*p, image.config()));
+    found.map(|policy| budget::steps(policy, image) + GRID - 1).sum()
+}
+
 /// Searches budgets with the engine itself, and for every density the best policy; returns the section.
 fn budgets(
     model: &LoadedModel,
@@ -318,7 +391,7 @@ fn budgets(
     held: &[&[u32]],
     o: &Options,
     out: &Path,
-    progress: &mut dyn Progress,
+    (seconds, progress): (f64, &mut dyn Progress),
 ) -> Result<Vec<u8>> {
     let image = *model.model().image();
     let (tap, c) = (o.shape.tap, *image.config());
@@ -332,9 +405,14 @@ fn budgets(
     let pool = Pool::new(o.threads)?;
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
     let windows =
-        Windows { ids: &ids, window: o.window.min(192), context: o.window.min(192) / 3, most: o.budget_windows };
+        Windows { ids: &ids, window: scored_window(o), context: scored_window(o) / 3, most: o.budget_windows };
     let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && pays(*p, &c)).collect();
     let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&section.bytes(&image, tap));
+    ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
+    let key = format!("{:08x} {:08x} {} {}", fingerprint(&image), sum.finalize(), windows.window, windows.most);
+    let mut kept = Kept::open(&beside(out, ".costs"), key, o.keep_every)?;
     // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
     for pass in 0..2 {
         attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
@@ -344,17 +422,18 @@ fn budgets(
         let mut probe = Probe::new(sessions, &pool, &windows)?;
         if pass == 0 {
             for policy in &policies {
-                progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image));
-                let table = budget::search(&mut probe, *policy, &mut |n| progress.done(n))?;
+                progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image), seconds);
+                let table = budget::search(&mut probe, &mut kept, *policy, &mut |n| progress.done(n))?;
                 if let Some(calibrated) = policy.plan().calibrated {
                     section.set_vector(calibrated.budget, &table);
                 }
             }
         } else {
-            let best = best(&mut probe, &policies, progress)?;
+            let best = best(&mut probe, &mut kept, &policies, (seconds, progress))?;
             section.set_vector(Table::Auto, &best);
         }
     }
+    kept.remove()?;
     Ok(section.bytes(&image, tap))
 }
 
@@ -367,12 +446,17 @@ fn pays(policy: Policy, c: &Config) -> bool {
 
 /// Code of the best policy for every density of the grid: of the policies that read no more than the density allows, the one
 /// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
-fn best(probe: &mut Probe, policies: &[Policy], progress: &mut dyn Progress) -> Result<Vec<f32>> {
+fn best(
+    probe: &mut Probe,
+    kept: &mut Kept,
+    policies: &[Policy],
+    (seconds, progress): (f64, &mut dyn Progress),
+) -> Result<Vec<f32>> {
     let density = |g: usize| g as f32 / (GRID - 1) as f32;
     let dial = |g: usize, policy: Policy| Dial { policy, density: density(g), ..Dial::default() };
     let dials: Vec<Dial> = (1..GRID).flat_map(|g| policies.iter().map(move |p| dial(g, *p))).collect();
-    progress.stage("best policies", dials.len());
-    let costs = probe.costs(&dials, &|session, dial| Ok(session.set_dial(dial)?), &mut |n| progress.done(n))?;
+    progress.stage("best policies", dials.len(), seconds);
+    let costs = probe.costs(kept, &dials, &|session, dial| Ok(session.set_dial(dial)?), &mut |n| progress.done(n))?;
     let mut codes = vec![0.0; GRID];
     for (g, costs) in costs.chunks(policies.len().max(1)).enumerate().map(|(i, costs)| (i + 1, costs)) {
         let over = |cost: &Cost| (cost.read - f64::from(density(g)) - OVERDRAFT).max(0.0);

@@ -1,12 +1,14 @@
 //! `shadowllm calibrate`.
 
 use crate::print;
-use crate::setup::ModelOptions;
+use crate::setup::{MACHINE, ModelOptions};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use shadowllm_core::SessionOptions;
+use shadowllm_core::image::Config;
 use shadowllm_core::image::SectionKind;
-use shadowllm_core::sparsity::{Policy, Tap};
+use shadowllm_core::sparsity::{Dial, Policy, Tap};
 use shadowllm_host::generate::peak_memory;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -43,8 +45,11 @@ pub struct Options {
     #[cfg(feature = "tasks")]
     #[arg(long)]
     tasks: Option<PathBuf>,
-    /// Tokens of text at most.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(
+        long,
+        default_value_t = 200_000,
+        help = "Tokens of text at most; at least 18 windows are needed (4608 tokens)"
+    )]
     tokens: usize,
     /// Tokens per window.
     #[arg(long, default_value_t = 256)]
@@ -84,7 +89,7 @@ pub struct Options {
     #[arg(long, default_value_t = 60)]
     keep_every: u64,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
     /// Result as JSON.
     #[arg(long)]
@@ -104,6 +109,7 @@ fn policy(name: &str) -> std::result::Result<Policy, String> {
     let all = engine::Options::all_policies();
     let names = || all.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
     all.iter().copied().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names()))
+}", all.map(Policy::name).join(", ")))
 }
 
 fn target(name: &str) -> std::result::Result<Target, String> {
@@ -119,54 +125,54 @@ fn criterion(name: &str) -> std::result::Result<Criterion, String> {
     found.ok_or_else(|| format!("one of {}", Criterion::ALL.map(Criterion::name).join(", ")))
 }
 
-/// One bar, stage after stage.
-struct Bar(ProgressBar);
+/// One bar for all stages, in tenths of the seconds that they are expected to take.
+struct Bar {
+    bar: ProgressBar,
+    /// What the stages before took, of what was expected.
+    before: f64,
+    /// What this stage is expected to take, and its steps.
+    stage: (f64, usize),
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let style = ProgressStyle::with_template("{msg} [{bar:40}] {percent} % {eta} to go");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Bar { bar: ProgressBar::new(0).with_style(style), before: 0.0, stage: (0.0, 1) }
+    }
+
+    fn show(&self, share: f64) {
+        self.bar.set_position((10.0 * (self.before + self.stage.0 * share)) as u64);
+    }
+}
 
 impl Progress for Bar {
-    fn stage(&mut self, name: &str, steps: usize) {
-        self.0.set_length(steps as u64);
-        self.0.reset();
-        self.0.set_message(name.to_owned());
+    fn expect(&mut self, seconds: f64) {
+        self.bar.set_length((10.0 * seconds).ceil() as u64);
+        let minutes = (seconds / 60.0).ceil();
+        if minutes >= 2.0 {
+            self.bar.suspend(|| {
+                print::note(format_args!(
+                    "calibration will take about {minutes:.0} minutes; interrupted, it goes on when it is started again"
+                ));
+            });
+        }
+    }
+
+    fn stage(&mut self, name: &str, steps: usize, seconds: f64) {
+        self.before += self.stage.0;
+        self.stage = (seconds * steps as f64, steps.max(1));
+        self.bar.set_message(name.to_owned());
+        self.show(0.0);
     }
 
     fn done(&mut self, steps: usize) {
-        self.0.set_position(steps as u64);
+        self.show(steps as f64 / self.stage.1 as f64);
     }
 }
 
-/// Runs the command.
-pub fn calibrate(o: &Options) -> Result<()> {
-    let start = Instant::now();
-    refuse(o)?;
-    let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    let model = o.model.open()?;
-    let ids = tokens(o, &texts, &Text::of(&model)?)?;
-    let options = engine_options(o, &model);
-    let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}");
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    if o.keep {
-        engine::rebudget(&model, &ids, &options, &o.output, &mut Bar(bar.clone()))?;
-        bar.finish_and_clear();
-        save_predictor(o)?;
-        return print::line(format_args!("{}: budgets divided anew", o.output.display()));
-    }
-    let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut Bar(bar.clone()))?;
-    bar.finish_and_clear();
-    save_predictor(o)?;
-    let seconds = start.elapsed().as_secs_f64();
-    if o.json {
-        let peak = peak_memory();
-        return print::json(
-            &json!({"tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak, "quality": quality}),
-        );
-    }
-    show(&quality)?;
-    let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
-    print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))
-}
-
-/// Refuses options that cannot be, and outputs that cannot be written: better before hours of work than after.
-fn refuse(o: &Options) -> Result<()> {
+/// Refuses numbers out of range, and outputs that cannot be written: better known before hours of work.
+fn check(o: &Options) -> Result<()> {
     let rank = |n: usize| n > 0 && n.is_multiple_of(32) && n <= 4096;
     if !rank(o.rank) || !rank(o.layer_rank) {
         return Err(Error::Usage("--rank and --layer-rank must be multiples of 32 up to 4096".into()));
@@ -177,7 +183,7 @@ fn refuse(o: &Options) -> Result<()> {
     if !(o.rate > 0.0 && o.rate.is_finite()) {
         return Err(Error::Usage("--rate must be above 0".into()));
     }
-    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
+    let inputs = [o.text.clone(), vec![o.model.path().to_owned()]].concat();
     refuse_overwrite(&o.output, &inputs)?;
     if let Some(path) = &o.predictor {
         refuse_overwrite(path, &inputs)?;
@@ -185,20 +191,18 @@ fn refuse(o: &Options) -> Result<()> {
             return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
         }
     }
-    for path in o.predictor.iter().chain([&o.output]) {
-        Output::create(path)?;
-    }
-    Ok(())
+    o.predictor.iter().chain([&o.output]).try_for_each(|path| Output::create(path).map(drop))
 }
 
 /// The tokens to learn from.
-fn tokens(o: &Options, texts: &[String], text: &Text) -> Result<Vec<u32>> {
+fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>> {
+    let text = Text::of(model)?;
     let mut ids = Vec::new();
     for (path, content) in o.text.iter().zip(texts) {
         if content.trim().is_empty() {
             return Err(Error::file(path, "is empty, so there is nothing to learn from: give another --text"));
         }
-        ids.extend(beginning(text, content, o.tokens - ids.len().min(o.tokens))?);
+        ids.extend(beginning(&text, content, o.tokens - ids.len().min(o.tokens))?);
     }
     #[cfg(feature = "tasks")]
     if let Some(folder) = &o.tasks {
@@ -213,8 +217,8 @@ fn tokens(o: &Options, texts: &[String], text: &Text) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-fn engine_options(o: &Options, model: &LoadedModel) -> engine::Options {
-    let config = model.model().config();
+/// What the engine is asked for.
+fn settings(o: &Options, config: &Config) -> engine::Options {
     engine::Options {
         policies: if o.policies.is_empty() { engine::Options::all_policies() } else { o.policies.clone() },
         window: o.window.min(config.max_positions),
@@ -234,22 +238,94 @@ fn engine_options(o: &Options, model: &LoadedModel) -> engine::Options {
     }
 }
 
-/// Prints how good the predictors are.
-fn show(quality: &engine::Quality) -> Result<()> {
-    let mean = |of: &dyn Fn(&engine::LayerQuality) -> f64| {
-        quality.layers.iter().map(of).sum::<f64>() / quality.layers.len() as f64
+/// Says at once where the image's layout rules out what suits such a model best.
+fn warn_of_layout(o: &Options, model: &LoadedModel) {
+    let config = model.model().config();
+    let sparse = model.model().image().arch().layer(0).mlp().is_some_and(|m| m.activation.is_sparse());
+    let better = match sparse {
+        true if config.neuron_group > 1 && !config.ffn_by_input => "neuron",
+        false if !Policy::Input.plan().suits(config) => "input",
+        _ => return,
     };
-    print::line(format_args!("importance held by the best-scored neurons, mean of the layers:"))?;
+    print::note(format_args!(
+        "note: {} is stored in a layout that rules out what saves most in such a model: pack its source with --layout \
+         {better} first",
+        o.model.path().display()
+    ));
+}
+
+/// Runs the command.
+pub fn calibrate(o: &Options) -> Result<()> {
+    let start = Instant::now();
+    check(o)?;
+    let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let model = o.model.open_for(true)?;
+    let ids = tokens(o, &model, &texts)?;
+    let options = settings(o, model.model().config());
+    warn_of_layout(o, &model);
+    let mut progress = Bar::new();
+    if o.keep {
+        engine::rebudget(&model, &ids, &options, &o.output, &mut progress)?;
+        progress.bar.finish_and_clear();
+        save_predictor(o)?;
+        print::line(format_args!("{}: budgets divided anew", o.output.display()))?;
+        return say_what_auto_takes(o);
+    }
+    let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut progress)?;
+    progress.bar.finish_and_clear();
+    save_predictor(o)?;
+    let seconds = start.elapsed().as_secs_f64();
+    if o.json {
+        let auto: Vec<_> = what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": d, "policy": p})).collect();
+        return print::json(&json!({
+            "tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak_memory(), "quality": quality, "auto": auto,
+        }));
+    }
+    show(&quality)?;
+    let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
+    print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))?;
+    say_what_auto_takes(o)
+}
+
+/// How good the predictors are.
+fn show(quality: &engine::Quality) -> Result<()> {
+    print::line("importance held by the best-scored neurons, mean of the layers:")?;
     for (i, scorer) in quality.scorers.iter().enumerate() {
-        let shares: Vec<String> = quality
-            .captured_at
-            .iter()
-            .enumerate()
-            .map(|(j, at)| format!("{:.3} of the best {:.0} %", mean(&|l| l.captured[i][j]), at * 100.0))
-            .collect();
-        print::line(format_args!("{scorer:<10} {}; rank agreement {:.3}", shares.join(", "), mean(&|l| l.rank[i])))?;
+        let share = |(j, at): (usize, &f32)| {
+            format!("{:.3} of the best {:.0} %", quality.mean(|l| l.captured[i][j]), at * 100.0)
+        };
+        let shares: Vec<String> = quality.captured_at.iter().enumerate().map(share).collect();
+        let rank = quality.mean(|l| l.rank[i]);
+        print::line(format_args!("{scorer:<10} {}; rank agreement {rank:.3}", shares.join(", ")))?;
     }
     Ok(())
+}
+
+/// The policy that `auto` stands for in the new image, at some densities.
+fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
+    let model = LoadedModel::open(&o.output, None)?;
+    let options = SessionOptions { batch: 1, sparsity: true, ..SessionOptions::of(model.model()) }.within(1);
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    let mut found = Vec::new();
+    for density in [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3] {
+        session.set_dial(&Dial { policy: Policy::Auto, density, ..Dial::default() })?;
+        found.push((density, session.policy().name()));
+    }
+    Ok(found)
+}
+
+/// Says which policies are in force from now on, and what to type next.
+fn say_what_auto_takes(o: &Options) -> Result<()> {
+    if o.budget_windows == 0 {
+        return Ok(());
+    }
+    let all: Vec<String> = what_auto_takes(o)?.iter().map(|(d, policy)| format!("{policy} at {d}")).collect();
+    print::line(format_args!("policy auto is now {}", all.join(", ")))?;
+    let file = o.output.display();
+    print::line(format_args!(
+        "next: shadowllm run {file} --density 0.8    or what it costs: shadowllm report {file} --text TEXT -o report.html"
+    ))
 }
 
 /// Writes the output's predictor to a file of its own, where one was named.
