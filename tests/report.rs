@@ -20,6 +20,8 @@ fn row(policy: Policy, density: f32) -> Outcome {
         perplexity: 20.0 + worse * (1.0 - d).powi(2) * 30.0,
         dense_perplexity: 20.0,
         kl: worse * (1.0 - d).powi(3),
+        kl_error: 0.001,
+        nll_error: 0.002,
         top1: 1.0 - 0.5 * (1.0 - d),
         realised_density: d,
         share: 0.3 + 0.7 * d,
@@ -100,7 +102,7 @@ fn a_page_of_everything() {
         let name = policy.name();
         let shown = if name == "auto" { "auto (gate)" } else { name };
         assert!(page.contains(&format!("<td>{shown}</td>")), "{name}");
-        assert!(page.contains(&format!("<title>{shown} at 0.5: KL ")), "{name}");
+        assert!(page.contains(&format!("<title>{shown} at 0.5: realised 0.5, KL ")), "{name}");
         assert!(page.contains(&format!("</svg>{name}</li>")), "{name}");
     }
     for words in ["a &lt;small&gt; &amp; ", "&lt;two&gt;", "layer 29, head 8: ", "layer 1, run 32: ", "dense 20"] {
@@ -190,7 +192,7 @@ fn calibrated() -> Place {
 fn the_command_and_its_refusals() {
     let place = calibrated();
     let measure = "--text book.txt --window 24 --max-windows 2";
-    let run = place.works(&format!("report model.sllm {measure} --density 0.8,0.4 -o page.html --json page.json"));
+    let run = place.works(&format!("report model.sllm {measure} --density 0.8,0.4 -o page.html --data page.json"));
     assert!(run.out.contains("page.html"), "{}", run.out);
     let page = String::from_utf8(place.read("page.html")).unwrap();
     let value: Value = serde_json::from_slice(&place.read("page.json")).unwrap();
@@ -198,8 +200,10 @@ fn the_command_and_its_refusals() {
     let notes = value["notes"].to_string();
     assert!(notes.contains("Policy input is left out: ") && notes.contains("Policy auto is left out: "), "{notes}");
     let rows = value["texts"][0]["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 14);
-    for row in rows {
+    assert_eq!(rows.len(), 15, "the dense model and 14 settings");
+    assert!(page.contains("<td>dense</td>") && page.contains("1 % more perplexity"));
+    assert!(value["facts"].to_string().contains("SHA-256"), "{value}");
+    for row in &rows[1..] {
         assert!(page.contains(&format!("<td>{}</td>", row["policy"].as_str().unwrap())));
     }
     // Calibration kept what it found: 7 layers of 6 heads and 32 runs.
@@ -224,10 +228,10 @@ fn the_command_and_its_refusals() {
     place.fails(1, &format!("report model.sllm {one} -o nowhere/new.html"), &["nowhere", "make the folder first"]);
     place.fails(
         1,
-        &format!("report model.sllm {one} -o new.html --json nowhere/x"),
+        &format!("report model.sllm {one} -o new.html --data nowhere/x"),
         &["nowhere", "make the folder first"],
     );
-    place.fails(2, &format!("report model.sllm {one} -o x --json x"), &["same file", "name another"]);
+    place.fails(2, &format!("report model.sllm {one} -o x --data x"), &["same file", "name another"]);
     place.fails(2, &format!("report model.sllm {one} -o book.txt"), &["would replace", "name another"]);
     place.fails(
         2,
@@ -237,7 +241,7 @@ fn the_command_and_its_refusals() {
     place.fails(2, &format!("report model.sllm {measure} --density 0 -o new.html"), &["density", "above 0"]);
     place.fails(
         2,
-        "report model.sllm --text book.txt --window 8 --context 8 -o new.html",
+        "report model.sllm --text book.txt --window 8 --dense-prefix 8 -o new.html",
         &["book.txt", "longer --window"],
     );
     place.fails(2, "report model.sllm --text book.txt --window 1000 -o new.html", &["256", "smaller --window"]);

@@ -21,6 +21,11 @@ pub struct Outcome {
     pub dense_perplexity: f64,
     /// Mean Kullback-Leibler divergence of the next-token distribution from the dense one, in nats.
     pub kl: f64,
+    /// Its standard error, over the scored tokens.
+    pub kl_error: f64,
+    /// Standard error of the difference between the mean log-likelihoods here and densely: that of the logarithm of the ratio
+    /// of the perplexities.
+    pub nll_error: f64,
     /// Share of tokens whose likeliest successor is the dense one's.
     pub top1: f64,
     /// Share of the skippable weight bytes that was read.
@@ -45,6 +50,9 @@ pub(crate) struct Sums {
     nll: f64,
     dense_nll: f64,
     pub(crate) kl: f64,
+    /// Sums of squares: of divergences, and of differences between log-likelihoods.
+    kl_squares: f64,
+    nll_squares: f64,
     same: usize,
     pub(crate) tokens: usize,
     weights: usize,
@@ -76,14 +84,14 @@ impl<'a> Windows<'a> {
         if self.window < self.context + 2 {
             let (window, context) = (self.window, self.context);
             return Err(Error::Usage(format!(
-                "a window of {window} tokens leaves none to score after --context {context}: give a longer --window"
+                "a window of {window} tokens leaves none to score after --dense-prefix {context}: give a longer --window"
             )));
         }
         let whole: Vec<_> = self.ids.chunks_exact(self.window).take(self.most).collect();
         let rest = if whole.is_empty() && self.ids.len() >= self.context + 2 { vec![self.ids] } else { vec![] };
         let all = if whole.is_empty() { rest } else { whole };
         if all.is_empty() {
-            return Err(Error::Usage("the text is too short to score anything after --context: give more".into()));
+            return Err(Error::Usage("the text is too short to score anything after --dense-prefix: give more".into()));
         }
         Ok(all)
     }
@@ -97,6 +105,12 @@ fn log_softmax(logits: &mut [f32]) -> usize {
     let shift = top + sum.ln() as f32;
     logits.iter_mut().for_each(|x| *x -= shift);
     best
+}
+
+/// Standard error of the mean of `n` values with these sums.
+fn standard_error(sum: f64, squares: f64, n: f64) -> f64 {
+    let variance = (squares - sum * sum / n).max(0.0) / (n - 1.0).max(1.0);
+    (variance / n).sqrt()
 }
 
 /// Divergence of log-probabilities `q` from log-probabilities `p`.
@@ -139,6 +153,8 @@ pub fn compare(
             perplexity: (s.nll / n).exp(),
             dense_perplexity: (s.dense_nll / n).exp(),
             kl: s.kl / n,
+            kl_error: standard_error(s.kl, s.kl_squares, n),
+            nll_error: standard_error(s.nll - s.dense_nll, s.nll_squares, n),
             top1: s.same as f64 / n,
             realised_density: s.skippable as f64 / n / model.skippable_bytes(used.by_input()) as f64,
             share: s.weights as f64 / n / model.weight_bytes_per_token() as f64,
@@ -201,7 +217,10 @@ pub(crate) fn measure(
         let next = pair[1] as usize;
         sums.nll -= f64::from(row[next]);
         sums.dense_nll -= f64::from(dense[next]);
-        sums.kl += divergence(dense, &row);
+        let (kl, worse) = (divergence(dense, &row), f64::from(dense[next] - row[next]));
+        sums.kl += kl;
+        sums.kl_squares += kl * kl;
+        sums.nll_squares += worse * worse;
         sums.tokens += 1;
     }
     Ok(())

@@ -2,8 +2,9 @@
 
 use crate::dial::DialOptions;
 use crate::print;
-use crate::setup::{ModelOptions, pool, session_options};
+use crate::setup::{MACHINE, ModelOptions, pool, session_options, steps};
 use clap::Args;
+use sha2::{Digest, Sha256};
 use shadowllm_core::SessionOptions;
 use shadowllm_core::sparsity::Dial;
 use shadowllm_host::model::LoadedModel;
@@ -30,21 +31,22 @@ pub struct Options {
     /// Windows of a text at most.
     #[arg(long, default_value_t = 6)]
     max_windows: usize,
-    /// Tokens of a window that are prefilled densely, the others being decoded under the policy and their
-    /// successors scored; half a window by default.
+    /// The first tokens of a window that are read densely; the rest is decoded under the policy and scored. Half a window
+    /// by default.
     #[arg(long)]
-    context: Option<usize>,
+    dense_prefix: Option<usize>,
     #[command(flatten)]
     dial: DialOptions,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
     /// Page to write (HTML, in one file).
     #[arg(short, long)]
     output: PathBuf,
-    /// Write what the page shows as JSON too.
+    /// Write what the page shows to a file for programs too: a name that ends in .csv gets the rows, another all of it as
+    /// JSON.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    data: Option<PathBuf>,
 }
 
 /// A text's tokens.
@@ -55,20 +57,20 @@ struct Tokens<'a> {
 
 /// Runs the command.
 pub fn report(o: &Options) -> Result<()> {
-    let inputs = [o.text.clone(), vec![o.model.model.clone()]].concat();
-    for output in [Some(&o.output), o.json.as_ref()].into_iter().flatten() {
+    let inputs = [o.text.clone(), vec![o.model.path().to_owned()]].concat();
+    for output in [Some(&o.output), o.data.as_ref()].into_iter().flatten() {
         refuse_overwrite(output, &inputs)?;
     }
-    if o.json.as_ref() == Some(&o.output) {
-        return Err(Error::Usage("--json and --output name the same file: name another".into()));
+    if o.data.as_ref() == Some(&o.output) {
+        return Err(Error::Usage("--data and --output name the same file: name another".into()));
     }
     let dial = o.dial.or(&engine::policies(), &DENSITIES);
     let dials = dial.all()?;
     // Begun before the long work, so that a place that cannot be written is known at once.
     let mut page = Output::create(&o.output)?;
-    let mut json = o.json.as_deref().map(Output::create).transpose()?;
+    let mut data = o.data.as_deref().map(Output::create).transpose()?;
     let contents = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    let model = calibrated(o.model.open()?)?;
+    let model = calibrated(o.model.open_for(true)?)?;
     let text = Text::of(&model)?;
     let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
     let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;
@@ -86,15 +88,32 @@ pub fn report(o: &Options) -> Result<()> {
         out.file().write_all(content.as_bytes()).map_err(|e| Error::io("write to", path, e))
     };
     write(&mut page, &o.output, &report.html()?)?;
-    if let (Some(out), Some(path)) = (&mut json, &o.json) {
-        let value = serde_json::to_string_pretty(&report).map_err(|e| Error::Other(e.to_string()))?;
-        write(out, path, &format!("{value}\n"))?;
+    if let (Some(out), Some(path)) = (&mut data, &o.data) {
+        write(out, path, &for_programs(path, &report)?)?;
     }
     page.finish()?;
-    json.map_or(Ok(()), Output::finish)?;
+    data.map_or(Ok(()), Output::finish)?;
     let settings = report.texts.first().map_or(0, |t| t.rows.len());
     let (path, texts) = (o.output.display(), o.text.len());
-    print::line(format_args!("{path}: {settings} policies and densities, measured on {texts} text(s)"))
+    let texts = if texts == 1 { "one text".to_owned() } else { format!("{texts} texts") };
+    print::line(format_args!("{path}: {settings} policies and densities, measured on {texts}"))
+}
+
+/// The report for programs.
+fn for_programs(path: &Path, report: &Report) -> Result<String> {
+    let bad = |e: serde_json::Error| Error::Other(e.to_string());
+    if path.extension().is_none_or(|end| end != "csv") {
+        return Ok(format!("{}\n", serde_json::to_string_pretty(report).map_err(bad)?));
+    }
+    let mut rows = Vec::new();
+    for text in &report.texts {
+        for row in &text.rows {
+            let mut row = serde_json::to_value(row).map_err(bad)?;
+            row["text"] = text.name.as_str().into();
+            rows.push(row);
+        }
+    }
+    print::as_csv(&rows)
 }
 
 /// The model, when it is calibrated.
@@ -126,12 +145,14 @@ fn measure(
     if dials.is_empty() {
         return Err(Error::Usage(format!("no policy is left to measure. {}", notes.join(" "))));
     }
+    // With the dense model beside them, for its speed.
+    let dials: Vec<Dial> = std::iter::once(Dial::default()).chain(dials).collect();
     for t in texts {
         windows(o, t).all().map_err(|e| Error::Usage(format!("{}: {e}", t.path.display())))?;
     }
     let mut measured = Vec::new();
     for t in texts {
-        let bar = indicatif::ProgressBar::new(0).with_message(t.path.display().to_string());
+        let bar = steps(t.path.display().to_string());
         let rows = compare(&mut session, pool, &windows(o, t), &dials, &mut |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
@@ -147,16 +168,21 @@ fn windows<'a>(o: &Options, text: &'a Tokens) -> Windows<'a> {
 }
 
 fn context(o: &Options) -> usize {
-    o.context.unwrap_or(o.window / 2)
+    o.dense_prefix.unwrap_or(o.window / 2)
 }
 
 /// The model's facts, and how it was measured.
 fn facts(o: &Options, model: &LoadedModel) -> Result<Vec<(String, String)>> {
     let mut facts = engine::facts(model)?;
     let (window, context, most) = (o.window, context(o), o.max_windows);
-    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, after {context} of context")));
+    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, after {context} read densely")));
     let (isa, threads) = (model.model().kernels().isa().name(), o.threads.unwrap_or_else(Pool::cores));
-    facts.push(("run".into(), format!("{isa}, {threads} thread(s), shadowllm {}", env!("CARGO_PKG_VERSION"))));
+    for path in &o.text {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        facts.push(("text's SHA-256".into(), format!("{}: {sum}", path.display())));
+    }
+    facts.push(("run".into(), format!("{isa}, threads: {threads}, shadowllm {}", env!("CARGO_PKG_VERSION"))));
     Ok(facts)
 }
 
@@ -169,18 +195,18 @@ fn quoted(word: &str) -> String {
 /// The command that makes the page again, with every choice spelt out, an option a line.
 fn command(o: &Options, dial: &DialOptions) -> String {
     let path = |p: &Path| p.display().to_string();
-    let mut lines = vec![format!("shadowllm report {}", quoted(&path(&o.model.model)))];
+    let mut lines = vec![format!("shadowllm report {}", quoted(&path(o.model.path())))];
     let mut put = |name: &str, value: String| lines.push(format!("--{name} {}", quoted(&value)));
     o.text.iter().for_each(|text| put("text", path(text)));
     dial.arguments().into_iter().for_each(|(name, value)| put(name, value));
     put("window", o.window.to_string());
-    put("context", context(o).to_string());
+    put("dense-prefix", context(o).to_string());
     put("max-windows", o.max_windows.to_string());
     let named = [
         ("isa", o.model.isa.map(|isa| isa.name().to_owned())),
         ("kv", o.model.kv.map(|kv| format!("{kv:?}").to_lowercase())),
         ("threads", o.threads.map(|n| n.to_string())),
-        ("json", o.json.as_deref().map(path)),
+        ("data", o.data.as_deref().map(path)),
     ];
     named.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| put(name, value));
     put("output", path(&o.output));

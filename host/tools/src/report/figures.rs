@@ -5,8 +5,20 @@ use super::record::{LayerQuality, Quality};
 use crate::compare::Outcome;
 
 /// Policies and scorers in the order of their looks.
-const NAMES: [&str; DENSE] =
-    ["static", "random", "prompt", "shadow", "per-layer", "gate", "input", "input-top", "oracle", "auto"];
+const NAMES: [&str; DENSE] = [
+    "static",
+    "random",
+    "prompt",
+    "shadow",
+    "per-layer",
+    "gate",
+    "input",
+    "input-top",
+    "oracle",
+    "auto",
+    "mixed",
+    "prompt-input",
+];
 /// Perplexities this far apart are shown on a logarithmic axis.
 const FAR: f64 = 4.0;
 
@@ -27,7 +39,8 @@ pub fn legend_of<'a>(names: impl Iterator<Item = &'a str>) -> Legend {
 
 /// One curve per policy, from the densest to the sparsest.
 fn curves(rows: &[Outcome], x: impl Fn(&Outcome) -> f64, y: impl Fn(&Outcome) -> f64) -> Vec<Series> {
-    let mut names: Vec<&str> = rows.iter().map(|r| r.policy).collect();
+    // The dense model has a mark of its own.
+    let mut names: Vec<&str> = rows.iter().map(|r| r.policy).filter(|policy| *policy != "off").collect();
     // What `auto` stands for lies above it.
     names.sort_by_key(|n| (*n != "auto", look(n)));
     names.dedup();
@@ -43,9 +56,10 @@ fn curves(rows: &[Outcome], x: impl Fn(&Outcome) -> f64, y: impl Fn(&Outcome) ->
 fn note(r: &Outcome) -> String {
     let used = if r.policy == r.used { String::new() } else { format!(" ({})", r.used) };
     format!(
-        "{}{used} at {}: KL {}, perplexity {}, top-1 {} %, {} MB/token",
+        "{}{used} at {}: realised {}, KL {}, perplexity {}, top-1 {} %, {} MB/token",
         r.policy,
         short(f64::from(r.density)),
+        short(r.realised_density),
         short(r.kl),
         short(r.perplexity),
         short(100.0 * r.top1),
@@ -53,10 +67,10 @@ fn note(r: &Outcome) -> String {
     )
 }
 
-/// KL divergence and perplexity against the requested density.
+/// KL divergence and perplexity against the density that was realised: policies read more or less than they are asked for.
 pub fn against_density(rows: &[Outcome]) -> Vec<String> {
-    let x = || Axis::linear("requested density");
-    let density = |r: &Outcome| f64::from((1e4 * r.density).round()) / 1e4;
+    let x = || Axis::linear("realised density");
+    let density = |r: &Outcome| r.realised_density;
     let kl = Chart {
         title: "Divergence from the dense model".into(),
         x: x(),

@@ -27,7 +27,8 @@ pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
 
 /// Policies that are measured by default: the ones that calibration prepares, and the ones they must beat.
 pub fn policies() -> Vec<Policy> {
-    Policy::ALL.into_iter().filter(|p| p.calibrated() || p.plan().baseline).collect()
+    let more = |p: &Policy| p.plan().baseline || *p == Policy::PromptInput;
+    Policy::ALL.into_iter().filter(|p| p.calibrated() || more(p)).collect()
 }
 
 /// A text and what was measured on it.
@@ -79,6 +80,7 @@ struct TextPart {
     tokens: usize,
     scored: usize,
     dense: String,
+    conclusion: Vec<String>,
     density: Vec<String>,
     bytes: Vec<String>,
     table: Table,
@@ -133,19 +135,45 @@ impl Measured {
             tokens: self.tokens,
             scored: first.map_or(0, |r| r.tokens),
             dense: first.map_or("–".into(), |r| short(r.dense_perplexity)),
+            conclusion: self.conclusion(),
             density: figures::against_density(&self.rows),
             bytes: figures::against_bytes(&self.rows),
             table: self.table(),
         }
     }
 
+    /// What a reader wants to know first: the cheapest way to nearly the same quality, and what `auto` stands for.
+    fn conclusion(&self) -> Vec<String> {
+        let runs = |r: &&Outcome| Policy::from_name(r.policy).is_some_and(|p| p.plan().saves());
+        let near = |r: &&Outcome| r.perplexity <= 1.01 * r.dense_perplexity && r.share < 1.0;
+        let cheapest = self.rows.iter().filter(runs).filter(near).min_by(|a, b| a.share.total_cmp(&b.share));
+        let first = match cheapest {
+            Some(r) => format!(
+                "the least bytes for at most 1 % more perplexity: {} % of all bytes ({} MB per token), by policy {} at density \
+                 {}, with a perplexity of {} instead of {}.",
+                fixed(100.0 * r.share, 1),
+                fixed(r.bytes_per_token / 1e6, 1),
+                r.used,
+                short(f64::from(r.density)),
+                fixed(r.perplexity, 3),
+                fixed(r.dense_perplexity, 3)
+            ),
+            None => "nothing that was measured saves bytes for at most 1 % more perplexity.".to_owned(),
+        };
+        let taken = self.rows.iter().filter(|r| r.policy == Policy::Auto.name());
+        let taken: Vec<String> = taken.map(|r| format!("{} at {}", r.used, short(f64::from(r.density)))).collect();
+        let auto = (!taken.is_empty()).then(|| format!("policy auto takes {}.", taken.join(", ")));
+        if self.rows.is_empty() { Vec::new() } else { std::iter::once(first).chain(auto).collect() }
+    }
+
     fn table(&self) -> Table {
         let head = [
             "policy",
-            "density",
+            "asked",
             "realised",
             "perplexity",
             "KL",
+            "± KL",
             "top-1 %",
             "of all bytes %",
             "MB/token",
@@ -173,12 +201,20 @@ fn fixed(v: f64, decimals: usize) -> String {
 }
 
 fn cells(r: &Outcome) -> Vec<String> {
-    let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
+    let dense = r.policy == Policy::Off.name();
+    let name = if dense {
+        "dense".to_owned()
+    } else if r.policy == r.used {
+        r.policy.to_owned()
+    } else {
+        format!("{} ({})", r.policy, r.used)
+    };
     let numbers = [
         (f64::from(r.density), 2),
         (r.realised_density, 3),
         (r.perplexity, 3),
         (r.kl, 4),
+        (r.kl_error, 4),
         (100.0 * r.top1, 1),
         (100.0 * r.share, 1),
         (r.bytes_per_token / 1e6, 2),
