@@ -200,7 +200,7 @@ class Models:
         made_from = max(p.stat().st_mtime for p in (gguf, self.shadowllm))
         if not path.is_file() or path.stat().st_mtime < made_from:
             note(f"packing {path.name}")
-            call([self.shadowllm, "pack", gguf, "-o", path, "--format", format_], "see `shadowllm pack --help`")
+            call([self.shadowllm, "pack", gguf, "-o", path, "--format", format_, "--layout", "dense"], "see `shadowllm pack --help`")
         return path
 
     def shape(self, model):

@@ -1,8 +1,9 @@
 //! The user's cache folder: downloaded models and images packed on the way.
 
-use crate::import;
+use crate::import::{self, Source};
 use crate::pack::{Arrangement, Formats, Progress, pack};
 use crate::predictor::pack_with;
+use crate::shipped;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -28,42 +29,80 @@ pub fn folder() -> Result<PathBuf> {
 }
 
 /// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are packed into
-/// the cache first, once, under a name that changes with their size and date.
+/// the cache first, once, under a name that changes with their size and date. For `skipping` they are arranged by what can be
+/// skipped, with the predictor that ships for the model where there is one; else for the fastest reading.
 ///
 /// # Errors
 /// When the path is none of them, or packing fails.
-pub fn image_for(path: &Path, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
-    image_with(path, Arrangement::DENSE, None, note, progress)
-}
-
-/// [`image_for`] in an arrangement, and with a predictor where one is given.
-///
-/// # Errors
-/// As [`image_for`]; when the predictor does not fit.
-pub fn image_with(
-    path: &Path,
-    arrangement: Arrangement,
-    predictor: Option<&[u8]>,
-    note: &mut dyn FnMut(&str),
-    progress: Progress,
-) -> Result<PathBuf> {
+pub fn image_for(path: &Path, skipping: bool, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_file() && !import::begins_with(path, b"GGUF") {
         return Ok(path.to_owned());
     }
-    packed_in(&folder()?, path, arrangement, predictor, note, progress)
+    let source = import::open(path)?;
+    let arrangement = if skipping { Arrangement::suitable(&*source, Formats::OWN) } else { Arrangement::DENSE };
+    let shipped = if arrangement == Arrangement::INPUT { shipped::of(&*source) } else { None };
+    packed_in(&folder()?, &*source, path, arrangement, shipped.map(|s| s.section), note, progress)
+}
+
+/// What lies in the cache: a download or an image, with its size in bytes.
+pub struct Kept {
+    /// File or folder.
+    pub path: PathBuf,
+    /// Bytes of it and of what is in it.
+    pub bytes: u64,
+}
+
+impl Kept {
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub fn remove(&self) -> Result<()> {
+        let removed =
+            if self.path.is_dir() { std::fs::remove_dir_all(&self.path) } else { std::fs::remove_file(&self.path) };
+        removed.map_err(|e| Error::io("remove", &self.path, e))
+    }
+}
+
+/// All that lies in the cache, by name.
+///
+/// # Errors
+/// As [`folder`].
+pub fn kept() -> Result<Vec<Kept>> {
+    let folder = folder()?;
+    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+    let mut all: Vec<Kept> = entries.flatten().map(|e| Kept { bytes: bytes_of(&e.path()), path: e.path() }).collect();
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(all)
+}
+
+/// Bytes of a file, or of all files in a folder; what cannot be read has none.
+fn bytes_of(path: &Path) -> u64 {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| bytes_of(&e.path())).sum()
+        }
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
 }
 
 /// The image in a cache folder, packed where it is not there yet.
 fn packed_in(
     folder: &Path,
+    source: &dyn Source,
     path: &Path,
     arrangement: Arrangement,
     predictor: Option<&[u8]>,
     note: &mut dyn FnMut(&str),
     progress: Progress,
 ) -> Result<PathBuf> {
-    let source = import::open(path)?;
     let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
     let target = folder.join(cache_name(path, &id)?);
     // One that was damaged since is packed again.
@@ -72,10 +111,10 @@ fn packed_in(
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
     let packed = match predictor {
-        None => pack(&*source, Formats::OWN, arrangement, &target, progress)?,
+        None => pack(source, Formats::OWN, arrangement, &target, progress)?,
         Some(section) => {
             let record = serde_json::json!("shipped");
-            pack_with(&*source, Formats::OWN, arrangement, (section, &record), &target, progress)?
+            pack_with(source, Formats::OWN, arrangement, (section, &record), &target, progress)?
         }
     };
     if !packed.has_tokenizer {
@@ -124,7 +163,8 @@ mod tests {
     fn an_image_appears_with_its_predictor_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let pack = |predictor: Option<&[u8]>| {
-            packed_in(folder.path(), &source(), Arrangement::DENSE, predictor, &mut |_| {}, &mut |_, _| {})
+            let (path, source) = (source(), import::open(&source()).unwrap());
+            packed_in(folder.path(), &*source, &path, Arrangement::DENSE, predictor, &mut |_| {}, &mut |_, _| {})
         };
         // Packing ends well and putting the predictor in does not, as if the program was stopped in between.
         let error = pack(Some(b"no predictor")).unwrap_err().to_string();

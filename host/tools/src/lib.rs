@@ -2,7 +2,7 @@
 //! `shadowllm` is its user.
 //!
 //! Modules, lowest first; each uses only those above it:
-//! `output`, `import`, `pack`, `predictor`, `cache`, `compare`, `eval`, `fetch`, `tasks`, `report`, `calibrate`.
+//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `fetch`, `tasks`, `report`, `calibrate`.
 
 pub mod cache;
 #[cfg(feature = "calibrate")]
@@ -15,5 +15,6 @@ pub mod output;
 pub mod pack;
 pub mod predictor;
 pub mod report;
+pub mod shipped;
 #[cfg(feature = "tasks")]
 pub mod tasks;

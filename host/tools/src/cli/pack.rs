@@ -9,6 +9,7 @@ use shadowllm_tools::import::{self, Source, SyntheticSource, is_image};
 use shadowllm_tools::output::refuse_overwrite;
 use shadowllm_tools::pack::{self, Arrangement, Formats, Packed, format_names};
 use shadowllm_tools::predictor::pack_with;
+use shadowllm_tools::shipped;
 use std::path::{Path, PathBuf};
 
 /// Options of `pack`.
@@ -20,27 +21,42 @@ pub struct Options {
     /// Image to write.
     #[arg(short, long)]
     output: PathBuf,
-    /// Number format that the weights are rounded to; by default each matrix keeps the source's own numbers (q8_0 where
-    /// no format holds them).
-    #[arg(long, value_parser = format)]
+    // Its help lists the formats.
+    #[arg(long, value_parser = format, help = "Number format that the weights are rounded to", long_help = formats_help())]
     format: Option<Format>,
     /// Number format of embedding and output matrix; by default that of --format.
     #[arg(long, value_parser = format)]
     output_format: Option<Format>,
-    /// What can be skipped: `dense` heads and groups of 32 neurons, `neuron` heads and single neurons, `input`
-    /// single inputs of every map, `mixed` single inputs in attention and single neurons, `auto` neuron for
-    /// ReLU and related activations, else input.
-    #[arg(long, default_value = "dense", value_parser = ["dense", "neuron", "input", "mixed", "auto"])]
+    // Its help is a table.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_parser = ["auto", "dense", "neuron", "input", "mixed"],
+        help = "What can be skipped: heads and groups of 32 neurons (dense), single neurons, single inputs",
+        long_help = "What can be skipped:\n  auto    neuron for ReLU and related activations, else input; dense where \
+            these\n          would round the file's own numbers again\n  dense   heads and groups of 32 neurons: read \
+            whole, it is the fastest\n  neuron  heads and single neurons\n  input   single inputs of every map\n  \
+            mixed   single inputs in attention, single neurons"
+    )]
     layout: String,
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
-    /// Predictor of this model to put into the image (from `calibrate --predictor`).
+    /// Predictor of this model to put into the image (from `calibrate --predictor`); where one ships with shadowllm, it is
+    /// found by itself.
     #[arg(long)]
     predictor: Option<PathBuf>,
     /// Random weights of a known shape instead of a source (smollm2-135m, tinyllama-1.1b, llama-2-7b, ...).
     #[arg(long, conflicts_with = "source")]
     synthetic: Option<String>,
+}
+
+fn formats_help() -> String {
+    format!(
+        "Number format that the weights are rounded to:\n  {}\nBy default each matrix keeps the source's own numbers \
+         (q8_0 where no format holds them). Others, such as the K-quants of GGUF files, can be kept and not made.",
+        format_names()
+    )
 }
 
 fn format(name: &str) -> std::result::Result<Format, String> {
@@ -56,12 +72,13 @@ fn neuron_group(text: &str) -> std::result::Result<usize, String> {
     group.ok_or_else(|| "1, 4, 8, 16 or 32".into())
 }
 
-fn arrangement(o: &Options, source: &dyn Source) -> Arrangement {
+fn arrangement(o: &Options, source: &dyn Source, formats: Formats) -> Arrangement {
     let named = match o.layout.as_str() {
         "neuron" => Arrangement::NEURON,
         "input" => Arrangement::INPUT,
         "mixed" => Arrangement { attention_by_input: true, ..Arrangement::NEURON },
-        "auto" => Arrangement::auto(source.spec()),
+        "auto" if o.neuron_group.is_some() => Arrangement::NEURON,
+        "auto" => Arrangement::suitable(source, formats),
         _ => Arrangement::DENSE,
     };
     Arrangement { neuron_group: o.neuron_group.unwrap_or(named.neuron_group), ..named }
@@ -82,9 +99,14 @@ fn write(source: &dyn Source, formats: Formats, arrangement: Arrangement, o: &Op
         bar.set_length(all);
         bar.set_position(done);
     };
-    let packed = match &o.predictor {
-        None => pack::pack(source, formats, arrangement, &o.output, show),
-        Some(path) => {
+    let shipped = if arrangement == Arrangement::INPUT { shipped::of(source) } else { None };
+    let packed = match (&o.predictor, shipped) {
+        (None, None) => pack::pack(source, formats, arrangement, &o.output, show),
+        (None, Some(shipped)) => {
+            print::note(format_args!("with the predictor that ships for {}", shipped.model));
+            pack_with(source, formats, arrangement, (shipped.section, &"shipped".into()), &o.output, show)
+        }
+        (Some(path), _) => {
             let section = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
             let record = serde_json::Value::String(format!("from {}", path.display()));
             let packed = pack_with(source, formats, arrangement, (&section, &record), &o.output, show);
@@ -111,12 +133,23 @@ pub fn pack(o: &Options) -> Result<()> {
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
     };
     let formats = Formats { weights: o.format, output: o.output_format.or(o.format) };
-    let arrangement = arrangement(o, &*source);
+    let arrangement = arrangement(o, &*source, formats);
     let packed = write(&*source, formats, arrangement, o)?;
     if let (false, Some(path)) = (packed.has_tokenizer, &o.source) {
         print::note(import::no_tokenizer(path));
     }
-    say(o, &packed)
+    say(o, &packed, arrangement)
+}
+
+/// An arrangement in words, with what it allows.
+fn arranged(arrangement: Arrangement) -> String {
+    let group = arrangement.neuron_group;
+    let neurons = if group == 1 { "single neurons".into() } else { format!("groups of {group} neurons") };
+    match (arrangement.attention_by_input, arrangement.ffn_by_input) {
+        (true, true) => "input (what can be skipped is single inputs of every map)".into(),
+        (true, false) => format!("mixed (what can be skipped is single inputs in attention, and {neurons})"),
+        _ => format!("{} (what can be skipped is heads and {neurons})", if group == 32 { "dense" } else { "neuron" }),
+    }
 }
 
 /// Millions.
@@ -125,7 +158,7 @@ fn millions(n: u64) -> f64 {
 }
 
 /// What was written, what the source's numbers became, and what that costs.
-fn say(o: &Options, packed: &Packed) -> Result<()> {
+fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(packed.bytes)))?;
     for b in &packed.became {
         let how = if b.exact { "the same numbers" } else { "rounded" };
@@ -139,11 +172,12 @@ fn say(o: &Options, packed: &Packed) -> Result<()> {
     let [image, source] = packed.per_token.map(millions);
     let ratio = image / source.max(f64::MIN_POSITIVE);
     print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
+    print::line(format_args!("layout: {}", arranged(arrangement)))?;
     let again: Vec<&str> = packed.became.iter().filter(|b| b.rounded_again).map(|b| b.from).collect();
     if !again.is_empty() {
         let way = match o.format.or(o.output_format) {
             Some(_) => "leave --format out to keep the file's own numbers",
-            None if o.layout != "dense" => "--layout dense keeps more of the file's own numbers",
+            None if arrangement != Arrangement::DENSE => "--layout dense keeps more of the file's own numbers",
             None => "no format here holds them",
         };
         print::note(format_args!(

@@ -173,6 +173,22 @@ impl Planner<'_> {
     }
 }
 
+/// The format of every matrix in the order of the file, or nothing where a matrix has none.
+///
+/// # Errors
+/// As [`plan`]; a description that is none.
+pub fn formats(source: &dyn Source, spec: &Spec, formats: Formats) -> Result<Vec<(Role, u16, Format)>> {
+    let failed = |e: shadowllm_core::Error| Error::file(source.path(), e.to_string());
+    let section = spec.section().map_err(failed)?;
+    let arch = Architecture::parse(&section).map_err(failed)?;
+    let parts = plan(source, &arch, formats)?;
+    let format = |e: &Entry| match e.storage {
+        Storage::Tiles(g) => Some((e.role, e.layer, g.format)),
+        Storage::Vector { .. } => None,
+    };
+    Ok(parts.iter().flat_map(|part| &part.entries).filter_map(format).collect())
+}
+
 /// Every tensor that the image must have is in the source, in its shape.
 ///
 /// # Errors

@@ -82,6 +82,17 @@ impl Arrangement {
         }
     }
 
+    /// [`Arrangement::auto`] where it keeps all of the source's numbers that groups keep, and can hold the formats that
+    /// were asked for; [`Arrangement::DENSE`] else: rounding a second time costs more than skipping gains.
+    pub fn suitable(source: &dyn Source, formats: Formats) -> Arrangement {
+        let wished = Self::auto(source.spec());
+        let kept = |arrangement: Arrangement| layout::formats(source, &arrangement.of(source.spec()), formats).ok();
+        let down = source.tensor(Role::Down, 0).ok().flatten().and_then(|tensor| tensor.kind());
+        // Neurons turn the blocks of this matrix round.
+        let turned = !wished.ffn_by_input && formats.weights.is_none() && down.is_some_and(GgmlType::is_quantized);
+        if !turned && kept(wished).is_some_and(|w| Some(w) == kept(Self::DENSE)) { wished } else { Self::DENSE }
+    }
+
     /// The model's description with its layers stored in this way.
     fn of(self, spec: &Spec) -> Spec {
         let mut spec = spec.clone();
