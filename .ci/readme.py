@@ -19,8 +19,8 @@ from pathlib import Path
 SHORTER = {
     "run": ["-n", "16"],
     "calibrate": ["--tokens", "1200", "--window", "64", "--budget-windows", "1"],
-    "eval --text": ["--window", "64", "--context", "32", "--max-windows", "1"],
-    "report": ["--window", "64", "--max-windows", "1", "--policy", "input", "--density", "0.8"],
+    "eval --text": ["--window", "64", "--dense-prefix", "32", "--max-windows", "1"],
+    "report": ["--window", "64", "--max-windows", "1", "--policy", "gate", "--density", "0.8"],
     "eval --tasks": ["--limit", "2"],
     "bench": ["-p", "64", "-n", "8", "-r", "1"],
 }

@@ -2,15 +2,20 @@
 # Builds the C libraries and installs them: ffi/install.sh PREFIX
 #   include/   shadowllm.h, shadowllm.hpp
 #   lib/       the shared library, libshadowllm.a, and libshadowllm-embedded.a (no libc, no allocation)
+#   bin/       the command shadowllm, which packs models
 #   lib/pkgconfig/shadowllm.pc, lib/cmake/shadowllm: the tree may be moved as a whole
+# With DESTDIR set, files go below that folder, as packagers want it. SHADOWLLM_COMMAND=no leaves the command out.
 # SHADOWLLM_FEATURES=std builds libraries without the tokenizer (default: tokenizer).
 set -euo pipefail
 if [ $# -ne 1 ] || [ -z "$1" ]; then
   echo "usage: ffi/install.sh PREFIX" >&2
   exit 2
 fi
-mkdir -p "$1"
-prefix=$(cd "$1" && pwd)
+mkdir -p "${DESTDIR-}$1"
+prefix=$(cd "${DESTDIR-}$1" && pwd)
+# Where it will lie: without the folder that packagers put it into.
+final=$prefix
+if [ -n "${DESTDIR-}" ]; then final=$1; fi
 cd "$(dirname "$0")/.."
 features=${SHADOWLLM_FEATURES-tokenizer}
 target=${CARGO_TARGET_DIR:-target}
@@ -20,6 +25,12 @@ abi=$major
 [ "$major" = 0 ] && abi=$(echo "$version" | cut -d. -f1,2)
 
 cargo build -p shadowllm-ffi --profile library --no-default-features --features "$features"
+if [ "${SHADOWLLM_COMMAND-yes}" != no ]; then
+  # shellcheck disable=SC2086
+  cargo build ${SHADOWLLM_SCOPE--p shadowllm-tools} --bin shadowllm --release
+  mkdir -p "$prefix/bin"
+  cp "$target/release/shadowllm" "$prefix/bin/"
+fi
 cargo rustc -p shadowllm-ffi --profile embedded --no-default-features --lib --crate-type staticlib
 
 lib=$prefix/lib
@@ -93,3 +104,11 @@ else()
 endif()
 END
 echo "installed shadowllm $version to $prefix"
+if [ "$(uname)" = Linux ] && [ -z "${DESTDIR-}" ]; then
+  if ldconfig -v -N 2>/dev/null | grep -q "^$lib:"; then
+    echo "if programs do not find libshadowllm.so.$abi, run ldconfig as root"
+  else
+    echo "no system folder: build with  PKG_CONFIG_PATH=$lib/pkgconfig"
+    echo "and let programs find it with  cc ... -Wl,-rpath,$final/lib  or  LD_LIBRARY_PATH=$final/lib"
+  fi
+fi

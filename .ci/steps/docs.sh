@@ -18,3 +18,12 @@ readme() {
   cargo build --release --quiet
   python3 .ci/readme.py target/release/shadowllm tests/vectors/brown-opt target/ci/readme
 }
+
+# The first hour of a newcomer: a chat in a terminal, pipes, every help page.
+first_hour() {
+  step "the first hour"
+  local venv=$PWD/target/ci/terminal-venv
+  python_tools "$venv" pexpect==4.9.0
+  cargo build --release --quiet
+  "$venv/bin/python" .ci/first_hour.py target/release/shadowllm target/ci/first-hour
+}

@@ -5,7 +5,7 @@ use crate::message::boundary;
 use crate::object::{Kind, Tag, Tagged, check, place, room};
 use crate::status::invalid;
 use crate::structs::sllm_model_info;
-use core::ffi::c_void;
+use core::ffi::{c_char, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use shadowllm_core::Model;
 use shadowllm_core::image::SectionKind;

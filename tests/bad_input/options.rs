@@ -21,6 +21,52 @@ fn no_command_or_an_unknown_one() {
     wrong("pack brown.sllm", &["--output"]);
 }
 
+/// What people know from other programs: they are told what to type here.
+#[test]
+fn habits() {
+    wrong("serve brown.sllm", &["there is no server", "shadowllm run"]);
+    wrong("pull smollm2", &["models are files here"]);
+    wrong("quantize a b", &["shadowllm pack FILE.gguf --format"]);
+    wrong(&format!("{RUN} --n-gpu-layers 9"), &["everything runs on the CPU"]);
+    wrong(&format!("{RUN} -ngl 9"), &["everything runs on the CPU"]);
+    wrong("tokenize brown.sllm", &["give a text to tokenize"]);
+    wrong("tokenize brown.sllm word --chat", &["no chat template", "leave --chat out"]);
+    wrong("cache clear nothing.sllm", &["nothing in the cache is called nothing.sllm", "cache list"]);
+}
+
+#[test]
+fn habits_that_work() {
+    let place = brown();
+    let plain = place.works("run brown.sllm -p hello -n 4 --greedy --context 64 --seed 1");
+    let other = place.works("run -m brown.sllm -p hello -n 4 --temp 0 -c 64 -s 1 --repeat-penalty 1");
+    assert_eq!(plain.out, other.out);
+    assert_eq!(place.works("chat brown.sllm hello --max-tokens 4 --greedy").out, plain.out);
+    let ids = place.works("tokenize brown.sllm hello").out;
+    place.write("ids.json", &ids);
+    place.works("logits brown.sllm --ids ids.json -o l.safetensors");
+    let pieces = place.works("tokenize brown.sllm hello --json").out;
+    let value: serde_json::Value = serde_json::from_str(&pieces).unwrap();
+    assert_eq!(value["ids"], serde_json::from_str::<serde_json::Value>(&ids).unwrap());
+    assert!(
+        value["pieces"].as_array().unwrap().iter().filter_map(|p| p.as_str()).collect::<String>().contains("hello")
+    );
+}
+
+/// One density, no policy: a model that is not calibrated takes one that needs no calibration, and says so.
+#[test]
+fn a_density_is_enough() {
+    let place = brown();
+    let run = place.works("run brown.sllm -p hello -n 4 --greedy --density 0.5 --json");
+    assert!(run.err.contains("not calibrated: policy prompt"), "{}", run.err);
+    let value: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(value["policy"], "prompt");
+    place.write("text.txt", "one two three ".repeat(200));
+    let table = place.works("eval brown.sllm --text text.txt --window 64 --max-windows 1 --density 0.5 --csv").out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 3 && lines[0].contains("realised_density"), "{table}");
+    assert!(lines[1].contains("off") && lines[2].contains("prompt"), "{table}");
+}
+
 #[test]
 fn things_that_do_not_go_together() {
     wrong("run brown.sllm -p hello -f text.txt", &["cannot be used with"]);

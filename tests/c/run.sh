@@ -75,7 +75,7 @@ below() {
 sizes() {
   say "sizes and dependencies"
   local needed
-  SHADOWLLM_FEATURES=std ffi/install.sh "$work/small"
+  SHADOWLLM_COMMAND=no SHADOWLLM_FEATURES=std ffi/install.sh "$work/small"
   below "$(readlink -f "$work/small/lib/libshadowllm.so")" 2700000
   below "$(readlink -f "$tree/lib/libshadowllm.so")" 7000000
   for needed in "$tree" "$work/small"; do

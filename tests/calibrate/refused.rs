@@ -79,8 +79,9 @@ fn policies_that_the_image_cannot_serve() {
         let words = ["not calibrated for policy", policy, "run shadowllm calibrate", "another policy"];
         place.fails(1, &format!("{RUN} --policy {policy} --density 0.5"), &words);
     }
-    // A density alone asks for the best policy.
-    place.fails(1, &format!("{RUN} --density 0.5"), &["not calibrated for policy auto"]);
+    // A density alone takes a policy that needs no calibration.
+    let run = place.works(&format!("{RUN} --density 0.5"));
+    assert!(run.err.contains("not calibrated: policy prompt is used"), "{}", run.err);
     for policy in ["input", "input-top"] {
         let words = ["skips single inputs", "--layout input"];
         place.fails(1, &format!("{RUN} --policy {policy} --density 0.5"), &words);

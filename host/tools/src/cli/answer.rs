@@ -7,13 +7,29 @@ use shadowllm_host::conversation::Reply;
 use shadowllm_host::generate::peak_memory;
 use shadowllm_host::{Answer, Error, Figures, Result, Session};
 
-/// Reads an answer to its end; with `show`, standard output gets the text as it comes. One that is cancelled ends there.
-pub fn whole(mut answer: Answer, show: bool) -> Result<Reply> {
+/// What standard output gets of an answer as it comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Nothing.
+    Nothing,
+    /// All of it: it continues a text.
+    Text,
+    /// All but the spaces that it begins with.
+    Answer,
+}
+
+/// Reads an answer to its end. One that is cancelled ends there.
+pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
+    let mut begun = show == Show::Text;
     for piece in &mut answer {
-        match piece {
+        let piece = match piece {
             Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) => break,
-            piece if show => print::text(piece?)?,
-            piece => drop(piece?),
+            piece => piece?,
+        };
+        let text = if begun { &piece } else { piece.trim_start() };
+        begun |= !text.is_empty();
+        if show != Show::Nothing {
+            print::text(text)?;
         }
     }
     answer.finish()

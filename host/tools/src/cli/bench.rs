@@ -3,7 +3,7 @@
 use crate::bandwidth::read_bandwidth;
 use crate::dial::{DialOptions, skips};
 use crate::print;
-use crate::setup::{ModelOptions, session_options};
+use crate::setup::{MACHINE, ModelOptions, session_options};
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::sparsity::Policy;
@@ -31,8 +31,8 @@ pub struct Options {
     /// Positions already in the cache when decoding begins.
     #[arg(short, long, default_value_t = 0)]
     depth: usize,
-    /// Numbers of threads, each measured.
-    #[arg(short, long, value_delimiter = ',')]
+    /// Thread counts to measure, as 1,2,4.
+    #[arg(short, long, value_delimiter = ',', help_heading = MACHINE)]
     threads: Vec<usize>,
     /// Repetitions.
     #[arg(short, default_value_t = 5)]
@@ -45,6 +45,9 @@ pub struct Options {
     /// Result as JSON.
     #[arg(long)]
     json: bool,
+    /// Result as CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
 }
 
 /// One row of the result.
@@ -92,11 +95,11 @@ pub fn bench(o: &Options) -> Result<()> {
     }
     let threads = if o.threads.is_empty() { vec![Pool::cores()] } else { o.threads.clone() };
     let pools = threads.iter().map(|t| Pool::new(*t)).collect::<Result<Vec<_>>>()?;
-    let model = o.model.open()?;
+    let model = o.model.open_for(o.dial.skips())?;
     let pools = pools.into_iter().map(|pool| o.model.within(pool, &model)).collect::<Result<Vec<_>>>()?;
     let context = o.depth.saturating_add(o.n).max(o.prompt);
     let options = session_options(&model, context, o.model.kv, "a smaller -p, or -d and -n")?;
-    let dial = o.dial.one()?;
+    let dial = o.dial.one_for(&model)?;
     let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
@@ -192,15 +195,20 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> 
             "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak, "rows": rows,
         }));
     }
+    if o.csv {
+        return print::csv(&rows.iter().map(Row::json).collect::<Vec<_>>());
+    }
     print::line(format_args!(
         "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7} {:>8}",
-        "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s", "of reads"
+        "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s", "of roof"
     ))?;
     for r in rows {
-        let (mb, rate) = (r.bytes as f64 / 1e6, r.mean() * r.bytes as f64 / 1e9);
-        let share = if r.bytes > 0 { format!("{:.0} %", 100.0 * r.share()) } else { String::new() };
+        let or_nothing = |text: String| if r.bytes > 0 { text } else { String::new() };
+        let mb = or_nothing(format!("{:.1}", r.bytes as f64 / 1e6));
+        let rate = or_nothing(format!("{:.2}", r.mean() * r.bytes as f64 / 1e9));
+        let share = or_nothing(format!("{:.0} %", 100.0 * r.share()));
         print::line(format_args!(
-            "{:<16} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9.1} {rate:>7.2} {share:>8}",
+            "{:<16} {:>7} {:>10.2} {:>8.2} {:>10.2} {mb:>9} {rate:>7} {share:>8}",
             r.test,
             r.threads,
             r.mean(),
@@ -216,8 +224,8 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> 
         .collect::<BTreeMap<_, _>>()
         .into_iter()
         .map(|(threads, bandwidth)| {
-            format!(", {threads} thread{} read {:.1} GB/s", if threads == 1 { "" } else { "s" }, bandwidth / 1e9)
+            format!("{threads} thread{} {:.1} GB/s", if threads == 1 { "" } else { "s" }, bandwidth / 1e9)
         })
         .collect();
-    print::line(format_args!("{isa}, load {load:.4} s{peak}{}", roofs.concat()))
+    print::line(format_args!("{isa}, load {load:.4} s{peak}, roof of reading memory: {}", roofs.join(", ")))
 }

@@ -109,7 +109,6 @@ fn policy(name: &str) -> std::result::Result<Policy, String> {
     let all = engine::Options::all_policies();
     let names = || all.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
     all.iter().copied().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names()))
-}", all.map(Policy::name).join(", ")))
 }
 
 fn target(name: &str) -> std::result::Result<Target, String> {

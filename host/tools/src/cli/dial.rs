@@ -1,27 +1,33 @@
 //! What is skipped, on the command line.
 
+use crate::print;
 use clap::Args;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
+use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
+
+/// Heading of options that say what is skipped.
+const SKIPPING: &str = "Skipping";
 
 /// Options of every command that decodes.
 #[derive(Args, Clone)]
 pub struct DialOptions {
     // Its help lists the policies.
-    #[arg(long, value_delimiter = ',', value_parser = policy, help = "Who decides what a token reads", long_help = policies_help())]
+    #[arg(long, value_delimiter = ',', value_parser = policy, help_heading = SKIPPING, help = "How what is read is chosen", long_help = policies_help())]
     policy: Vec<Policy>,
-    /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto.
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto, or one
+    /// that needs no calibration where the model is not calibrated.
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, help_heading = SKIPPING)]
     density: Vec<f32>,
     /// Decoded tokens between two choices of heads and neurons; 0 chooses once per prompt.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, help_heading = SKIPPING)]
     refresh: usize,
     /// How the density is divided among layers: global (as calibrated), local (evenly) or hybrid.
-    #[arg(long, default_value = "global", value_parser = allocation)]
+    #[arg(long, default_value = "global", value_parser = allocation, help_heading = SKIPPING)]
     allocation: Allocation,
     /// Shares in place of the calibrated ones, as heads=1,neurons=0.5 or q=0.8,down=0.5 (maps q k v o gate up
     /// down).
-    #[arg(long, value_delimiter = ',', value_parser = share)]
+    #[arg(long, value_delimiter = ',', value_parser = share, help_heading = SKIPPING)]
     share: Vec<(String, f32)>,
 }
 
@@ -33,10 +39,11 @@ fn choosable() -> impl Iterator<Item = Policy> {
 fn policies_help() -> String {
     let row = |p: Policy| format!("  {:<12} {}", p.name(), p.plan().description.trim());
     let rows: Vec<String> = choosable().map(row).collect();
-    format!("Who decides what a token reads; several where commands compare:\n{}", rows.join("\n"))
+    format!("How what is read is chosen (eval and report take several, with commas):\n{}", rows.join("\n"))
 }
 
-fn policy(name: &str) -> std::result::Result<Policy, String> {
+/// The policy of a name, or the names that there are.
+pub fn policy(name: &str) -> std::result::Result<Policy, String> {
     let names: Vec<&str> = choosable().map(Policy::name).collect();
     choosable().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
@@ -85,9 +92,42 @@ impl DialOptions {
         }
     }
 
+    /// [`DialOptions::all`], with a policy that the model can serve where none was named.
+    pub fn all_for(&self, model: &LoadedModel) -> Result<Vec<Dial>> {
+        let mut dials = self.all()?;
+        if !self.policy.is_empty() || !self.share.is_empty() {
+            return Ok(dials);
+        }
+        for dial in &mut dials {
+            dial.policy = suited(model, None, dial.density)?.policy;
+        }
+        let uncalibrated = |d: &&Dial| matches!(d.policy, Policy::PromptInput | Policy::Prompt);
+        if let Some(dial) = dials.iter().find(uncalibrated) {
+            let (file, policy) = (model.path().display(), dial.policy.name());
+            print::note(format_args!(
+                "{file} is not calibrated: policy {policy} is used; shadowllm calibrate finds better"
+            ));
+        }
+        Ok(dials)
+    }
+
+    /// Whether something is skipped.
+    pub fn skips(&self) -> bool {
+        self.policy.iter().any(|p| *p != Policy::Off) || self.density.iter().any(|d| *d < 1.0)
+    }
+
     /// The one policy and density.
     pub fn one(&self) -> Result<Dial> {
-        match self.all()?[..] {
+        Self::only(&self.all()?)
+    }
+
+    /// [`DialOptions::one`], with a policy that the model can serve where none was named.
+    pub fn one_for(&self, model: &LoadedModel) -> Result<Dial> {
+        Self::only(&self.all_for(model)?)
+    }
+
+    fn only(dials: &[Dial]) -> Result<Dial> {
+        match *dials {
             [dial] => Ok(dial),
             _ => Err(Error::Usage("this command takes one --policy and one --density; eval compares several".into())),
         }
@@ -152,6 +192,19 @@ impl DialOptions {
         }
         arguments
     }
+}
+
+/// The dial for a density: with the named policy, with the one that calibration found best, or, where the model is not
+/// calibrated, with one that does without.
+pub fn suited(model: &LoadedModel, named: Option<Policy>, density: f32) -> Result<Dial> {
+    let policy = match named {
+        Some(policy) => policy,
+        None if density == 1.0 => Policy::Off,
+        None if model.model().predictor()?.is_some() => Policy::Auto,
+        None if Policy::PromptInput.plan().suits(model.model().config()) => Policy::PromptInput,
+        None => Policy::Prompt,
+    };
+    Ok(Dial { policy, density, ..Dial::default() })
 }
 
 /// Whether any of the dials skips.

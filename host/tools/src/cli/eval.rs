@@ -2,13 +2,13 @@
 
 use crate::dial::{DialOptions, skips};
 use crate::print;
-use crate::setup::{ModelOptions, pool, session_options};
+use crate::setup::{MACHINE, ModelOptions, pool, session_options, steps};
 #[cfg(feature = "tasks")]
 use crate::tasks::Setting;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use shadowllm_core::SessionOptions;
-use shadowllm_core::sparsity::Dial;
+use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
@@ -34,29 +34,32 @@ pub struct Options {
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     max_windows: usize,
-    /// With a policy: tokens of a window that are prefilled densely, the others being decoded under the policy
-    /// and their successors scored; half a window by default.
+    /// With a policy: the first tokens of a window that are read densely; the rest is decoded under the policy and scored.
+    /// Half a window by default.
     #[arg(long)]
     #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
-    context: Option<usize>,
+    dense_prefix: Option<usize>,
     #[command(flatten)]
     dial: DialOptions,
     #[cfg(feature = "tasks")]
     #[command(flatten)]
     tasks: crate::tasks::Options,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
     /// Result as JSON.
     #[arg(long)]
     json: bool,
+    /// Result as CSV.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
 }
 
 /// Runs the command.
 pub fn eval(o: &Options) -> Result<()> {
     #[cfg(feature = "tasks")]
     if let Some(tasks) = &o.tasks.tasks {
-        let setting = Setting { model: &o.model, dial: &o.dial, threads: o.threads, json: o.json };
+        let setting = Setting { model: &o.model, dial: &o.dial, threads: o.threads, json: o.json, csv: o.csv };
         return crate::tasks::tasks(&setting, &tasks.0, &o.tasks);
     }
     match &o.text {
@@ -68,7 +71,7 @@ pub fn eval(o: &Options) -> Result<()> {
 fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let text = read(path)?;
     let pool = pool(o.threads)?;
-    let model = o.model.open()?;
+    let model = o.model.open_for(o.dial.skips())?;
     let pool = o.model.within(pool, &model)?;
     let tokenizer = Text::of(&model)?;
     let ids = tokenizer.encode(&text, false)?;
@@ -77,9 +80,9 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     }
     let before = beginning(&tokenizer)?;
     let ids = begin_windows(&ids, &before, o.window)?;
-    let dials = o.dial.all()?;
-    if skips(&dials) || o.context.is_some() {
-        if !(before.is_empty() || o.json) {
+    let dials = o.dial.all_for(&model)?;
+    if skips(&dials) || o.dense_prefix.is_some() {
+        if !(before.is_empty() || o.json || o.csv) {
             print::line(format_args!("every window begins with the tokenizer's beginning token"))?;
         }
         return compare_policies(o, &pool, &model, &ids, &dials);
@@ -89,16 +92,19 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let options = SessionOptions { logit_rows: options.batch.min(16), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
-    let bar = indicatif::ProgressBar::new(0).with_message("windows");
+    let bar = steps("windows".into());
     let result = perplexity(&mut session, &pool, &ids, o.window, o.max_windows, &mut |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    if o.json {
+    if o.json || o.csv {
         let mut value = serde_json::to_value(result).map_err(|e| Error::Other(e.to_string()))?;
         value["beginning"] = json!(before);
-        return print::json(&value);
+        value["model"] = json!(model.path().to_string_lossy());
+        value["text"] = json!(path.to_string_lossy());
+        value["version"] = json!(env!("CARGO_PKG_VERSION"));
+        return if o.csv { print::csv(&[value]) } else { print::json(&value) };
     }
     let begun = if before.is_empty() { "" } else { ", each after the tokenizer's beginning token" };
     print::line(format_args!(
@@ -106,6 +112,12 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
         result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
     ))
 }
+
+/// The table's columns in words.
+const LEGEND: &str = "
+asked, realised: density, the share of the skippable bytes; of all: of all bytes of weights
+KL: divergence from the dense model's next token in nats, ± its standard error; top-1: share of likeliest tokens that are the dense model's
+MB/token: weights, the predictor's included; predictor, time: its share of the bytes and of the time";
 
 /// A table of policies and densities.
 fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
@@ -116,33 +128,62 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     for dial in dials {
         session.set_dial(dial)?;
     }
-    let context = o.context.unwrap_or(o.window / 2);
+    // With the dense model beside them, for its speed.
+    let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
+    let dials: Vec<Dial> = dense.into_iter().chain(dials.iter().copied()).collect();
+    let context = o.dense_prefix.unwrap_or(o.window / 2);
     let windows = Windows { ids, window: o.window, context, most: o.max_windows };
-    let bar = indicatif::ProgressBar::new(0).with_message("windows x policies");
-    let rows = compare(&mut session, pool, &windows, dials, &mut |done, all| {
+    let bar = steps("windows x policies".into());
+    let rows = compare(&mut session, pool, &windows, &dials, &mut |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    if o.json {
+    if o.json || o.csv {
         let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
-        return print::json(&json!({"window": o.window, "context": context, "rows": rows}));
+        if o.csv {
+            return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
+        }
+        return print::json(&json!({
+            "model": model.path().to_string_lossy(), "version": env!("CARGO_PKG_VERSION"),
+            "window": o.window, "dense_prefix": context, "rows": rows,
+        }));
     }
     let first = rows.first();
     let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
-    print::line(format_args!("{tokens} tokens after {context} of context each, dense perplexity {dense:.3}\n"))?;
     print::line(format_args!(
-        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
-        "policy", "density", "realised", "perplexity", "KL", "top-1", "of all", "MB/token", "predictor", "time", "t/s"
+        "{tokens} tokens scored, after {context} read densely in each window; dense perplexity {dense:.3}\n"
+    ))?;
+    print::line(format_args!(
+        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>7} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
+        "policy",
+        "asked",
+        "realised",
+        "perplexity",
+        "KL",
+        "± KL",
+        "top-1",
+        "of all",
+        "MB/token",
+        "predictor",
+        "time",
+        "t/s"
     ))?;
     for r in &rows {
-        let name = if r.policy == r.used { r.policy.to_owned() } else { format!("{} ({})", r.policy, r.used) };
+        let name = if r.policy == "off" {
+            "dense".to_owned()
+        } else if r.policy == r.used {
+            r.policy.to_owned()
+        } else {
+            format!("{} ({})", r.policy, r.used)
+        };
         print::line(format_args!(
-            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
+            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>7.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
             r.density,
             r.realised_density,
             r.perplexity,
             r.kl,
+            r.kl_error,
             r.top1,
             100.0 * r.share,
             r.bytes_per_token / 1e6,
@@ -151,5 +192,5 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
             r.tokens_per_second
         ))?;
     }
-    Ok(())
+    print::line(LEGEND)
 }

@@ -37,8 +37,15 @@ pub fn inspect(o: &Options) -> Result<()> {
     if o.verify {
         verify(&model)?;
     }
-    let value = describe(&model)?;
-    if o.json { print::json(&value) } else { print_table(&model, &value) }
+    let mut value = describe(&model)?;
+    if o.json {
+        if o.verify {
+            value["verified"] = json!(true);
+        }
+        return print::json(&value);
+    }
+    print_table(&model, &value)?;
+    if o.verify { print::line("\n  verified: every section has its checksum") } else { Ok(()) }
 }
 
 fn verify(model: &LoadedModel) -> Result<()> {
@@ -78,6 +85,9 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         "file_bytes": model.file_bytes(),
         "architecture": architecture(image.arch()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),
+        "parameters": parameters(model.model()),
+        "tokenizer": image.section_info(SectionKind::Tokenizer).len > 0,
+        "calibrated": image.section_info(SectionKind::Predictor).len > 0,
         "chat_template": !Template::of(model)?.is_empty(),
         "provenance": provenance,
         "sections": sections,
@@ -85,11 +95,27 @@ fn describe(model: &LoadedModel) -> Result<Value> {
     }))
 }
 
+/// Numbers in matrices and vectors.
+fn parameters(model: &shadowllm_core::Model) -> usize {
+    model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
+}
+
+/// A value without the quotes of JSON.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
     let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
     for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
-        print::line(format_args!("  {key:<14} {v}"))?;
+        print::line(format_args!("  {key:<14} {}", plain(v)))?;
+    }
+    let parameters = parameters(model.model());
+    let bits = 8.0 * model.file_bytes() as f64 / parameters.max(1) as f64;
+    print::line(format_args!("  {:<14} {:.1} million, {bits:.2} bits each", "parameters", parameters as f64 / 1e6))?;
+    for key in ["tokenizer", "chat_template", "calibrated"] {
+        print::line(format_args!("  {key:<14} {}", if value[key] == true { "yes" } else { "no" }))?;
     }
     print_kinds(&value["architecture"])?;
     let mb = model.model().weight_bytes_per_token() as f64 / 1e6;

@@ -2,7 +2,7 @@
 
 use crate::dial::{DialOptions, skips};
 use crate::print;
-use crate::setup::{ModelOptions, pool, session_options};
+use crate::setup::{MACHINE, ModelOptions, pool, session_options};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -34,7 +34,7 @@ pub struct Options {
     #[command(flatten)]
     dial: DialOptions,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
 }
 
@@ -43,16 +43,16 @@ pub fn logits(o: &Options) -> Result<()> {
     let text = read(&o.ids)?;
     let ids: Vec<u32> = serde_json::from_str(&text)
         .map_err(|e| Error::file(&o.ids, format!("is not a JSON array of token ids, such as [1, 2, 3]: {e}")))?;
-    let inputs = [o.ids.clone(), o.model.model.clone()].into_iter().chain(o.mask.clone());
+    let inputs = [o.ids.clone(), o.model.path().to_owned()].into_iter().chain(o.mask.clone());
     refuse_overwrite(&o.output, &inputs.collect::<Vec<_>>())?;
     let pool = pool(o.threads)?;
-    let model = o.model.open()?;
+    let model = o.model.open_for(o.dial.skips())?;
     let pool = o.model.within(pool, &model)?;
     let output = Output::create(&o.output)?;
     let options = session_options(&model, ids.len().max(1), o.model.kv, "fewer --ids")?;
     let dial = match &o.mask {
         Some(_) => Dial { policy: Policy::Given, ..Dial::default() },
-        None => o.dial.one()?,
+        None => o.dial.one_for(&model)?,
     };
     let sparsity = skips(&[dial]);
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity, ..options };

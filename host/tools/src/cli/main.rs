@@ -1,14 +1,16 @@
 //! The command `shadowllm`.
 //!
-//! Modules, lowest first: `print`, `setup`, `dial`, `answer`, `chat`, then a module for each command.
+//! Modules, lowest first: `print`, `setup`, `dial`, `answer`, `commands`, `chat`, then a module for each command.
 
 mod answer;
 mod architecture;
 mod bandwidth;
 mod bench;
+mod cache;
 #[cfg(feature = "calibrate")]
 mod calibrate;
 mod chat;
+mod commands;
 mod demo;
 mod dial;
 mod eval;
@@ -22,14 +24,22 @@ mod run;
 mod setup;
 #[cfg(feature = "tasks")]
 mod tasks;
+mod tokenize;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shadowllm_host::Error;
 use std::process::ExitCode;
 
 /// On-device LLM inference that does not read what a token does not need.
 #[derive(Parser)]
-#[command(version, about, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+#[command(
+    name = "shadowllm",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage. Downloads and images packed on the way lie in \
+        ~/.cache/shadowllm (or $XDG_CACHE_HOME/shadowllm): shadowllm cache list"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -45,14 +55,25 @@ enum Command {
         shadowllm pack model.gguf -o model.sllm\n  shadowllm pack --synthetic tinyllama-1.1b --format q4_0 -o random.sllm")]
     Pack(pack::Options),
     /// Show what an image holds.
-    #[command(after_help = "Example:\n  shadowllm inspect smollm2.sllm --json")]
+    #[command(
+        after_help = "Examples:\n  shadowllm inspect smollm2.sllm --verify\n  shadowllm inspect model.gguf --json"
+    )]
     Inspect(inspect::Options),
     /// Generate text: from a prompt, a file, or in a chat.
-    #[command(after_help = "Examples:\n  shadowllm run smollm2.sllm -p 'Name three rivers.' -n 64\n  \
-        shadowllm run smollm2.sllm            # chat; Ctrl-C stops an answer, Ctrl-D ends it\n  \
-        echo 'Name three rivers.' | shadowllm run smollm2.sllm -f -\n  \
-        shadowllm run model.gguf --raw -p 'Once upon a time' --greedy")]
+    #[command(
+        alias = "chat",
+        after_help = "Examples:\n  shadowllm run smollm2.sllm 'Why is the sky blue?' -n 64\n  \
+        shadowllm run smollm2.sllm            # chat; Ctrl-C stops an answer, /help lists commands\n  \
+        shadowllm run smollm2.sllm --density 0.8   # reads less\n  \
+        echo 'Why is the sky blue?' | shadowllm run smollm2.sllm -f -\n  \
+        shadowllm run model.gguf --raw -p 'Once upon a time' --greedy"
+    )]
     Run(run::Options),
+    /// Show the token ids of a text.
+    #[command(after_help = "Examples:\n  shadowllm tokenize smollm2.sllm 'Why is the sky blue?' --pieces\n  \
+        shadowllm tokenize smollm2.sllm -f text.txt > ids.json && \
+        shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors")]
+    Tokenize(tokenize::Options),
     /// Write the logits of given token ids to a safetensors file.
     #[command(
         after_help = "Example:\n  echo '[1, 2, 3]' > ids.json && shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors"
@@ -75,11 +96,47 @@ enum Command {
     /// Show on one page what skipping costs and saves, what is used, and how good predictors are.
     #[command(after_help = "Examples:\n  shadowllm report smollm2-sparse.sllm --text book.txt -o report.html\n  \
         shadowllm report smollm2-sparse.sllm --text a.txt --text b.txt --policy input,gate,shadow \
-        --density 0.8,0.5 -o report.html --json report.json")]
+        --density 0.8,0.5 -o report.html --data report.csv")]
     Report(report::Options),
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
     Bench(bench::Options),
+    /// List or clear the cache: downloads, and images packed on the way.
+    #[command(after_help = "Examples:\n  shadowllm cache list\n  shadowllm cache clear")]
+    Cache(cache::Options),
+}
+
+/// What people know from other programs and does not exist here, and what to type.
+const HABITS: [(&str, &str); 12] = [
+    ("serve", "there is no server; shadowllm run MODEL is a chat, and include/shadowllm.h is for programs"),
+    (
+        "pull",
+        "models are files here: shadowllm run FILE.gguf, or a folder from Hugging Face; shadowllm demo fetches one",
+    ),
+    ("list", "models are files here; shadowllm cache list shows what was fetched and packed"),
+    ("ls", "models are files here; shadowllm cache list shows what was fetched and packed"),
+    ("rm", "models are files here; shadowllm cache clear removes what was fetched and packed"),
+    ("quantize", "shadowllm pack FILE.gguf --format q4_0 -o FILE.sllm"),
+    ("convert", "shadowllm pack FOLDER -o FILE.sllm"),
+    ("perplexity", "shadowllm eval MODEL --text FILE"),
+    ("--n-gpu-layers", "everything runs on the CPU: leave it out"),
+    // Of `-ngl`.
+    ("gl", "everything runs on the CPU: leave it out"),
+    ("--interactive", "run without a prompt is a chat: leave it out"),
+    ("--reverse-prompt", "answers end where the model ends them; -n limits their tokens"),
+];
+
+/// Says what to type in place of what other programs have.
+fn with_habits(mut error: clap::Error) -> clap::Error {
+    let wrong = [ContextKind::InvalidSubcommand, ContextKind::InvalidValue, ContextKind::InvalidArg];
+    let wrong = wrong.into_iter().find_map(|kind| error.get(kind));
+    let wrong = wrong.map(ToString::to_string).unwrap_or_default();
+    if let Some((_, instead)) = HABITS.iter().find(|(habit, _)| *habit == wrong) {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*instead).into()]));
+    }
+    error
 }
 
 /// Lets a write beyond the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
@@ -101,8 +158,9 @@ fn one_window_per_thread() {
 /// Arguments. A number that begins with a dash is a value like any other, so that what is wrong with it can be said.
 fn arguments() -> Cli {
     let numbers = |a: clap::Arg| if a.get_action().takes_values() { a.allow_negative_numbers(true) } else { a };
-    let command = Cli::command().mut_subcommands(|c| c.mut_args(numbers));
-    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
+    let command = Cli::command().mut_subcommands(|c| c.mut_args(numbers).max_term_width(100));
+    let found = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    found.unwrap_or_else(|e| with_habits(e).exit())
 }
 
 /// Lets no panic reach the user: of this program or of a library, it is a sentence and an exit code.
@@ -129,6 +187,8 @@ fn command() -> ExitCode {
         Command::Pack(o) => pack::pack(&o),
         Command::Inspect(o) => inspect::inspect(&o),
         Command::Run(o) => run::run(&o),
+        Command::Tokenize(o) => tokenize::tokenize(&o),
+        Command::Cache(o) => cache::cache(&o),
         Command::Logits(o) => logits::logits(&o),
         Command::Eval(o) => eval::eval(&o),
         #[cfg(feature = "calibrate")]

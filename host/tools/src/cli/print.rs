@@ -24,6 +24,32 @@ pub fn json(value: &serde_json::Value) -> Result<()> {
     line(format_args!("{value:#}"))
 }
 
+/// Writes values that have the same fields as CSV to standard output, with a line of their names.
+pub fn csv(rows: &[serde_json::Value]) -> Result<()> {
+    text(as_csv(rows)?)
+}
+
+/// Values that have the same fields as CSV; fields that are lists have spaces between.
+pub fn as_csv(rows: &[serde_json::Value]) -> Result<String> {
+    use serde_json::Value;
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(all) => all.iter().map(Value::to_string).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    };
+    let bad = |e: csv::Error| Error::Other(e.to_string());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    if let Some(first) = rows.first().and_then(Value::as_object) {
+        writer.write_record(first.keys()).map_err(bad)?;
+    }
+    for row in rows.iter().filter_map(Value::as_object) {
+        writer.write_record(row.values().map(cell)).map_err(bad)?;
+    }
+    let bytes = writer.into_inner().map_err(|e| Error::Other(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| Error::Other(e.to_string()))
+}
+
 /// Writes a line to standard error. When that fails there is nowhere to report it, and it is no reason to stop.
 pub fn note(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");

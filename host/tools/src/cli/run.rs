@@ -1,14 +1,15 @@
 //! `shadowllm run`: one prompt, or a conversation (`chat`).
 
-use crate::answer::{as_json, summary, whole};
+use crate::answer::{Show, as_json, summary, whole};
 use crate::chat::{self, Lines};
 use crate::dial::DialOptions;
 use crate::print;
-use crate::setup::{ModelOptions, checked_context, pool};
+use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, read};
 use shadowllm_host::{Chat, Error, Model, Result, SamplerOptions, Session};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,21 +19,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Prompt; without it and -f a chat begins. Standard input that is no terminal is one prompt if it has empty lines,
-    /// else each of its lines is a message.
+    /// Prompt; without one a chat begins. Standard input that is no terminal is one prompt if it has empty lines, else
+    /// each of its lines is a message.
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    words: Option<String>,
+    /// Prompt, as an option.
     #[arg(short, long, conflicts_with = "file", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// File with the prompt; - is standard input.
     #[arg(short, long, allow_hyphen_values = true)]
     file: Option<PathBuf>,
     /// Tokens to generate at most.
-    #[arg(short, default_value_t = shadowllm_host::Options::default().max_tokens)]
+    #[arg(short, long = "max-tokens", aliases = ["predict", "n-predict"],
+        default_value_t = shadowllm_host::Options::default().max_tokens)]
     n: usize,
     /// Continue the prompt as plain text, even if the model has a chat template.
     #[arg(long)]
     raw: bool,
     /// What the model is to be, in a chat.
-    #[arg(long, allow_hyphen_values = true, conflicts_with = "raw")]
+    #[arg(long, alias = "system-prompt", allow_hyphen_values = true, conflicts_with = "raw")]
     system: Option<String>,
     /// The texts of control tokens ("<|im_end|>") in prompts and messages are control tokens, not text.
     #[arg(long)]
@@ -42,39 +47,42 @@ pub struct Options {
     #[command(flatten)]
     sampling: Sampling,
     /// Threads; one per core by default.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
     /// Positions, prompt and answer together; by default what the model was trained for, 4096 at most.
-    #[arg(long)]
+    #[arg(short = 'c', long, alias = "ctx-size", help_heading = MACHINE)]
     context: Option<usize>,
     /// Text and figures as JSON; in a chat a line for each answer.
     #[arg(long)]
     json: bool,
 }
 
+/// Heading of options that say how tokens are chosen.
+const SAMPLING: &str = "Choosing tokens";
+
 /// How tokens are chosen.
 #[derive(Args)]
 pub struct Sampling {
     /// Always the likeliest token.
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLING)]
     greedy: bool,
     /// Seed of the random choice; from the clock by default.
-    #[arg(long)]
+    #[arg(short, long, help_heading = SAMPLING)]
     seed: Option<u64>,
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = SamplerOptions::default().temperature, conflicts_with = "greedy")]
+    #[arg(long, alias = "temp", default_value_t = SamplerOptions::default().temperature, conflicts_with = "greedy", help_heading = SAMPLING)]
     temperature: f32,
     /// Only the k likeliest tokens; 0 for all.
-    #[arg(long, default_value_t = SamplerOptions::default().top_k)]
+    #[arg(long, default_value_t = SamplerOptions::default().top_k, help_heading = SAMPLING)]
     top_k: usize,
     /// Only the likeliest tokens that together reach this probability.
-    #[arg(long, default_value_t = SamplerOptions::default().top_p)]
+    #[arg(long, default_value_t = SamplerOptions::default().top_p, help_heading = SAMPLING)]
     top_p: f32,
     /// Only tokens at least this share as likely as the likeliest.
-    #[arg(long, default_value_t = SamplerOptions::default().min_p)]
+    #[arg(long, default_value_t = SamplerOptions::default().min_p, help_heading = SAMPLING)]
     min_p: f32,
     /// Makes recent tokens less likely; 1 is off.
-    #[arg(long, default_value_t = SamplerOptions::default().repetition_penalty)]
+    #[arg(long, alias = "repeat-penalty", default_value_t = SamplerOptions::default().repetition_penalty, help_heading = SAMPLING)]
     repetition_penalty: f32,
 }
 
@@ -98,20 +106,22 @@ impl Sampling {
 /// Runs the command.
 pub fn run(o: &Options) -> Result<()> {
     // Cheap refusals first.
-    let (sampling, dial, pool) = (o.sampling.options()?, o.dial.one()?, pool(o.threads)?);
-    let given = match (&o.prompt, &o.file) {
+    let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
+    o.dial.one()?;
+    let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
         (None, Some(f)) if f == Path::new("-") => Some(chat::standard_input()?),
         (None, Some(f)) => Some(read(f)?),
         (None, None) => None,
     };
-    let model = o.model.open()?;
+    let model = o.model.open_for(o.dial.skips())?;
     let pool = o.model.within(pool, &model)?;
     let options = shadowllm_host::Options {
         context: o.context,
         kv: o.model.kv,
-        skipping: false,
-        dial,
+        // A person may want to turn the dial in a chat.
+        skipping: given.is_none() && std::io::stdin().is_terminal(),
+        dial: o.dial.one_for(&model)?,
         sampling,
         max_tokens: o.n,
         system: o.system.clone(),
@@ -142,6 +152,16 @@ pub fn run(o: &Options) -> Result<()> {
     }
 }
 
+/// What to type where a prompt is longer than the context.
+fn longer(e: shadowllm_core::Error, n: usize) -> Error {
+    match e {
+        shadowllm_core::Error::ContextFull { needed, .. } => {
+            Error::Other(format!("{e}; with room for an answer: --context {}", needed.saturating_add(n)))
+        }
+        e => e.into(),
+    }
+}
+
 fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let model = session.model().clone();
     let language = model.language()?;
@@ -150,11 +170,18 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
     let ids = language.text.prompt(&language.template, &messages, o.raw, language.bos, o.control_tokens)?;
     // What is refused is not shown as if it had been begun.
-    session.engine().admit(&ids)?;
+    session.engine().admit(&ids).map_err(|e| longer(e, o.n))?;
     if !o.json && (o.raw || language.template.is_empty()) {
         print::text(prompt)?;
     }
-    let reply = whole(session.generate_ids(&ids)?, !o.json)?;
+    let show = if o.json {
+        Show::Nothing
+    } else if o.raw || language.template.is_empty() {
+        Show::Text
+    } else {
+        Show::Answer
+    };
+    let reply = whole(session.generate_ids(&ids)?, show)?;
     if o.json {
         return print::json(&as_json(&reply, &session));
     }

@@ -9,22 +9,29 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache;
 use std::path::{Path, PathBuf};
 
+/// Heading of options that say how a machine is used.
+pub const MACHINE: &str = "Machine";
+
 /// A model and how to run it.
 #[derive(Args)]
 pub struct ModelOptions {
     /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
-    pub model: PathBuf,
+    #[arg(required_unless_present = "named")]
+    model: Option<PathBuf>,
+    // As llama.cpp's programs have it.
+    #[arg(short = 'm', long = "model", id = "named", value_name = "MODEL", conflicts_with = "model", hide = true)]
+    named: Option<PathBuf>,
     /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm); the best by default.
-    #[arg(long, value_parser = isa)]
+    #[arg(long, value_parser = isa, help_heading = MACHINE)]
     pub isa: Option<Isa>,
     /// Number format of the KV cache: f16, or f32 (the default for f32 images).
-    #[arg(long, value_parser = kv_format)]
+    #[arg(long, value_parser = kv_format, help_heading = MACHINE)]
     pub kv: Option<KvFormat>,
     /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = size, value_name = "BYTES", help_heading = MACHINE)]
     memory_budget: Option<usize>,
     /// Read the whole image into memory, so that nothing that happens to the file later matters.
-    #[arg(long, conflicts_with = "memory_budget")]
+    #[arg(long, alias = "no-mmap", conflicts_with = "memory_budget", help_heading = MACHINE)]
     in_memory: bool,
 }
 
@@ -53,9 +60,21 @@ fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
 }
 
 impl ModelOptions {
+    /// Where the model is.
+    pub fn path(&self) -> &Path {
+        // One of both is there, or clap has refused.
+        self.model.as_deref().or(self.named.as_deref()).unwrap_or(Path::new(""))
+    }
+
     /// Opens the model.
     pub fn open(&self) -> Result<LoadedModel> {
-        open_model(&self.model, Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() })
+        self.open_for(false)
+    }
+
+    /// Opens the model; what is packed on the way is packed for skipping, where something is to be skipped.
+    pub fn open_for(&self, skipping: bool) -> Result<LoadedModel> {
+        let loading = Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() };
+        open_model(self.path(), skipping, loading)
     }
 
     /// The pool, within the memory budget.
@@ -71,14 +90,22 @@ impl ModelOptions {
 }
 
 /// Opens an image, packing other things into the cache first.
-pub fn open_model(path: &Path, loading: Loading) -> Result<LoadedModel> {
+pub fn open_model(path: &Path, skipping: bool, loading: Loading) -> Result<LoadedModel> {
     let bar = progress("packing");
-    let image = cache::image_for(path, &mut |note| bar.suspend(|| print::note(note)), &mut |done, all| {
+    let note = &mut |note: &str| bar.suspend(|| print::note(note));
+    let image = cache::image_for(path, skipping, note, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
     LoadedModel::open_with(&image, loading)
+}
+
+/// A bar of steps on standard error, with the time that is left; silent where that is no terminal.
+pub fn steps(what: String) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}, {eta} to go")
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(0).with_style(style).with_message(what)
 }
 
 /// A bar of bytes on standard error; silent where that is no terminal.

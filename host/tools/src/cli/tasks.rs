@@ -2,10 +2,11 @@
 
 use crate::dial::{DialOptions, skips};
 use crate::print;
-use crate::setup::{ModelOptions, pool, session_options};
+use crate::setup::{ModelOptions, pool, session_options, steps};
 use clap::Args;
 use serde_json::json;
 use shadowllm_core::SessionOptions;
+use shadowllm_core::sparsity::Dial;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Text;
 use shadowllm_host::{Error, Result};
@@ -39,31 +40,34 @@ pub struct Setting<'a> {
     pub threads: Option<usize>,
     /// Whether the result is JSON.
     pub json: bool,
+    /// Whether it is CSV.
+    pub csv: bool,
 }
 
 /// Runs the command.
 pub fn tasks(o: &Setting, tasks: &[Task], from: &Options) -> Result<()> {
     let pool = pool(o.threads)?;
     let sets = questions(tasks, from)?;
-    let model = o.model.open()?;
+    let model = o.model.open_for(o.dial.skips())?;
     let pool = o.model.within(pool, &model)?;
     let sets = encoded(&model, &sets)?;
     let all = || sets.iter().flat_map(|(_, questions)| questions);
     let longest = all().flat_map(|q| &q.choices).map(|c| c.positions()).max().unwrap_or(1);
     let context = longest.min(model.model().config().max_positions);
     let options = session_options(&model, context, o.model.kv, "another model")?;
-    let dial = o.dial.one()?;
+    let dial = o.dial.one_for(&model)?;
     let options = SessionOptions { sparsity: skips(&[dial]), ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     session.set_dial(&dial)?;
-    let (bar, start) = (indicatif::ProgressBar::new(all().count() as u64), Instant::now());
+    let (bar, start) = (steps("questions".into()), Instant::now());
+    bar.set_length(all().count() as u64);
     let results = sets
         .iter()
         .map(|(task, questions)| accuracy(&mut session, &pool, *task, questions, &mut || bar.inc(1)))
         .collect::<Result<Vec<_>>>()?;
     bar.finish_and_clear();
-    show(o, &results, start.elapsed().as_secs_f64())
+    show(o, &model, &dial, &results, start.elapsed().as_secs_f64())
 }
 
 /// The questions of every task.
@@ -83,12 +87,19 @@ fn encoded(model: &LoadedModel, sets: &[(Task, Vec<Question>)]) -> Result<Vec<(T
     sets.iter().map(|(task, questions)| Ok((*task, encode(questions)?))).collect()
 }
 
-fn show(o: &Setting, results: &[Accuracy], seconds: f64) -> Result<()> {
+fn show(o: &Setting, model: &LoadedModel, dial: &Dial, results: &[Accuracy], seconds: f64) -> Result<()> {
     let mean = |of: fn(&Accuracy) -> f64| results.iter().map(of).sum::<f64>() / results.len() as f64;
     let (plain, normalised) = (mean(|r| r.accuracy), mean(|r| r.normalised_accuracy));
     if o.json {
         let mean = json!({"accuracy": plain, "normalised_accuracy": normalised});
-        return print::json(&json!({"tasks": results, "mean": mean, "seconds": seconds}));
+        return print::json(&json!({
+            "model": model.path().to_string_lossy(), "policy": dial.policy.name(), "density": dial.density,
+            "version": env!("CARGO_PKG_VERSION"), "tasks": results, "mean": mean, "seconds": seconds,
+        }));
+    }
+    if o.csv {
+        let rows = serde_json::to_value(results).map_err(|e| Error::Other(e.to_string()))?;
+        return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
     }
     print::line("task        questions        accuracy      normalised")?;
     for r in results {
