@@ -12,7 +12,7 @@ use shadowllm_tests::gguf_file::{GgufFile, GgufTensor};
 use shadowllm_tests::{Reading, logits, on_every_isa, pack_to, same_bits};
 use shadowllm_tools::import;
 use shadowllm_tools::import::gguf::GgmlType;
-use shadowllm_tools::pack::{Arrangement, Formats, Packed, pack};
+use shadowllm_tools::pack::{Arrangement, Formats, Kept, Packed, pack};
 use std::path::Path;
 
 const SHAPES: [Shape; 2] = [
@@ -134,7 +134,11 @@ fn blocks_are_taken_over_bit_by_bit() {
             let model = LoadedModel::open(&image, None).unwrap();
             let case = format!("{outer:?} {layers:?} {arrangement:?}");
             assert_eq!(packed.carried_over, check_blocks(&gguf, model.model().image()), "{case}");
-            assert!(packed.became.iter().all(|b| b.exact && !b.rounded_again), "{case}: {:?}", packed.became);
+            assert!(
+                packed.became.iter().all(|b| b.kept == Kept::All && !b.rounded_again),
+                "{case}: {:?}",
+                packed.became
+            );
             check_bytes(&gguf, &model, &packed, &case);
         }
     }
@@ -203,7 +207,9 @@ fn what_cannot_be_taken_over_is_named() {
     let became = |source: &dyn import::Source, formats, arrangement| {
         let packed = pack(source, formats, arrangement, &image, &mut |_, _| {})?;
         LoadedModel::open(&image, None).unwrap();
-        Ok::<_, shadowllm_host::Error>(packed.became.into_iter().map(|b| (b.from, b.to, b.exact)).collect::<Vec<_>>())
+        Ok::<_, shadowllm_host::Error>(
+            packed.became.into_iter().map(|b| (b.from, b.to, b.kept == Kept::All)).collect::<Vec<_>>(),
+        )
     };
     let source = write(&[GgmlType::Q2K]);
     let rounded = became(&*source, Formats::OWN, Arrangement::DENSE).unwrap();

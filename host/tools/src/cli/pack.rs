@@ -7,7 +7,7 @@ use shadowllm_core::Format;
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::import::{self, Source, SyntheticSource, is_image};
 use shadowllm_tools::output::refuse_overwrite;
-use shadowllm_tools::pack::{self, Arrangement, Formats, Packed, format_names};
+use shadowllm_tools::pack::{self, Arrangement, Formats, Kept, Packed, format_names};
 use shadowllm_tools::predictor::pack_with;
 use shadowllm_tools::shipped;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,10 @@ pub struct Options {
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
+    /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE turns positions
+    /// otherwise when more than its trained context is asked for.
+    #[arg(long)]
+    context: Option<usize>,
     /// Predictor of this model to put into the image (from `calibrate --predictor`); where one ships with shadowllm, it is
     /// found by itself.
     #[arg(long)]
@@ -128,7 +132,7 @@ pub fn pack(o: &Options) -> Result<()> {
         (Some(shape), _) => Box::new(SyntheticSource::new(shape)?),
         (None, Some(path)) => {
             refuse_overwrite(&o.output, &[inputs(path), o.predictor.iter().cloned().collect()].concat())?;
-            import::open(path)?
+            import::open_for(path, o.context)?
         }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
     };
@@ -161,7 +165,11 @@ fn millions(n: u64) -> f64 {
 fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(packed.bytes)))?;
     for b in &packed.became {
-        let how = if b.exact { "the same numbers" } else { "rounded" };
+        let how = match b.kept {
+            Kept::All => "the same numbers",
+            Kept::Codes => "the same codes, scales rounded to 16 bits",
+            Kept::Nothing => "rounded",
+        };
         let (from, to, n, weights) = (b.from, b.to.name(), b.matrices, millions(b.weights));
         print::line(format_args!("  {from:<8} -> {to:<8} {n:>5} matrices, {weights:>8.1} million weights: {how}"))?;
     }

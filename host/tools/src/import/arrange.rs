@@ -29,9 +29,13 @@ impl<'a> Stock<'a> {
         if self.shape[0] != experts {
             return Err(format!("tensor {} is of {} experts, and not of {experts}", self.name, self.shape[0]));
         }
-        if let Data::Bytes { bytes, .. } = &mut self.data {
-            let len = bytes.len() / experts;
-            *bytes = bytes.get(wanted.expert * len..(wanted.expert + 1) * len).unwrap_or_default();
+        match &mut self.data {
+            Data::Bytes { bytes, .. } => {
+                let len = bytes.len() / experts;
+                *bytes = bytes.get(wanted.expert * len..(wanted.expert + 1) * len).unwrap_or_default();
+            }
+            Data::Int4(words) => *words = words.starting_at(wanted.expert * (words.rows() / experts)),
+            _ => {}
         }
         self.shape.remove(0);
         Ok(self)

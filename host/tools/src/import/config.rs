@@ -13,6 +13,8 @@ pub struct Config {
     names: Vec<(String, String)>,
     /// What is said before and after the name of a value that is missing.
     lacking: [&'static str; 2],
+    /// Tokens that texts are to have at most, where that was asked for.
+    context: Option<usize>,
 }
 
 impl Config {
@@ -31,7 +33,17 @@ impl Config {
 
     /// These values, which the file calls by these names.
     pub fn new(values: Map<String, Value>, names: Vec<(String, String)>, lacking: [&'static str; 2]) -> Config {
-        Config { values, names, lacking }
+        Config { values, names, lacking, context: None }
+    }
+
+    /// For texts of as many tokens.
+    pub fn for_context(self, context: Option<usize>) -> Config {
+        Config { context, ..self }
+    }
+
+    /// Tokens that texts are to have at most, where that was asked for.
+    pub fn context(&self) -> Option<usize> {
+        self.context
     }
 
     /// Calls values by other names from now on.

@@ -4,6 +4,7 @@ use super::arrange::{Stock, arrange};
 use super::config::Config;
 use super::families::{self, Family};
 use super::gguf::{self, GgmlType, tokenizer_json};
+use super::int4::{Int4, Packer, Scheme, Stored};
 use super::names::{self, Kind, Part, Wanted};
 use super::placed::all_placed;
 use super::sentencepiece;
@@ -26,6 +27,17 @@ struct Place {
     dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
+    /// What belongs to it, where it has weights of 4 bits.
+    words: Option<Box<Words>>,
+}
+
+/// The tensors beside one of words, and how they belong together.
+struct Words {
+    /// Shape of the words themselves.
+    shape: Vec<usize>,
+    scales: Place,
+    zeros: Option<Place>,
+    order: Option<Place>,
 }
 
 /// A Hugging Face folder.
@@ -41,14 +53,16 @@ pub struct HfSource {
     head: String,
     /// Whether the output matrix is the embedding.
     tied: bool,
+    /// How its weights are packed, where they are of 4 bits.
+    scheme: Option<Scheme>,
 }
 
 impl HfSource {
-    /// Opens a folder.
+    /// Opens a folder, for texts of at most `context` tokens where that is given.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, context: Option<usize>) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.is_file() {
             return Err(Error::file(
@@ -59,6 +73,8 @@ impl HfSource {
         }
         let config = read(&path)?;
         let (config, family) = parse(&config).map_err(|e| Error::file(&path, e))?;
+        let config = config.for_context(context);
+        let scheme = Scheme::read(&config).map_err(|e| Error::file(&path, e))?;
         let mut spec = families::describe(family, &config).map_err(|e| Error::file(&path, e))?;
         more_eos(folder, &mut spec)?;
         let tied = config.flag("tie_word_embeddings", family.tied).map_err(|e| Error::file(&path, e))?;
@@ -71,9 +87,13 @@ impl HfSource {
             prefix: String::new(),
             head: String::new(),
             tied,
+            scheme,
         };
         for path in shard_paths(folder)? {
             source.add_shard(&path)?;
+        }
+        if let Some(scheme) = scheme {
+            source.put_together(scheme).map_err(|e| Error::file(folder, e))?;
         }
         source.find_prefixes();
         let has = |role, layer| source.find(Wanted { role, layer, expert: 0 }).is_some();
@@ -104,11 +124,61 @@ impl HfSource {
             if range.end > bytes.len() {
                 return Err(bad(&format_args!("tensor {name} ends after the file")));
             }
-            let place = Place { shard: self.shards.len(), kind, dtype: info.dtype, shape: info.shape.clone(), range };
+            let place = Place {
+                shard: self.shards.len(),
+                kind,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                range,
+                words: None,
+            };
             self.places.insert(name.clone(), place);
         }
         self.shards.push(bytes);
         Ok(())
+    }
+
+    /// Puts the tensors of weights of 4 bits together with those that belong to them, under the name that plain weights have.
+    fn put_together(&mut self, scheme: Scheme) -> std::result::Result<(), String> {
+        let [codes, scales, zeros, order] = scheme.names();
+        let stems: Vec<String> = self.places.keys().filter_map(|n| n.strip_suffix(codes).map(str::to_owned)).collect();
+        for stem in stems {
+            let mut take = |end: &str| self.places.remove(&format!("{stem}{end}"));
+            let Some(mut place) = take(codes) else { continue };
+            let scales = take(scales).ok_or_else(|| format!("tensor {stem}{codes} has no scales beside it"))?;
+            let [zeros, order] = [zeros, order].map(|end| if end.is_empty() { None } else { take(end) });
+            take(".weight_shape");
+            // Some packers write a bias of zeros to maps that have none.
+            let bias = format!("{stem}.bias");
+            let bytes = self.places.get(&bias).map(|p| &self.shards[p.shard][p.range.clone()]);
+            if bytes.is_some_and(|bytes| bytes.iter().all(|b| *b == 0)) {
+                self.places.remove(&bias);
+            }
+            place.words = Some(Box::new(Words { shape: place.shape.clone(), scales, zeros, order }));
+            let stacked = scheme.packer == Packer::Mxfp4;
+            let name = if stacked { format!("{stem}{codes}") } else { format!("{stem}.weight") };
+            let words = self.words(&place).map_err(|e| format!("tensor {stem}{codes} {e}"))?;
+            let (rows, cols) = words.map_or((0, 0), |w| (w.rows(), w.cols()));
+            place.shape = match place.shape[..] {
+                [experts, rows, ..] if stacked => vec![experts, rows, cols],
+                _ => vec![rows, cols],
+            };
+            self.places.insert(name, place);
+        }
+        Ok(())
+    }
+
+    /// The matrix of a tensor of words.
+    fn words(&self, place: &Place) -> std::result::Result<Option<Int4<'_>>, String> {
+        let (Some(words), Some(scheme)) = (&place.words, self.scheme) else { return Ok(None) };
+        let bytes = |p: &Place| &self.shards[p.shard][p.range.clone()];
+        let stored = Stored {
+            codes: bytes(place),
+            scales: (words.scales.kind, bytes(&words.scales)),
+            zeros: words.zeros.as_ref().map(bytes),
+            order: words.order.as_ref().map(bytes),
+        };
+        Int4::new(scheme, &words.shape, stored).map(Some)
     }
 
     /// Finds what stands before the names: models saved without their head have nothing there, text models that are a
@@ -167,10 +237,6 @@ fn parse(text: &str) -> std::result::Result<(Config, &'static Family), String> {
     let mut config = Config::from_json(text)?;
     let family = config.text("model_type").ok_or_else(|| config.lacks("model_type"))?;
     let family = families::by_name(Kind::Hf, family)?;
-    if let Some(how) = config.value("quantization_config") {
-        let how = how.get("quant_method").and_then(Value::as_str).unwrap_or("some method");
-        return Err(format!("the model is quantized by {how}, which is not supported: take the one it was made from"));
-    }
     config.rename(family.keys);
     Ok((config, family))
 }
@@ -285,11 +351,15 @@ impl Source for HfSource {
             return Ok(self.spec.default_tensor(self.family, role));
         };
         let Some(place) = self.places.get(&name) else { return Ok(None) };
-        let kind = place.kind.ok_or_else(|| {
-            let message = format!("tensor {name} is of the type {:?}; F32, F16 and BF16 can be read", place.dtype);
-            Error::file(&self.folder, message)
-        })?;
-        let data = Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] };
+        let words = self.words(place).map_err(|e| Error::file(&self.folder, format!("tensor {name} {e}")))?;
+        let data = match (words, place.kind) {
+            (Some(words), _) => Data::Int4(words),
+            (None, Some(kind)) => Data::Bytes { kind, bytes: &self.shards[place.shard][place.range.clone()] },
+            (None, None) => {
+                let message = format!("tensor {name} is of the type {:?}; F32, F16 and BF16 can be read", place.dtype);
+                return Err(Error::file(&self.folder, message));
+            }
+        };
         let stock = Stock { name, shape: place.shape.clone(), data };
         let tensor = arrange(&self.spec, self.family.hf, (wanted, part), stock);
         tensor.map(Some).map_err(|e| Error::file(&self.folder, e))
@@ -335,7 +405,11 @@ impl Source for HfSource {
 
     fn types(&self) -> BTreeMap<String, usize> {
         let mut types = BTreeMap::new();
-        self.places.values().for_each(|p| *types.entry(format!("{:?}", p.dtype)).or_default() += 1);
+        let name = |p: &Place| match (&p.words, self.scheme) {
+            (Some(_), Some(scheme)) => scheme.name().to_owned(),
+            _ => format!("{:?}", p.dtype),
+        };
+        self.places.values().for_each(|p| *types.entry(name(p)).or_default() += 1);
         types
     }
 

@@ -5,6 +5,7 @@ mod config;
 mod families;
 pub mod gguf;
 mod hf;
+mod int4;
 mod names;
 mod placed;
 mod rope;
@@ -181,9 +182,18 @@ pub trait Source: Sync {
 /// # Errors
 /// When it is neither a folder with `config.json` nor a GGUF file.
 pub fn open(path: &Path) -> Result<Box<dyn Source>> {
+    open_for(path, None)
+}
+
+/// The same, for texts of at most `context` tokens: where a model turns positions otherwise for long texts (LongRoPE), this
+/// decides.
+///
+/// # Errors
+/// As [`open`], and when the model takes no such texts.
+pub fn open_for(path: &Path, context: Option<usize>) -> Result<Box<dyn Source>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
-        return Ok(Box::new(HfSource::open(&snapshot(path).unwrap_or_else(|| path.to_owned()))?));
+        return Ok(Box::new(HfSource::open(&snapshot(path).unwrap_or_else(|| path.to_owned()), context)?));
     }
     if is_image(path) {
         return Err(Error::file(path, "is packed already: run it as it is, or pack what it was packed from"));
@@ -191,7 +201,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
     if path.extension().is_some_and(|e| e == "safetensors") {
         return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
     }
-    Ok(Box::new(GgufSource::open(path)?))
+    Ok(Box::new(GgufSource::open(path, context)?))
 }
 
 /// The newest snapshot in a folder of Hugging Face's cache (`models--owner--name`).

@@ -107,8 +107,8 @@ fn yarn_factor(p: &Config, factor: f64) -> Result<f64, String> {
     Ok(if one != 0.0 && all != 0.0 { scale(one) / scale(all) } else { scale(1.0) })
 }
 
-/// LongRoPE (arXiv 2402.13753): a divisor for each pair, of which there is one set up to the trained context and one
-/// beyond it. The image is for the first, and for as many positions.
+/// LongRoPE (arXiv 2402.13753): a divisor for each pair, of which there is one set for texts up to the trained context and
+/// one for longer ones. The image is for the first, and for as many positions, where no longer context is asked for.
 fn longrope(c: &Config, p: &Config, plain: &[f64]) -> Result<Table, String> {
     let key = "original_max_position_embeddings";
     let most = c.count("max_position_embeddings")?;
@@ -116,13 +116,19 @@ fn longrope(c: &Config, p: &Config, plain: &[f64]) -> Result<Table, String> {
     let factor = p.number("factor", most as f64 / trained.max(1) as f64)?;
     let given = p.maybe_number("attention_factor")?;
     let computed = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained as f64).ln()).sqrt() };
-    let divisors = p.list("short_factor", plain.len())?.ok_or_else(|| p.lacks("short_factor"))?;
+    let long = c.context().is_some_and(|n| n > trained);
+    let set = if long { "long_factor" } else { "short_factor" };
+    let divisors = p.list(set, plain.len())?.ok_or_else(|| p.lacks(set))?;
     if divisors.len() != plain.len() {
-        return Err(format!("{} has {} entries, {} are needed", c.name("short_factor"), divisors.len(), plain.len()));
+        return Err(format!("{} has {} entries, {} are needed", c.name(set), divisors.len(), plain.len()));
     }
     let divisors: Option<Vec<f64>> = divisors.iter().map(Value::as_f64).collect();
     let divisors = divisors.filter(|d| d.iter().all(|d| *d != 0.0));
-    let divisors = divisors.ok_or_else(|| format!("{} is no list of divisors", c.name("short_factor")))?;
+    let divisors = divisors.ok_or_else(|| format!("{} is no list of divisors", c.name(set)))?;
     let frequencies = plain.iter().zip(&divisors).map(|(f, d)| f / d).collect();
-    Ok(Table { frequencies, factor: given.unwrap_or(computed), positions: (trained < most).then_some(trained) })
+    Ok(Table {
+        frequencies,
+        factor: given.unwrap_or(computed),
+        positions: (trained < most && !long).then_some(trained),
+    })
 }

@@ -1,6 +1,7 @@
 //! A source's tensor, and how its numbers are read out of the source's bytes.
 
 use super::gguf::GgmlType;
+use super::int4::Int4;
 use super::synthetic;
 use shadowllm_core::format::block::Block;
 
@@ -58,6 +59,8 @@ pub enum Data<'a> {
         /// rows * cols numbers, or more where the tensor is a part of them.
         bytes: &'a [u8],
     },
+    /// In memory, as words of 4-bit weights apart from their scales.
+    Int4(Int4<'a>),
     /// Uniformly random, with this standard deviation.
     Random {
         /// Start of the sequence.
@@ -84,8 +87,25 @@ impl SourceTensor<'_> {
     pub fn kind(&self) -> Option<GgmlType> {
         match self.data {
             Data::Bytes { kind, .. } => Some(kind),
+            Data::Int4(words) => Some(words.kind()),
             _ => None,
         }
+    }
+
+    /// Bytes that its data takes.
+    pub fn stored_bytes(&self) -> u64 {
+        let weights = (self.rows * self.cols) as u64;
+        match self.data {
+            Data::Bytes { kind, .. } => kind.bytes_of(weights as usize) as u64,
+            Data::Int4(words) => words.bytes_of(weights),
+            // A number that is computed (as in random models) counts as four bytes.
+            _ => 4 * weights,
+        }
+    }
+
+    /// Whether its blocks hold its numbers to the bit; else their scales and minima are rounded to 16 bits.
+    pub fn has_exact_blocks(&self) -> bool {
+        if let Data::Int4(words) = self.data { words.is_exact() } else { true }
     }
 
     /// The same, where the tensor's numbers are those of the data, whole blocks of them where it has such.
@@ -99,6 +119,9 @@ impl SourceTensor<'_> {
     /// data is taken as it is.
     pub fn block(&self, row: usize, index: usize) -> Option<Block> {
         self.own_kind().filter(|_| self.reading.transposed.is_none())?;
+        if let Data::Int4(words) = self.data {
+            return words.block(self.reading.row(row)?, index);
+        }
         let (kind, bytes) = self.row_bytes(row)?;
         kind.block(bytes, index)
     }
@@ -116,6 +139,13 @@ impl SourceTensor<'_> {
                     kind.dequantize(bytes, out).map_err(|e| format!("tensor {}: {e}", self.name))?;
                 }
             },
+            Data::Int4(words) => {
+                if self.reading.transposed.is_some() {
+                    return Err(format!("tensor {} is transposed and of 4 bits, which cannot be read", self.name));
+                }
+                let of = self.reading.row(row).ok_or_else(|| self.ends(row))?;
+                words.row(of, out).map_err(|e| format!("tensor {} {e}", self.name))?;
+            }
             Data::Random { seed, deviation } => {
                 synthetic::fill(*seed ^ (row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), *deviation, out);
             }

@@ -46,6 +46,7 @@ pub fn choose(formats: Formats, role: Role, place: &Place, tensor: &SourceTensor
 pub fn source_name(tensor: &SourceTensor) -> &'static str {
     match &tensor.data {
         Data::Bytes { kind, .. } => kind.name(),
+        Data::Int4(words) => words.name(),
         Data::Random { .. } => "random numbers",
         Data::Constant(_) => "a constant",
     }

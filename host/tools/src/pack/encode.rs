@@ -22,6 +22,17 @@ pub struct Encoder<'a> {
     carried: bool,
 }
 
+/// What is taken over from a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The numbers as they are.
+    All,
+    /// The codes; scales, or scales times zeros, are rounded to 16 bits.
+    Codes,
+    /// Neither: numbers are rounded to codes.
+    Nothing,
+}
+
 type Fallible<T> = std::result::Result<T, String>;
 
 impl<'a> Encoder<'a> {
@@ -33,10 +44,17 @@ impl<'a> Encoder<'a> {
         Encoder { tensor, rows, cols, geometry, carried: kept && same && tensor.block(0, 0).is_some() }
     }
 
-    /// Whether the source's own numbers are taken over.
-    pub fn carries_over(&self) -> bool {
+    /// What becomes of the source's own numbers.
+    pub fn kept(&self) -> Kept {
         let single = self.tensor.own_kind().filter(|kind| !kind.is_quantized());
-        self.carried || single.and_then(GgmlType::format) == Some(self.geometry.format)
+        if single.and_then(GgmlType::format) == Some(self.geometry.format) {
+            return Kept::All;
+        }
+        match (self.carried, self.tensor.has_exact_blocks()) {
+            (true, true) => Kept::All,
+            (true, false) => Kept::Codes,
+            (false, _) => Kept::Nothing,
+        }
     }
 
     /// Writes all blocks to the bytes of the matrix, which are zero.

@@ -13,6 +13,7 @@ use crate::import::gguf::GgmlType;
 use crate::import::{Data, Source, SourceTensor, Spec};
 use crate::output::Output;
 use encode::Encoder;
+pub use encode::Kept;
 use layout::Part;
 use shadowllm_core::SessionOptions;
 use shadowllm_core::format::{BLOCK, Format, Geometry};
@@ -133,8 +134,8 @@ pub struct Became {
     pub from: &'static str,
     /// Their format in the image.
     pub to: Format,
-    /// Whether the numbers are the same.
-    pub exact: bool,
+    /// What of the numbers is the same.
+    pub kept: Kept,
     /// Whether the source had rounded them to few bits before.
     pub rounded_again: bool,
     /// How many matrices.
@@ -145,25 +146,24 @@ pub struct Became {
 
 impl Packed {
     /// Counts a matrix, of which a token reads a share of `share[0]` in `share[1]`.
-    fn add(&mut self, share: [usize; 2], tensor: &SourceTensor, geometry: &Geometry, exact: bool) {
+    fn add(&mut self, share: [usize; 2], tensor: &SourceTensor, geometry: &Geometry, kept: Kept) {
         let weights = (tensor.rows * tensor.cols) as u64;
-        self.carried_over += if exact { weights } else { 0 };
-        // A number that is computed (as in random models) counts as four bytes.
-        let source = tensor.kind().map_or(4 * weights, |kind| kind.bytes_of(weights as usize) as u64);
+        self.carried_over += if kept == Kept::All { weights } else { 0 };
+        let source = tensor.stored_bytes();
         for (sum, bytes) in self.per_token.iter_mut().zip([geometry.weight_bytes() as u64, source]) {
             *sum += bytes * share[0] as u64 / share[1] as u64;
         }
         let (from, to) = (choose::source_name(tensor), geometry.format);
         // Floats hold every number of every type.
-        let exact = exact || to == Format::F32;
+        let kept = if to == Format::F32 { Kept::All } else { kept };
         let few_bits = |kind: GgmlType| kind.is_quantized() && kind != GgmlType::Q8_0;
-        let rounded_again = !exact && to.takes_int8() && tensor.kind().is_some_and(few_bits);
-        match self.became.iter_mut().find(|b| (b.from, b.to, b.exact) == (from, to, exact)) {
+        let rounded_again = kept == Kept::Nothing && to.takes_int8() && tensor.kind().is_some_and(few_bits);
+        match self.became.iter_mut().find(|b| (b.from, b.to, b.kept) == (from, to, kept)) {
             Some(found) => {
                 found.matrices += 1;
                 found.weights += weights;
             }
-            None => self.became.push(Became { from, to, exact, rounded_again, matrices: 1, weights }),
+            None => self.became.push(Became { from, to, kept, rounded_again, matrices: 1, weights }),
         }
     }
 }
@@ -394,14 +394,14 @@ impl<'a> Writer<'a> {
         let (place, rows) = self.place(entry, layer)?;
         let encoder = Encoder::new(rows, entry.role.inputs(&place), &tensor, g);
         encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;
-        let exact = encoder.carries_over();
+        let kept = encoder.kept();
         let used = layer.mlp().and_then(|m| m.router).map(|router| router.used);
         let share = match (entry.role, expert.and(used)) {
             (Role::Embed, _) if !self.tied => [0, 1],
             (_, Some(used)) => [used, entry.experts.max(1)],
             _ => [1, 1],
         };
-        self.packed.add(share, &tensor, g, exact);
+        self.packed.add(share, &tensor, g, kept);
         Ok(())
     }
 }

@@ -58,6 +58,13 @@ pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
         rotate(family, c, &mut spec, head_dim)?;
     }
     (family.change)(c, &mut spec)?;
+    if let Some(context) = c.context() {
+        let most = spec.globals.max_positions;
+        if context == 0 || context > most {
+            return Err(format!("a context of {context} tokens is asked for; the model takes 1 to {most}"));
+        }
+        spec.globals.max_positions = context;
+    }
     spec.drop_unused_tables();
     spec.check()?;
     Ok(spec)
@@ -174,7 +181,12 @@ fn experts(family: &Family, c: &Config, spec: &mut Spec) -> Result<(), String> {
             family.name
         ));
     };
-    let known = if choice.scoring == Scoring::Softmax { [1, 1] } else { [1, 3] };
+    // GGUF's numbers; a soft-max of all and one of the chosen are the same where shares are scaled to 1.
+    let known = match choice.scoring {
+        Scoring::Softmax => [1, 1],
+        Scoring::SoftmaxOfChosen => [1, 3],
+        Scoring::Sigmoid => [1, 2],
+    };
     if c.maybe_count("expert_gating_func")?.is_some_and(|f| !known.contains(&f)) {
         let (name, known) = (c.name("expert_gating_func"), known.map(|n| n.to_string()).join(" or "));
         return Err(format!("{name} {} is not supported ({known} is)", c.count("expert_gating_func")?));

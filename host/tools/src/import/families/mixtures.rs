@@ -6,6 +6,7 @@ use super::{Choice, Family, HALVES, LLAMA, Norms, Windows};
 use crate::import::Spec;
 use crate::import::config::Config;
 use crate::import::names::{Part, part, whole};
+use serde_json::Value;
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{HeadNorm, Scoring};
 use shadowllm_core::kernels::Activation;
@@ -92,6 +93,9 @@ pub const GPT_OSS: Family = Family {
     names: &[
         whole(Role::FfnNorm, "post_attention_layernorm.weight", "post_attention_norm.weight"),
         whole(Role::Router, "mlp.router.weight", ""),
+        part(Role::Gate, Part::Alternate(0), "mlp.experts.gate_up_proj_blocks", ""),
+        part(Role::Up, Part::Alternate(1), "mlp.experts.gate_up_proj_blocks", ""),
+        whole(Role::Down, "mlp.experts.down_proj_blocks", ""),
         part(Role::Gate, Part::TurnedAlternate(0), "mlp.experts.gate_up_proj", ""),
         part(Role::Up, Part::TurnedAlternate(1), "mlp.experts.gate_up_proj", ""),
         part(Role::GateBias, Part::Alternate(0), "mlp.experts.gate_up_proj_bias", ""),
@@ -115,6 +119,60 @@ fn gpt_oss(c: &Config, spec: &mut Spec) -> Result<(), String> {
         }
         if let Some(a) = attention(layer) {
             a.sinks = true;
+        }
+    }
+    Ok(())
+}
+
+/// SmallThinker: ReLU experts; the router reads the layer's input, so that experts can be fetched during attention.
+pub const SMALLTHINKER: Family = Family {
+    name: "smallthinker",
+    gguf: &["smallthinker"],
+    keys: &[
+        ("num_experts", "moe_num_primary_experts"),
+        ("num_experts_per_tok", "moe_num_active_primary_experts"),
+        ("moe_intermediate_size", "moe_ffn_hidden_size"),
+    ],
+    names: &[
+        whole(Role::Router, "block_sparse_moe.primary_router.weight", ""),
+        whole(Role::Gate, "block_sparse_moe.experts.{}.gate.weight", ""),
+        whole(Role::Up, "block_sparse_moe.experts.{}.up.weight", ""),
+        whole(Role::Down, "block_sparse_moe.experts.{}.down.weight", ""),
+    ],
+    experts: Some(Choice { scoring: Scoring::Sigmoid, ..RENORMALISED }),
+    tied: true,
+    activation: Activation::Relu,
+    theta: 1_000_000.0,
+    windows: Windows::Never,
+    change: smallthinker,
+    ..HALVES
+};
+
+fn smallthinker(c: &Config, spec: &mut Spec) -> Result<(), String> {
+    for (key, supported) in
+        [("moe_enable_early_router", true), ("moe_enable_secondary_experts", false), ("use_qk_norm", false)]
+    {
+        if c.flag(key, supported)? != supported {
+            return Err(format!("{key} {} is not supported", !supported));
+        }
+    }
+    let softmax = c.flag("moe_primary_router_apply_softmax", c.maybe_count("expert_gating_func")? == Some(1))?;
+    let layers = spec.layers.len();
+    let (rotates, slides) = (c.list("rope_layout", layers)?, c.list("sliding_window_layout", layers)?);
+    // In GGUF, which has no lists, every fourth layer from the first on has neither where there are windows at all.
+    let window = c.maybe_count("sliding_window")?.unwrap_or(0);
+    let size = c.maybe_count("sliding_window_size")?.unwrap_or(window);
+    let said =
+        |list: Option<&[Value]>, number: usize, other: bool| list.map_or(other, |l| l[number].as_u64() == Some(1));
+    for (number, layer) in spec.layers.iter_mut().enumerate() {
+        let local = window > 0 && !number.is_multiple_of(4);
+        if let Some(a) = attention(layer) {
+            a.window = if said(slides, number, local) { size } else { 0 };
+            a.rope = a.rope.filter(|_| said(rotates, number, window == 0 || local));
+        }
+        if let Some(router) = mlp(layer).and_then(|m| m.router.as_mut()) {
+            router.early = true;
+            router.scoring = if softmax { Scoring::SoftmaxOfChosen } else { Scoring::Sigmoid };
         }
     }
     Ok(())

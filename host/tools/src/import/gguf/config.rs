@@ -124,10 +124,11 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
     let said = g.str(&format!("{arch}.rope.scaling.type"));
     let kind = said.unwrap_or(if factor == 1.0 { "none" } else { "linear" });
     let (all, short) = (parts.numbers("rope_freqs.weight")?, parts.numbers("rope_factors_short.weight")?);
+    let long = parts.numbers("rope_factors_long.weight")?;
     let trained = number("scaling.original_context_length");
     let parameters = match (kind, short, all) {
         ("none" | "longrope", Some(short), _) => json!({
-            "rope_type": "longrope", "short_factor": short, "attention_factor": number("scaling.attn_factor"),
+            "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": number("scaling.attn_factor"),
             "original_max_position_embeddings": trained.map(|n| n as u64),
         }),
         ("none", None, Some(all)) => json!({ "rope_type": "longrope", "short_factor": all, "attention_factor": 1.0 }),

@@ -24,13 +24,13 @@ pub struct GgufSource {
 }
 
 impl GgufSource {
-    /// Opens a file.
+    /// Opens a file, for texts of at most `context` tokens where that is given.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, context: Option<usize>) -> Result<Self> {
         let parts = Parts::open(path)?;
-        let (family, spec) = spec(&parts).map_err(|e| Error::file(path, e))?;
+        let (family, spec) = spec(&parts, context).map_err(|e| Error::file(path, e))?;
         Ok(GgufSource { path: path.to_owned(), parts, family, spec })
     }
 
@@ -40,13 +40,13 @@ impl GgufSource {
     }
 }
 
-fn spec(parts: &Parts) -> std::result::Result<(&'static Family, Spec), String> {
+fn spec(parts: &Parts, context: Option<usize>) -> std::result::Result<(&'static Family, Spec), String> {
     let g = parts.head();
     let arch = g.str("general.architecture");
     let arch = arch.ok_or("the file lacks general.architecture; is it a whole language model? convert it anew")?;
     let family = families::by_name(Kind::Gguf, arch)?;
     let vocab = parts.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.0.rows();
-    let config = config(parts, family, vocab)?;
+    let config = config(parts, family, vocab)?.for_context(context);
     let spec = families::describe(family, &config)?;
     let find = |wanted| find(parts, family, wanted);
     let spec = spec.with_tensors(&|role, layer| find(Wanted { role, layer, expert: 0 }).is_some());
