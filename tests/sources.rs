@@ -410,6 +410,36 @@ fn longrope_ends_at_the_trained_context() {
     assert!(expected.data.len() <= 64);
 }
 
+/// Where a longer context is asked for, they are turned by the other divisors, as transformers does for longer texts.
+#[test]
+fn longrope_for_longer_texts() {
+    let place = Place::new();
+    let expected = vectors("families/phi4-mini/long.safetensors");
+    let ids: Vec<u32> = tensor(&expected, "input_ids").data.iter().map(|x| *x as u32).collect();
+    let wanted = tensor(&expected, "logits").data;
+    let file = place.path("twin.gguf");
+    std::fs::write(&file, twins::twin(&vectors("families/phi4-mini"), "phi3")).unwrap();
+    for path in [&vectors("families/phi4-mini"), &file] {
+        let (source, image) = (import::open_for(path, Some(ids.len())).unwrap(), place.path("long.sllm"));
+        assert_eq!(source.spec().globals.max_positions, ids.len());
+        let formats = Formats::all(Format::F32);
+        pack(&*source, formats, Arrangement::DENSE, &image, &mut |_, _| {}).unwrap();
+        let model = LoadedModel::open(&image, None).unwrap();
+        let got = logits(&model, &Serial, &ids, KvFormat::F32, Reading::Prefill(ids.len()));
+        let difference = max_difference(&got[got.len() - wanted.len()..], &wanted);
+        assert!(difference < 1e-3, "{}: {difference}", path.display());
+        let short = import::open_for(path, Some(64)).unwrap();
+        assert_eq!(short.spec().ropes, import::open(path).unwrap().spec().ropes);
+        for (context, most) in [(0, 64), (257, 256)] {
+            let error = import::open_for(path, Some(context)).map(drop).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("a context of {context} tokens")) && error.contains(&most.to_string()),
+                "{error}"
+            );
+        }
+    }
+}
+
 /// Where the tokenizer asks for a beginning token, every window of a perplexity begins with one.
 #[test]
 fn windows_begin_as_the_tokenizer_asks() {
@@ -507,9 +537,9 @@ fn tokens_are_sentencepieces() {
     }
 }
 
-/// The README names the families that there are.
+/// The README names the families and the types of GGUF that can be read.
 #[test]
-fn the_readme_names_all_families() {
+fn the_readme_names_all_families_and_types() {
     let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"));
     let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
     for (kind, key) in [(import::Kind::Hf, "`model_type`"), (import::Kind::Gguf, "`general.architecture`")] {
@@ -518,4 +548,8 @@ fn the_readme_names_all_families() {
         let list = format!("{key}: {}.", names.join(", "));
         assert!(readme.contains(&list), "the README lacks: {list}");
     }
+    let types: Vec<&str> = import::gguf::GgmlType::all().map(import::gguf::GgmlType::name).collect();
+    let (last, others) = types.split_last().unwrap();
+    let list = format!("Weights are {} or {last}.", others.join(", "));
+    assert!(readme.contains(&list), "the README lacks: {list}");
 }

@@ -33,6 +33,7 @@ pub const TWINS: &[(&str, &str)] = &[
     ("qwen2_moe", "qwen2moe"),
     ("qwen3_moe", "qwen3moe"),
     ("seed_oss", "seed_oss"),
+    ("smallthinker", "smallthinker"),
     ("smollm3", "smollm3"),
     ("stablelm", "stablelm"),
     ("starcoder2", "starcoder2"),
@@ -90,6 +91,10 @@ const NAMES: &[(&str, &str)] = &[
     ("block_sparse_moe.experts.w3", "ffn_up_exps"),
     ("block_sparse_moe.experts.w2", "ffn_down_exps"),
     ("block_sparse_moe.output_linear", "ffn_down_exps"),
+    ("block_sparse_moe.primary_router", "ffn_gate_inp"),
+    ("block_sparse_moe.experts.gate", "ffn_gate_exps"),
+    ("block_sparse_moe.experts.up", "ffn_up_exps"),
+    ("block_sparse_moe.experts.down", "ffn_down_exps"),
     ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
     ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
     ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
@@ -270,12 +275,16 @@ fn metadata(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Ve
         ("attention.head_count", number(&["num_attention_heads", "n_head"])),
         ("attention.head_count_kv", number(&["num_key_value_heads"])),
         ("attention.key_length", number(&["head_dim"]).filter(|_| arch != "granite")),
-        ("attention.sliding_window", number(&["sliding_window"]).filter(|n| *n > 0)),
-        ("expert_count", number(&["num_experts", "num_local_experts"])),
-        ("expert_used_count", number(&["num_experts_per_tok"])),
-        ("expert_feed_forward_length", number(&["moe_intermediate_size"])),
+        ("attention.sliding_window", number(&["sliding_window", "sliding_window_size"]).filter(|n| *n > 0)),
+        ("expert_count", number(&["num_experts", "num_local_experts", "moe_num_primary_experts"])),
+        ("expert_used_count", number(&["num_experts_per_tok", "moe_num_active_primary_experts"])),
+        ("expert_feed_forward_length", number(&["moe_intermediate_size", "moe_ffn_hidden_size"])),
         ("expert_shared_feed_forward_length", number(&["shared_expert_intermediate_size"])),
     ];
+    if arch == "smallthinker" {
+        // The chosen ones' sigmoids.
+        entries.push(gguf_bytes::number(&key("expert_gating_func"), 2));
+    }
     for (name, count) in counts {
         entries.extend(count.map(|n| gguf_bytes::number(&key(name), n as u32)));
     }
@@ -316,7 +325,7 @@ fn rotation(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Ve
     let f32_entry = |name: &str, x: f64| gguf_bytes::entry(&key(name), 6, &(x as f32).to_le_bytes());
     let all = &c["rope_parameters"];
     let rope = all.get("full_attention").unwrap_or(all);
-    entries.extend(rope["rope_theta"].as_f64().map(|x| f32_entry("rope.freq_base", x)));
+    entries.extend(rope["rope_theta"].as_f64().or(c["rope_theta"].as_f64()).map(|x| f32_entry("rope.freq_base", x)));
     let heads = number(&["num_attention_heads", "n_head"]).unwrap();
     let dim = number(&["head_dim"]).unwrap_or(number(&["hidden_size", "n_embd"]).unwrap() / heads);
     let part = rope["partial_rotary_factor"].as_f64().unwrap_or(1.0);
