@@ -56,6 +56,8 @@ struct Model {
     kind: &'static str,
     prefix: bool,
     removes: bool,
+    /// Its table of exchanges of characters.
+    table: Vec<u64>,
     special: [(&'static str, u64); 3],
 }
 
@@ -94,20 +96,15 @@ impl Model {
     }
 
     /// What is done to a text first.
-    fn normalizer(&mut self, parts: Vec<(u64, Field)>) -> Result<(), String> {
+    fn normalizer(&mut self, parts: Vec<(u64, Field)>) {
         for part in parts {
             match part {
-                (2, Field::Bytes(table)) if !table.is_empty() => {
-                    let message = "normalises texts by a table (precompiled_charsmap), which is not supported: take a folder \
-                                   with a tokenizer.json";
-                    return Err(message.into());
-                }
+                (2, Field::Bytes(table)) => self.table = table.iter().map(|b| u64::from(*b)).collect(),
                 (3, Field::Number(n)) => self.prefix = n != 0,
                 (4, Field::Number(n)) => self.removes = n != 0,
                 _ => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -118,12 +115,12 @@ impl Model {
 pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
     let damaged = |e: String| format!("is no file of SentencePiece: it has {e}; download it again");
     let (texts, scores, kinds, special) = (vec![], vec![], vec![], [("unknown", 0), ("bos", 1), ("eos", 2)]);
-    let mut m = Model { texts, scores, kinds, kind: "t5", prefix: true, removes: true, special };
+    let mut m = Model { texts, scores, kinds, kind: "t5", prefix: true, removes: true, table: vec![], special };
     for field in fields(file).map_err(damaged)? {
         match field {
             (1, Field::Bytes(message)) => m.piece(fields(message).map_err(damaged)?),
             (2, Field::Bytes(message)) => m.trainer(fields(message).map_err(damaged)?)?,
-            (3, Field::Bytes(message)) => m.normalizer(fields(message).map_err(damaged)?)?,
+            (3, Field::Bytes(message)) => m.normalizer(fields(message).map_err(damaged)?),
             _ => {}
         }
     }
@@ -138,6 +135,7 @@ pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
     set("token_type", Value::Array(Array::Signed(m.kinds)));
     set("add_space_prefix", Value::Bool(m.prefix));
     set("remove_extra_whitespaces", Value::Bool(m.removes));
+    set("precompiled_charsmap", Value::Array(Array::Unsigned(m.table)));
     for (name, id) in m.special {
         set(&format!("{name}_token_id"), Value::Unsigned(id));
     }

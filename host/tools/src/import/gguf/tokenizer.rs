@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
+use tokenizers::normalizers::Precompiled;
 
 use super::Gguf;
 use super::pretokenizers::{Pre, by_name};
@@ -337,7 +338,7 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
         ("ignore_merges", json!(false)),
     ];
     Ok(Parts {
-        normalizer: spaces_to_signs(prefix),
+        normalizer: normalizer(gguf, prefix)?,
         pre_tokenizer: Value::Null,
         decoder: signs_to_spaces(prefix),
         model: bpe(vocab, scored_merges(vocab, &scores), options),
@@ -347,12 +348,6 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
 
 /// The parts of a SentencePiece unigram tokenizer.
 fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
-    if gguf.value("tokenizer.ggml.precompiled_charsmap").is_some() {
-        return Err("a tokenizer that normalises texts by a table (precompiled_charsmap) is not supported".into());
-    }
-    if gguf.bool("tokenizer.ggml.remove_extra_whitespaces") == Some(true) {
-        return Err("a tokenizer that removes white space (remove_extra_whitespaces) is not supported".into());
-    }
     let scores = gguf.numbers("tokenizer.ggml.scores");
     let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
     check_len("tokenizer.ggml.scores", scores.len(), vocab.texts.len())?;
@@ -370,7 +365,7 @@ fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
         ("byte_fallback", json!(vocab.has_bytes())),
     ]);
     Ok(Parts {
-        normalizer: spaces_to_signs(prefix),
+        normalizer: normalizer(gguf, prefix)?,
         pre_tokenizer: Value::Null,
         decoder: signs_to_spaces(prefix),
         model,
@@ -378,15 +373,40 @@ fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     })
 }
 
-/// Puts SentencePiece's sign for every space, and one before the text if `prefix` holds.
-fn spaces_to_signs(prefix: bool) -> Value {
-    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
-    let prepend = json!({"type": "Prepend", "prepend": SPACE});
-    let steps = if prefix { vec![prepend, replace] } else { vec![replace] };
-    json!({"type": "Sequence", "normalizers": steps})
+/// What SentencePiece does to a text first: characters are exchanged by its table and spaces that say nothing removed, where
+/// it does so; then its sign stands for every space, and one before the text if `prefix` holds.
+fn normalizer(gguf: &Gguf, prefix: bool) -> Result<Value, String> {
+    let mut steps: Vec<Value> = exchanges(gguf)?.into_iter().collect();
+    let replace = |pattern: Value, by: &str| json!({"type": "Replace", "pattern": pattern, "content": by});
+    if gguf.bool("tokenizer.ggml.remove_extra_whitespaces") == Some(true) {
+        steps.push(replace(json!({"Regex": "^ +| +$"}), ""));
+        steps.push(replace(json!({"Regex": " {2,}"}), " "));
+    }
+    steps.extend(prefix.then(|| json!({"type": "Prepend", "prepend": SPACE})));
+    steps.push(replace(json!({"String": " "}), SPACE));
+    Ok(json!({"type": "Sequence", "normalizers": steps}))
 }
 
-/// Undoes [`spaces_to_signs`], and joins the bytes of characters that are no tokens.
+/// The exchange of characters by a table, if there is one.
+fn exchanges(gguf: &Gguf) -> Result<Option<Value>, String> {
+    let key = "tokenizer.ggml.precompiled_charsmap";
+    let Some(table) = gguf.numbers(key) else { return Ok(None) };
+    // Bytes, which may be stored with a sign.
+    let table: Vec<u8> = table.into_iter().map(|n| n as i64 as u8).collect();
+    if table.is_empty() {
+        return Ok(None);
+    }
+    // The library makes room for as long an index as the table says it has.
+    let index = table.first_chunk().map_or(usize::MAX, |b| u32::from_le_bytes(*b) as usize);
+    if index > table.len() {
+        return Err(format!("{key} has an index of {index} bytes in {}; is the file damaged?", table.len()));
+    }
+    let damaged = |e: String| format!("{key} is no table of SentencePiece: {e}; is the file damaged?");
+    let table = Precompiled::from(&table).map_err(|e| damaged(e.to_string()))?;
+    serde_json::to_value(table).map(Some).map_err(|e| damaged(e.to_string()))
+}
+
+/// Undoes what [`normalizer`] does to spaces, and joins the bytes of characters that are no tokens.
 fn signs_to_spaces(prefix: bool) -> Value {
     let mut steps = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
