@@ -40,6 +40,9 @@ fn block(block: &Block) -> Value {
         Op::Mlp(m) => json!({
             "operation": "mlp", "neurons": m.neurons, "gated": m.gated, "activation": m.activation.name(),
             "neuron_group": m.group, "by_input": m.by_input, "experts": m.router.map_or(0, |r| r.experts),
+            "experts_used": m.router.map_or(0, |r| r.used), "shared_neurons": m.router.map_or(0, |r| r.shared),
+            "scoring": m.router.map(|r| format!("{:?}", r.scoring).to_lowercase()),
+            "router_reads_layer_input": m.router.is_some_and(|r| r.early),
         }),
     };
     for (name, found) in [("input_norm", n.input), ("output_norm", n.output), ("stream_norm", n.stream)] {
@@ -61,14 +64,40 @@ fn ranges(numbers: &[u64]) -> String {
     runs.map(text).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether a value of a block says more than that there is no such thing.
+fn says(value: &Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false)) && value.as_f64() != Some(0.0) && *value != "none"
+}
+
+/// A value as people read it.
+pub fn shown(value: &Value) -> String {
+    let pair = |(key, v): (&String, &Value)| format!("{key} {}", shown(v));
+    match value {
+        Value::Null => "none".into(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
+        Value::String(text) => text.clone(),
+        // What was a float of 32 bits, in as few digits.
+        Value::Number(n) if n.is_f64() => (n.as_f64().unwrap_or_default() as f32).to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::Array(list) if list.is_empty() => "none".into(),
+        Value::Array(list) => list.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Object(map) if map.contains_key("kind") && map.contains_key("eps") => {
+            format!("{} (eps {})", shown(&map["kind"]), shown(&map["eps"]))
+        }
+        Value::Object(map) => map.iter().map(pair).collect::<Vec<_>>().join(", "),
+    }
+}
+
 /// The kinds of layers.
 pub fn print_kinds(architecture: &Value) -> Result<()> {
     for kind in architecture["kinds"].as_array().into_iter().flatten() {
         let layers: Vec<u64> = kind["layers"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         print::line(format_args!("  layers {}", ranges(&layers)))?;
         for block in kind["blocks"].as_array().into_iter().flatten().filter_map(Value::as_object) {
-            let fields: Vec<String> = block.iter().map(|(key, v)| format!("{key} {v}")).collect();
-            print::line(format_args!("    {}", fields.join(", ")))?;
+            let name = block.get("operation").map(shown).unwrap_or_default();
+            let fields = block.iter().filter(|(key, v)| *key != "operation" && says(v));
+            let fields: Vec<String> = fields.map(|(key, v)| format!("{key} {}", shown(v))).collect();
+            print::line(format_args!("    {name:<12} {}", fields.join(", ")))?;
         }
     }
     Ok(())

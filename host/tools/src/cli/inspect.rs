@@ -1,6 +1,6 @@
 //! `shadowllm inspect`.
 
-use crate::architecture::{architecture, print_kinds};
+use crate::architecture::{architecture, print_kinds, shown};
 use crate::inspect_source::{inspect_source, is_source};
 use crate::print;
 use clap::Args;
@@ -100,16 +100,11 @@ fn parameters(model: &shadowllm_core::Model) -> usize {
     model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
 }
 
-/// A value without the quotes of JSON.
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
     let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
     for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
-        print::line(format_args!("  {key:<14} {}", plain(v)))?;
+        print::line(format_args!("  {key:<14} {}", shown(v)))?;
     }
     let parameters = parameters(model.model());
     let bits = 8.0 * model.file_bytes() as f64 / parameters.max(1) as f64;

@@ -1,6 +1,6 @@
 //! `shadowllm inspect` of what could be packed: a GGUF file or a Hugging Face folder.
 
-use crate::architecture::{architecture, print_kinds};
+use crate::architecture::{architecture, print_kinds, shown};
 use crate::print;
 use serde_json::{Value, json};
 use shadowllm_core::image::Architecture;
@@ -44,7 +44,7 @@ fn print_table(path: &Path, value: &Value) -> Result<()> {
     let own = own.filter(|(key, _)| !["architecture", "file", "refused"].contains(&key.as_str()));
     let globals = value["architecture"].as_object().into_iter().flatten().filter(|(key, _)| *key != "kinds");
     for (key, v) in own.chain(globals) {
-        print::line(format_args!("  {key:<14} {v}"))?;
+        print::line(format_args!("  {key:<14} {}", shown(v)))?;
     }
     print_kinds(&value["architecture"])?;
     let refused = value["refused"].as_array().into_iter().flatten().filter_map(Value::as_str);
