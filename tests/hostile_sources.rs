@@ -7,8 +7,11 @@ mod twins;
 use proptest::prelude::*;
 use shadowllm_core::Format;
 use shadowllm_host::model::LoadedModel;
+use shadowllm_tests::folder::Shape;
+use shadowllm_tests::gguf_file::GgufFile;
 use shadowllm_tests::{gguf_bytes, vectors};
 use shadowllm_tools::import;
+use shadowllm_tools::import::gguf::GgmlType;
 use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashSet;
@@ -59,7 +62,7 @@ fn survives(source: &Path, image: &Path, len: usize) {
         }
     }
     let most = MOST.load(Ordering::Relaxed).saturating_sub(before);
-    assert!(most < 8 * len + ROOM, "{most} bytes for a file of {len}");
+    assert!(most < 8 * len + ROOM, "{most} bytes for {} of {len}", source.display());
 }
 
 /// Families whose configurations have most keys between them.
@@ -145,6 +148,137 @@ fn every_value_of_a_configuration() {
                 changed[key] = value.clone();
                 std::fs::write(folder.join("config.json"), changed.to_string()).unwrap();
                 survives(&folder, &image, len);
+            }
+        }
+    }
+}
+
+/// A small model with a tokenizer.
+fn with_a_tokenizer() -> GgufFile {
+    let shape = Shape { vocab: 64, d: 32, ffn: 32, layers: 1, heads: [2, 1, 16] };
+    let mut file = GgufFile::llama(shape, GgmlType::Q4_0);
+    let texts: Vec<String> = (0..64).map(|i| if i < 3 { format!("<{i}>") } else { format!("\u{2581}t{i}") }).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let scores: Vec<f32> = (0..64).map(|i| -(i as f32)).collect();
+    let entries = [
+        ("model", gguf_bytes::string("tokenizer.ggml.model", "llama")),
+        ("tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &texts)),
+        ("scores", gguf_bytes::floats("tokenizer.ggml.scores", &scores)),
+        ("token_type", gguf_bytes::integers("tokenizer.ggml.token_type", &[1; 64])),
+        ("eos_token_id", gguf_bytes::number("tokenizer.ggml.eos_token_id", 2)),
+    ];
+    for (name, entry) in entries {
+        file.set(&format!("tokenizer.ggml.{name}"), entry);
+    }
+    file
+}
+
+/// Places and widths of all numbers in a GGUF's header: of values too, but of no long array more than the first ones.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    found: Vec<(usize, usize)>,
+}
+
+impl Fields<'_> {
+    fn number(&mut self, width: usize) -> usize {
+        self.found.push((self.at, width));
+        let mut wide = [0; 8];
+        wide[..width].copy_from_slice(&self.bytes[self.at..self.at + width]);
+        self.at += width;
+        u64::from_le_bytes(wide) as usize
+    }
+
+    fn text(&mut self) {
+        self.at += self.number(8);
+    }
+
+    fn value(&mut self, kind: usize) {
+        match kind {
+            0 | 1 | 7 => _ = self.number(1),
+            2 | 3 => _ = self.number(2),
+            4..=6 => _ = self.number(4),
+            8 => self.text(),
+            9 => {
+                let (kind, count) = (self.number(4), self.number(8));
+                for i in 0..count {
+                    let before = self.found.len();
+                    self.value(kind);
+                    if i > 2 {
+                        self.found.truncate(before);
+                    }
+                }
+            }
+            _ => _ = self.number(8),
+        }
+    }
+
+    fn of(bytes: &[u8]) -> Vec<(usize, usize)> {
+        let mut fields = Fields { bytes, at: 0, found: Vec::new() };
+        fields.number(4);
+        fields.number(4);
+        let (tensors, entries) = (fields.number(8), fields.number(8));
+        for _ in 0..entries {
+            fields.text();
+            let kind = fields.number(4);
+            fields.value(kind);
+        }
+        for _ in 0..tensors {
+            fields.text();
+            let rank = fields.number(4);
+            (0..rank).for_each(|_| _ = fields.number(8));
+            fields.number(4);
+            fields.number(8);
+        }
+        fields.found
+    }
+}
+
+/// Every number of a header, from the magic to the last tensor's offset, in turn another one.
+#[test]
+fn every_number_of_a_gguf_header() {
+    let temp = tempfile::tempdir().unwrap();
+    let (file, image) = (temp.path().join("model.gguf"), temp.path().join("model.sllm"));
+    let whole = with_a_tokenizer().bytes();
+    std::fs::write(&file, &whole).unwrap();
+    let formats = Formats::all(Format::F32);
+    pack(&*import::open(&file).unwrap(), formats, Arrangement::DENSE, &image, &mut |_, _| {}).unwrap();
+    let fields = Fields::of(&whole);
+    assert!(fields.len() > 100, "{}", fields.len());
+    for (at, width) in fields {
+        let mut wide = [0; 8];
+        wide[..width].copy_from_slice(&whole[at..at + width]);
+        let own = u64::from_le_bytes(wide);
+        let near = [own.wrapping_add(1), own.wrapping_sub(1), own.wrapping_mul(2), own ^ 0x80];
+        for value in near.into_iter().chain([0, 1 << 31, u64::from(u32::MAX), 1 << 40, i64::MAX as u64, u64::MAX]) {
+            let mut bytes = whole.clone();
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            std::fs::write(&file, &bytes).unwrap();
+            survives(&file, &image, bytes.len());
+        }
+    }
+}
+
+/// The same for the keys of a tokenizer.
+#[test]
+fn every_value_of_a_tokenizer() {
+    let temp = tempfile::tempdir().unwrap();
+    let (file, image) = (temp.path().join("model.gguf"), temp.path().join("model.sllm"));
+    let keys =
+        ["model", "pre", "tokens", "scores", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id"];
+    let more =
+        ["unknown_token_id", "add_bos_token", "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap"];
+    for kind in ["llama", "t5", "gpt2"] {
+        for key in keys.iter().chain(&more) {
+            let key = format!("tokenizer.ggml.{key}");
+            for value in hostile_values(&key) {
+                let mut model = with_a_tokenizer();
+                model.set("tokenizer.ggml.model", gguf_bytes::string("tokenizer.ggml.model", kind));
+                model.set(&key, value);
+                let bytes = model.bytes();
+                std::fs::write(&file, &bytes).unwrap();
+                println!("{kind} {key}");
+                survives(&file, &image, bytes.len());
             }
         }
     }
