@@ -5,8 +5,11 @@ use shadowllm_core::{Format, KvFormat, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
+use shadowllm_tests::program::Place;
 use shadowllm_tests::{pack_to, smollm2, vectors};
 use shadowllm_tools::eval::{perplexity, token_nlls};
+use shadowllm_tools::pack::{Arrangement, Formats};
+use shadowllm_tools::{import, shipped};
 
 const OPTIONS: SessionOptions =
     SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16, sparsity: false };
@@ -57,4 +60,30 @@ fn perplexity_is_pytorchs_and_8_bits_cost_little() {
         let off = (got.perplexity / reference - 1.0).abs();
         assert!(off < tolerance, "{}: {} against {reference}", format.name(), got.perplexity);
     }
+}
+
+/// What a newcomer packs without options can be dialled, keeps the file's numbers, and brings its predictor along.
+#[test]
+fn the_default_layout_and_the_predictor_that_ships() {
+    let Some(file) = smollm2() else { return };
+    let source = import::open(&file).unwrap();
+    assert_eq!(shipped::of(&*source).map(|s| s.model), Some("SmolLM2-135M-Instruct"));
+    assert_eq!(Arrangement::suitable(&*source, Formats::OWN), Arrangement::INPUT);
+    assert_eq!(Arrangement::suitable(&*source, Formats::all(Format::Mxfp4)), Arrangement::DENSE);
+    let story = import::open(&vectors("brown-opt")).unwrap();
+    assert!(shipped::of(&*story).is_none());
+    assert_eq!(Arrangement::suitable(&*story, Formats::OWN), Arrangement::NEURON);
+    let place = Place::new();
+    place.copy(&file, "m.gguf");
+    let packed = place.works("pack m.gguf -o m.sllm");
+    assert!(
+        packed.err.contains("the predictor that ships for SmolLM2") && !packed.out.contains("rounded"),
+        "{}{}",
+        packed.out,
+        packed.err
+    );
+    let answer = place.works("run m.sllm Hello -n 4 --greedy --density 0.8 --json");
+    let value: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_ne!(value["policy"], "off");
+    assert!(!answer.err.contains("not calibrated"), "{}", answer.err);
 }

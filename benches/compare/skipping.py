@@ -37,7 +37,7 @@ class Cell:
     threads: int
 
     def whole(self):
-        """What it is compared with: inputs with their own layout read whole, others with the layout that packs by default."""
+        """What it is compared with: inputs with their own layout read whole, others with the layout that is fastest read whole."""
         return Cell("inputs" if self.layout == "inputs" else "groups-of-32", 1, self.threads)
 
 
