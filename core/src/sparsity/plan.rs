@@ -255,9 +255,16 @@ impl Plan {
         if part == Slot::Neurons && self.inputs != Decider::All { Slot::Up } else { part }
     }
 
+    /// Whether its budget is its own: of policies that share a table, it is the first one's.
+    pub fn owns_budget(&self) -> bool {
+        let budget = |plan: &Plan| plan.calibrated.map(|tables| tables.budget);
+        let owner = PLANS.iter().find(|plan| budget(plan) == budget(self));
+        self.calibrated.is_some() && owner.is_some_and(|plan| plan.policy == self.policy)
+    }
+
     /// Whether calibration prepares it, rather than another policy's calibration.
     pub fn is_prepared(&self) -> bool {
-        self.calibrated.is_some_and(|tables| tables.neurons.is_none())
+        self.owns_budget() && self.calibrated.is_some_and(|tables| tables.neurons.is_none())
     }
 
     /// Whether scores are by maps that calibration trains.

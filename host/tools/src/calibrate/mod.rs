@@ -421,7 +421,7 @@ fn budgets(
         let sessions = memories.iter_mut().map(|memory| trial.session(options, memory)).collect::<Result<_>>()?;
         let mut probe = Probe::new(sessions, &pool, &windows)?;
         if pass == 0 {
-            for policy in &policies {
+            for policy in policies.iter().filter(|p| p.plan().owns_budget()) {
                 progress.stage(&format!("budget of {}", policy.name()), budget::steps(*policy, &image), seconds);
                 let table = budget::search(&mut probe, &mut kept, *policy, &mut |n| progress.done(n))?;
                 if let Some(calibrated) = policy.plan().calibrated {
