@@ -120,7 +120,7 @@ fn a_configuration_with_values_that_cannot_be() {
     let yarn = serde_json::json!({"rope_type": "yarn", "factor": 4});
     bad("rope_parameters", yarn, &["type yarn needs a number original_max_position_embeddings"]);
     let gptq = serde_json::json!({"quant_method": "gptq"});
-    bad("quantization_config", gptq, &["quantized by gptq", "take the one it was made from"]);
+    bad("quantization_config", gptq, &["quantized by gptq", "take the model it was made from"]);
 }
 
 #[test]
