@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures shadowllm and llama.cpp side by side: the same weights, in turns, on the same machine."""
+"""Measures shadowllm and its rivals side by side: the same weights, in turns, on the same machine."""
 
 import argparse
 import json
@@ -16,9 +16,12 @@ EXAMPLES = """\
 examples:
   compare.py                                        SmolLM2 in both formats; fetches and builds what it needs
   compare.py --model smollm2,tiny1b --rounds 5      a large model besides
+  compare.py --gguf FILE.gguf                       any model, packed as it is
+  compare.py --gguf FILE.gguf --ik-bin BIN          and a build of ik_llama.cpp beside them
   compare.py --llama-bin BIN --models DIR           with programs and GGUFs that are already there
   compare.py --model llama7b --format q4_0 -t 2     one row (21 GB of disk, 8 GB of memory)
 """
+OURS = "shadowllm"
 RERUN = "run it by hand to see more, or `compare.py --help`"
 
 
@@ -40,46 +43,48 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One run of each engine, the second right after the first."""
+class Turn:
+    """One run of each engine, one right after the other."""
 
     cell: Cell
-    shadowllm: Run
-    llama_cpp: Run
+    runs: dict
     disturbed: bool
 
 
 class Bench:
-    """The two benchmark programs, asked for the same."""
+    """The benchmark programs, with the same options."""
 
-    def __init__(self, shadowllm, llama_bench, prompt, generate):
+    def __init__(self, shadowllm, rivals, prompt, generate):
         self.shadowllm = shadowllm
-        self.llama_bench = llama_bench
+        self.rivals = rivals
         self.tests = {f"pp{prompt}": prompt, f"tg{generate}": generate}
         self.tests = {test: tokens for test, tokens in self.tests.items() if tokens > 0}
         self.sizes = ["-p", prompt, "-n", generate, "-r", 1]
         self.versions = {}
+        self.bandwidths = {}
 
     def run_shadowllm(self, image, threads):
         """Rates of our engine."""
         command = [self.shadowllm, "bench", image, *self.sizes, "-t", threads, "--json"]
         result = json.loads(call(command, RERUN))
-        self.versions["shadowllm"] = f"{call([self.shadowllm, '--version'], RERUN).split()[-1]} ({result['isa']})"
+        self.versions[OURS] = f"{call([self.shadowllm, '--version'], RERUN).split()[-1]} ({result['isa']})"
+        self.bandwidths.setdefault(threads, []).append(result["rows"][0]["read_bandwidth"])
         return {row["test"]: row["mean"] for row in result["rows"]}
 
-    def run_llama_cpp(self, gguf, threads):
-        """Rates of llama.cpp."""
-        command = [self.llama_bench, "-m", gguf, *self.sizes, "-t", threads, "-o", "json"]
+    def run_rival(self, name, gguf, threads):
+        """Rates of a program that takes llama-bench's options."""
+        program, *options = self.rivals[name]
+        command = [program, "-m", gguf, *self.sizes, "-t", threads, "-o", "json", *options]
         rows = json.loads(call(command, RERUN))
-        self.versions["llama.cpp"] = f"{rows[0]['build_commit']} ({rows[0]['backends']})"
+        self.versions[name] = " ".join([rows[0]["build_commit"], *options])
         return {(f"pp{r['n_prompt']}" if r["n_prompt"] else f"tg{r['n_gen']}"): r["avg_ts"] for r in rows}
 
-    def pair(self, cell, gguf, image, limit):
+    def turn(self, cell, gguf, image, limit):
         """One run of each."""
-        ours = watched(lambda: self.run_shadowllm(image, cell.threads))
-        theirs = watched(lambda: self.run_llama_cpp(gguf, cell.threads))
-        disturbed = max(ours.usage.taken(), theirs.usage.taken()) > limit
-        return Pair(cell, ours, theirs, disturbed)
+        runs = {OURS: watched(lambda: self.run_shadowllm(image, cell.threads))}
+        for name in self.rivals:
+            runs[name] = watched(lambda name=name: self.run_rival(name, gguf, cell.threads))
+        return Turn(cell, runs, max(run.usage.taken() for run in runs.values()) > limit)
 
 
 def watched(run):
@@ -89,46 +94,49 @@ def watched(run):
     return Run(rates, watch.usage())
 
 
-def measure(bench, files, options, pairs):
-    """All rounds; appends to `pairs`, so that what was measured before an interruption is not lost."""
+def measure(bench, files, options, turns):
+    """All rounds; appends to `turns`, so that what was measured before an interruption is not lost."""
     for number in range(1, options.rounds + 1):
         for (model, format_), (gguf, image) in files.items():
             for threads in options.threads:
                 machine.wait_until_quiet(options.limit, options.wait)
-                pair = bench.pair(Cell(model, format_, threads), gguf, image, options.limit)
-                pairs.append(pair)
-                note(f"round {number}/{options.rounds}: {progress(pair)}")
+                turn = bench.turn(Cell(model, format_, threads), gguf, image, options.limit)
+                turns.append(turn)
+                note(f"round {number}/{options.rounds}: {progress(turn)}")
 
 
-def progress(pair):
-    """A pair in one line."""
-    cell, runs = pair.cell, (pair.shadowllm, pair.llama_cpp)
-    rates = ", ".join(f"{test} {' : '.join(f'{r.rates[test]:.1f}' for r in runs)}" for test in runs[0].rates)
+def progress(turn):
+    """A turn in one line."""
+    cell, runs = turn.cell, turn.runs.values()
+    tests = turn.runs[OURS].rates
+    rates = ", ".join(f"{test} {' : '.join(f'{r.rates[test]:.1f}' for r in runs)}" for test in tests)
     taken = " : ".join(f"{r.usage.taken():.2f}" for r in runs)
-    mark = ", DISTURBED" if pair.disturbed else ""
+    mark = ", DISTURBED" if turn.disturbed else ""
     return f"{cell.model} {cell.format} {cell.threads} threads: {rates}; cores taken by others {taken}{mark}"
 
 
-def summarize(pairs, tests):
-    """A row for each cell and test, over its quiet pairs, or over all when none was quiet."""
+def summarize(turns, tests):
+    """A row for each cell and test, over its quiet turns, or over all when none was quiet."""
     rows = []
-    for test in tests:
-        for cell in dict.fromkeys(p.cell for p in pairs):
-            everything = [p for p in pairs if p.cell == cell]
-            quiet = [p for p in everything if not p.disturbed]
-            rows.append(row(cell, test, quiet or everything) | {"quiet": len(quiet), "pairs": len(everything)})
-    return sorted(rows, key=lambda r: (MODELS.index(r["model"]), FORMATS.index(r["format"]), r["test"], r["threads"]))
+    for cell in dict.fromkeys(t.cell for t in turns):
+        for test in tests:
+            everything = [t for t in turns if t.cell == cell]
+            quiet = [t for t in everything if not t.disturbed]
+            rows.append(row(cell, test, quiet or everything) | {"quiet": len(quiet), "turns": len(everything)})
+    models = list(dict.fromkeys((r["model"], r["format"]) for r in rows))
+    return sorted(rows, key=lambda r: (models.index((r["model"], r["format"])), r["test"], r["threads"]))
 
 
-def row(cell, test, pairs):
-    """Median and best of both, and the median of the pairwise ratios."""
-    ours, theirs = ([getattr(p, engine).rates[test] for p in pairs] for engine in ("shadowllm", "llama_cpp"))
-    ratios = [a / b for a, b in zip(ours, theirs)]
+def row(cell, test, turns):
+    """Median and best of each engine, and the medians of the ratios to each rival, turn by turn."""
+    rates = {name: [t.runs[name].rates[test] for t in turns] for name in turns[0].runs}
+    ratios = {name: [a / b for a, b in zip(rates[OURS], rates[name])] for name in rates if name != OURS}
     return asdict(cell) | {
         "test": test,
-        "shadowllm": {"median": statistics.median(ours), "best": max(ours)},
-        "llama_cpp": {"median": statistics.median(theirs), "best": max(theirs)},
-        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+        "rates": {name: {"median": statistics.median(r), "best": max(r)} for name, r in rates.items()},
+        "ratios": {
+            name: {"median": statistics.median(r), "lowest": min(r), "highest": max(r)} for name, r in ratios.items()
+        },
     }
 
 
@@ -136,19 +144,31 @@ def markdown(rows, about):
     """The report."""
     load = " ".join(f"{x:.2f}" for x in about["machine"]["load"])
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    bandwidths = ", ".join(f"{gb:.1f} with {t} thread{'s' * (t > 1)}" for t, gb in about["bandwidths"].items())
+    names = list(about["versions"])
+    heads = [OURS] + [head for name in names if name != OURS for head in (name, "ratio")]
     lines = [
-        f"{about['machine']['cpu']}, {about['machine']['cores']} cores, load {load} at the start; {versions}.",
-        "Tokens per second, median (best); ratio: median of the pairwise ratios shadowllm / llama.cpp (range).",
+        f"{machine.words(about['machine'])}; load {load} at the start; {versions}.",
+        f"Memory read meanwhile, GB/s: {bandwidths}.",
+        "Tokens per second, median (best); ratio: median of the ratios of runs that follow each other (range).",
         "",
-        "| model | test | threads | shadowllm | llama.cpp | ratio | quiet pairs |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        f"| model | test | threads | {' | '.join(heads)} | quiet turns |",
+        f"|---|---|---:|{'---:|' * len(heads)}---:|",
     ]
     for r in rows:
-        rates = " | ".join(f"{r[e]['median']:.1f} ({r[e]['best']:.1f})" for e in ("shadowllm", "llama_cpp"))
-        ratio = f"**{r['ratio']['median']:.2f}** ({r['ratio']['lowest']:.2f}-{r['ratio']['highest']:.2f})"
-        quiet = f"{r['quiet']} of {r['pairs']}" + ("" if r["quiet"] else ", all used")
-        lines.append(f"| {r['model']} {r['format']} | {r['test']} | {r['threads']} | {rates} | {ratio} | {quiet} |")
+        quiet = f"{r['quiet']} of {r['turns']}" + ("" if r["quiet"] else ", all used")
+        cells = " | ".join(cell for name in names if name in r["rates"] for cell in cells_of(r, name))
+        lines.append(f"| {(r['model'] + ' ' + r['format']).strip()} | {r['test']} | {r['threads']} | {cells} | {quiet} |")
     return "\n".join(lines)
+
+
+def cells_of(row, name):
+    """An engine's rates, and the ratio to it."""
+    rates = row["rates"][name]
+    yield f"{rates['median']:.1f} ({rates['best']:.1f})"
+    if name in row["ratios"]:
+        ratio = row["ratios"][name]
+        yield f"**{ratio['median']:.2f}** ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
 
 
 def list_of(kind, known=None):
@@ -172,7 +192,8 @@ def arguments():
     )
     what = p.add_argument_group("what to measure")
     add = what.add_argument
-    add("--model", type=list_of(str, MODELS), default=["smollm2"], help=f"of {', '.join(MODELS)} (smollm2)")
+    add("--model", type=list_of(str, MODELS), help=f"of {', '.join(MODELS)} (smollm2, without --gguf)")
+    add("--gguf", type=list_of(Path), default=[], metavar="FILE", help="models of your own, packed as they are")
     add("--format", type=list_of(str, FORMATS), default=FORMATS, help=f"of {', '.join(FORMATS)} (both)")
     add("-t", "--threads", type=list_of(int), default=[1, 2], help="numbers of threads (1,2)")
     add("-p", "--prompt", type=int, default=512, help="tokens of the prefill, 0 for none (512)")
@@ -182,6 +203,7 @@ def arguments():
     add = where.add_argument
     add("--work", type=Path, default=default_work(), metavar="DIR", help="for all that is made (%(default)s)")
     add("--llama-bin", metavar="DIR", help="ready llama-bench (and llama-quantize)")
+    add("--ik-bin", metavar="DIR", help="a ready llama-bench of ik_llama.cpp, to be measured too")
     add("--models", metavar="DIR", help="ready GGUFs named MODEL-FORMAT.gguf; only read")
     add("--shadowllm", metavar="PROGRAM", help="the program to measure (this repository's release build)")
     add("-o", "--output", type=Path, metavar="FILE", help="the result as JSON (WORK/compare.json)")
@@ -192,6 +214,7 @@ def arguments():
     options = p.parse_args()
     if options.rounds < 1 or min(options.threads) < 1 or options.prompt < 0 or options.generate < 0:
         p.error("rounds and threads begin at 1, -p and -n at 0")
+    options.model = options.model or ([] if options.gguf else ["smollm2"])
     if options.prompt + options.generate == 0:
         p.error("nothing to measure: one of -p and -n must be above 0")
     return options
@@ -205,19 +228,24 @@ def run(options):
     tools = Tools(options.work)
     llama = LlamaCpp(options.work, tools, options.llama_bin)
     models = Models(options.work, tools, llama, shadowllm, options.models)
-    bench = Bench(shadowllm, llama.program("llama-bench"), options.prompt, options.generate)
+    rivals = {"llama.cpp": [llama.program("llama-bench")]}
+    if options.ik_bin:
+        rivals["ik_llama.cpp"] = [LlamaCpp(options.work, tools, options.ik_bin).program("llama-bench"), "-rtr", "1"]
+    bench = Bench(shadowllm, rivals, options.prompt, options.generate)
     files = {(m, f): models.pair(m, f) for m in options.model for f in options.format}
+    files |= {(gguf.stem, ""): models.own(gguf) for gguf in options.gguf}
     about = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine.describe()}
-    pairs = []
+    turns = []
     try:
         with machine.alone(note):
-            measure(bench, files, options, pairs)
+            measure(bench, files, options, turns)
     except KeyboardInterrupt:
         note("interrupted: this is what there is")
-    about |= {"versions": bench.versions, "limit": options.limit}
-    rows = summarize(pairs, bench.tests)
+    bandwidths = {threads: statistics.median(gb) for threads, gb in bench.bandwidths.items()}
+    about |= {"versions": bench.versions, "limit": options.limit, "bandwidths": bandwidths}
+    rows = summarize(turns, bench.tests)
     output = options.output or options.work / "compare.json"
-    output.write_text(json.dumps(about | {"summary": rows, "pairs": [asdict(p) for p in pairs]}, indent=1) + "\n")
+    output.write_text(json.dumps(about | {"summary": rows, "turns": [asdict(t) for t in turns]}, indent=1) + "\n")
     print(markdown(rows, about))
     note(f"written: {output}")
 

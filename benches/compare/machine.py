@@ -15,17 +15,44 @@ STAT = Path("/proc/stat")
 
 def describe():
     """The machine, for the report."""
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()}
+    return {
+        "cpu": cpu_field("model name") or platform.processor() or platform.machine(),
+        "family": cpu_field("cpu family"),
+        "model": cpu_field("model\t"),
+        "caches": caches(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "load": os.getloadavg(),
+    }
 
 
-def cpu_name():
-    """The processor's name as the system gives it."""
+def words(machine):
+    """[`describe`] in a line: figures of one kind of processor say little of another."""
+    numbers = [f"{name} {machine[name]}" for name in ("family", "model") if machine[name]]
+    sizes = [f"{level} {size}" for level, size in machine["caches"].items()]
+    return ", ".join([machine["cpu"], *numbers, f"{machine['cores']} cores", *sizes])
+
+
+def cpu_field(name):
+    """A line of the first processor as the system gives it; None where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
+
+
+def caches():
+    """Sizes of the second and third caches, where the system says them."""
+    sizes = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, size = ((index / field).read_text().strip() for field in ("level", "size"))
+        except OSError:
+            continue
+        if level in ("2", "3"):
+            sizes[f"L{level}"] = size
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,12 @@ class Models:
         gguf = self.gguf(model, format_)
         return gguf, self.image(gguf, model, format_)
 
+    def own(self, gguf):
+        """A GGUF and the image with the numbers that it holds."""
+        if not gguf.is_file():
+            raise Failure(f"{gguf} is not there")
+        return gguf, self.image(gguf, gguf.stem, None)
+
     def gguf(self, model, format_):
         """The GGUF: a given one, or made here."""
         name = f"{model}-{format_}.gguf"
@@ -196,11 +202,12 @@ class Models:
 
     def image(self, gguf, model, format_):
         """The image packed from a GGUF, anew when the GGUF or the packer has changed."""
-        path = self.folder / f"{model}-{format_}.sllm"
+        path = self.folder / (f"{model}-{format_}.sllm" if format_ else f"{model}.sllm")
         made_from = max(p.stat().st_mtime for p in (gguf, self.shadowllm))
         if not path.is_file() or path.stat().st_mtime < made_from:
             note(f"packing {path.name}")
-            call([self.shadowllm, "pack", gguf, "-o", path, "--format", format_, "--layout", "dense"], "see `shadowllm pack --help`")
+            options = ["--layout", "dense", *(["--format", format_] if format_ else [])]
+            call([self.shadowllm, "pack", gguf, "-o", path, *options], "see `shadowllm pack --help`")
         return path
 
     def shape(self, model):
