@@ -27,7 +27,7 @@ RERUN = "run it by hand to see more, or `compare.py --help`"
 
 @dataclass(frozen=True)
 class Cell:
-    """What a pair of runs measures."""
+    """What a turn measures."""
 
     model: str
     format: str
@@ -198,7 +198,7 @@ def arguments():
     add("-t", "--threads", type=list_of(int), default=[1, 2], help="numbers of threads (1,2)")
     add("-p", "--prompt", type=int, default=512, help="tokens of the prefill, 0 for none (512)")
     add("-n", "--generate", type=int, default=64, help="tokens to decode, 0 for none (64)")
-    add("--rounds", type=int, default=5, help="pairs of runs of each kind (5)")
+    add("--rounds", type=int, default=5, help="turns of each kind (5)")
     where = p.add_argument_group("where things are")
     add = where.add_argument
     add("--work", type=Path, default=default_work(), metavar="DIR", help="for all that is made (%(default)s)")
@@ -209,8 +209,8 @@ def arguments():
     add("-o", "--output", type=Path, metavar="FILE", help="the result as JSON (WORK/compare.json)")
     quiet = p.add_argument_group("other load")
     add = quiet.add_argument
-    add("--limit", type=float, default=0.05, metavar="CORES", help="taken by others: more disturbs a pair (0.05)")
-    add("--wait", type=float, default=30, metavar="SECONDS", help="for a quiet machine before a pair, at most (30)")
+    add("--limit", type=float, default=0.05, metavar="CORES", help="taken by others: more disturbs a turn (0.05)")
+    add("--wait", type=float, default=30, metavar="SECONDS", help="for a quiet machine before a turn, at most (30)")
     options = p.parse_args()
     if options.rounds < 1 or min(options.threads) < 1 or options.prompt < 0 or options.generate < 0:
         p.error("rounds and threads begin at 1, -p and -n at 0")

@@ -1,6 +1,7 @@
 //! `shadowllm bench`: prefill and decode speed, in the manner of llama-bench.
 
 use crate::bandwidth::read_bandwidth;
+use crate::batch::{self, Batch};
 use crate::dial::{DialOptions, skips};
 use crate::print;
 use crate::setup::{MACHINE, ModelOptions, session_options};
@@ -28,6 +29,9 @@ pub struct Options {
     /// Tokens to decode; 0 leaves it out.
     #[arg(short, default_value_t = 128)]
     n: usize,
+    /// Passes over this many tokens at once, as verification makes them, beside a pass over one: 2,4,8.
+    #[arg(long, value_delimiter = ',')]
+    batch: Vec<usize>,
     /// Positions already in the cache when decoding begins.
     #[arg(short, long, default_value_t = 0)]
     depth: usize,
@@ -90,14 +94,16 @@ impl Row {
 
 /// Runs the command.
 pub fn bench(o: &Options) -> Result<()> {
-    if o.repetitions == 0 || (o.prompt == 0 && o.n == 0) {
-        return Err(Error::Usage("nothing to measure: -r and one of -p and -n must be above 0".into()));
+    if o.repetitions == 0 || (o.prompt == 0 && o.n == 0 && o.batch.is_empty()) {
+        return Err(Error::Usage("nothing to measure: -r and one of -p, -n and --batch must be above 0".into()));
     }
     let threads = if o.threads.is_empty() { vec![Pool::cores()] } else { o.threads.clone() };
     let pools = threads.iter().map(|t| Pool::new(*t)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open_for(o.dial.skips())?;
     let pools = pools.into_iter().map(|pool| o.model.within(pool, &model)).collect::<Result<Vec<_>>>()?;
-    let context = o.depth.saturating_add(o.n).max(o.prompt);
+    batch::check(&o.batch, model.model().config().max_positions.saturating_sub(o.depth))?;
+    let most = o.batch.iter().max().map_or(0, |n| n * batch::PASSES);
+    let context = o.depth.saturating_add(o.n.max(most)).max(o.prompt);
     let options = session_options(&model, context, o.model.kv, "a smaller -p, or -d and -n")?;
     let dial = o.dial.one_for(&model)?;
     let options = SessionOptions { sparsity: skips(&[dial]), ..options };
@@ -105,7 +111,7 @@ pub fn bench(o: &Options) -> Result<()> {
     let mut session = model.session(options, &mut memory)?;
     session.set_dial(&dial)?;
     let ids = ids(o, &model, context)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut batches) = (Vec::new(), Vec::new());
     for (pool, &threads) in pools.iter().zip(&threads) {
         if o.prompt > 0 {
             let run = |s: &mut Session| Ok((prefill(s, pool, &ids[..o.prompt])?, 0));
@@ -118,13 +124,14 @@ pub fn bench(o: &Options) -> Result<()> {
             let run = |s: &mut Session| decode(s, pool, o.depth, &ids[..o.depth + o.n]);
             rows.push(measure(o, &mut session, name.trim().to_owned(), threads, o.n, run)?);
         }
+        batches.extend(batch::measure(&mut session, (pool, threads), o.depth, &ids, &o.batch, o.repetitions)?);
     }
     let peak = peak_memory();
     for (pool, threads) in pools.iter().zip(&threads) {
         let bandwidth = read_bandwidth(pool);
         rows.iter_mut().filter(|r| r.threads == *threads).for_each(|r| r.bandwidth = bandwidth);
     }
-    report(o, &model, &rows, peak)
+    report(o, &model, &rows, &batches, peak)
 }
 
 /// Ids of the text, or random ones that do not depend on the machine.
@@ -187,12 +194,13 @@ fn measure(
     Ok(Row { test, threads, rates, bytes, bandwidth: f64::NAN })
 }
 
-fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> Result<()> {
+fn report(o: &Options, model: &LoadedModel, rows: &[Row], batches: &[Batch], peak: Option<u64>) -> Result<()> {
     if o.json {
         let rows: Vec<Value> = rows.iter().map(Row::json).collect();
         return print::json(&json!({
             "model": model.path().to_string_lossy(), "image_bytes": model.file_bytes(), "isa": model.model().kernels().isa().name(),
             "load_seconds": model.load_time().as_secs_f64(), "peak_memory_bytes": peak, "rows": rows,
+            "batches": batches.iter().map(Batch::json).collect::<Vec<_>>(),
         }));
     }
     if o.csv {
@@ -216,6 +224,7 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row], peak: Option<u64>) -> 
             r.best()
         ))?;
     }
+    batch::print(batches)?;
     let peak = peak.map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
     let (isa, load) = (model.model().kernels().isa().name(), model.load_time().as_secs_f64());
     let roofs: Vec<String> = rows

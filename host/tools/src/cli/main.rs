@@ -5,6 +5,7 @@
 mod answer;
 mod architecture;
 mod bandwidth;
+mod batch;
 mod bench;
 mod cache;
 #[cfg(feature = "calibrate")]
