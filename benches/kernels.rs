@@ -119,7 +119,7 @@ impl Bench {
                     // The panels lie one after the other, and are read in this order.
                     let ahead = panel + m.prefetch_runs();
                     let prefetch = [m.unit_start(ahead), m.unit_start(ahead + 1)];
-                    row.kernels.gemv(&m, panel, prefetch, &self.inputs.view(), out);
+                    row.kernels.gemm_ahead(&m, panel, prefetch, &self.inputs.view(), 0..1, out, TILE_ROWS);
                 }
                 black_box(&mut y);
             });
@@ -173,7 +173,7 @@ impl Bench {
         group.bench_function(name, |b| {
             b.iter(|| {
                 for panel in 0..CACHED {
-                    row.kernels.gemv(&m, panel, [m.unit_start(panel); 2], &self.inputs.view(), &mut y);
+                    row.kernels.gemm(&m, panel, &self.inputs.view(), 0..1, &mut y, TILE_ROWS);
                     black_box(&mut y);
                 }
             });

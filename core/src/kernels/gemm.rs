@@ -187,7 +187,7 @@ unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
             if D::H::SUPERS > 0 && kb % SUPER == 0 {
                 supers = read_supers::<D::L, D::H>(isa, tiles.supers());
             }
-            let tile: &Tile<D::H, D::S> = &*tiles.next(isa, T == 1).cast();
+            let tile: &Tile<D::H, D::S> = &*tiles.next(isa, t == 0).cast();
             let codes = D::decode(isa, tile, &table);
             let (scales, minima) = (tile.heads.scales(isa, &supers), tile.heads.minima(isa, &supers));
             let tile = Decoded::<D> { codes, scales, minima };
@@ -236,7 +236,11 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
                 quants[i] = &*x.quants.add((t + i) * x.width + kb * BLOCK).cast();
                 offsets[i] = *x.offsets.add((t + i) * blocks + kb);
             }
-            let dots = D::dots(isa, &tile.codes, &quants, &offsets);
+            let dots = if N == 1 {
+                [D::dot(isa, &tile.codes, quants[0], offsets[0]); N]
+            } else {
+                D::dots(isa, &tile.codes, &quants, &offsets)
+            };
             for i in 0..N {
                 let sx = *x.scales.add((t + i) * blocks + kb);
                 acc[i] = acc[i].add(dots[i].mul(tile.scales.mul(D::L::splat(isa, sx))));
@@ -248,35 +252,85 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
     }
 }
 
-/// Adds one k-block's products to a run of panels, one token.
+/// Adds one k-block's products to a run of panels.
 ///
 /// ```text
-/// for every panel: outputs += dot(codes of its tile, x) * (scale * scale of x)
+/// for every panel: decode the codes of its tile
+///     for each token: outputs += dot(codes, x) * (scale * scale of x)
 /// ```
 ///
 /// # Safety
 /// As [`super::call::MatrixKernel`], for 16 outputs of every tile.
 #[inline(always)]
-pub(super) unsafe fn columns_int<D: TileDot>(isa: Proof<D::L>, call: &Call) {
+pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
+    // SAFETY: the same contract.
+    unsafe {
+        if call.tokens == 1 {
+            add_columns::<D::One, true>(isa, call);
+        } else {
+            add_columns::<D::Many, false>(isa, call);
+        }
+    }
+}
+
+/// [`columns_int`], for one token or for several.
+///
+/// # Safety
+/// The same.
+#[inline(always)]
+unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call) {
     let (run, prefetch) = call.tiles();
     // The table is a copy, which no store to the outputs can change.
-    let (x, n, table) = (&call.x, run.inner, *call.table);
-    // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
+    let (n, table) = (run.inner, *call.table);
+    // SAFETY: there are `n` whole tiles, 16 outputs for each and for every token, and a block of each token's inputs.
     unsafe {
-        let (q, sx, offset) = (&*x.quants.cast(), *x.scales, *x.offsets);
-        let (sum, sx_lanes) = (sx * block_sum(offset[0]), D::L::splat(isa, sx));
         let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n);
         for p in 0..n {
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);
-            let dot = D::dot(isa, &D::decode(isa, tile, &table), q, offset);
             let supers = read_supers::<D::L, D::H>(isa, run.supers.wrapping_add(2 * TILE_ROWS * D::H::SUPERS * p));
-            let at = &mut *call.out.add(p * TILE_ROWS).cast();
-            let mut acc = D::L::load(isa, at).add(dot.mul(tile.heads.scales(isa, &supers).mul(sx_lanes)));
-            if D::H::AFFINE {
-                acc = acc.add(tile.heads.minima(isa, &supers).mul(D::L::splat(isa, sum)));
+            let codes = D::decode(isa, tile, &table);
+            let (scales, minima) = (tile.heads.scales(isa, &supers), tile.heads.minima(isa, &supers));
+            let tile = Decoded::<D> { codes, scales, minima };
+            let out = call.out.add(p * TILE_ROWS);
+            if ONE {
+                add_column::<D, 1, 1>(isa, call, &tile, 0, out);
+                continue;
             }
-            acc.store(at);
+            let mut t = 0;
+            while D::AT_ONCE >= 4 && call.tokens - t >= 4 {
+                add_column::<D, 4, 4>(isa, call, &tile, t, out);
+                t += 4;
+            }
+            while call.tokens - t >= 1 {
+                add_column::<D, 1, 1>(isa, call, &tile, t, out);
+                t += 1;
+            }
+        }
+    }
+}
+
+/// Adds one tile's products to the outputs of `T` tokens from `t`, the first token's at `out`.
+///
+/// # Safety
+/// As [`columns_int`].
+#[inline(always)]
+unsafe fn add_column<D: TileDot, const T: usize, const N: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    tile: &Decoded<D>,
+    t: usize,
+    out: *mut f32,
+) {
+    let mut acc = [D::L::splat(isa, 0.0); T];
+    // SAFETY: tokens `t..t + T` have 16 outputs each, and a block of inputs, the first of its row here.
+    unsafe {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = D::L::load(isa, &*out.add((t + i) * call.stride).cast());
+        }
+        add_dots::<D, T, N>(isa, call, tile, 0, t, &mut acc);
+        for (i, acc) in acc.iter().enumerate() {
+            acc.store(&mut *out.add((t + i) * call.stride).cast());
         }
     }
 }
@@ -417,7 +471,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
         let mut acc = sums_so_far::<L, T>(isa, call, kbs.start, t);
         let mut tiles = *tiles;
         for kb in kbs {
-            let tile = core::slice::from_raw_parts(tiles.next(isa, T == 1), Floats::<L, E>::TILE);
+            let tile = core::slice::from_raw_parts(tiles.next(isa, t == 0), Floats::<L, E>::TILE);
             let mut rows: [&[f32]; T] = [&[]; T];
             for (i, row) in rows.iter_mut().enumerate() {
                 *row = core::slice::from_raw_parts(x.values.add((t + i) * x.width + kb * BLOCK), BLOCK);
@@ -428,7 +482,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     }
 }
 
-/// Adds one k-block's products to a run of panels, float, one token.
+/// Adds one k-block's products to a run of panels, float.
 ///
 /// # Safety
 /// As [`columns_int`].
@@ -436,17 +490,19 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
 pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
     let (run, prefetch) = call.tiles();
     let (tile, n) = (Floats::<L, E>::TILE, run.inner);
-    // SAFETY: there are `n` whole tiles, 16 outputs for each, and a block of inputs.
+    // SAFETY: there are `n` whole tiles, 16 outputs for each and for every token, and a block of each token's inputs.
     unsafe {
-        let rows = [core::slice::from_raw_parts(call.x.values, BLOCK)];
         let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(prefetch, n);
         for p in 0..n {
             prefetcher.next(isa);
             let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);
-            let at = &mut *call.out.add(p * TILE_ROWS).cast();
-            let mut acc = [L::load(isa, at)];
-            accumulate::<L, E, 1>(isa, &mut acc, weights, TILE_ROWS, &rows);
-            acc[0].store(at);
+            for t in 0..call.tokens {
+                let rows = [core::slice::from_raw_parts(call.x.values.add(t * call.x.width), BLOCK)];
+                let at = &mut *call.out.add(p * TILE_ROWS + t * call.stride).cast();
+                let mut acc = [L::load(isa, at)];
+                accumulate::<L, E, 1>(isa, &mut acc, weights, TILE_ROWS, &rows);
+                acc[0].store(at);
+            }
         }
     }
 }

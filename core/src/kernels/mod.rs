@@ -155,12 +155,30 @@ impl Kernels {
     /// # Panics
     /// When widths or lengths do not fit.
     pub fn gemm(&self, m: &Matrix, panel: usize, x: &Input, tokens: Range<usize>, out: &mut [f32], stride: usize) {
-        check_output(out, tokens.len(), stride);
-        // SAFETY: `out` is exclusively borrowed and long enough.
-        unsafe { self.gemm_shared(m, panel, x, tokens, out.as_mut_ptr(), stride) }
+        self.gemm_ahead(m, panel, [m.unit_start(panel); 2], x, tokens, out, stride);
     }
 
-    /// [`Kernels::gemm`] into memory shared between tasks.
+    /// [`Kernels::gemm`], which prefetches runs of tiles meanwhile.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    pub fn gemm_ahead(
+        &self,
+        m: &Matrix,
+        panel: usize,
+        prefetch: Prefetch,
+        x: &Input,
+        tokens: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        check_output(out, tokens.len(), stride);
+        // SAFETY: `out` is exclusively borrowed and long enough.
+        unsafe { self.gemm_shared(m, panel, prefetch, x, tokens, out.as_mut_ptr(), stride) }
+    }
+
+    /// [`Kernels::gemm_ahead`] into memory shared between tasks.
     ///
     /// # Safety
     /// `out` must be valid for writes of 16 floats at each multiple of `stride` below the number of tokens, and no
@@ -168,10 +186,12 @@ impl Kernels {
     ///
     /// # Panics
     /// When widths or lengths do not fit.
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
     pub unsafe fn gemm_shared(
         &self,
         m: &Matrix,
         panel: usize,
+        prefetch: Prefetch,
         x: &Input,
         tokens: Range<usize>,
         out: *mut f32,
@@ -190,28 +210,12 @@ impl Kernels {
                 assert!(panel < g.panels, "panel out of range");
                 Weights::Inputs { lines: m.lines(), active: &[], outputs: panel..panel + 1 }
             }
-            _ => Weights::Tiles(m.panel_tiles(panel), [m.unit_start(0); 2]),
+            _ => Weights::Tiles(m.panel_tiles(panel), prefetch),
         };
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
         let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
         // SAFETY: the panel is inside the matrix, `x` has these rows, and `out` is valid for 16 floats a token.
         unsafe { self.run(shape, m, &call) }
-    }
-
-    /// Panel `panel` of `m` times the one token of `x`: writes 16 outputs, and prefetches runs of tiles.
-    ///
-    /// # Panics
-    /// When widths or lengths do not fit.
-    pub fn gemv(&self, m: &Matrix, panel: usize, prefetch: Prefetch, x: &Input, out: &mut [f32]) {
-        let g = m.geometry();
-        if g.shapes() != [Shape::Panel; 2] {
-            return self.gemm(m, panel, x, 0..1, out, TILE_ROWS);
-        }
-        check_output(out, 1, TILE_ROWS);
-        let (weights, x) = (Weights::Tiles(m.panel_tiles(panel), prefetch), x.rows(g, 0..1));
-        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: out.as_mut_ptr(), stride: TILE_ROWS };
-        // SAFETY: the panel is inside the matrix, `x` has a row, and `out` is exclusively borrowed and long enough.
-        unsafe { self.run(Shape::Panel, m, &call) }
     }
 
     /// Any 16 outputs of a matrix of [`crate::format::Order::RowLines`] times some tokens of `x`: writes 16 outputs per token in the
@@ -307,7 +311,10 @@ impl Kernels {
             for half in 0..BLOCK / TILE_ROWS {
                 let panel = block * (BLOCK / TILE_ROWS) + half;
                 // SAFETY: `out` is valid for 32 floats a token, of which this is a half.
-                unsafe { self.gemm_shared(m, panel, x, tokens.clone(), out.add(half * TILE_ROWS), stride) };
+                unsafe {
+                    let (prefetch, out) = ([m.unit_start(0); 2], out.add(half * TILE_ROWS));
+                    self.gemm_shared(m, panel, prefetch, x, tokens.clone(), out, stride);
+                }
             }
             return;
         }
@@ -318,27 +325,53 @@ impl Kernels {
         unsafe { self.run(shape, m, &call) }
     }
 
-    /// Adds k-block `k_block`'s part of the product of the first token of `x` to panels `from..from + y.len() / 16`
-    /// of a matrix of [`crate::format::Order::Columns`], and prefetches runs of tiles.
+    /// Adds k-block `k_block`'s part of the product of some tokens of `x` to `panels` of a matrix of
+    /// [`crate::format::Order::Columns`], and prefetches runs of tiles: 16 outputs a panel, the first token's at `out`, each
+    /// `stride` floats after the one before.
+    ///
+    /// # Safety
+    /// `out` must be valid for reads and writes of 16 floats for every panel at each multiple of `stride` below the number of
+    /// tokens, and no other task may touch them now.
+    ///
+    /// # Panics
+    /// When widths or lengths do not fit.
+    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
+    pub unsafe fn columns_shared(
+        &self,
+        m: &Matrix,
+        k_block: usize,
+        prefetch: Prefetch,
+        panels: Range<usize>,
+        x: &Input,
+        tokens: usize,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let g = m.geometry();
+        let x = x.rows(g, 0..tokens).block(k_block);
+        if panels.is_empty() {
+            return;
+        }
+        let start = m.column_run(k_block, panels.start, panels.end).as_ptr();
+        let supers = m.column_supers(k_block, panels.start);
+        let inner_stride = g.format.tile_bytes();
+        let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels.len(), inner_stride };
+        let weights = Weights::Tiles(run, prefetch);
+        let call = Call { table: m.format().table(), weights, x, tokens, out, stride };
+        // SAFETY: the matrix has this k-block, of which `run` has as many tiles as there are panels (`column_run` checks
+        // both), `x` has these rows, and `out` 16 floats a panel for each.
+        unsafe { self.run(Shape::Columns, m, &call) }
+    }
+
+    /// [`Kernels::columns_shared`] for the first token of `x`, from panel `from` on.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
     pub fn gemv_columns(&self, m: &Matrix, k_block: usize, prefetch: Prefetch, from: usize, x: &Input, y: &mut [f32]) {
-        let (g, panels) = (m.geometry(), y.len() / TILE_ROWS);
         assert!(y.len().is_multiple_of(TILE_ROWS), "outputs come in panels of 16");
-        let x = x.rows(g, 0..1).block(k_block);
-        if panels == 0 {
-            return;
-        }
-        let start = m.column_run(k_block, from, from + panels).as_ptr();
-        let supers = m.column_supers(k_block, from);
-        let inner_stride = g.format.tile_bytes();
-        let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels, inner_stride };
-        let weights = Weights::Tiles(run, prefetch);
-        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
-        // SAFETY: the matrix has this k-block, of which `run` has `panels` tiles (`column_run` checks both), `x` has a
-        // row, and `y` 16 floats a panel.
-        unsafe { self.run(Shape::Columns, m, &call) }
+        let panels = from..from + y.len() / TILE_ROWS;
+        // SAFETY: `y` is exclusively borrowed and has 16 floats for every panel.
+        unsafe { self.columns_shared(m, k_block, prefetch, panels, x, 1, y.as_mut_ptr(), 0) }
     }
 
     /// Quantizes rows by block of 32: `scale = largest |x| / 127`, `q = round(x * (127 / largest |x|))`,

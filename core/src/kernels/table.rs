@@ -1,7 +1,7 @@
 //! The kernels of every instruction set: the generic code, compiled with its features.
 
 use super::call::Call;
-use super::tile_dot::{Dots, tiles};
+use super::tile_dot::tiles;
 use super::*;
 use crate::simd::Proof;
 
@@ -135,7 +135,7 @@ macro_rules! instantiate {
         type Panel = gemm::Integers<D>;
         type H = <Panel as gemm::Panel>::H;
         instantiate!(@kernel $features panel, gemm::gemm::<Panel>);
-        instantiate!(@kernel $features columns, gemm::columns_int::<<D as Dots>::One>);
+        instantiate!(@kernel $features columns, gemm::columns_int::<D>);
         instantiate!(@kernel $features codes, input_dot::gemv_inputs::<H, $input_dot>);
         instantiate!(@kernel $features all_codes,
             gemm::gemm_inputs::<Panel, <$input_dot as input_dot::InputDot>::C>);

@@ -272,12 +272,11 @@ fn project(
     let (block, ahead) = (walk.block(walk.at), part + p.matrix.prefetch_runs());
     for half in 0..PANELS {
         let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
-        if tokens == 1 && first == 0 {
-            let prefetch = [walk.panel(ahead + half), walk.panel(ahead + half + 1)];
-            kernels.gemv(&p.matrix, panel, prefetch, x, out);
-        } else {
-            kernels.gemm(&p.matrix, panel, x, first..first + tokens, out, BLOCK);
-        }
+        let ahead = ahead + half;
+        // Later tokens find the weights in the caches.
+        let prefetch =
+            if first == 0 { [walk.panel(ahead), walk.panel(ahead + 1)] } else { [p.matrix.unit_start(panel); 2] };
+        kernels.gemm_ahead(&p.matrix, panel, prefetch, x, first..first + tokens, out, BLOCK);
     }
     if let Some(bias) = p.bias {
         for row in out.chunks_exact_mut(BLOCK).take(tokens) {

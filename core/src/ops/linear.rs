@@ -9,6 +9,9 @@ use crate::kernels::{Input, Kernels};
 use crate::views::Disjoint;
 use core::ops::Range;
 
+/// Tokens that wait for memory rather than for the processor.
+const FEW: usize = 8;
+
 /// One product of a step: `out = m x (+ bias)`.
 pub struct Product<'a> {
     matrix: Matrix<'a>,
@@ -76,7 +79,7 @@ impl<'a> Product<'a> {
         let g = self.matrix.geometry();
         let all = (g.input_width(), g.k_blocks, g.k_blocks / g.format.blocks_together());
         let (inputs, k_blocks, supers) = match (self.shape(tokens), self.inputs) {
-            (Shape::Columns, _) => {
+            (Shape::Columns, _) if tokens == 1 => {
                 let read = (0..g.k_blocks).filter(|kb| self.block_matters(x, *kb));
                 let blocks = read.clone().count();
                 (blocks * BLOCK, blocks, runs(read.map(|kb| kb / SUPER)))
@@ -93,7 +96,8 @@ impl<'a> Product<'a> {
     /// How it is computed.
     fn shape(&self, tokens: usize) -> Shape {
         let [one, several] = self.matrix.geometry().shapes();
-        if tokens == 1 { one } else { several }
+        // Few tokens wait for memory as one does: columns are read in the order in which they lie.
+        if tokens == 1 || one == Shape::Columns && tokens <= FEW { one } else { several }
     }
 
     /// Computes some items for all tokens.
@@ -116,14 +120,8 @@ impl<'a> Product<'a> {
             unsafe {
                 match self.shape(tokens) {
                     _ if m.geometry().is_by_input() => self.blocks(kernels, x, tokens, first..first + n),
-                    Shape::Columns => self.columns(kernels, x, first..first + n),
-                    Shape::Panel if tokens == 1 => self.panels(kernels, x, at..at + n, items.end),
-                    _ => {
-                        for p in first..first + n {
-                            let out = self.out.as_ptr().add(m.output_offset(p));
-                            kernels.gemm_shared(m, p, x, 0..tokens, out, self.stride);
-                        }
-                    }
+                    Shape::Columns => self.columns(kernels, x, tokens, first..first + n),
+                    _ => self.panels(kernels, x, tokens, at..at + n, items.end),
                 }
                 self.add_bias(tokens, first..first + n);
             }
@@ -131,20 +129,22 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Panels of a matrix of rows, one token; those up to item `end` follow.
+    /// Panels; those up to item `end` follow.
     ///
     /// # Safety
     /// As [`Product::run`].
-    unsafe fn panels(&self, kernels: &Kernels, x: &Input, items: Range<usize>, end: usize) {
+    unsafe fn panels(&self, kernels: &Kernels, x: &Input, tokens: usize, items: Range<usize>, end: usize) {
         let m = &self.matrix;
         let (ahead, last) = (m.prefetch_runs(), end - 1);
-        let hint = |i: usize| m.unit_start(self.item(i.min(last)));
+        // Tiles of a panel of columns lie apart: many tokens read them, and no one asks for them ahead.
+        let lies_together = m.geometry().order.unit_outputs() >= TILE_ROWS;
+        let hint = |i: usize| m.unit_start(if lies_together { self.item(i.min(last)) } else { 0 });
         let mut prefetch = [hint(items.start + ahead); 2];
         for i in items {
             prefetch = [prefetch[1], hint(i + ahead + 1)];
             let (p, from) = (self.item(i), m.output_offset(self.item(i)));
-            // SAFETY: panel p is an item of this task alone.
-            kernels.gemv(m, p, prefetch, x, unsafe { self.out.range(from..from + TILE_ROWS) });
+            // SAFETY: panel p of every row is an item of this task alone, and `run` has checked that `out` holds all rows.
+            unsafe { kernels.gemm_shared(m, p, prefetch, x, 0..tokens, self.out.as_ptr().add(from), self.stride) };
         }
     }
 
@@ -171,23 +171,31 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Panels of a matrix of columns, one token: k-blocks of zeros are not read.
+    /// Panels of a matrix of columns, few tokens: k-blocks of zeros are not read for one.
     ///
     /// # Safety
     /// As [`Product::run`].
-    unsafe fn columns(&self, kernels: &Kernels, x: &Input, panels: Range<usize>) {
-        // SAFETY: these panels are items of this task alone.
-        let y = unsafe { self.out.range(panels.start * TILE_ROWS..panels.end * TILE_ROWS) };
-        y.fill(0.0);
+    unsafe fn columns(&self, kernels: &Kernels, x: &Input, tokens: usize, panels: Range<usize>) {
+        let outputs = panels.start * TILE_ROWS..panels.end * TILE_ROWS;
+        for row in 0..tokens {
+            let from = row * self.stride;
+            // SAFETY: these panels of every row are items of this task alone.
+            unsafe { self.out.range(from + outputs.start..from + outputs.end) }.fill(0.0);
+        }
         let m = &self.matrix;
-        let blocks = (0..m.geometry().k_blocks).filter(|kb| self.block_matters(x, *kb));
+        let blocks = (0..m.geometry().k_blocks).filter(|kb| tokens > 1 || self.block_matters(x, *kb));
         // A task's part of a run is read, and the same part of those that come.
         let skip = panels.start * m.format().tile_bytes();
         let mut hints = blocks.clone().skip(m.prefetch_runs()).map(|kb| m.unit_start(kb).wrapping_add(skip));
         let mut prefetch = [hints.next().unwrap_or(m.unit_start(0)); 2];
         for kb in blocks {
             prefetch = [prefetch[1], hints.next().unwrap_or(prefetch[1])];
-            kernels.gemv_columns(m, kb, prefetch, panels.start, x, y);
+            // SAFETY: these panels of every row are items of this task alone, and `run` has checked that `out` holds all
+            // rows.
+            unsafe {
+                let out = self.out.as_ptr().add(outputs.start);
+                kernels.columns_shared(m, kb, prefetch, panels.clone(), x, tokens, out, self.stride);
+            }
         }
     }
 

@@ -239,7 +239,7 @@ fn gemv_columns() {
     for g in geometries().into_iter().filter(|g| g.order == Order::Columns) {
         let bytes = tiles(&g, &mut random);
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
-        let rows = Rows::new(g.input_width(), 2, &mut random);
+        let rows = Rows::new(g.input_width(), 7, &mut random);
         let x = rows.input(&g);
         // Every run of panels, the empty one too, added to numbers that are not zero.
         for (from, to) in (0..=g.panels).flat_map(|from| (from..=g.panels).map(move |to| (from, to))) {
@@ -272,6 +272,20 @@ fn gemv_columns() {
                 k.gemm(&m, panel, &x, 0..1, out, TILE_ROWS);
             }
             report.same(|| describe(k, "gemv_columns, all", &g), &y, &want);
+            // And of several tokens, in rows that are longer than the outputs.
+            let (width, stride) = (g.output_width(), g.output_width() + 3);
+            for tokens in [2, 3, 4, 7] {
+                let (mut y, mut want) = (vec![0.0; tokens * stride], vec![0.0; tokens * stride]);
+                for kb in 0..g.k_blocks {
+                    let (prefetch, out) = ([m.unit_start(kb); 2], y.as_mut_ptr());
+                    // SAFETY: `y` has `stride` floats for every token.
+                    unsafe { k.columns_shared(&m, kb, prefetch, 0..g.panels, &x, tokens, out, stride) };
+                }
+                for panel in 0..g.panels {
+                    k.gemm(&m, panel, &x, 0..tokens, &mut want[panel * TILE_ROWS..], stride);
+                }
+                report.same(|| format!("{} {tokens} of {width}", describe(k, "columns", &g)), &y, &want);
+            }
         }
     }
     report.finish();
