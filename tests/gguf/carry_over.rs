@@ -4,7 +4,7 @@
 use safetensors::Dtype;
 use serde_json::json;
 use shadowllm_core::image::{Image, Role};
-use shadowllm_core::{Format, KvFormat};
+use shadowllm_core::{Format, KvFormat, Serial, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_tests::folder::{Folder, Shape};
@@ -152,6 +152,13 @@ fn check_bytes(gguf: &GgufFile, model: &LoadedModel, packed: &Packed, case: &str
     let ours: usize =
         model.model().image().entries().filter(|e| e.role != Role::Embed && e.cols > 1).map(|e| e.bytes()).sum();
     assert_eq!(packed.per_token, [ours as u64, own as u64], "{case}");
+    let options = SessionOptions { context: 2, batch: 1, logit_rows: 1, kv: KvFormat::F32, sparsity: false };
+    let mut memory = model.memory(&options).unwrap();
+    let mut session = model.session(options, &mut memory).unwrap();
+    session.decode(&Serial, 1).unwrap();
+    let said = session.traffic().weights;
+    println!("{case}: {said} bytes of {ours}");
+    assert!(said <= ours, "{case}: a token is said to read {said} bytes of {ours}");
     let wider =
         gguf.tensors.iter().filter(|t| t.kind == GgmlType::Q3K).map(|t| t.bytes.len() / 110 * 100).sum::<usize>();
     assert!(ours <= (own + wider) * 102 / 100, "{case}: {ours} bytes for {own}");

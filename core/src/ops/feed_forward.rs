@@ -51,8 +51,11 @@ pub struct Neurons<'a> {
 impl Neurons<'_> {
     /// Bytes of the weights of this number of neurons.
     pub fn bytes(&self, neurons: usize) -> usize {
-        let one = |p: &Projection| p.matrix.geometry().k_blocks * p.matrix.format().block_bytes();
-        neurons * (one(&self.up) + if let Gate::Project(gate) = &self.gate { one(gate) } else { 0 })
+        let one = |p: &Projection| {
+            let g = p.matrix.geometry();
+            g.bytes_read(neurons, g.input_width(), g.k_blocks, g.k_blocks / g.format.blocks_together())
+        };
+        one(&self.up) + if let Gate::Project(gate) = &self.gate { one(gate) } else { 0 }
     }
 }
 
