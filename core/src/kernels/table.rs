@@ -12,13 +12,14 @@ use crate::simd::Proof;
 macro_rules! instantiate {
     (
         $name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty, tile_dots: $($tile_dots:ident)::+,
-        input_dots: [$int8:ty, $table4:ty, $affine4:ty]
+        input_dots: [
+            $int8:ty, $table4:ty, $affine4:ty, $int4:ty, $int5:ty, $affine5:ty, $int6:ty $(,)?
+        ]
     ) => {
         mod $module {
             use super::*;
             use codes::*;
             use half::{bf16, f16};
-            use input_dot::ByLanes;
             use $($tile_dots)::+::Dot;
             type L = $lanes;
 
@@ -28,14 +29,14 @@ macro_rules! instantiate {
             instantiate!(@integers $features, int8, Int8, Int8Codes, $int8);
             instantiate!(@integers $features, table4, Table4, Table4Codes, $table4);
             instantiate!(@integers $features, affine4, Affine4, Affine4Codes, $affine4);
-            instantiate!(@integers $features, int5, Int5, Int5Codes, ByLanes<L, Int5Codes>);
-            instantiate!(@integers $features, affine5, Affine5, Affine5Codes, ByLanes<L, Affine5Codes>);
+            instantiate!(@integers $features, int5, Int5, Int5Codes, $int5);
+            instantiate!(@integers $features, affine5, Affine5, Affine5Codes, $affine5);
             instantiate!(@packed $features, power4, Power4, $table4);
             instantiate!(@packed $features, super_affine4, SuperAffine4, $affine4);
-            instantiate!(@packed $features, super_affine5, SuperAffine5, ByLanes<L, Affine5Codes>);
-            instantiate!(@packed $features, super_int6, SuperInt6, ByLanes<L, Int6Codes>);
+            instantiate!(@packed $features, super_affine5, SuperAffine5, $affine5);
+            instantiate!(@packed $features, super_int6, SuperInt6, $int6);
             instantiate!(@packed $features, super_table4, SuperTable4, $table4);
-            instantiate!(@integers $features, int4, Int4, Table4Codes, $table4);
+            instantiate!(@integers $features, int4, Int4, Table4Codes, $int4);
 
             // In the order of `Arithmetic`.
             pub(super) const MATRIX: MatrixKernels = [
@@ -174,14 +175,33 @@ macro_rules! by_lanes {
     ($name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty, $($tile_dots:ident)::+) => {
         instantiate!(
             $name, $module, $isa, $features, $lanes, tile_dots: $($tile_dots)::+,
-            input_dots: [ByLanes<L, Int8Codes>, ByLanes<L, Table4Codes>, ByLanes<L, Affine4Codes>]
+            input_dots: [
+                input_dot::ByLanes<L, Int8Codes>, input_dot::ByLanes<L, Table4Codes>, input_dot::ByLanes<L, Affine4Codes>, input_dot::ByLanes<L, Table4Codes>,
+                input_dot::ByLanes<L, Int5Codes>, input_dot::ByLanes<L, Affine5Codes>, input_dot::ByLanes<L, Int6Codes>,
+            ]
         );
     };
 }
 
 by_lanes!(SCALAR, scalar_table, Isa::Scalar, [], crate::simd::scalar::ScalarLanes, tile_dot::scalar);
 #[cfg(target_arch = "x86_64")]
-by_lanes!(AVX2, avx2_table, Isa::Avx2, ["avx2,f16c,popcnt"], crate::simd::avx2::Avx2Lanes, tile_dot::avx2);
+instantiate!(
+    AVX2,
+    avx2_table,
+    Isa::Avx2,
+    ["avx2,f16c,popcnt"],
+    crate::simd::avx2::Avx2Lanes,
+    tile_dots: tile_dot::avx2,
+    input_dots: [
+        input_dot::avx2::Inputs<tile_dot::Bytes>,
+        input_dot::avx2::Inputs<tile_dot::Entries>,
+        input_dot::avx2::Inputs<tile_dot::Nibbles>,
+        input_dot::avx2::Inputs<tile_dot::SignedFours>,
+        input_dot::avx2::Inputs<tile_dot::SignedFives>,
+        input_dot::avx2::Inputs<tile_dot::Fives>,
+        input_dot::avx2::Inputs<tile_dot::SignedSixes>
+    ]
+);
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     AVX512,
@@ -193,7 +213,11 @@ instantiate!(
     input_dots: [
         input_dot::avx512::Int8Inputs,
         input_dot::avx512::Table4Inputs,
-        input_dot::avx512::Affine4Inputs
+        input_dot::avx512::Affine4Inputs,
+        input_dot::avx512::Table4Inputs,
+        input_dot::ByLanes<L, Int5Codes>,
+        input_dot::ByLanes<L, Affine5Codes>,
+        input_dot::ByLanes<L, Int6Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -207,7 +231,11 @@ instantiate!(
     input_dots: [
         input_dot::neon::Plain<Int8Codes>,
         input_dot::neon::Plain<Table4Codes>,
-        input_dot::neon::Plain<Affine4Codes>
+        input_dot::neon::Plain<Affine4Codes>,
+        input_dot::neon::Plain<Table4Codes>,
+        input_dot::ByLanes<L, Int5Codes>,
+        input_dot::ByLanes<L, Affine5Codes>,
+        input_dot::ByLanes<L, Int6Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -221,7 +249,11 @@ instantiate!(
     input_dots: [
         input_dot::neon::Dot<Int8Codes, crate::simd::neon::DotProd>,
         input_dot::neon::Dot<Table4Codes, crate::simd::neon::DotProd>,
-        input_dot::neon::Dot<Affine4Codes, crate::simd::neon::DotProd>
+        input_dot::neon::Dot<Affine4Codes, crate::simd::neon::DotProd>,
+        input_dot::neon::Dot<Table4Codes, crate::simd::neon::DotProd>,
+        input_dot::ByLanes<L, Int5Codes>,
+        input_dot::ByLanes<L, Affine5Codes>,
+        input_dot::ByLanes<L, Int6Codes>
     ]
 );
 #[cfg(target_arch = "aarch64")]
@@ -235,7 +267,11 @@ instantiate!(
     input_dots: [
         input_dot::neon::Dot<Int8Codes, crate::simd::neon::I8mm>,
         input_dot::neon::Dot<Table4Codes, crate::simd::neon::I8mm>,
-        input_dot::neon::Dot<Affine4Codes, crate::simd::neon::I8mm>
+        input_dot::neon::Dot<Affine4Codes, crate::simd::neon::I8mm>,
+        input_dot::neon::Dot<Table4Codes, crate::simd::neon::I8mm>,
+        input_dot::ByLanes<L, Int5Codes>,
+        input_dot::ByLanes<L, Affine5Codes>,
+        input_dot::ByLanes<L, Int6Codes>
     ]
 );
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

@@ -28,10 +28,23 @@ pub(in crate::kernels) trait Unpack: Stored {
 
 /// What the sum of products begins at. The offset is one for a shift of 128; codes that are not shifted need none.
 #[inline(always)]
-fn start<S: Unpack>(offset: i32) -> i32 {
+pub(in crate::kernels) fn start<S: Unpack>(offset: i32) -> i32 {
     match S::SHIFT {
         Some(shift) if shift > 0 => offset / (128 / shift),
         _ => 0,
+    }
+}
+
+/// Codes times inputs, neighbours added.
+#[inline(always)]
+pub(in crate::kernels) fn products<S: Unpack>(_: Proof<Avx2Lanes>, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the proof is one of AVX2.
+    unsafe {
+        if S::SHIFT.is_none() {
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        } else {
+            _mm256_maddubs_epi16(w, x)
+        }
     }
 }
 
@@ -42,7 +55,7 @@ fn start<S: Unpack>(offset: i32) -> i32 {
 /// ```
 #[inline(always)]
 fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
-    _: Proof<Avx2Lanes>,
+    isa: Proof<Avx2Lanes>,
     codes: &Codes,
     x: &[&[i8; 32]; N],
     starts: [i32; N],
@@ -60,11 +73,7 @@ fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
                 for i in 0..N {
                     let xs = _mm256_set1_epi32(x[i].as_ptr().cast::<i32>().add(quad).read_unaligned());
                     for (pairs, w) in pairs[i].iter_mut().zip(*w) {
-                        let products = if S::SHIFT.is_none() {
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w))
-                        } else {
-                            _mm256_maddubs_epi16(w, xs)
-                        };
+                        let products = products::<S>(isa, w, xs);
                         *pairs = if quad == first { products } else { _mm256_add_epi16(*pairs, products) };
                     }
                 }
