@@ -143,7 +143,7 @@ fn a_reader_that_is_gone() {
         "inspect brown.sllm --json",
         "eval brown.sllm --text text.txt",
         "bench brown.sllm -p 1 -n 1 -r 1",
-        "bench brown.sllm -p 1 -n 1 -r 1 --json",
+        "bench brown.sllm -p 1 -n 1 -r 1 --batch 2 --json",
         "logits brown.sllm --ids ids.json -o l.safetensors",
         "pack --synthetic tiny -o out.sllm",
         "demo --offline -n 4",

@@ -158,7 +158,15 @@ fn an_interrupted_pack_leaves_nothing() {
     place.write("out/keep", "");
     let files = || std::fs::read_dir(place.path("out")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     let begin = || {
-        let mut command = place.command("pack --synthetic smollm2-135m --format f32 -o out/x.sllm");
+        let pack = place.command("pack --synthetic smollm2-135m --format f32 -o out/x.sllm");
+        // A shell that starts something in the background lets it ignore SIGINT, and so would the tests' programs.
+        let mut command = Command::new("env");
+        if cfg!(target_os = "linux") {
+            command.arg("--default-signal=INT");
+        }
+        command.arg(pack.get_program()).args(pack.get_args());
+        command.envs(pack.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(pack.get_current_dir().expect("a place"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
         while !files().iter().any(|f| f.metadata().is_ok_and(|m| m.len() > 1_000_000)) {

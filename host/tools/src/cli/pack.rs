@@ -180,7 +180,8 @@ fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     let [image, source] = packed.per_token.map(millions);
     let ratio = image / source.max(f64::MIN_POSITIVE);
     print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
-    print::line(format_args!("layout: {}", arranged(arrangement)))?;
+    let faster = if arrangement == Arrangement::DENSE { "" } else { "; read whole, --layout dense is faster" };
+    print::line(format_args!("layout: {}{faster}", arranged(arrangement)))?;
     let again: Vec<&str> = packed.became.iter().filter(|b| b.rounded_again).map(|b| b.from).collect();
     if !again.is_empty() {
         let way = match o.format.or(o.output_format) {
