@@ -69,10 +69,11 @@ fn the_default_layout_and_the_predictor_that_ships() {
     let source = import::open(&file).unwrap();
     assert_eq!(shipped::of(&*source).map(|s| s.model), Some("SmolLM2-135M-Instruct"));
     assert_eq!(Arrangement::suitable(&*source, Formats::OWN), Arrangement::INPUT);
-    assert_eq!(Arrangement::suitable(&*source, Formats::all(Format::Mxfp4)), Arrangement::DENSE);
     let story = import::open(&vectors("brown-opt")).unwrap();
     assert!(shipped::of(&*story).is_none());
     assert_eq!(Arrangement::suitable(&*story, Formats::OWN), Arrangement::NEURON);
+    // Lines of single neurons do not hold blocks whose exponents lie together.
+    assert_eq!(Arrangement::suitable(&*story, Formats::all(Format::Mxfp4)), Arrangement::DENSE);
     let place = Place::new();
     place.copy(&file, "m.gguf");
     let packed = place.works("pack m.gguf -o m.sllm");
