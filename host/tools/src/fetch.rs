@@ -54,7 +54,7 @@ pub struct Joined {
     pub sha256: &'static str,
 }
 
-/// Gemma 3 270M (Gemma's licence), as it was before it learnt to chat, as llama.cpp's Q4_K_M: for tests.
+/// Gemma 3 270M (Gemma's licence), the base model without a chat template, in llama.cpp's Q4_K_M: for tests.
 pub const GEMMA: Joined = Joined {
     title: "Gemma 3 270M (253 MB)",
     file: "gemma-3-270m.Q4_K_M.gguf",

@@ -101,9 +101,9 @@ impl Options {
 
 /// What the user sees of the progress.
 pub trait Progress {
-    /// All of it is expected to take so many seconds.
+    /// The number of seconds that the whole calibration is expected to take.
     fn expect(&mut self, seconds: f64);
-    /// A stage begins; it has `steps` steps, each expected to take so many seconds.
+    /// A stage begins: the number of its steps, and the number of seconds that each is expected to take.
     fn stage(&mut self, name: &str, steps: usize, seconds: f64);
     /// So many steps of it are done.
     fn done(&mut self, steps: usize);

@@ -49,7 +49,7 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
         }
         "density" => density(chat, rest),
         "temperature" => temperature(chat, rest),
-        _ => Err(Error::Usage(format!("no command is called /{name}: /help lists those there are"))),
+        _ => Err(Error::Usage(format!("no command is called /{name}: /help lists all commands"))),
     };
     // What a person mistyped is no reason to end the conversation.
     if let Err(e) = done {

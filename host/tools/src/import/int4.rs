@@ -372,14 +372,15 @@ impl<'a> Int4<'a> {
     /// # Errors
     /// When there is no such row.
     pub fn row(&self, row: usize, out: &mut [f32]) -> Result<(), String> {
-        let kind = self.kind;
+        let (kind, none) = (self.kind, || format!("has no row {row}"));
+        let at = row.checked_add(self.first).filter(|at| *at < self.rows && out.len() == self.cols).ok_or_else(none)?;
         for (index, out) in out.chunks_mut(BLOCK).enumerate() {
-            let block = self.block(row, index).ok_or_else(|| format!("has no row {row}"))?;
             if kind == GgmlType::MXFP4 {
+                let block = self.block(row, index).ok_or_else(none)?;
                 kind.dequantize(&block[..kind.block_bytes()], out)?;
                 continue;
             }
-            let (row, g) = (row + self.first, index * BLOCK / self.group);
+            let (row, g) = (at, index * BLOCK / self.group);
             let (scale, zero) = (self.scale(row, g), f32::from(self.zero(row, g)));
             for (k, x) in out.iter_mut().enumerate() {
                 *x = scale * (f32::from(self.code(row, index * BLOCK + k)) - zero);
