@@ -30,6 +30,22 @@ impl Kind for SessionState {
     const TAG: u32 = u32::from_le_bytes(*b"sess");
 }
 
+/// Writes a number of a session.
+///
+/// # Safety
+/// `session` is NULL or a live object, `to` NULL or points to a number.
+pub unsafe fn number(session: *const sllm_session, to: *mut usize, of: impl FnOnce(&Session) -> usize) -> i32 {
+    boundary(|| {
+        // SAFETY: NULL or a live object, by the caller's word.
+        let session = unsafe { check(session) }?;
+        wanted(to)?;
+        let number = session.with(|s| Ok(of(&s.session)))?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe { put(to, number) };
+        Ok(())
+    })
+}
+
 /// One call on a session. A cancel that stopped the call is used up.
 pub fn run(session: &sllm_session, body: impl FnOnce(&mut SessionState) -> Result<()>) -> Result<()> {
     let result = session.with(body);

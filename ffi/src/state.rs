@@ -3,7 +3,7 @@
 use crate::args::{put, slice, wanted};
 use crate::message::boundary;
 use crate::object::check;
-use crate::session::{run, sllm_session};
+use crate::session::{number, run, sllm_session};
 use core::ffi::c_void;
 
 /// Bytes that [`sllm_session_save`] writes.
@@ -12,15 +12,8 @@ use core::ffi::c_void;
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_state_size(session: *const sllm_session, size: *mut usize) -> i32 {
-    boundary(|| {
-        // SAFETY: handles are NULL or live objects, by the header's rules.
-        let session = unsafe { check(session) }?;
-        wanted(size)?;
-        let needed = session.with(|s| Ok(s.session.state_size()))?;
-        // SAFETY: not NULL, checked by `wanted`.
-        unsafe { put(size, needed) };
-        Ok(())
-    })
+    // SAFETY: the same rules.
+    unsafe { number(session, size, |s| s.state_size()) }
 }
 
 /// Copies the state to a buffer.

@@ -4,7 +4,7 @@ use crate::args::{put, slice, wanted};
 use crate::message::{boundary, report};
 use crate::object::check;
 use crate::sampler::{sllm_sampler, with_sampler};
-use crate::session::{run, sllm_session};
+use crate::session::{number, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_NO_LOGITS, SLLM_STATUS_OK, invalid};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
@@ -105,15 +105,8 @@ pub unsafe extern "C" fn sllm_session_sample(
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, position: *mut usize) -> i32 {
-    boundary(|| {
-        // SAFETY: handles are NULL or live objects, by the header's rules.
-        let session = unsafe { check(session) }?;
-        wanted(position)?;
-        let at = session.with(|s| Ok(s.session.position()))?;
-        // SAFETY: not NULL, checked by `wanted`.
-        unsafe { put(position, at) };
-        Ok(())
-    })
+    // SAFETY: the same rules.
+    unsafe { number(session, position, |s| s.position()) }
 }
 
 /// Positions in all.
@@ -122,15 +115,8 @@ pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, pos
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_context(session: *const sllm_session, context: *mut usize) -> i32 {
-    boundary(|| {
-        // SAFETY: handles are NULL or live objects, by the header's rules.
-        let session = unsafe { check(session) }?;
-        wanted(context)?;
-        let all = session.with(|s| Ok(s.session.context()))?;
-        // SAFETY: not NULL, checked by `wanted`.
-        unsafe { put(context, all) };
-        Ok(())
-    })
+    // SAFETY: the same rules.
+    unsafe { number(session, context, |s| s.context()) }
 }
 
 /// The tokens read so far.
