@@ -172,6 +172,7 @@ fn sampling() {
 #[test]
 fn nothing_to_measure() {
     wrong("bench brown.sllm -p 0 -n 0", &["nothing to measure", "-p, -n and --batch"]);
+    wrong("bench brown.sllm --batch 2 --csv", &["--batch", "--csv"]);
     wrong("bench brown.sllm --batch 0", &["--batch", "at least one token"]);
     wrong("bench brown.sllm --batch 2,100", &["--batch 100", "4 passes", "context of 256"]);
     wrong("bench brown.sllm -r 0", &["nothing to measure", "-r"]);

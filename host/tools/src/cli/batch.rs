@@ -2,6 +2,7 @@
 //! costs beside a pass over one.
 
 use crate::print;
+use crate::setup::go_to;
 use serde_json::{Value, json};
 use shadowllm_core::Session;
 use shadowllm_host::pool::Pool;
@@ -47,12 +48,8 @@ pub fn measure(
     numbers: &[usize],
     repetitions: usize,
 ) -> Result<Vec<Batch>> {
-    session.rewind(0)?;
-    if depth > 0 {
-        session.prefill(pool, &ids[..depth])?;
-    }
     let mut run = |tokens: usize| -> Result<f64> {
-        session.rewind(depth)?;
+        go_to(session, pool, &ids[..depth])?;
         let start = Instant::now();
         for pass in ids[depth..].chunks_exact(tokens).take(PASSES) {
             session.prefill(pool, pass)?;

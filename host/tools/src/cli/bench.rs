@@ -4,7 +4,7 @@ use crate::bandwidth::read_bandwidth;
 use crate::batch::{self, Batch};
 use crate::dial::{DialOptions, skips};
 use crate::print;
-use crate::setup::{MACHINE, ModelOptions, session_options};
+use crate::setup::{MACHINE, ModelOptions, go_to, session_options};
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::sparsity::Policy;
@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Result as CSV.
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, conflicts_with_all = ["json", "batch"])]
     csv: bool,
 }
 
@@ -156,14 +156,7 @@ fn prefill(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<f64> {
 
 /// Seconds, and bytes read by all tokens.
 fn decode(session: &mut Session, pool: &Pool, depth: usize, ids: &[u32]) -> Result<(f64, usize)> {
-    // A rewind also forgets what a policy has observed in the prompt.
-    if depth == 0 || !session.reaches(depth) || session.policy() != Policy::Off {
-        session.rewind(0)?;
-    }
-    if session.position() < depth {
-        session.prefill(pool, &ids[..depth])?;
-    }
-    session.rewind(depth)?;
+    go_to(session, pool, &ids[..depth])?;
     let exec: &dyn Executor = pool;
     let mut bytes = 0;
     let start = Instant::now();

@@ -2,7 +2,8 @@
 
 use crate::print;
 use clap::Args;
-use shadowllm_core::{Isa, KvFormat, SessionOptions};
+use shadowllm_core::sparsity::Policy;
+use shadowllm_core::{Isa, KvFormat, Session, SessionOptions};
 use shadowllm_host::model::{LoadedModel, Loading};
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
@@ -139,4 +140,17 @@ pub fn session_options(
 ) -> Result<SessionOptions> {
     let suitable = SessionOptions::of(model.model()).within(checked_context(model, context, instead)?);
     Ok(SessionOptions { kv: kv.unwrap_or(suitable.kv), ..suitable })
+}
+
+/// Goes to the end of a text, which is read again where the session cannot go back to it.
+pub fn go_to(session: &mut Session, pool: &Pool, text: &[u32]) -> Result<()> {
+    let depth = text.len();
+    // A rewind also forgets what a policy has observed in the prompt.
+    if depth == 0 || !session.reaches(depth) || session.policy() != Policy::Off {
+        session.rewind(0)?;
+    }
+    if session.position() < depth {
+        session.prefill(pool, text)?;
+    }
+    Ok(session.rewind(depth)?)
 }
