@@ -389,7 +389,8 @@ typedef struct sllm_stats {
     uint64_t kv_bytes;                /* of the cache, read by decoding */
     uint64_t session_bytes;           /* the session's memory */
     uint64_t peak_memory_bytes;       /* of the process; 0 where the system does not say */
-    double density;                   /* share of the skippable bytes that decoding read; 1 before the first token */
+    double density;                   /* share of the skippable bytes that decoding read; 1 before the first token. Inputs
+                                         that are exactly 0 are never read, so it may be below 1 with the dial off */
     double prefill_tokens_per_second;
     double decode_tokens_per_second;
 } sllm_stats;
@@ -613,11 +614,26 @@ int32_t sllm_chat_new(sllm_tokenizer *tokenizer, sllm_chat **chat);
 /* Frees a chat and sets *chat to NULL. */
 int32_t sllm_chat_free(sllm_chat **chat);
 
-/* Adds a message, both parts NUL-terminated and copied; roles are "system", "user" and "assistant". */
+/* Adds a message, both parts NUL-terminated and copied. All templates know the roles "user" and "assistant", most of them
+ * "system", some "tool" and others; one that does not know a role refuses the messages when they are rendered. */
 int32_t sllm_chat_add(sllm_chat *chat, const char *role, const char *content);
+
+/* The number of messages, answers included. */
+int32_t sllm_chat_count(const sllm_chat *chat, size_t *count);
+
+/* Message `index`, from 0. The texts belong to the chat, have no NUL, and are valid until a call that changes the chat. */
+int32_t sllm_chat_message(const sllm_chat *chat, size_t index, const char **role, size_t *role_length,
+                          const char **content, size_t *content_length);
+
+/* Keeps the first `count` messages and removes the others: takes back a question, or an answer to be given anew. */
+int32_t sllm_chat_truncate(sllm_chat *chat, size_t count);
 
 /* Removes all messages. */
 int32_t sllm_chat_clear(sllm_chat *chat);
+
+/* A second conversation with the same messages. With a fork of the session (sllm_session_fork) it goes on without reading
+ * them again. */
+int32_t sllm_chat_fork(const sllm_chat *chat, sllm_chat **fork);
 
 /* The prompt that the model's template makes of the messages, followed by a NUL that `length` does not count. With NULL
  * for `text` and a capacity of 0 only the length is written. */
@@ -626,7 +642,8 @@ int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, siz
 /* Answers the messages and adds the answer to them. The session is rewound to what it has in common with the prompt,
  * in whatever way it came to it (earlier answers, a loaded state, a fork), then reads the rest.
  * After a failure the messages are as they were; but an answer that is cancelled after its first token is kept as far as
- * it went, as one that the callback stops. Other arguments as for sllm_generate. */
+ * it went, as one that the callback stops. Where the messages do not fit (SLLM_STATUS_CONTEXT_FULL) the session keeps what it
+ * has in common with them. Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,
                            const sllm_generate_options *options, sllm_generation *result);
 

@@ -323,7 +323,25 @@ public:
     void add(const std::string &role, const std::string &content) {
         check(sllm_chat_add(get(), role.c_str(), content.c_str()));
     }
+    std::size_t count() const {
+        std::size_t count = 0;
+        check(sllm_chat_count(get(), &count));
+        return count;
+    }
+    /* Role and content. */
+    std::pair<std::string, std::string> message(std::size_t index) const {
+        const char *role = nullptr, *content = nullptr;
+        std::size_t role_length = 0, content_length = 0;
+        check(sllm_chat_message(get(), index, &role, &role_length, &content, &content_length));
+        return {std::string(role, role_length), std::string(content, content_length)};
+    }
+    void truncate(std::size_t count) { check(sllm_chat_truncate(get(), count)); }
     void clear() { check(sllm_chat_clear(get())); }
+    Chat fork() const {
+        sllm_chat *chat = nullptr;
+        check(sllm_chat_fork(get(), &chat));
+        return Chat(chat);
+    }
     std::string render() const {
         std::size_t length = 0;
         check(sllm_chat_render(get(), nullptr, 0, &length));
@@ -343,6 +361,7 @@ public:
     sllm_chat *get() const noexcept { return handle_.get(); }
 
 private:
+    explicit Chat(sllm_chat *chat) : handle_(chat) {}
     detail::Handle<sllm_chat, sllm_chat_free> handle_;
 };
 

@@ -119,6 +119,96 @@ pub unsafe extern "C" fn sllm_chat_add(chat: *mut sllm_chat, role: *const c_char
     })
 }
 
+/// The number of messages.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_count(chat: *const sllm_chat, count: *mut usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let chat = unsafe { check(chat) }?;
+        wanted(count)?;
+        let messages = chat.with(|c| Ok(c.conversation.messages.len()))?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe { put(count, messages) };
+        Ok(())
+    })
+}
+
+/// One message.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_message(
+    chat: *const sllm_chat,
+    index: usize,
+    role: *mut *const c_char,
+    role_length: *mut usize,
+    content: *mut *const c_char,
+    content_length: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let chat = unsafe { check(chat) }?;
+        wanted(role)?;
+        wanted(role_length)?;
+        wanted(content)?;
+        wanted(content_length)?;
+        chat.with(|c| {
+            let message = c.conversation.messages.get(index);
+            let message = message.ok_or(invalid("the chat has no message of this index: see sllm_chat_count"))?;
+            // SAFETY: not NULL, checked by `wanted`.
+            unsafe {
+                put(role, message.role.as_ptr().cast());
+                put(role_length, message.role.len());
+                put(content, message.content.as_ptr().cast());
+                put(content_length, message.content.len());
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Keeps the first messages.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_truncate(chat: *mut sllm_chat, count: usize) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        unsafe { check(chat) }?.with(|c| {
+            if count > c.conversation.messages.len() {
+                return Err(invalid("the chat has fewer messages than are to be kept: see sllm_chat_count"));
+            }
+            c.conversation.messages.truncate(count);
+            Ok(())
+        })
+    })
+}
+
+/// A second conversation with the same messages.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_fork(chat: *const sllm_chat, fork: *mut *mut sllm_chat) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let chat = unsafe { check(chat) }?;
+        wanted(fork)?;
+        let state = chat.with(|c| {
+            wanted_bytes(c.conversation.messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>())?;
+            Ok(ChatState { tokenizer: Arc::clone(&c.tokenizer), conversation: c.conversation.clone() })
+        })?;
+        // SAFETY: not NULL, checked by `wanted`.
+        unsafe { put(fork, boxed(state)?) };
+        Ok(())
+    })
+}
+
 /// Removes all messages.
 ///
 /// # Safety

@@ -38,7 +38,11 @@ unsupported! {
     sllm_chat_new(Handle, *mut Handle);
     sllm_chat_free(*mut Handle);
     sllm_chat_add(Handle, *const c_char, *const c_char);
+    sllm_chat_count(Const, *mut usize);
+    sllm_chat_message(Const, usize, *mut *const c_char, *mut usize, *mut *const c_char, *mut usize);
+    sllm_chat_truncate(Handle, usize);
     sllm_chat_clear(Handle);
+    sllm_chat_fork(Const, *mut Handle);
     sllm_chat_render(Const, *mut c_char, usize, *mut usize);
     sllm_chat_generate(
         Handle, *mut sllm_session, *mut sllm_sampler, *const sllm_generate_options, *mut sllm_generation

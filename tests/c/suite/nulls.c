@@ -146,6 +146,10 @@ void test_nulls(void) {
     INVALID(sllm_chat_free(NULL));
     INVALID(sllm_chat_add(NULL, "user", "a"));
     INVALID(sllm_chat_clear(NULL));
+    INVALID(sllm_chat_count(NULL, &n));
+    INVALID(sllm_chat_message(NULL, 0, &json, &n, &json, &n));
+    INVALID(sllm_chat_truncate(NULL, 0));
+    INVALID(sllm_chat_fork(NULL, &no_chat));
     INVALID(sllm_chat_render(NULL, NULL, 0, &n));
     INVALID(sllm_chat_generate(NULL, session, sampler, NULL, NULL));
     OK(sllm_tokenizer_free(&tokenizer));
@@ -156,6 +160,14 @@ void test_nulls(void) {
         OK(sllm_chat_new(tokenizer, &chat));
         INVALID(sllm_chat_add(chat, NULL, "a"));
         INVALID(sllm_chat_add(chat, "user", NULL));
+        INVALID(sllm_chat_count(chat, NULL));
+        INVALID(sllm_chat_fork(chat, NULL));
+        OK(sllm_chat_add(chat, "user", "a"));
+        INVALID(sllm_chat_message(chat, 0, NULL, &n, &json, &n));
+        INVALID(sllm_chat_message(chat, 0, &json, NULL, &json, &n));
+        INVALID(sllm_chat_message(chat, 0, &json, &n, NULL, &n));
+        INVALID(sllm_chat_message(chat, 0, &json, &n, &json, NULL));
+        OK(sllm_chat_clear(chat));
         INVALID(sllm_chat_render(chat, NULL, 0, NULL));
         INVALID(sllm_chat_generate(chat, NULL, sampler, NULL, NULL));
         OK(sllm_chat_free(&chat));

@@ -164,6 +164,45 @@ void test_text(void) {
     free(answer);
 }
 
+/* Messages are read back, taken back and forked; a fork with a fork of the session reads only what is new. */
+static void messages(sllm_chat *chat, sllm_session *session, const char *last) {
+    sllm_chat *fork = NULL;
+    sllm_session *other = NULL;
+    sllm_generate_options options;
+    sllm_generation result = {0};
+    const char *role = NULL, *content = NULL;
+    size_t count = 0, after = 0, role_length = 7, length = 7;
+    OK(sllm_chat_count(chat, &count));
+    CHECK(count >= 2);
+    OK(sllm_chat_message(chat, 0, &role, &role_length, &content, &length));
+    CHECK(role_length == 4 && memcmp(role, "user", 4) == 0 && length == 18 && memcmp(content, "Who was the mayor?", 18) == 0);
+    OK(sllm_chat_message(chat, count - 1, &role, &role_length, &content, &length));
+    CHECK(role_length == 9 && memcmp(role, "assistant", 9) == 0 && length == strlen(last) && memcmp(content, last, length) == 0);
+    role = content = NULL;
+    length = 7;
+    INVALID(sllm_chat_message(chat, count, &role, &role_length, &content, &length));
+    CHECK(role == NULL && content == NULL && length == 7);
+    INVALID(sllm_chat_truncate(chat, count + 1));
+    OK(sllm_chat_fork(chat, &fork));
+    OK(sllm_session_fork(session, &other));
+    OK(sllm_chat_add(fork, "user", "Why?"));
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    options.max_tokens = 2;
+    result.struct_size = sizeof result;
+    OK(sllm_chat_generate(fork, other, NULL, &options, &result));
+    OK(sllm_session_position(session, &length));
+    CHECK(length > 40 && result.prompt_tokens < 40);
+    OK(sllm_chat_count(fork, &after));
+    CHECK(after == count + 2);
+    OK(sllm_chat_truncate(fork, count));
+    OK(sllm_chat_count(fork, &after));
+    CHECK(after == count);
+    OK(sllm_chat_count(chat, &after));
+    CHECK(after == count);
+    OK(sllm_session_free(&other));
+    OK(sllm_chat_free(&fork));
+}
+
 void test_chat(void) {
     sllm_model *talker = NULL;
     sllm_tokenizer *tokenizer = NULL, *silent = NULL;
@@ -219,8 +258,10 @@ void test_chat(void) {
     CHECK(again.prompt_tokens == first.prompt_tokens && again.generated_tokens == first.generated_tokens);
     OK(sllm_chat_add(chat, "user", "And then?"));
     OK(sllm_session_rewind(session, 1));
+    answer->text_length = answer->bytes_length = 0;
     OK(sllm_chat_generate(chat, session, NULL, &options, &again));
     CHECK(again.prompt_tokens > second.prompt_tokens && again.generated_tokens == second.generated_tokens);
+    messages(chat, session, answer->text);
     /* What a fork has read it does not read again, nor what a loaded session has read, whichever chat asks. */
     options.max_tokens = 2;
     OK(sllm_session_state_size(session, &n));

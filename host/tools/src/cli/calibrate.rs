@@ -60,7 +60,7 @@ pub struct Options {
     /// Rank of each layer's own predictor, a multiple of 32.
     #[arg(long, default_value_t = 64)]
     layer_rank: usize,
-    /// What feeds the shadow predictor, together: embedding, heads (layer 0's), stream (after layer 0).
+    /// Inputs of the shadow predictor, one or more of embedding, heads (layer 0's) and stream (after layer 0).
     #[arg(long, value_delimiter = ',', default_value = "stream", value_parser = tap)]
     tap: Vec<u32>,
     /// What it predicts: active (whether a neuron is not zero) or importance; by default what suits the activation.

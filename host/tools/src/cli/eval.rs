@@ -146,6 +146,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
         }
         return print::json(&json!({
             "model": model.path().to_string_lossy(), "version": env!("CARGO_PKG_VERSION"),
+            "text": o.text.as_ref().map(|path| path.to_string_lossy()), "isa": model.model().kernels().isa().name(),
             "window": o.window, "dense_prefix": context, "rows": rows,
         }));
     }

@@ -100,11 +100,20 @@ fn parameters(model: &shadowllm_core::Model) -> usize {
     model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
 }
 
+/// A calibration in words; how good its predictors are is for `report` to show.
+fn calibration(record: &Value) -> String {
+    let options = record["options"].as_str().unwrap_or_default();
+    // Versions before wrote Rust's own names.
+    let options = if options.starts_with("Options {") { "" } else { options };
+    format!("on {} tokens {options}", record["tokens"]).trim_end().to_owned()
+}
+
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
     let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
     for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
-        print::line(format_args!("  {key:<14} {}", shown(v)))?;
+        let text = if key == "calibration" { calibration(v) } else { shown(v) };
+        print::line(format_args!("  {key:<14} {text}"))?;
     }
     let parameters = parameters(model.model());
     let bits = 8.0 * model.file_bytes() as f64 / parameters.max(1) as f64;

@@ -28,7 +28,8 @@ pub struct Options {
     #[arg(long)]
     decode: bool,
     /// What every token uses: a JSON array with an entry per layer, null for everything, or
-    /// {"heads": [active indices], "neurons": [active indices]} (either may be left out).
+    /// {"heads": [active indices], "neurons": [active indices]} (either may be left out). Neurons that are packed in
+    /// groups are named by whole groups; single ones need pack --neuron-group 1.
     #[arg(long)]
     mask: Option<PathBuf>,
     #[command(flatten)]
