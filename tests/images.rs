@@ -8,6 +8,7 @@ use shadowllm_tests::{fixture_ids, pack_to, vectors};
 use shadowllm_tools::import;
 use shadowllm_tools::import::gguf::GgmlType;
 use shadowllm_tools::pack::{Arrangement, Formats, pack};
+use std::path::Path;
 
 fn image(family: &str, format: Format) -> Vec<u8> {
     let temp = tempfile::tempdir().unwrap();
@@ -73,6 +74,21 @@ fn another_version_says_so() {
         bytes[8] = found as u8;
         resign(&mut bytes);
         assert_eq!(Image::parse(&bytes).err(), Some(Error::OtherVersion { found, known: VERSION }));
+    }
+}
+
+/// The documents name the version that is written.
+#[test]
+fn documents_name_the_version() {
+    let documents = [
+        ("CHANGELOG.md", format!("the image format, version {VERSION};")),
+        ("core/src/image/FORMAT.md", format!("# The image format, version {VERSION}\n")),
+        ("core/src/image/FORMAT.md", format!("| 8..12 | u32 | version, {VERSION}; a reader refuses others |")),
+    ];
+    for (file, words) in documents {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(&words), "{file} does not say: {words}");
     }
 }
 

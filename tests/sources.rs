@@ -6,6 +6,7 @@ mod twins;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::{Format, KvFormat, Serial};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Text;
@@ -357,6 +358,21 @@ fn end_tokens_of_all_files() {
     assert_eq!(eos(), [2, 9, 8]);
     write("tokenizer_config.json", json!({"eos_token": "nowhere"}));
     assert_eq!(eos(), [2, 9]);
+}
+
+/// `config.json` is read when a folder is opened, and not again for each tensor.
+#[test]
+fn tensors_do_not_read_the_configuration_again() {
+    let place = Place::new();
+    let folder = place.folder("families/arcee", |_| {}, same);
+    let source = import::open(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), "not JSON").unwrap();
+    for layer in 0..source.spec().globals.layers {
+        for row in ROLES {
+            source.tensor(row.role, layer).unwrap_or_else(|e| panic!("{} of layer {layer}: {e}", row.name));
+        }
+    }
+    assert!(import::open(&folder).is_err(), "the changed configuration was not read");
 }
 
 #[cfg(unix)]

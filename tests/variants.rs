@@ -3,10 +3,13 @@
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
+use shadowllm_core::image::arch::MAX_HEAD_DIM;
 use shadowllm_core::{Format, KvFormat, Serial};
 use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::reference::Llama;
 use shadowllm_tests::{Reading, logits, max_difference, on_every_isa, pack_to, same_bits};
+use shadowllm_tools::import;
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
 
 const SHAPE: Shape = Shape { d: 64, ffn: 96, heads: [4, 2, 16], vocab: 50, layers: 2 };
 
@@ -90,4 +93,27 @@ fn sliding_windows() {
         let more = json!({"model_type": "mistral", "sliding_window": window});
         check(&format!("window {window}"), &llama(SHAPE, false, true, &more), Dtype::F32, 1);
     }
+}
+
+/// A model with norms on queries and keys, which attention copies to a buffer of [`MAX_HEAD_DIM`] floats.
+fn with_head_norms(dim: usize) -> Folder {
+    let shape = Shape { heads: [2, 1, dim], layers: 1, ..SHAPE };
+    let mut folder = llama(shape, false, true, &json!({"model_type": "qwen3"}));
+    for name in ["q_norm", "k_norm"] {
+        let weights = (0..dim).map(|i| 0.5 + (i % 7) as f32 / 8.0).collect();
+        folder.tensors.insert(format!("model.layers.0.self_attn.{name}.weight"), (vec![dim], weights));
+    }
+    folder
+}
+
+#[test]
+fn the_widest_head_runs_and_a_wider_one_is_refused() {
+    check("widest head", &with_head_norms(MAX_HEAD_DIM), Dtype::F32, 1);
+    let temp = tempfile::tempdir().unwrap();
+    with_head_norms(MAX_HEAD_DIM + 2).write(temp.path(), Dtype::F32, 1);
+    let image = temp.path().join("model.sllm");
+    let packed = import::open(temp.path())
+        .and_then(|source| pack(&*source, Formats::all(Format::F32), Arrangement::DENSE, &image, &mut |_, _| {}));
+    let message = packed.err().expect("a head wider than the limit was packed").to_string();
+    assert!(message.contains("head_dim"), "{message}");
 }
