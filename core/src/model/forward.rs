@@ -4,7 +4,8 @@
 //! of a block has its file: `attention.rs`, `feed_forward.rs`, `mixture.rs`.
 
 use super::layers::{BlockWeights, LayerWeights, OpWeights};
-use super::session::{Observer, Session, Traffic, out_width};
+use super::session::{Observer, Session, out_width};
+use super::totals::Traffic;
 use crate::active::Units;
 use crate::error::Error;
 use crate::exec::Executor;

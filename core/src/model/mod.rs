@@ -7,9 +7,11 @@ mod layers;
 mod mixture;
 mod session;
 mod state;
+mod totals;
 
 pub use crate::kernels::KvFormat;
-pub use session::{Observer, Session, SessionOptions, Totals, Traffic};
+pub use session::{Observer, Session, SessionOptions};
+pub use totals::{Totals, Traffic};
 
 use crate::cpu::Cpu;
 use crate::error::Error;

@@ -10,7 +10,9 @@ use shadowllm_core::simd::{LANES, Lanes, Proof};
 use shadowllm_core::{Cpu, Format, Isa, Kernels};
 
 mod floats;
+mod lines;
 mod matrices;
+mod quantize;
 
 /// Unit roundoff of f32: an operation's result is within a factor 1 +- U of the exact one.
 const U: f64 = 1.0 / (1 << 24) as f64;
