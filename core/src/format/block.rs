@@ -1,12 +1,13 @@
 //! One block of 32 weights: encoding and decoding.
 //!
-//! A block on its own is, for every format, the numbers that its weights share and 32 codes. The numbers are scale (`f16`)
-//! and minimum (`f16`, where there is one), or those of its super-block and then its own ([`super::Head`]). The codes are
-//! 4, 2 or 1 bytes each, or 16 bytes whose low halves are the first 16 codes and whose high halves are the others. Where
-//! codes have a fifth bit, 4 bytes follow: bit q of byte i is that of code 4q + i; where they have a sixth, 8 bytes: bits
-//! 2q and 2q + 1 of byte i are those of code 4q + i, of the last 4 bytes those of code 16 + 4q + i. Blocks of GGML's Q8_0,
-//! Q4_0, Q4_1 and IQ4_NL are the same bytes. The order of a matrix may take a block's bytes apart ([`super::order`]); what
-//! they mean is said here alone.
+//! In every format a block on its own consists of the numbers that its weights share, followed by 32 codes. The numbers
+//! are a scale (`f16`) and a minimum (`f16`, in formats with a minimum), or those of its super-block and then its own
+//! ([`super::Head`]). A code takes 4, 2 or 1 bytes; or all codes take 16 bytes, whose low halves are the first 16 codes
+//! and whose high halves are the last 16. Codes of 5 bits are followed by 4 more bytes with the fifth bits: bit q of
+//! byte i belongs to code 4q + i. Codes of 6 bits are followed by 8 more bytes: bits 2q and 2q + 1 of byte i belong to
+//! code 4q + i, those of byte 4 + i to code 16 + 4q + i. Blocks of GGML's Q8_0, Q4_0, Q4_1 and IQ4_NL have the same
+//! bytes. The order of a matrix may store a block's bytes apart from each other ([`super::order`]); only this file says
+//! what they mean.
 
 use super::{Arithmetic, BLOCK, Format, Head};
 use half::f16;
@@ -19,26 +20,26 @@ pub type Block = [u8; Format::F32.block_bytes()];
 pub(super) enum Choice {
     /// Numbers as they are, rounded to the format's.
     Exact,
-    /// As GGML's Q8_0: the largest magnitude becomes 127.
+    /// As in GGML's Q8_0: the largest magnitude becomes 127.
     Largest,
-    /// As GGML's Q4_0 and Q5_0: the number of the largest magnitude becomes the lowest code.
+    /// As in GGML's Q4_0 and Q5_0: the number of the largest magnitude becomes the lowest code.
     Extreme,
-    /// As GGML's Q4_1 and Q5_1: smallest and largest become the lowest and the highest code.
+    /// As in GGML's Q4_1 and Q5_1: smallest and largest become the lowest and the highest code.
     Range,
     /// The scale that gives the least squared error with the nearest entries of the table.
     Search,
     /// The same with scales of both signs, for a table that reaches further up than down.
     SignedSearch,
-    /// As GGML's MXFP4: the power of two that brings the largest magnitude between 4 and 8, and the nearest entries.
+    /// As in GGML's MXFP4: the power of two that brings the largest magnitude between 4 and 8, and the nearest entries.
     Power,
-    /// Not at all: a source's blocks are taken over.
+    /// There is no encoder: blocks are copied from a source.
     Carried,
 }
 
-/// Encodes 32 weights; the block's bytes come first in the answer.
+/// Encodes 32 weights; the first [`Format::block_bytes`] bytes of the result are the block.
 ///
 /// # Panics
-/// When nothing can be rounded to the format ([`Format::has_encoder`]).
+/// When the format has no encoder ([`Format::has_encoder`]).
 pub fn encode(format: Format, x: &[f32; BLOCK]) -> Block {
     match format.row().choice {
         Choice::Exact => exact(format, x),
@@ -48,7 +49,7 @@ pub fn encode(format: Format, x: &[f32; BLOCK]) -> Block {
         Choice::Search => search(format, x, &[1.0]),
         Choice::SignedSearch => search(format, x, &[1.0, -1.0]),
         Choice::Power => power(format, x),
-        Choice::Carried => panic!("nothing can be rounded to this format"),
+        Choice::Carried => panic!("this format has no encoder"),
     }
 }
 
@@ -95,7 +96,7 @@ fn numbers(format: Format, header: &[u8]) -> ([f32; 2], f32) {
     }
 }
 
-/// 2^(exponent - 128): the scale of an E8M0 exponent, halved as the table's entries are doubled.
+/// 2^(exponent - 128): the scale of an E8M0 exponent, halved because the table's entries are doubled.
 pub(crate) const fn power_of_two(exponent: u8) -> f32 {
     // The two smallest are subnormal.
     f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent as u32 - 1) << 23 })
@@ -107,7 +108,7 @@ const fn upper(bits: usize, k: usize) -> (usize, usize) {
     if bits == 5 { (16 + i, quad) } else { (16 + quad / 4 * 4 + i, quad % 4 * 2) }
 }
 
-/// Code `k` of 32 that lie together.
+/// Code `k` of 32 that are stored together.
 pub(super) fn code(format: Format, codes: &[u8], k: usize) -> u32 {
     let nibble = || u32::from(codes[k % 16] >> (k / 16 * 4) & 15);
     match format.code_bits() {
@@ -122,7 +123,7 @@ pub(super) fn code(format: Format, codes: &[u8], k: usize) -> u32 {
     }
 }
 
-/// Writes code `k` of 32 that lie together.
+/// Writes code `k` of 32 that are stored together.
 pub(super) fn set_code(format: Format, codes: &mut [u8], k: usize, code: u32) {
     let mut put = |byte: usize, shift: usize, mask: u8, bits: u32| {
         codes[byte] = codes[byte] & !(mask << shift) | (bits as u8 & mask) << shift;
@@ -140,7 +141,7 @@ pub(super) fn set_code(format: Format, codes: &mut [u8], k: usize, code: u32) {
     }
 }
 
-/// A block on its own of this header and these codes: for what takes blocks of other kinds apart.
+/// A block on its own, made of this header and these codes: for importers that read blocks of other kinds.
 pub fn from_parts(format: Format, header: &[u8], codes: impl Fn(usize) -> u32) -> Block {
     let mut block = [0; size_of::<Block>()];
     let (to, bytes) = block.split_at_mut(format.header_bytes());
@@ -149,7 +150,7 @@ pub fn from_parts(format: Format, header: &[u8], codes: impl Fn(usize) -> u32) -
     block
 }
 
-/// A block of these numbers and codes.
+/// A block made of these numbers and codes.
 fn pack(format: Format, numbers: &[f16], code_of: impl Fn(usize) -> u32) -> Block {
     let mut header = [0; 4];
     for (to, number) in header.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
@@ -202,7 +203,7 @@ fn power(format: Format, x: &[f32; BLOCK]) -> Block {
     from_parts(format, &[exponent], nearest)
 }
 
-/// Entries of a table that a code may name: a second zero at the end is left out.
+/// Entries of a table that a code can stand for, without the second zero at the end that some tables have.
 fn entries(format: Format) -> &'static [i8] {
     let table = format.table();
     if table[15] <= table[14] { &table[..15] } else { table }

@@ -1,4 +1,5 @@
-//! What a block has of its own beside its codes, and how 16 blocks pack it.
+//! The head of a block: the numbers that belong to it alone beside its codes, and how the heads of 16 blocks are
+//! packed.
 //!
 //! ```text
 //!              on its own                 of 16 outputs, in a tile
@@ -14,21 +15,22 @@
 
 use super::TILE_ROWS;
 
-/// See the module.
+/// The kinds of heads; the module's documentation shows their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// That many f16: a scale, a minimum.
+    /// This number of f16: a scale, or a scale and a minimum.
     Numbers(usize),
     /// The exponent of a power of two, 127 for 1 (E8M0).
     Exponent,
     /// Integers that multiply the scale of the super-block, for the first 16 and for the last 16 weights.
     Halves,
-    /// Integers below 64 that multiply the scale (less 32, where it is the only one) and the minimum of the super-block.
+    /// One or two integers below 64: the first multiplies the scale of the super-block, the second its minimum. A
+    /// single one has 32 subtracted first.
     SixBits(usize),
 }
 
 impl Head {
-    /// Bytes of a block's on its own.
+    /// Bytes of the head of a block on its own.
     pub const fn bytes(self) -> usize {
         match self {
             Head::Numbers(n) => 2 * n,
@@ -38,7 +40,8 @@ impl Head {
         }
     }
 
-    /// Bytes of `blocks` in a matrix: any number of [`Head::Numbers`], else a multiple of 16.
+    /// Bytes of the heads of `blocks` blocks in a matrix: any number of them for [`Head::Numbers`], else a multiple of
+    /// 16.
     pub const fn bytes_of(self, blocks: usize) -> usize {
         match self {
             Head::SixBits(n) => blocks * n * 6 / 8,
@@ -46,12 +49,12 @@ impl Head {
         }
     }
 
-    /// Whether it can lie apart from those of 15 other outputs.
+    /// Whether a head can be stored without those of 15 other outputs.
     pub const fn stands_alone(self) -> bool {
         matches!(self, Head::Numbers(_))
     }
 
-    /// Reads that of output `lane` of 16 (not of [`Head::Numbers`]).
+    /// Reads the head of output `lane` of 16 packed ones (not for [`Head::Numbers`]).
     pub(super) fn read(self, packed: &[u8], lane: usize, to: &mut [u8]) {
         match self {
             Head::Numbers(_) => {}
@@ -68,7 +71,7 @@ impl Head {
         }
     }
 
-    /// Writes that of output `lane` of 16 (not of [`Head::Numbers`]).
+    /// Writes the head of output `lane` of 16 packed ones (not for [`Head::Numbers`]).
     pub(super) fn write(self, packed: &mut [u8], lane: usize, from: &[u8]) {
         let put = |byte: &mut u8, shift: usize, mask: u8, bits: u8| {
             *byte = *byte & !(mask << shift) | (bits & mask) << shift;

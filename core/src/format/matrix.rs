@@ -1,7 +1,7 @@
 //! A weight matrix in the image: blocks of 32 weights in one of the orders of [`super::order`].
 //!
-//! `units_per_group` consecutive units form a group (a head, a group of neurons); groups stand `group_stride` bytes
-//! apart, so that the parts of several matrices that are used together can lie together.
+//! `units_per_group` consecutive units form a group (a head, a group of neurons). Groups begin `group_stride` bytes
+//! apart, so that those parts of several matrices that are used together can be stored together.
 
 use super::block::{self, Block};
 use super::order::{PanelTiles, Place, Shape, columns};
@@ -15,7 +15,7 @@ pub struct Geometry {
     pub format: Format,
     /// Block order.
     pub order: Order,
-    /// Panels of 16 outputs (an even number where inputs are lines, which are cut by 32).
+    /// Panels of 16 outputs (an even number where lines are inputs, since their blocks hold 32 outputs).
     pub panels: usize,
     /// Blocks of 32 inputs.
     pub k_blocks: usize,
@@ -23,12 +23,13 @@ pub struct Geometry {
     pub units_per_group: usize,
     /// Bytes from one group's first unit to the next group's.
     pub group_stride: usize,
-    /// Where units are outputs: outputs from one group's first to the next group's (at least those of its units).
+    /// Where units are outputs: the distance from one group's first output to the next group's (at least the outputs of
+    /// its units).
     pub group_width: usize,
 }
 
 impl Geometry {
-    /// Outputs, those between groups left out.
+    /// Outputs, without the unused ones between groups.
     pub const fn outputs(&self) -> usize {
         self.panels * TILE_ROWS
     }
@@ -41,7 +42,7 @@ impl Geometry {
         }
     }
 
-    /// Bytes of one unit, without what units share.
+    /// Bytes of one unit, without the numbers that units share.
     pub const fn unit_bytes(&self) -> usize {
         let (format, order) = (self.format, self.order);
         let (weights, supers) = match order.unit_outputs() {
@@ -52,8 +53,8 @@ impl Geometry {
         weights / BLOCK * format.code_bytes() + heads + supers * format.super_bytes()
     }
 
-    /// Bytes of what the units of a group share, before the first of them: the numbers of super-blocks where units are
-    /// inputs, those of blocks too where units are single inputs; else 0.
+    /// Bytes of the numbers that the units of a group share, which are stored before the first unit: those of
+    /// super-blocks where units are inputs, and those of blocks too where units are single inputs; else 0.
     pub const fn shared_bytes(&self) -> usize {
         let (format, order) = (self.format, self.order);
         let heads = if order.shares_scales() { format.head().bytes_of(self.outputs()) } else { 0 };
@@ -66,12 +67,12 @@ impl Geometry {
         if self.order.is_along_outputs() { self.input_width() } else { self.outputs() }
     }
 
-    /// Blocks of such a line.
+    /// Blocks of a line.
     pub const fn line_blocks(&self) -> usize {
         if self.order.is_along_outputs() { self.outputs() / BLOCK } else { self.k_blocks }
     }
 
-    /// Whether products take quantized inputs (else floats): dot products along blocks of integers do.
+    /// Whether products take quantized inputs, and not floats: they do where blocks of integers run along the inputs.
     pub const fn takes_int8(&self) -> bool {
         self.format.takes_int8() && !self.order.is_along_outputs()
     }
@@ -86,14 +87,15 @@ impl Geometry {
         self.order.shapes(self.format.arithmetic())
     }
 
-    /// Bytes of all units, without what lies between groups.
+    /// Bytes of all units, without the gaps between groups.
     pub const fn weight_bytes(&self) -> usize {
         let supers = self.k_blocks / self.format.blocks_together();
         self.bytes_read(self.outputs(), self.input_width(), self.k_blocks, supers)
     }
 
-    /// Bytes that are read for `outputs` outputs (whole panels, or blocks where lines are inputs) of `inputs` inputs,
-    /// which lie in `k_blocks` k-blocks of `supers` super-blocks (which count where the format has them).
+    /// Bytes that are read for `outputs` outputs (whole panels, or whole blocks where lines are inputs) of `inputs`
+    /// inputs. These inputs are in `k_blocks` different k-blocks and `supers` different super-blocks (ignored for
+    /// formats without super-blocks).
     pub const fn bytes_read(&self, outputs: usize, inputs: usize, k_blocks: usize, supers: usize) -> usize {
         let format = self.format;
         let codes = format.code_bytes();
@@ -118,8 +120,8 @@ impl Geometry {
         }
     }
 
-    /// Place of panel `p`'s first output in an output vector. Groups of lines of outputs follow each other without
-    /// padding (checked by the image).
+    /// Place of panel `p`'s first output in an output vector. Groups of output lines follow each other without padding
+    /// (checked by the image).
     pub const fn output_offset(&self, p: usize) -> usize {
         let (first, group) = (p * TILE_ROWS, self.units_per_group * self.order.unit_outputs());
         if group < TILE_ROWS { first } else { first / group * self.group_width + first % group }
@@ -145,10 +147,10 @@ impl Geometry {
         self.place(line, i).write(self.format, bytes, block);
     }
 
-    /// Bytes from the first unit's first to the last unit's last, or `None` when the geometry is impossible.
+    /// Bytes from the start of the first unit to the end of the last one, or `None` when the geometry is impossible.
     pub fn span(&self) -> Option<usize> {
         let (order, upg) = (self.order, self.units_per_group);
-        // Counts far above any model's keep the products below inside 64 bits.
+        // With counts up to this limit, far above any model's, the products below fit in 64 bits.
         if self.panels == 0 || self.k_blocks == 0 || upg == 0 || self.panels.max(self.k_blocks) > 1 << 26 {
             return None;
         }
@@ -167,12 +169,13 @@ impl Geometry {
         if self.group_width < upg.checked_mul(order.unit_outputs())? {
             return None;
         }
-        // What units share stands before them, so that they are the groups.
+        // The numbers that units share are stored before them, once a group, so that the order decides how many units a
+        // group has.
         if order.group_units(self.format).is_some_and(|units| units != upg) {
             return None;
         }
         let group = self.shared_bytes().checked_add(self.unit_bytes().checked_mul(upg)?)?;
-        // Widths are used as element counts too: keep them far from overflow.
+        // Widths are also used as element counts, so they must stay far from overflow.
         if self.group_stride < group || self.group_width.checked_mul(units)? > isize::MAX as usize / 8 {
             return None;
         }
@@ -214,7 +217,7 @@ impl<'a> Matrix<'a> {
         self.geometry.output_offset(p)
     }
 
-    /// First byte of unit `u`; an address without meaning where there is no such unit.
+    /// First byte of unit `u`; a meaningless address where there is no such unit.
     pub fn unit_start(&self, u: usize) -> *const u8 {
         self.bytes.as_ptr().wrapping_add(self.geometry.unit_offset(u))
     }
@@ -252,10 +255,10 @@ impl<'a> Matrix<'a> {
         panel(g, self.bytes.as_ptr(), p)
     }
 
-    /// The run of tiles of k-block `kb` from panel `from` to `to`, where k-blocks are the units.
+    /// The tiles of k-block `kb` from panel `from` to `to`, which are one run of bytes, where k-blocks are the units.
     ///
     /// # Panics
-    /// When out of range, or where units are others.
+    /// When out of range, or when units are not k-blocks.
     pub fn column_run(&self, kb: usize, from: usize, to: usize) -> &'a [u8] {
         let g = &self.geometry;
         assert!(g.order.unit_inputs() == BLOCK && kb < g.k_blocks && to <= g.panels, "run out of range");
@@ -263,8 +266,8 @@ impl<'a> Matrix<'a> {
         &self.bytes[start + from * tile..start + to * tile]
     }
 
-    /// The numbers of the super-blocks of k-block `kb`, from panel `from` on: 16 of each for every panel. An address
-    /// without meaning where the format has none.
+    /// The numbers of the super-blocks of k-block `kb`, from panel `from` on: 16 of each for every panel. A meaningless
+    /// address where the format has no super-blocks.
     pub fn column_supers(&self, kb: usize, from: usize) -> *const u8 {
         let g = &self.geometry;
         self.bytes.as_ptr().wrapping_add(columns::supers(g, kb / g.units_per_group, from))
@@ -315,7 +318,7 @@ impl Lines {
     /// First byte of the heads that the lines of k-block `kb` share.
     ///
     /// # Safety
-    /// There must be a k-block `kb`, whose lines share heads.
+    /// `kb` must be a k-block of the matrix, and its lines must share heads.
     #[inline(always)]
     pub unsafe fn heads(&self, kb: usize) -> *const u8 {
         let at = kb / self.together.max(1) * self.group_stride
@@ -341,7 +344,7 @@ impl Lines {
     /// As [`Lines::heads`].
     #[inline(always)]
     pub unsafe fn of_block(&self, kb: usize) -> (*const u8, usize) {
-        // SAFETY: there are 32 lines of each k-block.
+        // SAFETY: the caller has a k-block `kb`, and each k-block has 32 lines, so line `kb * 32` exists.
         unsafe { (self.line(kb * BLOCK), self.line_bytes) }
     }
 
@@ -354,10 +357,10 @@ impl Lines {
     /// First byte of line `i`.
     ///
     /// # Safety
-    /// There must be a line `i`.
+    /// `i` must be below the number of lines of the matrix.
     #[inline(always)]
     pub unsafe fn line(&self, i: usize) -> *const u8 {
-        // Groups of one, and those of neurons, whose sizes are powers of two, need no division.
+        // Groups of one line and groups of neurons have sizes that are powers of two: these need no division.
         let (group, place) = if self.per_group.is_power_of_two() {
             (i >> self.per_group.trailing_zeros(), i & (self.per_group - 1))
         } else {

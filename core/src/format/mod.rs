@@ -2,8 +2,9 @@
 //!
 //! Every format stores blocks of [`BLOCK`] weights that share a scale: first the numbers that the weights of a block
 //! share, then 32 codes. GGML's K types share more: [`SUPER`] blocks, a *super-block*, share a scale (and a minimum) in
-//! `f16`, and each of them has small integers of its own that multiply these. [`block`] encodes and decodes a block;
-//! [`order`] says where the blocks of a matrix stand; [`Matrix`] is bytes that were checked against a [`Geometry`].
+//! `f16`, and each block has small integers of its own that multiply these. [`block`] encodes and decodes a block;
+//! [`order`] says where the blocks of a matrix are stored; a [`Matrix`] is bytes that were checked against a
+//! [`Geometry`].
 //!
 //! # Adding a format
 //! A row in the table of [`Format`]. Where its arithmetic is one of [`Arithmetic`]'s, that is all: a 4-bit *table*
@@ -28,7 +29,7 @@ pub const SUPER: usize = 8;
 /// Outputs interleaved in one tile.
 pub const TILE_ROWS: usize = 16;
 
-/// The arithmetic a format asks of a kernel.
+/// The arithmetic that a kernel does with a format's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Arithmetic {
@@ -212,7 +213,7 @@ impl Format {
         self.code_bits() <= 8
     }
 
-    /// Whether numbers can be rounded to it; else blocks of a source are taken over only.
+    /// Whether numbers can be rounded to it; if not, its blocks can only be copied from a source.
     pub const fn has_encoder(self) -> bool {
         !matches!(self.row().choice, Choice::Carried)
     }
@@ -232,12 +233,12 @@ impl Format {
         if self.supers() > 0 { SUPER } else { 1 }
     }
 
-    /// What a block has of its own beside its codes.
+    /// The head of its blocks: the numbers that belong to a block alone.
     pub const fn head(self) -> Head {
         self.arithmetic().parts().head
     }
 
-    /// Bytes of one block of [`BLOCK`] weights on its own (in a matrix blocks share and pack some of them).
+    /// Bytes of one block of [`BLOCK`] weights on its own (in a matrix, blocks share and pack some of these bytes).
     pub const fn block_bytes(self) -> usize {
         self.header_bytes() + self.code_bytes()
     }
@@ -269,13 +270,13 @@ impl Format {
 }
 
 const _: () = {
-    // An image's code is a place in the table.
+    // A code in an image is an index into the table, so the rows must be in the order of their codes.
     let mut i = 0;
     while i < FORMATS {
         assert!(Format::ALL[i] as usize == i);
         i += 1;
     }
-    // What a matrix takes in bytes is what GGML's blocks take.
+    // Blocks take as many bytes as GGML's blocks of the same type.
     let sizes = [
         (Format::F16, 64),
         (Format::Bf16, 64),

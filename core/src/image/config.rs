@@ -1,11 +1,11 @@
-//! The sizes of a model: what it has once, and the largest that any layer has. Layers may differ in heads, neurons and
-//! blocks; a layer's own numbers are those of its blocks.
+//! The sizes of a model: those that it has once, and the largest of any layer. Layers may differ in heads, neurons and
+//! blocks; a layer's own numbers are in its blocks.
 
 use super::arch::{Architecture, Attention, Layer, MAX_EOS, Mlp, Positions};
 use crate::error::Error;
 use crate::kernels::Activate;
 
-/// What a model has once, and the largest sizes of its layers.
+/// The sizes that a model has once, and the largest of any layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
     /// Width of the residual stream.
@@ -30,19 +30,19 @@ pub struct Config {
     pub gated: bool,
     /// Activation of the first network.
     pub activation: Activate,
-    /// How positions enter.
+    /// How the model is given positions.
     pub positions: Positions,
-    /// Neurons per group (the fewest that are skipped together), at least: 1, 4, 8, 16 or 32.
+    /// The smallest group of neurons of any layer: 1, 4, 8, 16 or 32. Only whole groups are skipped.
     pub neuron_group: usize,
     /// Whether the maps of attention (Q, K, V, O) are stored by input, so that single inputs may be skipped.
     pub attention_by_input: bool,
-    /// Whether the maps of the FFN (gate, up, down) are.
+    /// Whether the maps of the feed-forward network (gate, up, down) are stored by input.
     pub ffn_by_input: bool,
     /// Beginning-of-sequence token.
     pub bos: Option<u32>,
     /// End-of-sequence tokens, the first `eos_len` of them filled.
     pub eos: [u32; MAX_EOS],
-    /// How many are filled.
+    /// Number of filled entries of `eos`.
     pub eos_len: usize,
 }
 
@@ -58,7 +58,7 @@ impl Config {
         self.ffn.next_multiple_of(32)
     }
 
-    /// Groups of neurons in a layer, those of the padding included, at most.
+    /// The most groups of neurons in a layer, those of the padding included.
     pub const fn neuron_groups(&self) -> usize {
         self.neuron_width() / self.neuron_group
     }
@@ -127,14 +127,14 @@ fn largest_network(a: Mlp, b: Mlp) -> Mlp {
     }
 }
 
-/// What a choice in a layer must know of it; zeros where the layer has no such block.
+/// The numbers of a layer that choosing its heads and neurons needs; zeros where the layer has no such block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerShape {
     /// Query heads.
     pub heads: usize,
     /// Width of a head in activation buffers.
     pub head_slot: usize,
-    /// Neurons that may be chosen: none where there are experts.
+    /// Neurons that can be chosen; 0 where the layer has experts.
     pub neurons: usize,
     /// Neurons per group.
     pub group: usize,

@@ -4,13 +4,13 @@ use crate::error::Error;
 
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"SLLMIMG\0";
-/// The version this build writes, and the newest it reads.
+/// The version that this build writes, and the only one that it reads.
 pub const VERSION: u32 = 4;
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 64;
 /// Bytes of a row of the section table.
 pub const SECTION_LEN: usize = 32;
-/// Rows of the section table at most.
+/// The most rows of the section table.
 const MAX_SECTIONS: usize = 16;
 
 /// What a section holds.
@@ -66,7 +66,7 @@ pub struct Section {
     pub offset: usize,
     /// Bytes.
     pub len: usize,
-    /// CRC-32 of the bytes (not checked when loading: it would read the whole file).
+    /// CRC-32 of the bytes (not checked at load, because that would read the whole file).
     pub crc: u32,
 }
 
@@ -135,7 +135,7 @@ fn sections(bytes: &[u8], count: usize, head_len: usize) -> Result<Sections, Err
         if end > bytes.len() as u64 {
             return Err(Error::Malformed("a section ends after the end of the file"));
         }
-        // Kinds that this version does not know are additions it can do without.
+        // Sections of a kind that this version does not know are ignored: they are additions that it does not need.
         let Some(slot) = (kind as usize).checked_sub(1).and_then(|k| sections.get_mut(k)) else { continue };
         *slot = Section { offset: offset as usize, len: len as usize, crc };
     }

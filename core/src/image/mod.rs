@@ -1,8 +1,8 @@
 //! The packed model, parsed without allocation. `FORMAT.md` beside this file is its specification.
 //!
-//! [`Image::parse`] checks the header's checksum and every bound and shape before anything is used; a
-//! hostile file gets an error, never a panic or a read outside. What it does not check is the *values* of
-//! weights: they can make wrong text, nothing worse.
+//! [`Image::parse`] checks the header's checksum and every bound and shape before anything is used; a hostile file gets
+//! an error, never a panic or a read outside its bytes. The *values* of weights are not checked: wrong ones give wrong
+//! text, and nothing worse.
 
 pub mod arch;
 mod config;
@@ -21,7 +21,7 @@ pub use table::{ENTRY_LEN, Entry, GLOBAL, Storage};
 use crate::error::Error;
 use crate::format::{Geometry, Matrix};
 
-/// Address alignment that the image's bytes need (vectors of f32 are used in place).
+/// Alignment that the address of the image's bytes needs, because vectors of f32 are used in place.
 pub const ALIGN: usize = 4;
 
 /// A parsed image, borrowing its bytes.
@@ -34,10 +34,10 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Parses and checks.
+    /// Parses and checks an image.
     ///
     /// # Errors
-    /// Says what is wrong with the bytes: see [`Error`].
+    /// One of the [`Error`]s of an image, which says what is wrong with the bytes.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let sections = head::parse(bytes)?;
         if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
@@ -55,7 +55,7 @@ impl<'a> Image<'a> {
         &self.arch
     }
 
-    /// What the model has once, and the largest sizes of its layers.
+    /// The sizes that the model has once, and the largest of any layer.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -81,8 +81,8 @@ impl<'a> Image<'a> {
         rows.iter().filter_map(Entry::parse)
     }
 
-    /// A weight matrix, if the image has it; the first expert's, where each has its own. `layer` is ignored for those
-    /// outside the layers.
+    /// A weight matrix, if the image has it; the first expert's, where each expert has its own. `layer` is ignored for
+    /// matrices outside the layers.
     pub fn matrix(&self, role: Role, layer: usize) -> Option<Matrix<'a>> {
         self.experts_matrix(role, layer)?.of(0)
     }
@@ -100,8 +100,8 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// A vector of f32 (a norm's weights, a bias), if the image has it; where each expert has its own, one after the
-    /// other.
+    /// A vector of f32 (a norm's weights, a bias), if the image has it. Where each expert has its own, all of them
+    /// follow each other.
     pub fn vector(&self, role: Role, layer: usize) -> Option<&'a [f32]> {
         let entry = self.entry(role, layer)?;
         table::vector(&entry, self.section(SectionKind::Weights))
@@ -112,11 +112,11 @@ impl<'a> Image<'a> {
     }
 }
 
-/// A matrix that every expert has one of.
+/// A weight matrix of which every expert has its own.
 #[derive(Clone, Copy)]
 pub struct Experts<'a> {
     geometry: Geometry,
-    /// From the first one on.
+    /// The bytes from the first expert's matrix on.
     bytes: &'a [u8],
     count: usize,
     stride: usize,

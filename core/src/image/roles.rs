@@ -1,21 +1,21 @@
-//! What tensors a model has: one table of rows. A row says what the tensor is called, which part of the model has it,
-//! its rows and columns in symbols, and when it is needed; sizes, groups, padding and checks all follow from it, for the
+//! The tensors of a model: one table of rows. A row says what the tensor is called, which part of the model has it, its
+//! rows and columns in symbols, and when it is needed; sizes, groups, padding and checks all follow from it, for the
 //! packer and for the reader alike.
 
 use super::arch::{Attention, Block, Globals, HeadNorm, Layer, Mlp, Norm, Norming, Op};
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::format::{Geometry, Order};
 
-/// Which part of a model has a tensor.
+/// The part of a model that has a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The model, once.
     Model,
-    /// Every table of rotary frequencies.
+    /// Each table of rotary frequencies.
     Rope,
-    /// Every layer with a block of attention.
+    /// Each layer with a block of attention.
     Attention,
-    /// Every layer with a feed-forward network.
+    /// Each layer with a feed-forward network.
     Mlp,
 }
 
@@ -30,7 +30,7 @@ pub enum Dim {
     Embed,
     /// The vocabulary.
     Vocab,
-    /// Numbers of all learned positions, `max_positions * d_model`.
+    /// The numbers of all learned positions together, `max_positions * d_model`.
     Positions,
     /// `head_dim / 2` of the blocks that use the table.
     Rotations,
@@ -58,13 +58,13 @@ pub struct Row {
     pub role: Role,
     /// Name in reports.
     pub name: &'static str,
-    /// Which part of the model has it.
+    /// The part of the model that has it.
     pub scope: Scope,
     /// Outputs; the length of a vector.
     pub rows: Dim,
     /// Inputs; [`Dim::One`] for a vector.
     pub cols: Dim,
-    /// Whether a model must have it (`None`: it may).
+    /// Whether a model must have it or must not; `None` where it is optional.
     needed: fn(&Place) -> Option<bool>,
 }
 
@@ -78,7 +78,7 @@ impl Row {
 /// The part of a model that a tensor belongs to.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    /// What the model has once.
+    /// The properties of the model that do not belong to a layer.
     pub globals: &'a Globals,
     /// The block, where the tensor belongs to one.
     pub block: Option<&'a Block>,
@@ -88,7 +88,7 @@ pub struct Place<'a> {
 
 macro_rules! roles {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal, $scope:ident, [$rows:ident, $cols:ident], $needed:expr;)*) => {
-        /// What a tensor is.
+        /// The purpose of a tensor.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Role { $($(#[$doc])* $name = $code),* }
@@ -126,11 +126,11 @@ roles! {
     Output = 6, "output", Model, [Vocab, Embed], |_| None;
     /// Inverse rotary frequencies, scaling applied.
     RopeFrequencies = 7, "rope_frequencies", Rope, [Rotations, One], always;
-    /// Norm of what attention reads.
+    /// Norm of the input of attention.
     AttnNorm = 8, "attn_norm", Attention, [Model, One], |p| Some(p.norms().input.is_some());
     /// Its bias.
     AttnNormBias = 9, "attn_norm.bias", Attention, [Model, One], |p| norm_bias(p.norms().input);
-    /// Norm of what attention returns.
+    /// Norm of the output of attention.
     AttnOutNorm = 10, "attn_out_norm", Attention, [Model, One], |p| Some(p.norms().output.is_some());
     /// Its bias.
     AttnOutNormBias = 11, "attn_out_norm.bias", Attention, [Model, One], |p| norm_bias(p.norms().output);
@@ -158,13 +158,13 @@ roles! {
     QNorm = 22, "q_norm", Attention, [QueryNorm, One], |p| Some(p.attention().head_norm != HeadNorm::None);
     /// RMS norm of the keys.
     KNorm = 23, "k_norm", Attention, [KeyNorm, One], |p| Some(p.attention().head_norm != HeadNorm::None);
-    /// Every head's score without a value.
+    /// The sinks: for each head a score that has no value.
     Sinks = 24, "sinks", Attention, [Heads, One], |p| Some(p.attention().sinks);
-    /// Norm of what the feed-forward network reads.
+    /// Norm of the input of the feed-forward network.
     FfnNorm = 25, "ffn_norm", Mlp, [Model, One], |p| Some(p.norms().input.is_some());
     /// Its bias.
     FfnNormBias = 26, "ffn_norm.bias", Mlp, [Model, One], |p| norm_bias(p.norms().input);
-    /// Norm of what the feed-forward network returns.
+    /// Norm of the output of the feed-forward network.
     FfnOutNorm = 27, "ffn_out_norm", Mlp, [Model, One], |p| Some(p.norms().output.is_some());
     /// Its bias.
     FfnOutNormBias = 28, "ffn_out_norm.bias", Mlp, [Model, One], |p| norm_bias(p.norms().output);
@@ -184,11 +184,11 @@ roles! {
     Down = 35, "down", Mlp, [Model, Neurons], always;
     /// Its bias.
     DownBias = 36, "down.bias", Mlp, [Model, One], |p| Some(p.mlp().biases[1]);
-    /// What chooses experts.
+    /// The router, whose outputs choose experts.
     Router = 37, "router", Mlp, [Experts, Model], |p| Some(p.mlp().router.is_some());
     /// Its bias.
     RouterBias = 38, "router.bias", Mlp, [Experts, One], |p| if p.mlp().router.is_some() { None } else { Some(false) };
-    /// What is added to the experts' scores when they are chosen, and does not count in their shares.
+    /// A bias of the experts' scores that affects only which experts are chosen, not their shares.
     RouterChoiceBias = 39, "router.choice_bias", Mlp, [Experts, One], |p| Some(p.mlp().router.is_some_and(|r| r.bias));
     /// Gate of the expert that every token uses.
     SharedGate = 40, "shared_gate", Mlp, [Shared, Model], |p| Some(p.mlp().gated && p.shared() > 0);
@@ -196,7 +196,7 @@ roles! {
     SharedUp = 41, "shared_up", Mlp, [Shared, Model], |p| Some(p.shared() > 0);
     /// Its down projection.
     SharedDown = 42, "shared_down", Mlp, [Model, Shared], |p| Some(p.shared() > 0);
-    /// What decides, through a sigmoid, how much of it counts.
+    /// A router of one output whose sigmoid is the shared expert's share.
     SharedRouter = 43, "shared_router", Mlp, [One, Model], |p| Some(p.mlp().router.is_some_and(|r| r.shared_gate));
     /// Bias of the output matrix.
     OutputBias = 44, "output.bias", Model, [Vocab, One], |_| None;
@@ -218,17 +218,17 @@ impl Role {
         self.row().name
     }
 
-    /// Whether layers have one each.
+    /// Whether each layer has its own.
     pub fn in_layers(self) -> bool {
         matches!(self.row().scope, Scope::Attention | Scope::Mlp)
     }
 
-    /// Whether it is a matrix, else a vector of f32.
+    /// Whether it is a matrix, and not a vector of f32.
     pub fn is_matrix(self) -> bool {
         self.row().cols != Dim::One
     }
 
-    /// The block of a layer that has it, where one does.
+    /// The block of a layer that has it, if any.
     pub fn block(self, layer: &Layer) -> Option<&Block> {
         let scope = self.row().scope;
         layer.blocks().find(|b| match &b.op {
@@ -279,14 +279,15 @@ impl Role {
         g
     }
 
-    /// How the source's rows lie in the image: the outputs of a matrix, or the numbers of a vector.
+    /// Where the source's rows are in the image: the outputs of a matrix, or the numbers of a vector.
     pub fn outputs(self, place: &Place) -> Segments {
         let dim = self.row().rows;
         let total = place.len(dim);
         match dim {
             Dim::Queries | Dim::Keys => {
                 let a = place.attention();
-                // Biases lie as activation buffers do, and so do outputs of matrices that are stored by input.
+                // Biases are laid out as activation buffers are, and so are the outputs of matrices that are stored by
+                // input.
                 let padded = if a.by_input || !self.is_matrix() { a.head_slot() } else { a.head_width() };
                 Segments { len: a.head_dim, padded, total }
             }
@@ -296,7 +297,7 @@ impl Role {
         }
     }
 
-    /// How the source's columns lie in the image.
+    /// Where the source's columns are in the image.
     pub fn inputs(self, place: &Place) -> Segments {
         let dim = self.row().cols;
         let total = place.len(dim);
@@ -309,19 +310,19 @@ impl Role {
         }
     }
 
-    /// How many of it a layer has where every expert has its own, else 0.
+    /// The number of such tensors in a layer, where every expert has its own; else 0.
     pub fn experts(self, place: &Place) -> usize {
         use Role::{Down, DownBias, Gate, GateBias, Up, UpBias};
         let per_expert = matches!(self, Gate | GateBias | Up | UpBias | Down | DownBias);
         place.mlp().router.filter(|_| per_expert).map_or(0, |r| r.experts)
     }
 
-    /// Whether a model must have the tensor, or must not; `None` where it may.
+    /// Whether a model must have the tensor or must not; `None` where it is optional.
     pub fn needed(self, place: &Place) -> Option<bool> {
         (self.row().needed)(place)
     }
 
-    /// Rows and columns in the source (of one expert's); a vector has one column.
+    /// Rows and columns in the source (of one expert's tensor); a vector has one column.
     pub fn shape(self, place: &Place) -> (usize, usize) {
         (place.len(self.row().rows), place.len(self.row().cols))
     }
@@ -386,7 +387,7 @@ impl Place<'_> {
     }
 }
 
-/// How rows or columns of the source lie in the image: segments of `len`, each padded.
+/// Where rows or columns of the source are in the image: in segments of `len`, each padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segments {
     /// Length of a segment in the source.

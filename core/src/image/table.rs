@@ -1,5 +1,5 @@
-//! A table of tensors: entries of one size, sorted, so that one is found by halving. Weights and predictors have one each;
-//! what a tensor is called there is a type of its own ([`Name`]).
+//! A table of tensors: entries of one size, sorted, so that an entry is found by binary search. The weights and the
+//! predictor each have a table, with their own type of [`Name`].
 
 use super::Role;
 use super::head::{u32_at, u64_at};
@@ -7,37 +7,37 @@ use crate::format::{Format, Geometry, Order, TILE_ROWS};
 
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 64;
-/// The `layer` of tensors that the model has once.
+/// The value of `layer` for tensors that do not belong to a layer.
 pub const GLOBAL: u16 = u16::MAX;
 
-/// How a tensor's bytes are to be read.
+/// How a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// Consecutive f32.
     Vector {
-        /// How many.
+        /// Number of floats.
         len: usize,
     },
-    /// Tiles.
+    /// A matrix of this geometry.
     Tiles(Geometry),
 }
 
-/// What the tensors of a table are called.
+/// The names of the tensors of a table.
 pub trait Name: Copy + Ord {
     /// The name with this code in an image.
     fn from_code(code: u8) -> Option<Self>;
     /// Its code.
     fn code(self) -> u8;
-    /// Whether layers have one each.
+    /// Whether each layer has its own.
     fn in_layers(self) -> bool;
-    /// Whether the model has it once; else it has a number: a layer's, or one of its own.
+    /// Whether the model has it once. If not, it has a number: its layer's, or that of a table of rotary frequencies.
     fn once(self) -> bool;
 }
 
 /// A row of a table of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<N = Role> {
-    /// What it is.
+    /// Its name in the table.
     pub role: N,
     /// Layer, number of the table of rotary frequencies, or [`GLOBAL`].
     pub layer: u16,
@@ -47,29 +47,29 @@ pub struct Entry<N = Role> {
     pub cols: usize,
     /// First byte in the weights section.
     pub offset: usize,
-    /// How to read it; one expert's, where each has its own.
+    /// How its numbers are stored; for one expert's tensor, where each has its own.
     pub storage: Storage,
-    /// How many experts have one; 0 where it is no expert's.
+    /// The number of experts that have one; 0 for a tensor that does not belong to experts.
     pub experts: usize,
-    /// Bytes from one expert's to the next one's.
+    /// Bytes from one expert's tensor to the next expert's.
     pub expert_stride: usize,
 }
 
-/// Format code of vectors.
+/// The code of vectors, in place of a format's.
 const VECTOR: u8 = 255;
 
 impl<N: Name> Entry<N> {
-    /// Where the entry stands among the others: first what the model has once, then layer by layer, by role.
+    /// The sorting key: first the tensors that the model has once, then layer by layer, by role.
     pub fn key(&self) -> (u32, N, u16) {
         key_of(self.role, self.layer)
     }
 
-    /// Whether its number is one that its name can have.
+    /// Whether the entry has a number if its name needs one, and none otherwise.
     pub(crate) fn is_numbered(&self) -> bool {
         index_of(self.role, self.layer.into()) == Some(self.layer)
     }
 
-    /// Weight bytes of one (expert's), without what lies between groups.
+    /// Weight bytes of one tensor (of one expert's, where each has its own), without the gaps between groups.
     pub fn bytes_of_one(&self) -> usize {
         match self.storage {
             Storage::Vector { len } => 4 * len,
@@ -82,7 +82,7 @@ impl<N: Name> Entry<N> {
         self.bytes_of_one() * self.experts.max(1)
     }
 
-    /// First byte of the last expert's, or of the one where it is no expert's.
+    /// First byte of the tensor; of the last expert's, where each expert has its own.
     pub(super) fn last_start(&self) -> Option<usize> {
         self.experts.saturating_sub(1).checked_mul(self.expert_stride)?.checked_add(self.offset)
     }
@@ -149,12 +149,12 @@ impl<N: Name> Entry<N> {
     }
 }
 
-/// The `layer` field of a name's entry: the number that it is looked up by, or [`GLOBAL`] for what the model has once.
+/// The `layer` field of a name's entry: its number, or [`GLOBAL`] for tensors that the model has once.
 fn index_of<N: Name>(name: N, number: usize) -> Option<u16> {
     if name.once() { Some(GLOBAL) } else { u16::try_from(number).ok().filter(|l| *l != GLOBAL) }
 }
 
-/// Where an entry stands among the others: first what the model has once, then layer by layer, by name.
+/// The sorting key: first the tensors that the model has once, then layer by layer, by name.
 fn key_of<N: Name>(name: N, index: u16) -> (u32, N, u16) {
     match name.in_layers() {
         true => (u32::from(index) + 1, name, 0),
@@ -162,17 +162,17 @@ fn key_of<N: Name>(name: N, index: u16) -> (u32, N, u16) {
     }
 }
 
-/// The entry of a tensor; `number` is ignored for what the model has once.
+/// The entry of a tensor; `number` is ignored for tensors that the model has once.
 pub fn find<N: Name>(table: &[u8], name: N, number: usize) -> Option<Entry<N>> {
     let wanted = key_of(name, index_of(name, number)?);
     let (rows, _) = table.as_chunks::<ENTRY_LEN>();
-    // A key is read from four bytes: the other fields of the entries on the way are of no interest.
+    // The search reads only the three bytes of each key, and parses only the entry that it finds.
     let key = |raw: &[u8; ENTRY_LEN]| N::from_code(raw[0]).map(|n| key_of(n, u16::from_le_bytes([raw[4], raw[5]])));
     let at = rows.binary_search_by_key(&Some(wanted), key).ok()?;
     Entry::parse(&rows[at])
 }
 
-/// The floats of an entry that is a vector, in the bytes that its offset counts from.
+/// The floats of an entry that is a vector; the entry's offset counts from the start of `bytes`.
 pub fn vector<'a, N: Name>(entry: &Entry<N>, bytes: &'a [u8]) -> Option<&'a [f32]> {
     let Storage::Vector { len } = entry.storage else { return None };
     let raw = bytes.get(entry.offset..)?.get(..len.checked_mul(4)?.checked_mul(entry.experts.max(1))?)?;
@@ -180,7 +180,7 @@ pub fn vector<'a, N: Name>(entry: &Entry<N>, bytes: &'a [u8]) -> Option<&'a [f32
     if !raw.as_ptr().addr().is_multiple_of(align_of::<f32>()) {
         return None;
     }
-    // SAFETY: aligned (checked), as many 4-byte chunks as floats, any bits are a float, and the target
-    // is little-endian (checked at compile time).
+    // SAFETY: the address is aligned (checked above), there are as many 4-byte chunks as floats, every bit pattern is a
+    // float, and the target is little-endian (checked at compile time).
     Some(unsafe { core::slice::from_raw_parts(chunks.as_ptr().cast(), chunks.len()) })
 }

@@ -1,4 +1,4 @@
-//! The tensor table of the weights: what must stand in it. Layers of different kinds may hold different tensors.
+//! Checks of the weights' tensor table. Layers of different kinds may have different tensors.
 
 use super::arch::{Architecture, Layer};
 use super::roles::{Place, ROLES, Role, Scope};
@@ -25,8 +25,8 @@ fn parse(raw: &[u8; ENTRY_LEN]) -> Result<Entry, Error> {
     Entry::parse(raw).ok_or(Error::Malformed("the tensor table has an unknown role, format or order"))
 }
 
-/// Checks the whole table against the weights section and the architecture: every entry fits, none occurs twice, the
-/// model has every tensor that it needs and no other.
+/// Checks the whole table against the weights section and the architecture: every entry fits, none occurs twice, and
+/// every tensor that the model needs is present, and no other.
 pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result<(), Error> {
     let bad = Error::Malformed("the tensor table is not in order");
     let (rows, []) = table.as_chunks::<ENTRY_LEN>() else { return Err(bad) };
@@ -51,7 +51,7 @@ pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result
     if next.is_some() { Err(bad) } else { Ok(()) }
 }
 
-/// Every tensor of a layer (or those of the model, group 0) that is needed was seen, and no other.
+/// Checks that every needed tensor of a layer (or of the model, for group 0) was seen, and no other.
 fn require(arch: &Architecture, group: usize, layer: &Layer, seen: &[u8; ROLES.len()]) -> Result<(), Error> {
     for row in ROLES.iter().filter(|row| row.role.in_layers() == (group > 0)) {
         let needed = match row.scope {
@@ -78,7 +78,7 @@ fn check_entry(e: &Entry, weights: &[u8], place: &Place) -> Result<(), Error> {
         return Err(bad);
     }
     let rest = weights.get(e.offset..).ok_or(bad)?;
-    // Strides are equal: where the last expert's has room, all have.
+    // Experts' tensors are at equal distances: if the last one fits, all do.
     let last = e.last_start().and_then(|at| weights.get(at..)).ok_or(bad)?;
     let fits = match e.storage {
         Storage::Vector { len } => {
@@ -89,7 +89,7 @@ fn check_entry(e: &Entry, weights: &[u8], place: &Place) -> Result<(), Error> {
         }
         Storage::Tiles(g) => {
             Matrix::new(g, rest).and_then(|_| Matrix::new(g, last)).map_err(|_| bad)?;
-            // Groups may stand further apart than those of a matrix alone.
+            // Groups may be further apart than in a matrix that is stored alone.
             let alone = e.role.geometry(place, g.format);
             e.role.is_matrix() && g == Geometry { group_stride: g.group_stride, ..alone }
         }

@@ -53,7 +53,7 @@ impl Coded for crate::kernels::Activation {
 pub(super) trait Codec {
     /// A word.
     fn word(&mut self, word: &mut u32);
-    /// Takes note of a word that no writer writes.
+    /// Records that a word has a value that no writer writes.
     fn refuse(&mut self);
 
     /// An index or an amount.
@@ -95,7 +95,7 @@ pub(super) trait Codec {
         }
     }
 
-    /// A code, or 0 for none.
+    /// A code, or 0 for an absent value.
     fn optional_code<T: Coded>(&mut self, there: &mut bool, value: &mut T) {
         let mut word = if *there { value.code() } else { 0 };
         self.word(&mut word);
@@ -139,7 +139,7 @@ impl<'a> Words<'a> {
         Words::Write { put, at: 0 }
     }
 
-    /// Begins to count words anew.
+    /// Counts words from 0 again.
     pub(super) fn restart(&mut self) {
         if let Words::Write { at, .. } = self {
             *at = 0;
@@ -162,7 +162,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// The rest of what is read must be zero, and every code known.
+    /// Ends reading: the remaining words must be zero, and every code must have been known.
     ///
     /// # Errors
     /// [`Error::Malformed`].

@@ -1,8 +1,8 @@
-//! Activation functions of the feed-forward part.
+//! Activation functions of feed-forward networks.
 
 use crate::simd::{LANES, Lanes, Proof};
 
-/// The function between the two matrices of an FFN.
+/// The function between the matrices of a feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activation {
@@ -59,7 +59,7 @@ impl Activation {
     }
 }
 
-/// An activation with its numbers.
+/// An activation with its parameter and its bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Activate {
     /// The function.
@@ -77,7 +77,7 @@ impl From<Activation> for Activate {
 }
 
 impl Activate {
-    /// Gates and neurons to activated neurons.
+    /// The activated neurons of gates and neurons.
     #[inline(always)]
     fn gated<L: Lanes>(&self, gate: L, h: L) -> L {
         if self.kind != Activation::ClampedSwiglu {
@@ -112,7 +112,7 @@ impl Activate {
                 let least = self.parameter;
                 L::load(isa, &x.to_array().map(|x| if x > least { x } else { 0.0 }))
             }
-            // Without a gate there is no such function: the architecture refuses it.
+            // This function needs a gate: the architecture refuses it without one.
             Activation::ClampedSwiglu => x,
         }
     }

@@ -1,15 +1,16 @@
 //! Causal attention of some query heads over one KV head, in one pass over the cache.
 //!
-//! Keys lie in tiles of 16 positions, `[position / 16][dimension][16]`, values as `[position][dimension]`:
-//! both products are then the float matrix kernel's inner loop (`accumulate`), with no sum across lanes.
-//! Soft-max runs online (arXiv 1805.02867) over blocks of 64 positions that start at multiples of 64, so
-//! the result does not depend on how many tokens are computed together. In a ring no such block is cut.
+//! Keys are stored in tiles of 16 positions, `[position / 16][dimension][16]`, values as `[position][dimension]`. So
+//! both products are the inner loop of the float matrix kernels (`accumulate`), without sums across lanes. Soft-max
+//! runs online (arXiv 1805.02867) over blocks of 64 positions that start at multiples of 64, so the result does not
+//! depend on how many tokens are computed together. The ring of a layer with a window holds a whole number of such
+//! blocks, so that none of them wraps around.
 //!
 //! ```text
 //! for every four queries (then those that remain):
 //!     for every block of 64 positions that one of them sees:
 //!         scores = q * keys (capped)                  one pass over the keys for all of them
-//!         largest = max(largest so far, scores); weights = e^(scores - largest), 0 where a query may not look
+//!         largest = max(largest so far, scores); weights = e^(scores - largest), 0 where not visible
 //!         keep = e^(largest so far - largest); sum = sum * keep + weights
 //!         out = out * keep + weights * values         one pass over the values
 //!     out = out / sum
@@ -50,12 +51,12 @@ pub struct KvView {
     pub keys: *const u8,
     /// [positions, head_width].
     pub values: *const u8,
-    /// Positions that a ring holds, a multiple of [`SPAN`], position p at p modulo this; `usize::MAX` where each position
-    /// has its own place.
+    /// Positions that a ring holds, a multiple of [`SPAN`]: position p is stored at p modulo this. `usize::MAX` where
+    /// each position has its own place.
     pub ring: usize,
 }
 
-/// Queries and the cache they look at.
+/// Queries and the cache in which they look up keys and values.
 #[derive(Clone, Copy)]
 pub struct Attend<'a> {
     /// Query of token t and head h at `q + t * token_stride + h * head_stride`, `head_width` floats; scaled
@@ -67,7 +68,7 @@ pub struct Attend<'a> {
     pub head_stride: usize,
     /// Tokens.
     pub tokens: usize,
-    /// Query heads that look at the KV head.
+    /// Query heads that share the KV head.
     pub heads: usize,
     /// Their numbers in `q` and in the output, if they are not 0, 1, ...
     pub picked: Option<&'a [u32]>,
@@ -75,11 +76,11 @@ pub struct Attend<'a> {
     pub head_width: usize,
     /// Position of token 0; token t sees positions up to `first + t`.
     pub first: usize,
-    /// How many positions back a token sees, itself counted; `usize::MAX` for all.
+    /// Positions that a token sees, its own included; `usize::MAX` for all.
     pub window: usize,
     /// Scores become `cap * tanh(score / cap)`; 0 for none.
     pub cap: f32,
-    /// A score of each query head, by its number in `q`, that takes part in the soft-max and has no value.
+    /// The sink of each query head, by its number in `q`: a score that takes part in the soft-max but has no value.
     pub sinks: Option<&'a [f32]>,
     /// The cache.
     pub kv: KvView,
@@ -116,21 +117,24 @@ impl Attend<'_> {
     }
 }
 
-/// See [`super::Kernels::attend`], for a cache of `E`. `cap` caps scores, where a model asks for it: a call, since few do.
+/// See [`super::Kernels::attend`], for a cache of `E`. `cap` caps the scores of models that need it; it is called
+/// through a pointer, since few models do.
 ///
 /// # Safety
-/// As there; `cap` must be of an instruction set that this processor has.
+/// As [`super::Kernels::attend`]; `cap` must be compiled for an instruction set that this processor has.
 #[inline(always)]
 pub(super) unsafe fn attend<L: Lanes, E: Element>(isa: Proof<L>, a: &Attend, cap: Option<ScaleFn>, out: *mut f32) {
     let queries = a.tokens * a.heads;
-    // SAFETY: `i` plus the number of queries is at most `queries` in each call.
+    // SAFETY: the caller gives valid operands for `queries` queries, and `i` plus the number of queries is at most that
+    // in each call.
     unsafe {
         let mut i = 0;
         while queries - i >= 4 {
             attend_queries::<L, E, 4>(isa, a, cap, i, out);
             i += 4;
         }
-        // The last ones in one pass over the cache too, where sums stay in registers: else it is not worth the code.
+        // The last queries share one pass over the cache too, unless their sums would not fit in registers: then it
+        // gains too little.
         match queries - i {
             3 if L::SUMS > 2 => attend_queries::<L, E, 3>(isa, a, cap, i, out),
             2 if L::SUMS > 1 => attend_queries::<L, E, 2>(isa, a, cap, i, out),
@@ -164,7 +168,7 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
     out: *mut f32,
 ) {
     let (heads, width) = (a.heads.max(1), a.head_width);
-    // SAFETY: queries and outputs have `width` floats at their places, and no two outputs overlap.
+    // SAFETY: the caller gives queries and outputs of `width` floats at these places, and no two outputs overlap.
     let (q, mut o): ([&[f32]; T], [&mut [f32]; T]) = unsafe {
         (
             core::array::from_fn(|i| core::slice::from_raw_parts(a.q.add(a.place(first + i)), width)),
@@ -181,7 +185,8 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
     let mut block = start / SPAN * SPAN;
     while block < end {
         let (from, to) = (within(start, block), within(end, block));
-        // SAFETY: keys up to `end` were written, in whole tiles, and values from `start` to `end`.
+        // SAFETY: a query sees positions below `end`, which the caller has written: keys in whole tiles of 16, and
+        // values. A block of 64 positions does not wrap around a ring.
         let (keys, values) = unsafe {
             let tiles = to.div_ceil(LANES);
             let place = if block < a.kv.ring { block } else { block % a.kv.ring.max(1) };
@@ -194,7 +199,7 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
         };
         let mut scores = scores::<L, E, T>(isa, keys, &q);
         if let Some(cap) = cap.filter(|_| a.cap != 0.0) {
-            // SAFETY: by the caller, `cap` is compiled for an instruction set that this processor has.
+            // SAFETY: the caller gives a `cap` that is compiled for an instruction set that this processor has.
             scores.iter_mut().for_each(|scores| unsafe { cap(1.0, a.cap, scores) });
         }
         let mut keep = [0.0; T];
@@ -235,21 +240,22 @@ fn scores<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, keys: &[u8], q: &
     scores
 }
 
-/// Place of a position in a block, held to it. Not inlined: loops to such a bound would compute it anew in every turn.
+/// Place of a position in a block, clamped to the block's ends. Not inlined: a loop with this as its bound would
+/// compute it anew in every turn.
 #[inline(never)]
 fn within(position: usize, block: usize) -> usize {
     position.saturating_sub(block).min(SPAN)
 }
 
-/// Sets the scores outside `from..to`.
+/// Sets the scores outside `from..to` to `x`.
 #[inline(always)]
 fn hide(scores: &mut [f32; SPAN], from: usize, to: usize, x: f32) {
     scores.iter_mut().take(from).for_each(|s| *s = x);
     scores.iter_mut().skip(to).for_each(|s| *s = x);
 }
 
-/// Turns one query's scores into weights e^(score - largest so far), zero outside `from..to`, where it may not look;
-/// updates its state and returns the factor by which earlier sums shrink.
+/// Turns one query's scores into weights e^(score - largest so far), zero outside the positions `from..to` that it
+/// sees; updates its state and returns the factor by which earlier sums shrink.
 #[inline(always)]
 fn soften<L: Lanes>(isa: Proof<L>, scores: &mut [f32; SPAN], state: &mut Online, from: usize, to: usize) -> f32 {
     hide(scores, from, to, f32::NEG_INFINITY);
@@ -266,7 +272,7 @@ fn soften<L: Lanes>(isa: Proof<L>, scores: &mut [f32; SPAN], state: &mut Online,
     for v in vectors {
         L::load(isa, v).sub(L::splat(isa, largest)).exp().store(v);
     }
-    // e^x is held above e^-87: numbers that must not count are zeroed by hand.
+    // The exponential never returns less than e^-87, so weights that must not count are set to zero.
     hide(scores, from, to, 0.0);
     let mut sum = L::splat(isa, 0.0);
     for v in scores.as_chunks::<LANES>().0 {

@@ -4,7 +4,7 @@ use super::prefetch::Prefetch;
 use crate::format::{BLOCK, Geometry, Lines, PanelTiles, TILE_ROWS};
 use core::ops::Range;
 
-/// See [`Input::offsets`]: of a block, and of its first half.
+/// The offsets of a block and of its first half: see [`Input::offsets`].
 pub type Offset = [i32; 2];
 
 /// Rows of inputs, one per token, as floats and (for integer formats) quantized by block.
@@ -18,8 +18,8 @@ pub struct Input<'a> {
     pub quants: &'a [i8],
     /// [tokens, width / 32], largest |x| of the block / 127.
     pub scales: &'a [f32],
-    /// [tokens, width / 32], -128 times the sum of the block's quants (the excess of an unsigned dot product whose
-    /// weights are shifted by 128), and of those of its first half.
+    /// [tokens, width / 32]: -128 times the sum of the block's quants, and the same of its first half. A kernel whose
+    /// weights are shifted by 128 to be unsigned begins its sum at this number, which takes the shift out again.
     pub offsets: &'a [Offset],
 }
 
@@ -27,7 +27,7 @@ impl Input<'_> {
     /// The rows of some tokens, as a kernel for this matrix reads them.
     ///
     /// # Panics
-    /// When the width does not fit the matrix, or there are fewer rows.
+    /// When the width does not fit the matrix, or there are fewer rows than tokens.
     pub(super) fn rows(&self, m: &Geometry, tokens: Range<usize>) -> RawInput {
         assert!(self.width == m.input_width(), "input width does not fit the matrix");
         let (end, int8) = (tokens.end, m.takes_int8());
@@ -49,7 +49,7 @@ impl Input<'_> {
     }
 }
 
-/// Rows of inputs without their lengths; the arrays that a kernel does not read may end anywhere.
+/// Rows of inputs without their lengths; arrays that a kernel does not read may be of any length.
 #[derive(Clone, Copy)]
 pub(super) struct RawInput {
     pub(super) width: usize,
@@ -60,7 +60,7 @@ pub(super) struct RawInput {
 }
 
 impl RawInput {
-    /// The same from k-block `kb` of the first row on.
+    /// The same rows from k-block `kb` on.
     pub(super) fn block(&self, kb: usize) -> RawInput {
         RawInput {
             width: self.width,
@@ -83,7 +83,7 @@ pub(super) type RowStarts = [*const u8; TILE_ROWS];
 
 /// The part of a matrix that a kernel reads.
 pub(super) enum Weights<'a> {
-    /// Tiles: those of a panel in the order of its inputs or, to add one k-block, a run of those of panels.
+    /// Tiles: those of a panel in the order of its inputs or, to add one k-block, those of several panels in a run.
     Tiles(PanelTiles, Prefetch),
     /// Lines of 16 outputs, and lines to be prefetched.
     Rows(&'a RowStarts, &'a RowStarts),
@@ -91,9 +91,9 @@ pub(super) enum Weights<'a> {
     Inputs {
         /// The matrix.
         lines: Lines,
-        /// Numbers of the inputs that are added for one token, in their order; empty where all are read.
+        /// The sorted numbers of the inputs that are added for one token; empty where all are read.
         active: &'a [u32],
-        /// Blocks of 32 outputs or, where a kernel computes one panel, the panel.
+        /// Blocks of 32 outputs or, for kernels that compute one panel, the panel.
         outputs: Range<usize>,
     },
 }
@@ -104,11 +104,11 @@ pub(super) struct Call<'a> {
     pub(super) table: &'a [i8; 16],
     /// The part of the matrix.
     pub(super) weights: Weights<'a>,
-    /// The inputs, from the first token on (and from the k-block on, where one is added).
+    /// The inputs, from the first token on (and from the k-block on, if one k-block is added).
     pub(super) x: RawInput,
     /// Tokens.
     pub(super) tokens: usize,
-    /// The first token's outputs, as many as the kernel computes.
+    /// Where the first token's outputs go, as many as the kernel computes.
     pub(super) out: *mut f32,
     /// Floats from a token's outputs to the next token's.
     pub(super) stride: usize,
@@ -117,11 +117,11 @@ pub(super) struct Call<'a> {
 /// A matrix kernel of one shape and arithmetic.
 ///
 /// # Safety
-/// The processor must have the kernel's instruction set; every tile or line that `weights` names must be readable, `x`
-/// must have `tokens` rows, and `out` must be valid for the shape's outputs at each multiple of `stride` below `tokens`.
+/// The processor must have the kernel's instruction set; every tile or line in `weights` must be readable, `x` must
+/// have `tokens` rows, and `out` must be valid for the shape's outputs at each multiple of `stride` below `tokens`.
 pub(super) type MatrixKernel = unsafe fn(&Call);
 
-/// A call that is not for this shape: a mistake in the dispatch.
+/// The call is for another shape, which is a mistake in the dispatch.
 #[cold]
 #[inline(never)]
 fn wrong_shape() -> ! {

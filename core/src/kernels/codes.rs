@@ -1,15 +1,16 @@
-//! Codes of 32 weights as matrices of lines hold them (image/FORMAT.md).
+//! Codes of 32 weights as they are stored in matrices of lines (image/FORMAT.md).
 
 use super::gemm::load_bf16;
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
 
-/// Codes of 32 weights that lie together.
+/// Codes of 32 weights that are stored together.
 ///
 /// # Safety
-/// [`Codes::Block`] must consist of [`Codes::BYTES`] bytes alone: then any address and any contents will do.
+/// [`Codes::Block`] must consist of [`Codes::BYTES`] bytes alone: then a reference to it is valid at any address and
+/// with any contents.
 pub(super) unsafe trait Codes: Copy {
-    /// The format, or the first of those that differ in their table only.
+    /// The format, or the first of several formats that differ only in their tables.
     const FORMAT: Format;
     /// Bytes of 32 codes.
     const BYTES: usize = Self::FORMAT.code_bytes();
@@ -34,11 +35,12 @@ pub(super) unsafe trait Codes: Copy {
     /// the one before.
     ///
     /// # Safety
-    /// `n` blocks must be readable at every row, and the codes of `n` tiles writable at `out`.
+    /// `n` blocks must be readable at every row's address, and the codes of `n` tiles writable at `out`.
     #[inline(always)]
     unsafe fn gather_rows<L: Lanes>(isa: Proof<L>, rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
         let quads = Self::BYTES / 4;
-        // SAFETY: `n` blocks are `n * quads` quads, and `quads` of them go to every tile.
+        // SAFETY: the caller gives `n` readable blocks a row, which are `n * quads` quads, and `n` writable tiles, each
+        // of which gets `quads` of them.
         unsafe { L::interleave(isa, rows, n * quads, out, quads, tile) }
     }
 }
@@ -51,7 +53,8 @@ pub(super) unsafe trait Codes: Copy {
 unsafe fn gather_numbers<T: Copy>(rows: &[*const u8; TILE_ROWS], n: usize, out: *mut u8, tile: usize) {
     for k in 0..n * BLOCK {
         for (r, row) in rows.iter().enumerate() {
-            // SAFETY: number `k` is in one of `n` blocks of its row, and its place in one of `n` tiles.
+            // SAFETY: number `k` is in one of the `n` blocks that the caller gives for each row, and its place is in
+            // one of the `n` tiles.
             unsafe {
                 let to = out.add(k / BLOCK * tile).cast::<T>().add(k % BLOCK * TILE_ROWS + r);
                 to.write_unaligned(row.cast::<T>().add(k).read_unaligned());
@@ -66,7 +69,7 @@ macro_rules! numbers {
         #[doc = concat!("[`Format::", stringify!($format), "`].")]
         #[derive(Clone, Copy)]
         pub(super) struct $name;
-        // SAFETY: 32 numbers.
+        // SAFETY: the type is an array of the bytes of 32 numbers.
         unsafe impl Codes for $name {
             const FORMAT: Format = Format::$format;
             type Block = [[u8; size_of::<$number>() * LANES]; 2];
@@ -84,7 +87,7 @@ macro_rules! numbers {
                 out: *mut u8,
                 tile: usize,
             ) {
-                // SAFETY: this has the same contract.
+                // SAFETY: the caller meets the requirements of `gather_rows`, which are those of `gather_numbers` too.
                 unsafe { gather_numbers::<$number>(rows, n, out, tile) }
             }
         }
@@ -100,7 +103,7 @@ numbers! {
 /// Signed bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Int8Codes;
-// SAFETY: 32 bytes.
+// SAFETY: the type is an array of 32 bytes.
 unsafe impl Codes for Int8Codes {
     const FORMAT: Format = Format::Q8_0;
     type Block = [[i8; LANES]; 2];
@@ -114,7 +117,7 @@ unsafe impl Codes for Int8Codes {
 /// Nibbles through a table.
 #[derive(Clone, Copy)]
 pub(super) struct Table4Codes;
-// SAFETY: 16 bytes.
+// SAFETY: the type is an array of 16 bytes.
 unsafe impl Codes for Table4Codes {
     const FORMAT: Format = Format::Q4_0;
     type Block = [u8; LANES];
@@ -136,7 +139,7 @@ const UNSIGNED: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 /// Unsigned nibbles with a minimum.
 #[derive(Clone, Copy)]
 pub(super) struct Affine4Codes;
-// SAFETY: 16 bytes.
+// SAFETY: the type is an array of 16 bytes.
 unsafe impl Codes for Affine4Codes {
     const FORMAT: Format = Format::Q4_1;
     type Block = [u8; LANES];
@@ -152,10 +155,10 @@ unsafe impl Codes for Affine4Codes {
     }
 }
 
-/// The upper bits of 32 codes, `BITS` of each, that begin at `upper`.
+/// The upper `BITS` bits of each of 32 codes, which are stored at `upper`.
 ///
 /// # Safety
-/// `4 * BITS` bytes must be readable.
+/// `4 * BITS` bytes must be readable at `upper`.
 #[inline(always)]
 pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLOCK] {
     let mut bits = [0; BLOCK];
@@ -163,7 +166,7 @@ pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLO
         // Byte `4 * part + i` holds the upper bits of code `i` of several neighbouring quads.
         let (part, shift) = (quad * BITS / 8, quad * BITS % 8);
         for i in 0..4 {
-            // SAFETY: `part` is below `BITS`.
+            // SAFETY: `part` is below `BITS` and `i` below 4, so this is one of the `4 * BITS` readable bytes.
             bits[4 * quad + i] = unsafe { *upper.add(4 * part + i) } >> shift & ((1 << BITS) - 1);
         }
     }
@@ -173,7 +176,7 @@ pub(super) unsafe fn upper_bits<const BITS: usize>(upper: *const u8) -> [u8; BLO
 /// Nibbles with `BITS` upper bits, less `less`, as floats.
 #[inline(always)]
 fn with_upper<L: Lanes, const BITS: usize>(isa: Proof<L>, low: &[u8; LANES], upper: *const u8, less: i8) -> [L; 2] {
-    // SAFETY: `upper` points into a block, which has `4 * BITS` bytes of upper bits.
+    // SAFETY: every caller passes the upper bits of a block, which are `4 * BITS` bytes.
     let upper = unsafe { upper_bits::<BITS>(upper) };
     let mut codes = [[0i8; LANES]; 2];
     for i in 0..LANES {
@@ -183,7 +186,7 @@ fn with_upper<L: Lanes, const BITS: usize>(isa: Proof<L>, low: &[u8; LANES], upp
     [L::load_i8(isa, &codes[0]), L::load_i8(isa, &codes[1])]
 }
 
-/// Nibbles, then upper bits.
+/// Nibbles, followed by upper bits.
 #[repr(C)]
 pub(super) struct Packed<const UPPER: usize> {
     low: [u8; LANES],
@@ -195,7 +198,7 @@ macro_rules! upper_codes {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(super) struct $name;
-        // SAFETY: 16 bytes and 4 for each upper bit.
+        // SAFETY: the type consists of an array of 16 bytes and one of 4 bytes for each upper bit.
         unsafe impl Codes for $name {
             const FORMAT: Format = Format::$format;
             type Block = Packed<{ 4 * $bits }>;
@@ -213,7 +216,7 @@ macro_rules! upper_codes {
                 out: *mut u8,
                 tile: usize,
             ) {
-                // SAFETY: this has the same contract.
+                // SAFETY: the caller meets the requirements of `gather_rows`, which are those of `gather_upper` too.
                 unsafe { gather_upper::<L, $bits>(isa, rows, n, out, tile) }
             }
         }
@@ -237,7 +240,8 @@ unsafe fn gather_upper<L: Lanes, const BITS: usize>(
         for block in &mut blocks {
             *block = block.wrapping_add(i * (LANES + 4 * BITS));
         }
-        // SAFETY: block `i` of `n` has 16 bytes of nibbles and `BITS` times four of upper bits; so has tile `i`, 16 times.
+        // SAFETY: `i` is below `n`, so the block is readable and the tile writable: a block has 16 bytes of nibbles and
+        // `4 * BITS` of upper bits, a tile 16 times as many.
         unsafe {
             let out = out.add(i * tile);
             L::interleave(isa, &blocks, 4, out, 4, tile);

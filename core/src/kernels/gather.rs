@@ -1,4 +1,4 @@
-//! Where a panel's tiles come from: stored as tiles, or put together from lines.
+//! The sources of a panel's tiles: tiles as they are stored, or tiles put together from lines.
 
 use super::call::RowStarts;
 use super::codes::{Affine4Codes, Affine5Codes, Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes, upper_bits};
@@ -9,13 +9,13 @@ use crate::format::{BLOCK, Lines, PanelTiles, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof, join_nibbles, zip};
 use core::marker::PhantomData;
 
-/// The tiles of one panel, in the order of the inputs. Copied to start over.
+/// The tiles of one panel, in the order of the inputs. A copy starts over from the same tile.
 pub(super) trait Tiles<L: Lanes>: Copy {
-    /// Where the next tile is, until the one after it is asked for. `once` says that the weights are read for
-    /// one token only, so that weights further on are prefetched.
+    /// The address of the next tile, which is valid until the next call. `once` says that the weights are read for one
+    /// token only, so that later weights are prefetched.
     fn next(&mut self, isa: Proof<L>, once: bool) -> *const u8;
 
-    /// Where the numbers of the super-block are that the next tile is in.
+    /// The address of the numbers of the next tile's super-block.
     fn supers(&self) -> *const u8;
 }
 
@@ -41,7 +41,7 @@ impl<P: Panel> StoredTiles<P> {
     /// The tiles of a panel.
     #[inline(always)]
     pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch) -> Self {
-        // Super-blocks of a panel are one run.
+        // All super-blocks of a panel form one run.
         let run = if P::H::SUPERS > 0 { tiles.outer * tiles.inner } else { tiles.inner };
         let prefetcher = Prefetcher::new(prefetch, run);
         StoredTiles {
@@ -79,7 +79,7 @@ impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
     }
 }
 
-/// Tiles one after the other, of one super-block if they have such.
+/// Tiles that follow each other; those of one super-block, in formats with super-blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     next: *const u8,
@@ -88,7 +88,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Those that begin at `start`.
+    /// Tiles from address `start` on.
     pub(super) fn new(start: *const u8, tile_bytes: usize, supers: *const u8) -> Self {
         Run { next: start, tile_bytes, supers }
     }
@@ -110,11 +110,12 @@ impl<L: Lanes> Tiles<L> for Run {
 
 /// The tiles of one panel, to be put together in the order of the inputs.
 pub(super) trait Gather {
-    /// Makes the next `n` tiles, at most 8 (all of a super-block, if there are such, the place of whose numbers is
-    /// returned). `once` says that they are read for one token only, so that lines of other outputs are prefetched.
+    /// Puts the next `n` tiles together, at most 8; in formats with super-blocks these are all tiles of one, and the
+    /// address of its numbers is returned. `once` says that they are read for one token only, so that lines of other
+    /// outputs are prefetched.
     ///
     /// # Safety
-    /// The lines must be readable and have `n` blocks more; `n` tiles must be writable at `room`.
+    /// The lines must be readable and have `n` more blocks; `n` tiles must be writable at `room`.
     unsafe fn run<L: Lanes>(&mut self, isa: Proof<L>, n: usize, once: bool, room: *mut u8) -> *const u8;
 }
 
@@ -135,7 +136,7 @@ impl<'a, C: Codes> GatheredRows<'a, C> {
         GatheredRows { rows, prefetch, blocks, kb: 0, codes: PhantomData }
     }
 
-    /// Prefetches the blocks of other lines that lie as the next `n` of these do.
+    /// Prefetches the blocks of other lines at the places of the next `n` blocks of these.
     #[inline(always)]
     fn prefetch<L: Lanes>(&self, isa: Proof<L>, n: usize) {
         let codes = self.blocks * C::SHARED + self.kb * C::BYTES;
@@ -155,7 +156,7 @@ impl<'a, C: Codes> GatheredRows<'a, C> {
     }
 }
 
-/// The same lines from a byte on.
+/// The same lines, `at` bytes further on.
 #[inline(always)]
 fn advance(rows: &RowStarts, at: usize) -> RowStarts {
     let mut rows = *rows;
@@ -173,8 +174,8 @@ impl<C: Codes> Gather for GatheredRows<'_, C> {
             self.prefetch(isa, n);
         }
         self.kb += n;
-        // SAFETY: blocks `kb..kb + n` are in the lines, scales before codes (which are at least 16 bytes), and `room`
-        // has room for their tiles.
+        // SAFETY: the caller's lines have `n` more blocks, from `kb` on, with scales before codes (of at least 16
+        // bytes), and `n` tiles fit in `room`.
         unsafe {
             for i in 0..C::SHARED / 2 {
                 let halves = advance(self.rows, 2 * (i * self.blocks + kb));
@@ -189,7 +190,7 @@ impl<C: Codes> Gather for GatheredRows<'_, C> {
 
 /// Codes of 32 outputs in the line of an input.
 pub(super) trait InputCodes: Codes {
-    /// Makes the codes of a tile of outputs `16 * half..` of 32 out of the same part of 32 lines.
+    /// Writes the codes of a tile of outputs `16 * half..16 * half + 16` of 32, which are the same part of 32 lines.
     ///
     /// # Safety
     /// [`Codes::BYTES`] must be readable at every line, and a tile's codes writable at `tile`.
@@ -200,7 +201,8 @@ impl InputCodes for Int8Codes {
     #[inline(always)]
     unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
         for quad in 0..BLOCK / 4 {
-            // SAFETY: 32 bytes are readable at every line, of which a half is read; a tile has eight quads of 64 bytes.
+            // SAFETY: the caller gives 32 readable bytes at every line, of which one half is read, and a tile of eight
+            // quads of 64 bytes.
             unsafe {
                 let part = |i: usize| lines[4 * quad + i].add(half * LANES).cast::<u128>().read_unaligned();
                 zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
@@ -209,14 +211,16 @@ impl InputCodes for Int8Codes {
     }
 }
 
-/// Nibbles of tiles: inputs `4 * quad..` in the low halves, those 16 further in the high ones.
+/// Nibbles of tiles: a quad has inputs `4 * quad..` in the low halves of its bytes, and the inputs 16 further on in the
+/// high halves.
 ///
 /// # Safety
 /// As [`InputCodes::gather`].
 #[inline(always)]
 unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
     for quad in 0..4 {
-        // SAFETY: 16 bytes are readable at every line; a tile has four times 64 bytes.
+        // SAFETY: the caller gives 16 readable bytes of nibbles at every line, and a tile with four times 64 bytes of
+        // them.
         unsafe {
             let part = |i: usize| join_nibbles(&*lines[4 * quad + i].cast(), &*lines[16 + 4 * quad + i].cast(), half);
             zip([part(0), part(1), part(2), part(3)], tile.add(64 * quad));
@@ -224,24 +228,24 @@ unsafe fn gather_nibbles(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8)
     }
 }
 
-/// Upper bits of tiles (`BITS` of a code) out of those after the nibbles of lines.
+/// Upper bits of tiles (`BITS` a code), which are stored after the nibbles of lines.
 ///
 /// # Safety
 /// As [`InputCodes::gather`], for `BITS` upper bits.
 #[inline(always)]
 unsafe fn gather_upper<const BITS: usize>(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-    // `[part][output][input of a quad]`: a byte has the bits of as many quads as fit.
+    // `[part][output][input of a quad]`: a byte has the bits of `8 / BITS` quads.
     let mut upper = [[[0u8; 4]; TILE_ROWS]; BITS];
     let quads = 8 / BITS.max(1);
     for (k, line) in lines.iter().enumerate() {
-        // SAFETY: 16 bytes of nibbles are readable at every line, and the upper bits after them.
+        // SAFETY: the caller gives lines with 16 readable bytes of nibbles and `4 * BITS` of upper bits after them.
         let bits = unsafe { upper_bits::<BITS>(line.add(LANES)) };
         let (quad, i) = (k / 4, k % 4);
         for r in 0..TILE_ROWS {
             upper[quad / quads][r][i] |= bits[half * TILE_ROWS + r] << (quad % quads * BITS);
         }
     }
-    // SAFETY: a tile has as many bytes after its nibbles.
+    // SAFETY: the caller's tile has room for these bytes after its 256 bytes of nibbles.
     unsafe { tile.add(16 * TILE_ROWS).cast::<[[[u8; 4]; TILE_ROWS]; BITS]>().write_unaligned(upper) }
 }
 
@@ -250,7 +254,7 @@ macro_rules! gather_packed {
         impl InputCodes for $codes {
             #[inline(always)]
             unsafe fn gather(lines: &[*const u8; BLOCK], half: usize, tile: *mut u8) {
-                // SAFETY: this has the same contract.
+                // SAFETY: the caller meets the requirements of `gather`, which are those of both functions.
                 unsafe {
                     gather_nibbles(lines, half, tile);
                     if $bits > 0 {
@@ -286,10 +290,11 @@ impl<H: Heads, C: InputCodes> Gather for GatheredInputs<'_, H, C> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(&mut self, _isa: Proof<L>, n: usize, _once: bool, room: *mut u8) -> *const u8 {
         let outputs = self.lines.blocks() * BLOCK;
-        // SAFETY: k-block `kb` has numbers of its super-block for all outputs, if it has any.
+        // SAFETY: `kb` is a k-block of the matrix, and lines of inputs share heads.
         let supers = unsafe { self.lines.supers(self.kb) }.wrapping_add(2 * TILE_ROWS * H::SUPERS * self.panel);
         for i in 0..n {
-            // SAFETY: k-block `kb` has 32 lines, and heads for all outputs; `room` has room for `n` tiles.
+            // SAFETY: the caller's matrix has `n` more k-blocks, each with 32 lines and heads for all outputs, and `n`
+            // tiles fit in `room`.
             unsafe {
                 let tile = room.add(i * (size_of::<H>() + TILE_ROWS * C::BYTES));
                 tile.cast::<H>().write_unaligned(H::of_panel(self.lines.heads(self.kb), outputs, self.panel));

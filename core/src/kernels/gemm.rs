@@ -25,15 +25,15 @@ use core::ops::Range;
 
 /// The product of a panel, by its kind of numbers.
 pub(super) trait Panel {
-    /// The float lanes that go with it.
+    /// The float lanes of its instruction set.
     type L: Lanes;
-    /// What tiles begin with.
+    /// The heads that tiles begin with.
     type H: Heads;
     /// Bytes of a tile.
     const TILE: usize;
 
-    /// The part of k-blocks `kbs` of a panel's product; k-blocks after the first add to the outputs. They begin with a
-    /// super-block, where there are such.
+    /// Computes the part of a panel's product that comes from k-blocks `kbs`. K-blocks after the first add to the
+    /// outputs. In formats with super-blocks, `kbs` begins with one.
     ///
     /// # Safety
     /// `tiles` must give whole tiles of the format for all of `kbs`, and the numbers of their super-blocks; the rest of
@@ -49,7 +49,7 @@ pub(super) trait Panel {
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
     let (tiles, prefetch) = call.tiles();
     let tiles = StoredTiles::<P>::new(tiles, prefetch);
-    // SAFETY: the call names as many tiles as `x` has blocks.
+    // SAFETY: the caller's call has a tile for every block of `x`.
     unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
 
@@ -60,7 +60,7 @@ pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
 #[inline(always)]
 pub(super) unsafe fn gemm_rows<P: Panel, C: Codes>(isa: Proof<P::L>, call: &Call) {
     let (rows, prefetch) = call.rows();
-    // SAFETY: the call names lines with as many blocks as `x` has.
+    // SAFETY: the caller's call has lines with as many blocks as a row of `x`.
     unsafe { gemm_gathered::<P, _>(isa, call, GatheredRows::<C>::new(rows, prefetch, call.x.blocks())) }
 }
 
@@ -71,13 +71,14 @@ pub(super) unsafe fn gemm_rows<P: Panel, C: Codes>(isa: Proof<P::L>, call: &Call
 #[inline(always)]
 pub(super) unsafe fn gemm_inputs<P: Panel, C: InputCodes>(isa: Proof<P::L>, call: &Call) {
     let (lines, _, panel) = call.inputs();
-    // SAFETY: the call names the lines of as many inputs as `x` has, and a panel of theirs.
+    // SAFETY: the caller's call has a line for every input of `x`, and a panel of their outputs.
     unsafe { gemm_gathered::<P, _>(isa, call, GatheredInputs::<P::H, C>::new(lines, panel.start)) }
 }
 
-/// Tiles at most that are put together at a time, then read by all tokens: those of a super-block, if they have such.
+/// The most tiles that are put together at a time and then read by all tokens: those of a super-block, in formats with
+/// super-blocks.
 const RUN: usize = SUPER;
-/// Bytes of the stack for them; of large tiles fewer fit.
+/// Bytes of the stack for these tiles; fewer fit where tiles are larger.
 const ROOM: usize = RUN * Format::Q8_0.tile_bytes();
 
 /// [`gemm`] of tiles that must be put together first.
@@ -92,7 +93,8 @@ unsafe fn gemm_gathered<P: Panel, G: Gather>(isa: Proof<P::L>, call: &Call, mut 
     const { assert!(P::H::SUPERS == 0 || ROOM / P::TILE >= RUN) };
     for first in (0..blocks).step_by(most) {
         let run = most.min(blocks - first);
-        // SAFETY: `run` tiles fit into the room, and are written before they are read.
+        // SAFETY: `run` tiles fit in `room` and are written before they are read; the caller's `gather` has tiles for
+        // all of `x`.
         unsafe {
             let supers = gather.run(isa, run, call.tokens == 1, room);
             P::add(isa, call, &Run::new(room, P::TILE, supers), first..first + run);
@@ -100,7 +102,7 @@ unsafe fn gemm_gathered<P: Panel, G: Gather>(isa: Proof<P::L>, call: &Call, mut 
     }
 }
 
-/// Integers.
+/// Products of integers.
 pub(super) struct Integers<D>(PhantomData<D>);
 
 impl<D: Dots> Panel for Integers<D> {
@@ -111,7 +113,8 @@ impl<D: Dots> Panel for Integers<D> {
     #[inline(always)]
     unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
         let (mut t, n) = (0, call.tokens);
-        // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
+        // SAFETY: `t` plus the number of tokens is at most `n`, the number of tokens that the caller's operands have;
+        // `tiles` and `kbs` are the caller's.
         unsafe {
             while D::Many::TOKENS >= 16 && n - t >= 16 {
                 add_int::<D::Many, S, 16>(isa, call, tiles, kbs.clone(), t);
@@ -146,7 +149,7 @@ unsafe fn sums_so_far<L: Lanes, const T: usize>(isa: Proof<L>, call: &Call, firs
     let mut acc = [L::splat(isa, 0.0); T];
     if first > 0 {
         for (i, a) in acc.iter_mut().enumerate() {
-            // SAFETY: token `t + i` is one of these.
+            // SAFETY: `i` is below `T`, so these are outputs of one of the caller's tokens.
             *a = L::load(isa, unsafe { &*call.out.add((t + i) * call.stride).cast() });
         }
     }
@@ -160,7 +163,7 @@ unsafe fn sums_so_far<L: Lanes, const T: usize>(isa: Proof<L>, call: &Call, firs
 #[inline(always)]
 unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usize) {
     for (i, a) in acc.iter().enumerate() {
-        // SAFETY: token `t + i` is one of these.
+        // SAFETY: `i` is below `T`, so these are outputs of one of the caller's tokens.
         a.store(unsafe { &mut *call.out.add((t + i) * call.stride).cast() });
     }
 }
@@ -177,9 +180,9 @@ unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
     kbs: Range<usize>,
     t: usize,
 ) {
-    // A copy, which no store to the outputs can change.
+    // A local copy, so that the compiler knows that stores to the outputs do not change it.
     let table = *call.table;
-    // SAFETY: there is a whole tile for every k-block, and tokens below `t + T` have rows and outputs.
+    // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for tokens below `t + T`.
     unsafe {
         let mut acc = sums_so_far::<D::L, T>(isa, call, kbs.start, t);
         let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
@@ -201,7 +204,7 @@ unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
     }
 }
 
-/// Of `tokens`, the number taken at once.
+/// How many of `tokens` are computed at once.
 const fn at_once<D: TileDot>(tokens: usize) -> usize {
     if D::AT_ONCE < tokens { D::AT_ONCE } else { tokens }
 }
@@ -229,7 +232,7 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
     let (x, blocks) = (&call.x, call.x.blocks());
     for (group, acc) in acc.as_chunks_mut::<N>().0.iter_mut().enumerate() {
         let t = t + group * N;
-        // SAFETY: tokens `t..t + N` are below those with rows, and `kb` is one of their blocks.
+        // SAFETY: tokens below `t + T` have rows with a block `kb`, and `N` is at most `T`.
         unsafe {
             let (mut quants, mut offsets) = ([&[0; BLOCK]; N], [[0; 2]; N]);
             for i in 0..N {
@@ -263,7 +266,7 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
 /// As [`super::call::MatrixKernel`], for 16 outputs of every tile.
 #[inline(always)]
 pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
-    // SAFETY: the same contract.
+    // SAFETY: the caller meets the requirements of a matrix kernel, which are those of `add_columns` too.
     unsafe {
         if call.tokens == 1 {
             add_columns::<D::One, true>(isa, call);
@@ -276,13 +279,14 @@ pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
 /// [`columns_int`], for one token or for several.
 ///
 /// # Safety
-/// The same.
+/// As [`columns_int`].
 #[inline(always)]
 unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call) {
     let (run, prefetch) = call.tiles();
-    // The table is a copy, which no store to the outputs can change.
+    // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
     let (n, table) = (run.inner, *call.table);
-    // SAFETY: there are `n` whole tiles, 16 outputs for each and for every token, and a block of each token's inputs.
+    // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
+    // every token.
     unsafe {
         let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n);
         for p in 0..n {
@@ -323,7 +327,8 @@ unsafe fn add_column<D: TileDot, const T: usize, const N: usize>(
     out: *mut f32,
 ) {
     let mut acc = [D::L::splat(isa, 0.0); T];
-    // SAFETY: tokens `t..t + T` have 16 outputs each, and a block of inputs, the first of its row here.
+    // SAFETY: the caller gives tokens `t..t + T` 16 outputs each, and a block of inputs, which is the first one of its
+    // row here.
     unsafe {
         for (i, acc) in acc.iter_mut().enumerate() {
             *acc = D::L::load(isa, &*out.add((t + i) * call.stride).cast());
@@ -342,14 +347,14 @@ unsafe fn add_column<D: TileDot, const T: usize, const N: usize>(
 pub(super) unsafe trait Element {
     /// Bytes of 16 elements.
     type Row;
-    /// Bytes of one.
+    /// Bytes of an element.
     const BYTES: usize = size_of::<Self::Row>() / LANES;
 
     /// Reads 16.
     fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L;
 }
 
-// SAFETY: 64 bytes.
+// SAFETY: the row is an array of 64 bytes.
 unsafe impl Element for f32 {
     type Row = [u8; 4 * LANES];
 
@@ -359,7 +364,7 @@ unsafe impl Element for f32 {
     }
 }
 
-// SAFETY: 32 bytes.
+// SAFETY: the row is an array of 32 bytes.
 unsafe impl Element for half::bf16 {
     type Row = [u8; 2 * LANES];
 
@@ -369,7 +374,7 @@ unsafe impl Element for half::bf16 {
     }
 }
 
-/// Sixteen upper halves of floats.
+/// Reads 16 floats of which only the upper halves are stored.
 #[inline(always)]
 pub(super) fn load_bf16<L: Lanes>(isa: Proof<L>, row: &[u8; 2 * LANES]) -> L {
     let mut floats = [0.0; LANES];
@@ -379,7 +384,7 @@ pub(super) fn load_bf16<L: Lanes>(isa: Proof<L>, row: &[u8; 2 * LANES]) -> L {
     L::load(isa, &floats)
 }
 
-// SAFETY: 32 bytes.
+// SAFETY: the row is an array of 32 bytes.
 unsafe impl Element for half::f16 {
     type Row = [u8; 2 * LANES];
 
@@ -389,18 +394,18 @@ unsafe impl Element for half::f16 {
     }
 }
 
-/// A mistake in the operands of [`accumulate`].
+/// An operand of [`accumulate`] is too short, which is a mistake of its caller.
 #[cold]
 #[inline(never)]
 fn too_short() -> ! {
     panic!("a kernel's operand is too short")
 }
 
-/// `acc[t] += sum over k of w[k * step..][..16] * x[t][k]`, in the order of k (as far as `x[0]` goes): the inner loop of
-/// float matrices and of both products of attention. `w` are the bytes of elements.
+/// `acc[t] += sum over k of w[k * step..][..16] * x[t][k]`, in the order of k, for the length of `x[0]`: the inner loop
+/// of float matrices and of both products of attention. `w` has the bytes of elements.
 ///
 /// # Panics
-/// When `w` or another row of `x` is shorter than that.
+/// When `w` or another row of `x` is too short for this.
 #[inline(always)]
 pub(super) fn accumulate<L: Lanes, E: Element, const T: usize>(
     isa: Proof<L>,
@@ -418,7 +423,8 @@ pub(super) fn accumulate<L: Lanes, E: Element, const T: usize>(
         too_short();
     }
     for k in 0..n {
-        // SAFETY: `k` is below `n`: 16 elements from `k * step` on are in `w`, and every `x[t]` has a number `k`.
+        // SAFETY: `k` is below `n`, and the lengths were checked: `w` has 16 elements from `k * step` on, and every
+        // `x[t]` has a number `k`.
         unsafe {
             let row = E::load(isa, &*w.as_ptr().add(k * step * E::BYTES).cast());
             for t in 0..T {
@@ -428,7 +434,7 @@ pub(super) fn accumulate<L: Lanes, E: Element, const T: usize>(
     }
 }
 
-/// Floats.
+/// Products of floats.
 pub(super) struct Floats<L, E>(PhantomData<(L, E)>);
 
 impl<L: Lanes, E: Element> Panel for Floats<L, E> {
@@ -439,7 +445,8 @@ impl<L: Lanes, E: Element> Panel for Floats<L, E> {
     #[inline(always)]
     unsafe fn add<S: Tiles<L>>(isa: Proof<L>, call: &Call, tiles: &S, kbs: Range<usize>) {
         let (mut t, n) = (0, call.tokens);
-        // SAFETY: `t` plus the number of tokens is at most `n` in each call; the rest is as it was given.
+        // SAFETY: `t` plus the number of tokens is at most `n`, the number of tokens that the caller's operands have;
+        // `tiles` and `kbs` are the caller's.
         unsafe {
             while n - t >= 4 {
                 add_float::<L, E, S, 4>(isa, call, tiles, kbs.clone(), t);
@@ -466,7 +473,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     t: usize,
 ) {
     let x = &call.x;
-    // SAFETY: there is a whole tile for every k-block, and tokens below `t + T` have rows and outputs.
+    // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for tokens below `t + T`.
     unsafe {
         let mut acc = sums_so_far::<L, T>(isa, call, kbs.start, t);
         let mut tiles = *tiles;
@@ -482,7 +489,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     }
 }
 
-/// Adds one k-block's products to a run of panels, float.
+/// Adds one k-block's products to a run of panels, for floats.
 ///
 /// # Safety
 /// As [`columns_int`].
@@ -490,7 +497,8 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
 pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
     let (run, prefetch) = call.tiles();
     let (tile, n) = (Floats::<L, E>::TILE, run.inner);
-    // SAFETY: there are `n` whole tiles, 16 outputs for each and for every token, and a block of each token's inputs.
+    // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
+    // every token.
     unsafe {
         let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(prefetch, n);
         for p in 0..n {

@@ -1,4 +1,4 @@
-//! What the blocks of 16 outputs have beside their codes, as a tile begins with it ([`crate::format::Head`]).
+//! The heads of 16 outputs' blocks, with which a tile begins ([`crate::format::Head`]).
 //!
 //! ```text
 //! weight = scale * code (+ minimum)
@@ -11,14 +11,14 @@
 use crate::format::TILE_ROWS;
 use crate::simd::{LANES, Lanes, Proof};
 
-/// The numbers of 16 outputs.
+/// The heads of 16 outputs.
 ///
 /// # Safety
-/// The type must consist of bytes alone: then any address and any contents will do.
+/// The type must consist of bytes alone: then it can be read at any address and with any contents.
 pub(super) unsafe trait Heads: Copy + 'static {
     /// Numbers that super-blocks share.
     const SUPERS: usize = 0;
-    /// Whether there are minima.
+    /// Whether blocks have a minimum.
     const AFFINE: bool = false;
     /// Whether the halves of a block have integers of their own.
     const HALVED: bool = false;
@@ -26,25 +26,27 @@ pub(super) unsafe trait Heads: Copy + 'static {
     /// The scales; `supers` are the numbers of the super-blocks.
     fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L;
 
-    /// The minima, where there are any.
+    /// The minima, where blocks have one.
     #[inline(always)]
     fn minima<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
         L::splat(isa, 0.0)
     }
 
-    /// The integers of the first and of the second halves, where they have any.
+    /// The integers of the first and of the second halves, where halves have one.
     #[inline(always)]
     fn halves<L: Lanes>(&self, isa: Proof<L>) -> [L; 2] {
         [L::splat(isa, 0.0); 2]
     }
 
-    /// Those of outputs `16 * panel..` of a matrix stored by input; the heads of a k-block's `outputs` begin at `at`.
+    /// The heads of outputs `16 * panel..` of a matrix stored by input, where the heads of all `outputs` of a k-block
+    /// begin at `at`.
     ///
     /// # Safety
-    /// The heads must be readable, and there must be such outputs.
+    /// The heads of all outputs must be readable at `at`, and `16 * panel + 16` must be at most `outputs`.
     #[inline(always)]
     unsafe fn of_panel(at: *const u8, _outputs: usize, panel: usize) -> Self {
-        // SAFETY: they are packed by 16.
+        // SAFETY: these heads are packed by 16, so the caller's readable heads are an array of `Self` with an element
+        // `panel`.
         unsafe { at.cast::<Self>().add(panel).read_unaligned() }
     }
 }
@@ -52,22 +54,22 @@ pub(super) unsafe trait Heads: Copy + 'static {
 /// The numbers of 16 super-blocks at `at`: 16 of each.
 ///
 /// # Safety
-/// They must be readable, where `H` has any.
+/// The numbers must be readable at `at`, if `H` has any.
 #[inline(always)]
 pub(super) unsafe fn read_supers<L: Lanes, H: Heads>(isa: Proof<L>, at: *const u8) -> [L; 2] {
     let mut numbers = [L::splat(isa, 0.0); 2];
     for (i, number) in numbers.iter_mut().enumerate().take(H::SUPERS) {
-        // SAFETY: number `i` of 16 super-blocks.
+        // SAFETY: the caller gives `H::SUPERS` times 16 readable numbers, and `i` is below `H::SUPERS`.
         *number = L::load_f16(isa, unsafe { &*at.add(2 * TILE_ROWS * i).cast() });
     }
     numbers
 }
 
-/// Nothing: floats.
+/// The empty head of floats.
 #[derive(Clone, Copy)]
 pub(super) struct NoHeads;
 
-// SAFETY: no bytes.
+// SAFETY: the type has no bytes.
 unsafe impl Heads for NoHeads {
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
@@ -80,7 +82,7 @@ unsafe impl Heads for NoHeads {
 #[repr(C)]
 pub(super) struct Scales([u8; 32]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for Scales {
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
@@ -93,7 +95,7 @@ unsafe impl Heads for Scales {
 #[repr(C)]
 pub(super) struct ScalesAndMinima([u8; 32], [u8; 32]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for ScalesAndMinima {
     const AFFINE: bool = true;
 
@@ -109,7 +111,7 @@ unsafe impl Heads for ScalesAndMinima {
 
     #[inline(always)]
     unsafe fn of_panel(at: *const u8, outputs: usize, panel: usize) -> Self {
-        // SAFETY: scales of all outputs, then minima.
+        // SAFETY: the caller's readable heads are the scales of all `outputs`, then their minima, two bytes each.
         unsafe {
             let numbers = |i: usize| at.add(2 * (i * outputs + panel * TILE_ROWS)).cast::<[u8; 32]>().read_unaligned();
             ScalesAndMinima(numbers(0), numbers(1))
@@ -122,11 +124,11 @@ unsafe impl Heads for ScalesAndMinima {
 #[repr(C)]
 pub(super) struct Powers([u8; LANES]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for Powers {
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
-        // `block::power_of_two` without a branch, which would keep the lanes apart.
+        // `block::power_of_two` without its branch, which would keep the compiler from using vectors.
         let mut bits = [0u32; LANES];
         for (bits, exponent) in bits.iter_mut().zip(self.0) {
             let exponent = u32::from(exponent);
@@ -141,7 +143,7 @@ unsafe impl Heads for Powers {
 #[repr(C)]
 pub(super) struct Halves([[i8; LANES]; 2]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for Halves {
     const SUPERS: usize = 1;
     const HALVED: bool = true;
@@ -166,8 +168,8 @@ const fn eight(bits: u8) -> u64 {
 #[inline(always)]
 fn floats<L: Lanes>(isa: Proof<L>, eights: [u64; 2]) -> L {
     let bytes = eights.map(u64::to_le);
-    // A copy of whole words: bytes that are made one by one get into a register one by one.
-    // SAFETY: both are 16 bytes, any of which is an integer.
+    // Reinterpreted as a whole, because bytes that are made one by one are also moved to a register one by one. SAFETY:
+    // both types are 16 bytes, and every byte is a valid integer.
     L::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
 }
 
@@ -183,14 +185,14 @@ fn nibbles(bytes: [u8; 8]) -> [u64; 2] {
 #[repr(C)]
 pub(super) struct SixBitScales([u8; 8], [u8; 4]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for SixBitScales {
     const SUPERS: usize = 1;
 
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
         let (low, high) = (nibbles(self.0), u64::from(u32::from_le_bytes(self.1)));
-        // Outputs 0..4 and 4..8, then the others.
+        // Outputs 0..4 and 4..8, then 8..12 and 12..16.
         let two = |shift: u32| (high >> shift | high >> (shift + 2) << 32) & eight(3);
         let integers: L = floats(isa, [low[0] | two(0) << 4, low[1] | two(4) << 4]);
         supers[0].mul(integers.sub(L::splat(isa, 32.0)))
@@ -202,7 +204,7 @@ unsafe impl Heads for SixBitScales {
 #[repr(C)]
 pub(super) struct SixBitScalesAndMinima([[u8; 8]; 2], [u8; 8]);
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for SixBitScalesAndMinima {
     const SUPERS: usize = 2;
     const AFFINE: bool = true;

@@ -1,7 +1,7 @@
 //! Products of integer matrices stored by input ([`crate::format::Order::Inputs`]) with chosen inputs of one token.
 //!
-//! The contract is that of the integer formats, with inputs that are left out as zero: the dot product of a k-block is
-//! exact, so in whatever order its inputs are added the bits are the same as from tiles.
+//! The contract is that of the integer formats, with inputs that are left out counting as zero. The dot product of a
+//! k-block is exact, so the bits are the same as from tiles, whatever the order in which its inputs are added.
 //!
 //! ```text
 //! for every k-block that has active inputs:
@@ -32,11 +32,11 @@ pub(super) mod neon;
 
 /// The chosen inputs of a k-block.
 pub(super) struct Chosen {
-    /// Where their codes for the first output begin, filled up to whole quads by the last one, with a quant of zero.
+    /// The addresses of the inputs' lines. The last line is repeated, with quants of zero, to fill whole quads.
     pub lines: [*const u8; BLOCK],
-    /// As many lines of inputs further on: their place is known, and no processor guesses it.
+    /// The lines of later inputs, to be prefetched: no hardware prefetcher can predict which inputs are chosen.
     pub prefetch: [*const u8; BLOCK],
-    /// Their quants, four in an i32 as they lie in memory.
+    /// The inputs' quants, four in an i32 in their order in memory.
     pub quants: [i32; BLOCK / 4],
     /// Quads.
     pub quads: usize,
@@ -45,10 +45,10 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// The first `n` of some inputs; those `ahead` of them are to be prefetched.
+    /// The first `n` of `inputs`; the inputs `ahead` places after them are prefetched.
     ///
     /// # Safety
-    /// All inputs must have lines, and quants; `n` must be at most 32, and no more than the inputs.
+    /// All inputs must have lines and quants; `n` must be at most 32 and at most the number of inputs.
     #[inline(always)]
     unsafe fn new(lines: &Lines, inputs: &[u32], n: usize, ahead: usize, quants: *const i8) -> Chosen {
         let mut bytes = [0i8; BLOCK];
@@ -60,7 +60,8 @@ impl Chosen {
             offset: 0,
         };
         for (i, byte) in bytes.iter_mut().enumerate().take(n.next_multiple_of(4)) {
-            // SAFETY: both places are below the number of inputs, which have lines and quants.
+            // SAFETY: both indices are below the number of inputs, all of which have lines and quants, as the caller
+            // promises.
             unsafe {
                 let input = |i: usize| *inputs.as_ptr().add(i) as usize;
                 let this = input(i.min(n - 1));
@@ -90,17 +91,17 @@ pub(super) trait InputDot {
     /// The arrangement of the codes.
     type C: InputCodes;
 
-    /// Of 32 outputs, whose codes lie `skip` bytes after the beginning of the lines.
+    /// The dot products of 32 outputs, whose codes begin `skip` bytes after the beginning of the lines.
     ///
     /// # Safety
-    /// The lines must have these codes; there must be at most 8 quads.
+    /// The lines must have codes of 32 outputs at `skip`; `chosen` must have at most 8 quads.
     #[inline(always)]
     unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // Sums of at most 32 products of 7-bit numbers are exact in f32.
         let mut sums = [Self::L::splat(isa, 0.0); 2];
         for i in 0..(4 * chosen.quads).min(BLOCK) {
             Self::L::prefetch(isa, chosen.prefetch[i].wrapping_add(skip));
-            // SAFETY: line `i` has these codes.
+            // SAFETY: the caller's lines have the codes of 32 outputs at `skip`.
             let codes = unsafe { &*chosen.lines[i].add(skip).cast() };
             let [a, b] = Self::C::read::<Self::L>(isa, codes, table);
             let x = Self::L::splat(isa, f32::from(chosen.quants[i / 4].to_le_bytes()[i % 4] as i8));
@@ -109,14 +110,14 @@ pub(super) trait InputDot {
         sums
     }
 
-    /// Of `n` blocks of 32 outputs, at most a strip: to `sums`.
+    /// Writes the dot products of `n` blocks of 32 outputs, at most a strip, to `sums`.
     ///
     /// # Safety
     /// As [`InputDot::dot32`] for all blocks; `sums` must be writable for 32 floats a block.
     #[inline(always)]
     unsafe fn dots(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
         for b in 0..n {
-            // SAFETY: the lines have the codes of `n` blocks, and `sums` has room for them.
+            // SAFETY: the caller's lines have the codes of `n` blocks, and `sums` is writable for 32 floats of each.
             unsafe {
                 let [low, high] = Self::dot32(isa, chosen, skip + b * Self::C::BYTES, table);
                 low.store(&mut *sums.add(b * BLOCK).cast());
@@ -126,21 +127,21 @@ pub(super) trait InputDot {
     }
 }
 
-/// [`InputDot`] by lanes alone.
+/// [`InputDot`] in terms of float lanes only, for instruction sets without faster code of their own.
 pub(super) struct ByLanes<L, C>(PhantomData<(L, C)>);
 impl<L: Lanes, C: InputCodes> InputDot for ByLanes<L, C> {
     type L = L;
     type C = C;
 }
 
-/// Adds the active inputs (in order) to blocks of 32 outputs, one token.
+/// Adds the products of the active inputs (in order) to blocks of 32 outputs, for one token.
 ///
 /// # Safety
 /// As [`super::call::MatrixKernel`], for the blocks of outputs.
 #[inline(always)]
 pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: &Call) {
     let (lines, active, blocks) = call.inputs();
-    // The table is a copy, which no store to the outputs can change.
+    // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
     let (x, outputs, table) = (&call.x, lines.blocks() * BLOCK, *call.table);
     let mut sums = MaybeUninit::<[[f32; STRIP * BLOCK]; 2]>::uninit();
     let sums = sums.as_mut_ptr().cast::<[f32; STRIP * BLOCK]>();
@@ -151,11 +152,11 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
         let kb = k_block(inputs);
         let n = inputs.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
         let (these, rest) = (inputs, inputs.get(n..).unwrap_or_default());
-        // Where halves have integers of their own, the inputs of the second half are apart.
+        // Where halves of a block have integers of their own, the inputs of the second half are summed separately.
         let first =
             if H::HALVED { these.iter().take(n).filter(|i| **i as usize % BLOCK < BLOCK / 2).count() } else { n };
-        // SAFETY: every active input has a line with all blocks, a quant and a k-block with heads; a strip's sums are
-        // written before they are read.
+        // SAFETY: the caller's active inputs have lines with all blocks, quants, and k-blocks with heads; a strip's
+        // sums are written before they are read.
         unsafe {
             let chosen = Chosen::new(lines, these, first, ahead, x.quants);
             let second = Chosen::new(lines, these.get(first..).unwrap_or_default(), n - first, ahead, x.quants);
@@ -180,7 +181,7 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
     }
 }
 
-/// The k-block of some of its inputs.
+/// The k-block that these inputs are in.
 fn k_block(inputs: &[u32]) -> usize {
     inputs.first().map_or(0, |i| *i as usize / BLOCK)
 }
@@ -205,7 +206,8 @@ impl Add {
     /// `panel + 1`, which begin at `y`.
     ///
     /// # Safety
-    /// The outputs must have heads `H`; `dots` must be readable and `y` writable for 32 floats.
+    /// The heads and super-blocks' numbers of both panels must be readable, each of `dots` readable for 32 floats, and
+    /// `y` readable and writable for 32.
     #[inline(always)]
     unsafe fn to<L: Lanes, H: Heads>(&self, isa: Proof<L>, dots: [*const f32; 2], panel: usize, y: *mut f32) {
         L::prefetch(isa, self.prefetch.wrapping_add(size_of::<H>() * panel));
@@ -213,7 +215,7 @@ impl Add {
             L::prefetch(isa, self.prefetch.wrapping_add(2 * (self.outputs + panel * TILE_ROWS)));
         }
         for i in 0..BLOCK / TILE_ROWS {
-            // SAFETY: 32 dots, and both panels of these outputs.
+            // SAFETY: the caller gives 32 dot products and 32 outputs, which are the two panels, and their heads.
             unsafe {
                 let dot = |part: usize| L::load(isa, &*dots[part].add(i * LANES).cast());
                 let heads = H::of_panel(self.heads, self.outputs, panel + i);

@@ -1,7 +1,8 @@
 //! Products of matrices whose lines are inputs, with blocks along the outputs ([`crate::format::Order::ColumnLines`]) or
 //! without any (floats).
 //!
-//! Inputs are not quantized; `x` times a block's scale is rounded once for its 32 codes. The contract is
+//! Inputs are not quantized. `x` times a block's scale is rounded once, and the product is used for all 32 codes of the
+//! block. The contract is
 //! ```text
 //! for k in 0..K:    y = y + code[k] * (scale[k] * x[k])     floats: y = y + w[k] * x[k]
 //!                   and with a minimum    y = y + min[k] * x[k]
@@ -13,10 +14,10 @@ use super::prefetch::DISTANCE;
 use crate::format::{BLOCK, Lines};
 use crate::simd::{LANES, Lanes, Proof};
 
-/// Inputs whose lines are added in one go: their sums stay in registers.
+/// Inputs whose lines are added together, so that sums stay in registers.
 const IN_ONE_GO: usize = 4;
 
-/// Adds the lines of the active inputs to blocks of 32 outputs, one token.
+/// Adds the lines of the active inputs to blocks of 32 outputs, for one token.
 ///
 /// ```text
 /// for every four active inputs:
@@ -30,27 +31,27 @@ const IN_ONE_GO: usize = 4;
 pub(super) unsafe fn gemv_lines<L: Lanes, C: Codes>(isa: Proof<L>, call: &Call) {
     let (_, active, blocks) = call.inputs();
     let (chunks, rest) = active.as_chunks::<IN_ONE_GO>();
-    // The places of later lines are known, and no processor guesses them.
+    // Later lines are prefetched: no hardware prefetcher can predict which inputs are active.
     let ahead = DISTANCE / (blocks.len() * C::BYTES * IN_ONE_GO).max(1) + 1;
     for (i, chunk) in chunks.iter().enumerate() {
         let prefetch = chunks.get(i + ahead).unwrap_or(chunk);
-        // SAFETY: these are active inputs.
+        // SAFETY: the caller meets the requirements of a matrix kernel, and these are some of its active inputs.
         unsafe { add_lines::<L, C, IN_ONE_GO>(isa, call, chunk, prefetch) };
     }
     for i in rest {
-        // SAFETY: this is an active input.
+        // SAFETY: the caller meets the requirements of a matrix kernel, and this is one of its active inputs.
         unsafe { add_lines::<L, C, 1>(isa, call, &[*i], &[*i]) };
     }
 }
 
-/// Writes `x` times the 16 halves from `at` on, if all lie before `end`, else times `n` of them.
+/// Writes `x` times each of the 16 f16 at `at` if they all end before `end`, else `x` times the first `n` of them.
 ///
 /// # Safety
-/// `n` halves must be readable at `at`, and all bytes up to `end`.
+/// `n` f16 must be readable at `at`, and all bytes from `at` to `end`.
 #[inline(always)]
 unsafe fn times<L: Lanes>(at: *const u8, end: *const u8, n: usize, x: L, out: &mut [f32; LANES]) {
     let isa = x.isa();
-    // SAFETY: 16 halves before `end`, or else `n`.
+    // SAFETY: 16 f16 are read only if they end before `end`, else the `n` that the caller promises.
     unsafe {
         if at.wrapping_add(2 * LANES) <= end {
             return L::load_f16(isa, &*at.cast()).mul(x).store(out);
@@ -73,14 +74,13 @@ unsafe fn add_lines<L: Lanes, C: Codes, const N: usize>(
     prefetch: &[u32; N],
 ) {
     let (lines, _, blocks) = call.inputs();
-    // The table is a copy, which no store to the outputs can change.
+    // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
     let (all, table) = (lines.blocks(), *call.table);
     let bytes = all * const { C::SHARED + C::BYTES };
     let (mut line, mut next) = ([core::ptr::null(); N], [core::ptr::null(); N]);
     let (mut scales, mut mins) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
-    // Loops and no closures, which would not be compiled for the instruction set.
-    // SAFETY: active inputs have lines of `all` blocks, and values; `out` has 32 floats for each of `blocks`, which are
-    // below `all`.
+    // Loops, because closures would not be compiled for the instruction set. SAFETY: the caller's active inputs have
+    // lines of `all` blocks and values; `out` has 32 floats for each of `blocks`, which are below `all`.
     unsafe {
         let mut factors = [L::splat(isa, 0.0); N];
         for i in 0..N {
@@ -107,7 +107,7 @@ unsafe fn add_lines<L: Lanes, C: Codes, const N: usize>(
                 let at = call.out.add((first + b - blocks.start) * BLOCK);
                 let (mut low, mut high) = (L::load(isa, &*at.cast()), L::load(isa, &*at.add(LANES).cast()));
                 for i in 0..N {
-                    // A cache line holds several blocks' codes.
+                    // A cache line holds the codes of several blocks, so that only the first of them prefetches.
                     if C::BYTES >= 64 || b % (64 / C::BYTES).max(1) == 0 {
                         L::prefetch(isa, next[i].add(codes));
                     }
@@ -142,7 +142,8 @@ pub(super) unsafe fn gemm_lines<L: Lanes, C: Codes>(isa: Proof<L>, call: &Call) 
     let (lines, _, blocks) = call.inputs();
     let (n, table) = (call.tokens, *call.table);
     let mut block = Block { weights: [0.0; BLOCK * BLOCK], scales: [1.0; BLOCK], mins: [1.0; BLOCK] };
-    // SAFETY: all inputs have lines with this block; `t` plus the number of tokens is at most `n` in each call.
+    // SAFETY: the caller's inputs all have lines with this block; `t` plus the number of tokens is at most `n`, the
+    // number of tokens that have rows and outputs.
     unsafe {
         for t in 0..n {
             core::slice::from_raw_parts_mut(call.out.add(t * call.stride), BLOCK).fill(0.0);
@@ -192,7 +193,8 @@ impl Block {
     ) {
         let all = lines.blocks();
         for k in 0..BLOCK {
-            // SAFETY: the line has scales, minima and codes of `all` blocks; `k` is below 32.
+            // SAFETY: the caller's matrix has a line for this input, with scales, minima and codes of `all` blocks; `k`
+            // is below 32.
             unsafe {
                 let line = lines.line(kb * BLOCK + k);
                 let halves = line.cast::<u16>().add(block);
@@ -220,7 +222,7 @@ impl Block {
         let RawInput { width, values, .. } = call.x;
         let (scales, mins) = (self.scales.as_ptr(), self.mins.as_ptr());
         let [mut factors, mut minima] = [[[0f32; BLOCK]; T]; 2];
-        // SAFETY: rows and outputs of tokens below `t + T`; `half` is 0 or 16, of 32.
+        // SAFETY: the caller gives rows and outputs of tokens below `t + T`; `half` is 0 or 16, within 32 outputs.
         unsafe {
             for i in 0..T {
                 for half in (0..BLOCK).step_by(LANES) {

@@ -8,17 +8,18 @@
 //! integer formats: acc = 0; for b in 0..K/32:    acc = acc + float(dot_b) * (scale_w[b] * scale_x[b])
 //!                           with a minimum too:  acc = acc + min_w[b] * (scale_x[b] * sum_x[b])
 //! ```
-//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. Where halves of a block have integer
-//! factors, codes are times these. Where blocks have integer factors of the numbers of a super-block, `scale_w` and
-//! `min_w` are the products, which are exact in f32 (`heads.rs`). An instruction set supplies only
-//! `dot_b`: of tiles in `tile_dot/`, of chosen inputs in `input_dot/`. The loops around it (`gemm.rs`, `input_dot.rs`) and
-//! all float mathematics (`norm.rs`, `activation.rs`, `attention.rs`, ...) are written once over [`crate::simd::Lanes`].
-//! Matrices with blocks along their outputs ([`crate::format::Order::ColumnLines`]) have a contract of their own (`lines.rs`).
+//! where `dot_b` is the exact integer dot product of 32 codes and 32 quantized inputs. Where halves of a block have
+//! integer factors, the codes include them. Where blocks have integer factors of a super-block's numbers, `scale_w` and
+//! `min_w` are the products, which are exact in f32 (`heads.rs`). An instruction set supplies only `dot_b`: in
+//! `tile_dot/` for tiles, in `input_dot/` for chosen inputs. The loops around it (`gemm.rs`, `input_dot.rs`) and all
+//! float mathematics (`norm.rs`, `activation.rs`, `attention.rs`, ...) are written once over [`crate::simd::Lanes`].
+//! Matrices with blocks along their outputs ([`crate::format::Order::ColumnLines`]) have a contract of their own
+//! (`lines.rs`).
 //!
 //! # Dispatch
 //! A matrix kernel has a [`Shape`] and an arithmetic; an order of blocks says which shapes it needs
-//! ([`crate::format::Order::shapes`]). All have the same operands (`call.rs`), whose lengths the methods of
-//! [`Kernels`] check. `table.rs` compiles the generic code for every instruction set.
+//! ([`crate::format::Order::shapes`]). All matrix kernels have the same operands (`call.rs`), whose lengths the methods
+//! of [`Kernels`] check. `table.rs` compiles the generic code for every instruction set.
 
 mod activation;
 mod attention;
@@ -69,25 +70,25 @@ type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 pub struct Kernels {
     isa: Isa,
     matrix: MatrixKernels,
-    // As above, `None` is a kernel that was left out.
+    // In these, too, `None` is a kernel that was left out.
     quantize: Option<QuantizeFn>,
     select: SelectFn,
     rms_norm: Option<RmsNormFn>,
     layer_norm: Option<LayerNormFn>,
-    // By `Activation`, `KvFormat`.
+    // Indexed by `Activation` and by `KvFormat`.
     activate: [Option<ActivateFn>; Activation::ALL.len()],
     scale_and_cap: Option<ScaleFn>,
     attend: [Option<AttendFn>; 2],
     angles: Option<AnglesFn>,
 }
 
-/// A kernel, if it was not left out.
+/// The kernel, which must not have been left out.
 #[inline(always)]
 fn present<F: Copy>(kernel: Option<F>) -> F {
     #[cold]
     #[inline(never)]
     fn missing() -> ! {
-        panic!("the program has no kernel for this: it was left out of its Needs")
+        panic!("this kernel is not in the program's Needs, so it was left out")
     }
     match kernel {
         Some(kernel) => kernel,
@@ -98,9 +99,9 @@ fn present<F: Copy>(kernel: Option<F>) -> F {
 /// Any 16 outputs of a matrix of [`crate::format::Order::RowLines`].
 #[derive(Clone, Copy)]
 pub struct Outputs<'a> {
-    /// Their numbers, in the order in which they are computed.
+    /// The outputs' numbers, in the order in which they are computed.
     pub rows: &'a [u32; TILE_ROWS],
-    /// Outputs that will be computed next, whose weights are prefetched: a hint, any numbers will do.
+    /// Outputs that will be computed next, whose weights are prefetched: a hint, which may be any numbers.
     pub prefetch: &'a [u32; TILE_ROWS],
 }
 
@@ -124,7 +125,7 @@ impl Kernels {
             Isa::NeonI8mm => Some(&table::NEON_I8MM),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Isa::Simd128 => Some(&table::SIMD128),
-            #[allow(unreachable_patterns, reason = "every level is some architecture's")]
+            #[allow(unreachable_patterns, reason = "every level belongs to some architecture")]
             _ => None,
         }
     }
@@ -134,7 +135,7 @@ impl Kernels {
         Self::for_isa(cpu, cpu.best()).unwrap_or(&table::SCALAR)
     }
 
-    /// Which instruction set these are for.
+    /// The instruction set of these kernels.
     pub fn isa(&self) -> Isa {
         self.isa
     }
@@ -142,10 +143,11 @@ impl Kernels {
     /// Calls the kernel of a shape for a matrix.
     ///
     /// # Safety
-    /// As [`MatrixKernel`], for a matrix of this format; `self` exists only where its instruction set does.
+    /// As [`MatrixKernel`], for a matrix of this format; `self` exists only on processors with its instruction set.
     unsafe fn run(&self, shape: Shape, m: &Matrix, call: &Call) {
         let kernel = present(self.matrix[m.format().arithmetic() as usize][shape as usize]);
-        // SAFETY: this has the same contract.
+        // SAFETY: the caller meets the requirements of `MatrixKernel`, and the processor has the instruction set, since
+        // `self` exists.
         unsafe { kernel(call) }
     }
 
@@ -158,7 +160,7 @@ impl Kernels {
         self.gemm_ahead(m, panel, [m.unit_start(panel); 2], x, tokens, out, stride);
     }
 
-    /// [`Kernels::gemm`], which prefetches runs of tiles meanwhile.
+    /// [`Kernels::gemm`] that also prefetches runs of tiles.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
@@ -174,7 +176,7 @@ impl Kernels {
         stride: usize,
     ) {
         check_output(out, tokens.len(), stride);
-        // SAFETY: `out` is exclusively borrowed and long enough.
+        // SAFETY: `out` is exclusively borrowed, and `check_output` has checked its length.
         unsafe { self.gemm_shared(m, panel, prefetch, x, tokens, out.as_mut_ptr(), stride) }
     }
 
@@ -182,7 +184,7 @@ impl Kernels {
     ///
     /// # Safety
     /// `out` must be valid for writes of 16 floats at each multiple of `stride` below the number of tokens, and no
-    /// other task may touch them now.
+    /// other task may access them during the call.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
@@ -203,7 +205,7 @@ impl Kernels {
             Shape::Rows => {
                 let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
                 let outputs = Outputs { rows: &rows, prefetch: &rows.map(|r| r + TILE_ROWS as u32) };
-                // SAFETY: this has the same contract.
+                // SAFETY: the caller's promise about `out` is the one that `gemm_rows_shared` needs.
                 return unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out, stride) };
             }
             Shape::AllCodes => {
@@ -214,7 +216,8 @@ impl Kernels {
         };
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
         let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
-        // SAFETY: the panel is inside the matrix, `x` has these rows, and `out` is valid for 16 floats a token.
+        // SAFETY: the panel is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
+        // `out` is valid for 16 floats a token.
         unsafe { self.run(shape, m, &call) }
     }
 
@@ -233,7 +236,7 @@ impl Kernels {
         stride: usize,
     ) {
         check_output(out, tokens.len(), stride);
-        // SAFETY: `out` is exclusively borrowed and long enough.
+        // SAFETY: `out` is exclusively borrowed, and `check_output` has checked its length.
         unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out.as_mut_ptr(), stride) }
     }
 
@@ -256,20 +259,20 @@ impl Kernels {
         let mut starts: [RowStarts; 2] = [[core::ptr::null(); TILE_ROWS]; 2];
         for (starts, numbers) in starts.iter_mut().zip([outputs.rows, outputs.prefetch]) {
             for (start, number) in starts.iter_mut().zip(numbers) {
-                // SAFETY: the matrix has `count` lines, and the number is cut to it.
+                // SAFETY: the matrix has `count` lines, and the number is clamped to them.
                 *start = unsafe { lines.line((*number).min(count - 1) as usize) };
             }
         }
         let weights = Weights::Rows(&starts[0], &starts[1]);
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
         let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
-        // SAFETY: the lines are inside the matrix, `x` has these rows, and `out` is valid for 16 floats a token.
+        // SAFETY: the lines are inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
+        // `out` is valid for 16 floats a token.
         unsafe { self.run(Shape::Rows, m, &call) }
     }
 
-    /// Adds the products of the inputs in `active` (in order; of the first token of `x`) to outputs
-    /// `32 * block..32 * block + y.len()` of a matrix stored by input, whole k-blocks of integers or else one input
-    /// after the other.
+    /// Adds the products of the inputs in `active` (sorted; of the first token of `x`) to outputs `32 * block..32 *
+    /// block + y.len()` of a matrix stored by input: k-block by k-block for integers, else input by input.
     ///
     /// # Panics
     /// When widths or lengths do not fit, or the matrix has no such input.
@@ -282,7 +285,8 @@ impl Kernels {
         let [shape, _] = g.shapes();
         let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
         let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
-        // SAFETY: lines and blocks are inside the matrix, `x` has a row, and `y` 32 floats a block.
+        // SAFETY: lines and blocks are inside the matrix and `x` has a row (all checked), and `y` has 32 floats a
+        // block.
         unsafe { self.run(shape, m, &call) }
     }
 
@@ -291,7 +295,7 @@ impl Kernels {
     ///
     /// # Safety
     /// `out` must be valid for writes of 32 floats at each multiple of `stride` below the number of tokens, and no
-    /// other task may touch them now.
+    /// other task may access them during the call.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
@@ -310,7 +314,7 @@ impl Kernels {
         if shape == Shape::AllCodes {
             for half in 0..BLOCK / TILE_ROWS {
                 let panel = block * (BLOCK / TILE_ROWS) + half;
-                // SAFETY: `out` is valid for 32 floats a token, of which this is a half.
+                // SAFETY: the caller's `out` is valid for 32 floats a token, of which this is a half.
                 unsafe {
                     let (prefetch, out) = ([m.unit_start(0); 2], out.add(half * TILE_ROWS));
                     self.gemm_shared(m, panel, prefetch, x, tokens.clone(), out, stride);
@@ -321,7 +325,8 @@ impl Kernels {
         let weights = Weights::Inputs { lines: m.lines(), active: &[], outputs: block..block + 1 };
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
         let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
-        // SAFETY: the block is inside the matrix, `x` has these rows, and `out` is valid for 32 floats a token.
+        // SAFETY: the block is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
+        // `out` is valid for 32 floats a token.
         unsafe { self.run(shape, m, &call) }
     }
 
@@ -330,8 +335,8 @@ impl Kernels {
     /// `stride` floats after the one before.
     ///
     /// # Safety
-    /// `out` must be valid for reads and writes of 16 floats for every panel at each multiple of `stride` below the number of
-    /// tokens, and no other task may touch them now.
+    /// `out` must be valid for reads and writes of 16 floats for every panel at each multiple of `stride` below the
+    /// number of tokens, and no other task may access them during the call.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
@@ -358,8 +363,9 @@ impl Kernels {
         let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels.len(), inner_stride };
         let weights = Weights::Tiles(run, prefetch);
         let call = Call { table: m.format().table(), weights, x, tokens, out, stride };
-        // SAFETY: the matrix has this k-block, of which `run` has as many tiles as there are panels (`column_run` checks
-        // both), `x` has these rows, and `out` 16 floats a panel for each.
+        // SAFETY: `column_run` has checked that the matrix has this k-block and that it has a tile for each of
+        // `panels`; `x` has these rows (checked by `rows`), and the caller's `out` is valid for 16 floats a panel and
+        // token.
         unsafe { self.run(Shape::Columns, m, &call) }
     }
 
@@ -383,19 +389,19 @@ impl Kernels {
         let blocks = x.len() / BLOCK;
         assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len(), "quantize: lengths differ");
         assert!(scales.len() == blocks && offsets.len() == blocks, "quantize: block counts differ");
-        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        // SAFETY: the lengths were checked above, and the processor has the instruction set, since `self` exists.
         unsafe { present(self.quantize)(x, q, scales, offsets) }
     }
 
     /// Writes to `list` the numbers of the inputs with `|x| > threshold` (0: all that are not zero), in order, and
-    /// returns how many they are. NaN is listed too, so that it shows in the result. Where the product takes quantized
+    /// returns how many they are. NaN is listed too, so that it reaches the result. Where the product takes quantized
     /// inputs, inputs that are quantized to zero are left out.
     ///
     /// # Panics
     /// When `list` or `quants` are shorter than `x`.
     pub fn select_inputs(&self, x: &[f32], quants: Option<&[i8]>, threshold: f32, list: &mut [u32]) -> usize {
         assert!(list.len() >= x.len() && quants.is_none_or(|q| q.len() >= x.len()), "select: too short");
-        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        // SAFETY: the lengths were checked above, and the processor has the instruction set, since `self` exists.
         unsafe { (self.select)(x, quants, threshold, list) }
     }
 
@@ -405,7 +411,7 @@ impl Kernels {
     /// When the lengths differ.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && out.len() == x.len(), "rms_norm: lengths differ");
-        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        // SAFETY: the lengths were checked above, and the processor has the instruction set, since `self` exists.
         unsafe { present(self.rms_norm)(x, weight, eps, out) }
     }
 
@@ -415,34 +421,35 @@ impl Kernels {
     /// When the lengths differ.
     pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && bias.len() == x.len() && out.len() == x.len(), "layer_norm: lengths");
-        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        // SAFETY: the lengths were checked above, and the processor has the instruction set, since `self` exists.
         unsafe { present(self.layer_norm)(x, weight, bias, eps, out) }
     }
 
-    /// `h = act(gate) * h` for a gated FFN, `h = act(h)` without a gate.
+    /// `h = act(gate) * h` with a gate, `h = act(h)` without.
     ///
     /// # Panics
     /// When the lengths differ.
     pub fn activate(&self, activate: &Activate, gate: Option<&[f32]>, h: &mut [f32]) {
         assert!(gate.is_none_or(|g| g.len() == h.len()), "activate: lengths differ");
-        // SAFETY: the lengths fit, and `self` exists only where its instruction set does.
+        // SAFETY: the lengths were checked above, and the processor has the instruction set, since `self` exists.
         unsafe { present(self.activate[activate.kind as usize])(activate, gate, h) }
     }
 
     /// `x = cap * tanh(scale * x / cap)`, or `x = scale * x` where `cap` is 0.
     pub fn scale_and_cap(&self, scale: f32, cap: f32, x: &mut [f32]) {
-        // SAFETY: `self` exists only where its instruction set does.
+        // SAFETY: the processor has the instruction set, since `self` exists.
         unsafe { present(self.scale_and_cap)(scale, cap, x) }
     }
 
     /// Attention of some query heads over one KV head (see [`Attend`]); writes
-    /// `out[t * out_token_stride + h * out_head_stride..][..head_dim]`.
+    /// `out[t * token_stride + h * head_stride..][..head_dim]`.
     ///
     /// # Safety
-    /// The pointers in `a` and `out` must be valid for the shapes that `a` declares, every cached position
-    /// that a query may see must have been written, and no other task may write to these outputs now.
+    /// The pointers in `a` and `out` must be valid for the shapes that `a` declares, every cached position that a query
+    /// may see must have been written, and no other task may access these outputs during the call.
     pub unsafe fn attend(&self, a: &Attend, out: *mut f32) {
-        // SAFETY: this has the same contract, and `self` exists only where its instruction set does.
+        // SAFETY: the caller meets the requirements of `AttendFn`, which are those stated here, and the processor has
+        // the instruction set, since `self` exists.
         unsafe { present(self.attend[a.kv.format as usize])(a, self.scale_and_cap, out) }
     }
 

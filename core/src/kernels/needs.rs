@@ -9,24 +9,24 @@ use crate::format::{Arithmetic, Format, Order, Shape};
 /// The kernels that a model needs; `shadowllm inspect` lists those of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
-    /// Formats and orders of its matrices, those of a predictor too if it is to be used.
+    /// Formats and orders of its matrices, and of the predictor's if it will be used.
     pub matrices: &'a [(Format, Order)],
     /// Formats of KV caches.
     pub kv: &'a [KvFormat],
-    /// Activations ([`Activation::Relu`] besides where a predictor is used).
+    /// Activations (and [`Activation::Relu`] if a predictor is used).
     pub activations: &'a [Activation],
     /// Whether there are norms without bias (or norms of heads).
     pub rms_norm: bool,
     /// Whether there are norms with bias.
     pub layer_norm: bool,
-    /// Whether positions are rotations.
+    /// Whether positions are given by rotation (RoPE).
     pub rope: bool,
     /// Whether logits are scaled or capped, or scores of attention capped.
     pub caps: bool,
 }
 
 impl Needs<'_> {
-    /// No kernels, to begin with.
+    /// No kernels, as a base for struct updates.
     pub const NOTHING: Needs<'static> = Needs {
         matrices: &[],
         kv: &[],
@@ -39,7 +39,7 @@ impl Needs<'_> {
 }
 
 impl Kernels {
-    /// Portable kernels for these needs only. Nothing refers to the others, so that the linker leaves them out; a
+    /// Portable kernels for these needs only. Nothing refers to the other kernels, so the linker leaves them out; a
     /// session of a model that needs them is refused ([`Error::MissingKernel`]).
     ///
     /// ```
@@ -100,10 +100,10 @@ impl Kernels {
         self
     }
 
-    /// Whether these kernels are all that a model needs.
+    /// Checks that all kernels that a model needs are present.
     ///
     /// # Errors
-    /// [`Error::MissingKernel`] names the first that was left out.
+    /// [`Error::MissingKernel`] names the first missing kernel.
     pub(crate) fn supports(&self, needs: &Needs) -> Result<(), Error> {
         let supported = |(format, order): &(Format, Order)| {
             let has = |shape: Shape| self.matrix[format.arithmetic() as usize][shape as usize].is_some();

@@ -2,8 +2,8 @@
 
 use crate::simd::{LANES, Lanes, Proof};
 
-/// Sum over `x` of `f(x)` in 16 chains, then the lanes' tree; the tail is padded with zeros, so `f(0)` of
-/// the padding is counted too and must be 0. (A macro, as a closure would not be compiled for the instruction set.)
+/// Sum over `x` of `f(x)`, in 16 chains which are then added in a tree. The tail is padded with zeros, so `f(0)` must
+/// be 0. (A macro, because a closure would not be compiled for the instruction set.)
 macro_rules! lane_sum {
     ($isa:expr, $x:expr, |$v:ident| $f:expr) => {{
         let x: &[f32] = $x;

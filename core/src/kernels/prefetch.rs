@@ -1,4 +1,4 @@
-//! Weights that a decode will read soon, asked of the memory ahead of their use.
+//! Prefetching of weights that a decode will read soon.
 
 use super::gemm::Panel;
 use super::heads::Heads;
@@ -6,22 +6,22 @@ use crate::format::{Matrix, SUPER, TILE_ROWS};
 use crate::simd::{Lanes, Proof};
 use core::marker::PhantomData;
 
-/// Bytes between a read of weights and the weights that are prefetched meanwhile. The processor's own prefetcher stops at
-/// every page and starts anew, and knows nothing of bundles that lie apart: measured, asking this far ahead, at the places
-/// that will really be read, brings one thread from half to most of the bandwidth.
+/// How far ahead of a read weights are prefetched, in bytes. The processor's own prefetcher stops at the end of every
+/// page, and cannot predict bundles at a distance from each other. Measured: prefetching this far ahead, at the
+/// addresses that will really be read, raises one thread from half to most of the bandwidth.
 pub(super) const DISTANCE: usize = 8192;
 
-/// Where the two runs of tiles begin that will be read soon: the run that lies [`Matrix::prefetch_runs`] after the one
-/// that is read now, and the run after it. Hints: any address will do.
+/// The addresses of two runs of tiles that will be read soon: the run [`Matrix::prefetch_runs`] after the one that is
+/// read now, and the next run. They are hints, and may be any addresses.
 pub type Prefetch = [*const u8; 2];
 
-/// Prefetches tiles of `P`, [`DISTANCE`] ahead of a walk through runs of them, in which the numbers of super-blocks lie
-/// too, or not.
+/// Prefetches tiles of `P`, [`DISTANCE`] ahead of the tiles that are read. `SUPERS` says whether runs also contain the
+/// numbers of super-blocks.
 pub(super) struct Prefetcher<P, const SUPERS: bool> {
     at: *const u8,
     /// Tiles to the end of the run.
     left: usize,
-    /// Where the run after it begins.
+    /// Where the next run begins.
     then: *const u8,
     kind: PhantomData<P>,
 }
@@ -35,14 +35,14 @@ impl<P, const SUPERS: bool> Clone for Prefetcher<P, SUPERS> {
 impl<P, const SUPERS: bool> Copy for Prefetcher<P, SUPERS> {}
 
 impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
-    /// Bytes of a tile, with its part of the numbers of a super-block where these lie before its tiles.
+    /// Bytes of a tile, with its share of the super-block's numbers where runs contain these.
     const STEP: usize = P::TILE + if SUPERS { 2 * TILE_ROWS * P::H::SUPERS / SUPER } else { 0 };
 
-    /// For a run of `tiles`.
+    /// A prefetcher for runs of `tiles` tiles.
     #[inline(always)]
     pub(super) fn new(runs: Prefetch, tiles: usize) -> Self {
         let (tiles, ahead) = (tiles.max(1), const { DISTANCE / Self::STEP });
-        // Runs of weights that are read for one token are mostly longer.
+        // The comparison avoids a division: runs of weights that are read for one token are mostly longer.
         let into = if ahead < tiles { ahead } else { ahead % tiles };
         let at = runs[0].wrapping_add(into * Self::STEP);
         Prefetcher { at, left: tiles - into, then: runs[1], kind: PhantomData }
@@ -63,7 +63,7 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
 }
 
 impl Matrix<'_> {
-    /// How many runs (panels of `Rows`, k-blocks of `Columns`) ahead a decode prefetches weights.
+    /// How many runs (panels of `Rows`, k-blocks of `Columns`) ahead of its reads a decode prefetches weights.
     pub fn prefetch_runs(&self) -> usize {
         DISTANCE / self.geometry().unit_bytes().max(1)
     }

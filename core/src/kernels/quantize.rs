@@ -14,7 +14,7 @@ pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales:
         let ([q_lo, q_hi], []) = q.as_chunks_mut::<LANES>() else { continue };
         let (lo, hi, zero) = (L::load(isa, lo), L::load(isa, hi), L::splat(isa, 0.0));
         let amax = lo.max(zero.sub(lo)).max(hi.max(zero.sub(hi))).largest();
-        // At and below 127 / f32::MAX the quotient may be infinite: such blocks count as zeros.
+        // At or below 127 / f32::MAX the quotient may be infinite: such blocks are quantized to zeros.
         let inverse = L::splat(isa, if amax > 127.0 / f32::MAX { 127.0 / amax } else { 0.0 });
         let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
         lo.store_i8(q_lo);

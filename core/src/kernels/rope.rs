@@ -1,5 +1,5 @@
-//! Rotary position embedding (arXiv 2104.09864), in the half-split arrangement of Hugging Face's models:
-//! dimension i turns with dimension i + head_dim / 2.
+//! Rotary position embedding (arXiv 2104.09864), in the half-split arrangement of Hugging Face's models: dimensions i
+//! and i + head_dim / 2 are rotated together.
 
 /// See [`super::Kernels::angles`].
 pub(super) fn angles(position: usize, frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
@@ -10,7 +10,7 @@ pub(super) fn angles(position: usize, frequencies: &[f32], cos: &mut [f32], sin:
     }
 }
 
-/// Turns one head in place, `[head_dim]`, by the angles of its position, `[head_dim / 2]` each.
+/// Rotates one head in place, `[head_dim]`, by the angles of its position, `[head_dim / 2]` cosines and sines.
 ///
 /// # Panics
 /// When the head is shorter than the cosines.

@@ -1,4 +1,4 @@
-//! Listing the inputs that matter.
+//! Listing the inputs that are not skipped.
 
 use crate::simd::{LANES, Lanes, Proof};
 
@@ -6,7 +6,7 @@ use crate::simd::{LANES, Lanes, Proof};
 ///
 /// ```text
 /// for every chunk of 16 inputs:
-///     write the numbers of its large ones at list[n..n + 16], n += how many they are
+///     write the numbers of its large ones at list[n..n + 16], n += the number of them
 /// for the inputs that remain: the same, one by one
 /// ```
 #[inline(always)]
@@ -48,7 +48,7 @@ fn select_chunks<'a, L: Lanes>(
 ) -> usize {
     let (mut n, mut first) = (0, 0);
     for (x, quants) in chunks {
-        // `n` is at most the number of inputs before this chunk: there is room for a whole chunk.
+        // `n` is at most the number of inputs before this chunk, so a whole chunk fits.
         let Some(room) = list.get_mut(n..).and_then(|list| list.first_chunk_mut()) else { break };
         n += L::select(isa, x, quants, threshold, first, room);
         first += LANES as u32;

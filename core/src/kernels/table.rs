@@ -1,11 +1,12 @@
-//! The kernels of every instruction set: the generic code, compiled with its features.
+//! The kernels of every instruction set: the generic code, compiled with the target features of each.
 
 use super::call::Call;
 use super::tile_dot::tiles;
 use super::*;
 use crate::simd::Proof;
 
-/// Instantiates the generic kernels for one instruction set: a function each, in modules of their own, and their table.
+/// Instantiates the generic kernels for one instruction set: a function for each kernel, in modules of their own, and
+/// the table of these functions.
 ///
 /// `tile_dots` is the module with the dot products of tiles, `Dot<T>` for every kind; `input_dots` are those of integer
 /// matrices that are stored by input.
@@ -122,7 +123,7 @@ macro_rules! instantiate {
             ];
         }
     };
-    // What only orders hold that pack the heads of 16 outputs.
+    // The kernels of arithmetics that only orders with packed heads of 16 outputs can hold.
     (@packed $features:tt, $module:ident, $tile:ident, $input_dot:ty) => {
         mod $module {
             use super::*;
@@ -144,14 +145,15 @@ macro_rules! instantiate {
     (@kernel [$($features:literal)?] $name:ident, $body:expr) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn $name(call: &Call) {
-            // SAFETY: this function is only called where its features are, and the call is as the contract demands.
+            // SAFETY: `Kernels::for_isa` hands out the table of this function only on processors with its features, and
+            // the caller meets the requirements of `MatrixKernel`.
             unsafe { $body(Proof::assume(), call) }
         }
     };
     (@safe [$($features:literal)?] fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?, |$isa:ident| $body:expr) => {
         $(#[target_feature(enable = $features)])?
         pub(super) fn $name($($arg: $type),*) $(-> $result)? {
-            // SAFETY: this function is only called where its features are.
+            // SAFETY: `Kernels::for_isa` hands out the table of this function only on processors with its features.
             let $isa = unsafe { Proof::assume() };
             $body
         }
@@ -163,14 +165,14 @@ macro_rules! instantiate {
     (@attend [$($features:literal)?] $name:ident, $element:ty) => {
         $(#[target_feature(enable = $features)])?
         pub(super) unsafe fn $name(a: &Attend, cap: Option<ScaleFn>, out: *mut f32) {
-            // SAFETY: this function is only called where its features are, with a `cap` of the same table; `a` and `out`
-            // fit together.
+            // SAFETY: `Kernels::for_isa` hands out the table of this function only on processors with its features;
+            // `Kernels::attend` passes a `cap` of the same table, and its caller promises that `a` and `out` are valid.
             unsafe { attention::attend::<L, $element>(Proof::assume(), a, cap, out) }
         }
     };
 }
 
-/// The dot products by lanes alone.
+/// Instantiates the kernels with input dot products in terms of float lanes only.
 macro_rules! by_lanes {
     ($name:ident, $module:ident, $isa:expr, $features:tt, $lanes:ty, $($tile_dots:ident)::+) => {
         instantiate!(

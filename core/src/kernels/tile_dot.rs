@@ -3,10 +3,10 @@
 //! ```text
 //! dot[output] = sum over k in 0..32 of code[output][k] * x[k]        exactly, then as f32
 //! ```
-//! What codes stand for is an integer of at most 8 bits, of at most 14 where halves of a block have factors. This is the
-//! only part of a matrix kernel that an instruction set writes itself, one file each; `scalar.rs` is the definition the
-//! others are held to. Bytes of a tile lie in *quads*: four neighbouring inputs of output 0, of output 1, ..., so that an
-//! instruction that multiplies four bytes a lane reads an output a lane.
+//! A code stands for an integer of at most 8 bits, or 14 where halves of a block have factors. This is the only part of
+//! a matrix kernel that is written for each instruction set, in a file of its own; `scalar.rs` defines the results, and
+//! tests compare the others with it. Bytes of a tile are stored in *quads*: four neighbouring inputs of output 0, of
+//! output 1, ..., so that an instruction that multiplies four bytes in each lane has an output in each lane.
 
 use super::call::Offset;
 use super::heads::Heads;
@@ -26,18 +26,18 @@ pub(super) mod simd128;
 /// Bytes of `N` quads: `[quad][output / 4][output % 4 and input]`.
 pub(super) type Quads<const N: usize> = [[[u8; 16]; 4]; N];
 
-/// A tile as it lies in memory: heads and codes of 16 outputs.
+/// A tile in memory: heads and codes of 16 outputs.
 #[repr(C)]
 pub(super) struct Tile<H, S> {
     pub(super) heads: H,
     pub(super) codes: S,
 }
 
-/// Codes as a tile stores them. What they stand for is theirs too: a table's entries, themselves, or less a half of the
-/// range.
+/// Codes as a tile stores them. The type also says which integers they stand for: a table's entries, the codes
+/// themselves, or the codes less half of their range.
 ///
 /// # Safety
-/// The type must consist of bytes alone: then any address and any contents will do.
+/// The type must consist of bytes alone: then a reference to it is valid at any address and with any contents.
 pub(super) unsafe trait Stored: 'static {}
 
 /// Signed bytes.
@@ -57,14 +57,14 @@ pub(super) struct Entries {
 /// Nibbles.
 #[repr(C)]
 pub(super) struct Nibbles {
-    /// As [`Entries`]'.
+    /// Inputs 0..16 in the low halves, 16..32 in the high ones.
     pub(super) quads: Quads<4>,
 }
 
 /// Nibbles, less 8.
 #[repr(C)]
 pub(super) struct SignedFours {
-    /// As [`Entries`]'.
+    /// Inputs 0..16 in the low halves, 16..32 in the high ones.
     pub(super) quads: Quads<4>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct SignedFours {
 #[repr(C)]
 pub(super) struct SignedFives {
     pub(super) low: Quads<4>,
-    /// The fifth bits: bit q is that of quad q.
+    /// The fifth bits: bit q belongs to quad q.
     pub(super) upper: Quads<1>,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct SignedFives {
 #[repr(C)]
 pub(super) struct Fives {
     pub(super) low: Quads<4>,
-    /// As [`SignedFives`]'.
+    /// The fifth bits: bit q belongs to quad q.
     pub(super) upper: Quads<1>,
 }
 
@@ -88,26 +88,26 @@ pub(super) struct Fives {
 #[repr(C)]
 pub(super) struct SignedSixes {
     pub(super) low: Quads<4>,
-    /// Bits 2q and 2q + 1: the upper two of quad q, then of quad 4 + q.
+    /// The upper two bits: bits 2q and 2q + 1 belong to quad q, in the second half to quad 4 + q.
     pub(super) upper: Quads<2>,
 }
 
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for Bytes {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for Entries {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for Nibbles {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for SignedFives {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for SignedFours {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for Fives {}
-// SAFETY: bytes alone.
+// SAFETY: the type consists of arrays of bytes.
 unsafe impl Stored for SignedSixes {}
 
-/// The tiles of the integer arithmetics, by their names.
+/// The tiles of the integer arithmetics, under the names of these.
 pub(super) mod tiles {
     use super::super::heads::{Halves, Powers, Scales, ScalesAndMinima, SixBitScales, SixBitScalesAndMinima};
     use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Tile};
@@ -154,24 +154,24 @@ pub(super) mod tiles {
 
 /// The dot products of one kind of tiles on one instruction set.
 pub(super) trait TileDot {
-    /// The float lanes that go with it; their proof is one of all instructions used here.
+    /// The float lanes of its instruction set; their proof is also the proof for all instructions used here.
     type L: Lanes;
-    /// What the tiles begin with.
+    /// The heads that tiles begin with.
     type H: Heads;
-    /// Their codes.
+    /// The codes of tiles.
     type S: Stored;
     /// A tile's codes, decoded once for several tokens.
     type Codes<'a>: Copy;
-    /// Tokens worth keeping in registers at once (a power of two up to 16).
+    /// How many tokens' sums are kept in registers at once (a power of two up to 16).
     const TOKENS: usize;
-    /// Tokens that [`TileDot::dots`] takes at once (1, 2 or 4).
+    /// The number of tokens for which [`TileDot::dots`] is called (1, 2 or 4).
     const AT_ONCE: usize = 1;
 
     /// Reads the codes of a tile.
     fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<Self::H, Self::S>, table: &[i8; 16]) -> Self::Codes<'a>;
 
-    /// For each of 16 outputs the dot product of its 32 codes with `x` (those of a half times the half's integer, where
-    /// heads have such), as (exact) floats; `offset` is -128 times the sum of `x` and of its first half, for
+    /// For each of 16 outputs the dot product of its 32 codes with `x`, as (exact) floats; where heads have integers of
+    /// halves, each half's part times its integer. `offset` is -128 times the sum of `x`, and of its first half, for
     /// implementations that shift the weights.
     fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Self::L;
 
@@ -191,13 +191,13 @@ pub(super) trait TileDot {
     }
 }
 
-/// The dot products of both halves, times the halves' integers: exact, and so the same as of integers.
+/// The sum of both halves' dot products times the halves' integers: exact in floats.
 #[inline(always)]
 pub(super) fn weigh<L: Lanes>([first, second]: [L; 2], halves: &[L; 2]) -> L {
     first.mul(halves[0]).add(second.mul(halves[1]))
 }
 
-/// The dot products for one token and for several, where these are not made in the same way.
+/// The dot products for one token and for several, which may be computed in different ways.
 pub(super) trait Dots {
     /// The lanes of both.
     type L: Lanes;

@@ -1,5 +1,5 @@
-//! All blocks of an input together, along the outputs: single inputs can be left out, and belong to groups of any
-//! size. Products take floats, because the 32 weights of a block meet one input.
+//! All blocks of an input together, along the outputs: single inputs can be left out, in groups of any size. Products
+//! take floats, because all 32 weights of a block are multiplied by the same input.
 
 use super::{Order, Place, Rules, Shape, Unit};
 use crate::format::Geometry;

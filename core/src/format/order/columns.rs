@@ -1,4 +1,4 @@
-//! All tiles of a k-block together: 32 inputs that are zero are a skipped run of bytes.
+//! All tiles of a k-block together: where 32 inputs are zero, one run of bytes is skipped.
 
 use super::{Order, PanelTiles, Place, Rules, Shape, Unit};
 use crate::format::{BLOCK, Geometry, TILE_ROWS};
@@ -22,7 +22,7 @@ fn place(g: &Geometry, output: usize, kb: usize) -> Place {
     Place::in_tile(g.format, supers(g, kb / g.units_per_group, panel), tile, output % TILE_ROWS)
 }
 
-/// Place of the numbers of a panel's super-block, where k-blocks are grouped by those.
+/// Place of the numbers of a panel's super-block in a group, which is the 8 k-blocks of a super-block.
 pub(in crate::format) const fn supers(g: &Geometry, group: usize, panel: usize) -> usize {
     group * g.group_stride + panel * TILE_ROWS * g.format.super_bytes()
 }

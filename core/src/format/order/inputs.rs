@@ -1,5 +1,5 @@
 //! For each k-block the scales of all outputs, then a line of codes for each of its 32 inputs: single inputs can be
-//! left out, and blocks along the inputs keep integer products and a GGUF's own blocks.
+//! left out, and since blocks still run along the inputs, products stay integer and a GGUF's own blocks can be kept.
 
 use super::{Order, Place, Rules, Shape, Spread, Unit};
 use crate::format::{BLOCK, Geometry, Head, TILE_ROWS};
@@ -11,7 +11,7 @@ pub(super) const RULES: Rules = Rules {
     along_outputs: false,
     shares_scales: true,
     packs: true,
-    // Floats have no scales, and their lines are those of any order by input.
+    // Floats have no scales, so their lines are the same as in the other order by input.
     shapes: [Shape::Inputs, Shape::AllInputs],
     int8_shapes: [Shape::Codes, Shape::AllCodes],
     place,
@@ -23,7 +23,7 @@ fn place(g: &Geometry, output: usize, kb: usize) -> Place {
     let (group, within) = (kb / format.blocks_together(), kb % format.blocks_together());
     let supers = group * g.group_stride;
     let heads = supers + g.outputs() * format.super_bytes() + within * format.head().bytes_of(g.outputs());
-    // Numbers of all outputs stand one after the other; other heads are packed by 16.
+    // [`Head::Numbers`] of all outputs follow each other; other heads are packed by 16.
     let (head, lane) = match format.head() {
         Head::Numbers(_) => (heads, output),
         head => (heads + panel * head.bytes_of(TILE_ROWS), output % TILE_ROWS),

@@ -1,4 +1,4 @@
-//! The orders that the blocks of a matrix can stand in: one file each, one row each in a table.
+//! The orders in which the blocks of a matrix can be stored: one file and one row of a table for each.
 //!
 //! ```text
 //!   tiles of 16 outputs by 32 inputs, for dot products of 16 outputs at a time
@@ -14,14 +14,15 @@
 //!   Inputs: the scales of a k-block's blocks, for all outputs, then a line of codes for each of its 32 inputs
 //!   k-block 0: scales, input 0: outputs 0, 1, 2, ..., input 1: outputs 0, 1, 2, ...
 //! ```
-//! Where a format has super-blocks, their numbers stand before the 8 k-blocks that they are for: in Rows in each panel, in
-//! Columns and Inputs once for all outputs.
+//! The numbers of a super-block are stored before the 8 k-blocks that share them: in Rows within each panel, in Columns
+//! and Inputs once for all outputs.
 //!
-//! A *panel* is 16 outputs, a *k-block* 32 inputs. What lies together (a panel, a k-block, a line) is a *unit*: the
-//! smallest run of bytes that a sparse pass may leave out.
+//! A *panel* is 16 outputs, a *k-block* 32 inputs. A panel, a k-block or a line that is stored in one piece is a
+//! *unit*: the smallest run of bytes that a sparse pass can leave out.
 //!
 //! # Adding an order
-//! A file with its `Rules`, a row in `TABLE` and a variant of [`Order`]; kernels where its [`Shape`]s are new.
+//! A file with its `Rules`, its `mod` line, an entry of `TABLE` and a variant of [`Order`]; new kernels only for new
+//! [`Shape`]s.
 
 mod column_lines;
 pub(super) mod columns;
@@ -48,19 +49,19 @@ pub enum Order {
     Inputs = 4,
 }
 
-/// The rules of all orders, at the places of their codes in an image.
+/// The rules of all orders; an order's code in an image is its index here.
 static TABLE: [Rules; 5] = [rows::RULES, columns::RULES, row_lines::RULES, column_lines::RULES, inputs::RULES];
 
-/// What an order decides.
+/// Everything that an order decides.
 pub(super) struct Rules {
     order: Order,
     name: &'static str,
     unit: Unit,
     /// Whether blocks run along the outputs, not along the inputs.
     along_outputs: bool,
-    /// Whether units hold codes only: the scales of a k-block's inputs stand once, before them.
+    /// Whether units hold codes only: the scales are stored once for all inputs of a k-block, before them.
     shares_scales: bool,
-    /// Whether it holds numbers of blocks that 16 outputs pack together, and super-blocks.
+    /// Whether it can hold super-blocks, and heads that 16 outputs pack together.
     packs: bool,
     /// Kernels for one token and for several.
     shapes: [Shape; 2],
@@ -72,7 +73,7 @@ pub(super) struct Rules {
     pub(super) panel: Option<fn(g: &Geometry, start: *const u8, panel: usize) -> PanelTiles>,
 }
 
-/// What lies together.
+/// The part of a matrix that is stored in one piece.
 #[derive(Clone, Copy)]
 enum Unit {
     /// Some outputs, with all their inputs.
@@ -88,13 +89,13 @@ pub enum Shape {
     Panel,
     /// Any 16 outputs out of lines, for any number of tokens.
     Rows,
-    /// The tiles of a k-block, added for one token.
+    /// The tiles of a k-block, whose products are added to the outputs, for one token.
     Columns,
-    /// Chosen inputs out of lines of whole blocks or of floats, added for one token.
+    /// Chosen inputs out of lines of whole blocks or of floats, added to the outputs, for one token.
     Inputs,
     /// All inputs out of such lines, for any number of tokens.
     AllInputs,
-    /// Chosen inputs out of lines of codes, added for one token.
+    /// Chosen inputs out of lines of codes, added to the outputs, for one token.
     Codes,
     /// All inputs out of such lines, for any number of tokens.
     AllCodes,
@@ -163,13 +164,13 @@ impl Order {
         self.rules().shares_scales
     }
 
-    /// Whether matrices of a format can stand in this order.
+    /// Whether matrices of a format can be stored in this order.
     pub const fn holds(self, format: Format) -> bool {
         self.rules().packs || (format.head().stands_alone() && format.supers() == 0)
     }
 
-    /// Units of a group where what they share stands before them: the inputs of a k-block or of a super-block, or the
-    /// k-blocks of a super-block.
+    /// Units of a group, where the numbers that they share are stored before them: the inputs of a k-block or of a
+    /// super-block, or the k-blocks of a super-block.
     pub const fn group_units(self, format: Format) -> Option<usize> {
         match self.unit_inputs() {
             0 => None,
@@ -192,7 +193,7 @@ impl Order {
 pub struct PanelTiles {
     /// First tile.
     pub start: *const u8,
-    /// The numbers of the first super-block, where the format has such: 16 of each, those of the next one
+    /// The numbers of the first super-block, where the format has super-blocks: 16 of each; the next super-block's are
     /// `outer_stride` bytes further on.
     pub supers: *const u8,
     /// Groups.
@@ -209,9 +210,9 @@ pub struct PanelTiles {
 pub(super) struct Place {
     /// First of the numbers of its super-block.
     supers: usize,
-    /// First byte of the heads of the outputs that pack them together, or of its own.
+    /// First byte of the block's head, or of the 16 heads that it is packed with.
     head: usize,
-    /// Number of the output among those.
+    /// The output's number among these 16.
     lane: usize,
     /// Bytes from its scale to its minimum, where they are [`Head::Numbers`].
     head_step: usize,
@@ -220,20 +221,20 @@ pub(super) struct Place {
     spread: Spread,
 }
 
-/// How the codes of a block are spread.
+/// How the codes of a block are distributed in memory.
 enum Spread {
     /// In pieces of `bytes` bytes (2, 4 or all), each `step` bytes after the one before.
     Pieces { bytes: usize, step: usize },
-    /// Each alone, as number `at` of 32 codes that lie together, `step` bytes after the one before.
+    /// Each alone, as number `at` of 32 codes that are stored together, `step` bytes after the one before.
     Across { at: usize, step: usize },
 }
 
-/// Bytes between the numbers that an output has in a super-block: those of 16 outputs lie together.
+/// Bytes between an output's numbers of a super-block: each number is stored for 16 outputs together.
 const SUPER_STEP: usize = 2 * TILE_ROWS;
 
 impl Place {
-    /// Output `lane` of the tile at byte `tile`: 16 blocks, heads first, codes in pieces of one vector lane. What
-    /// super-blocks share is at byte `supers` for 16 outputs.
+    /// Output `lane` of the tile at byte `tile`: 16 blocks, heads first, codes in pieces of one vector lane. The
+    /// super-blocks' numbers for 16 outputs are at byte `supers`.
     fn in_tile(format: Format, supers: usize, tile: usize, lane: usize) -> Place {
         // Four codes of integers, or one float.
         let bytes = if format.code_bits() == 16 { 2 } else { 4 };
@@ -286,7 +287,7 @@ impl Place {
         block
     }
 
-    /// Writes the block into the bytes of a matrix. The blocks of a super-block write the same numbers of it.
+    /// Writes the block into the bytes of a matrix. All blocks of a super-block write the same numbers of it.
     pub(super) fn write(&self, format: Format, bytes: &mut [u8], block: &[u8]) {
         let (header, codes) = block[..format.block_bytes()].split_at(format.header_bytes());
         let (supers, own) = header.split_at(format.super_bytes());

@@ -1,4 +1,5 @@
-//! All tiles of a panel together: a skipped panel is a skipped run of bytes, and a product reads one stream.
+//! All tiles of a panel together: a skipped panel is one skipped run of bytes, and a product reads its weights in one
+//! stream.
 
 use super::{Order, PanelTiles, Place, Rules, Shape, Unit};
 use crate::format::{Format, Geometry, TILE_ROWS};

@@ -10,9 +10,9 @@ coded! {
     HeadNorm {
         /// None.
         None = 0,
-        /// Of each head, one weight of `head_dim` for all.
+        /// Each head on its own, with one weight vector of `head_dim` for all heads.
         PerHead = 1,
-        /// Of all heads together, a weight of `heads * head_dim`.
+        /// All heads together, with a weight vector of `heads * head_dim`.
         Whole = 2,
     }
 }
@@ -26,7 +26,7 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Positions that a token looks back, itself counted; 0 for all.
+    /// Positions that a token can attend to, its own included; 0 for all.
     pub window: usize,
     /// Table of rotary frequencies, `None` where heads are not rotated.
     pub rope: Option<usize>,
@@ -38,7 +38,7 @@ pub struct Attention {
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`; 0 for none.
     pub cap: f32,
-    /// Whether every head has a learned score that takes part in the soft-max and has no value.
+    /// Whether every head has a sink: a learned score that takes part in the soft-max but has no value.
     pub sinks: bool,
     /// Whether Q, K and V have biases, and whether O has one.
     pub biases: [bool; 2],
@@ -58,7 +58,7 @@ impl Attention {
         self.head_dim.next_multiple_of(16)
     }
 
-    /// Zeros, to be filled.
+    /// All fields zero, as a base for struct updates.
     pub const NONE: Attention = Attention {
         heads: 0,
         kv_heads: 0,

@@ -1,4 +1,4 @@
-//! What a model has once.
+//! The properties that a model has once, not in each layer.
 
 use super::norms::{Norm, eps_fits, norm_words};
 use super::rules::{first_wrong, magnitude, small};
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::image::words::{Codec, coded};
 
 coded! {
-    /// How positions enter.
+    /// How the model is given positions.
     Positions {
         /// Rotation of query and key halves, by a table of inverse frequencies per block of attention.
         Rope = 0,
@@ -16,7 +16,7 @@ coded! {
     }
 }
 
-/// What a model has once.
+/// The properties of a model that do not belong to a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Globals {
     /// Width of the residual stream.
@@ -29,7 +29,7 @@ pub struct Globals {
     pub vocab: usize,
     /// Positions that the model was trained for.
     pub max_positions: usize,
-    /// How positions enter.
+    /// How the model is given positions.
     pub positions: Positions,
     /// Tables of rotary frequencies.
     pub ropes: usize,
@@ -45,12 +45,12 @@ pub struct Globals {
     pub bos: Option<u32>,
     /// End-of-sequence tokens, the first `eos_len` of them filled.
     pub eos: [u32; MAX_EOS],
-    /// How many are filled.
+    /// Number of filled entries of `eos`.
     pub eos_len: usize,
 }
 
 impl Globals {
-    /// Zeros, to be filled.
+    /// All fields zero, as a base for struct updates.
     pub const NONE: Globals = Globals {
         d_model: 0,
         d_embed: 0,
@@ -89,10 +89,10 @@ impl Globals {
         }
     }
 
-    /// Whether the numbers can be a model's.
+    /// Checks that every number is in the range that a model can have.
     ///
     /// # Errors
-    /// [`Error::Malformed`] with the field.
+    /// [`Error::Malformed`] names the first field that is out of range.
     pub fn check(&self) -> Result<(), Error> {
         let factor = |x: f32| x.is_finite() && x != 0.0;
         first_wrong(&[

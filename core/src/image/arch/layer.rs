@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::image::words::{Codec, coded};
 
 coded! {
-    /// What a block does.
+    /// The code of a block's operation.
     enum Operation {
         /// [`Attention`].
         Attention = 1,
@@ -15,7 +15,7 @@ coded! {
     }
 }
 
-/// What a block does.
+/// The operation of a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
     /// Attention.
@@ -36,9 +36,9 @@ pub struct Block {
 /// A kind of layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Layer {
-    /// Its blocks, in order, the first ones filled.
+    /// Its blocks, in order; the entries after the last block are `None`.
     pub blocks: [Option<Block>; MAX_BLOCKS],
-    /// Whether all blocks read what the layer began with.
+    /// Whether all blocks read the layer's input, and not the output of the block before.
     pub parallel: bool,
 }
 
@@ -95,9 +95,9 @@ impl Layer {
 
     pub(super) fn check(&self, globals: &Globals) -> Result<(), Error> {
         let of = |op: fn(&Op) -> bool| self.blocks().filter(|b| op(&b.op)).count();
-        // A tensor is found by its layer and its role: an operation stands once in a layer.
+        // A tensor is found by its layer and its role, so a layer can have each operation only once.
         if of(|op| matches!(op, Op::Attention(_))) > 1 || of(|op| matches!(op, Op::Mlp(_))) > 1 {
-            return Err(Error::Malformed("a layer has two blocks of one operation"));
+            return Err(Error::Malformed("a layer has two blocks of the same operation"));
         }
         for block in self.blocks() {
             first_wrong(&[(block.norms.fit(), "norm_eps")])?;

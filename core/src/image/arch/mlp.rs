@@ -7,13 +7,13 @@ use crate::image::words::{Codec, coded};
 use crate::kernels::{Activate, Activation};
 
 coded! {
-    /// What turns a router's outputs into the shares of the experts.
+    /// How a router's outputs become the shares of the experts.
     Scoring {
         /// Soft-max over all experts, then the largest are chosen.
         Softmax = 0,
         /// A sigmoid of each expert's output.
         Sigmoid = 1,
-        /// The largest are chosen, then soft-max over these.
+        /// The largest are chosen, then soft-max over the chosen ones.
         SoftmaxOfChosen = 2,
     }
 }
@@ -25,13 +25,13 @@ pub struct Router {
     pub experts: usize,
     /// Experts that a token uses.
     pub used: usize,
-    /// From outputs to shares.
+    /// How outputs become shares.
     pub scoring: Scoring,
     /// Whether the shares of the chosen experts are scaled to a sum of 1.
     pub renormalise: bool,
     /// Factor of the shares.
     pub scale: f32,
-    /// Whether the outputs have a bias that counts in the choice alone.
+    /// Whether the outputs have a bias that affects only which experts are chosen, not their shares.
     pub bias: bool,
     /// Neurons of the expert that every token uses; 0 for none.
     pub shared: usize,
@@ -56,11 +56,11 @@ pub struct Mlp {
     pub clamp: f32,
     /// Whether gate and up have biases, and whether down has one.
     pub biases: [bool; 2],
-    /// Neurons per group, the fewest that are skipped together: 1, 4, 8, 16 or 32.
+    /// Neurons per group; only whole groups are skipped: 1, 4, 8, 16 or 32.
     pub group: usize,
     /// Whether gate, up and down are stored by input.
     pub by_input: bool,
-    /// Present where there are experts.
+    /// The router, where the block is a mixture of experts.
     pub router: Option<Router>,
 }
 
@@ -70,12 +70,12 @@ impl Mlp {
         self.neurons.next_multiple_of(32)
     }
 
-    /// The activation with its numbers.
+    /// The activation with its parameter and its bound.
     pub const fn activate(&self) -> Activate {
         Activate { kind: self.activation, parameter: self.parameter, clamp: self.clamp }
     }
 
-    /// Zeros, to be filled.
+    /// All fields zero, as a base for struct updates.
     pub const NONE: Mlp = Mlp {
         neurons: 0,
         gated: false,
@@ -110,7 +110,7 @@ impl Mlp {
             (matches!(self.group, 1 | 4 | 8 | 16 | 32), "neuron_group (1, 4, 8, 16 or 32)"),
             (self.gated || self.activation != Activation::ClampedSwiglu, "activation (without a gate)"),
             ((self.clamp > 0.0) == (self.activation == Activation::ClampedSwiglu), "clamp (of another activation)"),
-            (self.router.is_none() || self.group == BLOCK && !self.by_input, "experts that are not stored in blocks"),
+            (self.router.is_none() || self.group == BLOCK && !self.by_input, "experts by input, or in groups below 32"),
         ])?;
         let Some(r) = &self.router else { return Ok(()) };
         first_wrong(&[

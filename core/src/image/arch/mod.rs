@@ -1,5 +1,5 @@
-//! The architecture of a model, as data: what `forward` walks through, so that a family is a description and not a
-//! branch. `FORMAT.md` beside this file is the specification of its bytes.
+//! The architecture of a model, as data that `forward` walks through, so that a family is a description and not a
+//! branch in code. `FORMAT.md` beside this file is the specification of its bytes.
 //!
 //! ```text
 //!   x = embedding * embed_scale (+ position)
@@ -26,15 +26,15 @@ pub use mlp::{Mlp, Router, Scoring};
 pub use norms::{Norm, Norming, Norms};
 pub use section::{Architecture, write};
 
-/// End-of-sequence tokens at most.
+/// The most end-of-sequence tokens.
 pub const MAX_EOS: usize = 8;
-/// Layers at most.
+/// The most layers.
 pub const MAX_LAYERS: usize = 4096;
-/// Kinds of layers at most.
+/// The most kinds of layers.
 pub const MAX_KINDS: usize = 8;
-/// Blocks of a layer at most.
+/// The most blocks of a layer.
 pub const MAX_BLOCKS: usize = 4;
-/// Tables of rotary frequencies at most.
+/// The most tables of rotary frequencies.
 pub const MAX_ROPES: usize = 4;
-/// Width of a head at most.
+/// The largest width of a head.
 pub const MAX_HEAD_DIM: usize = 1024;

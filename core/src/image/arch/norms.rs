@@ -4,11 +4,11 @@ use super::rules::magnitude;
 use crate::image::words::{Codec, coded};
 
 coded! {
-    /// Which normalisation.
+    /// The kinds of normalisation.
     Norming {
-        /// Root mean square, a weight.
+        /// By the root mean square, with a weight.
         Rms = 1,
-        /// Mean and variance, a weight and a bias.
+        /// By mean and variance, with a weight and a bias.
         Layer = 2,
     }
 }
@@ -16,25 +16,25 @@ coded! {
 /// A normalisation and its epsilon.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
-    /// Which.
+    /// The kind.
     pub kind: Norming,
-    /// What is added to the mean of squares, or to the variance.
+    /// A small number that is added to the mean of squares, or to the variance.
     pub eps: f32,
 }
 
 /// The norms around a block's operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Norms {
-    /// Of what the operation reads.
+    /// The norm of the operation's input.
     pub input: Option<Norm>,
-    /// Of what it returns, before it is added to the residual stream.
+    /// The norm of its output, before this is added to the residual stream.
     pub output: Option<Norm>,
-    /// Of the residual stream after the addition.
+    /// The norm of the residual stream after the addition.
     pub stream: Option<Norm>,
 }
 
 impl Norms {
-    /// Whether every epsilon can be one.
+    /// Whether every epsilon is in range.
     pub(super) fn fit(&self) -> bool {
         [&self.input, &self.output, &self.stream].into_iter().all(eps_fits)
     }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::image::roles::{Place, Role, Scope};
 use crate::image::words::{Codec, Words};
 
-/// Words of the section's first part.
+/// Words of the section's first part, the globals.
 const GLOBAL_WORDS: usize = 32;
 /// Words of a kind before its blocks.
 const KIND_WORDS: usize = 4;
@@ -23,7 +23,7 @@ pub struct Architecture<'a> {
     kind_of: &'a [u8],
 }
 
-/// Bytes of a kind.
+/// Bytes of one kind with all its blocks.
 const KIND_LEN: usize = 4 * (KIND_WORDS + MAX_BLOCKS * BLOCK_WORDS);
 
 impl<'a> Architecture<'a> {
@@ -64,7 +64,7 @@ impl<'a> Architecture<'a> {
         }
     }
 
-    /// What the model has once.
+    /// The properties of the model that do not belong to a layer.
     pub fn globals(&self) -> &Globals {
         &self.globals
     }
@@ -87,8 +87,8 @@ impl<'a> Architecture<'a> {
 }
 
 impl Architecture<'_> {
-    /// What decides about a tensor: the block that has it, `None` when the layer has no such block. `table` is the
-    /// number of the table, for rotary frequencies.
+    /// The part of the model that has a tensor; `None` when the layer has no such block. `table` is the number of the
+    /// table of rotary frequencies, for a tensor of such a table.
     pub fn place<'l>(&'l self, role: Role, layer: &'l Layer, table: usize) -> Option<Place<'l>> {
         let place = Place { globals: &self.globals, block: None, rotated: 0 };
         match role.row().scope {
@@ -101,7 +101,7 @@ impl Architecture<'_> {
         }
     }
 
-    /// Whether a norm of the residual stream is of this kind.
+    /// Whether any norm (of a block, or before the output matrix) is of this kind.
     pub fn has_norm(&self, kind: Norming) -> bool {
         let is = |norm: &Option<Norm>| norm.is_some_and(|n| n.kind == kind);
         for layer in self.kinds() {
@@ -115,7 +115,7 @@ impl Architecture<'_> {
         is(&self.globals.final_norm)
     }
 
-    /// Positions that a token looks back in a layer, itself counted; `usize::MAX` for all.
+    /// Positions that a token can attend to in a layer, its own included; `usize::MAX` for all.
     pub fn window(&self, layer: usize) -> usize {
         match self.layer(layer).attention().map_or(0, |a| a.window) {
             0 => usize::MAX,
@@ -127,7 +127,7 @@ impl Architecture<'_> {
 /// Writes the section word by word to `put`.
 ///
 /// # Errors
-/// What [`Architecture::parse`] would refuse.
+/// [`Error::Malformed`] for a description that [`Architecture::parse`] would refuse.
 pub fn write(globals: &Globals, kinds: &[Layer], kind_of: &[u8], put: &mut dyn FnMut(u8)) -> Result<(), Error> {
     globals.check()?;
     if kind_of.len() != globals.layers || kind_of.iter().any(|k| *k as usize >= kinds.len()) {
@@ -218,7 +218,8 @@ mod tests {
         let (bytes, len) = section();
         assert_eq!(Architecture::parse(&bytes[..len]).unwrap().layer(0).attention().unwrap().heads, 2);
         let block = |block: usize, word: usize| GLOBAL_WORDS + KIND_WORDS + block * BLOCK_WORDS + word;
-        // Positions, final norm, a word after the last; operations, norms, norm of heads, activation, words after the last.
+        // The words for positions and the final norm, and one after the last; those for operations, norms, the norm of
+        // heads and the activation, and some after the last.
         let words =
             [5, 10, 31, block(0, 0), block(0, 1), block(0, 12), block(0, 31), block(1, 3), block(1, 9), block(1, 31)];
         for word in words {

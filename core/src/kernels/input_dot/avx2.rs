@@ -16,9 +16,9 @@ use crate::simd::{Lanes, Proof};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
-/// Codes of 32 outputs in a line, which stand for the same as those of a tile.
+/// Codes of 32 outputs in a line, of the same meaning as those of a tile.
 pub(in crate::kernels) trait Line: Unpack {
-    /// Their arrangement.
+    /// The codes' arrangement in memory.
     type C: InputCodes;
 
     /// The codes of outputs 0..32, a byte each; `lut` is the table in both halves.
@@ -34,7 +34,7 @@ pub(in crate::kernels) trait Line: Unpack {
 /// 16 bytes must be readable at `at`.
 #[inline(always)]
 unsafe fn nibbles(_: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
-    // SAFETY: the proof is one of AVX2; 16 bytes are readable.
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 16 readable bytes.
     unsafe {
         let packed = _mm_loadu_si128(at.cast());
         _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), _mm256_set1_epi8(15))
@@ -47,7 +47,7 @@ unsafe fn nibbles(_: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
 /// 20 bytes must be readable at `at`.
 #[inline(always)]
 unsafe fn fives(isa: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
-    // SAFETY: the proof is one of AVX2; 20 bytes are readable.
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 20 readable bytes.
     unsafe {
         let upper = _mm256_set1_epi32(at.add(16).cast::<i32>().read_unaligned());
         let upper = _mm256_srlv_epi32(upper, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -61,7 +61,7 @@ impl Line for Bytes {
 
     #[inline(always)]
     unsafe fn read(_: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the proof is one of AVX2; 32 bytes are readable.
+        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 32 readable bytes.
         unsafe { _mm256_loadu_si256(at.cast()) }
     }
 }
@@ -71,7 +71,7 @@ impl Line for Entries {
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, lut: __m256i) -> __m256i {
-        // SAFETY: the proof is one of AVX2; 16 bytes are readable.
+        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 16 readable bytes.
         unsafe { _mm256_shuffle_epi8(lut, nibbles(isa, at)) }
     }
 }
@@ -81,7 +81,7 @@ impl Line for Nibbles {
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: 16 bytes are readable.
+        // SAFETY: the caller gives a block of these codes, which has 16 readable bytes.
         unsafe { nibbles(isa, at) }
     }
 }
@@ -91,7 +91,7 @@ impl Line for SignedFours {
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: 16 bytes are readable.
+        // SAFETY: the caller gives a block of these codes, which has 16 readable bytes.
         unsafe { nibbles(isa, at) }
     }
 }
@@ -101,7 +101,7 @@ impl Line for Fives {
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: 20 bytes are readable.
+        // SAFETY: the caller gives a block of these codes, which has 20 readable bytes.
         unsafe { fives(isa, at) }
     }
 }
@@ -111,7 +111,7 @@ impl Line for SignedFives {
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: 20 bytes are readable.
+        // SAFETY: the caller gives a block of these codes, which has 20 readable bytes.
         unsafe { fives(isa, at) }
     }
 }
@@ -119,10 +119,11 @@ impl Line for SignedFives {
 impl Line for SignedSixes {
     type C = Int6Codes;
 
-    /// Bits 2q and 2q + 1 of byte i of four belong to output 4 * q + i, of the next four to those 16 further.
+    /// Bits 2q and 2q + 1 of byte i of the first four belong to output 4 * q + i, those of the next four bytes to
+    /// outputs 16 further on.
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the proof is one of AVX2; 24 bytes are readable.
+        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 24 readable bytes.
         unsafe {
             let upper = at.add(16).cast::<i32>();
             let [a, b] = [0, 1].map(|part| _mm_set1_epi32(upper.add(part).read_unaligned()));
@@ -142,7 +143,8 @@ impl<S: Line> InputDot for Inputs<S> {
 
     #[inline(always)]
     unsafe fn dot32(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx2Lanes; 2] {
-        // SAFETY: the proof is one of AVX2; all lines of `quads` quads, at most 8, have these codes.
+        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have the
+        // codes of 32 outputs at `skip`.
         unsafe {
             let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             let mut sums = [_mm256_set1_epi32(start::<S>(chosen.offset)); 4];
@@ -159,7 +161,7 @@ impl<S: Line> InputDot for Inputs<S> {
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
                 }
             }
-            // Register i has outputs 4 * i.. in its low half and those 16 further in its high one.
+            // Register i has outputs 4 * i.. in its low half and the outputs 16 further on in its high half.
             let halves = |a: __m256i, b: __m256i| {
                 [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
             };
@@ -169,7 +171,7 @@ impl<S: Line> InputDot for Inputs<S> {
     }
 }
 
-/// The codes of the four inputs of a quad, by output; the lines that come later are prefetched.
+/// The codes of the four inputs of a quad, by output; later lines are prefetched.
 ///
 /// # Safety
 /// As [`InputDot::dot32`], for a quad of `chosen`.
@@ -181,12 +183,12 @@ unsafe fn zipped<S: Line>(
     skip: usize,
     lut: __m256i,
 ) -> [__m256i; 4] {
-    // SAFETY: the proof is one of AVX2; the quad's lines have these codes.
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have the codes of 32 outputs at `skip`.
     unsafe {
         let mut lines = [_mm256_setzero_si256(); 4];
         for (i, line) in lines.iter_mut().enumerate() {
             *line = S::read(isa, chosen.lines.get_unchecked(4 * quad + i).add(skip), lut);
-            // A cache line holds several blocks' codes.
+            // A cache line holds the codes of several blocks, so that only the first of them prefetches.
             if skip % 64 < const { size_of::<<S::C as crate::kernels::codes::Codes>::Block>() } {
                 Avx2Lanes::prefetch(isa, chosen.prefetch.get_unchecked(4 * quad + i).wrapping_add(skip));
             }

@@ -1,8 +1,9 @@
 //! AVX-512 with VNNI for integer matrices stored by input: the bytes of four inputs' lines are zipped to quads, so that
-//! `vpdpbusd` takes four inputs a lane, a lane an output. Signed codes are shifted by 128, as in `tile_dot/avx512.rs`.
+//! `vpdpbusd` takes four inputs in each lane, and each lane is an output. Signed codes are shifted by 128, as in
+//! `tile_dot/avx512.rs`.
 //!
 //! ```text
-//! for two quads of inputs at a time (sums wait in memory for the next two):
+//! for two quads of inputs at a time (sums are kept in memory for the next two):
 //!     for every register's width of outputs:
 //!         sums = offset, or those in memory
 //!         for each quad: zip its four lines, split nibbles, sums += codes * inputs
@@ -16,14 +17,15 @@ use crate::simd::avx512::Avx512Lanes;
 use crate::simd::{LANES, Proof};
 use core::arch::x86_64::*;
 
-/// Codes of four inputs as they lie in a register of each: a quarter of it is 16 bytes of a line.
+/// Codes of four inputs, with a register for each input: a quarter of a register is 16 bytes of a line.
 trait Zipped {
     /// Blocks of outputs in a register.
     const BLOCKS: usize;
     /// Whether codes are shifted by 128.
     const SHIFTED: bool;
 
-    /// The unsigned codes in a register of zipped bytes: those of low and of high halves, if a byte has two.
+    /// The unsigned codes in a register of zipped bytes: those in the low and in the high halves, where a byte has two
+    /// codes.
     fn codes(isa: Proof<Avx512Lanes>, bytes: __m512i, lut: __m512i) -> [__m512i; 2];
 }
 
@@ -36,20 +38,20 @@ struct Strip {
     /// Blocks of outputs.
     n: usize,
     lut: __m512i,
-    /// The beginning of the first quads' sums; later quads add to the sums in memory.
+    /// The value at which the first quads' sums begin; later quads add to the sums in memory.
     start: Option<__m512i>,
-    /// Whether these are the last quads, which leave floats in the order of the outputs in memory.
+    /// Whether these are the last quads, whose sums are stored as floats in the order of the outputs.
     last: bool,
 }
 
-/// Adds `Q` quads, four inputs at a time: their bytes are zipped.
+/// Adds `Q` quads: the bytes of the four inputs of each are zipped.
 ///
 /// # Safety
 /// As [`InputDot::dots`], with `4 * Q` lines and `Q` quants.
 #[inline(always)]
 unsafe fn add_quads<Z: Zipped, const Q: usize>(isa: Proof<Avx512Lanes>, strip: &Strip, sums: *mut f32) {
-    // SAFETY: the proof is one of AVX-512 F, BW and VNNI. `mask` has a bit for each dword of the blocks that every line
-    // still has; `sums` has room for the strip.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for dwords of blocks
+    // that every line has, as the caller promises, and `sums` is writable for the strip.
     unsafe {
         let mut x = [_mm512_setzero_si512(); Q];
         for (q, x) in x.iter_mut().enumerate() {
@@ -84,7 +86,7 @@ unsafe fn add_quads<Z: Zipped, const Q: usize>(isa: Proof<Avx512Lanes>, strip: &
             }
             for (half, acc) in acc.iter().enumerate().take(Z::BLOCKS / 2) {
                 if strip.last {
-                    // Sixteen outputs of low or high halves of four blocks, or both halves of two.
+                    // Sixteen outputs of the low or the high halves of four blocks, or of both halves of two blocks.
                     let step = if Z::BLOCKS == 4 { BLOCK } else { LANES };
                     for (i, row) in rows(isa, *acc).into_iter().enumerate() {
                         _mm512_storeu_ps(at.add(half * LANES + i * step), row);
@@ -99,10 +101,10 @@ unsafe fn add_quads<Z: Zipped, const Q: usize>(isa: Proof<Avx512Lanes>, strip: &
     }
 }
 
-/// Bytes of four registers, one of each together: register r has the dwords 4r..4r + 4 of every quarter.
+/// Interleaves the bytes of four registers: register r of the result has dwords 4r..4r + 4 of every quarter.
 #[inline(always)]
 fn zip(_: Proof<Avx512Lanes>, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    // SAFETY: the proof is one of AVX-512 F and BW.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
     unsafe {
         let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
         let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
@@ -115,10 +117,10 @@ fn zip(_: Proof<Avx512Lanes>, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
     }
 }
 
-/// Quarter l of sum r has outputs 4r..4r + 4 of the bytes' quarter l: quarters to rows, as floats.
+/// Transposes quarters to rows, as floats: quarter l of sum r has outputs 4r..4r + 4 of quarter l of the bytes.
 #[inline(always)]
 fn rows(_: Proof<Avx512Lanes>, sums: [__m512i; 4]) -> [__m512; 4] {
-    // SAFETY: the proof is one of AVX-512 F.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F.
     unsafe {
         let (ab, cd) = (_mm512_shuffle_i32x4::<0x44>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0x44>(sums[2], sums[3]));
         let (ef, gh) = (_mm512_shuffle_i32x4::<0xee>(sums[0], sums[1]), _mm512_shuffle_i32x4::<0xee>(sums[2], sums[3]));
@@ -134,7 +136,7 @@ fn rows(_: Proof<Avx512Lanes>, sums: [__m512i; 4]) -> [__m512; 4] {
 /// The low and the high halves of bytes.
 #[inline(always)]
 fn halves(_: Proof<Avx512Lanes>, bytes: __m512i) -> [__m512i; 2] {
-    // SAFETY: the proof is one of AVX-512 F and BW.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
     unsafe {
         let low = _mm512_set1_epi8(15);
         [_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low)]
@@ -157,8 +159,8 @@ unsafe fn strip<Z: Zipped>(
     table: &[i8; 16],
     sums: *mut f32,
 ) {
-    // SAFETY: the proof is one of AVX-512 F; `first` is below `chosen.quads`, and so is the quad after it where two are
-    // added; lines and sums are those of [`InputDot::dots`].
+    // SAFETY: `Proof` shows that the processor has AVX-512 F; `first` is below `chosen.quads`, and so is the quad after
+    // it if two are added; the caller's lines and sums are those of [`InputDot::dots`].
     unsafe {
         let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
         let offset = _mm512_set1_epi32(if Z::SHIFTED { chosen.offset } else { 0 });
@@ -210,7 +212,7 @@ macro_rules! vnni_inputs {
                 table: &[i8; 16],
                 sums: *mut f32,
             ) {
-                // SAFETY: this has the contract of `strip`.
+                // SAFETY: the caller meets the requirements of `dots`, which are those of `strip` too.
                 unsafe { strip::<Self>(isa, chosen, skip, n, table, sums) }
             }
         }
@@ -223,7 +225,7 @@ vnni_inputs!(
     Int8Codes,
     2,
     true,
-    // SAFETY: the proof is one of AVX-512 F.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F.
     |_isa, bytes, _lut| unsafe { [_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)), _mm512_setzero_si512()] }
 );
 vnni_inputs!(
@@ -234,7 +236,7 @@ vnni_inputs!(
     true,
     |isa, bytes, lut| {
         let [low, high] = halves(isa, bytes);
-        // SAFETY: the proof is one of AVX-512 F and BW.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
         unsafe { [_mm512_shuffle_epi8(lut, low), _mm512_shuffle_epi8(lut, high)] }
     }
 );

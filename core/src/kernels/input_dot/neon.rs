@@ -1,7 +1,8 @@
 //! NEON for integer matrices stored by input: exact dot products of 32 outputs with the chosen inputs.
 //!
-//! With `sdot` the codes of four inputs are zipped to quads, packed nibbles before they are spread. Without it two inputs
-//! are added in 16 bits (see `tile_dot/neon.rs`) and widened.
+//! With `sdot`, the codes of four inputs are zipped to quads; nibbles are zipped while they are packed, and spread to
+//! bytes afterwards. Without it, the products of two inputs are added in 16 bits (see `tile_dot/neon.rs`) and then
+//! widened.
 
 use super::{Chosen, InputDot};
 use crate::kernels::codes::{Affine4Codes, Int8Codes, Table4Codes};
@@ -13,12 +14,12 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::marker::PhantomData;
 
-/// Codes of a line as registers hold them.
+/// Codes of a line, and how they are spread to bytes in registers.
 pub(in crate::kernels) trait Spread: InputCodes {
-    /// Sixteen bytes of a line that are zipped before they are spread: one for nibbles, two for bytes.
+    /// Pieces of 16 bytes that the codes of 32 outputs take: one for nibbles, two for bytes.
     const PARTS: usize;
 
-    /// The codes in these bytes, for 16 outputs or, from nibbles, for 16 and the 16 that follow.
+    /// The codes in these bytes: of 16 outputs or, from nibbles, of 16 outputs and the next 16.
     fn spread<F>(isa: Proof<NeonLanes<F>>, bytes: uint8x16_t, table: int8x16_t) -> [int8x16_t; 2];
 }
 
@@ -27,7 +28,7 @@ impl Spread for Int8Codes {
 
     #[inline(always)]
     fn spread<F>(_: Proof<NeonLanes<F>>, bytes: uint8x16_t, _table: int8x16_t) -> [int8x16_t; 2] {
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         [unsafe { vreinterpretq_s8_u8(bytes) }; 2]
     }
 }
@@ -38,7 +39,7 @@ impl Spread for Table4Codes {
     #[inline(always)]
     fn spread<F>(isa: Proof<NeonLanes<F>>, bytes: uint8x16_t, table: int8x16_t) -> [int8x16_t; 2] {
         let [low, high] = nibbles(isa, bytes);
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         unsafe { [vqtbl1q_s8(table, low), vqtbl1q_s8(table, high)] }
     }
 }
@@ -49,18 +50,18 @@ impl Spread for Affine4Codes {
     #[inline(always)]
     fn spread<F>(isa: Proof<NeonLanes<F>>, bytes: uint8x16_t, _table: int8x16_t) -> [int8x16_t; 2] {
         let [low, high] = nibbles(isa, bytes);
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         unsafe { [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)] }
     }
 }
 
-/// Sixteen bytes of a line's codes, those of part `part`.
+/// The 16 bytes of part `part` of a line's codes.
 ///
 /// # Safety
 /// `16 * part + 16` bytes from `codes` on must be readable.
 #[inline(always)]
 unsafe fn load<F>(_: Proof<NeonLanes<F>>, codes: *const u8, part: usize) -> uint8x16_t {
-    // SAFETY: 16 readable bytes; the proof is one of NEON.
+    // SAFETY: the caller gives these 16 readable bytes; `Proof` shows that the processor has NEON.
     unsafe { vld1q_u8(codes.add(16 * part)) }
 }
 
@@ -76,7 +77,7 @@ fn prefetch<F: Copy>(isa: Proof<NeonLanes<F>>, chosen: &Chosen, quad: usize, ski
 #[inline(always)]
 fn floats<F>(isa: Proof<NeonLanes<F>>, sums: [int32x4_t; 8]) -> [NeonLanes<F>; 2] {
     let [a, b, c, d, e, f, g, h] = sums;
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
         let four = |v| vcvtq_f32_s32(v);
         [
@@ -86,7 +87,7 @@ fn floats<F>(isa: Proof<NeonLanes<F>>, sums: [int32x4_t; 8]) -> [NeonLanes<F>; 2
     }
 }
 
-/// With the dot-product instructions.
+/// Dot products by the dot-product instructions.
 pub(in crate::kernels) struct Dot<C, F>(PhantomData<(C, F)>);
 
 impl<C: Spread, F: WithDotProd> InputDot for Dot<C, F> {
@@ -95,8 +96,8 @@ impl<C: Spread, F: WithDotProd> InputDot for Dot<C, F> {
 
     #[inline(always)]
     unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
-        // SAFETY: the proof is one of NEON; `quad` is below `chosen.quads`, at most 8, and the codes of their lines are
-        // readable at `skip`.
+        // SAFETY: `Proof` shows that the processor has NEON; `quad` is below `chosen.quads`, at most 8, and the
+        // caller's lines have codes at `skip`.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
@@ -124,10 +125,10 @@ impl<C: Spread, F: WithDotProd> InputDot for Dot<C, F> {
     }
 }
 
-/// Four bytes of each place together: `[place / 4][place % 4][line]`.
+/// Interleaves the bytes of four lines: `[place / 4][place % 4][line]`.
 #[inline(always)]
 fn zipped<F>(_: Proof<NeonLanes<F>>, [a, b, c, d]: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
         let (ac, bd) = (vzip1q_u8(a, c), vzip1q_u8(b, d));
         let (eg, fh) = (vzip2q_u8(a, c), vzip2q_u8(b, d));
@@ -135,7 +136,7 @@ fn zipped<F>(_: Proof<NeonLanes<F>>, [a, b, c, d]: [uint8x16_t; 4]) -> [uint8x16
     }
 }
 
-/// As every 64-bit Arm has it.
+/// Dot products by the instructions that every 64-bit Arm has.
 pub(in crate::kernels) struct Plain<C>(PhantomData<C>);
 
 impl<C: Spread> InputDot for Plain<C> {
@@ -144,8 +145,8 @@ impl<C: Spread> InputDot for Plain<C> {
 
     #[inline(always)]
     unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
-        // SAFETY: the proof is one of NEON; `quad` is below `chosen.quads`, at most 8, and the codes of their lines are
-        // readable at `skip`.
+        // SAFETY: `Proof` shows that the processor has NEON; `quad` is below `chosen.quads`, at most 8, and the
+        // caller's lines have codes at `skip`.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
@@ -169,10 +170,10 @@ impl<C: Spread> InputDot for Plain<C> {
     }
 }
 
-/// Adds the products of two inputs to 16 sums, those from `at`.
+/// Adds the products of two inputs to 16 sums, from sum `at` on.
 #[inline(always)]
 fn add_two(_: Proof<NeonLanes>, sums: &mut [int32x4_t; 8], at: usize, w: [int8x16_t; 2], x: [int8x16_t; 2]) {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
         let low = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
         let low = vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(x[1]));
@@ -188,7 +189,7 @@ fn add_two(_: Proof<NeonLanes>, sums: &mut [int32x4_t; 8], at: usize, w: [int8x1
 #[inline(always)]
 fn everywhere(_: Proof<NeonLanes>, x: i8) -> int8x16_t {
     let r: int8x16_t;
-    // SAFETY: reads and writes nothing but its operands; the proof is one of NEON.
+    // SAFETY: the instruction reads and writes only its operands; `Proof` shows that the processor has NEON.
     unsafe {
         asm!("dup {r:v}.16b, {x:w}", r = lateout(vreg) r, x = in(reg) i32::from(x), options(pure, nomem, nostack, preserves_flags));
     }

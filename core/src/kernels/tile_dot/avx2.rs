@@ -1,6 +1,6 @@
-//! AVX2: `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours in 16 bits, saturating. Unsigned codes are
-//! taken as they are. Of signed ones |w| * (x with w's sign) keeps every pair below 2^15 (128 * 127 * 2 = 32512), so
-//! nothing saturates; of smaller codes several pairs fit.
+//! AVX2: `vpmaddubsw` multiplies unsigned by signed bytes and adds neighbours in 16 bits, saturating. Unsigned codes
+//! are used as they are. For signed ones, |w| * (x with w's sign) keeps every pair below 2^15 (128 * 127 * 2 = 32512),
+//! so nothing saturates; for smaller codes the sums of several pairs fit.
 
 use super::{
     Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
@@ -17,7 +17,8 @@ type Codes = [[__m256i; 2]; 8];
 
 /// Codes in registers.
 pub(in crate::kernels) trait Unpack: Stored {
-    /// How much larger they are in registers than what they stand for; `None` where registers hold signed bytes.
+    /// The difference between codes in registers and the integers that they stand for; `None` where registers hold
+    /// signed bytes.
     const SHIFT: Option<i32>;
     /// Quads whose products fit into 16 bits.
     const TOGETHER: usize;
@@ -26,7 +27,7 @@ pub(in crate::kernels) trait Unpack: Stored {
     fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes;
 }
 
-/// What the sum of products begins at. The offset is one for a shift of 128; codes that are not shifted need none.
+/// The value at which the sum of products begins. `offset` is for a shift of 128; codes that are not shifted need none.
 #[inline(always)]
 pub(in crate::kernels) fn start<S: Unpack>(offset: i32) -> i32 {
     match S::SHIFT {
@@ -35,10 +36,10 @@ pub(in crate::kernels) fn start<S: Unpack>(offset: i32) -> i32 {
     }
 }
 
-/// Codes times inputs, neighbours added.
+/// Codes times inputs, with neighbouring products added.
 #[inline(always)]
 pub(in crate::kernels) fn products<S: Unpack>(_: Proof<Avx2Lanes>, w: __m256i, x: __m256i) -> __m256i {
-    // SAFETY: the proof is one of AVX2.
+    // SAFETY: `Proof` shows that the processor has AVX2.
     unsafe {
         if S::SHIFT.is_none() {
             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
@@ -60,7 +61,7 @@ fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
     x: &[&[i8; 32]; N],
     starts: [i32; N],
 ) -> [[__m256i; 2]; N] {
-    // SAFETY: the proof is one of AVX2; `quad` is below 8, and there are 32 inputs.
+    // SAFETY: `Proof` shows that the processor has AVX2; `quad` is below 8, and `x` has 32 inputs.
     unsafe {
         let ones = _mm256_set1_epi16(1);
         let mut sums = [[_mm256_setzero_si256(); 2]; N];
@@ -90,13 +91,13 @@ fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
 
 #[inline(always)]
 fn floats(isa: Proof<Avx2Lanes>, sums: [__m256i; 2]) -> Avx2Lanes {
-    // SAFETY: the proof is one of AVX2.
+    // SAFETY: `Proof` shows that the processor has AVX2.
     unsafe { Avx2Lanes::new(isa, _mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])) }
 }
 
 #[inline(always)]
 fn nibbles(_: Proof<Avx2Lanes>, packed: &Quads<4>) -> Codes {
-    // SAFETY: the proof is one of AVX2; `quad` is below 4, and there are four times 64 bytes.
+    // SAFETY: `Proof` shows that the processor has AVX2; `quad` is below 4, and the type has four times 64 bytes.
     unsafe {
         let low = _mm256_set1_epi8(15);
         let mut codes = [[low; 2]; 8];
@@ -116,7 +117,7 @@ fn nibbles(_: Proof<Avx2Lanes>, packed: &Quads<4>) -> Codes {
 #[inline(always)]
 fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
     let mut codes = nibbles(isa, low);
-    // SAFETY: the proof is one of AVX2; `half` is below 2, and there are 64 bytes.
+    // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
     unsafe {
         let fifth = _mm256_set1_epi8(16);
         for half in 0..2 {
@@ -145,7 +146,7 @@ impl Unpack for Bytes {
 
     #[inline(always)]
     fn unpack(&self, _: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        // SAFETY: 512 bytes, which are eight quads of two registers.
+        // SAFETY: the type has 512 bytes, which are eight quads of two registers.
         unsafe { self.quads.as_ptr().cast::<Codes>().read_unaligned() }
     }
 }
@@ -157,7 +158,7 @@ impl Unpack for Entries {
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes {
         let mut codes = nibbles(isa, &self.quads);
-        // SAFETY: the proof is one of AVX2; the table has 16 bytes.
+        // SAFETY: `Proof` shows that the processor has AVX2; the table has 16 bytes.
         unsafe {
             let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             for c in codes.as_flattened_mut() {
@@ -218,7 +219,8 @@ impl Unpack for SignedSixes {
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
         let mut codes = nibbles(isa, &self.low);
-        // SAFETY: the proof is one of AVX2; `part` and `half` are below 2, and there are twice 64 bytes.
+        // SAFETY: `Proof` shows that the processor has AVX2; `part` and `half` are below 2, and `upper` has twice 64
+        // bytes.
         unsafe {
             let mask = _mm256_set1_epi8(48);
             for part in 0..2 {
@@ -250,8 +252,8 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type S = S;
     type Codes<'a> = (Codes, [Avx2Lanes; 2]);
     const TOKENS: usize = 8;
-    /// The sums of four tokens take half of the registers, and codes are read from memory once for all of them. Signed
-    /// bytes need too many registers beside them.
+    /// The sums of four tokens take half of the registers, and codes are read from memory once for all four. Signed
+    /// bytes need too many other registers for that.
     const AT_ONCE: usize = if S::SHIFT.is_none() { 1 } else { 4 };
 
     #[inline(always)]

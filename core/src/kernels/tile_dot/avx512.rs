@@ -1,7 +1,7 @@
-//! AVX-512 with VNNI: `vpdpbusd` multiplies unsigned weights by signed inputs, four a lane, a lane an
-//! output. Signed weights are shifted by half of their range (the table is, or a bit is flipped, or their codes are
-//! unsigned as they are stored) and the sum starts at minus that times the sum of the inputs, which takes the shift out
-//! again, exactly.
+//! AVX-512 with VNNI: `vpdpbusd` multiplies unsigned weights by signed inputs, four in each lane, and each lane is an
+//! output. Signed weights are shifted by half of their range (in the table, by flipping a bit, or by using their
+//! unsigned codes as they are stored). The sum starts at minus the shift times the sum of the inputs, which takes the
+//! shift out again exactly.
 
 use super::{
     Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
@@ -18,17 +18,17 @@ type Codes = [__m512i; 8];
 
 /// Codes in registers, unsigned.
 pub(in crate::kernels) trait Unpack: Stored {
-    /// How much larger they are in registers than what they stand for.
+    /// The difference between codes in registers and the integers that they stand for.
     const SHIFT: i32;
 
     /// Reads them.
     fn unpack(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16]) -> Codes;
 }
 
-/// Eight quads of inputs, broadcast, against eight registers of weights.
+/// Dot products of eight quads of inputs, each broadcast, with eight registers of weights.
 #[inline(always)]
 fn dot(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], start: i32) -> Avx512Lanes {
-    // SAFETY: the proof is one of AVX-512 F and VNNI; the quads are below 8, and there are 32 inputs.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and VNNI; the quads are below 8, and `x` has 32 inputs.
     unsafe {
         let x = x.as_ptr().cast::<i32>();
         // Two chains, so that the next product does not wait for the last one's four cycles.
@@ -42,10 +42,10 @@ fn dot(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], start: i32) -> Avx5
     }
 }
 
-/// The same of the four quads of each half, from `starts`.
+/// The same for the four quads of each half, with sums that begin at `starts`.
 #[inline(always)]
 fn halves(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], starts: [i32; 2]) -> [Avx512Lanes; 2] {
-    // SAFETY: the proof is one of AVX-512 F and VNNI; the quads are below 8, and there are 32 inputs.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and VNNI; the quads are below 8, and `x` has 32 inputs.
     unsafe {
         let x = x.as_ptr().cast::<i32>();
         let mut sums = starts.map(|start| _mm512_set1_epi32(start));
@@ -59,10 +59,10 @@ fn halves(isa: Proof<Avx512Lanes>, codes: &Codes, x: &[i8; 32], starts: [i32; 2]
     }
 }
 
-/// Four registers of packed nibbles as eight of bytes.
+/// Unpacks four registers of nibbles to eight of bytes.
 #[inline(always)]
 fn nibbles(_: Proof<Avx512Lanes>, packed: &Quads<4>) -> Codes {
-    // SAFETY: the proof is one of AVX-512 F; `i` is below 4, and there are four times 64 bytes.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F; `i` is below 4, and `packed` has four times 64 bytes.
     unsafe {
         let low = _mm512_set1_epi8(15);
         let mut codes = [low; 8];
@@ -79,7 +79,7 @@ fn nibbles(_: Proof<Avx512Lanes>, packed: &Quads<4>) -> Codes {
 #[inline(always)]
 fn fives(isa: Proof<Avx512Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
     let mut codes = nibbles(isa, low);
-    // SAFETY: the proof is one of AVX-512 F and BW; there are 64 bytes.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and BW; `upper` has 64 bytes.
     unsafe {
         let fifth = _mm512_set1_epi8(16);
         let upper = _mm512_loadu_si512(upper.as_ptr().cast());
@@ -106,7 +106,8 @@ impl Unpack for Bytes {
 
     #[inline(always)]
     fn unpack(&self, _: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
-        // SAFETY: the proof is one of AVX-512 F; `i` is below 8, and there are eight times 64 bytes.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F; `i` is below 8, and the type has eight times 64
+        // bytes.
         unsafe {
             let flip = _mm512_set1_epi8(-128);
             let mut codes = [flip; 8];
@@ -125,7 +126,7 @@ impl Unpack for Entries {
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16]) -> Codes {
         let mut codes = nibbles(isa, &self.quads);
-        // SAFETY: the proof is one of AVX-512 F and BW; the table has 16 bytes.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F and BW; the table has 16 bytes.
         unsafe {
             let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
             let lut = _mm512_broadcast_i32x4(lut);
@@ -179,7 +180,8 @@ impl Unpack for SignedSixes {
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
         let mut codes = nibbles(isa, &self.low);
-        // SAFETY: the proof is one of AVX-512 F and BW; `part` is below 2, and there are twice 64 bytes.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F and BW; `part` is below 2, and `upper` has twice 64
+        // bytes.
         unsafe {
             let mask = _mm512_set1_epi8(48);
             for part in 0..2 {
@@ -200,7 +202,7 @@ impl Unpack for SignedSixes {
     }
 }
 
-/// What a sum begins at: the offset is one for a shift of 128, and codes that are not shifted need none.
+/// The value at which a sum begins: `offset` is for a shift of 128, and codes that are not shifted need none.
 #[inline(always)]
 fn start<S: Unpack>(offset: i32) -> i32 {
     if S::SHIFT == 0 { 0 } else { offset / (128 / S::SHIFT.max(1)) }

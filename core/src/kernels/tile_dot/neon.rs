@@ -1,11 +1,10 @@
-//! NEON, in three levels. A register of codes holds four inputs of four outputs, so with the dot-product
-//! instruction `sdot` one instruction takes a register of weights times four inputs into four sums.
-//! Without it bytes are multiplied to 16 bits, where there is room for exactly two products (2 * 128 * 127 =
-//! 32512): two are added there before a pairwise sum widens to 32 bits. The matrix instruction `smmla` multiplies eight
-//! inputs of two outputs by those of two tokens.
+//! NEON, in three levels. A register of codes holds four inputs of four outputs, so one dot-product instruction `sdot`
+//! multiplies a register of weights by four inputs and adds to four sums. Without `sdot`, bytes are multiplied to 16
+//! bits, in which exactly two products fit (2 * 128 * 127 = 32512): two are added before a pairwise sum widens to 32
+//! bits. The matrix instruction `smmla` multiplies eight inputs of two outputs by those of two tokens.
 //!
-//! Codes come in pairs of quads q and q + 4: the two that share the bytes of nibbles, and the two that plain
-//! NEON adds in 16 bits.
+//! Codes are handled in pairs of quads q and q + 4, which share the bytes of nibbles, and whose products plain NEON
+//! adds in 16 bits.
 
 use super::{
     Bytes, Dots, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
@@ -20,19 +19,19 @@ use core::marker::PhantomData;
 
 /// The dot products of the plain instructions.
 pub(in crate::kernels) mod plain {
-    /// Of a kind of tiles.
+    /// The dot products of one kind of tiles.
     pub(in crate::kernels) type Dot<T> = super::Plain<T>;
 }
 
-/// With `sdot`.
+/// The dot products with `sdot`.
 pub(in crate::kernels) mod dot {
-    /// Of a kind of tiles.
+    /// The dot products of one kind of tiles.
     pub(in crate::kernels) type Dot<T> = super::WithSdot<T, super::DotProd>;
 }
 
-/// With `sdot`, and `smmla` for several tokens.
+/// The dot products with `sdot`, and with `smmla` for several tokens.
 pub(in crate::kernels) mod matrix {
-    /// Of a kind of tiles.
+    /// The dot products of one kind of tiles.
     pub(in crate::kernels) type Dot<T> = super::DotOrMatrix<T>;
 }
 
@@ -49,7 +48,7 @@ impl Unpack for Bytes {
     #[inline(always)]
     fn pair<F>(&self, _: Proof<NeonLanes<F>>, _table: int8x16_t, quad: usize, j: usize) -> Pair {
         let (low, high) = (&self.quads[quad][j], &self.quads[quad + 4][j]);
-        // SAFETY: twice 16 bytes; the proof is one of NEON.
+        // SAFETY: both arrays have 16 bytes; `Proof` shows that the processor has NEON.
         unsafe { [vld1q_s8(low.as_ptr().cast()), vld1q_s8(high.as_ptr().cast())] }
     }
 }
@@ -57,7 +56,7 @@ impl Unpack for Bytes {
 impl Unpack for Entries {
     #[inline(always)]
     fn pair<F>(&self, isa: Proof<NeonLanes<F>>, table: int8x16_t, quad: usize, j: usize) -> Pair {
-        // SAFETY: 16 bytes; the proof is one of NEON.
+        // SAFETY: the array has 16 bytes; `Proof` shows that the processor has NEON.
         unsafe {
             let [low, high] = nibbles(isa, vld1q_u8(self.quads[quad][j].as_ptr()));
             [vqtbl1q_s8(table, low), vqtbl1q_s8(table, high)]
@@ -68,7 +67,7 @@ impl Unpack for Entries {
 impl Unpack for Nibbles {
     #[inline(always)]
     fn pair<F>(&self, isa: Proof<NeonLanes<F>>, _table: int8x16_t, quad: usize, j: usize) -> Pair {
-        // SAFETY: 16 bytes; the proof is one of NEON.
+        // SAFETY: the array has 16 bytes; `Proof` shows that the processor has NEON.
         unsafe {
             let [low, high] = nibbles(isa, vld1q_u8(self.quads[quad][j].as_ptr()));
             [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high)]
@@ -76,7 +75,8 @@ impl Unpack for Nibbles {
     }
 }
 
-/// Nibbles with the upper bits that begin at bits `shifts` of 16 bytes each, `mask` of them, less `less`.
+/// Nibbles with upper bits, less `less`: the bits of each half begin at bit `shifts` of its 16 bytes of `upper`, and
+/// `mask` covers them.
 #[inline(always)]
 fn with_upper<F>(
     isa: Proof<NeonLanes<F>>,
@@ -86,12 +86,12 @@ fn with_upper<F>(
     mask: u8,
     less: i8,
 ) -> Pair {
-    // SAFETY: three times 16 bytes; the proof is one of NEON.
+    // SAFETY: all three arrays have 16 bytes; `Proof` shows that the processor has NEON.
     unsafe {
         let low = nibbles(isa, vld1q_u8(low.as_ptr()));
         let mut pair = [vdupq_n_s8(0); 2];
         for i in 0..2 {
-            // A shift to the left by a negative number is one to the right.
+            // A shift to the left by a negative number is a shift to the right.
             let bits = vshlq_u8(vld1q_u8(upper[i].as_ptr()), vdupq_n_s8(-(shifts[i] as i8)));
             let bits = vshlq_n_u8::<4>(vandq_u8(bits, vdupq_n_u8(mask)));
             pair[i] = vsubq_s8(vreinterpretq_s8_u8(vorrq_u8(low[i], bits)), vdupq_n_s8(less));
@@ -117,7 +117,7 @@ impl Unpack for SignedFives {
 impl Unpack for SignedFours {
     #[inline(always)]
     fn pair<F>(&self, isa: Proof<NeonLanes<F>>, _table: int8x16_t, quad: usize, j: usize) -> Pair {
-        // SAFETY: 16 bytes; the proof is one of NEON.
+        // SAFETY: the array has 16 bytes; `Proof` shows that the processor has NEON.
         unsafe {
             let codes = nibbles(isa, vld1q_u8(self.quads[quad][j].as_ptr()));
             codes.map(|codes| vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(8)))
@@ -136,18 +136,18 @@ impl Unpack for SignedSixes {
 /// The low and the high nibbles of 16 bytes.
 #[inline(always)]
 pub(in crate::kernels) fn nibbles<F>(_: Proof<NeonLanes<F>>, v: uint8x16_t) -> [uint8x16_t; 2] {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe { [vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8::<4>(v)] }
 }
 
-/// 32 quants: `[half][16]`, so that a quad and the one four further have the same place in both.
+/// 32 quants as `[half][16]`, so that quads q and q + 4 have the same place in both halves.
 #[inline(always)]
 fn inputs<F>(_: Proof<NeonLanes<F>>, x: &[i8; 32]) -> Pair {
-    // SAFETY: twice 16 quants; the proof is one of NEON.
+    // SAFETY: `x` has 32 quants; `Proof` shows that the processor has NEON.
     unsafe { [vld1q_s8(x.as_ptr()), vld1q_s8(x.as_ptr().add(16))] }
 }
 
-/// NEON as every 64-bit Arm has it.
+/// The instructions that every 64-bit Arm has.
 pub(in crate::kernels) struct Plain<T>(PhantomData<T>);
 
 /// Sums of 16 outputs, two lanes for each.
@@ -155,7 +155,7 @@ type Sums = [[int32x4_t; 2]; 4];
 
 #[inline(always)]
 fn floats(isa: Proof<NeonLanes>, sums: Sums) -> NeonLanes {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe { NeonLanes::new(isa, sums.map(|s| vcvtq_f32_s32(vpaddq_s32(s[0], s[1])))) }
 }
 
@@ -163,21 +163,21 @@ impl<H: Heads, S: Unpack> TileDot for Plain<Tile<H, S>> {
     type L = NeonLanes;
     type H = H;
     type S = S;
-    /// A tile still packed: its sums and multiplications take the registers, and doing without spills saves
-    /// more than decoding once for several tokens would.
+    /// The tile stays packed: sums and products take all registers, and avoiding spills saves more than decoding once
+    /// for several tokens would.
     type Codes<'a> = (&'a Tile<H, S>, int8x16_t);
     const TOKENS: usize = 1;
 
     #[inline(always)]
     fn decode<'a>(_: Proof<NeonLanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
-        // SAFETY: the table has 16 bytes; the proof is one of NEON.
+        // SAFETY: the table has 16 bytes; `Proof` shows that the processor has NEON.
         (tile, unsafe { vld1q_s8(table.as_ptr()) })
     }
 
     #[inline(always)]
     fn dot(isa: Proof<NeonLanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> NeonLanes {
         let (x, codes) = (inputs(isa, x), (&tile.codes, *table));
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         let zero = [[unsafe { vdupq_n_s32(0) }; 2]; 4];
         if H::HALVED {
             let mut sums = [zero; 2];
@@ -207,7 +207,7 @@ fn add_pair<S: Unpack, const QUAD: i32>(
     let x = [broadcast::<QUAD>(isa, x[0]), broadcast::<QUAD>(isa, x[1])];
     for (j, sums) in sums.iter_mut().enumerate() {
         let w = codes.pair(isa, *table, QUAD as usize, j);
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         unsafe {
             let low = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
             let low = vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(x[1]));
@@ -229,7 +229,7 @@ fn add_halves<S: Unpack, const QUAD: i32>(
     for j in 0..4 {
         let w = codes.pair(isa, *table, QUAD as usize, j);
         for half in 0..2 {
-            // SAFETY: the proof is one of NEON.
+            // SAFETY: `Proof` shows that the processor has NEON.
             unsafe {
                 let low = vmull_s8(vget_low_s8(w[half]), vget_low_s8(x[half]));
                 let high = vmull_high_s8(w[half], x[half]);
@@ -244,7 +244,7 @@ fn add_halves<S: Unpack, const QUAD: i32>(
 #[inline(always)]
 fn broadcast<const QUAD: i32>(_: Proof<NeonLanes>, x: int8x16_t) -> int8x16_t {
     let r: int8x16_t;
-    // SAFETY: reads and writes nothing but its operands; the proof is one of NEON.
+    // SAFETY: the instruction reads and writes only its operands; `Proof` shows that the processor has NEON.
     unsafe {
         asm!(
             "dup {r:v}.4s, {x:v}.s[{quad}]",
@@ -263,13 +263,13 @@ impl<H: Heads, S: Unpack, F: WithDotProd> TileDot for WithSdot<Tile<H, S>, F> {
     type H = H;
     type S = S;
     /// `[quad][j]`, and the integers of halves. They would take all 32 registers, so with several tokens most codes and
-    /// the results lie in memory; reading them back costs half of what decoding does.
+    /// the results are spilled to memory; reading them back costs half as much as decoding.
     type Codes<'a> = ([[Pair; 4]; 4], [NeonLanes<F>; 2]);
     const TOKENS: usize = 8;
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
-        // SAFETY: the table has 16 bytes; the proof is one of NEON.
+        // SAFETY: the table has 16 bytes; `Proof` shows that the processor has NEON.
         let table = unsafe { vld1q_s8(table.as_ptr()) };
         let mut codes = [[[table; 2]; 4]; 4];
         for quad in 0..4 {
@@ -283,7 +283,7 @@ impl<H: Heads, S: Unpack, F: WithDotProd> TileDot for WithSdot<Tile<H, S>, F> {
     #[inline(always)]
     fn dot(isa: Proof<Self::L>, (codes, halves): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> Self::L {
         let x = inputs(isa, x);
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         unsafe {
             let mut sums = [vdupq_n_s32(0); 4];
             add_half::<0, F>(isa, &mut sums, codes, x[0]);
@@ -329,7 +329,8 @@ pub(in crate::kernels) fn sdot<const QUAD: i32, F: WithDotProd>(
     codes: int8x16_t,
     x: int8x16_t,
 ) -> int32x4_t {
-    // SAFETY: reads and writes nothing but its operands; the proof is one of the dot-product instructions.
+    // SAFETY: the instruction reads and writes only its operands; `Proof` shows that the processor has the dot-product
+    // instructions.
     unsafe {
         asm!(
             "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.4b[{quad}]",
@@ -367,7 +368,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
-        // SAFETY: the table has 16 bytes; the proof is one of NEON.
+        // SAFETY: the table has 16 bytes; `Proof` shows that the processor has NEON.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut codes = [[table; 8]; 4];
@@ -398,7 +399,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
         x: &[&[i8; 32]; N],
         _offsets: &[Offset; N],
     ) -> [Self::L; N] {
-        // SAFETY: 32 quants of every token; the proof is one of NEON.
+        // SAFETY: every token has 32 quants; `Proof` shows that the processor has NEON.
         unsafe {
             let zero = [[vdupq_n_s32(0); 8]; 2];
             // `[two tokens][eight]`.
@@ -411,7 +412,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
                     pairs[p][2 * half + 1] = vreinterpretq_s8_s64(vzip2q_s64(a, b));
                 }
             }
-            // Not a loop: its turns would find their inputs in memory.
+            // Not a loop, which would keep its inputs in memory instead of registers.
             add_eight::<N, 0>(isa, &mut sums, codes, &pairs);
             add_eight::<N, 1>(isa, &mut sums, codes, &pairs);
             if H::HALVED {
@@ -435,9 +436,9 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
 #[inline(always)]
 fn products<const N: usize>(isa: Proof<NeonLanes<I8mm>>, sums: &Products) -> [NeonLanes<I8mm>; N] {
     let mut dots = [NeonLanes::splat(isa, 0.0); N];
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
-        // A sum has two outputs of the first token, then those of the second.
+        // A sum has two outputs of the first token, then the same two of the second.
         for p in 0..N / 2 {
             let (mut a, mut b) = ([vdupq_n_f32(0.0); 4], [vdupq_n_f32(0.0); 4]);
             for j in 0..4 {
@@ -470,7 +471,8 @@ fn add_eight<const N: usize, const EIGHT: usize>(
 /// `sum + a * b`, two rows of eight by two columns of eight. (The intrinsic is not stable yet.)
 #[inline(always)]
 fn smmla(_: Proof<NeonLanes<I8mm>>, mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    // SAFETY: reads and writes nothing but its operands; the proof is one of the matrix instructions.
+    // SAFETY: the instruction reads and writes only its operands; `Proof` shows that the processor has the matrix
+    // instructions.
     unsafe {
         asm!(
             "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b",

@@ -1,4 +1,4 @@
-//! Integer dot products of a tile in portable code: the definition the others are held to.
+//! Integer dot products of a tile in portable code: the definition with which tests compare the others.
 
 use super::{
     Bytes, Entries, Fives, Nibbles, Quads, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh,
@@ -10,10 +10,10 @@ use crate::simd::scalar::ScalarLanes;
 use crate::simd::{Lanes, Proof};
 use core::marker::PhantomData;
 
-/// Codes as `[quad][output][4]`, as they lie in a tile of bytes.
+/// Codes as `[quad][output][4]`, in the order of a tile of bytes.
 type Codes = [i8; TILE_ROWS * BLOCK];
 
-/// What codes stand for.
+/// Codes as the integers that they stand for.
 pub(in crate::kernels) trait Unpack: Stored {
     fn unpack(&self, table: &[i8; 16]) -> Codes;
 }
@@ -35,7 +35,7 @@ fn with_upper<const BITS: usize, const N: usize>(low: &Quads<4>, upper: &Quads<N
     let mut codes = nibbles(low, |n| n as i8);
     let upper = upper.as_flattened().as_flattened();
     for (quad, codes) in codes.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        // A byte has the bits of 8 / BITS quads.
+        // A byte has the upper bits of 8 / BITS quads.
         let (part, shift) = (quad / (8 / BITS), quad % (8 / BITS) * BITS);
         for (i, code) in codes.iter_mut().enumerate() {
             let bits = upper[part * 64 + i] >> shift & ((1 << BITS) - 1);
@@ -48,7 +48,7 @@ fn with_upper<const BITS: usize, const N: usize>(low: &Quads<4>, upper: &Quads<N
 impl Unpack for Bytes {
     #[inline(always)]
     fn unpack(&self, _table: &[i8; 16]) -> Codes {
-        // SAFETY: both are 512 bytes, at any address.
+        // SAFETY: both types are 512 bytes and can be at any address.
         unsafe { *core::ptr::from_ref(&self.quads).cast::<Codes>() }
     }
 }
@@ -106,7 +106,7 @@ fn dot(codes: &Codes, x: &[i8; BLOCK], quads: core::ops::Range<usize>) -> Scalar
             }
         }
     }
-    // SAFETY: scalar lanes need no instructions that are not everywhere.
+    // SAFETY: scalar lanes need no special instructions.
     ScalarLanes::load(unsafe { Proof::assume() }, &sums.map(|s| s as f32))
 }
 

@@ -17,7 +17,7 @@ pub(in crate::kernels) trait Unpack: Stored {
 /// Sixteen bytes.
 #[inline(always)]
 fn load(bytes: &[u8; 16]) -> v128 {
-    // SAFETY: 16 bytes, read at any alignment.
+    // SAFETY: the array has 16 bytes, and the load allows any alignment.
     unsafe { v128_load(bytes.as_ptr().cast()) }
 }
 
@@ -88,7 +88,7 @@ impl Unpack for SignedSixes {
     }
 }
 
-/// The dot products of a kind of tiles, which are unpacked for every token.
+/// The dot products of a kind of tiles; codes are unpacked for every token.
 pub(in crate::kernels) struct Dot<T>(core::marker::PhantomData<T>);
 
 /// Two lanes for each output, of each half of the inputs.
@@ -106,7 +106,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type L = Simd128Lanes;
     type H = H;
     type S = S;
-    /// A tile still packed: its sums take the registers.
+    /// The tile stays packed, because the sums take the registers.
     type Codes<'a> = (&'a Tile<H, S>, v128);
     const TOKENS: usize = 1;
 
@@ -120,12 +120,12 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     fn dot(isa: Proof<Simd128Lanes>, (tile, table): &Self::Codes<'_>, x: &[i8; 32], _: Offset) -> Simd128Lanes {
         let mut sums: Sums = [[[i32x4_splat(0); 2]; 4]; 2];
         for quad in 0..4 {
-            // SAFETY: `q` is below 8, and there are 32 quants.
+            // SAFETY: `q` is below 8, and `x` has 32 quants.
             let x = [quad, quad + 4].map(|q| unsafe { v128_load32_splat(x.as_ptr().cast::<u32>().add(q)) });
             let x = x.map(|x| i16x8_extend_low_i8x16(x));
             for j in 0..4 {
                 for (half, w) in tile.codes.quads(*table, quad, j).into_iter().enumerate() {
-                    // Both halves go to the same sums where they need not be told apart.
+                    // Both halves share their sums unless each has an integer of its own.
                     let sums = &mut sums[if H::HALVED { half } else { 0 }][j];
                     sums[0] = i32x4_add(sums[0], i32x4_dot_i16x8(i16x8_extend_low_i8x16(w), x[half]));
                     sums[1] = i32x4_add(sums[1], i32x4_dot_i16x8(i16x8_extend_high_i8x16(w), x[half]));
