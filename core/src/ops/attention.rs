@@ -1,4 +1,4 @@
-//! Attention of a batch of tokens: norms and rotation of the heads, writing the cache, looking it up.
+//! Attention of a batch of tokens: norms and rotation of the heads, writing to the KV cache, and looking up in it.
 
 use super::buffer::SharedRows;
 use crate::arena::Arena;
@@ -15,10 +15,11 @@ use core::ops::Range;
 /// Tokens per task in a prefill.
 const TOKENS: usize = 16;
 
-/// Positions that a layer with a window keeps besides it and the batch: whole tiles of keys are written and read.
+/// Positions that a layer with a window keeps in addition to the window and the batch, because keys are written and
+/// read in whole tiles.
 const SLACK: usize = 2 * TILE_ROWS;
 
-/// Where a layer's part of the cache is.
+/// The place of a layer's part of the cache.
 #[derive(Clone, Copy)]
 pub struct Place {
     /// First byte.
@@ -27,18 +28,19 @@ pub struct Place {
     head_bytes: usize,
     kv_heads: usize,
     head_width: usize,
-    /// Positions there is room for.
+    /// Positions that fit.
     positions: usize,
-    /// Whether they are fewer than the session's: the last ones are kept in a ring, position p at p modulo this.
+    /// Whether these are fewer than the session's. Then the last positions are kept in a ring: position p is at p
+    /// modulo `positions`.
     ring: bool,
-    /// Positions that a token looks back, itself counted, where not all.
+    /// Positions that a token sees, its own included; `None` for all.
     window: Option<usize>,
 }
 
 impl Place {
     fn new(a: &Attention, offset: usize, format: KvFormat, context: usize, batch: usize) -> Self {
         let all = context.next_multiple_of(TILE_ROWS);
-        // A batch is written before it is looked up.
+        // A whole batch is written before its tokens look up, so the ring has room for it beside the window.
         let ring = a.window.saturating_add(batch.max(TILE_ROWS)).saturating_add(SLACK).next_multiple_of(SPAN);
         let window = (a.window > 0).then_some(a.window);
         let (positions, ring) = if window.is_some() && ring < all { (ring, true) } else { (all, false) };
@@ -50,12 +52,12 @@ impl Place {
         self.head_bytes.saturating_mul(self.kv_heads)
     }
 
-    /// The first of `positions` that a token at the end of them may see, a multiple of 16.
+    /// The first position that a token after `positions` positions may see, rounded down to a multiple of 16.
     fn first(&self, positions: usize) -> usize {
         self.window.map_or(0, |window| positions.saturating_sub(window) / TILE_ROWS * TILE_ROWS)
     }
 
-    /// The first position that is still there once `written` are written.
+    /// The first position that is not overwritten yet after `written` positions were written.
     fn kept(&self, written: usize) -> usize {
         if self.ring { written.next_multiple_of(TILE_ROWS).saturating_sub(self.positions) } else { 0 }
     }
@@ -66,9 +68,9 @@ pub struct KvCache<'m> {
     format: KvFormat,
     memory: &'m mut [MaybeUninit<u8>],
     layers: &'m [Place],
-    /// Positions written, those included that a rewind has taken back.
+    /// Positions that were written, including those that a rewind has taken back.
     written: usize,
-    /// Layers with a window have no positions before this one.
+    /// Layers with a window do not hold positions before this one.
     floor: usize,
 }
 
@@ -94,7 +96,7 @@ impl<'m> KvCache<'m> {
         Ok(KvCache { format, memory, layers, written: 0, floor: 0 })
     }
 
-    /// Bytes of the numbers of such a cache.
+    /// Bytes of such a cache.
     pub fn bytes(arch: &Architecture, format: KvFormat, context: usize, batch: usize) -> usize {
         let place = |layer: usize| Place::new(&attention_of(arch, layer), 0, format, context, batch);
         (0..arch.globals().layers).fold(0, |sum: usize, layer| sum.saturating_add(place(layer).bytes()))
@@ -112,12 +114,12 @@ impl<'m> KvCache<'m> {
         self.format
     }
 
-    /// Notes that the first `positions` positions are written.
+    /// Records that the first `positions` positions are written.
     pub fn has_written(&mut self, positions: usize) {
         self.written = self.written.max(positions);
     }
 
-    /// Whether the token at `position` finds all that it may see, of positions before it.
+    /// Whether the cache holds all earlier positions that a token at `position` may see.
     pub fn reaches(&self, position: usize) -> bool {
         let lost = |place: &Place| self.floor.max(place.kept(self.written));
         position == 0 || self.layers.iter().all(|p| p.window.is_none() || p.first(position) >= lost(p))
@@ -128,8 +130,8 @@ impl<'m> KvCache<'m> {
         (self.written, self.floor) = (0, 0);
     }
 
-    /// What the first positions take, as far as a later token may see them: layer by layer, head by head, of every 16
-    /// positions the keys (a whole tile) and then the values.
+    /// The bytes of the first positions, as far as a later token may see them: layer by layer, head by head, for every
+    /// 16 positions the keys (a whole tile) and then the values.
     fn parts(&self, positions: usize) -> impl Iterator<Item = Range<usize>> + use<'m> {
         let (layers, size) = (self.layers, self.format.bytes());
         layers.iter().flat_map(move |p| {
@@ -158,14 +160,14 @@ impl<'m> KvCache<'m> {
         let mut at = 0;
         for part in self.parts(positions) {
             let (from, to) = (&self.memory[part.clone()], &mut out[at..at + part.len()]);
-            // SAFETY: every key tile was filled when its first position was written, every value with its
-            // position, and both were before the position was counted.
+            // SAFETY: every key tile was filled with zeros when its first position was written, and every value was
+            // written with its position, both before the position was counted. The caller saves only counted positions.
             to.copy_from_slice(unsafe { from.assume_init_ref() });
             at += part.len();
         }
     }
 
-    /// Takes over what [`KvCache::save`] wrote; the positions must be no more than the cache has.
+    /// Restores the positions that [`KvCache::save`] wrote; the cache must have room for them.
     ///
     /// # Panics
     /// When `bytes` is shorter than [`KvCache::used_bytes`].
@@ -178,7 +180,7 @@ impl<'m> KvCache<'m> {
         self.took_over(positions);
     }
 
-    /// Takes over the first positions of another cache of the same model and format.
+    /// Copies the first positions of another cache of the same model and format.
     pub fn copy(&mut self, positions: usize, from: &KvCache) {
         for (to, part) in self.parts(positions).zip(from.parts(positions)) {
             self.memory[to].copy_from_slice(&from.memory[part]);
@@ -192,7 +194,7 @@ impl<'m> KvCache<'m> {
     }
 }
 
-/// The attention of a layer; one of no heads where it has none.
+/// The attention of a layer; one without heads where the layer has none.
 fn attention_of(arch: &Architecture, layer: usize) -> Attention {
     arch.layer(layer).attention().copied().unwrap_or(Attention::NONE)
 }
@@ -207,7 +209,7 @@ pub struct LayerCache<'a> {
 impl LayerCache<'_> {
     fn view(&self, head: usize) -> KvView {
         let place = &self.place;
-        // SAFETY: head < kv_heads, so both stay inside the memory.
+        // SAFETY: callers pass a head below `kv_heads`, so both addresses are inside the layer's memory.
         unsafe {
             let keys = self.memory.as_ptr().add(head * place.head_bytes).cast::<u8>();
             let values = keys.add(place.head_bytes / 2);
@@ -215,7 +217,7 @@ impl LayerCache<'_> {
         }
     }
 
-    /// Whether a batch that ends at this position fits in.
+    /// Whether a batch that ends before position `end` fits.
     fn holds(&self, end: usize) -> bool {
         self.place.ring || end <= self.place.positions
     }
@@ -223,16 +225,16 @@ impl LayerCache<'_> {
     /// Writes one position's key and value (`head_width` floats each).
     ///
     /// # Safety
-    /// No other task may touch this head now.
+    /// No other task may access this head during the call.
     unsafe fn write(&self, head: usize, position: usize, key: &[f32], value: &[f32]) {
         let (size, width, position) = (self.format.bytes(), self.place.head_width, position % self.place.positions);
         let half = self.place.head_bytes / 2;
         let tile = position / TILE_ROWS * width * TILE_ROWS;
-        // SAFETY: no other task touches this head's memory, and MaybeUninit<u8> may hold anything.
+        // SAFETY: the caller lets no other task access this head's memory.
         let memory = unsafe { self.memory.range(head * 2 * half..(head + 1) * 2 * half) };
         let (keys, values) = memory.split_at_mut(half);
         if position.is_multiple_of(TILE_ROWS) {
-            // The kernel reads whole tiles: what is not written yet must at least be numbers.
+            // The kernel reads whole tiles, so positions that are not written yet must hold valid numbers.
             keys[tile * size..(tile + width * TILE_ROWS) * size].fill(MaybeUninit::new(0));
         }
         let put = |memory: &mut [MaybeUninit<u8>], at: usize, x: f32| match self.format {
@@ -265,7 +267,8 @@ pub fn norm_heads(
             room[h * dim..(h + 1) * dim].copy_from_slice(&row[h * slot..h * slot + dim]);
         }
         kernels.rms_norm(&room[..heads * dim], weight, eps, &mut row[..heads * dim]);
-        // Back to their slots, the last one first: a slot is at least as wide as a head.
+        // Heads move back to their slots, the last one first: a slot is at least as wide as a head, so none overwrites
+        // another.
         for h in (0..heads).rev().filter(|_| slot != dim) {
             row.copy_within(h * dim..(h + 1) * dim, h * slot);
         }
@@ -273,7 +276,8 @@ pub fn norm_heads(
     }
 }
 
-/// What one attention step works on; `q`, `k`, `v` are [tokens, heads * head_slot].
+/// The operands of one attention step; `q` is [tokens, heads * head_slot], `k` and `v` are [tokens, kv_heads *
+/// head_slot].
 pub struct Step<'a> {
     /// The block.
     pub attention: &'a Attention,
@@ -291,21 +295,22 @@ pub struct Step<'a> {
     pub head_norms: Option<(&'a [f32], &'a [f32])>,
     /// [tokens, head_dim / 2] cosines and sines, under RoPE.
     pub rope: Option<(&'a [f32], &'a [f32])>,
-    /// Every query head's score without a value.
+    /// The sink of every query head: a score that has no value.
     pub sinks: Option<&'a [f32]>,
-    /// Query heads that are looked up for the one token, in order; the others' outputs are zero.
+    /// The query heads that are computed, in order, if some are skipped (for one token only); the others' outputs are
+    /// zero.
     pub active: Option<&'a [u32]>,
     /// The layer's cache.
     pub cache: LayerCache<'a>,
-    /// Where head outputs go, [tokens, heads * head_slot].
+    /// The outputs of the heads, [tokens, heads * head_slot].
     pub out: SharedRows<'a>,
     /// Whether the output projection takes quantized inputs.
     pub int8: bool,
 }
 
 impl Step<'_> {
-    /// Runs the step: a task per KV head; in a prefill first all keys and values, then a task per KV head
-    /// and run of tokens.
+    /// Runs the step. For one token: a task per KV head. In a prefill: a task per KV head that writes all keys and
+    /// values, then a task per KV head and run of tokens that looks up.
     ///
     /// # Panics
     /// When the batch does not fit in the cache or the buffers.
@@ -314,35 +319,36 @@ impl Step<'_> {
         let heads = self.attention.kv_heads;
         if self.tokens == 1 {
             exec.run(heads, &|h| {
-                // SAFETY: a task touches only its own KV head, its query heads and their outputs.
+                // SAFETY: each task has a KV head of its own, and accesses only that head, its query heads and their
+                // outputs; the task writes before it looks up.
                 unsafe {
                     self.write_head(kernels, h);
                     self.look_up(kernels, h, 0, 1);
                 }
             });
         } else {
-            // SAFETY: a task touches only its own KV head and its query heads.
+            // SAFETY: each task has a KV head of its own, and accesses only that head and its query heads.
             exec.run(heads, &|h| unsafe { self.write_head(kernels, h) });
             let runs = self.tokens.div_ceil(TOKENS);
             exec.run(heads * runs, &|i| {
                 let first = i / heads * TOKENS;
-                // SAFETY: all writes have returned; heads and runs of tokens are disjoint outputs.
+                // SAFETY: all writes have returned, and different heads or runs of tokens have different outputs.
                 unsafe { self.look_up(kernels, i % heads, first, TOKENS.min(self.tokens - first)) };
             });
         }
     }
 
-    /// Norms and rotates this KV head's key and its query heads, scales the queries, writes the cache.
+    /// Norms and rotates this KV head's key and its query heads, scales the queries, and writes to the cache.
     ///
     /// # Safety
-    /// No other task may be given the same head.
+    /// No other task may run for the same head.
     unsafe fn write_head(&self, kernels: &Kernels, head: usize) {
         let c = self.attention;
         let (slot, width, group) = (c.head_slot(), c.head_width(), c.heads / c.kv_heads);
         let scale = c.scale;
         for t in 0..self.tokens {
             let at = (t * c.kv_heads + head) * slot;
-            // SAFETY: no other task touches this head's slots of row t.
+            // SAFETY: the caller runs no other task for this head, so nothing else accesses its slots of row t.
             unsafe {
                 let key = self.k.range(at..at + width);
                 self.turn(kernels, t, key, self.head_norms.map(|n| n.1));
@@ -371,7 +377,7 @@ impl Step<'_> {
         }
     }
 
-    /// Whether this query head is to be looked up.
+    /// Whether this query head is computed.
     fn is_active(&self, q: usize) -> bool {
         self.active.is_none_or(|list| list.binary_search(&(q as u32)).is_ok())
     }
@@ -379,19 +385,19 @@ impl Step<'_> {
     /// Attention of some tokens' query heads over one KV head.
     ///
     /// # Safety
-    /// Keys and values up to the last token must have been written; no other task may be given the same
-    /// head and tokens.
+    /// Keys and values up to the last token must have been written; no other task may run for the same head and tokens.
     unsafe fn look_up(&self, kernels: &Kernels, head: usize, first: usize, tokens: usize) {
         let group = self.attention.heads / self.attention.kv_heads;
         let heads = head * group..(head + 1) * group;
         let Some(active) = self.active else {
-            // SAFETY: keys and values are written, and no other task has this head and these tokens.
+            // SAFETY: the caller has written keys and values, and runs no other task for this head and these tokens.
             return unsafe { self.look_up_heads(kernels, head, heads, None, first, tokens) };
         };
         let below = |n: usize| active.partition_point(|q| (*q as usize) < n);
         let picked = &active[below(heads.start)..below(heads.end)];
         let slot = self.attention.head_slot();
-        // SAFETY: no other task touches this head's slots of the one row; the picked numbers are of its heads.
+        // SAFETY: the caller runs no other task for this head, so nothing else accesses its slots of the one row; the
+        // picked numbers are query heads of this KV head.
         unsafe {
             if !picked.is_empty() {
                 self.look_up_heads(kernels, head, 0..picked.len(), Some(picked), first, tokens);
@@ -409,8 +415,8 @@ impl Step<'_> {
         }
     }
 
-    /// Attention of query heads that follow each other and their outputs' quantization; or, without that, of those
-    /// picked.
+    /// Attention of consecutive query heads, whose outputs are quantized too; or of the `picked` ones, without
+    /// quantization.
     ///
     /// # Safety
     /// As [`Step::look_up`]; `picked`, if given, has a number for each of the heads.
@@ -427,7 +433,8 @@ impl Step<'_> {
         let (slot, group) = (c.head_slot(), heads.len());
         let row = c.heads * slot;
         let start = first * row + heads.start * slot;
-        // SAFETY: the offsets stay inside q and out, both [tokens, heads * slot].
+        // SAFETY: `first + tokens` rows and all heads are inside q and out, both [tokens, heads * slot]; the caller
+        // promises that the cache is written and that no other task accesses these outputs.
         unsafe {
             let attend = Attend {
                 q: self.q.as_ptr().add(start),
@@ -440,7 +447,7 @@ impl Step<'_> {
                 first: self.first + first,
                 window: if c.window == 0 { usize::MAX } else { c.window },
                 cap: c.cap,
-                // Heads that follow each other are counted from the first one.
+                // Consecutive heads are numbered from the first of them.
                 sinks: self.sinks.and_then(|sinks| sinks.get(heads.start..)),
                 kv: self.cache.view(head),
             };

@@ -19,7 +19,7 @@ pub struct Rows<'m> {
     offsets: &'m mut [Offset],
 }
 
-/// [`Rows`] taken apart for tasks that fill disjoint blocks of it.
+/// [`Rows`] as shared by tasks that fill disjoint blocks of it.
 pub struct SharedRows<'a> {
     /// Length of a row.
     pub width: usize,
@@ -35,7 +35,7 @@ fn zeros<'m, T: Plain>(arena: &mut Arena<'m>, len: usize) -> Result<&'m mut [T],
 }
 
 impl<'m> Rows<'m> {
-    /// Room for `tokens` rows of `width`, zeroed.
+    /// Memory for `tokens` rows of `width`, filled with zeros.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
@@ -62,7 +62,7 @@ impl<'m> Rows<'m> {
         }
     }
 
-    /// Takes over rows of another buffer of this width, quantized too.
+    /// Copies rows of another buffer of this width, floats and quants.
     pub fn gather(&mut self, from: &Rows, rows: &[u32]) {
         let (width, blocks) = (self.width, self.width / BLOCK);
         for (to, row) in rows.iter().enumerate() {
@@ -75,7 +75,7 @@ impl<'m> Rows<'m> {
         }
     }
 
-    /// For reading.
+    /// The rows as the input of a product.
     pub fn input(&self) -> Input<'_> {
         Input {
             width: self.width,
@@ -86,12 +86,12 @@ impl<'m> Rows<'m> {
         }
     }
 
-    /// The first row, quantized.
+    /// The quants of the first row.
     pub fn quants(&self) -> &[i8] {
         &self.quants[..self.width]
     }
 
-    /// Zeros in row `t`, quantized too.
+    /// Fills row `t` with zeros, floats and quants.
     pub fn clear(&mut self, t: usize) {
         let (row, blocks) = (t * self.width..(t + 1) * self.width, self.width / BLOCK);
         self.values[row.clone()].fill(0.0);
@@ -100,7 +100,7 @@ impl<'m> Rows<'m> {
         self.offsets[t * blocks..(t + 1) * blocks].fill([0; 2]);
     }
 
-    /// Zeros in a range of row 0; quantized too where it is whole blocks.
+    /// Fills a range of row 0 with zeros; also its quants, if the range consists of whole blocks.
     pub fn clear_range(&mut self, range: Range<usize>) {
         self.values[range.clone()].fill(0.0);
         if range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK) {
@@ -110,7 +110,7 @@ impl<'m> Rows<'m> {
         }
     }
 
-    /// For tasks.
+    /// The rows as shared by tasks.
     pub fn share(&mut self) -> SharedRows<'_> {
         SharedRows {
             width: self.width,
@@ -123,18 +123,18 @@ impl<'m> Rows<'m> {
 }
 
 impl SharedRows<'_> {
-    /// Quantizes `source` to the blocks that begin at element `at` (a multiple of 32).
+    /// Quantizes `source` into the blocks from element `at` on (a multiple of 32).
     ///
     /// # Panics
     /// When the range is outside or not whole blocks.
     ///
     /// # Safety
-    /// No other task may touch these blocks now.
+    /// No other task may access these blocks during the call.
     pub unsafe fn quantize(&self, kernels: &Kernels, at: usize, source: &[f32]) {
         assert!(at.is_multiple_of(BLOCK), "blocks start at multiples of 32");
         let end = at + source.len();
         let blocks = at / BLOCK..end / BLOCK;
-        // SAFETY: no other task touches these blocks; the views check that the ranges are inside.
+        // SAFETY: the caller lets no other task access these blocks; the views check that the ranges are inside.
         unsafe {
             let (q, s, o) = (self.quants.range(at..end), self.scales.range(blocks.clone()), self.offsets.range(blocks));
             kernels.quantize(source, q, s, o);
@@ -147,10 +147,10 @@ impl SharedRows<'_> {
     /// When the range is outside.
     ///
     /// # Safety
-    /// No other task may touch these values now.
+    /// No other task may access these values while the result lives.
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub unsafe fn values(&self, range: Range<usize>) -> &mut [f32] {
-        // SAFETY: no other task touches these values; the view checks that the range is inside.
+        // SAFETY: the caller lets no other task access these values; the view checks that the range is inside.
         unsafe { self.values.range(range) }
     }
 }

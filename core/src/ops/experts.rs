@@ -1,11 +1,11 @@
-//! Mixtures of experts: which experts a token uses, and the sum of what they return.
+//! Mixtures of experts: which experts a token uses, and the sum of their outputs.
 //!
 //! ```text
 //!   for every token:   its router's outputs become scores; the best `used` experts get a share each
 //!   for every expert:  for the tokens that use it, together: sum += share * network(x)
 //! ```
-//! Experts are summed in the order of their numbers, whichever tokens are computed together, so that a token's sum does
-//! not depend on the batch.
+//! Experts are summed in the order of their numbers, so that a token's sum does not depend on the other tokens of the
+//! batch.
 
 use super::buffer::Rows;
 use super::feed_forward::{Neurons, Projection, neurons};
@@ -25,9 +25,9 @@ pub struct Routes<'m> {
     scores: &'m mut [f32],
     /// [batch, used]: the experts' numbers.
     experts: &'m mut [u32],
-    /// [batch, used]: how much of each counts.
+    /// [batch, used]: their shares, the factors of their outputs.
     shares: &'m mut [f32],
-    /// [batch]: the tokens that use the expert at hand, and its shares of them.
+    /// [batch]: the tokens that use the current expert; `weights` has its share for each of them.
     members: &'m mut [u32],
     weights: &'m mut [f32],
     /// Length of a token's row of scores.
@@ -59,7 +59,8 @@ impl<'m> Routes<'m> {
         self.scores
     }
 
-    /// Chooses the experts of some tokens by the router's outputs; `bias`, per expert, counts in the choice alone.
+    /// Chooses the experts of some tokens by the router's outputs; `bias`, one number per expert, affects only the
+    /// choice, not the shares.
     pub fn choose(&mut self, router: &Router, bias: Option<&[f32]>, tokens: usize) {
         let rows = self.scores.chunks_exact_mut(self.stride.max(1)).take(tokens);
         let chosen =
@@ -86,7 +87,7 @@ impl<'m> Routes<'m> {
         }
     }
 
-    /// Lists the tokens that use an expert, and returns how many they are.
+    /// Lists the tokens that use an expert, and returns their number.
     pub fn gather(&mut self, expert: usize, used: usize, tokens: usize) -> usize {
         let mut n = 0;
         for t in 0..tokens {
@@ -118,7 +119,7 @@ impl<'m> Routes<'m> {
         for_ranges(exec, n, &|range| {
             for i in range {
                 let (t, share) = (self.members[i] as usize, self.weights[i]);
-                // SAFETY: a token is listed once, so its row is in one range only.
+                // SAFETY: a token is listed once, so no other range of `for_ranges` has its row.
                 let row = unsafe { sum.range(t * width..(t + 1) * width) };
                 row.iter_mut().zip(&y[i * width..(i + 1) * width]).for_each(|(sum, y)| *sum += share * y);
             }
@@ -126,7 +127,7 @@ impl<'m> Routes<'m> {
     }
 }
 
-/// The experts with the largest scores (plus bias), in the order of their numbers; the first of equals.
+/// The experts with the largest scores (plus bias), in the order of their numbers; of equal scores the first.
 fn best(scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]) {
     let rank = |e: usize| scores[e] + bias.map_or(0.0, |bias| bias[e]);
     for n in 0..experts.len() {
@@ -150,8 +151,8 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + libm::expf(-x))
 }
 
-/// A whole feed-forward network of some tokens: `out` is [tokens, stride], `h` room for its neurons. Returns the bytes of
-/// weights it reads.
+/// A whole feed-forward network for some tokens: `out` is [tokens, stride], `h` has room for its neurons. Returns the
+/// bytes of weights that it reads.
 #[allow(clippy::too_many_arguments, reason = "a step's operands")]
 pub fn network(
     exec: &dyn Executor,
@@ -212,7 +213,7 @@ mod tests {
         near(chosen(&sigmoid, None), [2, 3], [0.75, 0.8]);
         // The bias chooses the first expert, and does not count in its share.
         near(chosen(&sigmoid, Some(&[1.0, 0.0, 0.0, 0.0])), [0, 3], [0.5, 0.8]);
-        // Of equals the first ones.
+        // Of equal scores the first.
         near(chosen_of([0.0; 4], &sigmoid, None), [0, 1], [0.5, 0.5]);
     }
 }

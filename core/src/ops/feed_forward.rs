@@ -1,7 +1,8 @@
-//! The first half of the feed-forward part: gate, up and activation.
+//! The first half of a feed-forward network: gate, up and activation.
 //!
-//! All neurons are computed fused, by blocks of 32; chosen ones 16 at a time, wherever they lie. What is
-//! not computed is zero, and the down projection does not read what meets a zero.
+//! If all neurons are computed, gate, up and activation are fused for blocks of 32. If some are chosen, they are
+//! computed 16 at a time, wherever they are. Neurons that are not computed are zero, and the down projection does not
+//! read the weights that are multiplied by a zero.
 
 use super::buffer::{Rows, SharedRows};
 use super::for_ranges;
@@ -10,7 +11,7 @@ use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, TILE_ROWS};
 use crate::kernels::{Activate, Input, Kernels, Outputs};
 
-/// Tokens whose neurons are held on the stack at once.
+/// The most tokens whose neurons are on the stack at once.
 const TOKENS: usize = 16;
 
 /// A projection with its bias, padded to the matrix's output width.
@@ -25,24 +26,24 @@ pub struct Projection<'a> {
 /// Where the gate's values come from.
 #[derive(Clone, Copy)]
 pub enum Gate<'a> {
-    /// The FFN has none.
+    /// The network has no gate.
     None,
-    /// They are to be computed.
+    /// They are computed by this projection.
     Project(Projection<'a>),
-    /// They have been, `[ffn]`, before the activation.
+    /// They were computed before, `[ffn]`, without the activation.
     Given(&'a [f32]),
 }
 
-/// What a feed-forward layer computes before its down projection.
+/// The operands of the part of a feed-forward network before its down projection.
 #[derive(Clone, Copy)]
 pub struct Neurons<'a> {
-    /// Present in gated FFNs.
+    /// The gate, if the network has one.
     pub gate: Gate<'a>,
-    /// Always present.
+    /// The up projection.
     pub up: Projection<'a>,
-    /// Between them, or after `up`.
+    /// The activation: of the gate, or of `up` if there is no gate.
     pub activation: Activate,
-    /// Whether the down projection takes quantized inputs (else floats).
+    /// Whether the down projection takes quantized inputs, and not floats.
     pub int8: bool,
     /// Neurons in a group.
     pub group: usize,
@@ -59,8 +60,9 @@ impl Neurons<'_> {
     }
 }
 
-/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized where the next product wants it. A list
-/// `active` is for one token: only its groups are computed, the others are zero. Returns the bytes of weights it reads.
+/// `h = act(gate x) * (up x)`, or `act(up x)`: [tokens, ffn], quantized if the next product takes quants. With a list
+/// `active` (for one token only), only its groups are computed, and the others are zero. Returns the bytes of weights
+/// that it reads.
 pub fn neurons(
     exec: &dyn Executor,
     kernels: &Kernels,
@@ -81,7 +83,7 @@ pub fn neurons(
         for block in range.clone() {
             let walk = BlockWalk { ffn, active: None, at: block, last: range.end - 1 };
             for first in (0..tokens).step_by(TOKENS) {
-                // SAFETY: each block is in one range, and owns its part of every row of h.
+                // SAFETY: no other range has this block, and a block has its own part of every row of h.
                 unsafe { block_of_neurons(kernels, &walk, x, first, TOKENS.min(tokens - first), &h) };
             }
         }
@@ -89,8 +91,8 @@ pub fn neurons(
     ffn.bytes(width)
 }
 
-/// All neurons of an FFN stored by input; `gate` holds [tokens, ffn]. `inputs` are those read for one token,
-/// one list for the gate, one for up. Returns the bytes of weights it reads.
+/// All neurons of a feed-forward network stored by input; `gate` has room for [tokens, ffn]. For one token, `inputs`
+/// lists the inputs that are read, for the gate and for up. Returns the bytes of weights that it reads.
 #[allow(clippy::too_many_arguments, reason = "a step's operands")]
 pub fn neurons_by_input(
     exec: &dyn Executor,
@@ -114,14 +116,14 @@ pub fn neurons_by_input(
     let h = h.share();
     for_ranges(exec, tokens * width / BLOCK, &|range| {
         let part = range.start * BLOCK..range.end * BLOCK;
-        // SAFETY: each block is in one range.
+        // SAFETY: no other range has this block.
         let row = unsafe { h.values(part.clone()) };
         kernels.activate(&ffn.activation, gate.map(|g| &g[part]), row);
     });
     bytes
 }
 
-/// Zeros in all groups of the one token's neurons but the active ones.
+/// Fills all groups of the one token's neurons with zeros, except the active ones.
 pub fn keep_only(h: &mut Rows, active: &[u32], group: usize) {
     let mut from = 0;
     for g in active {
@@ -137,13 +139,13 @@ fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, acti
         return for_ranges(exec, active.len(), &|range| {
             for i in range.clone() {
                 let walk = BlockWalk { ffn, active: Some(active), at: i, last: range.end - 1 };
-                // SAFETY: each block is in one range.
+                // SAFETY: no other range has this block.
                 unsafe { block_of_neurons(kernels, &walk, x, 0, 1, h) };
             }
         });
     }
     let count = active.len() * ffn.group;
-    // Neuron i of those chosen, after the last one the last again.
+    // Number of chosen neuron i; after the last one it is the last again.
     let neuron = |i: usize| {
         let i = i.min(count - 1);
         active[i / ffn.group] * ffn.group as u32 + (i % ffn.group) as u32
@@ -154,7 +156,7 @@ fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, acti
             let (these, later) = (at(run * TILE_ROWS), at((run + 1) * TILE_ROWS));
             let values = sixteen(kernels, ffn, x, &these, &later);
             for (i, y) in these.iter().zip(values).take(count - run * TILE_ROWS) {
-                // SAFETY: each neuron is in one run.
+                // SAFETY: a neuron is chosen once, so no other range has it.
                 unsafe { h.values(*i as usize..*i as usize + 1)[0] = y };
             }
         }
@@ -195,9 +197,9 @@ fn sixteen(
 /// The blocks of 32 neurons that a task goes through.
 struct BlockWalk<'a> {
     ffn: &'a Neurons<'a>,
-    /// Those chosen; else all.
+    /// The chosen blocks; `None` for all.
     active: Option<&'a [u32]>,
-    /// The one it is at, and the last one.
+    /// The current block, and the last one.
     at: usize,
     last: usize,
 }
@@ -211,7 +213,8 @@ impl BlockWalk<'_> {
         self.active.map_or(i, |list| list[i] as usize)
     }
 
-    /// Where the panel begins that is read `i` panels after the first of this block: those of up, then the gate's.
+    /// The address of the panel that is read `i` panels after the first one of this block; a block reads the panels of
+    /// up, then those of the gate.
     fn panel(&self, i: usize) -> *const u8 {
         let (up, gate) = match &self.ffn.gate {
             Gate::Project(gate) => (&self.ffn.up, Some(gate)),
@@ -227,7 +230,7 @@ impl BlockWalk<'_> {
 /// One block of 32 neurons for some tokens.
 ///
 /// # Safety
-/// No other task may be given the same block.
+/// No other task may run for the same block.
 unsafe fn block_of_neurons(
     kernels: &Kernels,
     walk: &BlockWalk,
@@ -250,7 +253,7 @@ unsafe fn block_of_neurons(
     kernels.activate(&ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
     for (t, row) in up[..n].chunks_exact(BLOCK).enumerate() {
         let at = (first + t) * h.width + block * BLOCK;
-        // SAFETY: no other task touches this block's part of row first + t.
+        // SAFETY: the caller runs no other task for this block, so nothing else accesses its part of row `first + t`.
         unsafe {
             h.values(at..at + BLOCK).copy_from_slice(row);
             if ffn.int8 {
@@ -260,7 +263,8 @@ unsafe fn block_of_neurons(
     }
 }
 
-/// `out[t][0..32] = p's outputs of the block`, which are the panels from `part` on of those that it reads.
+/// `out[t][0..32] = p's outputs of the block`; `part` is the number of their first panel among those that the block
+/// reads.
 #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
 fn project(
     kernels: &Kernels,
@@ -276,7 +280,7 @@ fn project(
     for half in 0..PANELS {
         let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
         let ahead = ahead + half;
-        // Later tokens find the weights in the caches.
+        // Only the first tokens prefetch: later ones find the weights in the processor's caches.
         let prefetch =
             if first == 0 { [walk.panel(ahead), walk.panel(ahead + 1)] } else { [p.matrix.unit_start(panel); 2] };
         kernels.gemm_ahead(&p.matrix, panel, prefetch, x, first..first + tokens, out, BLOCK);

@@ -1,7 +1,7 @@
 //! Matrix products of a batch of tokens.
 //!
-//! For one token nothing is read that is known not to matter: neither outputs of heads that are
-//! skipped ([`Product::groups`]), nor inputs that are zero or left out ([`Product::inputs`]).
+//! For one token, weights that do not affect the result are not read: neither those of skipped heads' outputs
+//! ([`Product::groups`]), nor those of inputs that are zero or left out ([`Product::inputs`]).
 
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, SUPER, Shape, TILE_ROWS};
@@ -9,7 +9,7 @@ use crate::kernels::{Input, Kernels};
 use crate::views::Disjoint;
 use core::ops::Range;
 
-/// Tokens that wait for memory rather than for the processor.
+/// Up to this many tokens, a product takes as long as reading its weights.
 const FEW: usize = 8;
 
 /// One product of a step: `out = m x (+ bias)`.
@@ -32,14 +32,14 @@ impl<'a> Product<'a> {
         Product { matrix, bias, out: Disjoint::new(out), stride, groups: None, inputs: None }
     }
 
-    /// Computes only the outputs of these groups (heads) of `width` outputs; the others keep what they were.
+    /// Computes only the outputs of these groups (heads) of `width` outputs each; the other outputs are left unchanged.
     pub fn groups(self, groups: Option<&'a [u32]>, width: usize) -> Self {
         let g = self.matrix.geometry();
         let per_group = if g.is_by_input() { width / BLOCK } else { g.units_per_group };
         Product { groups: groups.map(|list| (list, per_group)), ..self }
     }
 
-    /// Reads only these inputs of the one token, in order, where the matrix is stored by input.
+    /// Reads only these inputs, in order, for one token and a matrix that is stored by input.
     pub fn inputs(self, inputs: &'a [u32]) -> Self {
         Product { inputs: Some(inputs), ..self }
     }
@@ -49,7 +49,7 @@ impl<'a> Product<'a> {
         self.matrix.geometry().order.output_multiple()
     }
 
-    /// Items (panels, or blocks of outputs) to compute.
+    /// The number of items (panels, or blocks of outputs) to compute.
     fn items(&self) -> usize {
         match self.groups {
             Some((list, per_group)) => list.len() * per_group,
@@ -65,7 +65,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Whether this k-block of the one token has an input that is not zero.
+    /// Whether this k-block of the first token has an input that is not zero.
     fn block_matters(&self, x: &Input, kb: usize) -> bool {
         if self.matrix.geometry().takes_int8() {
             x.scales[kb] != 0.0
@@ -93,30 +93,31 @@ impl<'a> Product<'a> {
         g.bytes_read(self.items() * self.item_width(), inputs, k_blocks, supers)
     }
 
-    /// How it is computed.
+    /// The shape of kernel that computes it.
     fn shape(&self, tokens: usize) -> Shape {
         let [one, several] = self.matrix.geometry().shapes();
-        // Few tokens wait for memory as one does: columns are read in the order in which they lie.
+        // Few tokens, like one, take as long as reading the weights: so columns are read in the order in which they are
+        // stored.
         if tokens == 1 || one == Shape::Columns && tokens <= FEW { one } else { several }
     }
 
     /// Computes some items for all tokens.
     ///
     /// # Safety
-    /// No other task may be given the same items.
+    /// No other task may run for the same items.
     unsafe fn run(&self, kernels: &Kernels, x: &Input, tokens: usize, items: Range<usize>) {
         let m = &self.matrix;
         assert!(self.out.len() >= tokens * self.stride, "too few output rows");
         let mut at = items.start;
         while at < items.end {
-            // Neighbouring items are computed as one run.
+            // Consecutive items are computed in one call.
             let first = self.item(at);
             let mut n = 1;
             while at + n < items.end && self.item(at + n) == first + n {
                 n += 1;
             }
-            // SAFETY: item i owns its outputs of each row, inside `out` by the lengths checked here and in
-            // `new`; items are not given twice.
+            // SAFETY: an item has its own outputs in each row, which are inside `out` by the lengths checked here and
+            // in `new`; the caller runs no other task for these items.
             unsafe {
                 match self.shape(tokens) {
                     _ if m.geometry().is_by_input() => self.blocks(kernels, x, tokens, first..first + n),
@@ -129,31 +130,32 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Panels; those up to item `end` follow.
+    /// Computes panels; those up to item `end` are computed next.
     ///
     /// # Safety
     /// As [`Product::run`].
     unsafe fn panels(&self, kernels: &Kernels, x: &Input, tokens: usize, items: Range<usize>, end: usize) {
         let m = &self.matrix;
         let (ahead, last) = (m.prefetch_runs(), end - 1);
-        // Tiles of a panel of columns lie apart: many tokens read them, and no one asks for them ahead.
+        // The tiles of a panel of columns are not stored together; they are read for many tokens, so prefetching gains
+        // nothing.
         let lies_together = m.geometry().order.unit_outputs() >= TILE_ROWS;
         let hint = |i: usize| m.unit_start(if lies_together { self.item(i.min(last)) } else { 0 });
         let mut prefetch = [hint(items.start + ahead); 2];
         for i in items {
             prefetch = [prefetch[1], hint(i + ahead + 1)];
             let (p, from) = (self.item(i), m.output_offset(self.item(i)));
-            // SAFETY: panel p of every row is an item of this task alone, and `run` has checked that `out` holds all rows.
+            // SAFETY: the caller runs no other task for panel p, and `run` has checked that `out` has all rows.
             unsafe { kernels.gemm_shared(m, p, prefetch, x, 0..tokens, self.out.as_ptr().add(from), self.stride) };
         }
     }
 
-    /// Blocks of outputs of a matrix stored by input.
+    /// Computes blocks of outputs of a matrix stored by input.
     ///
     /// # Safety
     /// As [`Product::run`].
     unsafe fn blocks(&self, kernels: &Kernels, x: &Input, tokens: usize, blocks: Range<usize>) {
-        // SAFETY: these blocks of every row are items of this task alone, and `run` has checked that `out` holds all rows.
+        // SAFETY: the caller runs no other task for these blocks, and `run` has checked that `out` has all rows.
         unsafe {
             match self.inputs {
                 Some(inputs) if tokens == 1 => {
@@ -171,7 +173,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Panels of a matrix of columns, few tokens: k-blocks of zeros are not read for one.
+    /// Computes panels of a matrix of columns for few tokens; for one token, k-blocks of zeros are not read.
     ///
     /// # Safety
     /// As [`Product::run`].
@@ -179,19 +181,18 @@ impl<'a> Product<'a> {
         let outputs = panels.start * TILE_ROWS..panels.end * TILE_ROWS;
         for row in 0..tokens {
             let from = row * self.stride;
-            // SAFETY: these panels of every row are items of this task alone.
+            // SAFETY: the caller runs no other task for these panels.
             unsafe { self.out.range(from + outputs.start..from + outputs.end) }.fill(0.0);
         }
         let m = &self.matrix;
         let blocks = (0..m.geometry().k_blocks).filter(|kb| tokens > 1 || self.block_matters(x, *kb));
-        // A task's part of a run is read, and the same part of those that come.
+        // A task reads its part of a run, and prefetches the same part of later runs.
         let skip = panels.start * m.format().tile_bytes();
         let mut hints = blocks.clone().skip(m.prefetch_runs()).map(|kb| m.unit_start(kb).wrapping_add(skip));
         let mut prefetch = [hints.next().unwrap_or(m.unit_start(0)); 2];
         for kb in blocks {
             prefetch = [prefetch[1], hints.next().unwrap_or(prefetch[1])];
-            // SAFETY: these panels of every row are items of this task alone, and `run` has checked that `out` holds all
-            // rows.
+            // SAFETY: the caller runs no other task for these panels, and `run` has checked that `out` has all rows.
             unsafe {
                 let out = self.out.as_ptr().add(outputs.start);
                 kernels.columns_shared(m, kb, prefetch, panels.clone(), x, tokens, out, self.stride);
@@ -210,7 +211,7 @@ impl<'a> Product<'a> {
             let at = if width == BLOCK { item * BLOCK } else { self.matrix.output_offset(item) };
             let bias = &bias[at.min(bias.len())..bias.len().min(at + width)];
             for t in 0..tokens {
-                // SAFETY: the item's outputs in row t belong to this task alone.
+                // SAFETY: the caller runs no other task for this item, so nothing else accesses its outputs in row t.
                 let row = unsafe { self.out.range(t * self.stride + at..t * self.stride + at + bias.len()) };
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
@@ -218,18 +219,18 @@ impl<'a> Product<'a> {
     }
 }
 
-/// How many different numbers there are among some in order.
+/// How many different numbers are among these sorted ones.
 fn runs(numbers: impl Iterator<Item = usize>) -> usize {
     let mut last = None;
     numbers.filter(|n| last.replace(*n) != Some(*n)).count()
 }
 
-/// Runs several products of the same inputs as one step; returns the bytes of weights it reads.
+/// Runs several products of the same inputs as one step; returns the bytes of weights that it reads.
 pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &Input, tokens: usize) -> usize {
     let threads = exec.width().max(1);
     let total: usize = products.iter().map(Product::items).sum();
-    // Long runs for the memory's sake, enough tasks to even out a slow core. A task on a matrix stored by input
-    // reads a piece of every line: few tasks, or the pieces are short.
+    // Long runs are fast to read, and several tasks a thread even out a slow core. A task on a matrix stored by input
+    // reads a piece of every line, so these products have few tasks, to keep the pieces long.
     let lines = tokens == 1 && products.iter().any(|p| p.matrix.geometry().is_by_input());
     let per_thread = if lines { 1 } else { 4 };
     let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(per_thread * threads).max(2) };
@@ -238,7 +239,7 @@ pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &
         for p in products {
             if i < tasks(p) {
                 let range = i * chunk..((i + 1) * chunk).min(p.items());
-                // SAFETY: ranges of different tasks are disjoint.
+                // SAFETY: the ranges of different tasks are disjoint.
                 return unsafe { p.run(kernels, x, tokens, range) };
             }
             i -= tasks(p);

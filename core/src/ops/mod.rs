@@ -1,7 +1,7 @@
 //! The steps of a layer, cut into tasks for an [`crate::Executor`].
 //!
-//! Each step is one `run` of the executor: its tasks write disjoint ranges, which is why the same bits come
-//! out for every number of threads and every order.
+//! Each step is one `run` of the executor. Its tasks write disjoint ranges, so the bits are the same for every number
+//! of threads and every order of the tasks.
 
 pub mod attention;
 pub mod buffer;

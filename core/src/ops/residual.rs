@@ -1,4 +1,4 @@
-//! Around a block's operation: what it reads out of the residual stream, and what it adds to it.
+//! The steps around a block's operation: reading its input from the residual stream, and adding its output to it.
 
 use super::buffer::Rows;
 use super::for_ranges;
@@ -49,7 +49,7 @@ impl<'a> NormWeights<'a> {
 /// The norms of a block.
 #[derive(Clone, Copy)]
 pub struct BlockNorms<'a> {
-    /// Of what the operation reads.
+    /// The norm of the operation's input.
     pub input: Option<NormWeights<'a>>,
     output: Option<NormWeights<'a>>,
     stream: Option<NormWeights<'a>>,
@@ -58,13 +58,13 @@ pub struct BlockNorms<'a> {
 /// Weights and biases of a block's norms: input, output, stream.
 pub type NormRoles = [[Role; 2]; 3];
 
-/// Those of attention.
+/// The norms of attention.
 pub const ATTENTION_NORMS: NormRoles = [
     [Role::AttnNorm, Role::AttnNormBias],
     [Role::AttnOutNorm, Role::AttnOutNormBias],
     [Role::AttnStreamNorm, Role::AttnStreamNormBias],
 ];
-/// Those of the feed-forward network.
+/// The norms of the feed-forward network.
 pub const MLP_NORMS: NormRoles = [
     [Role::FfnNorm, Role::FfnNormBias],
     [Role::FfnOutNorm, Role::FfnOutNormBias],
@@ -82,7 +82,7 @@ impl<'a> BlockNorms<'a> {
     }
 }
 
-/// `to = norm(from)` or `to = from` for the first rows, quantized too where `int8`.
+/// `to = norm(from)` or `to = from` for the first rows, and their quants if `int8`.
 pub fn prepare(
     exec: &dyn Executor,
     kernels: &Kernels,
@@ -95,7 +95,7 @@ pub fn prepare(
     let to = to.share();
     for_ranges(exec, tokens, &|range| {
         for t in range {
-            // SAFETY: row t is in one range only.
+            // SAFETY: no other range of `for_ranges` has row t.
             unsafe {
                 let (x, row) = (&from[t * width..(t + 1) * width], to.values(t * width..(t + 1) * width));
                 match norm {
@@ -119,7 +119,7 @@ pub fn quantize(exec: &dyn Executor, kernels: &Kernels, rows: &mut Rows, tokens:
     let rows = rows.share();
     for_ranges(exec, tokens * width / BLOCK, &|range| {
         let part = range.start * BLOCK..range.end * BLOCK;
-        // SAFETY: each block is in one range only.
+        // SAFETY: no other range of `for_ranges` has this block.
         unsafe { rows.quantize(kernels, part.start, rows.values(part)) };
     });
 }
@@ -139,7 +139,7 @@ pub fn add(
     for_ranges(exec, tokens, &|range| {
         for t in range {
             let (at, y) = (t * width..t * width + d, &y[t * y_width..t * y_width + d]);
-            // SAFETY: row t of both is in one range only.
+            // SAFETY: no other range of `for_ranges` has row t of either.
             let (x, room) = unsafe { (x.values(at.clone()), room.values(at)) };
             let y = match &norms.output {
                 Some(norm) => {

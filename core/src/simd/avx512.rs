@@ -3,8 +3,8 @@
 use super::{LANES, Lanes, Proof};
 use core::arch::x86_64::*;
 
-/// Sixteen floats in a zmm register. Its proof is one of AVX-512 F, BW, VL and VNNI, and of all that [`super::avx2`]
-/// needs.
+/// Sixteen floats in a zmm register. Their [`Proof`] shows that the processor has AVX-512 F, BW, VL and VNNI, and
+/// everything that [`super::avx2`] needs.
 #[derive(Clone, Copy)]
 pub struct Avx512Lanes(__m512);
 
@@ -16,12 +16,13 @@ impl Avx512Lanes {
     }
 }
 
-/// The entries that the low and the high halves of 16 bytes name.
+/// The entries whose numbers are the low and the high halves of 16 bytes.
 #[inline(always)]
 fn permute(codes: &[u8; LANES], table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes) {
-    // SAFETY: 16 bytes, read at any alignment; the table is a proof of AVX-512 F.
+    // SAFETY: the array has 16 bytes, and the load allows any alignment; `table` exists only on processors with AVX-512
+    // F.
     unsafe {
-        // The permutation looks at the lowest four bits only: nothing is masked.
+        // The permutation uses only the lowest four bits, so that nothing needs a mask.
         let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
         let high = _mm512_srli_epi32::<4>(codes);
         (Avx512Lanes(_mm512_permutexvar_ps(codes, table.0)), Avx512Lanes(_mm512_permutexvar_ps(high, table.0)))
@@ -31,13 +32,13 @@ fn permute(codes: &[u8; LANES], table: Avx512Lanes) -> (Avx512Lanes, Avx512Lanes
 /// Dwords 0, 1, 2, 3 of 16 runs of bytes, each dword's in a register.
 ///
 /// # Safety
-/// 16 bytes from `at` on must be in every run.
+/// 16 bytes from `at` on must be readable in every run.
 #[inline(always)]
 unsafe fn transpose4(isa: Proof<Avx512Lanes>, runs: &[*const u8; LANES], at: usize) -> [__m512i; 4] {
-    // SAFETY: 16 bytes of every run are readable; the proof is one of AVX-512 F.
+    // SAFETY: the caller gives 16 readable bytes of every run; `Proof` shows that the processor has AVX-512 F.
     unsafe {
-        // Register r holds runs r, r + 4, r + 8, r + 12: transposed by fours inside their quarters, the runs come out
-        // in order.
+        // Register r holds runs r, r + 4, r + 8, r + 12: transposing fours within their quarters puts the runs in
+        // order.
         let load = |r: usize| _mm_loadu_si128(runs[r].add(at).cast());
         let rows = |r: usize| {
             let v = _mm512_castsi128_si512(load(r));
@@ -49,10 +50,10 @@ unsafe fn transpose4(isa: Proof<Avx512Lanes>, runs: &[*const u8; LANES], at: usi
     }
 }
 
-/// Transposes dwords by fours inside quarters of four registers.
+/// Transposes fours of dwords within the quarters of four registers.
 #[inline(always)]
 fn quarters(_: Proof<Avx512Lanes>, a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
-    // SAFETY: the proof is one of AVX-512 F.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F.
     unsafe {
         let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
         let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
@@ -68,10 +69,10 @@ fn quarters(_: Proof<Avx512Lanes>, a: __m512i, b: __m512i, c: __m512i, d: __m512
 /// Dwords 0 to 15 of 16 runs of bytes, each dword's in a register.
 ///
 /// # Safety
-/// 64 bytes from `at` on must be in every run.
+/// 64 bytes from `at` on must be readable in every run.
 #[inline(always)]
 unsafe fn transpose16(isa: Proof<Avx512Lanes>, runs: &[*const u8; LANES], at: usize) -> [__m512i; 16] {
-    // SAFETY: 64 bytes of every run are readable; the proof is one of AVX-512 F.
+    // SAFETY: the caller gives 64 readable bytes of every run; `Proof` shows that the processor has AVX-512 F.
     unsafe {
         let load = |r: usize| _mm512_loadu_si512(runs[r].add(at).cast());
         let four = |r: usize| quarters(isa, load(r), load(r + 1), load(r + 2), load(r + 3));
@@ -94,7 +95,7 @@ macro_rules! lanewise {
     ($name:ident, $op:ident) => {
         #[inline(always)]
         fn $name(self, o: Self) -> Self {
-            // SAFETY: the values are proofs of AVX-512 F.
+            // SAFETY: a value of this type exists only on processors with AVX-512 F.
             Avx512Lanes(unsafe { $op(self.0, o.0) })
         }
     };
@@ -106,25 +107,28 @@ unsafe impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     fn splat(_: Proof<Self>, x: f32) -> Self {
-        // SAFETY: the proof is one of AVX-512 F.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F.
         Avx512Lanes(unsafe { _mm512_set1_ps(x) })
     }
 
     #[inline(always)]
     fn load_bytes(_: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
-        // SAFETY: 64 bytes, read at any alignment; the proof is one of AVX-512 F.
+        // SAFETY: the array has 64 bytes, and the load allows any alignment; `Proof` shows that the processor has
+        // AVX-512 F.
         Avx512Lanes(unsafe { _mm512_loadu_ps(x.as_ptr().cast()) })
     }
 
     #[inline(always)]
     fn load_f16(_: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
-        // SAFETY: 32 bytes, read at any alignment; the proof is one of AVX-512 F.
+        // SAFETY: the array has 32 bytes, and the load allows any alignment; `Proof` shows that the processor has
+        // AVX-512 F.
         Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) })
     }
 
     #[inline(always)]
     fn load_i8(_: Proof<Self>, x: &[i8; LANES]) -> Self {
-        // SAFETY: 16 bytes, read at any alignment; the proof is one of AVX-512 F.
+        // SAFETY: the array has 16 bytes, and the load allows any alignment; `Proof` shows that the processor has
+        // AVX-512 F.
         Avx512Lanes(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) })
     }
 
@@ -135,13 +139,13 @@ unsafe impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     fn lookup_times(codes: &[u8; LANES], table: &[i8; LANES], factor: Self) -> (Self, Self) {
-        // The product is that of the code, made for all codes at once.
+        // Each product is computed once for all codes: the table is multiplied, not the entries that are looked up.
         permute(codes, Self::load_i8(factor.isa(), table).mul(factor))
     }
 
     #[inline(always)]
     fn splat_f16(_: Proof<Self>, bits: u16) -> Self {
-        // SAFETY: the proof is one of AVX-512 F and AVX2.
+        // SAFETY: `Proof` shows that the processor has AVX-512 F and AVX2.
         Avx512Lanes(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits as i16)) })
     }
 
@@ -157,8 +161,8 @@ unsafe impl Lanes for Avx512Lanes {
         let place = |quad: usize| out.wrapping_add(quad / per * stride + quad % per * 64);
         let mut first = 0;
         while quads - first >= 16 {
-            // SAFETY: the proof is one of AVX-512 F; 16 quads, 64 bytes, from quad `first` on are in every run, and
-            // their places are writable.
+            // SAFETY: `Proof` shows that the processor has AVX-512 F; the caller's runs have 16 quads, 64 bytes, from
+            // quad `first` on, and their places are writable.
             unsafe {
                 let v = transpose16(isa, runs, 4 * first);
                 for (i, v) in v.into_iter().enumerate() {
@@ -168,8 +172,8 @@ unsafe impl Lanes for Avx512Lanes {
             first += 16;
         }
         while first < quads {
-            // SAFETY: the proof is one of AVX-512 F; 4 quads, 16 bytes, from quad `first` on are in every run, and
-            // their places are writable.
+            // SAFETY: `Proof` shows that the processor has AVX-512 F; the caller's runs have 4 quads, 16 bytes, from
+            // quad `first` on, and their places are writable.
             unsafe {
                 let v = transpose4(isa, runs, 4 * first);
                 for (i, v) in v.into_iter().enumerate() {
@@ -182,10 +186,11 @@ unsafe impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     unsafe fn gather_halves(isa: Proof<Self>, runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
-        // SAFETY: 16 bytes of every run are readable.
+        // SAFETY: the caller gives 16 readable bytes of every run.
         let pairs = unsafe { transpose4(isa, runs, 0) };
         for (i, pair) in pairs.into_iter().enumerate().take(n.div_ceil(2)) {
-            // SAFETY: the proof is one of AVX-512 F; the places of numbers 2 * i and, below `n`, 2 * i + 1 are writable.
+            // SAFETY: `Proof` shows that the processor has AVX-512 F; the caller gives writable places of numbers 2 * i
+            // and, if it is below `n`, 2 * i + 1.
             unsafe {
                 let to = out.add(2 * i * stride);
                 _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(pair));
@@ -205,7 +210,7 @@ unsafe impl Lanes for Avx512Lanes {
         first: u32,
         list: &mut [u32; LANES],
     ) -> usize {
-        // SAFETY: 16 elements in every array; the proof is one of AVX-512 F, BW and VL.
+        // SAFETY: every array has 16 elements; `Proof` shows that the processor has AVX-512 F, BW and VL.
         unsafe {
             let x = _mm512_loadu_ps(x.as_ptr());
             let large = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(threshold));
@@ -225,13 +230,13 @@ unsafe impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     fn store(self, to: &mut [f32; LANES]) {
-        // SAFETY: 16 floats; the value is a proof of AVX-512 F.
+        // SAFETY: `to` has 16 floats; a value of this type exists only on processors with AVX-512 F.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
     }
 
     #[inline(always)]
     fn store_i8(self, to: &mut [i8; LANES]) {
-        // SAFETY: 16 bytes; the value is a proof of AVX-512 F.
+        // SAFETY: `to` has 16 bytes; a value of this type exists only on processors with AVX-512 F.
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0))) }
     }
 
@@ -244,13 +249,13 @@ unsafe impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     fn prefetch(_: Proof<Self>, p: *const u8) {
-        // SAFETY: a hint, whatever the address.
+        // SAFETY: a prefetch is a hint, which no address can make fail.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     #[inline(always)]
     fn pow2(self) -> Self {
-        // SAFETY: the value is a proof of AVX-512 F.
+        // SAFETY: a value of this type exists only on processors with AVX-512 F.
         unsafe {
             let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
             Avx512Lanes(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))

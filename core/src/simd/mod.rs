@@ -1,14 +1,13 @@
 //! Sixteen float lanes, the same on every machine.
 //!
-//! [`Lanes`] is the small vocabulary in which norms, soft-max, attention, activations and the float matrix
-//! kernels are written once; an instruction set implements it and [`crate::kernels`] instantiates the
-//! generic code under its target features. Every operation is one IEEE-754 operation per lane (or a fixed
-//! sequence of them), sums over lanes are a fixed tree, and nothing is fused: the same bits come out of
-//! every implementation.
+//! [`Lanes`] is the small set of operations in which norms, soft-max, attention, activations and the float matrix
+//! kernels are written once. Each instruction set implements it, and [`crate::kernels`] compiles the generic code under
+//! its target features. Every operation is one IEEE-754 operation per lane (or a fixed sequence of them), sums over
+//! lanes are a fixed tree, and nothing is fused: every implementation gives the same bits.
 //!
 //! Lanes are made with a [`Proof`] that the processor has their instruction set, so every lane value is such a proof
-//! too, and mathematics on lanes is safe code. `unsafe` is left to two kinds of places: where a proof is made (a
-//! function that is compiled for the instruction set), and where memory is reached through pointers.
+//! too, and mathematics on lanes is safe code. `unsafe` is needed in two kinds of places only: where a proof is made
+//! (in a function that is compiled for the instruction set), and where memory is accessed through pointers.
 
 use core::marker::PhantomData;
 
@@ -29,8 +28,8 @@ pub const LANES: usize = 16;
 /// 1.5 * 2^23: adding and subtracting it rounds an f32 below 2^22 to the nearest integer, ties to even.
 pub const ROUND: f32 = 12_582_912.0;
 
-/// Writes 16 times four bytes, one of each part: `out[4 * i + p] = parts[p][i]`. Every processor of an architecture has
-/// the instructions that are used here.
+/// Writes 16 times four bytes, one of each part: `out[4 * i + p] = parts[p][i]`. It needs only instructions that every
+/// processor of its architecture has.
 ///
 /// # Safety
 /// `out` must be valid for writes of 64 bytes.
@@ -38,7 +37,7 @@ pub const ROUND: f32 = 12_582_912.0;
 pub unsafe fn zip(parts: [u128; 4], out: *mut u8) {
     let parts = parts.map(u128::to_le_bytes);
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE2 is part of x86-64; arrays of 16 bytes and 64 bytes of output.
+    // SAFETY: SSE2 is part of x86-64; every part has 16 bytes, and the caller gives 64 bytes of output.
     unsafe {
         use core::arch::x86_64::*;
         let load = |i: usize| _mm_loadu_si128(parts[i].as_ptr().cast());
@@ -51,7 +50,7 @@ pub unsafe fn zip(parts: [u128; 4], out: *mut u8) {
         _mm_storeu_si128(out.add(3), _mm_unpackhi_epi16(ef, gh));
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: Advanced SIMD is part of 64-bit Arm; arrays of 16 bytes and 64 bytes of output.
+    // SAFETY: Advanced SIMD is part of 64-bit Arm; every part has 16 bytes, and the caller gives 64 bytes of output.
     unsafe {
         use core::arch::aarch64::*;
         let load = |i: usize| vld1q_u8(parts[i].as_ptr());
@@ -59,17 +58,18 @@ pub unsafe fn zip(parts: [u128; 4], out: *mut u8) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     for i in 0..64 {
-        // SAFETY: `i` is below 64, and 64 bytes are valid.
+        // SAFETY: `i` is below 64, and the caller gives 64 bytes of output.
         unsafe { out.add(i).write(parts[i % 4][i / 4]) };
     }
 }
 
-/// The low (`half` 0) or the high nibbles of 16 bytes at `low`, with those at `high` in the upper halves. Every processor
-/// of an architecture has the instructions that are used here.
+/// The low (`half` 0) or the high nibbles of the bytes of `low`, with the same nibbles of `high` in the upper halves.
+/// It needs only instructions that every processor of its architecture has.
 #[inline(always)]
 pub fn join_nibbles(low: &[u8; LANES], high: &[u8; LANES], half: usize) -> u128 {
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: Advanced SIMD is part of 64-bit Arm; both references are to 16 bytes, of which both types consist.
+    // SAFETY: Advanced SIMD is part of 64-bit Arm; `low` and `high` have 16 bytes each, and both types of the transmute
+    // are 16 bytes without padding.
     unsafe {
         use core::arch::aarch64::*;
         let (a, b) = (vld1q_u8(low.as_ptr()), vld1q_u8(high.as_ptr()));
@@ -78,7 +78,7 @@ pub fn join_nibbles(low: &[u8; LANES], high: &[u8; LANES], half: usize) -> u128 
     #[cfg(not(target_arch = "aarch64"))]
     {
         const LOW: u128 = u128::from_le_bytes([15; LANES]);
-        // Shifted as one number, a byte gets bits of its neighbour only where they are masked.
+        // The bytes are shifted as one number: the bits that a byte gets from its neighbour are masked.
         let nibbles = |bytes: &[u8; LANES]| u128::from_ne_bytes(*bytes) >> (4 * half) & LOW;
         nibbles(low) | nibbles(high) << 4
     }
@@ -97,10 +97,10 @@ impl<L> Clone for Proof<L> {
 impl<L> Copy for Proof<L> {}
 
 impl<L: Lanes> Proof<L> {
-    /// The proof, on the caller's word.
+    /// The proof, as the caller asserts it.
     ///
     /// # Safety
-    /// The processor must have the instructions that `L` names. (Only code that is compiled for them is fast.)
+    /// The processor must have the instructions of `L`. (Only code that is compiled for them is fast.)
     #[inline(always)]
     pub const unsafe fn assume() -> Self {
         Proof(PhantomData)
@@ -110,19 +110,19 @@ impl<L: Lanes> Proof<L> {
 /// Sixteen numbers of four bytes as their bytes.
 #[inline(always)]
 fn bytes(x: &[f32; LANES]) -> &[u8; 4 * LANES] {
-    // SAFETY: 16 numbers are 64 bytes, every byte may be read, and bytes need no alignment.
+    // SAFETY: 16 floats are 64 initialized bytes, and bytes need no alignment.
     unsafe { &*core::ptr::from_ref(x).cast() }
 }
 
 /// Sixteen f32 values.
 ///
 /// # Safety
-/// There must be no way to a value but with a [`Proof`], or from another value.
+/// A value must be obtainable only with a [`Proof`], or from another value.
 pub unsafe trait Lanes: Copy {
-    /// Vectors of sums that stay in registers beside the numbers that are added to them (a power of two).
+    /// How many vectors of sums stay in registers while other numbers are added to them (a power of two).
     const SUMS: usize = 4;
 
-    /// All lanes `x`.
+    /// All lanes equal to `x`.
     fn splat(isa: Proof<Self>, x: f32) -> Self;
     /// Reads 16 f32 at any alignment.
     fn load_bytes(isa: Proof<Self>, x: &[u8; 4 * LANES]) -> Self;
@@ -130,9 +130,9 @@ pub unsafe trait Lanes: Copy {
     fn load_f16(isa: Proof<Self>, x: &[u8; 2 * LANES]) -> Self;
     /// Reads 16 i8.
     fn load_i8(isa: Proof<Self>, x: &[i8; LANES]) -> Self;
-    /// Looks up the low and the high halves of 16 bytes.
+    /// Looks up the low and the high halves of 16 bytes in a table.
     fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self);
-    /// All lanes the f16 of these bits.
+    /// All lanes equal to the f16 of these bits.
     fn splat_f16(isa: Proof<Self>, bits: u16) -> Self;
     /// Writes 16 f32.
     fn store(self, to: &mut [f32; LANES]);
@@ -153,10 +153,10 @@ pub unsafe trait Lanes: Copy {
     /// 2^n for integral n in -126..=127.
     fn pow2(self) -> Self;
 
-    /// The proof that this value is.
+    /// The proof that comes with this value.
     #[inline(always)]
     fn isa(self) -> Proof<Self> {
-        // SAFETY: a value exists, and the first one was made with a proof.
+        // SAFETY: this value was made with a proof, or from a value that was.
         unsafe { Proof::assume() }
     }
 
@@ -173,8 +173,8 @@ pub unsafe trait Lanes: Copy {
         (low.mul(factor), high.mul(factor))
     }
 
-    /// Interleaves 16 runs of `4 * quads` bytes (quads a multiple of 4) by fours, `[quad][run 0..16][4]`: each `per`
-    /// quads (4 or 8) to a place `stride` bytes after the last.
+    /// Interleaves 16 runs of `4 * quads` bytes (quads a multiple of 4) in pieces of four bytes, `[quad][run
+    /// 0..16][4]`. Every `per` quads (4 or 8) go to a place of their own, `stride` bytes after the place before.
     ///
     /// # Safety
     /// `4 * quads` bytes of every run must be readable, and the places writable for `64 * per` bytes each.
@@ -189,7 +189,7 @@ pub unsafe trait Lanes: Copy {
     ) {
         for quad in 0..quads {
             for (r, run) in runs.iter().enumerate() {
-                // SAFETY: `quad` is below `quads`, for which runs and places are valid.
+                // SAFETY: `quad` is below `quads`, up to which the caller gives readable runs and writable places.
                 unsafe {
                     let four = run.add(4 * quad).cast::<u32>().read_unaligned();
                     let to = out.add(quad / per * stride + quad % per * 64 + 4 * r);
@@ -199,16 +199,17 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
-    /// Interleaves 16 runs of `n` numbers of two bytes, at most 8: `[number][run 0..16]`, each number's `stride`
-    /// bytes after the last.
+    /// Interleaves 16 runs of `n` numbers of two bytes, at most 8: `[number][run 0..16]`, each number's row `stride`
+    /// bytes after the row before.
     ///
     /// # Safety
-    /// 16 bytes of every run must be readable (whatever follows the numbers), and `n` places writable for 32 bytes.
+    /// 16 bytes of every run must be readable (also where the numbers are fewer), and `n` places writable for 32 bytes.
     #[inline(always)]
     unsafe fn gather_halves(_isa: Proof<Self>, runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
         for i in 0..n {
-            // SAFETY: `i` is below `n`, at most 8: the number is one of 16 readable bytes, the place writable.
-            // Written in one go: a read in one go must not wait for 16 stores.
+            // A row is written by one store, because a later load of the whole row would have to wait for 16 small
+            // ones. SAFETY: `i` is below `n`, at most 8, so the number is within the caller's 16 readable bytes and the
+            // place is writable.
             unsafe {
                 let halves: [u16; LANES] = core::array::from_fn(|r| runs[r].cast::<u16>().add(i).read_unaligned());
                 out.add(i * stride).cast::<[u16; LANES]>().write_unaligned(halves);
@@ -216,8 +217,8 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
-    /// Writes `first + i` for every `|x[i]|` that is not at most `threshold` (a NaN is not), and whose quant, where
-    /// there are quants, is not 0; returns how many. The rest of the list may be overwritten.
+    /// Writes `first + i` for every `|x[i]|` that is not at most `threshold` (a NaN is not), and whose quant, if quants
+    /// are given, is not 0; returns their number. The rest of the list may be overwritten.
     #[inline(always)]
     fn select(
         _isa: Proof<Self>,
@@ -229,8 +230,8 @@ pub unsafe trait Lanes: Copy {
     ) -> usize {
         let mut n = 0;
         for i in 0..LANES {
-            // Branchless: which inputs are large cannot be guessed.
-            // SAFETY: `n` is at most `i`, which is below 16.
+            // Without a branch, since no processor can predict which inputs are large. SAFETY: `n` is at most `i`,
+            // which is below 16, the length of the list.
             unsafe { *list.get_unchecked_mut(n) = first + i as u32 };
             let small = x[i].abs() <= threshold || quants.is_some_and(|q| q[i] == 0);
             n += usize::from(!small);
@@ -238,7 +239,7 @@ pub unsafe trait Lanes: Copy {
         n
     }
 
-    /// Asks for the cache line at `p`, which will be read soon; any address will do.
+    /// Prefetches the cache line at `p`, which will be read soon; `p` may be any address.
     #[inline(always)]
     fn prefetch(_isa: Proof<Self>, _p: *const u8) {}
 
@@ -285,7 +286,7 @@ pub unsafe trait Lanes: Copy {
         self.add(round).sub(round)
     }
 
-    /// e^x to 2 units in the last place for x in -87..=88, held to that range outside.
+    /// e^x to 2 units in the last place for x in -87..=88; x outside this range is clamped to it.
     ///
     /// Range reduction and polynomial of Cephes' `expf` (S. Moshier), without fused operations.
     #[inline(always)]

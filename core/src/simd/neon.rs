@@ -5,13 +5,13 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::marker::PhantomData;
 
-/// Advanced SIMD without extensions.
+/// The level of Advanced SIMD without extensions.
 #[derive(Clone, Copy)]
 pub struct Plain;
-/// With the dot-product instructions (`FEAT_DotProd`).
+/// The level with the dot-product instructions (`FEAT_DotProd`).
 #[derive(Clone, Copy)]
 pub struct DotProd;
-/// With the dot-product and the matrix instructions (`FEAT_I8MM`).
+/// The level with the dot-product and the matrix instructions (`FEAT_I8MM`).
 #[derive(Clone, Copy)]
 pub struct I8mm;
 
@@ -20,7 +20,8 @@ pub trait WithDotProd: Copy {}
 impl WithDotProd for DotProd {}
 impl WithDotProd for I8mm {}
 
-/// Sixteen floats in four q registers. Their proof is one of NEON, and of the extensions that `F` names.
+/// Sixteen floats in four q registers. Their [`Proof`] shows that the processor has NEON, and the extensions of level
+/// `F`.
 #[derive(Clone, Copy)]
 pub struct NeonLanes<F = Plain>([float32x4_t; 4], PhantomData<F>);
 
@@ -32,7 +33,7 @@ impl<F> NeonLanes<F> {
     }
 }
 
-/// Numbers of the bits that are set, in order, a byte each.
+/// For each mask of four bits: the numbers of the bits that are set, in order, one byte each.
 static KEPT: [u32; 16] = {
     let mut all = [0; 16];
     let mut bits = 0;
@@ -53,7 +54,7 @@ static KEPT: [u32; 16] = {
 /// Sixteen signed bytes as floats.
 #[inline(always)]
 fn widen<F>(isa: Proof<NeonLanes<F>>, bytes: int8x16_t) -> NeonLanes<F> {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
         let (a, b) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
         NeonLanes::new(
@@ -68,10 +69,10 @@ fn widen<F>(isa: Proof<NeonLanes<F>>, bytes: int8x16_t) -> NeonLanes<F> {
     }
 }
 
-/// Floats of which two bytes are looked up; the others are zero.
+/// Floats whose third and fourth bytes are looked up; the others are zero.
 #[inline(always)]
 fn floats<F>(isa: Proof<NeonLanes<F>>, third: uint8x16_t, fourth: uint8x16_t, codes: uint8x16_t) -> NeonLanes<F> {
-    // SAFETY: the proof is one of NEON.
+    // SAFETY: `Proof` shows that the processor has NEON.
     unsafe {
         let zero = vdupq_n_u16(0);
         let (third, fourth) = (vqtbl1q_u8(third, codes), vqtbl1q_u8(fourth, codes));
@@ -96,7 +97,7 @@ macro_rules! lanewise {
             let mut r = self;
             for i in 0..4 {
                 let ($a, $b) = (self.0[i], o.0[i]);
-                // SAFETY: the values are proofs of NEON.
+                // SAFETY: a value of this type exists only on processors with NEON.
                 r.0[i] = unsafe { $e };
             }
             r
@@ -108,14 +109,14 @@ macro_rules! lanewise {
 unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     #[inline(always)]
     fn splat(isa: Proof<Self>, x: f32) -> Self {
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         NeonLanes::new(isa, [unsafe { vdupq_n_f32(x) }; 4])
     }
 
     #[inline(always)]
     fn load_bytes(isa: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
         let p = x.as_ptr();
-        // SAFETY: 64 bytes, read at any alignment; the proof is one of NEON.
+        // SAFETY: the array has 64 bytes, and the loads allow any alignment; `Proof` shows that the processor has NEON.
         unsafe {
             let load = |i: usize| vreinterpretq_f32_u8(vld1q_u8(p.add(16 * i)));
             NeonLanes::new(isa, [load(0), load(1), load(2), load(3)])
@@ -125,7 +126,7 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     #[inline(always)]
     fn load_f16(isa: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
         let p = x.as_ptr();
-        // SAFETY: 32 bytes, read at any alignment; the proof is one of NEON.
+        // SAFETY: the array has 32 bytes, and the loads allow any alignment; `Proof` shows that the processor has NEON.
         unsafe {
             let a = vreinterpretq_f16_u8(vld1q_u8(p));
             let b = vreinterpretq_f16_u8(vld1q_u8(p.add(16)));
@@ -143,14 +144,14 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
 
     #[inline(always)]
     fn load_i8(isa: Proof<Self>, x: &[i8; LANES]) -> Self {
-        // SAFETY: 16 bytes; the proof is one of NEON.
+        // SAFETY: the array has 16 bytes; `Proof` shows that the processor has NEON.
         widen(isa, unsafe { vld1q_s8(x.as_ptr()) })
     }
 
     #[inline(always)]
     fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
-        // Integers of 8 bits are floats whose lower half is zero: the upper half's two bytes are looked up.
-        // SAFETY: twice 16 bytes; the proof is one of NEON.
+        // The floats of 8-bit integers have zeros in their lower half: only the two bytes of the upper half are looked
+        // up. SAFETY: both arrays have 16 bytes; `Proof` shows that the processor has NEON.
         unsafe {
             let t = widen(isa, vld1q_s8(table.as_ptr())).0.map(|v| vreinterpretq_u16_f32(v));
             let (a, b) = (vuzp2q_u16(t[0], t[1]), vuzp2q_u16(t[2], t[3]));
@@ -164,21 +165,21 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
 
     #[inline(always)]
     fn splat_f16(isa: Proof<Self>, bits: u16) -> Self {
-        // SAFETY: the proof is one of NEON.
+        // SAFETY: `Proof` shows that the processor has NEON.
         unsafe { NeonLanes::new(isa, [vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits))); 4]) }
     }
 
     #[inline(always)]
     fn store(self, to: &mut [f32; LANES]) {
         for (to, v) in to.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
-            // SAFETY: four floats; the value is a proof of NEON.
+            // SAFETY: `to` has four floats; a value of this type exists only on processors with NEON.
             unsafe { vst1q_f32(to.as_mut_ptr(), v) }
         }
     }
 
     #[inline(always)]
     fn store_i8(self, to: &mut [i8; LANES]) {
-        // SAFETY: 16 bytes; the value is a proof of NEON.
+        // SAFETY: `to` has 16 bytes; a value of this type exists only on processors with NEON.
         unsafe {
             let n = [
                 vcvtq_s32_f32(self.0[0]),
@@ -196,7 +197,8 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     lanewise!(sub, |a, b| vsubq_f32(a, b));
     lanewise!(mul, |a, b| vmulq_f32(a, b));
     lanewise!(div, |a, b| vdivq_f32(a, b));
-    // Not fmax and fmin: those order the zeros and return NaN, where all other lanes take the second operand.
+    // Not fmax and fmin, which order the two zeros and return NaN: on other instruction sets the second operand is the
+    // result.
     lanewise!(max, |a, b| vbslq_f32(vcgtq_f32(a, b), a, b));
     lanewise!(min, |a, b| vbslq_f32(vcltq_f32(a, b), a, b));
 
@@ -210,10 +212,11 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
         stride: usize,
     ) {
         for first in (0..quads).step_by(4) {
-            // Places hold whole fours of quads.
+            // A place holds a multiple of four quads, so these four are in one place.
             let to = out.wrapping_add(first / per * stride + first % per * 64);
             for r in (0..LANES).step_by(4) {
-                // SAFETY: `first + 3` is below `quads`, for which runs and places are valid; the proof is one of NEON.
+                // SAFETY: `first + 3` is below `quads`, up to which the caller gives readable runs and writable places;
+                // `Proof` shows that the processor has NEON.
                 unsafe {
                     let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(runs[r + i].add(4 * first)));
                     let (a, b, c, d) = (load(0), load(1), load(2), load(3));
@@ -231,13 +234,15 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     #[inline(always)]
     unsafe fn gather_halves(_: Proof<Self>, runs: &[*const u8; LANES], n: usize, out: *mut u8, stride: usize) {
         for eight in [0, 8] {
-            // SAFETY: 16 bytes of every run are readable, `n` places writable; the proof is one of NEON.
+            // SAFETY: the caller gives 16 readable bytes of every run and `n` writable places; `Proof` shows that the
+            // processor has NEON.
             unsafe {
                 let mut v = [vdupq_n_u16(0); 8];
                 for r in 0..8 {
                     v[r] = vreinterpretq_u16_u8(vld1q_u8(runs[eight + r]));
                 }
-                // A zip of rows i and i + 4 moves the highest bit of a number's row to the end of its column: three times.
+                // A zip of rows i and i + 4 rotates the bits of a number's place, from its row number into its column
+                // number: three zips transpose.
                 for _ in 0..3 {
                     v = [
                         vzip1q_u16(v[0], v[4]),
@@ -266,7 +271,8 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
         first: u32,
         list: &mut [u32; LANES],
     ) -> usize {
-        // SAFETY: 16 elements in every array; `n` is at most 4 * i where four are written; the proof is one of NEON.
+        // SAFETY: every array has 16 elements, and `n` is at most 4 * i when four are written at `n`; `Proof` shows
+        // that the processor has NEON.
         unsafe {
             let (least, weights) = (vdupq_n_f32(threshold), vld1q_u32([1, 2, 4, 8].as_ptr()));
             let mut zeros = [vdupq_n_u32(0); 4];
@@ -279,7 +285,7 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
             }
             let mut n = 0;
             for i in 0..4 {
-                // A NaN is not at most anything.
+                // Comparisons with a NaN are false, so a NaN is not small.
                 let small = vcaleq_f32(vld1q_f32(x.as_ptr().add(4 * i)), least);
                 let dropped = vorrq_u32(small, zeros[i]);
                 let kept = vaddvq_u32(vbicq_u32(weights, dropped)) as usize & 15;
@@ -294,7 +300,7 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
 
     #[inline(always)]
     fn prefetch(_: Proof<Self>, p: *const u8) {
-        // SAFETY: a hint, whatever the address. (The intrinsic is not stable yet.)
+        // SAFETY: a prefetch is a hint, which no address can make fail. (The intrinsic is not stable yet.)
         unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
     }
 
@@ -302,7 +308,7 @@ unsafe impl<F: Copy> Lanes for NeonLanes<F> {
     fn pow2(self) -> Self {
         let mut r = self;
         for x in &mut r.0 {
-            // SAFETY: the value is a proof of NEON.
+            // SAFETY: a value of this type exists only on processors with NEON.
             unsafe {
                 let n = vaddq_s32(vcvtq_s32_f32(*x), vdupq_n_s32(127));
                 *x = vreinterpretq_f32_s32(vshlq_n_s32::<23>(n));

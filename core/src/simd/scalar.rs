@@ -1,4 +1,4 @@
-//! The portable lanes: the definition the others are held to.
+//! The portable lanes: the definition with which tests compare the others.
 
 use super::{LANES, Lanes, Proof, ROUND};
 use core::marker::PhantomData;
@@ -26,7 +26,7 @@ macro_rules! lanewise {
     };
 }
 
-// SAFETY: portable code, whose proof anybody may have.
+// SAFETY: portable code needs no instruction set, so its proof may be public.
 unsafe impl Lanes for ScalarLanes {
     const SUMS: usize = 1;
 
@@ -37,13 +37,13 @@ unsafe impl Lanes for ScalarLanes {
 
     #[inline(always)]
     fn load_bytes(_: Proof<Self>, x: &[u8; 4 * LANES]) -> Self {
-        // SAFETY: 64 bytes, read at any alignment.
+        // SAFETY: the array has 64 bytes, and the read allows any alignment.
         ScalarLanes(unsafe { x.as_ptr().cast::<[f32; LANES]>().read_unaligned() })
     }
 
     #[inline(always)]
     fn load_f16(_: Proof<Self>, x: &[u8; 2 * LANES]) -> Self {
-        // SAFETY: 32 bytes, read at any alignment.
+        // SAFETY: the array has 32 bytes, and the read allows any alignment.
         let bits = unsafe { x.as_ptr().cast::<[u16; LANES]>().read_unaligned() };
         ScalarLanes(bits.map(|b| half::f16::from_bits(b).to_f32()))
     }
@@ -83,7 +83,7 @@ unsafe impl Lanes for ScalarLanes {
 
     #[inline(always)]
     fn pow2(self) -> Self {
-        // The integer stands in the low bits of x + ROUND; moved to the exponent's place with its bias.
+        // The integer is in the low bits of n + ROUND; it is moved to the place of the exponent, whose bias is added.
         ScalarLanes(self.0.map(|n| f32::from_bits(((n + ROUND).to_bits() << 23).wrapping_add(127 << 23))))
     }
 }
