@@ -1,20 +1,20 @@
-//! Which parts of a model a token reads.
+//! The parts of a model that are read for a token.
 
 use crate::arena::Arena;
 use crate::error::Error;
 use core::ops::Range;
 
-/// Sorted lists of indices below a bound, one a layer.
+/// Sorted lists of indices below a bound, one for each layer.
 struct Lists<'m> {
-    /// Layer after layer; the first `counts[layer]` indices of a layer are its list.
+    /// The items of all layers, in order; the first `counts[layer]` items of a layer are its list.
     items: &'m mut [u32],
     counts: &'m mut [u32],
-    /// Where each layer's part of the items begins, and where the last one's ends.
+    /// Where each layer's items begin, and where the last layer's end.
     starts: &'m [u32],
 }
 
 impl<'m> Lists<'m> {
-    /// `bound(layer)` is the number of a layer's indices.
+    /// `bound(layer)` is the number of indices of a layer.
     fn new(arena: &mut Arena<'m>, layers: usize, bound: impl Fn(usize) -> usize) -> Result<Self, Error> {
         let mut all = 0;
         let starts = arena.fill(layers + 1, |layer| {
@@ -56,20 +56,20 @@ impl<'m> Lists<'m> {
         })
     }
 
-    /// Makes the lists that [`Lists::flags`] was taken from.
+    /// Sets the lists to those that [`Lists::flags`] described.
     fn set_flags(&mut self, flags: &mut dyn Iterator<Item = bool>) {
         (0..self.counts.len()).for_each(|layer| self.fill(layer, |_| flags.next().unwrap_or(true)));
     }
 }
 
-/// Which heads and groups of neurons each layer reads: all of them, to begin with.
+/// The heads and groups of neurons that are read in each layer; in the beginning all of them.
 pub struct Units<'m> {
     heads: Lists<'m>,
     neurons: Lists<'m>,
 }
 
 impl<'m> Units<'m> {
-    /// All heads and groups of neurons of every layer, of which `heads` and `groups` say how many it has.
+    /// All heads and groups of neurons of every layer; `heads(layer)` and `groups(layer)` are their numbers.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
@@ -104,7 +104,7 @@ impl<'m> Units<'m> {
         }
     }
 
-    /// Makes those heads of a layer active for which `chosen(head)` is true.
+    /// Makes the heads of a layer active for which `chosen(head)` is true, and no others.
     ///
     /// # Panics
     /// When there is no such layer.
@@ -112,7 +112,7 @@ impl<'m> Units<'m> {
         self.heads.fill(layer, chosen);
     }
 
-    /// Makes those groups of neurons of a layer active for which `chosen(group)` is true.
+    /// Makes the groups of neurons of a layer active for which `chosen(group)` is true, and no others.
     ///
     /// # Panics
     /// When there is no such layer.
@@ -125,7 +125,7 @@ impl<'m> Units<'m> {
         self.heads.flags().chain(self.neurons.flags())
     }
 
-    /// Makes the choice that [`Units::flags`] was taken from.
+    /// Sets the choice to the one that [`Units::flags`] described.
     pub(crate) fn set_flags(&mut self, flags: &mut dyn Iterator<Item = bool>) {
         self.heads.set_flags(flags);
         self.neurons.set_flags(flags);

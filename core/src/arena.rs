@@ -1,4 +1,4 @@
-//! Carving typed slices out of one piece of memory the caller gave.
+//! Typed slices of one piece of memory that the caller gives.
 
 use crate::error::Error;
 use core::mem::{MaybeUninit, align_of, size_of};
@@ -6,7 +6,7 @@ use core::mem::{MaybeUninit, align_of, size_of};
 /// Every slice starts at a multiple of this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
 
-/// What an arena hands out: values without a destructor.
+/// Types of which an arena makes slices: values without a destructor.
 pub trait Plain: Copy + Default {}
 macro_rules! plain {
     ($($t:ty)*) => { $(impl Plain for $t {})* };
@@ -34,7 +34,7 @@ impl<'a> Arena<'a> {
         Arena { memory: Some(&mut memory[skip..]), used: 0, given }
     }
 
-    /// Whether it only counts: what it hands out is then empty.
+    /// Whether it only counts. Its slices are then empty.
     pub fn measures(&self) -> bool {
         self.given == usize::MAX
     }
@@ -69,7 +69,7 @@ impl<'a> Arena<'a> {
     /// A slice of `len` values, the `i`th of them `make(i)`, or `&[]` when measuring.
     ///
     /// # Errors
-    /// [`Error::MemoryTooSmall`] when it does not fit; what `make` returns.
+    /// [`Error::MemoryTooSmall`] when it does not fit; errors of `make`.
     pub fn fill<T: Copy + 'a>(
         &mut self,
         len: usize,
@@ -96,8 +96,9 @@ impl<'a> Arena<'a> {
         }
         let (head, rest) = memory.split_at_mut(bytes);
         self.memory = Some(rest);
-        // SAFETY: `head` is aligned to ALIGN (the start was rounded up and every length is a multiple of
-        // it), holds at least `len` elements, and its borrow for 'a is exclusive: `split_at_mut` gave it away.
+        // SAFETY: `head` is aligned to ALIGN (the start was rounded up and every length is a multiple of it), it has
+        // room for at least `len` elements, and its borrow for 'a is exclusive, since `split_at_mut` removed it from
+        // the rest.
         Ok(unsafe { core::slice::from_raw_parts_mut(head.as_mut_ptr().cast(), len) })
     }
 }

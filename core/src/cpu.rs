@@ -5,7 +5,7 @@
 
 use core::ffi::CStr;
 
-/// An instruction-set level a kernel table exists for, from plain to fast.
+/// The levels of instruction sets that have a kernel table, from plain to fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -21,7 +21,7 @@ pub enum Isa {
     NeonDot,
     /// 64-bit Arm with the dot-product and the matrix instructions (`FEAT_I8MM`).
     NeonI8mm,
-    /// WebAssembly with 128-bit lanes (compiled in, or not there).
+    /// WebAssembly with 128-bit lanes, if they were compiled in.
     Simd128,
 }
 
@@ -30,7 +30,7 @@ impl Isa {
     pub const ALL: [Isa; 7] =
         [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm, Isa::Simd128];
 
-    /// Name in reports, as C takes it.
+    /// Name in reports, as a C string.
     pub const fn c_name(self) -> &'static CStr {
         match self {
             Isa::Scalar => c"scalar",
@@ -48,7 +48,8 @@ impl Isa {
         self.c_name().to_str().unwrap_or("")
     }
 
-    /// The level of a 64-bit Arm, by what its operating system (or its identification registers) says it has.
+    /// The level of a 64-bit Arm with these features, as its operating system (or its identification registers) reports
+    /// them.
     pub const fn of_arm(dotprod: bool, i8mm: bool) -> Isa {
         match (dotprod, i8mm) {
             (true, true) => Isa::NeonI8mm,
@@ -70,8 +71,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Asks the processor. On x86-64 with CPUID and XGETBV. On 64-bit Arm Advanced SIMD is always there;
-    /// whether dot products and matrix instructions are, only the operating system knows: see [`Isa::of_arm`] and
+    /// Detects the processor's features: on x86-64 with CPUID and XGETBV. Every 64-bit Arm has Advanced SIMD; only the
+    /// operating system knows whether it also has dot products and matrix instructions: see [`Isa::of_arm`] and
     /// [`Cpu::assume`].
     pub fn detect() -> Cpu {
         #[cfg(target_arch = "x86_64")]
@@ -89,7 +90,7 @@ impl Cpu {
         Cpu { best }
     }
 
-    /// A processor of this level, as the caller says it is (an Arm host learns it from its operating system).
+    /// A processor of this level, as the caller asserts (on Arm, the operating system reports it).
     ///
     /// # Safety
     /// The processor must have every feature of `isa`, and `isa` must be one of this architecture's.
@@ -122,8 +123,8 @@ mod x86 {
     use super::Isa;
     use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-    /// Intel SDM vol. 1, 13.3 and 14.3, 15.2: what the chip has (CPUID leaves 1 and 7) counts only when the
-    /// operating system saves the registers (XCR0: bits 1, 2 for AVX; 5, 6, 7 besides for AVX-512).
+    /// Intel SDM vol. 1, 13.3 and 14.3, 15.2: a feature of the chip (CPUID leaves 1 and 7) counts only if the operating
+    /// system saves its registers (XCR0: bits 1 and 2 for AVX; also 5, 6 and 7 for AVX-512).
     pub(super) fn best() -> Isa {
         let (max_leaf, leaf1) = (__cpuid(0).eax, __cpuid(1));
         let has = |word: u32, bits: &[u32]| bits.iter().all(|b| word >> b & 1 == 1);
@@ -147,7 +148,7 @@ mod x86 {
     /// The processor must have XGETBV (OSXSAVE).
     #[target_feature(enable = "xsave")]
     unsafe fn xcr0() -> u64 {
-        // SAFETY: the caller has seen OSXSAVE; register 0 always exists.
+        // SAFETY: the caller has checked OSXSAVE; register 0 always exists.
         unsafe { _xgetbv(0) }
     }
 }

@@ -1,9 +1,10 @@
-//! Every way the engine can refuse, one sentence each, in the order of the operations that refuse: parsing an image, making
-//! a session, reading tokens, skipping, taking over a state. One flat type: callers match a refusal by its name.
+//! Every error of the engine, with one sentence each, in the order of the operations: parsing an image, making a
+//! session, reading tokens, skipping, restoring a state. It is one flat type, so that callers match an error by its
+//! name.
 
 use core::fmt;
 
-/// Why an image, a session or a call was refused. Nothing was changed when one of these comes back.
+/// Why an image, a session or a call was refused. Nothing was changed when one of these is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -19,7 +20,7 @@ pub enum Error {
     },
     /// The bytes end before the image does.
     Truncated {
-        /// Bytes the header promises.
+        /// Bytes that the header gives.
         expected: u64,
         /// Bytes that were given.
         found: u64,
@@ -47,7 +48,7 @@ pub enum Error {
     },
     /// A session option is out of its range.
     BadOption(&'static str),
-    /// The program was built without a kernel that the model needs: of a format and a layout, or what the words name.
+    /// The program was built without a kernel that the model needs: for a format and an order, or as the words say.
     MissingKernel(&'static str, &'static str),
 
     // Reading tokens.
@@ -62,7 +63,7 @@ pub enum Error {
     NoTokens,
     /// The tokens do not fit in the rest of the context.
     ContextFull {
-        /// Positions the call needs.
+        /// Positions that the call needs.
         needed: usize,
         /// Positions the session was made for.
         context: usize,
@@ -81,14 +82,14 @@ pub enum Error {
     ForeignPredictor,
     /// The image's predictor is damaged.
     BadPredictor(&'static str),
-    /// A density is not above 0 and at most 1.
+    /// A density is 0 or less, above 1, or not a number.
     BadDensity,
     /// The policy skips inputs, and no matrix of the image is stored by input.
     NotByInput,
     /// The session was made without room for skipping.
     NoSparsity,
 
-    // Taking over a state.
+    // Restoring a state.
     /// A saved state does not belong to this session.
     BadState(&'static str),
 }
@@ -135,7 +136,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// The sentence of a refusal without numbers.
+    /// The sentence of an error without numbers.
     fn sentence(self) -> &'static str {
         match self {
             Error::NotAnImage => "not a shadowllm image (its first bytes are not the magic number)",

@@ -1,17 +1,17 @@
-//! Running a step's tasks. The engine has no threads: an executor does, and belongs to the caller.
+//! Running a step's tasks. The engine has no threads; the caller's executor may have some.
 
 use crate::active::Units;
 
-/// What an executor may bring besides running tasks. The defaults do nothing.
+/// Optional services of an executor besides running tasks. The defaults do nothing.
 pub trait Hooks {
-    /// A clock in nanoseconds, from any start; 0 without one. It measures what predictors and passes take.
+    /// A clock in nanoseconds, from any start; 0 without a clock. It measures the time of predictors and passes.
     fn nanoseconds(&self) -> u64 {
         0
     }
 
     /// Called before a layer's weights are read, so that an executor can bring them in from slower storage. `active`
-    /// lists the heads and neurons to be read (`None`: all), of this layer and, as far as they are chosen by now, of the
-    /// layers after it. The number after the last layer's stands for the output matrix.
+    /// lists the heads and neurons to be read (`None`: all), of this layer and, as far as they are already chosen, of
+    /// later layers. The number after the last layer stands for the output matrix.
     fn before_layer(&self, layer: usize, active: Option<&Units>) {
         let _ = (layer, active);
     }
@@ -20,9 +20,9 @@ pub trait Hooks {
 /// Runs the independent tasks of one step.
 ///
 /// # Safety
-/// `run` must call `task` exactly once with each of `0..tasks`, never twice at the same time with the same
-/// number, and return only after all calls have returned: tasks write to disjoint places that are handed
-/// out by task number.
+/// `run` must call `task` exactly once with each of `0..tasks`, never twice at the same time with the same number, and
+/// return only after all calls have returned: tasks write to places that are disjoint because their task numbers are
+/// different.
 pub unsafe trait Executor: Hooks {
     /// How many tasks may run at the same time (a hint for cutting work; results never depend on it).
     fn width(&self) -> usize;

@@ -3,12 +3,10 @@
 //! `no_std`, no allocation, no files, no threads, no text. The caller brings a packed model (an *image*,
 //! see `image/FORMAT.md`), a piece of memory and an [`exec::Executor`]; it gets logits.
 //!
-//! Layers, each using only those before it:
-//! [`format`] (numbers and matrices in bytes) <- [`simd`] (16 float lanes) <- [`kernels`] (products and norms) <-
-//! [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what a token needs) <- [`model`] (sessions and the
-//! forward pass).
-//! Below them all [`error`], [`arena`], [`active`], [`cpu`], [`exec`], [`claims`], [`random`] and [`views`]; beside them
-//! [`image`] and [`sample`].
+//! Layers, each using only those before it: [`format`] (numbers and matrices in bytes) <- [`simd`] (16 float lanes) <-
+//! [`kernels`] (products and norms) <- [`ops`] (a layer's steps, cut into tasks) <- [`sparsity`] (what is read for a
+//! token) <- [`model`] (sessions and the forward pass). Below them all [`error`], [`arena`], [`active`], [`cpu`],
+//! [`exec`], [`claims`], [`random`] and [`views`]; beside them [`image`] and [`sample`].
 //!
 //! # Same bits everywhere
 //! Every floating-point result is defined as a fixed sequence of IEEE-754 single additions and

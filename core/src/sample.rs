@@ -6,7 +6,7 @@ use crate::image::crc32;
 use crate::random;
 use heapless::HistoryBuf;
 
-/// Tokens that the repetition penalty looks back.
+/// The number of last tokens to which the repetition penalty applies.
 const RECENT: usize = 64;
 /// First bytes of a saved state.
 const MAGIC: &[u8; 8] = b"SLLMSMP\0";
@@ -23,20 +23,20 @@ pub struct Candidate {
 
 impl Plain for Candidate {}
 
-/// How to choose.
+/// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplerOptions {
     /// 0 takes the likeliest token; else logits are divided by it.
     pub temperature: f32,
-    /// Keep the k likeliest; 0 for all.
+    /// Keeps the k likeliest tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keep the likeliest that together reach this probability; 1 for all.
+    /// Keeps the likeliest tokens that together reach this probability; 1 keeps all.
     pub top_p: f32,
-    /// Drop what is less likely than this share of the likeliest; 0 for none.
+    /// Drops tokens less likely than this share of the likeliest token's probability; 0 drops none.
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of the last 64 tokens (arXiv 1909.05858); 1 for none.
     pub repetition_penalty: f32,
-    /// Start of the random sequence.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -46,7 +46,8 @@ impl Default for SamplerOptions {
     }
 }
 
-/// A sampler with its random state and the tokens it saw last: the same seed, tokens and logits give the same tokens everywhere.
+/// A sampler with its random state and the last tokens: the same seed, tokens and logits give the same tokens on every
+/// machine.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
@@ -78,8 +79,8 @@ impl Sampler {
     /// Bytes of a saved state.
     pub const STATE: usize = 24 + 4 * RECENT;
 
-    /// Its random state and the tokens that it saw last, without the options: magic, random state (u64), number of tokens
-    /// (u32), CRC-32 of all the rest, tokens from the oldest on (u32), little-endian.
+    /// The random state and the last tokens, without the options: magic, random state (u64), number of tokens (u32),
+    /// CRC-32 of all the rest, tokens from the oldest on (u32), little-endian.
     pub fn save(&self) -> [u8; Self::STATE] {
         let mut out = [0; Self::STATE];
         out[..8].copy_from_slice(MAGIC);
@@ -93,11 +94,11 @@ impl Sampler {
         out
     }
 
-    /// Goes on from a state that [`Sampler::save`] made, with these options: the next tokens are those that would have
-    /// followed there.
+    /// Restores a state that [`Sampler::save`] made: with the same options, the next tokens are those that the saved
+    /// sampler would have chosen.
     ///
     /// # Errors
-    /// [`Error::BadState`], with the sampler as it was.
+    /// [`Error::BadState`], with the sampler unchanged.
     pub fn load(&mut self, state: &[u8]) -> Result<(), Error> {
         let state: &[u8; Self::STATE] =
             state.get(..Self::STATE).and_then(|s| s.try_into().ok()).ok_or(Error::BadState("it is cut off"))?;
@@ -106,7 +107,7 @@ impl Sampler {
         let word = |at: usize| u32::from_le_bytes([state[at], state[at + 1], state[at + 2], state[at + 3]]);
         let count = word(16) as usize;
         if state[..8] != *MAGIC || crc32(&cleared, 0) != word(20) || count > RECENT {
-            return Err(Error::BadState("it is no sampler's, or damaged"));
+            return Err(Error::BadState("it is not a sampler's, or damaged"));
         }
         self.state = u64::from(word(8)) | u64::from(word(12)) << 32;
         self.recent = HistoryBuf::new();
@@ -130,7 +131,7 @@ impl Sampler {
         let (needed, given) = (logits.len(), scratch.len());
         let list = scratch.get_mut(..needed).ok_or(Error::MemoryTooSmall { needed, given })?;
         for (i, (slot, logit)) in list.iter_mut().zip(logits).enumerate() {
-            // What is not a number is never chosen.
+            // A NaN is never chosen.
             let score = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
             *slot = Candidate { id: i as u32, score };
         }
@@ -149,7 +150,7 @@ impl Sampler {
         }
         let recent = self.recent.as_slice();
         for (i, id) in recent.iter().enumerate() {
-            // Once per distinct token.
+            // The penalty applies once per distinct token.
             if recent[..i].contains(id) {
                 continue;
             }
@@ -159,7 +160,8 @@ impl Sampler {
         }
     }
 
-    /// Brings the kept candidates to the front, likeliest first, as unnormalised probabilities.
+    /// Moves the kept candidates to the front, likeliest first, with unnormalised probabilities as scores, and returns
+    /// their number.
     fn keep(&self, list: &mut [Candidate]) -> usize {
         let o = &self.options;
         let by_score = |a: &Candidate, b: &Candidate| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id));
@@ -170,7 +172,7 @@ impl Sampler {
         list[..kept].sort_unstable_by(by_score);
         let top = list[0].score;
         for c in &mut list[..kept] {
-            // Both infinite: equal to the top one.
+            // Equal scores may both be infinite, and their difference NaN.
             let d = if c.score == top { 0.0 } else { c.score - top };
             c.score = libm::expf(d / o.temperature);
         }

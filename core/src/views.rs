@@ -10,30 +10,30 @@ pub struct Disjoint<'a, T> {
     owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the ranges handed out are disjoint by the contract of `range`, so sharing the view is like
-// sending the parts of `split_at_mut` to several threads.
+// SAFETY: callers of `range` promise that live ranges do not overlap, so sharing the view is like sending the parts of
+// `split_at_mut` to several threads.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
-// SAFETY: as above; the view owns the exclusive borrow.
+// SAFETY: the view holds an exclusive borrow of elements that may be sent to another thread.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
-    /// Takes the exclusive borrow apart.
+    /// A view on the slice, whose exclusive borrow it keeps.
     pub fn new(slice: &'a mut [T]) -> Self {
         Disjoint { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
     }
 
-    /// Elements in all.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the slice is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// First element, for kernels that write through pointers; the contract of [`Disjoint::range`] holds
-    /// for what they write.
+    /// The address of the first element, for kernels that write through pointers; their writes must keep to the rules
+    /// of [`Disjoint::range`].
     pub fn as_ptr(&self) -> *mut T {
         self.start
     }
@@ -48,7 +48,8 @@ impl<'a, T> Disjoint<'a, T> {
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "range outside the shared slice");
-        // SAFETY: inside the slice (checked above); no live reference overlaps it, which the caller of this function ensures.
+        // SAFETY: the range is inside the slice (checked above), and the caller promises that no live reference
+        // overlaps it.
         unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
     }
 }

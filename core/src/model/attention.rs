@@ -35,19 +35,19 @@ impl Session<'_, '_> {
         self.add_to_stream(pass, norms);
     }
 
-    /// Queries, keys and values. Returns the bytes that Q read, and those of K and V.
+    /// Computes queries, keys and values. Returns the bytes read for Q, and for K and V.
     fn project_heads(&mut self, pass: &Pass, w: &AttentionWeights) -> [usize; 2] {
         let (a, b) = (&w.shape, &mut self.buffers);
         let mut counts = [0; 3];
         if a.by_input {
-            // An input that is quantized to zero matters where one of the maps takes floats.
+            // An input that is quantized to zero can be skipped only if all maps take quants.
             let int8 = [&w.q, &w.k, &w.v].iter().all(|p| p.matrix.geometry().takes_int8());
             let source = (&b.normed, int8);
             counts = pass.select(&mut self.sparsity, &[Slot::Q, Slot::K, Slot::V], source, &mut b.inputs);
         }
         let [q_in, k_in, v_in] = lists(&b.inputs, counts);
         let active = units(&self.sparsity).and_then(|units| units.heads(pass.layer));
-        // Heads that are normed together need each other.
+        // Heads that are normed together are computed all or none.
         let active = active.filter(|_| a.head_norm != HeadNorm::Whole);
         let (slot, kv_width) = (a.head_slot(), a.kv_heads * a.head_slot());
         let products = [
@@ -66,7 +66,7 @@ impl Session<'_, '_> {
         [q, all - q]
     }
 
-    /// Writes the cache and looks it up.
+    /// Writes to the KV cache, and looks up in it.
     fn look_up(&mut self, pass: &Pass, w: &AttentionWeights) {
         let (a, b) = (&w.shape, &mut self.buffers);
         let ropes = self.model.image().arch().globals().ropes.max(1);

@@ -14,7 +14,7 @@ impl<'a> MlpWeights<'a> {
         self.gate.iter().chain([&self.up])
     }
 
-    /// What is computed before the down projection.
+    /// The operands of the part before the down projection.
     pub(super) fn neurons(&self) -> Neurons<'a> {
         Neurons {
             gate: self.gate.map_or(Gate::None, Gate::Project),
@@ -42,7 +42,8 @@ impl Session<'_, '_> {
         observe(self.observer, pass, Source::Neurons, h);
         if let Some(state) = &mut self.sparsity {
             let dropped = state.after_neurons(self.predictor.as_ref(), pass.layer, h, pass.tokens);
-            // A share of what was read: stored by input, not every input was.
+            // The bytes are reduced by the share of dropped neurons, and not recounted: by input, not all inputs were
+            // read.
             bytes -= bytes * dropped / w.shape.width();
         }
         bytes += self.project_down(pass, w);
@@ -78,14 +79,14 @@ impl Session<'_, '_> {
             let run = pass.run(self.predictor.as_ref());
             state.after_gate(&run, pass.layer, &b.gate[..h.width]);
         }
-        // Gate and up are read whole, whoever is active; down is not.
+        // Stored by input, gate and up are read for all neurons; only down is not read for those that are not active.
         if let Some(active) = units(&self.sparsity).and_then(|units| units.neurons(pass.layer)) {
             keep_only(&mut h, active, w.shape.group);
         }
         bytes
     }
 
-    /// The down projection, with the means of what was skipped where the policy counts with them. Returns the bytes read.
+    /// The down projection; for policies that need it, skipped neurons count with their means. Returns the bytes read.
     fn project_down(&mut self, pass: &Pass, w: &MlpWeights) -> usize {
         let (b, group) = (&mut self.buffers, w.shape.group);
         let mut h = b.neurons.narrow(w.shape.width());
@@ -98,7 +99,7 @@ impl Session<'_, '_> {
         }
         let int8 = w.down.matrix.geometry().takes_int8();
         if w.shape.by_input && int8 {
-            // What is left out counts as zero, for the blocks' scales too.
+            // Inputs that are left out count as zero, also in the scales of their blocks.
             quantize(pass.exec, pass.kernels, &mut h, pass.tokens);
         }
         let mut counts = [0; 3];

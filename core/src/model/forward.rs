@@ -1,7 +1,7 @@
 //! The forward pass: embedding, layers, logits.
 //!
-//! A walk through what the architecture says ([`crate::image::arch`]): blocks, and the norms around them. Each operation
-//! of a block has its file: `attention.rs`, `feed_forward.rs`, `mixture.rs`.
+//! It walks through the architecture ([`crate::image::arch`]): blocks, and the norms around them. Each operation of a
+//! block has its own file: `attention.rs`, `feed_forward.rs`, `mixture.rs`.
 
 use super::layers::{BlockWeights, LayerWeights, OpWeights};
 use super::session::{Observer, Session, out_width};
@@ -18,7 +18,7 @@ use crate::sparsity::{Predictor, Run, Slot, Source, State};
 use crate::views::Disjoint;
 use core::sync::atomic::Ordering;
 
-/// A step's place in a pass.
+/// The current step of a forward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'p> {
     pub exec: &'p dyn Executor,
@@ -26,18 +26,18 @@ pub(super) struct Pass<'p> {
     /// Tokens of the batch.
     pub tokens: usize,
     pub layer: usize,
-    /// Whether blocks read what the layer began with.
+    /// Whether blocks read the layer's input.
     pub parallel: bool,
 }
 
 impl<'p> Pass<'p> {
-    /// What choosers run with.
+    /// The executor, kernels and predictor for choosers.
     pub fn run<'a>(&self, predictor: Option<&'p Predictor<'a>>) -> Run<'p, 'a> {
         Run { exec: self.exec, kernels: self.kernels, predictor }
     }
 
-    /// Lists the inputs of one token that up to three maps of a layer stored by input read: those that are not zero and
-    /// exceed the map's threshold. Returns the lists' lengths; a pass of several tokens reads all.
+    /// Lists the inputs of one token that up to three maps stored by input read: those that are not zero and exceed the
+    /// map's threshold. Returns the lists' lengths; a pass of several tokens reads all inputs.
     pub fn select(
         &self,
         sparsity: &mut Option<State>,
@@ -61,8 +61,8 @@ impl<'p> Pass<'p> {
     }
 }
 
-/// The heads and neurons of this pass, where they are chosen by list: in a pass of one token. A batch (a prefill, a
-/// verification) has no list, and so takes the same steps with all of them.
+/// The heads and neurons of this pass, if they are chosen by list, which they are only in a pass of one token. A batch
+/// (a prefill, a verification) has no list, so that the same code computes all heads and neurons.
 pub(super) fn units<'s, 'm>(sparsity: &'s Option<State<'m>>) -> Option<&'s Units<'m>> {
     sparsity.as_ref().and_then(State::lists)
 }
@@ -80,7 +80,7 @@ pub(super) fn lists<'a>(lists: &'a [&mut [u32]; 3], counts: [usize; 3]) -> [&'a 
 }
 
 impl Traffic {
-    /// Counts what a layer read.
+    /// Counts bytes that a layer read.
     pub(super) fn add(&mut self, layer: usize, bytes: usize, skippable: bool) {
         self.weights += bytes;
         if layer > 0 && skippable {
@@ -90,9 +90,9 @@ impl Traffic {
 }
 
 impl Session<'_, '_> {
-    /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream
-    /// in `buffers.x`; then, where `logits`, computes those of the last token. One pass of the executor, so that its
-    /// workers are woken once for a token. The position is the caller's to advance.
+    /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream in
+    /// `buffers.x`; then, if `logits`, computes the logits of the last token. All is one pass of the executor, so that
+    /// its workers are woken once a token. The caller advances the position.
     pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32], logits: bool) -> Result<(), Error> {
         let mut result = Ok(());
         exec.pass(&mut || {
@@ -109,7 +109,7 @@ impl Session<'_, '_> {
         let (layers, kernels) = (self.layers, self.model.kernels());
         for (number, layer) in layers.iter().enumerate() {
             if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-                // How far it came must not show in what is chosen next.
+                // A cancelled pass must not influence the next choice, so its statistics are forgotten.
                 if let Some(state) = &mut self.sparsity {
                     state.forget();
                 }
@@ -128,7 +128,7 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    /// What must be done before the layer's first block changes the residual stream.
+    /// The work that needs the residual stream before the layer's first block changes it.
     fn begin_layer(&mut self, pass: &Pass, layer: &LayerWeights) {
         let b = &mut self.buffers;
         if layer.parallel {
@@ -150,8 +150,8 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    /// What a block's operation reads, to `buffers.normed`; quantized too where `int8`, or where a choice may be made
-    /// from it.
+    /// Computes the input of a block's operation in `buffers.normed`; also its quants, if `int8` or if a choice may be
+    /// made from it.
     pub(super) fn read_stream(&mut self, pass: &Pass, norms: &BlockNorms, int8: bool) {
         let int8 = int8 || self.sparsity.is_some();
         let b = &mut self.buffers;
@@ -159,7 +159,7 @@ impl Session<'_, '_> {
         prepare(pass.exec, pass.kernels, norms.input.as_ref(), (from, &mut b.normed), pass.tokens, int8);
     }
 
-    /// Adds what a block's operation left in `buffers.out` to the residual stream.
+    /// Adds the output of a block's operation, in `buffers.out`, to the residual stream.
     pub(super) fn add_to_stream(&mut self, pass: &Pass, norms: &BlockNorms) {
         let c = self.model.config();
         let b = &mut self.buffers;
@@ -167,7 +167,8 @@ impl Session<'_, '_> {
         add(pass.exec, pass.kernels, norms, (&mut b.x, c.d_model), y, &mut b.normed, pass.tokens);
     }
 
-    /// Token embeddings (projected where the model does), plus learned positions; RoPE's angles.
+    /// Computes token embeddings (projected, if the model projects them) plus learned positions, and the angles of
+    /// RoPE.
     fn embed(&mut self, exec: &dyn Executor, tokens: &[u32]) {
         let (w, kernels) = (self.globals, self.model.kernels());
         let scale = self.model.image().arch().globals().embed_scale;
@@ -185,7 +186,7 @@ impl Session<'_, '_> {
         if let Some(m) = w.project_in {
             let shared = b.embed.share();
             for t in 0..tokens.len() {
-                // SAFETY: one row after the other, no tasks.
+                // SAFETY: rows are processed one after the other, without tasks.
                 unsafe { shared.quantize(kernels, t * width, shared.values(t * width..(t + 1) * width)) };
             }
             let product = Product::new(m, None, b.x.values, b.x.width);
@@ -215,7 +216,7 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Logits of `rows` tokens of the last batch from token `row` on, to `buffers.logits`.
+    /// Computes the logits of `rows` tokens of the last batch, from token `row` on, in `buffers.logits`.
     pub(super) fn compute_logits(&mut self, exec: &dyn Executor, row: usize, rows: usize) {
         exec.pass(&mut || self.output(exec, row, rows));
     }
@@ -234,7 +235,7 @@ impl Session<'_, '_> {
                 linear(exec, kernels, &[Product::new(m, None, b.embed.values, width)], &input, rows);
             let shared = b.embed.share();
             for t in 0..rows {
-                // SAFETY: one row after the other, no tasks.
+                // SAFETY: rows are processed one after the other, without tasks.
                 unsafe { shared.quantize(kernels, t * width, shared.values(t * width..(t + 1) * width)) };
             }
             input = b.embed.input();
@@ -246,7 +247,7 @@ impl Session<'_, '_> {
         if (g.logit_scale, g.logit_cap) != (1.0, 0.0) {
             let logits = Disjoint::new(b.logits);
             for_ranges(exec, rows * width / 16, &|range| {
-                // SAFETY: each logit is in one range only.
+                // SAFETY: no other range of `for_ranges` has these logits.
                 let part = unsafe { logits.range(range.start * 16..range.end * 16) };
                 kernels.scale_and_cap(g.logit_scale, g.logit_cap, part);
             });

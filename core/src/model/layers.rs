@@ -8,7 +8,7 @@ use crate::image::{Architecture, Experts, Image, Role};
 use crate::ops::feed_forward::Projection;
 use crate::ops::residual::{ATTENTION_NORMS, BlockNorms, MLP_NORMS, NormWeights};
 
-/// What the model has once.
+/// The weights that do not belong to a layer.
 #[derive(Clone, Copy)]
 pub struct GlobalWeights<'a> {
     /// Token embeddings.
@@ -17,7 +17,7 @@ pub struct GlobalWeights<'a> {
     pub positions: Option<&'a [f32]>,
     /// Embedding projection.
     pub project_in: Option<Matrix<'a>>,
-    /// Inverse rotary frequencies, a table each.
+    /// Tables of inverse rotary frequencies.
     pub ropes: [Option<&'a [f32]>; MAX_ROPES],
     /// Norm before the output matrix.
     pub norm: Option<NormWeights<'a>>,
@@ -32,12 +32,12 @@ pub struct GlobalWeights<'a> {
 pub struct LayerWeights<'a, 'm> {
     /// Its blocks, in order.
     pub blocks: &'m [BlockWeights<'a, 'm>],
-    /// Whether all blocks read what the layer began with.
+    /// Whether all blocks read the layer's input.
     pub parallel: bool,
 }
 
 impl<'a> LayerWeights<'a, '_> {
-    /// The router of a mixture, where it reads what the layer began with.
+    /// The router of a mixture, if it reads the layer's input.
     pub fn early(&self) -> Option<&RouterWeights<'a>> {
         self.blocks.iter().find_map(|block| match &block.op {
             OpWeights::Mixture(w) if w.router.shape.early => Some(&w.router),
@@ -55,14 +55,14 @@ pub struct BlockWeights<'a, 'm> {
     pub op: OpWeights<'a, 'm>,
 }
 
-/// What a block does.
+/// The operation of a block.
 #[derive(Clone, Copy)]
 pub enum OpWeights<'a, 'm> {
     /// Attention.
     Attention(AttentionWeights<'a>),
     /// A feed-forward network.
     Mlp(MlpWeights<'a>),
-    /// A mixture of feed-forward networks; apart, for it is twice as large as the others.
+    /// A mixture of feed-forward networks; by reference, because it is twice as large as the other variants.
     Mixture(&'m MixtureWeights<'a>),
 }
 
@@ -81,7 +81,7 @@ pub struct AttentionWeights<'a> {
     pub o: Projection<'a>,
     /// RMS norms of queries and keys.
     pub head_norms: Option<(&'a [f32], &'a [f32])>,
-    /// Every head's score without a value.
+    /// The sinks: for each head a score that has no value.
     pub sinks: Option<&'a [f32]>,
 }
 
@@ -105,11 +105,11 @@ pub struct RouterWeights<'a> {
     pub shape: Router,
     /// [experts, d_model].
     pub matrix: Projection<'a>,
-    /// Added when experts are chosen, and not counted in their shares.
+    /// A bias of the experts' scores that affects only which experts are chosen, not their shares.
     pub choice_bias: Option<&'a [f32]>,
 }
 
-/// An expert's matrices and biases, all experts'.
+/// The matrices and biases of all experts.
 #[derive(Clone, Copy)]
 struct ExpertProjection<'a> {
     matrices: Experts<'a>,
@@ -123,14 +123,14 @@ struct ExpertProjection<'a> {
 pub struct MixtureWeights<'a> {
     /// The shape; its neurons are those of one expert.
     pub shape: Mlp,
-    /// What chooses.
+    /// The router, which chooses experts.
     pub router: RouterWeights<'a>,
     gate: Option<ExpertProjection<'a>>,
     up: ExpertProjection<'a>,
     down: ExpertProjection<'a>,
     /// The expert that every token uses.
     pub shared: Option<MlpWeights<'a>>,
-    /// What decides, through a sigmoid, how much of it counts: [1, d_model].
+    /// A router of one output whose sigmoid is the shared expert's share, [1, d_model].
     pub shared_router: Option<Matrix<'a>>,
 }
 
@@ -139,7 +139,7 @@ const MLP_ROLES: [(Role, Option<Role>); 3] =
 const SHARED_ROLES: [(Role, Option<Role>); 3] =
     [(Role::SharedGate, None), (Role::SharedUp, None), (Role::SharedDown, None)];
 
-/// Looks tensors of a layer up.
+/// Looks up the tensors of a layer.
 struct Lookup<'i, 'a> {
     image: &'i Image<'a>,
     layer: usize,
@@ -223,13 +223,13 @@ impl<'a> Lookup<'_, 'a> {
     }
 }
 
-/// Every layer's blocks, one after the other.
+/// The blocks of all layers, in order.
 fn blocks<'i>(arch: &'i Architecture) -> impl Iterator<Item = (usize, Block)> + use<'i> {
     let of = |layer: usize| arch.layer(layer).blocks.into_iter().flatten().map(move |block| (layer, block));
     (0..arch.globals().layers).flat_map(of)
 }
 
-/// Every mixture of experts with its layer.
+/// All mixtures of experts with their layers.
 fn mixtures<'i>(arch: &'i Architecture) -> impl Iterator<Item = (usize, Mlp, Router)> + use<'i> {
     blocks(arch).filter_map(|(layer, block)| match block.op {
         Op::Mlp(m) => m.router.map(|router| (layer, m, router)),
@@ -237,7 +237,7 @@ fn mixtures<'i>(arch: &'i Architecture) -> impl Iterator<Item = (usize, Mlp, Rou
     })
 }
 
-/// All layers' weights, in memory of the arena.
+/// The weights of all layers, in memory of the arena.
 ///
 /// # Errors
 /// [`Error::MissingTensor`]; [`Error::MemoryTooSmall`].
@@ -264,7 +264,7 @@ pub fn resolve<'a: 'm, 'm>(arena: &mut Arena<'m>, image: &Image<'a>) -> Result<&
 }
 
 impl<'a> GlobalWeights<'a> {
-    /// The weights that the model has once.
+    /// The weights that do not belong to a layer.
     ///
     /// # Errors
     /// [`Error::MissingTensor`].

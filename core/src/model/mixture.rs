@@ -10,7 +10,7 @@ use crate::ops::residual::BlockNorms;
 use crate::sparsity::Source;
 
 impl Session<'_, '_> {
-    /// Chooses the experts of the batch by what is in `buffers.normed`.
+    /// Chooses the experts of each token of the batch, from `buffers.normed`.
     pub(super) fn route(&mut self, pass: &Pass, w: &RouterWeights) {
         let b = &mut self.buffers;
         let stride = b.routes.stride;
@@ -27,7 +27,7 @@ impl Session<'_, '_> {
         observe(self.observer, pass, Source::FeedForward, &self.buffers.normed);
         let run = pass.run(self.predictor.as_ref());
         if let Some(state) = &mut self.sparsity {
-            // The heads of the next layer may be chosen from it.
+            // The heads of the next layer may be chosen from this input.
             state.before_feed_forward(&run, pass.layer, &self.buffers.normed);
         }
         if !w.router.shape.early {
@@ -44,7 +44,7 @@ impl Session<'_, '_> {
         if let Some(shared) = &w.shared {
             self.shared(pass, w, shared);
         }
-        // Both are as long: the sum takes the place of the block's output.
+        // Both buffers have the same length, so the sum takes the place of the block's output.
         core::mem::swap(&mut self.buffers.out, &mut self.buffers.sum);
         self.add_to_stream(pass, norms);
         Ok(())
@@ -63,10 +63,10 @@ impl Session<'_, '_> {
         self.expert(pass, shared, pass.tokens);
     }
 
-    /// Adds what an expert returns for the first `n` listed tokens.
+    /// Adds an expert's output for the first `n` listed tokens.
     fn expert(&mut self, pass: &Pass, w: &MlpWeights, n: usize) {
         let (b, width) = (&mut self.buffers, out_width(self.model.config()));
-        // All tokens, in order, lie together already.
+        // If all tokens use the expert, their rows are already together.
         if n < pass.tokens {
             b.gathered.gather(&b.normed, b.routes.members(n));
         }

@@ -57,7 +57,7 @@ impl<'a> Model<'a> {
         self.kernels
     }
 
-    /// The predictor that calibration put in the image, if it did.
+    /// The predictor in the image, if it was calibrated.
     ///
     /// # Errors
     /// [`Error::ForeignPredictor`], [`Error::BadPredictor`].
@@ -68,13 +68,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether the kernels include all that the model needs.
+    /// Checks that no kernel that the model needs was left out.
     fn check_kernels(&self, kv: KvFormat, predictor: Option<&Predictor>) -> Result<(), Error> {
         let matrix =
             |g: &Geometry| self.kernels.supports(&Needs { matrices: &[(g.format, g.order)], ..Needs::NOTHING });
         let tied = self.image.matrix(Role::Output, 0).is_none();
         for entry in self.image.entries() {
-            // Rows of an embedding that serves as nothing else are only looked up.
+            // The rows of an embedding that is not also the output matrix are only looked up, and need no kernel.
             if let Storage::Tiles(g) = entry.storage
                 && (tied || entry.role != Role::Embed)
             {
@@ -103,8 +103,8 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Bytes of the matrices that a policy may skip parts of: all of layers 1 and up, or, where heads and
-    /// neurons are what is skipped, those of Q, O, gate, up and down.
+    /// Bytes of the matrices of which a policy can skip parts, in layers from 1 on: all of them if it skips inputs; Q,
+    /// O, gate, up and down if it skips heads and neurons.
     pub fn skippable_bytes(&self, by_input: bool) -> usize {
         let skippable = |role: Role| match role {
             Role::K | Role::V => by_input,
@@ -115,9 +115,9 @@ impl<'a> Model<'a> {
         self.image.entries().filter(later).map(|e| e.bytes()).sum()
     }
 
-    /// Bytes of weights that decoding one token reads densely: everything but the embedding, of which one
-    /// row is looked up (and which is read whole where it serves as output matrix), all positions but one, and the experts
-    /// that it does not use.
+    /// Bytes of weights that decoding one token reads densely: everything except the experts that the token does not
+    /// use and, of the embedding and the learned positions, all rows but one. An embedding that is also the output
+    /// matrix is read whole.
     pub fn weight_bytes_per_token(&self) -> usize {
         let tied = self.image.matrix(Role::Output, 0).is_none();
         let read = |role: Role| match role {
@@ -142,7 +142,7 @@ impl<'a> Model<'a> {
         (0..arch.globals().layers).map(numbers).sum::<usize>() * format.bytes()
     }
 
-    /// Whether any weight is stored as plain f32 (then the KV cache had better be too).
+    /// Whether any weight is stored as plain f32 (then the KV cache should be f32 too).
     pub fn is_f32(&self) -> bool {
         let f32_tiles = |s: Storage| matches!(s, Storage::Tiles(g) if g.format == crate::Format::F32);
         self.image.entries().any(|e| f32_tiles(e.storage))

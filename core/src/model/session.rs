@@ -1,4 +1,5 @@
-//! A conversation's state: position, KV cache and the buffers of a forward pass, all in memory the caller gave.
+//! The state of a conversation: position, KV cache and the buffers of a forward pass, all in memory that the caller
+//! gives.
 
 use super::layers::{self, GlobalWeights, LayerWeights};
 use super::totals::{Totals, Traffic};
@@ -18,10 +19,10 @@ use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What a session is made for; it decides how much memory it takes.
+/// The limits of a session, which decide how much memory it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Positions at most, prompt and answer together.
+    /// The most positions, of prompt and answer together.
     pub context: usize,
     /// Tokens computed together in a prefill.
     pub batch: usize,
@@ -34,18 +35,18 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Positions at most where a caller names no number: the memory of a longer context is worth a decision.
+    /// The longest context that is chosen by default: the caller decides about the memory that a longer one takes.
     pub const CONTEXT: usize = 4096;
 
-    /// What suits a model: the context it was trained for, up to [`SessionOptions::CONTEXT`], and a KV cache as exact
-    /// as its weights.
+    /// Defaults for a model: the context that it was trained for, up to [`SessionOptions::CONTEXT`], and a KV cache as
+    /// exact as its weights.
     pub fn of(model: &Model) -> Self {
         let context = model.config().max_positions.min(Self::CONTEXT);
         let kv = if model.is_f32() { KvFormat::F32 } else { KvFormat::F16 };
         SessionOptions { kv, ..Self::default() }.within(context)
     }
 
-    /// The same for another number of positions; no batch is larger than the context.
+    /// The same options with another number of positions; the batch is made no larger than the context.
     pub fn within(self, context: usize) -> Self {
         SessionOptions { context, batch: self.batch.min(context.max(1)), ..self }
     }
@@ -81,13 +82,13 @@ pub(super) struct Buffers<'m> {
     pub v: &'m mut [f32],
     /// A block's output, [batch, d_model or d_embed rounded up to 32].
     pub out: &'m mut [f32],
-    /// The residual stream that a layer began with, as `x`; only where blocks are parallel.
+    /// The residual stream at the beginning of a layer, with the shape of `x`; only where blocks are parallel.
     pub start: &'m mut [f32],
-    /// The experts that tokens use; this and what follows only where there are experts.
+    /// The experts that tokens use. This field and the next two are filled only for models with experts.
     pub routes: Routes<'m>,
-    /// The inputs of the tokens that use an expert, as `normed`.
+    /// The inputs of the tokens that use an expert, with the shape of `normed`.
     pub gathered: Rows<'m>,
-    /// What experts returned so far, as `out`.
+    /// The sum of the experts' outputs so far, with the shape of `out`.
     pub sum: &'m mut [f32],
     /// [tables, batch, head_dim / 2].
     pub cos: &'m mut [f32],
@@ -148,20 +149,20 @@ impl<'m> Buffers<'m> {
     }
 }
 
-/// Sees the inputs of a layer's linear maps while a batch is read: layer, which input, rows of [tokens, width] (heads and
-/// neurons padded as in their buffers), width.
+/// A callback that gets the inputs of a layer's linear maps while a batch is read: the layer, which input it is, its
+/// rows [tokens, width] (heads and neurons padded as in their buffers), and the width.
 pub type Observer<'o> = &'o (dyn Fn(usize, Source, &[f32], usize) + Sync);
 
-/// A session. Made once, it never allocates; all its calls leave it usable, also those that fail.
+/// A session. It never allocates, and stays usable after every call, also after one that fails.
 pub struct Session<'a, 'm> {
     pub(super) model: Model<'a>,
     pub(super) globals: GlobalWeights<'a>,
     pub(super) layers: &'m [LayerWeights<'a, 'm>],
     pub(super) options: SessionOptions,
     pub(super) position: usize,
-    /// The tokens that were read, `[context]`, of which the first `position` count.
+    /// The tokens that were read, `[context]`, of which the first `position` are valid.
     pub(super) tokens: &'m mut [u32],
-    /// Where others can see how far a call is.
+    /// Where other threads can read how far a call is.
     progress: Option<&'m AtomicUsize>,
     pub(super) cache: KvCache<'m>,
     pub(super) buffers: Buffers<'m>,
@@ -171,7 +172,7 @@ pub struct Session<'a, 'm> {
     pub(super) sparsity: Option<State<'m>>,
     pub(super) traffic: Traffic,
     totals: Totals,
-    /// Bytes that a policy may skip parts of, by heads and neurons or by inputs.
+    /// Bytes of the matrices of which a policy can skip parts: by heads and neurons, and by inputs.
     skippable: [usize; 2],
     candidates: &'m mut [Candidate],
     pub(super) has_logits: bool,
@@ -224,7 +225,7 @@ impl<'a, 'm> Session<'a, 'm> {
     /// As [`Session::memory_required`]; [`Error::MemoryTooSmall`].
     pub fn new(model: Model<'a>, options: SessionOptions, memory: &'m mut [MaybeUninit<u8>]) -> Result<Self, Error> {
         let options = checked(model.config(), options)?;
-        // Whether it fits does not depend on how the memory happens to be aligned.
+        // Checked first, so that it does not depend on the alignment of the memory whether the session fits.
         let (needed, given) = (Self::memory_required(&model, &options)?.size(), memory.len());
         if given < needed {
             return Err(Error::MemoryTooSmall { needed, given });
@@ -263,7 +264,7 @@ impl<'a, 'm> Session<'a, 'm> {
         &self.options
     }
 
-    /// Tokens seen so far.
+    /// The number of tokens read so far.
     pub fn position(&self) -> usize {
         self.position
     }
@@ -273,19 +274,20 @@ impl<'a, 'm> Session<'a, 'm> {
         &self.tokens[..self.position]
     }
 
-    /// Positions in all.
+    /// Positions that the session has room for.
     pub fn context(&self) -> usize {
         self.options.context
     }
 
     /// Goes back to an earlier position; the tokens after it are forgotten.
     ///
-    /// What follows is what would have followed in a session that never read them, except for policies that learn from
-    /// the tokens they see ([`Policy::Prompt`], [`Policy::PromptInput`]): their statistics cannot be taken back token by
-    /// token, so that they begin anew with the tokens read after the rewind, unless it goes back to the start.
+    /// Later results are those of a session that never read these tokens. Policies that learn from the tokens they read
+    /// ([`Policy::Prompt`], [`Policy::PromptInput`]) are an exception, unless the session goes back to the start: their
+    /// statistics cannot be taken back token by token, so they begin anew with the tokens read after the rewind.
     ///
     /// # Errors
-    /// [`Error::BadPosition`] when it lies ahead; [`Error::PositionLost`] where [`Session::reaches`] says no.
+    /// [`Error::BadPosition`] when it is ahead of the session's; [`Error::PositionLost`] when [`Session::reaches`] is
+    /// false.
     pub fn rewind(&mut self, position: usize) -> Result<(), Error> {
         if position > self.position {
             return Err(Error::BadPosition);
@@ -297,7 +299,7 @@ impl<'a, 'm> Session<'a, 'm> {
             self.cache.clear();
         }
         self.has_logits = false;
-        // A forgotten token must not choose.
+        // A forgotten token must not influence choices.
         if let Some(state) = self.sparsity.as_mut().filter(|_| position < self.position || position == 0) {
             state.forget();
         }
@@ -306,17 +308,17 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Whether the session can go back to a position: layers with a window keep only the last positions (the window, and
-    /// a batch more), so that far back only the start can be reached.
+    /// Whether the session can go back to a position. Layers with a window keep only the last positions (the window and
+    /// one batch), so beyond these it can only go back to the start.
     pub fn reaches(&self, position: usize) -> bool {
         position <= self.position && self.cache.reaches(position)
     }
 
-    /// Says what later decodes skip. The policies that learn from the prompt must be set before it is read.
+    /// Sets what later decodes skip. Policies that learn from the prompt must be set before the prompt is read.
     ///
     /// # Errors
-    /// [`Error::NoSparsity`] when the session was made without; [`Error::BadDensity`], [`Error::NoPredictor`],
-    /// [`Error::NotByInput`] with the dial as it was.
+    /// [`Error::NoSparsity`] when the session was made without sparsity; [`Error::BadDensity`], [`Error::NoPredictor`],
+    /// [`Error::NotByInput`]. The dial is then unchanged.
     pub fn set_dial(&mut self, dial: &Dial) -> Result<(), Error> {
         match &mut self.sparsity {
             Some(state) => state.set(dial, None, self.predictor.as_ref()),
@@ -325,11 +327,11 @@ impl<'a, 'm> Session<'a, 'm> {
         }
     }
 
-    /// [`Session::set_dial`] with the shares to keep in every layer, [layers, slots of the policy], in place of
-    /// a density: what calibration tries budgets with.
+    /// [`Session::set_dial`] with the share to keep of every slot, [layers, slots of the policy], in place of a
+    /// density. Calibration uses it to try budgets.
     ///
     /// # Errors
-    /// As [`Session::set_dial`]; [`Error::BadOption`] when there are not as many.
+    /// As [`Session::set_dial`]; [`Error::BadOption`] for another number of shares.
     pub fn set_shares(&mut self, dial: &Dial, shares: &[f32]) -> Result<(), Error> {
         match &mut self.sparsity {
             Some(state) => state.set(dial, Some(shares), self.predictor.as_ref()),
@@ -337,7 +339,7 @@ impl<'a, 'm> Session<'a, 'm> {
         }
     }
 
-    /// The dial as it was set; off where there is none.
+    /// The dial as it was set; `off` in a session without sparsity.
     pub fn dial(&self) -> Dial {
         self.sparsity.as_ref().map_or(Dial::default(), |s| *s.dial())
     }
@@ -347,13 +349,13 @@ impl<'a, 'm> Session<'a, 'm> {
         self.sparsity.as_ref().map_or(Policy::Off, State::policy)
     }
 
-    /// What is active, to be read, or under [`Policy::Given`] to be filled; `None` when the session was made
+    /// The active heads and neurons; under [`Policy::Given`] the caller fills them. `None` when the session was made
     /// without sparsity.
     pub fn units(&mut self) -> Option<&mut Units<'m>> {
         self.sparsity.as_mut().map(State::units)
     }
 
-    /// What the last prefill or decode read.
+    /// The bytes that the last prefill or decode read.
     pub fn traffic(&self) -> Traffic {
         self.traffic
     }
@@ -363,23 +365,23 @@ impl<'a, 'm> Session<'a, 'm> {
         &self.totals
     }
 
-    /// Begins to sum anew.
+    /// Sets all sums to zero.
     pub fn reset_totals(&mut self) {
         self.totals = Totals::default();
     }
 
-    /// A flag that any thread may raise: a prefill or decode under way then stops before its next layer
-    /// with [`Error::Cancelled`], and its last batch does not count.
+    /// Sets a flag that any thread may raise. A running prefill or decode then stops before its next layer with
+    /// [`Error::Cancelled`], and its last batch does not count.
     pub fn set_cancel(&mut self, flag: Option<&'m AtomicBool>) {
         self.cancel = flag;
     }
 
-    /// The flag that cancels, for whatever else is done on this session's behalf.
+    /// The flag that cancels, for other work that is done for this session.
     pub fn cancel(&self) -> Option<&'m AtomicBool> {
         self.cancel
     }
 
-    /// Where the position is written after every batch, for other threads to see how far a call is.
+    /// Sets where the position is written after every batch, so that other threads can read how far a call is.
     pub fn set_progress(&mut self, progress: Option<&'m AtomicUsize>) {
         self.progress = progress;
         self.show_position();
@@ -391,20 +393,20 @@ impl<'a, 'm> Session<'a, 'm> {
         }
     }
 
-    /// Shows the inputs of all linear maps to an observer, from the next batch on. Those of experts are not shown.
+    /// Sets an observer that gets the inputs of all linear maps from the next batch on, except those of experts.
     pub fn set_observer(&mut self, observer: Option<Observer<'m>>) {
         self.observer = observer;
     }
 
-    /// Logits of the last token, `[vocab]`; empty before the first and after a rewind.
+    /// Logits of the last token, `[vocab]`; empty before the first token and after a rewind.
     pub fn logits(&self) -> &[f32] {
         if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }
     }
 
-    /// Reads tokens, all of the model for each, and returns the last one's logits.
+    /// Reads tokens densely, and returns the logits of the last one.
     ///
     /// # Errors
-    /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] before anything is done;
+    /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] with the session unchanged;
     /// [`Error::Cancelled`] with the position after the last whole batch.
     pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
         self.begin(tokens, false)?;
@@ -418,7 +420,7 @@ impl<'a, 'm> Session<'a, 'm> {
         result.map(|()| self.logits())
     }
 
-    /// Admits tokens, and begins to count and to choose anew.
+    /// Checks tokens, and begins to count traffic and to choose for this call.
     fn begin(&mut self, tokens: &[u32], decoding: bool) -> Result<(), Error> {
         self.admit(tokens)?;
         self.traffic = Traffic::default();
@@ -441,7 +443,7 @@ impl<'a, 'm> Session<'a, 'm> {
 
     /// Reads one batch.
     fn run(&mut self, exec: &dyn Executor, batch: &[u32], logits: bool) -> Result<(), Error> {
-        // What a cancelled batch wrote has taken the place of older positions too.
+        // Recorded before the pass: also a batch that is cancelled overwrites older positions.
         self.cache.has_written(self.position + batch.len());
         self.forward(exec, batch, logits)?;
         let start = self.position;
@@ -451,7 +453,7 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads tokens and shows every token's logits to `each(index, logits)`, in order.
+    /// Reads tokens and calls `each(index, logits)` for every token, in order.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -480,7 +482,7 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads one token and returns its logits; the dial says what it skips ([`Session::set_dial`]).
+    /// Reads one token and returns its logits; the dial decides what is skipped ([`Session::set_dial`]).
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -510,7 +512,7 @@ impl<'a, 'm> Session<'a, 'm> {
     /// Chooses a token from the current logits.
     ///
     /// # Errors
-    /// [`Error::NoTokens`] when there are none yet.
+    /// [`Error::NoTokens`] when there are no logits yet.
     pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
         if !self.has_logits {
             return Err(Error::NoTokens);
@@ -519,7 +521,7 @@ impl<'a, 'm> Session<'a, 'm> {
         sampler.sample(logits, self.candidates)
     }
 
-    /// Whether [`Session::prefill`] would take these tokens.
+    /// Checks whether [`Session::prefill`] would accept these tokens.
     ///
     /// # Errors
     /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`].
@@ -536,7 +538,7 @@ impl<'a, 'm> Session<'a, 'm> {
     }
 }
 
-/// Options inside their ranges.
+/// The options, if all are in range.
 fn checked(config: &Config, o: SessionOptions) -> Result<SessionOptions, Error> {
     if o.context == 0 || o.context > 1 << 26 {
         return Err(Error::BadOption("the context must be at least 1 and at most 67108864 positions"));

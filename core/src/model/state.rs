@@ -1,4 +1,4 @@
-//! Saving what a session has read, and going on from it elsewhere.
+//! Saving the state of a session, and restoring it in another one.
 //!
 //! ```text
 //!   0  magic "SLLMSES\0"     8  version, u32        12  model, u32 (a checksum of its checksums)
@@ -8,9 +8,9 @@
 //!  56  0, u32               60  CRC-32 of bytes 0..60, u32
 //!  64  logits (f32, where it has logits), memory (u32), the tokens read (u32), KV cache; little-endian
 //! ```
-//! The memory is all that choosing remembers from token to token (the snapshot of `sparsity/memory.rs`).
-//! The head is checked, and that the file is as long as it says; the numbers after it are not: they can make wrong
-//! text, nothing worse.
+//! "Memory" is everything that choosers remember from token to token (the snapshot of `sparsity/memory.rs`). The head
+//! is checked, and the length that it gives. The numbers after it are not checked: wrong ones give wrong text, and
+//! nothing worse.
 
 use super::{KvFormat, Session};
 use crate::error::Error;
@@ -36,13 +36,13 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Session<'_, '_> {
-    /// Differs between models: a checksum of the checksums of shape, tensors and weights.
+    /// A number that differs between models: a checksum of the checksums of architecture, tensors and weights.
     fn fingerprint(&self) -> u32 {
         let of = |kind, crc| crc32(&self.model.image().section_info(kind).crc.to_le_bytes(), crc);
         of(SectionKind::Weights, of(SectionKind::Tensors, of(SectionKind::Architecture, 0)))
     }
 
-    /// Words that the memory of choosing takes, and the dial's checksum.
+    /// The number of words of choosers' memory, and the dial's checksum.
     fn memory_words(&self) -> (usize, u32) {
         self.sparsity.as_ref().map_or((0, 0), |s| (s.memory().snapshot_len(), s.dial_checksum()))
     }
@@ -52,8 +52,8 @@ impl Session<'_, '_> {
         HEAD + 4 * (self.logits().len() + self.memory_words().0 + self.position) + self.cache.used_bytes(self.position)
     }
 
-    /// Writes what was read so far (tokens, KV cache, logits, what choosing remembers) to the beginning of `out`,
-    /// and returns how many bytes that took.
+    /// Writes the state (tokens, KV cache, logits, choosers' memory) to the beginning of `out`, and returns its length
+    /// in bytes.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
@@ -86,13 +86,13 @@ impl Session<'_, '_> {
         Ok(needed)
     }
 
-    /// Takes over a state that [`Session::save`] wrote, of the same model and KV format. Under the same dial what follows
-    /// is, bit for bit, what would have followed there. Under another dial heads and neurons are chosen anew, from
-    /// the statistics of the state. A session without sparsity ignores what choosing remembers; from a state without
-    /// it, choosing starts as in a new session.
+    /// Restores a state that [`Session::save`] wrote, of the same model and KV format. Under the same dial, later
+    /// results are bit for bit those of the saved session. Under another dial, heads and neurons are chosen anew from
+    /// the statistics in the state. A session without sparsity ignores choosers' memory; after a state without it,
+    /// choosing starts as in a new session.
     ///
     /// # Errors
-    /// [`Error::BadState`], [`Error::ContextFull`], with the session as it was.
+    /// [`Error::BadState`], [`Error::ContextFull`], with the session unchanged.
     pub fn load(&mut self, state: &[u8]) -> Result<(), Error> {
         let bad = |what| Err(Error::BadState(what));
         if state.len() < HEAD || state[..8] != MAGIC {
@@ -136,7 +136,7 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    /// [`Session::load`] of what the other session would [`Session::save`], without the copy between.
+    /// The same as [`Session::save`] of the other session and [`Session::load`] here, without a copy between them.
     ///
     /// # Errors
     /// As [`Session::load`].
@@ -162,7 +162,7 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    /// Takes over what choosing remembers; forgets where the words are not of a session like this one.
+    /// Restores choosers' memory, or forgets it if the words do not fit this session.
     fn restore_memory(&mut self, count: usize, words: &mut dyn Iterator<Item = u32>, dial_checksum: u32) {
         let Some(state) = &mut self.sparsity else { return };
         if state.memory().snapshot_len() == count {

@@ -1,15 +1,15 @@
-//! What a session has read: bytes of the last call, and sums over all calls.
+//! What a session has read: the bytes of the last call, and sums over all calls.
 
-/// What the last prefill or decode read, in bytes, however the weights are stored.
+/// The bytes that the last prefill or decode read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Of weights in matrices, the output matrix and predictors included.
+    /// Bytes of weights in matrices, including the output matrix and predictors.
     pub weights: usize,
-    /// Of these, what choosing took (predictors and their tables).
+    /// Of these, the bytes of predictors and their tables, which choosing read.
     pub predictor: usize,
-    /// What predictors took, in nanoseconds of the executor's clock.
+    /// The time that predictors took, in nanoseconds of the executor's clock.
     pub predictor_nanoseconds: u64,
-    /// Of the weights, matrices that a policy may skip parts of: those of all layers but the first.
+    /// Of the weights, the bytes of matrices of which a policy can skip parts: those of all layers but the first.
     pub skippable: usize,
 }
 
@@ -20,28 +20,28 @@ pub struct Totals {
     pub prompt_tokens: u64,
     /// Tokens decoded.
     pub decoded_tokens: u64,
-    /// What prefills took, in nanoseconds of the executor's clock.
+    /// The time that prefills took, in nanoseconds of the executor's clock.
     pub prefill_nanoseconds: u64,
-    /// What decoding took.
+    /// The time that decoding took.
     pub decode_nanoseconds: u64,
-    /// What the last prefill took.
+    /// The time that the last prefill took.
     pub last_prefill_nanoseconds: u64,
-    /// What decoding read of weights and predictors, in bytes.
+    /// Bytes of weights and predictors that decoding read.
     pub weights: u64,
-    /// Of these, of predictors.
+    /// Of these, the bytes of predictors.
     pub predictor: u64,
-    /// What predictors took.
+    /// The time that predictors took.
     pub predictor_nanoseconds: u64,
-    /// What decoding read of the KV cache.
+    /// Bytes of the KV cache that decoding read.
     pub kv: u64,
-    /// What decoding read of the matrices that the policy may skip parts of.
+    /// Bytes that decoding read of the matrices of which the policy can skip parts.
     pub skippable_read: u64,
-    /// What it would have read of them densely.
+    /// Bytes that it would have read of these matrices densely.
     pub skippable: u64,
 }
 
 impl Totals {
-    /// What came to these sums since they were `before`; the last prefill is the last in both.
+    /// The increase of these sums since they were `before`; `last_prefill_nanoseconds` is not a difference.
     pub fn since(&self, before: &Totals) -> Totals {
         Totals {
             prompt_tokens: self.prompt_tokens - before.prompt_tokens,

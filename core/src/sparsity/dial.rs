@@ -1,38 +1,38 @@
-//! The caller's setting: a policy, and how much it may read.
+//! The caller's setting: a policy, and the share of the weights that it may read.
 
 use super::plan::Policy;
 use super::slot::Slot;
 
-/// Columns of a budget at most.
+/// The most columns of a budget.
 pub const SLOTS: usize = Slot::MAPS.len();
 
 /// How a budget is divided among layers, and between heads and neurons or among maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Allocation {
-    /// As calibration found best.
+    /// As calibration found it best.
     #[default]
     Global,
-    /// Every layer and part alike.
+    /// The same share for every layer and part.
     Local,
-    /// The mean of both: no layer goes without.
+    /// The mean of both, so that every layer gets a share.
     Hybrid,
 }
 
 /// What to skip.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dial {
-    /// Who decides.
+    /// The policy, which decides.
     pub policy: Policy,
     /// Share of the skippable weight bytes that is read, above 0 and at most 1; 1 is dense.
     pub density: f32,
-    /// Tokens decoded with one choice of heads and neurons: 1 chooses anew for every token, 0 once after each
+    /// How many tokens are decoded with one choice of heads and neurons: 1 chooses for every token, 0 once after each
     /// prefill.
     pub refresh: usize,
-    /// How the density is divided.
+    /// How the density is divided among slots.
     pub allocation: Allocation,
     /// Shares of single slots in place of the budget's, in the order of the policy's [`Plan::slots`](super::Plan::slots).
     pub fixed: [Option<f32>; SLOTS],
-    /// Start of the random policy's choices.
+    /// Seed of the random policy.
     pub seed: u64,
 }
 

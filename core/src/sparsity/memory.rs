@@ -1,7 +1,7 @@
-//! What a session remembers from token to token for its choices; nothing else of [`super::State`] outlives a token.
+//! What choosers remember from token to token; nothing else of [`super::State`] outlives a token.
 //!
-//! A snapshot is a sequence of 32-bit words. Its first part (statistics) is of use under any dial, the rest (choices under
-//! way, thresholds, the state of chance) only under the dial that it was taken under.
+//! A snapshot is a sequence of 32-bit words. Its first part (statistics) can be used under any dial, the rest (current
+//! choices, thresholds, the random state) only under the dial at the time of the snapshot.
 
 use super::observed::Observed;
 use super::slot::Slot;
@@ -10,7 +10,7 @@ use crate::arena::Arena;
 use crate::error::Error;
 use crate::image::{Config, LayerShape};
 
-/// What outlives a token.
+/// The data of choosers that outlives a token.
 pub struct Memory<'m> {
     /// [layers, heads]: sums of the heads' norms over the tokens read.
     pub head_statistics: &'m mut [f32],
@@ -18,18 +18,18 @@ pub struct Memory<'m> {
     pub neuron_statistics: &'m mut [f32],
     /// Histograms of inputs, in images that store maps by input.
     pub observed: Option<Observed<'m>>,
-    /// [layers, [`Slot::COUNT`]]: the scores or magnitudes that are read.
+    /// [layers, [`Slot::COUNT`]]: the least scores or magnitudes that are read.
     pub thresholds: &'m mut [f32],
     /// The heads and neurons that are read; a choice may last for several tokens.
     pub units: Units<'m>,
     /// Tokens decoded since the last prefill.
     pub decoded: usize,
-    /// State of chance.
+    /// State of the random numbers.
     pub random: u64,
 }
 
 impl<'m> Memory<'m> {
-    /// Nothing seen yet, everything read.
+    /// The memory of a new session: no statistics, everything is read.
     ///
     /// # Errors
     /// [`Error::MemoryTooSmall`].
@@ -71,7 +71,7 @@ impl<'m> Memory<'m> {
         statistics + self.counts().len() + 3 + self.thresholds.len() + flags.div_ceil(32)
     }
 
-    /// All of it: first statistics, then what only the same dial can use.
+    /// All words: first statistics, then those that only the same dial can use.
     pub fn snapshot(&self) -> impl Iterator<Item = u32> + '_ {
         let statistics = self.head_statistics.iter().chain(&*self.neuron_statistics).map(|x| x.to_bits());
         let scalars = [self.decoded as u32, self.random as u32, (self.random >> 32) as u32];
@@ -88,8 +88,8 @@ impl<'m> Memory<'m> {
         })
     }
 
-    /// Takes over a snapshot of the same model. Under another dial than the snapshot's (`same_dial` false) its statistics
-    /// are taken over, and the next choice is made anew.
+    /// Restores a snapshot of the same model. Under another dial than the snapshot's (`same_dial` false) only its
+    /// statistics are restored, and the next choice is a new one.
     pub fn restore(&mut self, words: &mut dyn Iterator<Item = u32>, same_dial: bool, seed: u64) {
         let statistics = self.head_statistics.iter_mut().chain(self.neuron_statistics.iter_mut());
         statistics.zip(&mut *words).for_each(|(x, word)| *x = f32::from_bits(word));

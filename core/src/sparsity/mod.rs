@@ -1,15 +1,15 @@
-//! Contextual sparsity: which heads, neurons and inputs a token needs.
+//! Contextual sparsity: which heads, neurons and inputs are read for a token.
 //!
 //! ```text
 //!   Dial (policy, density) ─> State ─> Units (heads, groups of neurons per layer) ─> ops
 //!   Plan (the policy's row) ──^  │       and thresholds (inputs per linear map)
-//!                                ├─ chooser/: one file per way of choosing
+//!                                ├─ chooser/: one file for each way to choose
 //!                                ├─ Memory: what outlives a token
 //!                                └─ Predictor (a section of the image: thresholds, budgets, low-rank maps)
 //! ```
-//! The operators see lists of indices and thresholds only; a [`Policy`] fills them. It acts on single tokens
-//! (decode); a prefill is always dense. Layer 0 is always dense too: the shadow predictor is fed by it
-//! (ShadowLLM, arXiv 2406.16635).
+//! The operations of a layer only get lists of indices and thresholds, which a [`Policy`] fills. It acts on single
+//! tokens (decode); a prefill is always dense. Layer 0 is always dense too, because the shadow predictor reads its
+//! outputs (ShadowLLM, arXiv 2406.16635).
 
 mod chooser;
 mod dial;

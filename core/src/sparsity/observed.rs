@@ -1,4 +1,4 @@
-//! Histograms of the inputs that a session has seen: thresholds without calibration.
+//! Histograms of the inputs that a session has computed, which give thresholds without calibration.
 
 use super::slot::{Slot, Source};
 use crate::arena::Arena;
@@ -7,7 +7,7 @@ use crate::error::Error;
 /// Bins of magnitudes, four to an octave: a bin is a float's exponent and the first two bits of its fraction.
 const BINS: usize = 192;
 const SHIFT: u32 = f32::MANTISSA_DIGITS - 1 - 2;
-/// The bin of 2^-40: what is smaller counts as that, what is larger than 2^8 as the last.
+/// The bin of 2^-40, which also counts smaller magnitudes; the last bin also counts those above 2^8.
 const LOWEST: u32 = (127 - 40) << 2;
 
 /// Counts of magnitudes, [layers, sources, BINS].
@@ -16,7 +16,7 @@ pub struct Observed<'m> {
 }
 
 impl<'m> Observed<'m> {
-    /// Nothing seen yet.
+    /// Empty histograms.
     pub fn new(arena: &mut Arena<'m>, layers: usize) -> Result<Self, Error> {
         Ok(Observed { counts: arena.zeros(layers * Source::COUNT * BINS)? })
     }
@@ -35,7 +35,7 @@ impl<'m> Observed<'m> {
         }
     }
 
-    /// The magnitude that a share of a slot's inputs exceeds; 0 when none were seen.
+    /// The magnitude that a share of a slot's inputs exceeds; 0 when none were counted.
     pub fn threshold(&mut self, layer: usize, slot: Slot, share: f32) -> f32 {
         let bins = self.bins(layer, slot);
         let edge = |bin: usize| f32::from_bits((bin as u32 + LOWEST) << SHIFT);
@@ -68,7 +68,7 @@ mod tests {
             let above = x.iter().filter(|x| x.abs() > least).count() as f32 / 1000.0;
             assert!((above - share).abs() < 0.02, "{share}: {above} above {least}");
         }
-        // Zeros are never above; half of what was seen is.
+        // Zeros exceed no threshold; half of the counted inputs exceed this one.
         seen.counts.fill(0);
         seen.add(0, Slot::O, &[0.0, 0.0, 1.0, -2.0]);
         assert_eq!(seen.threshold(0, Slot::O, 0.9), 0.0);

@@ -1,15 +1,15 @@
-//! The policies: one row each says who decides what is read, and what that needs.
+//! The policies: the row of each says who decides what is read, and which tables of calibration that needs.
 //!
-//! A new policy is a row here and, where it decides as no other does, a [`Decider`] with a file in `chooser/`.
+//! A new policy is a row here and, if it decides in a new way, a [`Decider`] with a file in `chooser/`.
 
 use super::slot::Slot;
 use super::tables::Table;
 use crate::image::Config;
 
-/// How heads, neurons or inputs are chosen; each has its file in `chooser/`.
+/// The ways to choose heads, neurons or inputs; each has its file in `chooser/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decider {
-    /// Not at all: all are read.
+    /// Nobody chooses: all are read.
     All,
     /// By the caller, through [`crate::Session::units`].
     Given,
@@ -23,7 +23,7 @@ pub enum Decider {
     Shadow,
     /// By a predictor in each layer, for the layer after it.
     PerLayer,
-    /// By the gate's activations, or without a gate by the neurons' own.
+    /// By the gate's activations, or without a gate by those of the neurons.
     Gate,
     /// Inputs above a constant threshold.
     Constant,
@@ -47,7 +47,8 @@ impl Decider {
 pub struct Calibrated {
     /// The scores that shares of each slot reach.
     pub quantiles: Table,
-    /// Those of the neurons, where another predictor scores them: a table of heads and neurons.
+    /// The table with the neurons' quantiles, if another policy's predictor scores them: its columns are heads and
+    /// neurons.
     pub neurons: Option<Table>,
     /// The shares of each slot at each density.
     pub budget: Table,
@@ -60,7 +61,7 @@ pub struct Plan {
     pub policy: Policy,
     /// Its name on the command line and in reports.
     pub name: &'static str,
-    /// One sentence for people.
+    /// One sentence for users.
     pub description: &'static str,
     /// Who decides about heads.
     pub heads: Decider,
@@ -68,19 +69,19 @@ pub struct Plan {
     pub neurons: Decider,
     /// Who decides about the inputs of maps that are stored by input.
     pub inputs: Decider,
-    /// The columns of its budget.
+    /// The slots that its budget has columns for.
     pub slots: &'static [Slot],
     /// Whether it is refused without calibration.
     pub needs_calibration: bool,
-    /// Whether reports measure it although it needs no calibration, for others to be compared with.
+    /// Whether reports measure it for comparison although it needs no calibration.
     pub baseline: bool,
-    /// Its tables of the predictor section.
+    /// Its tables in the predictor section, if calibration writes any.
     pub calibrated: Option<Calibrated>,
-    /// Tables that a token reads when it chooses anew.
+    /// Tables that are read to make a new choice.
     pub reads: &'static [Table],
 }
 
-/// The row that the others differ from: everything is read.
+/// The base of all rows: everything is read.
 const DENSE: Plan = Plan {
     policy: Policy::Off,
     name: "",
@@ -202,7 +203,7 @@ policies! {
     }
 
     13 PromptInput "prompt-input"
-    /// Thresholds on the inputs of every linear map that the prompt and the tokens decoded so far would have kept to
+    /// Thresholds on the inputs of every linear map with which the prompt and the tokens decoded so far would have met
     /// the density: no calibration needed.
     { inputs: Decider::Observed, slots: &Slot::MAPS }
 }
@@ -228,7 +229,7 @@ impl Policy {
         Self::ALL.get(code as usize).copied()
     }
 
-    /// Whether it skips inputs of linear maps (else heads and neurons).
+    /// Whether it skips inputs of linear maps, and not heads and neurons.
     pub fn by_input(self) -> bool {
         self.plan().inputs != Decider::All
     }
@@ -250,39 +251,41 @@ impl Plan {
         !matches!(self.neurons, Decider::All | Decider::Oracle)
     }
 
-    /// The slot whose share heads or neurons have: where the budget is divided among maps, neurons have that of up.
+    /// The slot whose share is used for heads or neurons: if the budget is divided among maps, neurons use the share of
+    /// `up`.
     pub fn share_of(&self, part: Slot) -> Slot {
         if part == Slot::Neurons && self.inputs != Decider::All { Slot::Up } else { part }
     }
 
-    /// Whether its budget is its own: of policies that share a table, it is the first one's.
+    /// Whether the budget's table belongs to it: of policies that share a table, to the first.
     pub fn owns_budget(&self) -> bool {
         let budget = |plan: &Plan| plan.calibrated.map(|tables| tables.budget);
         let owner = PLANS.iter().find(|plan| budget(plan) == budget(self));
         self.calibrated.is_some() && owner.is_some_and(|plan| plan.policy == self.policy)
     }
 
-    /// Whether calibration prepares it, rather than another policy's calibration.
+    /// Whether calibration prepares it directly, and not through another policy.
     pub fn is_prepared(&self) -> bool {
         self.owns_budget() && self.calibrated.is_some_and(|tables| tables.neurons.is_none())
     }
 
-    /// Whether scores are by maps that calibration trains.
+    /// Whether it scores by maps that calibration trains.
     pub fn is_trained(&self) -> bool {
         self.heads.is_trained() || self.neurons.is_trained()
     }
 
-    /// Whether it chooses neurons and nothing else.
+    /// Whether it chooses neurons only.
     pub fn only_neurons(&self) -> bool {
         self.neurons != Decider::All && self.heads == Decider::All && self.inputs == Decider::All
     }
 
-    /// Whether it learns from the tokens that it sees, so that a rewind cannot take them back one by one.
+    /// Whether it learns from the tokens that are read, so that a rewind cannot take them back one by one.
     pub fn learns(&self) -> bool {
         [self.heads, self.neurons, self.inputs].iter().any(|d| matches!(d, Decider::Prompt | Decider::Observed))
     }
 
-    /// Whether it saves anything, and by a choice of its own: not where all is computed, nor where it stands for another.
+    /// Whether it saves reads by a choice of its own: not if everything is computed, nor if it stands for another
+    /// policy.
     pub fn saves(&self) -> bool {
         let all = [self.heads, self.neurons, self.inputs];
         all.iter().any(|d| *d != Decider::All) && !all.contains(&Decider::Oracle)
@@ -293,7 +296,8 @@ impl Plan {
         self.slots.iter().position(|s| *s == slot)
     }
 
-    /// Whether it skips inputs of a map where the map is stored by input: not of the FFN's where neurons are chosen.
+    /// Whether it skips inputs of a map that is stored by input: not of the feed-forward network's maps if it chooses
+    /// neurons.
     pub fn skips_inputs(&self, slot: Slot) -> bool {
         self.inputs != Decider::All && (slot.in_attention() || self.neurons == Decider::All)
     }
@@ -304,13 +308,13 @@ impl Plan {
         self.inputs == Decider::All || Slot::MAPS.iter().any(|slot| stored(slot) && self.skips_inputs(*slot))
     }
 
-    /// Who decides about any part, each once.
+    /// The deciders about any part, each once.
     pub(super) fn deciders(&self) -> impl Iterator<Item = Decider> {
         let all = [self.heads, self.neurons, self.inputs];
         (0..all.len()).filter(move |i| !all[..*i].contains(&all[*i])).map(move |i| all[i])
     }
 
-    /// Of heads and neurons, those that this decider decides about.
+    /// The parts (heads, neurons) that this decider decides about.
     pub(super) fn parts(&self, decider: Decider) -> impl Iterator<Item = Slot> + use<> {
         let parts = [(Slot::Heads, self.heads), (Slot::Neurons, self.neurons)];
         parts.into_iter().filter(move |(_, by)| *by == decider).map(|(part, _)| part)

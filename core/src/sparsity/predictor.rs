@@ -26,7 +26,7 @@ pub struct Calibration<'a> {
 }
 
 impl Calibration<'_> {
-    /// The score that a share of a layer's slot reaches; that of everything where the budget has no such slot.
+    /// The score that a share of a layer's slot reaches; the least score if the budget has no such slot.
     pub(crate) fn threshold(&self, layer: usize, slot: Slot, share: f32) -> f32 {
         let (all, slots, slot) = match self.neurons {
             Some(scores) if slot == self.plan.share_of(Slot::Neurons) => {
@@ -73,8 +73,8 @@ fn word(bytes: &[u8], at: usize) -> usize {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u32::from_le_bytes(b) as usize)
 }
 
-/// A number that differs between models, whatever number format their weights are in: CRC-32 of shape and of the
-/// first norms, which are never quantized.
+/// A number that differs between models and does not depend on the number format of the weights: CRC-32 of the shape
+/// and of the first norms, which are never quantized.
 pub fn fingerprint(image: &Image) -> u32 {
     let c = image.config();
     let mut crc = 0;
@@ -118,7 +118,7 @@ impl<'a> Predictor<'a> {
         Ok(p)
     }
 
-    /// Every table's entry, in order; `None` for one that this version does not know.
+    /// The entries of all tables, in order; `None` for a table that this version does not know.
     fn entries(&self) -> impl Iterator<Item = Option<Entry<Table>>> + use<'a> {
         self.table.as_chunks::<ENTRY_LEN>().0.iter().map(Entry::parse)
     }
@@ -144,7 +144,7 @@ impl<'a> Predictor<'a> {
         (g == Self::geometry(g.format, g.output_width(), g.input_width())).then_some(matrix)
     }
 
-    /// The map after the hidden units: weights and, where the section has one, a bias.
+    /// The map after the hidden units: weights and, if the section has one, a bias.
     pub(crate) fn output(&self, [weights, bias]: [Table; 2], layer: usize) -> Option<Output<'a>> {
         Some((self.matrix(weights, layer)?, self.vector(bias, layer)))
     }
@@ -160,14 +160,14 @@ impl<'a> Predictor<'a> {
         let (units_per_group, group_width) = (panels, panels * TILE_ROWS);
         let mut g =
             Geometry { format, order: Order::Rows, panels, k_blocks, units_per_group, group_stride: 0, group_width };
-        // Sizes that no memory holds are left without a stride, which no matrix has.
+        // Sizes beyond any memory get a stride of 0, which `Matrix::new` refuses.
         if panels.saturating_mul(k_blocks) < isize::MAX as usize / (TILE_ROWS * BLOCK * 4) {
             g.group_stride = panels * g.unit_bytes();
         }
         g
     }
 
-    /// Refuses a table that cannot be read or has another length than its kind; a table may be missing.
+    /// Refuses a table that cannot be read or has the wrong length; a table may be missing.
     fn check(&self, entry: &Entry<Table>, c: &Config) -> Result<(), Error> {
         let (table, layer) = (entry.role, usize::from(entry.layer));
         if !entry.is_numbered() || table.in_layers() && layer >= c.layers || entry.experts != 0 {
@@ -217,12 +217,12 @@ impl<'a> Predictor<'a> {
         if fits { Ok(()) } else { Err(Error::BadPredictor("a table")) }
     }
 
-    /// Whether an equal number of parts of a layer is kept for every token, rather than those above a threshold.
+    /// Whether the same number of parts of a layer is kept for every token, and not all parts above a threshold.
     pub fn ranks(&self) -> bool {
         self.ranks
     }
 
-    /// What feeds the shadow predictor.
+    /// The input of the shadow predictor.
     pub fn tap(&self) -> Tap {
         self.tap
     }
@@ -234,7 +234,7 @@ impl<'a> Predictor<'a> {
         layers.max().unwrap_or(0).max(outputs(self.matrix(Table::ShadowIn, 0)))
     }
 
-    /// Quantiles and budget of a calibrated policy, where the section has them.
+    /// Quantiles and budget of a calibrated policy, if the section has them.
     pub fn calibration(&self, policy: Policy) -> Option<Calibration<'a>> {
         let tables = policy.plan().calibrated?;
         let neurons = match tables.neurons {
@@ -248,12 +248,12 @@ impl<'a> Predictor<'a> {
     /// The best policy at a density.
     pub fn best(&self, density: f32) -> Option<Policy> {
         let codes = self.vector(Table::Auto, 0)?;
-        // Nothing was found best at density 0: the least density that was tried stands for all below it.
+        // There is no best policy at density 0: the least density that was tried stands for all densities below it.
         let at = ((density.clamp(0.0, 1.0) * (GRID - 1) as f32 + 0.5) as usize).max(1);
         Policy::from_code(*codes.get(at)? as u8)
     }
 
-    /// Bytes of a policy's predictor that a token reads when it chooses anew.
+    /// Bytes of a policy's predictor that are read to make a new choice.
     pub fn bytes(&self, policy: Policy) -> usize {
         let size = |table: Table| {
             let layers = if table.in_layers() { 1..self.layers } else { 0..1 };

@@ -1,20 +1,20 @@
 //! Choosing by score.
 
-/// Linear interpolation in a table over 0..=1; outside, the ends.
+/// Linear interpolation in a table over 0..=1; `at` is clamped to that range.
 pub fn interpolate(table: &[f32], at: f32) -> f32 {
     let last = table.len().saturating_sub(1);
     let place = at.clamp(0.0, 1.0) * last as f32;
     let low = (place as usize).min(last);
     let high = (low + 1).min(last);
     match (table.get(low), table.get(high)) {
-        // Equal values stay as they are, infinities too.
+        // Equal values are returned as they are, so that infinities do not become NaN.
         (Some(a), Some(b)) if a == b || place == low as f32 => *a,
         (Some(a), Some(b)) => a + (b - a) * (place - low as f32),
         _ => 0.0,
     }
 }
 
-/// How many of `n` a share is: at least one.
+/// A share of `n` as a number of parts: at least one.
 pub(super) fn count_of(share: f32, n: usize) -> usize {
     ((share * n as f32 + 0.5) as usize).clamp(1, n.max(1))
 }
@@ -30,10 +30,10 @@ pub(super) fn kth_largest(scores: &[f32], k: usize, scratch: &mut [f32]) -> f32 
     *kth
 }
 
-/// Scores looked at for [`typical_kth`].
+/// Number of scores in the sample of [`typical_kth`].
 const SAMPLE: usize = 256;
 
-/// The score that about a share of the scores reaches, by a sample of them spread over all.
+/// The score that about a share of the scores reach, found from a sample spread evenly over all.
 pub(super) fn typical_kth(scores: &[f32], share: f32, scratch: &mut [f32]) -> f32 {
     let stride = scores.len().div_ceil(SAMPLE).max(1);
     let mut n = 0;

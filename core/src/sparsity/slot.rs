@@ -2,7 +2,7 @@
 
 use crate::image::Config;
 
-/// A part of a layer that is read in a share of its own: a linear map, all heads or all neurons.
+/// A part of a layer with a share of its own to be read: a linear map, all heads, or all neurons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Slot {
@@ -14,11 +14,11 @@ pub enum Slot {
     V,
     /// Attention's output projection.
     O,
-    /// The gate of the FFN.
+    /// The gate of the feed-forward network.
     Gate,
-    /// Its first projection.
+    /// The first projection of the feed-forward network.
     Up,
-    /// Its second projection.
+    /// The second projection of the feed-forward network.
     Down,
     /// Query heads: their parts of Q and O.
     Heads,
@@ -26,7 +26,7 @@ pub enum Slot {
     Neurons,
 }
 
-/// What a map multiplies: one of the four inputs of a layer.
+/// The inputs of maps: a layer has four different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Source {
@@ -34,14 +34,14 @@ pub enum Source {
     Attention,
     /// The outputs of the heads, [heads * head_slot].
     Heads,
-    /// The input of the FFN, [d_model rounded up to 32].
+    /// The input of the feed-forward network, [d_model rounded up to 32].
     FeedForward,
     /// The neurons, `[neuron_width]`.
     Neurons,
 }
 
 impl Slot {
-    /// How many there are.
+    /// The number of slots.
     pub const COUNT: usize = 9;
     /// The linear maps, in the order of a budget's columns.
     pub const MAPS: [Slot; 7] = [Slot::Q, Slot::K, Slot::V, Slot::O, Slot::Gate, Slot::Up, Slot::Down];
@@ -63,12 +63,12 @@ impl Slot {
         }
     }
 
-    /// Whether it is of attention; else of the FFN.
+    /// Whether it belongs to attention, and not to the feed-forward network.
     pub const fn in_attention(self) -> bool {
         matches!(self, Slot::Q | Slot::K | Slot::V | Slot::O | Slot::Heads)
     }
 
-    /// What it multiplies.
+    /// The input of the map.
     pub const fn source(self) -> Source {
         match self {
             Slot::Q | Slot::K | Slot::V | Slot::Heads => Source::Attention,
@@ -80,7 +80,7 @@ impl Slot {
 }
 
 impl Source {
-    /// How many there are in a layer.
+    /// The number of different inputs of a layer.
     pub const COUNT: usize = 4;
 
     /// Length of the vector in its buffer.

@@ -1,4 +1,4 @@
-//! A session's part in skipping: takes a dial over, and calls the policy's choosers at the moments of a pass.
+//! The skipping of a session: holds the dial, and calls the policy's choosers at the points of a pass.
 
 use super::chooser::{self, Choice, Run, padded};
 use super::dial::{Allocation, Dial};
@@ -15,7 +15,7 @@ use crate::format::BLOCK;
 use crate::image::{Image, LayerShape, crc32};
 use crate::ops::buffer::Rows;
 
-/// What a session that may skip keeps.
+/// The data of a session that may skip.
 pub(crate) struct State<'m> {
     dial: Dial,
     choice: Choice<'m>,
@@ -58,16 +58,16 @@ impl<'m> State<'m> {
         &self.dial
     }
 
-    /// What is active, whether or not this pass skips.
+    /// The active heads and neurons, whether or not this pass skips.
     pub fn units(&mut self) -> &mut Units<'m> {
         &mut self.choice.memory.units
     }
 
-    /// Takes a dial over, or refuses it and stays as it was; `shares` [layers, slots] stand for its density.
+    /// Sets the dial, or refuses it and changes nothing; `shares` [layers, slots], if given, replace its density.
     pub fn set(&mut self, dial: &Dial, shares: Option<&[f32]>, predictor: Option<&Predictor>) -> Result<(), Error> {
         let policy = self.admit(dial, shares, predictor)?;
         let calibration = predictor.and_then(|p| p.calibration(policy));
-        // Policies without a budget of their own take that of a related one.
+        // Policies without a budget of their own use that of a related policy.
         let related = if policy.by_input() { Policy::Input } else { Policy::Static };
         let budget = calibration.or(predictor.and_then(|p| p.calibration(related))).map(|c| c.budget);
         let (c, plan) = (&mut self.choice, policy.plan());
@@ -92,7 +92,7 @@ impl<'m> State<'m> {
         Ok(())
     }
 
-    /// The policy of a dial that can be taken over.
+    /// Checks a dial, and returns the policy that it stands for.
     fn admit(&self, dial: &Dial, shares: Option<&[f32]>, predictor: Option<&Predictor>) -> Result<Policy, Error> {
         let share = |d: f32| d > 0.0 && d <= 1.0;
         if !share(dial.density) || dial.fixed.iter().flatten().any(|d| !(0.0..=1.0).contains(d)) {
@@ -101,7 +101,7 @@ impl<'m> State<'m> {
         let policy = match dial.policy {
             Policy::Auto => match predictor.and_then(|p| p.best(dial.density)) {
                 Some(best) => best,
-                // All is read, which any image can.
+                // At density 1 everything is read, which needs no calibration.
                 None if dial.density == 1.0 => Policy::Off,
                 None => return Err(Error::NoPredictor("auto")),
             },
@@ -120,7 +120,7 @@ impl<'m> State<'m> {
         Ok(policy)
     }
 
-    /// Begins a pass; `decoding` says that it is a single token that may be skipped for.
+    /// Begins a pass; `decoding` says that it is a single token, for which parts may be skipped.
     pub fn begin(&mut self, decoding: bool) {
         let c = &mut self.choice;
         c.acting = decoding && c.plan.policy != Policy::Off;
@@ -137,12 +137,12 @@ impl<'m> State<'m> {
         }
     }
 
-    /// Forgets all tokens: a choice by what was forgotten would differ from one that never saw it.
+    /// Forgets all tokens, so that later choices are those of a session that never read them.
     pub fn forget(&mut self) {
         self.choice.memory.forget(self.dial.seed);
     }
 
-    /// Differs between dials: a checksum of policy, refresh, seed and shares.
+    /// A number that differs between dials: a checksum of policy, refresh, seed and shares.
     pub fn dial_checksum(&self) -> u32 {
         let (c, d) = (&self.choice, &self.dial);
         let crc = crc32(&[c.plan.policy as u8], 0);
@@ -150,23 +150,23 @@ impl<'m> State<'m> {
         c.shares.iter().fold(crc, |crc, share| crc32(&share.to_le_bytes(), crc))
     }
 
-    /// What it remembers.
+    /// What choosers remember.
     pub fn memory(&self) -> &Memory<'m> {
         &self.choice.memory
     }
 
-    /// Takes over what a session remembered whose dial has this checksum.
+    /// Restores what the choosers of another session remembered; `dial_checksum` is that of its dial.
     pub fn restore(&mut self, words: &mut dyn Iterator<Item = u32>, dial_checksum: u32) {
         let same_dial = dial_checksum == self.dial_checksum();
         self.choice.memory.restore(words, same_dial, self.dial.seed);
     }
 
-    /// Bytes of predictors that this pass has read, and the nanoseconds that this took; counted anew from here.
+    /// Bytes of predictors that this pass has read, and the nanoseconds that they took; both counts restart at 0.
     pub fn take_costs(&mut self) -> (usize, u64) {
         (core::mem::take(&mut self.choice.bytes), core::mem::take(&mut self.choice.nanoseconds))
     }
 
-    /// The heads and neurons of this pass, where they are chosen by list.
+    /// The heads and neurons of this pass, if they are chosen by list.
     pub fn lists(&self) -> Option<&Units<'m>> {
         (self.choice.acting && self.choice.plan.lists_units()).then_some(&self.choice.memory.units)
     }
@@ -179,7 +179,7 @@ impl<'m> State<'m> {
         }
     }
 
-    /// The input of a layer's FFN is computed.
+    /// The input of a layer's feed-forward network is computed.
     pub fn before_feed_forward(&mut self, run: &Run, layer: usize, normed: &Rows) {
         let c = &mut self.choice;
         if c.acting && c.fresh {
@@ -211,18 +211,17 @@ impl<'m> State<'m> {
         self.neurons().after_gate(&mut self.choice, run, layer, gates);
     }
 
-    /// A layer's heads are computed. Returns how many an oracle would not have computed; they are cleared.
+    /// A layer's heads are computed. Returns the number that an oracle would not have computed; these are cleared.
     pub fn after_heads(&mut self, layer: usize, heads: &mut Rows, tokens: usize) -> usize {
         chooser::of(self.choice.plan.heads).after_heads(&mut self.choice, layer, heads, tokens)
     }
 
-    /// A layer's neurons are computed. Returns how many an oracle would not have computed; they are cleared.
+    /// A layer's neurons are computed. Returns the number that an oracle would not have computed; these are cleared.
     pub fn after_neurons(&mut self, predictor: Option<&Predictor>, layer: usize, h: &mut Rows, tokens: usize) -> usize {
         self.neurons().after_neurons(&mut self.choice, predictor, layer, h, tokens)
     }
 
-    /// Mean activations of a layer's neurons and what they add to its output, where skipped neurons count with
-    /// their mean.
+    /// Mean activations of a layer's neurons and what they add to its output, if skipped neurons count with their mean.
     pub fn means<'p>(&self, predictor: Option<&Predictor<'p>>, layer: usize) -> Option<(&'p [f32], &'p [f32])> {
         let c = &self.choice;
         if !c.acting || layer == 0 || !self.neurons().centred() || c.memory.units.neurons(layer).is_none() {

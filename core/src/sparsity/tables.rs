@@ -1,4 +1,4 @@
-//! The tables of an image's predictor section: their codes, and what each holds.
+//! The tables of an image's predictor section: their codes and contents.
 
 use crate::format::BLOCK;
 use crate::image::Config;
@@ -15,12 +15,13 @@ pub const QUANTILES: usize = 101;
 /// Densities that budgets are tabulated at: 0, 5 %, ... 100 %.
 pub const GRID: usize = 21;
 
-/// Bit of the header's flags: the predictors' scores rank the parts of a layer and cannot be compared between tokens, so
-/// that an equal number is kept for each token; else (chances of being active) all above a threshold are.
+/// Bit of the header's flags: the predictors' scores rank the parts of a layer and cannot be compared between tokens,
+/// so that the same number of parts is kept for each token. Without it, scores are probabilities of being active, and
+/// all parts above a threshold are kept.
 pub const RANKS: u32 = 1;
 
-/// What feeds the shadow predictor, all of layer 0 or directly after it; several are concatenated, each padded
-/// to 32.
+/// The parts of the shadow predictor's input, which are in layer 0 or directly after it. Several parts are
+/// concatenated, each padded to 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tap(pub u32);
 
@@ -32,12 +33,12 @@ impl Tap {
     /// Input of layer 1's attention: the normed stream after layer 0.
     pub const STREAM: u32 = 4;
 
-    /// Whether the part belongs to it.
+    /// Whether a part belongs to the input.
     pub const fn has(self, part: u32) -> bool {
         self.0 & part != 0
     }
 
-    /// Length of the vector.
+    /// Length of the input.
     pub fn width(self, c: &Config) -> usize {
         let d = c.d_model.next_multiple_of(BLOCK);
         let part = |part, width| if self.has(part) { width } else { 0 };
@@ -47,7 +48,7 @@ impl Tap {
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// What a table of the section is.
+        /// The tables of the section.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Table { $($(#[$doc])* $name = $code),* }
@@ -56,7 +57,7 @@ macro_rules! tables {
             /// All, in the order of their codes.
             pub const ALL: &[Table] = &[$(Table::$name),*];
 
-            /// Whether it stands once in every layer.
+            /// Whether each layer has its own.
             pub const fn in_layers(self) -> bool {
                 let code = self as u8;
                 code >= Table::LayerIn as u8 && code <= Table::LayerHeadBias as u8
@@ -99,7 +100,7 @@ tables! {
     StaticHeads = 7,
     /// Norm of each neuron's down column, [layers, neuron width].
     NeuronNorms = 8,
-    /// That norm times the mean |up|, [layers, neuron width]: what a gate's activation is worth.
+    /// That norm times the mean |up|, [layers, neuron width]: the factor of a gate's activation in its score.
     GateWeights = 9,
     /// Quantiles of the static scores, [layers, 2 slots, QUANTILES].
     StaticQuantiles = 10,
@@ -123,7 +124,7 @@ tables! {
     InputBudget = 19,
     /// Mean activation of the neurons, [layers, neuron width].
     NeuronMeans = 20,
-    /// What these means add to the FFN's output, [layers, d_model].
+    /// What these means add to the output of the feed-forward network, [layers, d_model].
     DownMeans = 21,
     /// Code of the best policy, `[GRID]`.
     Auto = 22,

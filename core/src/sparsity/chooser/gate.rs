@@ -1,5 +1,5 @@
-//! The neurons with the largest gates (CATS, arXiv 2404.08763). Without a gate, the neurons are computed and the smallest
-//! are cleared, which spares their down projection.
+//! The neurons with the largest gates (CATS, arXiv 2404.08763). Without a gate, all neurons are computed and the
+//! smallest are cleared, so that their down projection is not read.
 
 use super::{Choice, Chooser, Run, clear_below, group_score};
 use crate::ops::buffer::Rows;
@@ -33,7 +33,7 @@ impl Chooser for Gate {
         let norms = p.and_then(|p| p.layer_vector(Table::NeuronNorms, layer, c.config.neuron_width()));
         (0..n).for_each(|g| c.scores[g] = group_score(h.values, norms, g, group));
         clear_below(c, layer, c.threshold(layer, Slot::Neurons), h);
-        // They were computed.
+        // Although they were cleared, they were computed, so nothing counts as left out.
         0
     }
 }

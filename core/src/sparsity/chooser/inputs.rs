@@ -5,9 +5,9 @@ use crate::ops::buffer::Rows;
 use crate::sparsity::select::{count_of, kth_largest};
 use crate::sparsity::slot::Slot;
 
-/// Decoded tokens between two times that thresholds are taken anew from what was observed.
+/// Thresholds are updated from the observed inputs once in this number of decoded tokens.
 const REFRESH: usize = 16;
-/// One of this many tokens is observed: observing takes time, and some tokens are enough.
+/// One in this number of tokens is observed: observing takes time, and a sample is enough.
 const STRIDE: usize = 4;
 
 /// Constant thresholds from calibration (TEAL, arXiv 2408.14690).
@@ -16,7 +16,7 @@ pub struct Constant;
 /// The largest inputs of each token.
 pub struct Top;
 
-/// Thresholds that the tokens so far would have kept to their shares.
+/// Thresholds with which the tokens read so far would have met their shares.
 pub struct FromObserved;
 
 impl Chooser for Constant {
@@ -31,7 +31,7 @@ impl Chooser for Top {
         let k = if share <= 0.0 { 0 } else { count_of(share, x.len()) };
         let magnitudes = &mut c.scores[..x.len()];
         magnitudes.iter_mut().zip(x).for_each(|(m, x)| *m = x.abs());
-        // The largest that is left out.
+        // The largest magnitude that is left out.
         kth_largest(magnitudes, k + 1, c.scratch).max(0.0)
     }
 }

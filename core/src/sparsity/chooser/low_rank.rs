@@ -16,11 +16,12 @@ pub fn hidden(c: &mut Choice, run: &Run, first: Matrix, bias: Option<&[f32]>, x:
     c.bytes += bias.map_or(0, |b| 4 * b.len());
     run.kernels.activate(&Activation::Relu.into(), None, &mut c.hidden.values[..rank]);
     let shared = c.hidden.share();
-    // SAFETY: no tasks are running.
+    // SAFETY: no tasks run during this call.
     unsafe { shared.quantize(run.kernels, 0, shared.values(0..rank)) };
 }
 
-/// Chooses heads or neurons of `layers` by the scores of an output, which has one row after the other for them.
+/// Chooses heads or neurons of `layers` by the scores of an output, which has the rows of these layers one after the
+/// other.
 pub fn choose(c: &mut Choice, run: &Run, p: &Predictor, part: Slot, output: Option<Output>, layers: Range<usize>) {
     let Some((second, bias)) = output else { return };
     let stride = c.scores.len();
@@ -39,7 +40,7 @@ pub fn choose(c: &mut Choice, run: &Run, p: &Predictor, part: Slot, output: Opti
     }
 }
 
-/// Measures what `work` takes.
+/// Measures the time that `work` takes.
 pub fn timed(c: &mut Choice, run: &Run, work: impl FnOnce(&mut Choice)) {
     let start = run.exec.nanoseconds();
     work(c);

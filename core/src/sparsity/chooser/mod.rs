@@ -1,4 +1,4 @@
-//! How heads, neurons and inputs are chosen: one file per way, each an implementation of [`Chooser`].
+//! How heads, neurons and inputs are chosen: each file has the implementation of a [`Chooser`].
 
 mod gate;
 mod inputs;
@@ -21,7 +21,7 @@ use crate::image::{Config, LayerShape};
 use crate::kernels::Kernels;
 use crate::ops::buffer::Rows;
 
-/// What runs a pass, and what calibration put in the image.
+/// What choosers run with: an executor, kernels, and the image's predictor.
 #[derive(Clone, Copy)]
 pub struct Run<'r, 'a> {
     /// Runs the tasks.
@@ -32,21 +32,21 @@ pub struct Run<'r, 'a> {
     pub predictor: Option<&'r Predictor<'a>>,
 }
 
-/// One choice under way: what choosers read, and the memory that they fill.
+/// The data of a choice: what choosers read, and the memory that they fill.
 pub struct Choice<'m> {
     /// The model's sizes: tables of several layers have rows of the largest layer's length.
     pub config: Config,
-    /// Every layer's own.
+    /// The sizes of each layer.
     pub shapes: &'m [LayerShape],
     /// The policy's row.
     pub plan: &'static Plan,
-    /// What outlives the token.
+    /// The part that outlives the token.
     pub memory: Memory<'m>,
     /// [layers, [`Slot::COUNT`]]: shares to be read.
     pub shares: &'m mut [f32],
-    /// Scores of the parts of all layers; `scratch` holds those of one.
+    /// Scores of the parts of all layers.
     pub scores: &'m mut [f32],
-    /// As many as the most scores of a layer.
+    /// Room for the scores of a layer.
     pub scratch: &'m mut [f32],
     /// Input of the shadow predictor.
     pub tap: Rows<'m>,
@@ -54,21 +54,21 @@ pub struct Choice<'m> {
     pub hidden: Rows<'m>,
     /// Whether this pass skips.
     pub acting: bool,
-    /// Whether it chooses anew.
+    /// Whether this pass makes a new choice.
     pub fresh: bool,
     /// Bytes of predictors that this pass has read.
     pub bytes: usize,
-    /// Nanoseconds that this took.
+    /// Nanoseconds that predictors took in this pass.
     pub nanoseconds: u64,
 }
 
 impl Choice<'_> {
-    /// Share of a slot to be read; heads and neurons may have another slot's.
+    /// Share of a slot to be read; heads and neurons may use the share of another slot.
     fn share(&self, layer: usize, slot: Slot) -> f32 {
         self.shares[layer * Slot::COUNT + self.plan.share_of(slot) as usize]
     }
 
-    /// The score that this takes.
+    /// The score that a part of the slot needs to be read.
     fn threshold(&self, layer: usize, slot: Slot) -> f32 {
         self.memory.thresholds[layer * Slot::COUNT + self.plan.share_of(slot) as usize]
     }
@@ -78,7 +78,7 @@ impl Choice<'_> {
         if part == Slot::Heads { self.config.heads } else { self.config.neuron_groups() }
     }
 
-    /// Of these, heads or groups that the layer has.
+    /// The number of heads or groups in this row that the layer really has.
     fn count(&self, layer: usize, part: Slot) -> usize {
         let shape = &self.shapes[layer];
         if part == Slot::Heads { shape.heads } else { shape.neurons.div_ceil(shape.group) }
@@ -95,9 +95,10 @@ impl Memory<'_> {
     }
 }
 
-/// A way to choose. Each call is a moment of a session; what a chooser has no use for does nothing.
+/// A way to choose. Its methods are called at certain points of a session; those that a chooser does not need do
+/// nothing.
 ///
-/// Layers from 1 on are chosen for, layer 0 is always read whole.
+/// Choices are made for layers from 1 on; layer 0 is always read whole.
 pub trait Chooser {
     /// A dial was set: shares and thresholds are filled, everything is active.
     fn set(&self, _: &mut Choice, _: Option<&Predictor>) {}
@@ -108,7 +109,7 @@ pub trait Chooser {
     /// The input of a layer's attention is computed, and the heads' outputs of the layer before. Only for a new choice.
     fn before_attention(&self, _: &mut Choice, _: &Run, _layer: usize, _normed: &Rows, _heads: &Rows) {}
 
-    /// The input of a layer's FFN is computed. Only for a new choice.
+    /// The input of a layer's feed-forward network is computed. Only for a new choice.
     fn before_feed_forward(&self, _: &mut Choice, _: &Run, _layer: usize, _normed: &Rows) {}
 
     /// Whether it decides by the gate, which must then be computed before the neurons.
@@ -119,13 +120,14 @@ pub trait Chooser {
     /// Chooses a layer's groups by their gates, `[ffn]` before the activation.
     fn after_gate(&self, _: &mut Choice, _: &Run, _layer: usize, _gates: &[f32]) {}
 
-    /// A layer's heads are computed, also in a prefill: takes statistics, or clears heads. Returns how many it cleared.
+    /// A layer's heads are computed, also in a prefill: takes statistics, or clears heads. Returns the number of
+    /// cleared heads.
     fn after_heads(&self, _: &mut Choice, _layer: usize, _heads: &mut Rows, _tokens: usize) -> usize {
         0
     }
 
-    /// A layer's neurons are computed, also in a prefill: takes statistics, or clears neurons. Returns how many a
-    /// perfect predictor would have left out.
+    /// A layer's neurons are computed, also in a prefill: takes statistics, or clears neurons. Returns the number of
+    /// neurons that a perfect predictor would not have computed.
     fn after_neurons(
         &self,
         _: &mut Choice,
@@ -145,7 +147,8 @@ pub trait Chooser {
         0.0
     }
 
-    /// Whether the neurons that it skips count with their mean, not as zero: where the same ones are always skipped.
+    /// Whether skipped neurons count with their mean, and not as zero: this helps if the same neurons are always
+    /// skipped.
     fn centred(&self) -> bool {
         false
     }
@@ -155,7 +158,7 @@ pub trait Chooser {
 struct All;
 impl Chooser for All {}
 
-/// The chooser of a row.
+/// The chooser of a decider.
 pub fn of(decider: Decider) -> &'static dyn Chooser {
     match decider {
         Decider::All | Decider::Given => &All,
@@ -172,7 +175,7 @@ pub fn of(decider: Decider) -> &'static dyn Chooser {
     }
 }
 
-/// Scores of a layer in a predictor's output.
+/// The number of scores of a layer in a predictor's output, for `n` parts.
 pub fn padded(n: usize) -> usize {
     n.next_multiple_of(TILE_ROWS)
 }
@@ -196,10 +199,10 @@ fn kth_score(c: &mut Choice, n: usize, k: usize) -> f32 {
     kth_largest(&c.scores[..n], k, c.scratch)
 }
 
-/// Clears the groups of a layer's neurons whose score is below `least`, or zero; returns how many.
+/// Clears the groups of a layer's neurons whose score is below `least`, or zero; returns the number of cleared neurons.
 fn clear_below(c: &Choice, layer: usize, least: f32, h: &mut Rows) -> usize {
     let (n, group) = (c.count(layer, Slot::Neurons), c.shapes[layer].group);
-    // A group of zeros needs no computation, whatever the share.
+    // A group whose neurons are all zero is left out even if the share has room for it.
     let dropped = (0..n).filter(|g| c.scores[*g] < least || c.scores[*g] == 0.0);
     dropped.map(|g| h.clear_range(g * group..(g + 1) * group)).count()
 }

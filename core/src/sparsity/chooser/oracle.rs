@@ -1,4 +1,4 @@
-//! What is truly large, found by computing everything: for evaluation.
+//! The parts that are truly largest, found by computing everything: for evaluation.
 
 use super::{Choice, Chooser, clear_below, group_score, kth_score, norm};
 use crate::ops::buffer::Rows;

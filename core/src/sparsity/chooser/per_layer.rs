@@ -1,4 +1,4 @@
-//! One predictor a layer, fed by the layer before (DejaVu, arXiv 2310.17157).
+//! One predictor in each layer, whose input is the layer before (DejaVu, arXiv 2310.17157).
 
 use super::{Choice, Chooser, Run, low_rank};
 use crate::ops::buffer::Rows;

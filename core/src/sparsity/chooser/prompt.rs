@@ -1,4 +1,4 @@
-//! The parts that the tokens so far made most use of.
+//! The parts that were most active for the tokens read so far.
 
 use super::{Choice, Chooser, group_score, norm};
 use crate::ops::buffer::Rows;
@@ -21,7 +21,8 @@ impl Chooser for Prompt {
                 let statistics = if part == Slot::Heads { head_statistics } else { neuron_statistics };
                 let scores = &statistics[layer * row..layer * row + n];
                 let least = kth_largest(scores, k, c.scratch);
-                // Of parts that were used equally (often not at all, in a ReLU model) the first ones fill up the share.
+                // Of equally active parts (in a ReLU model often parts that were never active) the first ones fill up
+                // the share.
                 let mut ties = k.saturating_sub(scores.iter().filter(|s| **s > least).count());
                 let chosen = |i: usize| {
                     let tie = i < n && scores[i] == least && ties > 0;

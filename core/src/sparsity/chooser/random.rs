@@ -11,7 +11,8 @@ impl Chooser for Random {
     fn before_token(&self, c: &mut Choice) {
         for layer in 1..c.config.layers {
             for part in c.plan.parts(Decider::Random) {
-                // A fair choice of k out of n in one go: each is taken with chance (left to take) / (left).
+                // A uniform choice of k out of n in one pass: each part is taken with probability (parts still to take)
+                // / (parts left).
                 let n = c.count(layer, part);
                 let (mut take, mut left) = (count_of(c.share(layer, part), n), n);
                 let mut state = c.memory.random;

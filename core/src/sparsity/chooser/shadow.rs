@@ -1,4 +1,4 @@
-//! One predictor after layer 0, for the layers after it (ShadowLLM, arXiv 2406.16635).
+//! One predictor, run after layer 0, for all later layers (ShadowLLM, arXiv 2406.16635).
 
 use super::{Choice, Chooser, Run, low_rank};
 use crate::kernels::Input;
@@ -42,9 +42,9 @@ fn predict(c: &mut Choice, run: &Run, p: &Predictor) {
     let Some(first) = p.matrix(Table::ShadowIn, 0) else { return };
     let width = c.tap.width;
     let shared = c.tap.share();
-    // SAFETY: no tasks are running.
+    // SAFETY: no tasks run during this call.
     unsafe { shared.quantize(run.kernels, 0, shared.values(0..width)) };
-    // `hidden` borrows the choice as a whole, and its input is part of it.
+    // `hidden` borrows the whole choice, of which its input is a part: so the input is taken out first.
     let rows = core::mem::take(&mut c.tap);
     let input = Input { width: first.geometry().input_width(), ..rows.input() };
     low_rank::hidden(c, run, first, p.vector(Table::ShadowInBias, 0), &input);
