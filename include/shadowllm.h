@@ -412,6 +412,8 @@ typedef struct sllm_sampler_options {
     float min_p;              /* 0.05; only tokens at least this share as likely as the likeliest; 0 for all */
     float repetition_penalty; /* 1; above 1 makes the last 64 tokens less likely */
     uint64_t seed;            /* 0; the same seed, tokens and logits give the same tokens everywhere */
+    float presence_penalty;   /* 0; subtracted from the logits of the last 64 tokens, once */
+    float frequency_penalty;  /* 0; subtracted from a token's logit for each time it is among the last 64 */
 } sllm_sampler_options;
 
 /* Fills in the defaults. */
@@ -554,6 +556,12 @@ int32_t sllm_tokenizer_token_text(const sllm_tokenizer *tokenizer, uint32_t toke
 int32_t sllm_tokenizer_token_bytes(const sllm_tokenizer *tokenizer, uint32_t token, uint8_t *bytes, size_t capacity,
                                    size_t *length);
 
+/* A token and the natural logarithm of its probability by the model, before biases, penalties and temperature. */
+typedef struct sllm_logprob {
+    uint32_t token;
+    float logprob;
+} sllm_logprob;
+
 /* One token of an answer, valid during the callback. */
 typedef struct sllm_token {
     uint32_t struct_size;
@@ -566,11 +574,20 @@ typedef struct sllm_token {
     uint64_t index;        /* of the token in the answer, from 0 */
     double tokens_per_second; /* of decoding so far */
     double density;           /* share of the skippable bytes that decoding has read so far */
+    double logprob;           /* logarithm of the token's probability; 0 unless `logprobs` of the options asks */
+    const sllm_logprob *top;  /* the likeliest tokens and theirs, likeliest first, */
+    size_t top_count;         /* and their number */
 } sllm_token;
 
 /* Gets each token as it comes; any result but 0 stops. Text that is still held back after the last token comes in one
- * more call, without bytes. */
+ * more call, without bytes. (With stop strings the bytes are still each token's own, and the text ends before them.) */
 typedef int32_t (*sllm_token_fn)(void *user, const sllm_token *token);
+
+/* A token and what is added to its logit: a number, or minus infinity to rule the token out. */
+typedef struct sllm_bias {
+    uint32_t token;
+    float bias;
+} sllm_bias;
 
 typedef struct sllm_generate_options {
     uint32_t struct_size;
@@ -580,7 +597,12 @@ typedef struct sllm_generate_options {
     void *user;
     uint32_t control_tokens; /* 1: the texts of control tokens are control tokens in the prompt of sllm_generate and in
                                 the messages of a chat; 0: they are text. Those of the chat template always are */
-    uint32_t reserved;
+    uint32_t logprobs;      /* 0; n, at most 64: tokens come with their log-probability and the n likeliest beside them */
+    const char *const *stop; /* `stop_count` stop strings, at most 64 of 1 to 1024 bytes: the answer ends before the first
+                                of them, also where it lies across tokens; text is held back while it may be one */
+    size_t stop_count;
+    const sllm_bias *bias;  /* `bias_count` tokens with a bias, at most 4096 */
+    size_t bias_count;
 } sllm_generate_options;
 
 /* Fills in the defaults. */
@@ -590,6 +612,7 @@ int32_t sllm_generate_options_defaults(sllm_generate_options *options, uint32_t 
 #define SLLM_STOP_MAX_TOKENS 2
 #define SLLM_STOP_CONTEXT_FULL 3 /* no position is left */
 #define SLLM_STOP_CALLBACK 4
+#define SLLM_STOP_STRING 5       /* one of the stop strings */
 
 typedef struct sllm_generation {
     uint32_t struct_size;
@@ -600,6 +623,8 @@ typedef struct sllm_generation {
     double first_token_seconds;
     double prefill_tokens_per_second;
     double decode_tokens_per_second;
+    int32_t stop_string;       /* for SLLM_STOP_STRING its place in the options' list, else -1 */
+    uint32_t reserved;
 } sllm_generation;
 
 /* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens

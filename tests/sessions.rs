@@ -127,11 +127,24 @@ fn samplers_choose_as_told() {
         recent.iter().for_each(|id| sampler.accept(*id));
         (0..2000).map(|_| sampler.sample(&logits, &mut scratch).unwrap()).collect()
     };
-    let free = SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
+    let free =
+        SamplerOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 3, ..SamplerOptions::default() };
     assert!(draw(SamplerOptions { temperature: 0.0, ..free }, &[]).iter().all(|t| *t == 1));
     assert!(
         draw(SamplerOptions { temperature: 0.0, repetition_penalty: 1.2, ..free }, &[1, 1]).iter().all(|t| *t == 3)
     );
+    let penalised = |presence_penalty, frequency_penalty, recent: &[u32]| {
+        (SamplerOptions { temperature: 0.0, presence_penalty, frequency_penalty, ..free }, recent.to_vec())
+    };
+    for ((options, recent), token) in [
+        (penalised(0.05, 0.0, &[1, 1, 1]), 1),
+        (penalised(0.2, 0.0, &[1]), 3),
+        (penalised(0.0, 0.06, &[1]), 1),
+        (penalised(0.0, 0.06, &[1, 2, 1]), 3),
+        (penalised(0.0, -0.06, &[3, 2, 3]), 3),
+    ] {
+        assert!(draw(options, &recent).iter().all(|t| *t == token), "{options:?} after {recent:?}");
+    }
     assert!(draw(SamplerOptions { top_k: 2, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
     assert!(draw(SamplerOptions { min_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
     assert!(draw(SamplerOptions { top_p: 0.5, ..free }, &[]).iter().all(|t| [1, 3].contains(t)));
@@ -151,6 +164,8 @@ fn samplers_choose_as_told() {
         SamplerOptions { top_p: 0.0, ..free },
         SamplerOptions { min_p: 1.0, ..free },
         SamplerOptions { repetition_penalty: 0.0, ..free },
+        SamplerOptions { presence_penalty: f32::NAN, ..free },
+        SamplerOptions { frequency_penalty: f32::INFINITY, ..free },
     ] {
         assert!(matches!(Sampler::new(bad), Err(Error::BadOption(_))), "{bad:?}");
     }

@@ -6,7 +6,7 @@ use crate::image::crc32;
 use crate::random;
 use heapless::HistoryBuf;
 
-/// The number of last tokens to which the repetition penalty applies.
+/// The number of last tokens to which penalties apply.
 const RECENT: usize = 64;
 /// First bytes of a saved state.
 const MAGIC: &[u8; 8] = b"SLLMSMP\0";
@@ -36,13 +36,26 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of the last 64 tokens (arXiv 1909.05858); 1 for none.
     pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens that are among the last 64, once; 0 for none.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of tokens as often as they are among the last 64; 0 for none.
+    pub frequency_penalty: f32,
     /// Seed of the random numbers.
     pub seed: u64,
 }
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        SamplerOptions { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repetition_penalty: 1.0, seed: 0 }
+        SamplerOptions {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
     }
 }
 
@@ -69,6 +82,8 @@ impl Sampler {
                 options.repetition_penalty > 0.0 && options.repetition_penalty.is_finite(),
                 "the repetition penalty must be above 0 (1 is none)",
             ),
+            (options.presence_penalty.is_finite(), "the presence penalty must be a number (0 is none)"),
+            (options.frequency_penalty.is_finite(), "the frequency penalty must be a number (0 is none)"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, message)) => Err(Error::BadOption(message)),
@@ -115,7 +130,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Remembers a token of the prompt or of the answer, for the repetition penalty.
+    /// Remembers a token of the prompt or of the answer, for penalties.
     pub fn accept(&mut self, id: u32) {
         self.recent.write(id);
     }
@@ -125,6 +140,20 @@ impl Sampler {
     /// # Errors
     /// [`Error::NoTokens`] without logits, [`Error::MemoryTooSmall`] when `scratch` is too short.
     pub fn sample(&mut self, logits: &[f32], scratch: &mut [Candidate]) -> Result<u32, Error> {
+        self.sample_adjusted(logits, scratch, &mut |_| {})
+    }
+
+    /// [`Sampler::sample`] after a change of scores. `adjust` gets a candidate for each token, in the order of ids, with its
+    /// logit as score; minus infinity rules one out.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn sample_adjusted(
+        &mut self,
+        logits: &[f32],
+        scratch: &mut [Candidate],
+        adjust: &mut dyn FnMut(&mut [Candidate]),
+    ) -> Result<u32, Error> {
         if logits.is_empty() {
             return Err(Error::NoTokens);
         }
@@ -135,6 +164,7 @@ impl Sampler {
             let score = if logit.is_nan() { f32::NEG_INFINITY } else { *logit };
             *slot = Candidate { id: i as u32, score };
         }
+        adjust(list);
         self.penalize(list);
         if self.options.temperature == 0.0 {
             return Ok(likeliest(list));
@@ -144,8 +174,8 @@ impl Sampler {
     }
 
     fn penalize(&self, list: &mut [Candidate]) {
-        let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
+        let SamplerOptions { repetition_penalty: penalty, presence_penalty, frequency_penalty, .. } = self.options;
+        if penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
             return;
         }
         let recent = self.recent.as_slice();
@@ -155,7 +185,9 @@ impl Sampler {
                 continue;
             }
             if let Some(c) = list.get_mut(*id as usize) {
+                let times = recent[i..].iter().filter(|other| *other == id).count() as f32;
                 c.score = if c.score > 0.0 { c.score / penalty } else { c.score * penalty };
+                c.score -= presence_penalty + frequency_penalty * times;
             }
         }
     }

@@ -40,17 +40,11 @@ impl ChatState {
     }
 
     /// Answers the messages, and adds the answer to them, also when it is cancelled half-way.
-    fn answer(
-        &mut self,
-        s: &mut SessionState,
-        sampler: &mut Sampler,
-        options: &sllm_generate_options,
-    ) -> Result<Reply> {
-        self.conversation.control = options.control_tokens != 0;
+    fn answer(&mut self, s: &mut SessionState, sampler: &mut Sampler, request: &Request) -> Result<Reply> {
+        self.conversation.control = request.options.control_tokens != 0;
         let language = &self.tokenizer.language;
-        let most = options.max_tokens as usize;
-        let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, most)?;
-        let failure = show(&mut answering, s, sampler, language, options).err();
+        let mut answering = self.conversation.begin(language, &mut s.session, &s.exec, sampler, request.held())?;
+        let failure = show(&mut answering, s, sampler, language, &request.options).err();
         if !is_kept(&answering)
             && let Some(failure) = failure
         {
@@ -270,7 +264,7 @@ pub unsafe extern "C" fn sllm_chat_generate(
             run(session, |s| {
                 same_model(s, &c.tokenizer)?;
                 // SAFETY: handles are NULL or live objects, by the header's rules.
-                reply = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request.options)) }?);
+                reply = Some(unsafe { with_sampler(sampler, |it| c.answer(s, it, &request)) }?);
                 Ok(())
             })
         })?;

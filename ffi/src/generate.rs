@@ -1,6 +1,6 @@
 //! Text in, text out: continuing a plain text, and what a chat's answer shares with it.
 
-use crate::args::{Out, defaults, read, text_of_length};
+use crate::args::{Out, defaults, read, slice, text, text_of_length};
 use crate::message::boundary;
 use crate::object::check;
 use crate::reserve;
@@ -8,10 +8,11 @@ use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
 use crate::stats::decode_speed;
 use crate::status::{Result, invalid};
-use crate::structs::{sllm_generate_options, sllm_generation, sllm_token};
+use crate::structs::{sllm_generate_options, sllm_generation, sllm_logprob, sllm_token};
 use crate::text::{BYTES, Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::conversation::{Answering, Reply};
+use shadowllm_host::Controls;
+use shadowllm_host::conversation::{Answering, Piece, Reply};
 use shadowllm_host::generate::Stop;
 use shadowllm_host::template::cancelled_by;
 use shadowllm_host::text::Language;
@@ -31,6 +32,7 @@ pub unsafe extern "C" fn sllm_generate_options_defaults(options: *mut sllm_gener
 /// The options of a generation and the place of its result, checked before anything is done.
 pub struct Request {
     pub options: sllm_generate_options,
+    pub controls: Controls,
     result: Option<Out<sllm_generation>>,
 }
 
@@ -40,17 +42,24 @@ impl Request {
     pub unsafe fn new(options: *const sllm_generate_options, result: *mut sllm_generation) -> Result<Self> {
         // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
         let options: sllm_generate_options = unsafe { read(options) }?;
-        if options.control_tokens > 1 || options.reserved != 0 {
-            return Err(invalid("control_tokens must be 0 or 1, and reserved 0"));
+        if options.control_tokens > 1 {
+            return Err(invalid("control_tokens must be 0 or 1"));
         }
         // SAFETY: as above.
+        let controls = unsafe { controls(&options) }?;
+        // SAFETY: as above.
         let result = if result.is_null() { None } else { Some(unsafe { Out::new(result) }?) };
-        Ok(Request { options, result })
+        Ok(Request { options, controls, result })
+    }
+
+    /// How long the answer may be, and what it is held to.
+    pub fn held(&self) -> (usize, &Controls) {
+        (self.options.max_tokens as usize, &self.controls)
     }
 
     /// Writes the result, if the caller wants it.
     pub fn finish(self, reply: Option<Reply>) {
-        let (Some(out), Some(Reply { figures, stop, .. })) = (self.result, reply) else { return };
+        let (Some(out), Some(Reply { figures, stop, stop_string, .. })) = (self.result, reply) else { return };
         out.write(sllm_generation {
             struct_size: 0,
             stop: match stop {
@@ -58,14 +67,38 @@ impl Request {
                 Stop::Length => 2,
                 Stop::ContextFull => 3,
                 Stop::Stopped | Stop::Cancelled => 4,
+                Stop::StopString => 5,
             },
             prompt_tokens: figures.prompt_tokens as u64,
             generated_tokens: figures.generated_tokens as u64,
             first_token_seconds: figures.seconds_to_first_token,
             prefill_tokens_per_second: figures.prompt_tokens_per_second,
             decode_tokens_per_second: figures.tokens_per_second,
+            stop_string: stop_string.map_or(-1, |i| i as i32),
+            reserved: 0,
         });
     }
+}
+
+/// What an answer is held to.
+///
+/// # Safety
+/// The header's rules for the arrays and texts that the options point to.
+unsafe fn controls(o: &sllm_generate_options) -> Result<Controls> {
+    let mut controls = Controls { logprobs: (o.logprobs > 0).then_some(o.logprobs as usize), ..Controls::default() };
+    if o.stop_count > 0 {
+        // SAFETY: NULL or `stop_count` texts, by the caller's word.
+        for stop in unsafe { slice(o.stop, o.stop_count) }? {
+            // SAFETY: NULL or NUL-terminated, by the caller's word.
+            controls.stop.push(unsafe { text(*stop) }?.to_owned());
+        }
+    }
+    if o.bias_count > 0 {
+        // SAFETY: NULL or `bias_count` elements, by the caller's word.
+        let biases = unsafe { slice(o.bias, o.bias_count) }?;
+        controls.bias.extend(biases.iter().map(|b| (b.token, b.bias)));
+    }
+    Ok(controls)
 }
 
 /// Passes tokens to the caller's callback as they come.
@@ -80,8 +113,13 @@ struct Show<'a> {
 
 impl Show<'_> {
     /// Passes a new token, or for `None` the rest of the text; `text` is complete UTF-8. Returns whether to go on.
-    fn token(&mut self, id: Option<u32>, mut text: String) -> bool {
+    fn token(&mut self, Piece { id, mut text, likely }: Piece) -> bool {
         let Some(call) = self.options.on_token else { return true };
+        let top: Vec<sllm_logprob> = likely
+            .iter()
+            .flat_map(|likely| &likely.top)
+            .map(|(token, logprob)| sllm_logprob { token: *token, logprob: *logprob })
+            .collect();
         let bytes = id.map(|id| self.language.text.bytes(id, self.index == 0)).unwrap_or_default();
         self.last = id.unwrap_or(self.last);
         let text_length = text.len();
@@ -96,6 +134,9 @@ impl Show<'_> {
             index: self.index,
             tokens_per_second: self.live.0,
             density: self.live.1,
+            logprob: likely.map_or(0.0, |likely| f64::from(likely.logprob)),
+            top: top.as_ptr(),
+            top_count: top.len(),
         };
         self.index += u64::from(id.is_some());
         // SAFETY: the header asks the caller for a function that may be called with this argument; the token and all it
@@ -117,7 +158,7 @@ pub fn show(
     while let Some(piece) = answering.next(&mut s.session, &s.exec, sampler)? {
         let totals = s.session.totals().since(&before);
         show.live = (decode_speed(&totals), totals.density());
-        if !show.token(piece.id, piece.text) {
+        if !show.token(piece) {
             break;
         }
     }
@@ -130,11 +171,11 @@ fn answer(
     sampler: &mut Sampler,
     language: &Language,
     ids: &[u32],
-    options: &sllm_generate_options,
+    request: &Request,
 ) -> Result<Reply> {
-    let most = options.max_tokens as usize;
-    let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, most)?;
-    show(&mut answering, s, sampler, language, options)?;
+    let held = request.held();
+    let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, held)?;
+    show(&mut answering, s, sampler, language, &request.options)?;
     Ok(answering.finish()?)
 }
 
@@ -186,7 +227,7 @@ pub unsafe extern "C" fn sllm_generate(
             same_model(s, &shared)?;
             let control = request.options.control_tokens != 0;
             let ids = cancelled_by(s.session.cancel(), || continuation(s, language, prompt, control))?;
-            let body = |sampler: &mut Sampler| answer(s, sampler, language, &ids, &request.options);
+            let body = |sampler: &mut Sampler| answer(s, sampler, language, &ids, &request);
             // SAFETY: handles are NULL or live objects, by the header's rules.
             reply = Some(unsafe { with_sampler(sampler, body) }?);
             Ok(())

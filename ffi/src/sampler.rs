@@ -26,6 +26,8 @@ impl SamplerState {
             top_p: o.top_p,
             min_p: o.min_p,
             repetition_penalty: o.repetition_penalty,
+            presence_penalty: o.presence_penalty,
+            frequency_penalty: o.frequency_penalty,
             seed: o.seed,
         })?))
     }

@@ -163,6 +163,8 @@ structs! {
         min_p: f32,
         repetition_penalty: f32,
         seed: u64,
+        presence_penalty: f32,
+        frequency_penalty: f32,
     }
 }
 
@@ -210,6 +212,8 @@ impl Options for sllm_sampler_options {
             min_p: o.min_p,
             repetition_penalty: o.repetition_penalty,
             seed: o.seed,
+            presence_penalty: o.presence_penalty,
+            frequency_penalty: o.frequency_penalty,
         }
     }
 }
@@ -229,6 +233,22 @@ pub mod hosted {
         Option<unsafe extern "C" fn(user: *mut c_void, done_bytes: u64, total_bytes: u64) -> i32>;
     /// Gets tokens as they come.
     pub type sllm_token_fn = Option<unsafe extern "C" fn(user: *mut c_void, token: *const sllm_token) -> i32>;
+
+    /// A token and what is added to its logit.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    pub struct sllm_bias {
+        pub token: u32,
+        pub bias: f32,
+    }
+
+    /// A token and the logarithm of its probability.
+    #[derive(Clone, Copy)]
+    #[repr(C)]
+    pub struct sllm_logprob {
+        pub token: u32,
+        pub logprob: f32,
+    }
 
     structs! {
         /// Options of loading.
@@ -259,6 +279,9 @@ pub mod hosted {
             index: u64,
             tokens_per_second: f64,
             density: f64,
+            logprob: f64,
+            top: *const sllm_logprob,
+            top_count: usize,
         }
         /// Options of a generation.
         sllm_generate_options {
@@ -267,7 +290,11 @@ pub mod hosted {
             on_token: sllm_token_fn,
             user: *mut c_void,
             control_tokens: u32,
-            reserved: u32,
+            logprobs: u32,
+            stop: *const *const c_char,
+            stop_count: usize,
+            bias: *const sllm_bias,
+            bias_count: usize,
         }
         /// The end and the figures of a generation.
         sllm_generation {
@@ -278,6 +305,8 @@ pub mod hosted {
             first_token_seconds: f64,
             prefill_tokens_per_second: f64,
             decode_tokens_per_second: f64,
+            stop_string: i32,
+            reserved: u32,
         }
     }
 
@@ -302,7 +331,11 @@ pub mod hosted {
                 on_token: None,
                 user: core::ptr::null_mut(),
                 control_tokens: 0,
-                reserved: 0,
+                logprobs: 0,
+                stop: core::ptr::null(),
+                stop_count: 0,
+                bias: core::ptr::null(),
+                bias_count: 0,
             }
         }
     }

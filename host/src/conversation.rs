@@ -1,27 +1,34 @@
 //! Answers as text, and conversations. Nothing here owns a session, so that whoever does can use it.
 
+use crate::controls::{Controlled, Controls, Likely};
 use crate::error::Result;
 use crate::generate::{Figures, Generation, Stop};
+use crate::stops::Stops;
 use crate::template::cancelled_by;
 use crate::text::{Language, Message, Template, Text, TextStream};
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 
 /// Text that is complete now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     /// The token that completed it; `None` for what was held back until the end.
     pub id: Option<u32>,
-    /// The text, empty while a character is incomplete.
+    /// The text, empty while a character is incomplete or a stop string may have begun.
     pub text: String,
+    /// How likely the token was, where [`Controls::logprobs`] asks.
+    pub likely: Option<Likely>,
 }
 
 /// An answer, piece by piece. As [`Generation`], it is given session, threads and sampler with every step.
 pub struct Answering<'t> {
     generation: Generation,
     stream: TextStream<'t>,
+    choose: Controlled,
+    stops: Stops,
     text: String,
     ids: Vec<u32>,
+    likely: Vec<Likely>,
 }
 
 /// A whole answer.
@@ -35,23 +42,30 @@ pub struct Reply {
     pub figures: Figures,
     /// Why it ended.
     pub stop: Stop,
+    /// The stop string that ended it, by its place in [`Controls::stop`].
+    pub stop_string: Option<usize>,
+    /// How likely each token was, where [`Controls::logprobs`] asks.
+    pub likely: Vec<Likely>,
 }
 
 impl<'t> Answering<'t> {
-    /// Reads `prompt`, after what the session has read; up to `most` tokens will follow.
+    /// Reads `prompt`, after what the session has read; up to `most` tokens will follow, held to the controls.
     ///
     /// # Errors
-    /// As [`Generation::begin`].
+    /// As [`Controls::check`] and [`Generation::begin`].
     pub fn begin(
         text: &'t Text,
         session: &mut Session,
         exec: &dyn Executor,
         sampler: &mut Sampler,
         prompt: &[u32],
-        most: usize,
+        (most, controls): (usize, &Controls),
     ) -> Result<Self> {
+        controls.check(session.model().config().vocab)?;
+        let (stops, choose) = (Stops::new(&controls.stop)?, Controlled::new(controls));
         let generation = Generation::begin(session, exec, sampler, prompt, most)?;
-        Ok(Answering { generation, stream: text.stream(), text: String::new(), ids: Vec::new() })
+        let (stream, text) = (text.stream(), String::new());
+        Ok(Answering { generation, stream, choose, stops, text, ids: Vec::new(), likely: Vec::new() })
     }
 
     /// The next piece; `None` after the last one.
@@ -59,20 +73,32 @@ impl<'t> Answering<'t> {
     /// # Errors
     /// As [`Generation::next`]; when the tokenizer refuses a token.
     pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<Piece>> {
-        let mut id = self.generation.next(session, exec, sampler)?;
+        let mut id = self.generation.next_by(session, exec, sampler, &mut self.choose)?;
         if id.is_some_and(|id| self.stream.text().is_end(id)) {
             self.generation.end();
             id = None;
         }
-        let text = match id {
+        let (text, likely) = match id {
             Some(id) => {
+                let likely = self.choose.likely.take();
                 self.ids.push(id);
-                self.stream.push(id)?
+                self.likely.extend(likely.clone());
+                let text = self.stream.push(id)?;
+                (self.stops.push(&text), likely)
             }
-            None => self.stream.finish()?,
+            None => (self.rest()?, None),
         };
+        if self.stops.found().is_some() {
+            self.generation.stop(Stop::StopString);
+        }
         self.text.push_str(&text);
-        Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text }))
+        Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text, likely }))
+    }
+
+    /// What was held back, when no more tokens come.
+    fn rest(&mut self) -> Result<String> {
+        let text = self.stream.finish()?;
+        Ok(self.stops.push(&text) + &self.stops.finish())
     }
 
     /// The text so far.
@@ -100,10 +126,12 @@ impl<'t> Answering<'t> {
     /// # Errors
     /// When the tokenizer refuses a token.
     pub fn finish(mut self) -> Result<Reply> {
-        self.generation.stop();
-        self.text.push_str(&self.stream.finish()?);
-        let stop = self.generation.stopped().unwrap_or(Stop::Stopped);
-        Ok(Reply { text: self.text, ids: self.ids, figures: self.generation.figures(), stop })
+        self.generation.stop(Stop::Stopped);
+        let rest = self.rest()?;
+        self.text.push_str(&rest);
+        let (stop, stop_string) = (self.generation.stopped().unwrap_or(Stop::Stopped), self.stops.found());
+        let Answering { text, ids, likely, generation, .. } = self;
+        Ok(Reply { text, ids, figures: generation.figures(), stop, stop_string, likely })
     }
 }
 
@@ -136,8 +164,10 @@ impl Conversation {
         session: &mut Session,
         exec: &dyn Executor,
         sampler: &mut Sampler,
-        most: usize,
+        (most, controls): (usize, &Controls),
     ) -> Result<Answering<'t>> {
+        // Before the session goes back.
+        controls.check(session.model().config().vocab)?;
         let prompt = || self.prompt(&language.text, &language.template, language.bos);
         let ids = cancelled_by(session.cancel(), prompt)?;
         let same = ids.iter().zip(session.tokens()).take_while(|(a, b)| a == b).count();
@@ -146,7 +176,7 @@ impl Conversation {
         // Layers with a window may have forgotten what came before it.
         let start = if session.reaches(start) { start } else { 0 };
         session.rewind(start)?;
-        Answering::begin(&language.text, session, exec, sampler, &ids[start..], most)
+        Answering::begin(&language.text, session, exec, sampler, &ids[start..], (most, controls))
     }
 
     /// Ends the turn, early or not: the answer becomes a message.

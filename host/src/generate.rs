@@ -1,5 +1,6 @@
 //! Tokens one by one after a prompt, with the figures people ask for.
 
+use crate::controls::{Choose, Freely};
 use crate::error::{Error, Result};
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
@@ -34,6 +35,8 @@ pub enum Stop {
     Length,
     /// No position is left.
     ContextFull,
+    /// One of the stop strings.
+    StopString,
     /// The caller wanted no more.
     Stopped,
     /// The session was cancelled.
@@ -85,8 +88,22 @@ impl Generation {
     /// # Errors
     /// What the session refuses, a cancelled step for one.
     pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<u32>> {
+        self.next_by(session, exec, sampler, &mut Freely)
+    }
+
+    /// [`Generation::next`] with tokens that somebody else chooses.
+    ///
+    /// # Errors
+    /// As [`Generation::next`] and [`Choose::choose`].
+    pub fn next_by(
+        &mut self,
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &mut Sampler,
+        choose: &mut dyn Choose,
+    ) -> Result<Option<u32>> {
         if self.stop.is_none() {
-            let step = self.step(session, exec, sampler);
+            let step = self.step(session, exec, sampler, choose);
             if let Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) = step {
                 self.stop = Some(Stop::Cancelled);
             }
@@ -97,7 +114,13 @@ impl Generation {
     }
 
     /// Reads the last token and chooses the next, or says why there is none.
-    fn step(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<Stop>> {
+    fn step(
+        &mut self,
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &mut Sampler,
+        choose: &mut dyn Choose,
+    ) -> Result<Option<Stop>> {
         if let Some(token) = self.last.take() {
             sampler.accept(token);
             if self.figures.generated_tokens == self.most {
@@ -113,7 +136,7 @@ impl Generation {
         } else if self.most == 0 {
             return Ok(Some(Stop::Length));
         }
-        let token = session.sample(sampler)?;
+        let Some(token) = choose.choose(session, sampler)? else { return Ok(Some(Stop::EndOfText)) };
         if self.figures.generated_tokens == 0 {
             self.first = Instant::now();
             self.figures.seconds_to_first_token = (self.first - self.start).as_secs_f64();
@@ -144,9 +167,9 @@ impl Generation {
         }
     }
 
-    /// Ends it here, unless it has ended already.
-    pub fn stop(&mut self) {
-        self.stop.get_or_insert(Stop::Stopped);
+    /// Ends it here for a reason, unless it has ended already.
+    pub fn stop(&mut self, why: Stop) {
+        self.stop.get_or_insert(why);
     }
 
     /// Why it has ended; `None` while it goes on.
@@ -176,7 +199,7 @@ pub fn generate(
     let mut generation = Generation::begin(session, exec, sampler, prompt, most)?;
     while let Some(token) = generation.next(session, exec, sampler)? {
         if !each(token, session)? {
-            generation.stop();
+            generation.stop(Stop::Stopped);
         }
     }
     Ok((generation.figures(), generation.stopped().unwrap_or(Stop::Stopped)))

@@ -19,10 +19,11 @@
 //! alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
-//! [`text_guard`], [`text`], [`residency`], [`pool`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! [`text_guard`], [`text`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
+pub mod controls;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;
 pub mod cores;
@@ -38,6 +39,7 @@ pub mod pool;
 pub mod residency;
 mod session;
 mod signals;
+pub mod stops;
 #[cfg(feature = "tokenizer")]
 pub mod template;
 #[cfg(feature = "tokenizer")]
@@ -49,6 +51,7 @@ pub mod text_guard;
 
 #[cfg(feature = "tokenizer")]
 pub use chat::Chat;
+pub use controls::{Controls, Likely};
 #[cfg(feature = "tokenizer")]
 pub use conversation::Reply;
 pub use error::{Error, Result};

@@ -1,5 +1,6 @@
 //! How a model is run: the one place of the host's defaults.
 
+use crate::controls::Controls;
 use crate::error::Result;
 use crate::model::LoadedModel;
 use crate::pool::Pool;
@@ -27,6 +28,8 @@ pub struct Options {
     pub sampling: SamplerOptions,
     /// Tokens of an answer at most.
     pub max_tokens: usize,
+    /// What answers are held to: stop strings, biases.
+    pub controls: Controls,
     /// Threads; by default one per core.
     pub threads: Option<usize>,
     /// Bytes of weights held in memory at most; others are read from the file for each token. Unix only.
@@ -50,6 +53,7 @@ impl Default for Options {
             dial: Dial::default(),
             sampling: SamplerOptions::default(),
             max_tokens: 256,
+            controls: Controls::default(),
             threads: None,
             memory_budget: None,
             system: None,

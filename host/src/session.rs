@@ -1,6 +1,8 @@
 //! A session that owns what it needs: its model, its memory, its threads, its sampler.
 
 #[cfg(feature = "tokenizer")]
+use crate::controls::Controls;
+#[cfg(feature = "tokenizer")]
 use crate::conversation::{Answering, Conversation, Reply};
 use crate::error::Result;
 #[cfg(feature = "tokenizer")]
@@ -203,7 +205,7 @@ impl Session {
         let Session { engine, pool, sampler, model, options } = self;
         let text = &model.language()?.text;
         let answering =
-            engine.with(|session| Answering::begin(text, session, &**pool, sampler, prompt, options.max_tokens))?;
+            engine.with(|session| Answering::begin(text, session, &**pool, sampler, prompt, held(options)))?;
         Ok(Answer { engine, pool, sampler, answering: Some(answering), conversation: None, failed: false })
     }
 
@@ -211,15 +213,15 @@ impl Session {
     pub(crate) fn answer<'a>(&'a mut self, conversation: &'a mut Conversation) -> Result<Answer<'a>> {
         let Session { engine, pool, sampler, model, options } = self;
         let language = model.language()?;
-        let most = options.max_tokens;
         conversation.control = options.control_tokens;
-        let answering = match engine.with(|session| conversation.begin(language, session, &**pool, sampler, most)) {
-            Ok(answering) => answering,
-            Err(e) => {
-                conversation.messages.pop();
-                return Err(e);
-            }
-        };
+        let answering =
+            match engine.with(|session| conversation.begin(language, session, &**pool, sampler, held(options))) {
+                Ok(answering) => answering,
+                Err(e) => {
+                    conversation.messages.pop();
+                    return Err(e);
+                }
+            };
         Ok(Answer {
             engine,
             pool,
@@ -229,6 +231,12 @@ impl Session {
             failed: false,
         })
     }
+}
+
+/// How long an answer may be, and what it is held to.
+#[cfg(feature = "tokenizer")]
+fn held(options: &Options) -> (usize, &Controls) {
+    (options.max_tokens, &options.controls)
 }
 
 /// An answer: an iterator of its pieces. Dropped before its end, it ends there.

@@ -170,6 +170,20 @@ fn sampling() {
 }
 
 #[test]
+fn answers() {
+    wrong(&format!("{RUN} --stop="), &["stop string 1 is empty", "leave it out"]);
+    wrong(&format!("{RUN} --stop=a --stop={}", "b".repeat(1025)), &["stop string 2 has 1025 bytes"]);
+    wrong(&format!("{RUN} --logit-bias the=1"), &["the=1", "--logit-bias", "shadowllm tokenize"]);
+    wrong(&format!("{RUN} --logit-bias 7"), &["'7'", "as 42=-1.5"]);
+    wrong(&format!("{RUN} --logit-bias 7=nan"), &["token 7"]);
+    wrong(&format!("{RUN} --logit-bias 99999999=1"), &["token 99999999 has a bias", "0 to"]);
+    wrong(&format!("{RUN} --logprobs 2"), &["--json"]);
+    wrong(&format!("{RUN} --logprobs 65 --json"), &["65", "64 at most"]);
+    wrong(&format!("{RUN} --presence-penalty inf"), &["presence penalty must be a number"]);
+    wrong(&format!("{RUN} --frequency-penalty nan"), &["frequency penalty must be a number"]);
+}
+
+#[test]
 fn nothing_to_measure() {
     wrong("bench brown.sllm -p 0 -n 0", &["nothing to measure", "-p, -n and --batch"]);
     wrong("bench brown.sllm --batch 2 --csv", &["--batch", "--csv"]);

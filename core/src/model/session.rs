@@ -514,11 +514,23 @@ impl<'a, 'm> Session<'a, 'm> {
     /// # Errors
     /// [`Error::NoTokens`] when there are no logits yet.
     pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
+        self.sample_adjusted(sampler, &mut |_| {})
+    }
+
+    /// [`Session::sample`] after a change of scores ([`Sampler::sample_adjusted`]).
+    ///
+    /// # Errors
+    /// As [`Session::sample`].
+    pub fn sample_adjusted(
+        &mut self,
+        sampler: &mut Sampler,
+        adjust: &mut dyn FnMut(&mut [Candidate]),
+    ) -> Result<u32, Error> {
         if !self.has_logits {
             return Err(Error::NoTokens);
         }
         let logits = &self.buffers.logits[..self.model.config().vocab];
-        sampler.sample(logits, self.candidates)
+        sampler.sample_adjusted(logits, self.candidates, adjust)
     }
 
     /// Checks whether [`Session::prefill`] would accept these tokens.

@@ -2,6 +2,7 @@
  * are passed count from the size on that covers them; structures are filled in up to their size. */
 #include "suite.h"
 
+#include <math.h>
 #include <stddef.h>
 
 #define ROOM 256   /* more than any structure and UNKNOWN */
@@ -61,7 +62,8 @@ LAYOUT(sllm_stats, decode_nanoseconds);
 #undef F
 #define F(field) END(sllm_sampler_options, field)
 static const size_t sllm_sampler_options_ends[] = {F(struct_size), F(temperature), F(top_k), F(top_p), F(min_p),
-                                                   F(repetition_penalty), F(seed)};
+                                                   F(repetition_penalty), F(seed), F(presence_penalty),
+                                                   F(frequency_penalty)};
 LAYOUT(sllm_sampler_options, top_p);
 #undef F
 #define F(field) END(sllm_load_options, field)
@@ -74,13 +76,14 @@ static const size_t sllm_threads_ends[] = {F(struct_size), F(threads), F(cores),
 LAYOUT(sllm_threads, threads);
 #undef F
 #define F(field) END(sllm_generate_options, field)
-static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user), F(control_tokens), F(reserved)};
+static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user), F(control_tokens),
+                                                    F(logprobs), F(stop), F(stop_count), F(bias), F(bias_count)};
 LAYOUT(sllm_generate_options, max_tokens);
 #undef F
 #define F(field) END(sllm_generation, field)
 static const size_t sllm_generation_ends[] = {F(struct_size), F(stop), F(prompt_tokens), F(generated_tokens),
                                               F(first_token_seconds), F(prefill_tokens_per_second),
-                                              F(decode_tokens_per_second)};
+                                              F(decode_tokens_per_second), F(stop_string), F(reserved)};
 LAYOUT(sllm_generation, generated_tokens);
 #undef F
 
@@ -341,6 +344,8 @@ static void sampler_options(void) {
     REFUSED(top_p, 2);
     REFUSED(min_p, 1);
     REFUSED(repetition_penalty, 0);
+    REFUSED(presence_penalty, HUGE_VALF);
+    REFUSED(frequency_penalty, HUGE_VALF);
 #undef REFUSED
 }
 
@@ -362,6 +367,10 @@ static void generate_options(void) {
     defaulted(&sllm_generate_options_layout, generate_defaults);
     refused(&sllm_generate_options_layout, pass_generate, &good);
     TAKEN(sllm_generate_options, good, pass_generate, on_token, stop_at_once, SLLM_STATUS_CANCELLED);
+    TAKEN(sllm_generate_options, good, pass_generate, control_tokens, 2, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_generate_options, good, pass_generate, logprobs, 65, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_generate_options, good, pass_generate, stop_count, 1, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_generate_options, good, pass_generate, bias_count, 1, SLLM_STATUS_INVALID_ARGUMENT);
 }
 
 void test_structs(void) {

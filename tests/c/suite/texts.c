@@ -92,6 +92,83 @@ static int32_t free_tokenizer(void *user, const sllm_token *token) {
     return 0;
 }
 
+struct likely {
+    size_t tokens, listed;
+};
+
+static int32_t add_likely(void *user, const sllm_token *token) {
+    struct likely *likely = user;
+    size_t i;
+    likely->tokens += token->bytes_length > 0;
+    likely->listed += token->top_count;
+    CHECK(token->logprob <= 0);
+    for (i = 1; i < token->top_count; i++) CHECK(token->top[i].logprob <= token->top[i - 1].logprob);
+    if (token->top_count) CHECK(token->top[0].token == token->id && token->top[0].logprob == (float)token->logprob);
+    return 0;
+}
+
+/* Stop strings across tokens, biases, log-probabilities, and what is refused. */
+static void controls(const sllm_tokenizer *tokenizer) {
+    sllm_session *session = short_session(128, 1);
+    sllm_generate_options options;
+    sllm_generation result = {0};
+    struct answer *free_answer = calloc(1, sizeof *free_answer), *answer = calloc(1, sizeof *answer);
+    struct likely likely = {0};
+    const char *stop[2] = {"never there", NULL};
+    char middle[9] = {0};
+    sllm_bias bias = {11, 1000};
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    options.max_tokens = 24;
+    options.on_token = take;
+    options.user = free_answer;
+    result.struct_size = sizeof result;
+    OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, &result));
+    CHECK(result.stop_string == -1 && free_answer->text_length > 20);
+    memcpy(middle, free_answer->text + 8, 8);
+    stop[1] = middle;
+    options.stop = stop;
+    options.stop_count = 2;
+    options.user = answer;
+    OK(sllm_session_rewind(session, 0));
+    OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, &result));
+    CHECK(result.stop == SLLM_STOP_STRING && result.stop_string == 1);
+    CHECK(answer->text_length == (size_t)(strstr(free_answer->text, middle) - free_answer->text));
+    CHECK(memcmp(answer->text, free_answer->text, answer->text_length) == 0);
+    stop[1] = "";
+    INVALID(sllm_generate(session, tokenizer, NULL, " a", 2, &options, &result));
+    stop[1] = "\xff";
+    STATUS(SLLM_STATUS_INVALID_UTF8, sllm_generate(session, tokenizer, NULL, " a", 2, &options, &result));
+    stop[1] = NULL;
+    INVALID(sllm_generate(session, tokenizer, NULL, " a", 2, &options, &result));
+    options.stop_count = 0;
+    options.logprobs = 4;
+    options.on_token = add_likely;
+    options.user = &likely;
+    options.max_tokens = 5;
+    OK(sllm_session_rewind(session, 0));
+    OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, &result));
+    CHECK(likely.tokens == 5 && likely.listed == 20);
+    options.logprobs = 0;
+    options.bias = &bias;
+    options.bias_count = 1;
+    options.on_token = take;
+    options.user = answer;
+    answer->tokens = answer->text_length = answer->bytes_length = 0;
+    OK(sllm_session_rewind(session, 0));
+    OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, &result));
+    {
+        const uint32_t *ids = NULL;
+        size_t count = 0;
+        OK(sllm_session_tokens(session, &ids, &count));
+        CHECK(ids[count - 1] == 11 && ids[count - 2] == 11);
+    }
+    bias.token = info.vocab;
+    INVALID(sllm_generate(session, tokenizer, NULL, " a", 2, &options, &result));
+    OK(sllm_session_free(&session));
+    free(answer);
+    free(free_answer);
+}
+
 void test_text(void) {
     sllm_tokenizer *tokenizer = NULL;
     sllm_session *session = short_session(128, 1);
@@ -110,6 +187,7 @@ void test_text(void) {
                sllm_generate(session, tokenizer, NULL, BAD[i], SLLM_NUL_TERMINATED, NULL, NULL));
     }
     control_tokens(tokenizer);
+    controls(tokenizer);
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_detokenize(tokenizer, &id, 1, text, sizeof text, &n));
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_token_bytes(tokenizer, id, NULL, 0, &n));
     CHECK(n == 7);

@@ -1,5 +1,6 @@
 //! Answers as commands show them.
 
+use crate::controls::likelihoods;
 use crate::print;
 use serde_json::{Value, json};
 use shadowllm_core::Executor;
@@ -38,7 +39,7 @@ pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
 /// An answer and what it took, as JSON.
 pub fn as_json(reply: &Reply, session: &Session) -> Value {
     let model = session.model().file();
-    json!({
+    let mut value = json!({
         "text": reply.text,
         "stop": reply.stop,
         "figures": reply.figures,
@@ -49,7 +50,15 @@ pub fn as_json(reply: &Reply, session: &Session) -> Value {
         "threads": session.pool().width(),
         "policy": session.engine().policy().name(),
         "isa": model.model().kernels().isa().name(),
-    })
+    });
+    let controls = &session.options().controls;
+    if let Some(stop) = reply.stop_string.and_then(|i| controls.stop.get(i)) {
+        value["stop_string"] = json!(stop);
+    }
+    if let (Some(_), Ok(language)) = (controls.logprobs, session.model().language()) {
+        value["logprobs"] = likelihoods(reply, &language.text).into();
+    }
+    value
 }
 
 /// One line of figures.

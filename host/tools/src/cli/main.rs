@@ -1,6 +1,6 @@
 //! The command `shadowllm`.
 //!
-//! Modules, lowest first: `print`, `setup`, `dial`, `answer`, `commands`, `chat`, then a module for each command.
+//! Modules, lowest first: `print`, `setup`, `dial`, `controls`, `answer`, `commands`, `chat`, then a module for each command.
 
 mod answer;
 mod architecture;
@@ -12,6 +12,7 @@ mod cache;
 mod calibrate;
 mod chat;
 mod commands;
+mod controls;
 mod demo;
 mod dial;
 mod eval;
@@ -108,7 +109,7 @@ enum Command {
 }
 
 /// What people know from other programs and does not exist here, and what to type.
-const HABITS: [(&str, &str); 12] = [
+const HABITS: [(&str, &str); 11] = [
     ("serve", "there is no server; shadowllm run MODEL is a chat, and include/shadowllm.h is for programs"),
     (
         "pull",
@@ -124,7 +125,6 @@ const HABITS: [(&str, &str); 12] = [
     // Of `-ngl`.
     ("gl", "everything runs on the CPU: leave it out"),
     ("--interactive", "run without a prompt is a chat: leave it out"),
-    ("--reverse-prompt", "answers end where the model ends them; -n limits their tokens"),
 ];
 
 /// Says what to type in place of what other programs have.

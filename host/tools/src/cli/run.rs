@@ -2,6 +2,7 @@
 
 use crate::answer::{Show, as_json, summary, whole};
 use crate::chat::{self, Lines};
+use crate::controls::ControlOptions;
 use crate::dial::DialOptions;
 use crate::print;
 use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
@@ -46,6 +47,8 @@ pub struct Options {
     dial: DialOptions,
     #[command(flatten)]
     sampling: Sampling,
+    #[command(flatten)]
+    held: ControlOptions,
     /// Threads; one per core by default.
     #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
@@ -84,6 +87,12 @@ pub struct Sampling {
     /// Makes recent tokens less likely; 1 is off.
     #[arg(long, alias = "repeat-penalty", default_value_t = SamplerOptions::default().repetition_penalty, help_heading = SAMPLING)]
     repetition_penalty: f32,
+    /// Subtracted once from the logits of the last 64 tokens.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, help_heading = SAMPLING)]
+    presence_penalty: f32,
+    /// Subtracted from a token's logit for each time it is among the last 64.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, help_heading = SAMPLING)]
+    frequency_penalty: f32,
 }
 
 impl Sampling {
@@ -96,6 +105,8 @@ impl Sampling {
             top_p: self.top_p,
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed.unwrap_or_else(clock),
         };
         Sampler::new(options)?;
@@ -107,6 +118,8 @@ impl Sampling {
 pub fn run(o: &Options) -> Result<()> {
     // Cheap refusals first.
     let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
+    let controls = o.held.controls();
+    controls.check(u32::MAX as usize)?;
     o.dial.one()?;
     let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
@@ -124,10 +137,12 @@ pub fn run(o: &Options) -> Result<()> {
         dial: o.dial.one_for(&model)?,
         sampling,
         max_tokens: o.n,
+        controls,
         system: o.system.clone(),
         control_tokens: o.control_tokens,
         ..Default::default()
     };
+    options.controls.check(model.model().config().vocab)?;
     checked_context(&model, options.engine(model.model()).context, "a smaller --context")?;
     let model = Model::from(model);
     let (prompt, lines) = match given {

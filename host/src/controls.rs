@@ -1,0 +1,152 @@
+//! What an answer is held to besides the sampler's options: stop strings, biases, a grammar; and how likely its tokens were.
+
+use crate::error::{Error, Result};
+use crate::stops;
+use shadowllm_core::Session;
+use shadowllm_core::sample::{Candidate, Sampler};
+
+/// Likeliest tokens that are listed beside each token at most.
+pub const MOST_LISTED: usize = 64;
+/// Tokens with a bias at most.
+const MOST_BIASED: usize = 4096;
+
+/// What an answer is held to.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    /// Texts at which the answer ends; they are not a part of it.
+    pub stop: Vec<String>,
+    /// Tokens and what is added to their logits; minus infinity rules a token out.
+    pub bias: Vec<(u32, f32)>,
+    /// Log-probabilities of the tokens, with this number of the likeliest ones beside each.
+    pub logprobs: Option<usize>,
+}
+
+impl Controls {
+    /// Refuses what no answer of a model with this number of tokens can be held to.
+    ///
+    /// # Errors
+    /// Names the stop string, the token or the number.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        stops::check(&self.stop)?;
+        if self.bias.len() > MOST_BIASED {
+            return Err(Error::Usage(format!("{} biases are given: give {MOST_BIASED} at most", self.bias.len())));
+        }
+        if let Some(n) = self.logprobs.filter(|n| *n > MOST_LISTED) {
+            return Err(Error::Usage(format!("the {n} likeliest tokens are asked for: ask for {MOST_LISTED} at most")));
+        }
+        match self.bias.iter().find(|(id, bias)| *id as usize >= vocab || bias.is_nan() || *bias == f32::INFINITY) {
+            Some((id, _)) if *id as usize >= vocab => {
+                Err(Error::Usage(format!("token {id} has a bias, and the model has the tokens 0 to {}", vocab - 1)))
+            }
+            Some((id, bias)) => Err(Error::Usage(format!("the bias {bias} of token {id} is not below infinity"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How likely a token was by the model's logits, before biases, penalties and temperature.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Likely {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens and theirs, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl Likely {
+    /// Of token `id` by `logits`, with the `most` likeliest.
+    pub fn of(logits: &[f32], id: u32, most: usize) -> Self {
+        let number = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
+        let largest = logits.iter().copied().map(number).fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|logit| f64::from(number(*logit) - largest).exp()).sum();
+        let logprob = |logit: f32| (f64::from(number(logit) - largest) - sum.ln()) as f32;
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit =
+            |a: &u32, b: &u32| number(logits[*b as usize]).total_cmp(&number(logits[*a as usize])).then(a.cmp(b));
+        if most < order.len() {
+            order.select_nth_unstable_by(most, by_logit);
+            order.truncate(most);
+        }
+        order.sort_unstable_by(by_logit);
+        let top = order.into_iter().map(|id| (id, logprob(logits[id as usize]))).collect();
+        Likely { logprob: logits.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logprob(*logit)), top }
+    }
+}
+
+/// Chooses the tokens of an answer.
+pub trait Choose {
+    /// The next token; `None` when the answer has to end here.
+    ///
+    /// # Errors
+    /// When the session has no logits, or no token can follow.
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>>;
+}
+
+/// The sampler alone.
+pub struct Freely;
+
+impl Choose for Freely {
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>> {
+        Ok(Some(session.sample(sampler)?))
+    }
+}
+
+/// The sampler, after what the controls say.
+#[derive(Debug, Default)]
+pub struct Controlled {
+    bias: Vec<(u32, f32)>,
+    logprobs: Option<usize>,
+    /// How likely the last token was, where that is asked for.
+    pub likely: Option<Likely>,
+}
+
+impl Controlled {
+    /// By these controls, which were checked.
+    pub fn new(controls: &Controls) -> Self {
+        Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, likely: None }
+    }
+
+    fn adjust(&self, list: &mut [Candidate]) {
+        for (id, bias) in &self.bias {
+            if let Some(candidate) = list.get_mut(*id as usize) {
+                candidate.score += bias;
+            }
+        }
+    }
+}
+
+impl Choose for Controlled {
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>> {
+        let id = session.sample_adjusted(sampler, &mut |list| self.adjust(list))?;
+        self.likely = self.logprobs.map(|most| Likely::of(session.logits(), id, most));
+        Ok(Some(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_are_those_of_a_softmax() {
+        // Python: [x - log(sum(exp(y) for y in l)) for x in l] of 1, 2, 3, -1.
+        let likely = Likely::of(&[1.0, 2.0, 3.0, f32::NAN, -1.0], 1, 2);
+        assert!((likely.logprob + 1.419_72).abs() < 1e-4, "{likely:?}");
+        assert_eq!(likely.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 1]);
+        assert!((likely.top[0].1 + 0.419_72).abs() < 1e-4, "{likely:?}");
+        assert_eq!(Likely::of(&[1.0, 2.0], 3, 9).logprob, f32::NEG_INFINITY);
+        let all = Likely::of(&[0.5, 0.5, 0.5], 0, 9).top;
+        assert!(all.iter().map(|(id, _)| *id).eq(0..3) && all.iter().all(|(_, p)| (p + 3f32.ln()).abs() < 1e-6));
+    }
+
+    #[test]
+    fn controls_that_cannot_be_meant_are_refused() {
+        let said = |controls: Controls| controls.check(10).unwrap_err().to_string();
+        assert!(said(Controls { bias: vec![(10, 1.0)], ..Controls::default() }).contains("token 10"));
+        assert!(said(Controls { bias: vec![(1, f32::NAN)], ..Controls::default() }).contains("token 1"));
+        assert!(said(Controls { bias: vec![(1, f32::INFINITY)], ..Controls::default() }).contains("inf"));
+        assert!(said(Controls { logprobs: Some(65), ..Controls::default() }).contains("65"));
+        assert!(said(Controls { stop: vec![String::new()], ..Controls::default() }).contains("empty"));
+        assert!(Controls { bias: vec![(1, f32::NEG_INFINITY)], ..Controls::default() }.check(10).is_ok());
+    }
+}
