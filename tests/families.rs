@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Families that cannot be read or run, with what is said of them. A family leaves the list when it runs.
 const REFUSED: &[(&str, &str)] = &[
-    ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (these are: llama, "),
-    ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (these are: llama, "),
+    ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (supported are llama, "),
+    ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (supported are llama, "),
 ];
 
 const F32: Formats = Formats::all(Format::F32);

@@ -121,7 +121,7 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
         let error = import::open(&folder).map(drop).unwrap_err().to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
     };
-    let way_out = "take the model it was made from, or a GGUF file of it";
+    let way_out = "use the model that it was made from, or a GGUF file of it";
     let cases: &[(&str, Value, &str)] = &[
         ("gptq", json!({"bits": 8}), "by gptq to 8 bits"),
         ("gptq", json!({"bits": null}), "an unknown number of bits"),
@@ -166,7 +166,7 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
         false => Some((shape, data.to_vec())),
     };
     changed("gptq", &folder, |_| {}, shorter);
-    refuses(&["q_proj.qweight has not as many words and scales as 64 outputs of 64 inputs in groups of 32"]);
+    refuses(&["q_proj.qweight does not have the words and scales of 64 outputs of 64 inputs in groups of 32"]);
     let infinite = |name: &str, shape: Vec<usize>, data: &[u8]| {
         let mut data = data.to_vec();
         if name.ends_with("q_proj.scales") {

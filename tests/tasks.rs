@@ -373,7 +373,7 @@ fn wrong_usage_of_the_command() {
     let wrong = |options: &str, words: &[&str]| place.fails(2, &format!("eval story.sllm {options}"), words);
     wrong("", &["--text", "--tasks"]);
     wrong("--text text.txt --tasks all", &["cannot be used with"]);
-    wrong("--tasks boolq --tasks-dir .", &["no task is called 'boolq'", "piqa", "rte", "or all"]);
+    wrong("--tasks boolq --tasks-dir .", &["there is no task 'boolq'", "piqa", "rte", "or all"]);
     wrong("--tasks piqa --tasks-dir . --limit 0", &["--limit must be at least 1"]);
     wrong("--text text.txt --limit 3", &["--limit", "cannot be used with"]);
     wrong("--limit 3", &["--tasks"]);

@@ -121,7 +121,7 @@ fn instruction_sets() {
 
 #[test]
 fn synthetic_shapes() {
-    wrong("pack --synthetic gpt-5 -o out.sllm", &["no shape is called gpt-5", "tinyllama-1.1b", "tiny"]);
+    wrong("pack --synthetic gpt-5 -o out.sllm", &["there is no shape gpt-5", "tinyllama-1.1b", "tiny"]);
 }
 
 #[test]

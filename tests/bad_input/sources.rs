@@ -120,7 +120,7 @@ fn a_configuration_with_values_that_cannot_be() {
     let yarn = serde_json::json!({"rope_type": "yarn", "factor": 4});
     bad("rope_parameters", yarn, &["type yarn needs a number original_max_position_embeddings"]);
     let gptq = serde_json::json!({"quant_method": "gptq"});
-    bad("quantization_config", gptq, &["quantized by gptq", "take the model it was made from"]);
+    bad("quantization_config", gptq, &["quantized by gptq", "use the model that it was made from"]);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn gguf_of_an_unknown_architecture() {
     file.set("general.architecture", gguf_bytes::string("general.architecture", "rwkv7"));
     bad_gguf(&file.bytes(), &["x.gguf: architecture rwkv7 is not supported", "llama", "qwen3"]);
     file.entries.remove("general.architecture");
-    bad_gguf(&file.bytes(), &["x.gguf: the file lacks general.architecture", "convert it anew"]);
+    bad_gguf(&file.bytes(), &["x.gguf: the file lacks general.architecture", "convert it again"]);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn gguf_with_a_value_missing_or_impossible() {
     file.set(heads, gguf_bytes::number(heads, 0));
     bad_gguf(&file.bytes(), &["x.gguf: ", "heads is out of range", "damaged?"]);
     file.entries.remove(heads);
-    bad_gguf(&file.bytes(), &["x.gguf: the file lacks llama.attention.head_count", "convert it anew"]);
+    bad_gguf(&file.bytes(), &["x.gguf: the file lacks llama.attention.head_count", "convert it again"]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn options_of_calibrate() {
 fn a_model_of_one_layer() {
     let place = super::small(1);
     place.works("pack model -o model.sllm");
-    place.fails(2, &format!("{QUICK} -o out.sllm"), &["one layer only", "never skipped"]);
+    place.fails(2, &format!("{QUICK} -o out.sllm"), &["only one layer", "never skipped"]);
 }
 
 const RUN: &str = "run model.sllm -p hello -n 2";

@@ -126,7 +126,7 @@ fn error(bytes: &[u8]) -> String {
 fn other_files_are_refused_in_so_many_words() {
     assert!(error(b"FUGG\0\0\0\x03").contains("big-endian"));
     assert!(error(b"GGUF\0\0\0\x03\0\0\0\0").contains("big-endian"));
-    assert_eq!(error(b"PK\x03\x04rest"), "this is no GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\"");
+    assert_eq!(error(b"PK\x03\x04rest"), "this is not a GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\"");
     assert!(error(b"GGUF\x01\0\0\0").contains("version 1;"));
     assert!(error(b"GGUF\x04\0\0\0").contains("version 4;"));
     let mut old = sample();
@@ -164,7 +164,7 @@ fn counts_that_cannot_be_are_refused_before_anything_is_allocated() {
 fn tensors_that_cannot_be_are_refused() {
     let cases = [
         (tensor("t", &[1; 5], 0, 0), "has 5 dimensions"),
-        (tensor("t", &[33], 2, 0), "rows of 33 are not whole Q4_0 blocks of 32"),
+        (tensor("t", &[33], 2, 0), "rows of 33 are not a multiple of 32, the size of a Q4_0 block"),
         (tensor("t", &[1 << 40, 1 << 40], 0, 0), "are too large"),
         (tensor("t", &[1 << 62], 0, 0), "too large"),
         (tensor("t", &[0, u64::MAX, u64::MAX], 0, 0), "it is empty"),

@@ -1,12 +1,12 @@
 //! A differentiable copy of a packed model, by candle's automatic differentiation.
 //!
-//! To every head output a and neuron h a probe is added that is zero: the loss' gradient by the probe is the
-//! one by the value. That is ShadowLLM's mask in other words ([arXiv 2406.16635](https://arxiv.org/abs/2406.16635)):
-//! with values a * m, dL/dm at m = 1 is a * dL/da.
+//! A probe of zeros is added to every head output a and neuron h: the gradient of the loss with respect to the probe is
+//! that with respect to the value. This is equivalent to ShadowLLM's mask ([arXiv
+//! 2406.16635](https://arxiv.org/abs/2406.16635)): with values a * m, dL/dm at m = 1 is a * dL/da.
 //!
-//! The graph is cut at every layer's input and the chain rule continued across the cut, so that a layer's part
-//! is freed as soon as it has been walked back: candle computes a gradient of every weight it meets, wanted or
-//! not, and keeps it until its graph is done.
+//! The graph is cut at every layer's input, and the chain rule is continued across the cuts, so that a layer's part is
+//! freed as soon as its gradients are computed. Otherwise candle would compute a gradient for every weight, whether
+//! needed or not, and keep it until the whole graph is done.
 
 use super::dense::dense_vector;
 use super::failure::Result;
@@ -32,15 +32,15 @@ pub struct Differentiable {
     layers: Vec<Layer>,
     final_norm: Option<Normalise>,
     project_out: Option<Linear>,
-    /// [vocab, d_embed]; the embedding where tied.
+    /// [vocab, d_embed]; the embedding if tied.
     output: Tensor,
     /// [tables, head_dim / 2].
     frequencies: Vec<Vec<f32>>,
-    /// Of every layer.
+    /// The attention of every layer.
     attentions: Vec<Attention>,
 }
 
-/// What one window of tokens produced: row-major numbers, an entry per layer.
+/// The values of one window of tokens: row-major numbers, with an entry for each layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     /// Tokens of the window.
@@ -49,37 +49,37 @@ pub struct Trace {
     pub heads: usize,
     /// Mean next-token cross-entropy, in nats.
     pub loss: f32,
-    /// Input of the attention's projections, after the norm where that stands before: [tokens, d_model].
+    /// Input of attention's projections, after the input norm if there is one: [tokens, d_model].
     pub attention_input: Vec<Vec<f32>>,
-    /// Input of the FFN's projections, likewise: [tokens, d_model].
+    /// Input of the feed-forward network's projections, in the same way: [tokens, d_model].
     pub ffn_input: Vec<Vec<f32>>,
     /// Head outputs a before the output projection: [tokens, heads * head_dim].
     pub head_output: Vec<Vec<f32>>,
-    /// dL/da; no layers without gradients.
+    /// dL/da; empty without gradients.
     pub head_gradient: Vec<Vec<f32>>,
     /// Neurons h before the down projection, act(gate) * up or act(up): [tokens, ffn].
     pub neurons: Vec<Vec<f32>>,
-    /// What the gates multiply, [tokens, ffn]; no layers in FFNs without gates.
+    /// The values that gates multiply, [tokens, ffn]; empty for networks without gates.
     pub up: Vec<Vec<f32>>,
-    /// dL/dh; no layers without gradients.
+    /// dL/dh; empty without gradients.
     pub neuron_gradient: Vec<Vec<f32>>,
 }
 
-/// What all layers share in a window.
+/// The data of a window that all layers share.
 struct Window {
     tokens: usize,
-    /// For every window that a layer has: 0 where a query may look, else minus infinity, [heads / kv_heads * tokens,
-    /// tokens].
+    /// A mask for each window size of the layers: 0 where a query sees a key, else minus infinity, [heads / kv_heads *
+    /// tokens, tokens].
     masks: Vec<(usize, Tensor)>,
-    /// Rotations of query and key heads, by table of frequencies.
+    /// Rotations of query and key heads, for each table of frequencies.
     ropes: Vec<[Rotation; 2]>,
 }
 
-/// RoPE of rows that are heads of one token after the other: x * cos + (x turn) * sin.
+/// RoPE of rows that are the heads of one token after the other: x * cos + (x turn) * sin.
 struct Rotation {
     /// [tokens * heads, head_dim].
     cos: Tensor,
-    /// Likewise.
+    /// [tokens * heads, head_dim].
     sin: Tensor,
     /// [head_dim, head_dim]: (low, high) to (-high, low).
     turn: Tensor,
@@ -108,7 +108,7 @@ impl Rotation {
     }
 }
 
-/// Which keys a query sees: itself and the `window` - 1 before it; `copies` of [tokens, tokens].
+/// The keys that a query sees: its own and the `window` - 1 before it; `copies` of [tokens, tokens].
 fn mask(tokens: usize, copies: usize, window: usize) -> Tensors<Tensor> {
     let seen = |t: usize, s: usize| s <= t && t - s < window;
     let row = |t: usize| (0..tokens).map(move |s| if seen(t, s) { 0.0 } else { f32::NEG_INFINITY });
@@ -116,13 +116,13 @@ fn mask(tokens: usize, copies: usize, window: usize) -> Tensors<Tensor> {
     Tensor::from_vec(all, (copies * tokens, tokens), &Device::Cpu)
 }
 
-/// A layer's pass, its graph attached where there were probes.
+/// The tensors of a layer's pass, with their graph if there were probes.
 struct Pass {
     attention_input: Tensor,
     ffn_input: Tensor,
-    /// With the probe.
+    /// Head outputs, with the probe.
     heads: Tensor,
-    /// With the probe.
+    /// Neurons, with the probe.
     neurons: Tensor,
     up: Option<Tensor>,
     output: Tensor,
@@ -135,7 +135,7 @@ struct Leaves {
     neurons: Var,
 }
 
-/// What a model has that the differentiable copy has not, in words.
+/// The first property of a model that the differentiable copy does not support, in words.
 pub fn obstacle(model: &Model) -> Option<&'static str> {
     let (arch, mut missing) = (model.image().arch(), None);
     let mut want = |has: bool, what: &'static str| missing = missing.or(has.then_some(what));
@@ -164,10 +164,10 @@ impl Differentiable {
     /// Dequantises a packed model: 4 bytes per weight.
     ///
     /// # Errors
-    /// When the image lacks a tensor, or the model has what this copy has not.
+    /// When the image lacks a tensor, or this copy does not support the model.
     pub fn new(model: &Model) -> Result<Self> {
         if let Some(what) = obstacle(model) {
-            let message = format!("gradients are not to be had for models with {what}");
+            let message = format!("gradients are not available for models with {what}");
             return Err(Error::Other(message).into());
         }
         let read = Reader(model.image());
@@ -196,10 +196,10 @@ impl Differentiable {
         &self.config
     }
 
-    /// Runs a window of tokens from position 0, and back again for `gradients`.
+    /// Runs a window of tokens from position 0, and if `gradients` also the backward pass.
     ///
     /// # Errors
-    /// Fewer than two tokens, tokens outside the vocabulary, more than there are learned positions.
+    /// Fewer than two tokens, tokens outside the vocabulary, or more tokens than learned positions.
     pub fn trace(&self, ids: &[u32], gradients: bool) -> Result<Trace> {
         self.admit(ids)?;
         let window = self.window(ids.len())?;
@@ -219,16 +219,16 @@ impl Differentiable {
         Ok(trace)
     }
 
-    /// Traces windows of a text on `workers` threads and shows every trace to `each(index, trace)` on this one, in
-    /// the order in which they are done. Each worker needs memory for a window of its own.
+    /// Traces windows of a text on `workers` threads and calls `each(index, trace)` on this thread, in the order in
+    /// which traces are finished. Each worker needs memory for its own window.
     ///
-    /// Workers are threads only where `CANDLE_NUM_THREADS=1` stands in the environment before candle is first
-    /// used. Else candle cuts elementwise work for a pool of its own that serves one caller at a time and spins
-    /// while it waits, and windows are traced one after the other on candle's threads: slower, and several times
-    /// slower on a machine that has other work too.
+    /// Workers are threads only if `CANDLE_NUM_THREADS=1` is in the environment before candle is first used. Otherwise
+    /// candle divides elementwise work among its own pool, which serves one caller at a time and spins while it waits.
+    /// Windows are then traced one after the other on candle's threads, which is slower, and several times slower on a
+    /// machine with other work.
     ///
     /// # Errors
-    /// As [`Differentiable::trace`]; what `each` returns, which ends the work.
+    /// As [`Differentiable::trace`]; an error of `each`, which ends the work.
     pub fn trace_each(
         &self,
         windows: &[&[u32]],
@@ -240,7 +240,7 @@ impl Differentiable {
             return windows.iter().enumerate().try_for_each(|(i, ids)| each(i, self.trace(ids, gradients)?));
         }
         let next = AtomicUsize::new(0);
-        // Handed over, not queued, for traces are large.
+        // A channel without a queue, because traces are large.
         let (sender, receiver) = sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..workers.min(windows.len()) {
@@ -249,7 +249,7 @@ impl Differentiable {
             }
             drop(sender);
             let done = receiver.iter().try_for_each(|(i, trace): (usize, Result<Trace>)| each(i, trace?));
-            // Workers that still have something to send must not wait for ever.
+            // Otherwise workers that still have a trace to send would wait forever.
             drop(receiver);
             done
         })
@@ -257,9 +257,9 @@ impl Differentiable {
 
     /// A worker of [`Differentiable::trace_each`].
     fn work(&self, windows: &[&[u32]], gradients: bool, next: &AtomicUsize, done: &SyncSender<(usize, Result<Trace>)>) {
-        // Matrix products use the rayon pool that they are called in.
+        // Matrix products use the rayon pool in which they are called.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-        let pool = pool.map_err(|e| Error::Other(format!("no thread to trace on: {e}")));
+        let pool = pool.map_err(|e| Error::Other(format!("a thread for tracing cannot be started: {e}")));
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(ids) = windows.get(i) else { return };
@@ -273,8 +273,8 @@ impl Differentiable {
         }
     }
 
-    /// Walks the layers back from the last one's output, each computed once more from its input: keeping all
-    /// their graphs would take gigabytes.
+    /// The backward pass through the layers. Each layer is computed a second time from its input, because keeping all
+    /// graphs would take gigabytes.
     fn back(&self, trace: &mut Trace, inputs: &[Tensor], output: &Tensor, ids: &[u32], window: &Window) -> Result<()> {
         let (loss, mut gradient) = self.loss_and_gradient(output, ids)?;
         trace.loss = loss;
@@ -376,7 +376,7 @@ impl Differentiable {
         out.permute((2, 0, 1, 3))?.reshape((tokens, c.heads * dim))
     }
 
-    /// What the output matrix multiplies, for all tokens but the last, which has nothing to predict.
+    /// The input of the output matrix, for all tokens but the last, whose next token is not known.
     fn output_input(&self, x: &Tensor) -> Tensors<Tensor> {
         let mut y = x.narrow(0, 0, x.dim(0)? - 1)?;
         if let Some(norm) = &self.final_norm {
@@ -388,7 +388,7 @@ impl Differentiable {
         }
     }
 
-    /// Mean next-token cross-entropy of the last layer's output, and its gradient by that output.
+    /// Mean next-token cross-entropy of the last layer's output, and its gradient with respect to that output.
     fn loss_and_gradient(&self, x: &Tensor, ids: &[u32]) -> Result<(f32, Tensor)> {
         let leaf = Var::from_tensor(x)?;
         let y = self.output_input(&leaf)?;
@@ -409,7 +409,7 @@ fn probed(x: Tensor, probe: Option<&Var>) -> Tensors<Tensor> {
 /// `mask` [rows, tokens].
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Tensors<Tensor> {
     let scores = q.matmul(k)?;
-    // A row's maximum changes nothing but the range of exp: it stays outside the graph, in one with the mask.
+    // Subtracting a row's maximum only keeps exp in range, so it stays outside the graph, combined with the mask.
     let top = scores.detach().broadcast_add(mask)?.max_keepdim(D::Minus1)?;
     let weights = (scores + mask.broadcast_sub(&top)?)?.exp()?;
     weights.matmul(v)?.broadcast_div(&weights.sum_keepdim(D::Minus1)?)

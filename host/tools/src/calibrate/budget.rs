@@ -1,9 +1,9 @@
-//! Dividing a density among layers, and between heads and neurons or among maps: by what each part costs when
-//! it alone is cut, measured with the engine itself.
+//! Dividing a density among layers, and between heads and neurons or among maps. The division follows from the cost of
+//! cutting each part alone, measured with the engine itself.
 //!
-//! Costs (KL divergence from the dense model) of different parts are taken as additive; between the measured
-//! shares the logarithm of a cost is linear. For every density the division with the least sum is the one at
-//! which all parts cost the same per byte more (a Lagrange multiplier, found by bisection).
+//! A cost is the KL divergence from the dense model. Costs of different parts are assumed to be additive, and the
+//! logarithm of a cost to be linear between measured shares. For every density, the division with the least sum is the
+//! one at which one more byte would save the same cost in every part (a Lagrange multiplier, found by bisection).
 
 use super::kept::Kept;
 use crate::compare::{Dense, Sums, Windows, dense_rows, measure};
@@ -19,13 +19,13 @@ use std::sync::mpsc;
 const SHARES: [f32; 6] = [0.8, 0.6, 0.45, 0.3, 0.2, 0.1];
 /// The number of runs of layers, after the first layer, that share a division.
 const DEPTHS: usize = 3;
-/// Least share that a budget gives.
+/// The least share in a budget.
 const LEAST: f32 = 0.02;
 
-/// Text to measure on with what the dense model says of it, and sessions that measure side by side.
+/// Text for measurements with the dense model's predictions for it, and sessions that measure in parallel.
 ///
-/// A measurement is one session's, on one thread: two at a time are done sooner than one on two threads, and sums do
-/// not depend on how many there are.
+/// Each measurement is made by one session on one thread: two of them in parallel are faster than one on two threads,
+/// and results do not depend on the number of sessions.
 pub struct Probe<'a, 'm> {
     sessions: Vec<Session<'m, 'm>>,
     windows: Vec<&'a [u32]>,
@@ -33,7 +33,7 @@ pub struct Probe<'a, 'm> {
     dense: Vec<Dense>,
 }
 
-/// What a measurement found.
+/// The result of a measurement.
 #[derive(Clone, Copy)]
 pub struct Cost {
     /// Mean divergence from the dense model.
@@ -46,7 +46,7 @@ impl<'a, 'm> Probe<'a, 'm> {
     /// Reads the windows densely.
     ///
     /// # Errors
-    /// When nothing would be scored; what the session refuses.
+    /// When no token would be scored; errors of the session.
     pub fn new(mut sessions: Vec<Session<'m, 'm>>, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
         let all = windows.all()?;
         let session = &mut sessions[0];
@@ -60,10 +60,10 @@ impl<'a, 'm> Probe<'a, 'm> {
         *self.sessions[0].model().image()
     }
 
-    /// What each of `jobs` costs: `set` puts it into force in a session. What `kept` knows is not measured again.
+    /// The cost of each of `jobs`, which `set` applies to a session. Costs in `kept` are not measured again.
     ///
     /// # Errors
-    /// What a session refuses; when what is measured cannot be kept.
+    /// Errors of a session; when measurements cannot be saved.
     pub fn costs<J: Sync>(
         &mut self,
         kept: &mut Kept,
@@ -93,7 +93,7 @@ impl<'a, 'm> Probe<'a, 'm> {
                 let (sender, next, measured, open) = (sender.clone(), &next, &measured, &open);
                 scope.spawn(move || {
                     while let Some(&i) = open.get(next.fetch_add(1, Relaxed)) {
-                        // The receiver is gone once a measurement has failed.
+                        // The receiver is gone after a measurement has failed.
                         if sender.send((i, measured(session, &jobs[i]))).is_err() {
                             return;
                         }
@@ -112,9 +112,9 @@ impl<'a, 'm> Probe<'a, 'm> {
     }
 }
 
-/// A slot in a run of layers, and what cutting it alone costs.
+/// A slot in a run of layers, and the cost of cutting it alone.
 struct Part {
-    /// Of the slot in the budget.
+    /// The slot's column in the budget.
     column: usize,
     layers: std::ops::Range<usize>,
     /// Share of the skippable bytes.
@@ -129,7 +129,7 @@ impl Part {
         let log = |c: f64| c.max(1e-9).ln();
         let (first, last) = (self.costs[0], self.costs[self.costs.len() - 1]);
         if share >= first.0 {
-            // Dense costs nothing, and little is cut at little cost.
+            // Reading everything costs nothing; near it, the cost is taken as quadratic.
             return first.1 * ((1.0 - share) / (1.0 - first.0)).powi(2);
         }
         let pair = self
@@ -141,7 +141,7 @@ impl Part {
         (log(c0) + (log(c1) - log(c0)) * (share - s0) / (s1 - s0)).exp()
     }
 
-    /// Shares that cut this part alone, [layers, slots].
+    /// Shares of all slots that cut only this part, [layers, slots].
     fn alone(&self, share: f32, layers: usize, slots: usize) -> Vec<f32> {
         let mut shares = vec![1.0; layers * slots];
         self.layers.clone().for_each(|l| shares[l * slots + self.column] = share);
@@ -157,7 +157,7 @@ impl Part {
     }
 }
 
-/// The map that a matrix is.
+/// The map of a matrix's role.
 fn map_of(role: Role) -> Option<Slot> {
     match role {
         Role::Q => Some(Slot::Q),
@@ -171,7 +171,7 @@ fn map_of(role: Role) -> Option<Slot> {
     }
 }
 
-/// Which slot of a policy's budget a matrix belongs to.
+/// The slot of a policy's budget that a matrix belongs to.
 fn slot_of(plan: &Plan, role: Role) -> Option<Slot> {
     match map_of(role)? {
         map if plan.skips_inputs(map) => Some(map),
@@ -201,7 +201,7 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
     let layers = image.config().layers;
     let depths = DEPTHS.min(layers - 1);
     let bytes = |slot: Slot, range: &std::ops::Range<usize>| -> f64 {
-        // Experts are read by their router's choice, whatever the budget.
+        // Which experts are read is decided by the router, not by a budget.
         let in_layers = |e: &Entry| e.layer != GLOBAL && range.contains(&(e.layer as usize)) && e.experts == 0;
         let inside = |e: &Entry| in_layers(e) && slot_of(plan, e.role) == Some(slot);
         image.entries().filter(inside).map(|e| e.bytes() as f64).sum()
@@ -221,7 +221,7 @@ fn parts(policy: Policy, image: &Image) -> Vec<Part> {
     parts
 }
 
-/// How many measurements [`search`] makes.
+/// The number of measurements that [`search`] makes.
 pub fn steps(policy: Policy, image: &Image) -> usize {
     parts(policy, image).len() * SHARES.len()
 }
@@ -229,7 +229,7 @@ pub fn steps(policy: Policy, image: &Image) -> usize {
 /// Measures every part and divides every density of the grid: [GRID, layers, slots].
 ///
 /// # Errors
-/// What the session refuses.
+/// Errors of the session.
 pub fn search(probe: &mut Probe, kept: &mut Kept, policy: Policy, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
     let image = probe.image();
     let (layers, slots) = (image.config().layers, policy.slots());
@@ -241,7 +241,7 @@ pub fn search(probe: &mut Probe, kept: &mut Kept, policy: Policy, progress: &mut
     for (part, costs) in parts.iter_mut().zip(costs.chunks(SHARES.len())) {
         let mut least = 0.0f64;
         for (share, cost) in SHARES.into_iter().zip(costs) {
-            // What is kept less cannot cost less, but for noise.
+            // A smaller share cannot cost less, except by noise.
             least = least.max(cost.kl);
             part.costs.push((f64::from(share), least));
         }
@@ -260,7 +260,7 @@ fn divide(parts: &[Part], layers: usize, slots: usize) -> Vec<f32> {
             let middle = (low * high).sqrt();
             if read(middle) > density { low = middle } else { high = middle }
         }
-        // At that price a part may jump from one share to another: between them lies the density.
+        // At that price a part may jump from one share to another, and the density is between the two.
         let (more, less) = (read(low), read(high));
         let mix = if more > less { ((density - less) / (more - less)).clamp(0.0, 1.0) } else { 0.0 };
         if density < 1.0 {

@@ -1,4 +1,4 @@
-//! The state of an interrupted calibration, so that it can go on: one file, written whole.
+//! The state of an interrupted calibration, with which it can be continued: one file, which is replaced as a whole.
 
 use crate::output::Output;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -15,17 +15,17 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Keeps floats.
+    /// Adds floats.
     pub fn put_f32(&mut self, name: String, values: &[f32]) {
         self.arrays.insert(name, (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
     }
 
-    /// Keeps doubles.
+    /// Adds doubles.
     pub fn put_f64(&mut self, name: String, values: &[f64]) {
         self.arrays.insert(name, (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
     }
 
-    /// Keeps counts.
+    /// Adds counts.
     pub fn put_u32(&mut self, name: String, values: &[u32]) {
         self.arrays.insert(name, (Dtype::U32, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
     }
@@ -38,31 +38,31 @@ impl Checkpoint {
         Ok(bytes.as_chunks::<N>().0.iter().map(|b| of(*b)).collect())
     }
 
-    /// Kept floats.
+    /// The floats of this name.
     ///
     /// # Errors
-    /// When there are none of this name.
+    /// When there is no array of this name and type.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
         self.get(name, f32::from_le_bytes)
     }
 
-    /// Kept doubles.
+    /// The doubles of this name.
     ///
     /// # Errors
-    /// When there are none of this name.
+    /// When there is no array of this name and type.
     pub fn f64(&self, name: &str) -> Result<Vec<f64>> {
         self.get(name, f64::from_le_bytes)
     }
 
-    /// Kept counts.
+    /// The counts of this name.
     ///
     /// # Errors
-    /// When there are none of this name.
+    /// When there is no array of this name and type.
     pub fn u32(&self, name: &str) -> Result<Vec<u32>> {
         self.get(name, u32::from_le_bytes)
     }
 
-    /// Writes the file; `key` says what it belongs to.
+    /// Writes the file; `key` identifies the calibration.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -82,10 +82,10 @@ impl Checkpoint {
         output.finish()
     }
 
-    /// Reads the file, if there is one that belongs to `key`.
+    /// Reads the file, if it exists and belongs to `key`.
     ///
     /// # Errors
-    /// When there is a file and it cannot be read.
+    /// When the file exists but cannot be read.
     pub fn read(path: &Path, key: &str) -> Result<Option<Self>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
@@ -93,7 +93,7 @@ impl Checkpoint {
             Err(e) => return Err(Error::io("read", path, e)),
         };
         let bad = |e: safetensors::SafeTensorError| {
-            Error::file(path, format!("is no state of an interrupted calibration ({e}): remove it to begin anew"))
+            Error::file(path, format!("is not the state of an interrupted calibration ({e}): remove it to start over"))
         };
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
         let found = header.metadata().as_ref().and_then(|m| m.get("calibration"));

@@ -1,15 +1,16 @@
-//! How much a head or a neuron matters, from the values that a window of text produced in it.
+//! The importance of a head or a neuron, from its values in a window of text.
 //!
-//! All criteria of ShadowLLM ([arXiv 2406.16635](https://arxiv.org/abs/2406.16635), section 3) that need no
-//! more than the values and their gradients. With a mask m on every head and neuron, 1 where nothing is left
-//! out, the loss' derivative by a mask at m = 1 is value times gradient, summed over what the mask covers.
+//! These are the criteria of ShadowLLM ([arXiv 2406.16635](https://arxiv.org/abs/2406.16635), section 3) that need only
+//! values and their gradients. With a mask m on every head and neuron, which is 1 if nothing is left out, the
+//! derivative of the loss with respect to a mask at m = 1 is value times gradient, summed over the values that the mask
+//! covers.
 
 use super::autograd::Trace;
 
 /// A measure of importance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Criterion {
-    /// |dL/dm|: first-order change of the loss when it is left out. The mean over the tokens.
+    /// |dL/dm|, the first-order change of the loss when the unit is left out: mean over the tokens.
     Plainact,
     /// Mean over the tokens of (value * gradient)^2, summed over a head's dimensions.
     Fisher,
@@ -38,7 +39,7 @@ impl Criterion {
         !matches!(self, Criterion::L2Norm)
     }
 
-    /// What one value and its gradient add to their unit's sum.
+    /// The term of one value and its gradient in the sum of their unit.
     fn term(self, value: f32, gradient: f32) -> f64 {
         let (v, g) = (f64::from(value), f64::from(gradient));
         match self {
@@ -49,7 +50,7 @@ impl Criterion {
         }
     }
 
-    /// From the sum of the terms over all tokens to the importance.
+    /// The importance, from the sum of the terms over all tokens.
     fn finish(self, sum: f64, tokens: usize) -> f32 {
         let importance = match self {
             Criterion::Plainact | Criterion::Fisher => sum / tokens.max(1) as f64,
@@ -72,7 +73,7 @@ impl Criterion {
     }
 }
 
-/// A layer's part of a record; empty where there is none.
+/// A layer's part of a trace; empty if the trace does not have it.
 fn part(of: &[Vec<f32>], layer: usize) -> &[f32] {
     of.get(layer).map_or(&[], Vec::as_slice)
 }
@@ -96,8 +97,7 @@ impl Trace {
         values.iter().zip(gradients).map(|(v, g)| (v * g).abs()).collect()
     }
 
-    /// A layer's heads over the whole window, `[heads]`. Empty when the criterion needs gradients and there
-    /// are none.
+    /// A layer's heads over the whole window, `[heads]`. Empty if the criterion needs gradients and the trace has none.
     pub fn head_criterion(&self, criterion: Criterion, layer: usize) -> Vec<f32> {
         if criterion == Criterion::Plainact {
             // Per token the products of a head are summed before the absolute value is taken.
@@ -107,8 +107,7 @@ impl Trace {
         criterion.of(part(&self.head_output, layer), part(&self.head_gradient, layer), self.heads, self.tokens)
     }
 
-    /// A layer's neurons over the whole window, `[ffn]`. Empty when the criterion needs gradients and there
-    /// are none.
+    /// A layer's neurons over the whole window, `[ffn]`. Empty if the criterion needs gradients and the trace has none.
     pub fn neuron_criterion(&self, criterion: Criterion, layer: usize) -> Vec<f32> {
         let values = part(&self.neurons, layer);
         let neurons = values.len() / self.tokens.max(1);

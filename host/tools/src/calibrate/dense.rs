@@ -1,17 +1,17 @@
-//! A packed model's weights as plain matrices: the one place that undoes the image's padding.
+//! A packed model's weights as plain matrices, without the image's padding.
 
 use rayon::prelude::*;
 use shadowllm_core::format::BLOCK;
 use shadowllm_core::image::roles::Segments;
 use shadowllm_core::image::{Image, Role};
 
-/// Where the image has index `i` of the source.
+/// The image's index of index `i` of the source.
 fn padded(s: &Segments, i: usize) -> usize {
     i / s.len * s.padded + i % s.len
 }
 
-/// A matrix of the image in floats: (rows, cols) of the source and its numbers without padding; `None` when
-/// the image has none. `layer` is ignored for those outside the layers.
+/// A matrix of the image in floats: (rows, cols) of the source and its numbers without padding; `None` when the image
+/// has none. `layer` is ignored for matrices outside the layers.
 pub fn dense_rows(image: &Image, role: Role, layer: usize) -> Option<((usize, usize), Vec<f32>)> {
     let matrix = image.matrix(role, layer)?;
     let blocks = image.arch().layer(layer);

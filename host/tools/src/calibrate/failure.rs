@@ -1,4 +1,4 @@
-//! Errors inside calibration, before they become the host's.
+//! Errors inside calibration, before they are converted to the host's errors.
 
 use shadowllm_host::Error;
 use std::fmt;

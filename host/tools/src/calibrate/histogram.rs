@@ -2,10 +2,10 @@
 
 use shadowllm_core::sparsity::QUANTILES;
 
-/// Bins: the upper half of an f32's bits, so that neighbours differ by less than a hundredth.
+/// A bin is the upper half of an f32's bits, so that neighbouring bins differ by less than 1 %.
 const BINS: usize = 1 << 16;
 
-/// Counts of numbers, in an order that is theirs.
+/// Counts of numbers, in bins that are in the numbers' order.
 #[derive(Clone)]
 pub struct Histogram {
     counts: Vec<u32>,
@@ -18,7 +18,7 @@ impl Default for Histogram {
     }
 }
 
-/// Bin of a number: bits whose order as integers is that of the numbers.
+/// Bin of a number: its bits, changed so that their order as integers is that of the numbers.
 fn bin(x: f32) -> usize {
     let bits = x.to_bits();
     let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
@@ -38,7 +38,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// Counts many.
+    /// Counts several numbers.
     pub fn add_all(&mut self, values: impl IntoIterator<Item = f32>) {
         values.into_iter().for_each(|x| self.add(x));
     }
@@ -64,12 +64,12 @@ impl Histogram {
         out
     }
 
-    /// The counts, to be kept.
+    /// The counts, for saving.
     pub fn counts(&self) -> &[u32] {
         &self.counts
     }
 
-    /// A histogram of kept counts.
+    /// A histogram of saved counts.
     pub fn from_counts(counts: Vec<u32>) -> Option<Self> {
         let total = counts.iter().map(|c| u64::from(*c)).sum();
         (counts.len() == BINS).then_some(Histogram { counts, total })

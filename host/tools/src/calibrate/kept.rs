@@ -1,4 +1,4 @@
-//! The measurements of an interrupted search for budgets, kept so that the next one need not make them again.
+//! The measurements of an interrupted search for budgets, saved so that they need not be repeated.
 
 use super::budget::Cost;
 use super::checkpoint::Checkpoint;
@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Measurements by the number of their search and their own number in it.
+/// Measurements, by the number of the search and their number in it.
 pub struct Kept {
     path: PathBuf,
-    /// What they are of: model, predictors and text.
+    /// Identifies model, predictors and text.
     key: String,
     every: Duration,
     saved: Instant,
@@ -19,10 +19,10 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What an interrupted search has left, where its `key` is the same.
+    /// The measurements of an interrupted search, if its `key` is the same.
     ///
     /// # Errors
-    /// When there is a file and it cannot be read.
+    /// When the file exists but cannot be read.
     pub fn open(path: &Path, key: String, every: Duration) -> Result<Self> {
         let mut costs = BTreeMap::new();
         if let Some(kept) = Checkpoint::read(path, &key)? {
@@ -34,7 +34,7 @@ impl Kept {
         Ok(Kept { path: path.to_owned(), key, every, saved: Instant::now(), search: 0, costs })
     }
 
-    /// The next search begins.
+    /// Begins the next search.
     pub fn next_search(&mut self) {
         self.search += 1;
     }
@@ -44,7 +44,7 @@ impl Kept {
         self.costs.get(&(self.search, job as u32)).copied()
     }
 
-    /// Notes a measurement, and writes all of them down from time to time.
+    /// Adds a measurement, and saves all of them from time to time.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -63,10 +63,10 @@ impl Kept {
         Ok(())
     }
 
-    /// Removes the file, once all is done.
+    /// Removes the file, when calibration is complete.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When the file exists but cannot be removed.
     pub fn remove(self) -> Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &self.path, e)),

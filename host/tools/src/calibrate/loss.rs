@@ -1,4 +1,4 @@
-//! Cross-entropy over a vocabulary, a chunk of it at a time, and the chain rule across the cuts between graphs.
+//! Cross-entropy over a vocabulary, computed in chunks, and the chain rule across the cuts between graphs.
 
 use super::failure::Result;
 use super::parts::Tensors;
@@ -6,8 +6,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use shadowllm_host::Error;
 
-/// Rows of the output matrix that are multiplied at a time: all logits of a window at once would be the
-/// largest tensors by far, and memory that is given back to the system costs more than it is worth.
+/// Rows of the output matrix that are multiplied at a time. All logits of a window at once would be by far the largest
+/// tensors, which are slow because their memory is returned to the system each time.
 const VOCABULARY_CHUNK: usize = 4096;
 
 fn chunks(output: &Tensor) -> Tensors<Vec<Tensor>> {
@@ -21,7 +21,7 @@ fn exponents(x: &Tensor, rows: &Tensor, top: &Tensor) -> Tensors<Tensor> {
     x.matmul(&rows.t()?)?.broadcast_sub(top)
 }
 
-/// Of the logits of every row of `x` [tokens, d_embed]: their maximum, and the sum of exp(logit - maximum), both
+/// For every row of `x` [tokens, d_embed]: the maximum of its logits, and the sum of exp(logit - maximum), both
 /// [tokens, 1].
 fn exponentials(x: &Tensor, output: &Tensor) -> Tensors<(Tensor, Tensor)> {
     let (mut tops, mut sums) = (Vec::new(), Vec::new());
@@ -50,7 +50,8 @@ pub fn cross_entropy(x: &Tensor, output: &Tensor, targets: &[u32]) -> Tensors<f3
     mean_loss(x, output, targets, &top, &sums)?.to_scalar()
 }
 
-/// The same, and its gradient by `x`: cut at the sums of exponentials, to which every chunk contributes.
+/// The same, and its gradient with respect to `x`. The graph is cut at the sums of exponentials, to which every chunk
+/// contributes.
 pub fn cross_entropy_and_gradient(x: &Tensor, output: &Tensor, targets: &[u32]) -> Result<(f32, Tensor)> {
     let (top, sums) = exponentials(x, output)?;
     let (x, sums) = (Var::from_tensor(x)?, Var::from_tensor(&sums)?);
@@ -64,8 +65,8 @@ pub fn cross_entropy_and_gradient(x: &Tensor, output: &Tensor, targets: &[u32]) 
     Ok((loss.to_scalar()?, gradient))
 }
 
-/// Continues the chain rule across a cut: gradients by what `output` was made of, where `gradient` is the loss'
-/// by `output`.
+/// Continues the chain rule across a cut: gradients with respect to the leaves of `output`, if `gradient` is that of
+/// the loss with respect to `output`.
 pub fn chain(output: &Tensor, gradient: &Tensor) -> Tensors<GradStore> {
     (output * gradient)?.sum_all()?.backward()
 }

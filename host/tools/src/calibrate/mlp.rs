@@ -1,9 +1,9 @@
-//! A perceptron with one hidden layer, trained by AdamW: what every predictor is.
+//! A perceptron with one hidden layer, trained by AdamW. Every predictor is one.
 
 use super::failure::Result;
 use candle_core::{D, Device, Tensor, Var};
 
-/// Decay of the moments and of the weights (AdamW, arXiv 1711.05101; its authors' defaults but the last).
+/// Decay of the moments and of the weights (AdamW, arXiv 1711.05101; the authors' defaults except for the last).
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
@@ -13,7 +13,7 @@ const DECAY: f64 = 1e-4;
 pub struct Mlp {
     /// w1 [rank, inputs], b1 `[rank]`, w2 [outputs, rank], b2 `[outputs]`.
     parameters: [Var; 4],
-    /// First and second moments of each.
+    /// First and second moments of each parameter.
     moments: Vec<[Tensor; 2]>,
     steps: i32,
 }
@@ -25,10 +25,11 @@ pub fn uniform(state: &mut u64) -> f32 {
 }
 
 impl Mlp {
-    /// Random first map, zero second map: it begins as the constant `bias`, the static mean.
+    /// A perceptron with a random first map and a zero second map: its first outputs are the constant `bias`, the
+    /// static mean.
     ///
     /// # Errors
-    /// None that ordinary shapes could meet.
+    /// Errors of the autograd library, which do not occur with usual shapes.
     pub fn new(inputs: usize, rank: usize, bias: &[f32], seed: u64) -> Result<Self> {
         let mut state = seed;
         let bound = (3.0 / inputs as f32).sqrt();
@@ -55,10 +56,10 @@ impl Mlp {
         Ok(Mlp { parameters, moments, steps: 0 })
     }
 
-    /// Parameters, moments and the number of steps, flat: to be kept, and taken up again by [`Mlp::restore`].
+    /// Parameters, moments and the number of steps, flattened, for [`Mlp::restore`].
     ///
     /// # Errors
-    /// None that ordinary shapes could meet.
+    /// Errors of the autograd library, which do not occur with usual shapes.
     pub fn save(&self) -> Result<Vec<Vec<f32>>> {
         let mut all = vec![vec![self.steps as f32]];
         for (p, [m, v]) in self.parameters.iter().zip(&self.moments) {
@@ -69,10 +70,10 @@ impl Mlp {
         Ok(all)
     }
 
-    /// Takes up what [`Mlp::save`] kept.
+    /// Restores what [`Mlp::save`] returned.
     ///
     /// # Errors
-    /// When it does not fit.
+    /// When the lengths do not fit.
     pub fn restore(&mut self, saved: &[Vec<f32>]) -> Result<()> {
         let bad = || shadowllm_host::Error::Other("the state of an interrupted calibration does not fit".into());
         self.steps = *saved.first().and_then(|s| s.first()).ok_or_else(bad)? as i32;
@@ -102,7 +103,8 @@ impl Mlp {
         Ok(self.forward(&x)?.flatten_all()?.to_vec1()?)
     }
 
-    /// One step on `n` rows: `slope(outputs)` replaces the outputs by the loss' derivative by them.
+    /// One training step on `n` rows: `slope(outputs)` replaces the outputs by the derivative of the loss with respect
+    /// to them.
     ///
     /// # Errors
     /// When `x` is not `n` rows of inputs.
@@ -112,7 +114,7 @@ impl Mlp {
         let mut values: Vec<f32> = outputs.flatten_all()?.to_vec1()?;
         slope(&mut values);
         let slopes = Tensor::from_vec(values, outputs.shape(), &Device::Cpu)?;
-        // The product's gradients are those of the loss.
+        // The gradients of this product are those of the loss.
         let gradients = (outputs * slopes)?.sum(D::Minus1)?.sum_all()?.backward()?;
         self.steps += 1;
         let (correct1, correct2) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
@@ -129,7 +131,7 @@ impl Mlp {
     /// w1 [rank, inputs], b1, w2 [outputs, rank], b2.
     ///
     /// # Errors
-    /// None that ordinary shapes could meet.
+    /// Errors of the autograd library, which do not occur with usual shapes.
     pub fn weights(&self) -> Result<[Vec<f32>; 4]> {
         let flat = |i: usize| -> Result<Vec<f32>> { Ok(self.parameters[i].flatten_all()?.to_vec1()?) };
         Ok([flat(0)?, flat(1)?, flat(2)?, flat(3)?])

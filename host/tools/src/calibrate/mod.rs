@@ -1,5 +1,5 @@
-//! Calibration of contextual sparsity: which heads, neurons and inputs matter for which token (ShadowLLM,
-//! [arXiv 2406.16635](https://arxiv.org/abs/2406.16635)).
+//! Calibration of contextual sparsity: which heads, neurons and inputs are important for which token (ShadowLLM, [arXiv
+//! 2406.16635](https://arxiv.org/abs/2406.16635)).
 //!
 //! ```text
 //!   text ─> windows ─> autograd (values and gradients) ─┬─> statistics (means, quantiles of inputs)
@@ -8,7 +8,7 @@
 //!           held-out windows ─> budget (the engine itself, one part cut at a time), the best policy
 //!   all of it ─> section ─> image
 //! ```
-//! Nothing of a window is kept but sums and the two dozen windows that training steps draw their rows from.
+//! Of the windows, only sums are kept, and the last two dozen, from which training steps draw rows.
 
 pub mod autograd;
 mod budget;
@@ -53,25 +53,25 @@ use std::time::{Duration, Instant};
 use tables::Held;
 use train::Training;
 
-/// How much more than its density a policy may read and still be the best: what whole heads and groups, and
-/// thresholds of other text, make of it.
+/// How much more than its density a policy may read and still count as the best. Policies read more or less than the
+/// density because heads and groups are whole, and because thresholds come from other text.
 const OVERDRAFT: f64 = 0.03;
 
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What to calibrate for: some of [`Options::all_policies`].
+    /// The policies to calibrate, from [`Options::all_policies`].
     pub policies: Vec<Policy>,
     /// Tokens per window.
     pub window: usize,
-    /// How static importance is measured; `None` for [`Criterion::Plainact`], or what comes nearest to it where there are
-    /// no gradients.
+    /// The criterion of static importance; `None` for [`Criterion::Plainact`], or for its approximation if there are no
+    /// gradients.
     pub criterion: Option<Criterion>,
     /// The predictors.
     pub shape: Shape,
-    /// Windows of the search for budgets; 0 leaves all parts alike.
+    /// Windows of the search for budgets; with 0, all parts get the same share.
     pub budget_windows: usize,
-    /// How often the state of an unfinished calibration is kept.
+    /// How often the state of an unfinished calibration is saved.
     pub keep_every: Duration,
     /// Threads.
     pub threads: usize,
@@ -83,7 +83,7 @@ impl Options {
         Policy::ALL.into_iter().filter(|p| p.plan().is_prepared()).collect()
     }
 
-    /// As options of the command.
+    /// The options in the words of the command line.
     fn described(&self) -> String {
         let (s, names) = (&self.shape, self.policies.iter().map(|p| p.name()).collect::<Vec<_>>().join(","));
         let criterion = self.criterion.map_or(String::new(), |c| format!(" --criterion {}", c.name()));
@@ -93,23 +93,23 @@ impl Options {
         )
     }
 
-    /// Whether predictors are to be trained.
+    /// Whether predictors are trained.
     fn trains(&self) -> bool {
         self.policies.iter().any(|p| p.plan().is_trained())
     }
 }
 
-/// What the user sees of the progress.
+/// Shows progress to the user.
 pub trait Progress {
     /// The number of seconds that the whole calibration is expected to take.
     fn expect(&mut self, seconds: f64);
     /// A stage begins: the number of its steps, and the number of seconds that each is expected to take.
     fn stage(&mut self, name: &str, steps: usize, seconds: f64);
-    /// So many steps of it are done.
+    /// This number of its steps are done.
     fn done(&mut self, steps: usize);
 }
 
-/// Where the state of an unfinished calibration is kept.
+/// The path of the state of an unfinished calibration.
 pub fn state_path(out: &Path) -> PathBuf {
     beside(out, ".calibration")
 }
@@ -124,7 +124,7 @@ fn beside(out: &Path, suffix: &str) -> PathBuf {
 /// Calibrates `model` on `ids` and writes a copy of it with predictors, thresholds and budgets to `out`.
 ///
 /// # Errors
-/// A text too short, a model that has only one layer, files that cannot be read or written.
+/// A text that is too short, a model with only one layer, files that cannot be read or written.
 pub fn calibrate(
     model: &LoadedModel,
     ids: &[u32],
@@ -145,13 +145,13 @@ pub fn calibrate(
     }
     let c = *model.model().config();
     if c.layers < 2 {
-        return Err(Error::Usage("the model has one layer only, and the first is never skipped".into()));
+        return Err(Error::Usage("the model has only one layer, and the first layer is never skipped".into()));
     }
     let (text, held) = windows.split_at(windows.len() - held);
     let arch = model.model().image().arch();
     let neurons = (1..c.layers).any(|layer| arch.layer(layer).mlp().is_some_and(|m| m.router.is_none()));
     let mut o = o.clone();
-    // Where every layer has experts, there are no neurons to choose.
+    // If every layer has experts, there are no neurons to choose.
     o.policies.retain(|policy| neurons || !policy.plan().only_neurons());
     let o = &o;
     let (sections, quality, pace) = learn(model, text, held, o, &state_path(out), progress)?;
@@ -165,11 +165,11 @@ pub fn calibrate(
     }
 }
 
-/// Divides the budgets of the predictor that `model` has anew, on `ids`, and writes the copy to `out`: what parts cost
-/// depends on the layout they were packed in.
+/// Searches the budgets of the predictor in `model` again, on `ids`, and writes a copy to `out`: the costs of parts
+/// depend on the layout of the image.
 ///
 /// # Errors
-/// An image without a predictor, a text too short, files that cannot be read or written.
+/// An image without a predictor, a text that is too short, files that cannot be read or written.
 pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progress: &mut dyn Progress) -> Result<()> {
     let bytes = model.model().image().section(SectionKind::Predictor);
     if bytes.is_empty() {
@@ -207,7 +207,7 @@ impl Learning {
     }
 }
 
-/// Goes through the text, then through the held-out windows.
+/// Trains on the text, then measures on the held-out windows.
 fn learn(
     model: &LoadedModel,
     text: &[&[u32]],
@@ -223,7 +223,7 @@ fn learn(
         training: Training::new(&c, o.shape),
         done: 0,
     };
-    // Work goes on only where text and options are the same.
+    // An interrupted calibration is continued only with the same text and options.
     let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
         h.update(&id.to_le_bytes());
         h
@@ -270,24 +270,24 @@ fn learn(
     Ok((section, seen.quality(), pace))
 }
 
-/// What traces windows of text.
+/// The way to trace windows of text.
 enum Tracer<'a> {
-    /// With gradients.
+    /// By automatic differentiation, with gradients.
     Differentiable(Differentiable),
-    /// Without: the model has no differentiable copy, for this reason.
+    /// By the engine, without gradients: the model has no differentiable copy, for the reason given.
     Observed(Observed<'a>),
 }
 
 impl<'a> Tracer<'a> {
-    /// What suits the model.
+    /// The tracer for a model.
     ///
     /// # Errors
-    /// A criterion that needs gradients, named by the user, for a model that has none.
+    /// When the user chose a criterion that needs gradients, and the model has no differentiable copy.
     fn of(model: &'a LoadedModel, o: &Options) -> Result<Self> {
         match autograd::obstacle(model.model()) {
             None => Ok(Tracer::Differentiable(Differentiable::new(model.model())?)),
             Some(what) if o.criterion.is_some_and(Criterion::needs_gradients) => Err(Error::Usage(format!(
-                "this criterion needs gradients, which are not to be had for models with {what}: leave --criterion out, \
+                "this criterion needs gradients, which are not available for models with {what}: leave --criterion out, \
                  or take {}",
                 Criterion::L2Norm.name()
             ))),
@@ -295,7 +295,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// What the user sees of the first stage.
+    /// The name of the first stage.
     fn stage(&self) -> &'static str {
         match self {
             Tracer::Differentiable(_) => "reading the text",
@@ -303,7 +303,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// Seconds that a window takes where `threads` work side by side.
+    /// Seconds per window with `threads` threads in parallel.
     fn seconds(&self, windows: &[&[u32]], threads: usize) -> Result<f64> {
         let some = &windows[..windows.len().min(threads)];
         let start = Instant::now();
@@ -311,7 +311,7 @@ impl<'a> Tracer<'a> {
         Ok(start.elapsed().as_secs_f64() / some.len().max(1) as f64)
     }
 
-    /// Shows the traces of windows, in order.
+    /// Calls `each` with the traces of windows, in order.
     fn trace_each(&self, windows: &[&[u32]], threads: usize, each: &mut dyn FnMut(Trace) -> Result<()>) -> Result<()> {
         match self {
             Tracer::Differentiable(model) => in_order(model, windows, threads, each),
@@ -320,7 +320,8 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// Shows traces in the order of the windows, whatever order they are done in: training depends on it.
+/// Passes on traces in the order of the windows, because training depends on it, whatever the order in which they are
+/// finished.
 fn in_order(
     model: &Differentiable,
     windows: &[&[u32]],
@@ -339,16 +340,16 @@ fn in_order(
     Ok(())
 }
 
-/// How fast this machine is with this model, in seconds.
+/// The speed of this machine with this model.
 struct Pace {
-    /// A window that is traced.
+    /// Seconds to trace a window.
     window: f64,
-    /// A measurement of what a part costs.
+    /// Seconds to measure the cost of a part.
     cost: f64,
 }
 
 impl Pace {
-    /// Measures it on a few tokens; a traced window was measured before.
+    /// Measures `cost` on a few tokens; `window` was measured by the caller.
     fn of(model: &LoadedModel, windows: &[&[u32]], window: f64, o: &Options) -> Result<Pace> {
         let ids: Vec<u32> = windows.iter().flat_map(|w| w.iter()).copied().take(8).collect();
         let options = SessionOptions { batch: 1, ..SessionOptions::of(model.model()) }.within(ids.len().max(1));
@@ -364,12 +365,12 @@ impl Pace {
     }
 }
 
-/// Tokens of a window that budgets are searched on.
+/// Tokens per window of the search for budgets.
 fn scored_window(o: &Options) -> usize {
     o.window.min(192)
 }
 
-/// About how many measurements budgets and the choice of the best policies will take.
+/// The approximate number of measurements for budgets and for the choice of the best policies.
 fn measurements(o: &Options, model: &LoadedModel) -> usize {
     let image = model.model().image();
     if o.budget_windows == 0 {
@@ -398,7 +399,7 @@ fn budgets(
     if o.budget_windows == 0 {
         return Ok(section.bytes(&image, tap));
     }
-    // Named after the output: what a killed calibration leaves, the next one overwrites and removes.
+    // Named after the output, so that the next calibration overwrites and removes what a killed one has left.
     let draft = beside(out, ".draft");
     let draft = tempfile::TempPath::try_from_path(&draft).map_err(|e| Error::io("write to", &draft, e))?;
     let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
@@ -413,7 +414,7 @@ fn budgets(
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
     let key = format!("{:08x} {:08x} {} {}", fingerprint(&image), sum.finalize(), windows.window, windows.most);
     let mut kept = Kept::open(&beside(out, ".costs"), key, o.keep_every)?;
-    // Twice: the first pass finds the budgets, the second, with them in place, the best policies.
+    // The first pass finds the budgets; the second uses them to find the best policies.
     for pass in 0..2 {
         attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
         let trial = LoadedModel::open(&draft, None)?;
@@ -437,15 +438,17 @@ fn budgets(
     Ok(section.bytes(&image, tap))
 }
 
-/// Whether a policy can skip in images of this arrangement, and saves by it: neurons that are chosen should be bundles.
+/// Whether a policy can skip in images of this arrangement and saves by it: if it chooses neurons, these should be
+/// stored together.
 fn pays(policy: Policy, c: &Config) -> bool {
     let plan = policy.plan();
     let bundles = plan.inputs == Decider::All || plan.neurons == Decider::All || !c.ffn_by_input;
     plan.suits(c) && bundles
 }
 
-/// Code of the best policy for every density of the grid: of the policies that read no more than the density allows, the one
-/// with the least divergence. Not all can skip enough everywhere: a gate that decides is itself read whole.
+/// Code of the best policy for every density of the grid: of the policies that read no more than the density allows,
+/// the one with the least divergence. Some policies cannot reach low densities: a gate that decides is itself read
+/// whole.
 fn best(
     probe: &mut Probe,
     kept: &mut Kept,

@@ -1,8 +1,8 @@
-//! Traces of the engine itself, for models that have no differentiable copy (`autograd.rs`).
+//! Traces made by the engine itself, for models without a differentiable copy (`autograd.rs`).
 //!
-//! There are no gradients. In their place stand numbers that make a unit's importance, value times gradient, what is known
-//! without them: of a neuron |h| times the norm of its column of the down projection (as Wanda weighs inputs, [arXiv
-//! 2306.11695](https://arxiv.org/abs/2306.11695)), of a head the norm of its output.
+//! They have no gradients. Their places are filled with numbers that turn a unit's importance, value times gradient,
+//! into an estimate without gradients: for a neuron |h| times the norm of its column of the down projection (as Wanda
+//! weighs inputs, [arXiv 2306.11695](https://arxiv.org/abs/2306.11695)), for a head the norm of its output.
 
 use super::autograd::Trace;
 use super::failure::Result;
@@ -17,11 +17,12 @@ use shadowllm_host::model::{LoadedModel, SessionMemory};
 use shadowllm_host::pool::Pool;
 use std::sync::{Mutex, PoisonError};
 
-/// Reads windows with the engine and keeps what its linear maps read.
+/// Reads windows with the engine and records the inputs of its linear maps.
 pub struct Observed<'a> {
     model: &'a LoadedModel,
     config: Config,
-    /// Up projections, which the engine computes together with the gates, of gated networks.
+    /// Up projections of gated networks, whose outputs the engine does not show because it computes them together with
+    /// the gates.
     ups: Vec<Option<Linear>>,
     shapes: Vec<LayerShape>,
     /// Norms of the down projections' columns, `[ffn]` each.
@@ -30,7 +31,7 @@ pub struct Observed<'a> {
 }
 
 impl<'a> Observed<'a> {
-    /// For a model, on this number of threads.
+    /// A tracer for a model, with this number of threads.
     ///
     /// # Errors
     /// When threads cannot be started.
@@ -57,10 +58,10 @@ impl<'a> Observed<'a> {
         })
     }
 
-    /// Shows every window's trace, in order.
+    /// Calls `each` with every window's trace, in order.
     ///
     /// # Errors
-    /// What the session refuses; what `each` returns.
+    /// Errors of the session, and of `each`.
     pub fn trace_each(
         &self,
         windows: &[&[u32]],
@@ -76,7 +77,7 @@ impl<'a> Observed<'a> {
         Ok(())
     }
 
-    /// One window, as one batch.
+    /// The trace of a window, which is read as one batch.
     fn trace(&self, ids: &[u32], options: SessionOptions, memory: &mut SessionMemory) -> shadowllm_host::Result<Trace> {
         let (c, tokens) = (&self.config, ids.len());
         let seen = Mutex::new(Trace { tokens, heads: c.heads, ..Trace::default() });
@@ -88,7 +89,7 @@ impl<'a> Observed<'a> {
                 Source::Heads => (&mut trace.head_output, c.heads, c.head_dim, self.shapes[layer].head_slot),
                 Source::Neurons => (&mut trace.neurons, 1, c.ffn, width),
             };
-            // Layers that are not shown are zeros.
+            // Layers that the engine does not show are filled with zeros.
             layers.resize(layer, vec![0.0; tokens * parts * len]);
             layers.push(compact(rows, width, len, slot, parts));
         };
@@ -108,7 +109,7 @@ impl<'a> Observed<'a> {
         Ok(trace)
     }
 
-    /// What stands in the place of gradients.
+    /// Fills the places of gradients.
     fn weigh(&self, trace: &mut Trace) {
         let c = &self.config;
         let direction = |values: &Vec<f32>| -> Vec<f32> {
@@ -120,7 +121,7 @@ impl<'a> Observed<'a> {
         trace.neuron_gradient = self.norms.iter().map(|norms| norms.repeat(trace.tokens)).collect();
     }
 
-    /// What gates multiply.
+    /// Computes the values that gates multiply.
     fn add_ups(&self, trace: &mut Trace) -> shadowllm_host::Result<()> {
         let c = &self.config;
         if !c.gated {
@@ -143,8 +144,8 @@ impl<'a> Observed<'a> {
     }
 }
 
-/// `parts` parts of `len` numbers, `slot` apart, of every row of `width`: without the row's padding, and with zeros for what
-/// it does not have (in a layer that is smaller than others).
+/// From every row of `width`: `parts` parts of `len` numbers, which begin `slot` apart in the row. Padding is removed;
+/// parts that the row does not have (in a layer that is smaller than others) are zeros.
 fn compact(rows: &[f32], width: usize, len: usize, slot: usize, parts: usize) -> Vec<f32> {
     let row = |row: &[f32]| -> Vec<f32> {
         let number = |part: usize, i: usize| if i < slot { row.get(part * slot + i).copied() } else { None };

@@ -8,7 +8,7 @@ use shadowllm_core::image::{Image, Role};
 use shadowllm_core::kernels::{Activate, Activation};
 use shadowllm_core::ops::residual::{ATTENTION_NORMS, MLP_NORMS, NormRoles};
 
-/// Shorthand: candle's errors become the host's where [`super::autograd`] is left.
+/// A result with candle's error, which [`super::autograd`] converts to the host's.
 pub type Tensors<T> = candle_core::Result<T>;
 
 /// `w x + b`.
@@ -68,7 +68,7 @@ impl Reader<'_> {
         Ok(Some(Linear { weight, bias }))
     }
 
-    /// A norm, where the model has it.
+    /// A norm, if the model has it.
     pub fn norm(&self, norm: Option<Norm>, [weight, bias]: [Role; 2], layer: usize) -> Result<Option<Normalise>> {
         let Some(Norm { kind, eps }) = norm else { return Ok(None) };
         let bias = if kind == Norming::Layer { Some(need(self.vector(bias, layer)?, bias)?) } else { None };
@@ -81,7 +81,7 @@ impl Reader<'_> {
         Ok(Around { input: norm(norms.input, 0)?, output: norm(norms.output, 1)?, stream: norm(norms.stream, 2)? })
     }
 
-    /// RMS norm of heads, where the model has it.
+    /// RMS norm of heads, if the model has it.
     fn head_norm(&self, role: Role, eps: f32, layer: usize) -> Result<Option<Normalise>> {
         let weight = self.vector(role, layer)?;
         Ok(weight.map(|weight| Normalise { kind: Norming::Rms, weight, bias: None, eps: f64::from(eps) }))
@@ -107,7 +107,7 @@ impl Reader<'_> {
     }
 }
 
-/// A tensor that must be there.
+/// A tensor that the image must have.
 pub fn need<T>(found: Option<T>, role: Role) -> Result<T> {
     Ok(found.ok_or(shadowllm_core::Error::MissingTensor(role.name()))?)
 }
@@ -124,7 +124,7 @@ impl Linear {
 }
 
 impl Normalise {
-    /// Rows as wide as the weight.
+    /// Norms rows of the weight's width.
     pub fn forward(&self, x: &Tensor) -> Tensors<Tensor> {
         let x = if self.kind == Norming::Layer { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
         let scale = x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, self.eps)?.sqrt()?;
@@ -137,12 +137,12 @@ impl Normalise {
 }
 
 impl Around {
-    /// What the operation reads of the residual stream.
+    /// The operation's input, from the residual stream.
     pub fn before(&self, x: &Tensor) -> Tensors<Tensor> {
         maybe(&self.input, x)
     }
 
-    /// The residual stream after the operation returned `y`.
+    /// The residual stream after the operation, whose output is `y`.
     pub fn after(&self, x: &Tensor, y: &Tensor) -> Tensors<Tensor> {
         maybe(&self.stream, &(x + maybe(&self.output, y)?)?)
     }
@@ -153,7 +153,7 @@ fn maybe(norm: &Option<Normalise>, x: &Tensor) -> Tensors<Tensor> {
 }
 
 impl Layer {
-    /// Neurons, and in gated FFNs what the gates multiply: [tokens, ffn] both.
+    /// Neurons, and in gated networks also the values that gates multiply: both [tokens, ffn].
     pub fn neurons(&self, x: &Tensor, activation: Activate) -> Tensors<(Tensor, Option<Tensor>)> {
         let up = self.up.forward(x)?;
         match &self.gate {

@@ -1,5 +1,5 @@
-//! How good predictors are, layer by layer: the share of importance that the best-scored neurons hold, and the
-//! rank agreement of scores and importance; next to what static means and an oracle reach.
+//! The quality of predictors, layer by layer: the share of importance in the best-scored neurons, and the rank
+//! agreement of scores and importance, compared with static means and an oracle.
 
 use super::autograd::Trace;
 use super::statistics::Statistics;
@@ -10,9 +10,9 @@ use shadowllm_core::image::Config;
 
 /// Shares of the neurons for which captured importance is measured.
 pub const CAPTURED_AT: [f32; 4] = [0.1, 0.2, 0.3, 0.5];
-/// Every how many tokens one is measured.
+/// One in this number of tokens is measured.
 const STRIDE: usize = 8;
-/// Whose scores.
+/// The scorers.
 pub const SCORERS: [&str; 4] = ["static", "shadow", "per-layer", "oracle"];
 
 /// Sums over tokens.
@@ -25,7 +25,7 @@ pub struct QualitySums {
 }
 
 impl QualitySums {
-    /// Nothing seen yet.
+    /// Empty sums.
     pub fn new(c: &Config, statistics: &Statistics) -> Self {
         let later = &statistics.layers[1..];
         let mean = |s: &f64| (*s / statistics.tokens.max(1) as f64) as f32;
@@ -73,7 +73,7 @@ impl QualitySums {
         });
     }
 
-    /// Means.
+    /// The means over all tokens.
     pub fn finish(&self) -> Quality {
         let mut layers = self.layers.clone();
         for q in &mut layers {
@@ -83,7 +83,7 @@ impl QualitySums {
     }
 }
 
-/// Share of all importance that the best-scored hold.
+/// Share of all importance in the best-scored neurons.
 fn captured(scores: &[f32], truth: &[f32]) -> [f64; 4] {
     let order = order(scores);
     let all: f64 = truth.iter().map(|x| f64::from(*x)).sum::<f64>().max(1e-30);
@@ -100,7 +100,7 @@ fn order(x: &[f32]) -> Vec<usize> {
     order
 }
 
-/// Ranks, equal values sharing the mean of theirs.
+/// Ranks; equal values get the mean of their ranks.
 fn ranks(x: &[f32]) -> Vec<f64> {
     let order = order(x);
     let mut ranks = vec![0.0; x.len()];
@@ -113,7 +113,7 @@ fn ranks(x: &[f32]) -> Vec<f64> {
     ranks
 }
 
-/// Spearman's rank correlation; 0 where one side is constant.
+/// Spearman's rank correlation; 0 if one side is constant.
 fn spearman(a: &[f32], b: &[f32]) -> f64 {
     let (a, b) = (ranks(a), ranks(b));
     let mean = (a.len() as f64 - 1.0) / 2.0;
@@ -136,7 +136,7 @@ mod tests {
         assert!((spearman(&[1.0, 2.0, 3.0, 4.0], &[4.0, 3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-12);
         assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
-        // Of 5 the best-scored 50 % are 3.
+        // The best-scored 50 % of 5 are 3.
         assert_eq!(captured(&[5.0, 4.0, 3.0, 2.0, 1.0], &[0.0, 1.0, 0.0, 1.0, 2.0])[3], 0.25);
     }
 }

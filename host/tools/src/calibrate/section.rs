@@ -7,7 +7,7 @@ use shadowllm_core::image::{ENTRY_LEN, Entry, GLOBAL, Storage};
 use shadowllm_core::sparsity::{HEADER_LEN, MAGIC, Policy, Predictor, RANKS, Table, Tap, VERSION, fingerprint};
 use shadowllm_host::{Error, Result};
 
-/// A table to be written, its offset still open.
+/// A table to be written, whose offset is not known yet.
 struct Row {
     entry: Entry<Table>,
     bytes: Vec<u8>,
@@ -21,19 +21,19 @@ impl Row {
     }
 }
 
-/// A predictor section in the making.
+/// A predictor section that is being built.
 #[derive(Default)]
 pub struct Section {
     rows: Vec<Row>,
-    /// Whether predictors' scores only rank.
+    /// Whether predictors' scores only rank parts.
     pub ranks: bool,
 }
 
 impl Section {
-    /// A section that was written before, and what feeds its shadow predictor.
+    /// A section that was written before, and the input of its shadow predictor.
     ///
     /// # Errors
-    /// When its table does not lie inside it.
+    /// When its table is not inside its bytes.
     pub fn read(bytes: &[u8]) -> Result<(Section, Tap)> {
         let bad = || Error::Other("the predictor's table is damaged".into());
         let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
@@ -60,7 +60,7 @@ impl Section {
         self.vector(table, 0, values);
     }
 
-    /// Whether it holds what a calibrated policy needs.
+    /// Whether it has the tables that a calibrated policy needs.
     pub fn has(&self, policy: Policy) -> bool {
         let there = |table: Table| self.rows.iter().any(|r| r.entry.role == table);
         policy.plan().calibrated.is_some_and(|c| there(c.quantiles) && c.neurons.is_none_or(there))

@@ -1,4 +1,4 @@
-//! What the calibration text says of heads, neurons and inputs on the average.
+//! Statistics of heads, neurons and inputs over the calibration text.
 
 use super::autograd::Trace;
 use super::checkpoint::Checkpoint;
@@ -18,9 +18,9 @@ pub struct LayerStatistics {
     pub neurons: Vec<f64>,
     /// Sum of the neurons' activations.
     pub mean: Vec<f64>,
-    /// How often each is not zero.
+    /// The number of tokens for which each neuron is not zero.
     pub active: Vec<f64>,
-    /// Sum of |up|, in gated FFNs.
+    /// Sum of |up|, in gated networks.
     pub up: Vec<f64>,
     /// Magnitudes of the inputs, by [`Source`].
     pub inputs: [Histogram; Source::COUNT],
@@ -28,11 +28,11 @@ pub struct LayerStatistics {
 
 /// Sums over all tokens.
 pub struct Statistics {
-    /// How importance is measured.
+    /// The criterion of importance.
     pub criterion: Criterion,
-    /// Tokens seen.
+    /// Number of tokens.
     pub tokens: u64,
-    /// One a layer.
+    /// The sums of each layer.
     pub layers: Vec<LayerStatistics>,
 }
 
@@ -41,7 +41,7 @@ fn add(sums: &mut [f64], values: impl IntoIterator<Item = f32>) {
 }
 
 impl Statistics {
-    /// Nothing seen yet.
+    /// Empty sums.
     pub fn new(c: &Config, criterion: Criterion) -> Self {
         let layer = LayerStatistics {
             heads: vec![0.0; c.heads],
@@ -59,7 +59,7 @@ impl Statistics {
         self.tokens += trace.tokens as u64;
         let criterion = self.criterion;
         self.layers.par_iter_mut().enumerate().for_each(|(layer, s)| {
-            // Windows count by their tokens.
+            // A window counts in proportion to its tokens.
             let weigh = |v: Vec<f32>| v.into_iter().map(|x| x * trace.tokens as f32);
             add(&mut s.heads, weigh(trace.head_criterion(criterion, layer)));
             add(&mut s.neurons, weigh(trace.neuron_criterion(criterion, layer)));
@@ -78,7 +78,7 @@ impl Statistics {
         });
     }
 
-    /// Keeps all sums.
+    /// Saves all sums.
     pub fn save(&self, kept: &mut Checkpoint) {
         kept.put_f64("statistics.tokens".into(), &[self.tokens as f64]);
         for (l, s) in self.layers.iter().enumerate() {
@@ -91,10 +91,10 @@ impl Statistics {
         }
     }
 
-    /// Takes up what [`Statistics::save`] kept.
+    /// Restores what [`Statistics::save`] saved.
     ///
     /// # Errors
-    /// When it does not fit.
+    /// When the lengths do not fit.
     pub fn restore(&mut self, kept: &Checkpoint) -> Result<()> {
         self.tokens = kept.f64("statistics.tokens")?.first().map_or(0, |n| *n as u64);
         let bad = || Error::Other("the state of an interrupted calibration does not fit".into());

@@ -1,4 +1,4 @@
-//! From the results of training to the tables of the predictor section.
+//! Builds the tables of the predictor section from the results of training.
 
 use super::autograd::Trace;
 use super::dense::dense_rows;
@@ -12,25 +12,25 @@ use shadowllm_core::image::{Config, Role};
 use shadowllm_core::sparsity::{GRID, Policy, QUANTILES, Slot, Table};
 use shadowllm_host::Result;
 
-/// A score that no threshold lets pass: that of padding.
+/// The score of padding, which is below every threshold.
 const NEVER: f32 = -1e30;
 
-/// What the held-out windows say of scores.
+/// Distributions of scores over the held-out windows.
 pub struct Held {
     config: Config,
-    /// For shadow and own, layers 1 and up: heads, neurons.
+    /// For the shadow predictor and for the layers' own, in layers from 1 on: scores of heads and of neurons.
     scores: [Vec<[Histogram; 2]>; 2],
-    /// Of gates (or activations), every layer.
+    /// Scores of gates (or activations), for every layer.
     gates: Vec<Histogram>,
-    /// Norms of the down columns, every layer.
+    /// Norms of the down columns, for every layer.
     norms: Vec<Vec<f32>>,
-    /// What a gate's activation is worth, every layer; the norms where there are no gates.
+    /// The factor of a gate's activation in its score, for every layer; the norms if there are no gates.
     worth: Vec<Vec<f32>>,
     quality: QualitySums,
 }
 
 impl Held {
-    /// Nothing seen yet.
+    /// Empty distributions.
     pub fn new(image: &Image, statistics: &Statistics) -> Self {
         let c = *image.config();
         let norms: Vec<Vec<f32>> = (0..c.layers).map(|layer| padded(&column_norms(image, layer), c.ffn, 0.0)).collect();
@@ -68,7 +68,7 @@ impl Held {
         self.quality.add(trace, sample, &scores);
     }
 
-    /// How good the predictors are.
+    /// The quality of the predictors.
     pub fn quality(&self) -> Quality {
         self.quality.finish()
     }
@@ -84,10 +84,10 @@ pub fn column_norms(image: &Image, layer: usize) -> Vec<f32> {
     squares.into_iter().map(|s| s.sqrt() as f32).collect()
 }
 
-/// Puts all tables but the budgets, which are even, in a section.
+/// Builds the section with all tables; the budgets are still even.
 ///
 /// # Errors
-/// None that ordinary shapes could meet.
+/// Errors of the autograd library, which do not occur with usual shapes.
 pub fn section(
     c: &Config,
     policies: &[Policy],
@@ -145,14 +145,14 @@ pub fn section(
     Ok(section)
 }
 
-/// A copy of a length, filled up.
+/// A copy of length `len`, filled up with `with`.
 fn padded(values: &[f32], len: usize, with: f32) -> Vec<f32> {
     let mut out = values.to_vec();
     out.resize(len, with);
     out
 }
 
-/// Static scores with their quantiles, and means.
+/// Adds static scores with their quantiles, and means.
 fn statics(section: &mut Section, c: &Config, statistics: &Statistics) {
     let mean =
         |sums: &[f64]| -> Vec<f32> { sums.iter().map(|s| (s / statistics.tokens.max(1) as f64) as f32).collect() };
@@ -173,7 +173,7 @@ fn statics(section: &mut Section, c: &Config, statistics: &Statistics) {
     section.vector(Table::StaticBudget, 0, &even.collect::<Vec<_>>());
 }
 
-/// Quantiles of a few numbers: the thresholds that exactly a share of them reaches.
+/// Quantiles of a few numbers: the thresholds that are reached by exactly a share of them.
 fn order(scores: &[f32]) -> Vec<f32> {
     let mut sorted = scores.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
@@ -181,7 +181,7 @@ fn order(scores: &[f32]) -> Vec<f32> {
     (0..QUANTILES).map(|q| sorted[kept(q).clamp(1, sorted.len()) - 1]).collect()
 }
 
-/// Rows of a second map and its bias for one kind of output, each layer's padded to 16.
+/// Rows of a second map and its bias for one kind of output; each layer's rows are padded to a multiple of 16.
 fn outputs(w: &[f32], b: &[f32], per_layer: usize, all: usize, rank: usize) -> (Vec<f32>, Vec<f32>) {
     let pad = all.next_multiple_of(16);
     let weights = w.chunks_exact(per_layer * rank).flat_map(|rows| padded(rows, pad * rank, 0.0)).collect();
@@ -208,7 +208,7 @@ fn shadow(section: &mut Section, c: &Config, training: &Training) -> Result<()> 
 fn own(section: &mut Section, c: &Config, training: &Training) -> Result<()> {
     let (rank, groups) = (training.shape.layer_rank, training.groups());
     for layer in 0..c.layers {
-        // Layer 0 is never predicted; its tables only keep every layer alike.
+        // Layer 0 is never predicted; it has tables only so that all layers have the same.
         let [w1, b1, w2, b2] = match layer.checked_sub(1).and_then(|l| training.own.get(l)) {
             Some(mlp) => mlp.weights()?,
             None => [rank * c.d_model, rank, (groups + c.heads) * rank, groups + c.heads].map(|n| vec![0.0; n]),
@@ -242,7 +242,7 @@ pub fn centre(section: &mut Section, image: &Image, statistics: &Statistics) {
     section.vector(Table::DownMeans, 0, &constants);
 }
 
-/// Whether centring pays: where skipped neurons are not zero anyway, and the down projection takes floats.
+/// Whether centring pays: if skipped neurons are not zero anyway, and the down projection takes floats.
 pub fn centring_pays(c: &Config, target: Target) -> bool {
     target == Target::Importance && c.neuron_group < 32
 }

@@ -1,8 +1,9 @@
-//! Training the predictors on a stream of traces: nothing but a few windows is kept.
+//! Training the predictors on a stream of traces, of which only a few windows are kept.
 //!
-//! What was chosen by measurement: share of the importance that the best-scored 10 % and 20 % of the neurons of
-//! tests/vectors/brown-opt hold, mean of the layers, predictors trained on 60,000 tokens (an oracle: .992, 1.000; static
-//! means: .355, .528), by `shadowllm calibrate OPT --text TEXT --tokens 60000 --budget-windows 0 --policies shadow`:
+//! The defaults were chosen by these measurements: the share of importance in the best-scored 10 % and 20 % of the
+//! neurons of tests/vectors/brown-opt, as the mean of the layers, with predictors trained on 60,000 tokens (an oracle:
+//! .992, 1.000; static means: .355, .528), by `shadowllm calibrate OPT --text TEXT --tokens 60000 --budget-windows 0
+//! --policies shadow`:
 //!
 //! | `--rank` | `--tap` | `--target` | 10 % | 20 % |
 //! |---:|---|---|---:|---:|
@@ -14,8 +15,8 @@
 //! | 128 | embedding, heads, stream | active | .934 | .988 |
 //! | 32 | embedding, heads, stream | importance | .866 | .965 |
 //!
-//! So the stream after layer 0 has all of it. Rank 32 is the default for its bytes: at rank 128 the predictor of that
-//! model is 30 % of all that a dense token reads.
+//! So the stream after layer 0 alone has all the information. Rank 32 is the default because of its size: at rank 128,
+//! the predictor of that model is 30 % of the bytes that a dense token reads.
 
 use super::autograd::Trace;
 use super::checkpoint::Checkpoint;
@@ -26,16 +27,16 @@ use shadowllm_core::sparsity::Tap;
 use shadowllm_host::Result;
 use std::collections::VecDeque;
 
-/// Windows kept for mixing.
+/// The number of windows from which training steps draw rows.
 const KEPT: usize = 24;
-/// Windows that only set the targets' scale and the predictors' static means.
+/// The number of first windows that only set the targets' scale and the predictors' static means.
 const WARM_UP: usize = 8;
-/// Rows of a training step.
+/// Number of rows in a training step.
 const ROWS: usize = 256;
-/// Logarithms of importance are kept to this many standard deviations.
+/// Logarithms of importance are clamped to this number of standard deviations.
 const SPREAD: f32 = 4.0;
 
-/// What a predictor predicts.
+/// The target of a predictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Whether a group of neurons is active: binary cross-entropy. For activations with exact zeros.
@@ -45,7 +46,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// What suits an activation.
+    /// The target for a model's activation.
     pub fn of(c: &Config) -> Self {
         match c.activation.kind {
             kind if kind.is_sparse() => Target::Active,
@@ -61,31 +62,31 @@ pub struct Shape {
     pub rank: usize,
     /// Rank of each layer's own.
     pub layer_rank: usize,
-    /// What feeds the shadow predictor.
+    /// The input of the shadow predictor.
     pub tap: Tap,
-    /// What is predicted of neurons.
+    /// The target for neurons.
     pub target: Target,
     /// Step size at the start; it falls to 0 along a cosine.
     pub rate: f64,
     /// Steps per window of text.
     pub steps: usize,
-    /// Start of all random choices.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// A window, ready for training: inputs of the predictors and their targets, a byte each.
+/// A window prepared for training: inputs of the predictors, and their targets, one byte each.
 pub struct Sample {
     /// Rows.
     pub tokens: usize,
     /// [tokens, tap].
     pub tap: Vec<f32>,
-    /// For layers 1 and up, [tokens, d_model]: the input of the FFN of the layer before.
+    /// For layers from 1 on, [tokens, d_model]: the input of the feed-forward network of the layer before.
     pub before: Vec<Vec<f32>>,
-    /// For layers 1 and up, [tokens, groups].
+    /// For layers from 1 on, [tokens, groups].
     pub neurons: Vec<Vec<f32>>,
-    /// For layers 1 and up, [tokens, heads].
+    /// For layers from 1 on, [tokens, heads].
     pub heads: Vec<Vec<f32>>,
-    /// For layers 1 and up, [tokens, groups + heads]: targets in 0..=255.
+    /// For layers from 1 on, [tokens, groups + heads]: targets in 0..=255.
     targets: Vec<Vec<u8>>,
 }
 
@@ -97,7 +98,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Of the logarithms' sum, their squares' sum and their number.
+    /// From the sum of the logarithms, the sum of their squares, and their number.
     fn of((sum, squares, n): (f64, f64, f64)) -> Scale {
         let mean = sum / n.max(1.0);
         let deviation = (squares / n.max(1.0) - mean * mean).max(1e-12).sqrt();
@@ -113,7 +114,7 @@ fn log(importance: f32) -> f32 {
     importance.max(1e-12).ln()
 }
 
-/// A target as a byte and back.
+/// A target as a byte.
 fn to_byte(z: f32) -> u8 {
     ((z + SPREAD) * (255.0 / (2.0 * SPREAD))).round() as u8
 }
@@ -129,7 +130,7 @@ pub struct Training {
     pub shape: Shape,
     scales: Vec<[Scale; 2]>,
     sums: Vec<[(f64, f64, f64); 2]>,
-    /// Mean targets of groups and heads, layer after layer, while they are gathered.
+    /// Mean targets of groups and heads of each layer, during the warm-up.
     means: Vec<Vec<f64>>,
     kept: VecDeque<Sample>,
     windows: usize,
@@ -140,7 +141,7 @@ pub struct Training {
     pub own: Vec<Mlp>,
 }
 
-/// Sum over groups of a layer's neurons, [tokens, ffn].
+/// Sums over groups of neurons of `values` [tokens, ffn].
 pub fn grouped(values: &[f32], ffn: usize, group: usize) -> Vec<f32> {
     if group == 1 {
         return values.to_vec();
@@ -150,7 +151,7 @@ pub fn grouped(values: &[f32], ffn: usize, group: usize) -> Vec<f32> {
 }
 
 impl Training {
-    /// Before any training.
+    /// The state before any training.
     pub fn new(config: &Config, shape: Shape) -> Self {
         let later = config.layers - 1;
         let groups = config.ffn.div_ceil(config.neuron_group);
@@ -173,7 +174,7 @@ impl Training {
         self.config.ffn.div_ceil(self.config.neuron_group)
     }
 
-    /// What feeds the shadow predictor, [tokens, tap], padded as the engine pads.
+    /// The input of the shadow predictor, [tokens, tap], padded as in the engine.
     fn tap(&self, trace: &Trace) -> Vec<f32> {
         let c = &self.config;
         let (d, slot) = (c.d_model.next_multiple_of(32), c.head_slot());
@@ -199,13 +200,13 @@ impl Training {
         out
     }
 
-    /// Makes a sample of a trace; targets only once the scales are known.
+    /// Makes a sample of a trace; targets are filled only after the warm-up, when the scales are known.
     pub fn sample(&self, trace: &Trace) -> Sample {
         let c = &self.config;
         let later = 1..c.layers;
         let importance = |layer: usize| grouped(&trace.neuron_importance(layer), c.ffn, c.neuron_group);
         let neurons: Vec<Vec<f32>> = match self.shape.target {
-            // What is not active has no importance, whatever its gradient.
+            // Inactive groups have no importance, whatever their gradients.
             Target::Active => later.clone().map(|l| grouped(&trace.neurons[l], c.ffn, c.neuron_group)).collect(),
             Target::Importance => later.clone().into_par_iter().map(importance).collect(),
         };
@@ -242,7 +243,7 @@ impl Training {
         self.scales.par_iter().enumerate().map(layer).collect()
     }
 
-    /// Gathers what sets scales and static means; the last time, sets them.
+    /// Adds to the sums of scales and static means; the last window of the warm-up sets them.
     fn warm_up(&mut self, sample: &Sample) -> Result<()> {
         for (l, sums) in self.sums.iter_mut().enumerate() {
             for (sum, values) in sums.iter_mut().zip([&sample.neurons[l], &sample.heads[l]]) {
@@ -259,7 +260,7 @@ impl Training {
         Ok(())
     }
 
-    /// Means of the targets, as the outputs that stand for them.
+    /// Means of the targets, as outputs of a predictor.
     fn static_means(&mut self) -> Vec<Vec<f32>> {
         let samples: Vec<&Sample> = self.kept.iter().collect();
         let active = self.shape.target == Target::Active;
@@ -298,14 +299,14 @@ impl Training {
         Ok(())
     }
 
-    /// Learns from a window; `progress` in 0..1 sets the step size.
+    /// Trains on a window; `progress` in 0..1 sets the step size.
     pub fn learn(&mut self, trace: &Trace, progress: f64) -> Result<()> {
         let sample = self.sample(trace);
         if self.windows < WARM_UP {
             return self.warm_up(&sample);
         }
         self.windows += 1;
-        // Only the targets take part in training.
+        // Training uses the targets only.
         self.kept.push_back(Sample { neurons: Vec::new(), heads: Vec::new(), ..sample });
         if self.kept.len() > KEPT {
             self.kept.pop_front();
@@ -323,7 +324,7 @@ impl Training {
         Ok(())
     }
 
-    /// A step of every predictor on rows of the kept windows.
+    /// One step of every predictor, on rows of the kept windows.
     fn step(&mut self, rate: f64) -> Result<()> {
         let kept = &self.kept;
         let random = &mut self.random;
@@ -379,10 +380,10 @@ impl Training {
         Ok(())
     }
 
-    /// Keeps all results of training, but not the windows that rows are drawn from.
+    /// Saves all results of training, but not the windows from which rows are drawn.
     ///
     /// # Errors
-    /// None that ordinary shapes could meet.
+    /// Errors of the autograd library, which do not occur with usual shapes.
     pub fn save(&self, kept: &mut Checkpoint) -> Result<()> {
         kept.put_u32("training.windows".into(), &[self.windows as u32, self.random as u32, (self.random >> 32) as u32]);
         let scales = self.scales.iter().flatten().flat_map(|s| [s.mean, s.inverse]);
@@ -397,10 +398,10 @@ impl Training {
         Ok(())
     }
 
-    /// Takes up what [`Training::save`] kept.
+    /// Restores what [`Training::save`] saved.
     ///
     /// # Errors
-    /// When it does not fit.
+    /// When the lengths do not fit.
     pub fn restore(&mut self, kept: &Checkpoint) -> Result<()> {
         if let [windows, low, high] = kept.u32("training.windows")?[..] {
             (self.windows, self.random) = (windows as usize, u64::from(high) << 32 | u64::from(low));
@@ -423,8 +424,8 @@ impl Training {
         Ok(())
     }
 
-    /// Scores of the shadow predictor and of each layer's own for a window: for layers 1 and up, [tokens, groups]
-    /// and [tokens, heads].
+    /// Scores of the shadow predictor and of the layers' own for a window: for layers from 1 on, [tokens, groups] and
+    /// [tokens, heads].
     pub fn scores(&self, sample: &Sample) -> Result<[Scores; 2]> {
         let (groups, heads, later) = (self.groups(), self.config.heads, self.config.layers - 1);
         let mut shadow = Scores::default();
@@ -449,7 +450,7 @@ impl Training {
     }
 }
 
-/// Scores of layers 1 and up.
+/// Scores of the layers from 1 on.
 #[derive(Default)]
 pub struct Scores {
     /// [tokens, groups].

@@ -1,5 +1,5 @@
-//! From a tensor as a file has it to the tensor that the engine wants: parts of fused tensors, turned matrices, heads in
-//! another order, what is folded into weights.
+//! From a tensor in a file to the tensor of the engine: parts of fused tensors, transposed matrices, heads in another
+//! order, factors that are folded into weights.
 
 use super::Spec;
 use super::families::Stored;
@@ -8,11 +8,11 @@ use super::tensor::{Data, Reading, SourceTensor};
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::HeadNorm;
 
-/// What a file says of a tensor.
+/// A tensor as it is in the file.
 pub struct Stock<'a> {
     /// Its name.
     pub name: String,
-    /// Its dimensions, the last one that of its rows.
+    /// Its dimensions; the last one is the length of a row.
     pub shape: Vec<usize>,
     /// Its numbers.
     pub data: Data<'a>,
@@ -27,7 +27,7 @@ impl<'a> Stock<'a> {
             return Ok(self);
         }
         if self.shape[0] != experts {
-            return Err(format!("tensor {} is of {} experts, and not of {experts}", self.name, self.shape[0]));
+            return Err(format!("tensor {} has {} experts, and not {experts}", self.name, self.shape[0]));
         }
         match &mut self.data {
             Data::Bytes { bytes, .. } => {
@@ -45,7 +45,7 @@ impl<'a> Stock<'a> {
 /// The tensor of this role.
 ///
 /// # Errors
-/// A sentence with the tensor's name.
+/// A sentence that names the tensor.
 pub fn arrange<'a>(
     spec: &Spec,
     stored: Stored,
@@ -68,14 +68,14 @@ pub fn arrange<'a>(
         (t.rows, t.cols) = (t.cols, t.rows);
     }
     let attention = spec.layers.get(layer).and_then(|l| l.attention());
-    // A vector's numbers take the place of rows.
+    // A vector's numbers are treated as rows.
     let vector = t.rows == 1 && !role.is_matrix();
     let len = if vector { &mut t.cols } else { &mut t.rows };
     *len = part.take(*len, attention, &mut t.reading).map_err(|e| format!("tensor {} {e}", t.name))?;
     let len = *len;
     if let (Some(a), true) = (attention, rotates(role)) {
         turn(spec, stored, a.head_dim, len, &mut t.reading);
-        // The factor of rotated queries is in their norm, where they have one.
+        // The factor of rotated queries is folded into their norm, if they have one.
         let factor =
             if a.head_norm == HeadNorm::None { role == Role::Q || role == Role::QBias } else { role == Role::QNorm };
         if factor && spec.rotated_factor != 1.0 {
@@ -88,7 +88,7 @@ pub fn arrange<'a>(
     Ok(t)
 }
 
-/// Whether a tensor's rows are those of rotated heads.
+/// Whether a tensor's rows belong to rotated heads.
 fn rotates(role: Role) -> bool {
     matches!(role, Role::Q | Role::K | Role::QBias | Role::KBias | Role::QNorm | Role::KNorm)
 }
@@ -98,8 +98,8 @@ fn is_norm(role: Role) -> bool {
     role.name().ends_with("norm")
 }
 
-/// Puts the rows of heads in the engine's order: the first half of each head is rotated against the second half, pair by
-/// pair, first the pairs that are rotated, then the others.
+/// Puts the rows of heads in the engine's order, in which the first half of each head is rotated with the second half,
+/// pair by pair: first the pairs that are rotated, then the others.
 fn turn(spec: &Spec, stored: Stored, head: usize, rows: usize, reading: &mut Reading) {
     let (half, pairs) = (head / 2, spec.rotated / 2);
     if half == 0 || !rows.is_multiple_of(head) || pairs == half && !stored.interleaved {

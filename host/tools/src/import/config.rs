@@ -3,25 +3,25 @@
 
 use serde_json::{Map, Value};
 
-/// Names of values in a file where they have others than Llama's: ours, and the file's.
+/// Values that the file calls by other names than Llama's: our name and the file's.
 pub type Names = [(&'static str, &'static str)];
 
 /// Values by name.
 pub struct Config {
     values: Map<String, Value>,
-    /// What values are called in the file.
+    /// The names of values in the file, where they differ from ours.
     names: Vec<(String, String)>,
-    /// What is said before and after the name of a value that is missing.
+    /// The words before and after the name of a missing value, in a message.
     lacking: [&'static str; 2],
-    /// Tokens that texts are to have at most, where that was asked for.
+    /// The length in tokens of the longest texts, if one was chosen.
     context: Option<usize>,
 }
 
 impl Config {
-    /// The values of a `config.json`: those of the text model, where it is one of several.
+    /// The values of a `config.json`: those of the text model, if it describes several models.
     ///
     /// # Errors
-    /// A sentence for people.
+    /// A sentence for users.
     pub fn from_json(text: &str) -> Result<Config, String> {
         let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}; download it again"))?;
         let Value::Object(mut values) = value else { return Err("is not a JSON object".into()) };
@@ -31,22 +31,22 @@ impl Config {
         Ok(Config::new(values, Vec::new(), ["lacks ", "; is it the config.json of a whole language model?"]))
     }
 
-    /// These values, which the file calls by these names.
+    /// A configuration of these values, with their names in the file.
     pub fn new(values: Map<String, Value>, names: Vec<(String, String)>, lacking: [&'static str; 2]) -> Config {
         Config { values, names, lacking, context: None }
     }
 
-    /// For texts of as many tokens.
+    /// The same configuration, for texts of at most this number of tokens.
     pub fn for_context(self, context: Option<usize>) -> Config {
         Config { context, ..self }
     }
 
-    /// Tokens that texts are to have at most, where that was asked for.
+    /// The length in tokens of the longest texts, if one was chosen.
     pub fn context(&self) -> Option<usize> {
         self.context
     }
 
-    /// Calls values by other names from now on.
+    /// Sets names by which the file calls values.
     pub fn rename(&mut self, names: &Names) {
         for (ours, theirs) in names {
             if let Some(value) = self.values.remove(*theirs) {
@@ -56,7 +56,7 @@ impl Config {
         }
     }
 
-    /// What the file calls a value.
+    /// A value's name in the file.
     pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
         self.names.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs)
     }
@@ -71,7 +71,7 @@ impl Config {
         format!("{}{}{}", self.lacking[0], self.name(key), self.lacking[1])
     }
 
-    /// The message for a value that is no `kind`.
+    /// The message for a value that is not of the type `kind`.
     fn is_no(&self, key: &str, value: &Value, kind: &str) -> String {
         let mut shown = value.to_string();
         if let Some((at, _)) = shown.char_indices().nth(80) {
@@ -82,10 +82,10 @@ impl Config {
         format!("{} is {shown}, not {kind}{several}", self.name(key))
     }
 
-    /// A count, which must be there.
+    /// A count that must be present.
     ///
     /// # Errors
-    /// A sentence naming it.
+    /// A sentence that names the value.
     pub fn count(&self, key: &str) -> Result<usize, String> {
         self.maybe_count(key)?.ok_or_else(|| self.lacks(key))
     }
@@ -93,7 +93,7 @@ impl Config {
     /// A count.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value has another type.
     pub fn maybe_count(&self, key: &str) -> Result<Option<usize>, String> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let n = value.as_u64().and_then(|n| usize::try_from(n).ok());
@@ -103,7 +103,7 @@ impl Config {
     /// A truth value.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value has another type.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, String> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value.as_bool().ok_or_else(|| self.is_no(key, value, "true or false"))
@@ -112,7 +112,7 @@ impl Config {
     /// A number.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value has another type.
     pub fn number(&self, key: &str, default: f64) -> Result<f64, String> {
         Ok(self.maybe_number(key)?.unwrap_or(default))
     }
@@ -120,7 +120,7 @@ impl Config {
     /// A number that may be missing.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value has another type.
     pub fn maybe_number(&self, key: &str) -> Result<Option<f64>, String> {
         let Some(value) = self.value(key) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| self.is_no(key, value, "a number"))
@@ -134,13 +134,13 @@ impl Config {
     /// An object of values.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value has another type.
     pub fn object(&self, key: &str) -> Result<Option<&Map<String, Value>>, String> {
         let Some(value) = self.value(key) else { return Ok(None) };
         value.as_object().map(Some).ok_or_else(|| self.is_no(key, value, "an object"))
     }
 
-    /// The values of an object of this one, with this one's names.
+    /// A configuration of an object inside this one, with the same names.
     pub fn inner(&self, values: &Map<String, Value>) -> Config {
         Config::new(values.clone(), self.names.clone(), self.lacking)
     }
@@ -148,7 +148,7 @@ impl Config {
     /// A list, one entry for each of `layers`.
     ///
     /// # Errors
-    /// When it is something else, or shorter.
+    /// When the value is not a list, or a shorter one.
     pub fn list(&self, key: &str, layers: usize) -> Result<Option<&[Value]>, String> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let list = value.as_array().ok_or_else(|| self.is_no(key, value, "a list"))?;

@@ -22,16 +22,16 @@ use std::path::{Path, PathBuf};
 
 struct Place {
     shard: usize,
-    /// The number format, where it is one that can be read.
+    /// The number format, if it can be read.
     kind: Option<GgmlType>,
     dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
-    /// What belongs to it, where it has weights of 4 bits.
+    /// The tensors that belong to it, if it holds 4-bit weights.
     words: Option<Box<Words>>,
 }
 
-/// The tensors beside one of words, and how they belong together.
+/// The tensors that belong to the words of 4-bit weights.
 struct Words {
     /// Shape of the words themselves.
     shape: Vec<usize>,
@@ -47,18 +47,18 @@ pub struct HfSource {
     spec: Spec,
     shards: Vec<Mmap>,
     places: HashMap<String, Place>,
-    /// What stands before the names of all tensors but the output matrix.
+    /// The prefix of all tensor names except the output matrix's.
     prefix: String,
-    /// What stands before the output matrix's.
+    /// The prefix of the output matrix's name.
     head: String,
     /// Whether the output matrix is the embedding.
     tied: bool,
-    /// How its weights are packed, where they are of 4 bits.
+    /// How its weights are packed, if they have 4 bits.
     scheme: Option<Scheme>,
 }
 
 impl HfSource {
-    /// Opens a folder, for texts of at most `context` tokens where that is given.
+    /// Opens a folder, for texts of at most `context` tokens if given.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
@@ -138,7 +138,7 @@ impl HfSource {
         Ok(())
     }
 
-    /// Puts the tensors of weights of 4 bits together with those that belong to them, under the name that plain weights have.
+    /// Combines the tensors of 4-bit weights with those that belong to them, under the names of plain weights.
     fn put_together(&mut self, scheme: Scheme) -> std::result::Result<(), String> {
         let [codes, scales, zeros, order] = scheme.names();
         let stems: Vec<String> = self.places.keys().filter_map(|n| n.strip_suffix(codes).map(str::to_owned)).collect();
@@ -148,7 +148,7 @@ impl HfSource {
             let scales = take(scales).ok_or_else(|| format!("tensor {stem}{codes} has no scales beside it"))?;
             let [zeros, order] = [zeros, order].map(|end| if end.is_empty() { None } else { take(end) });
             take(".weight_shape");
-            // Some packers write a bias of zeros to maps that have none.
+            // Some packers add a bias of zeros to maps that have none.
             let bias = format!("{stem}.bias");
             let bytes = self.places.get(&bias).map(|p| &self.shards[p.shard][p.range.clone()]);
             if bytes.is_some_and(|bytes| bytes.iter().all(|b| *b == 0)) {
@@ -181,8 +181,8 @@ impl HfSource {
         Int4::new(scheme, &words.shape, stored).map(Some)
     }
 
-    /// Finds what stands before the names: models saved without their head have nothing there, text models that are a
-    /// part of others have the name of the part.
+    /// Finds the prefixes of names: models that were saved without their head have none, and text models that are part
+    /// of a larger model have the name of the part.
     fn find_prefixes(&mut self) {
         let shortest = |role| {
             let own = |name: &&str| !name.is_empty();
@@ -198,7 +198,7 @@ impl HfSource {
         (self.prefix, self.head) = (prefix.unwrap_or_else(|| "model.".into()), head.unwrap_or_default());
     }
 
-    /// Name of the tensor of this role, and which part of it it is.
+    /// Name of the stored tensor that holds this role, and which part of it.
     fn find(&self, wanted: Wanted) -> Option<(String, Part)> {
         let Wanted { role, layer, .. } = wanted;
         let before = match (role, role.in_layers()) {
@@ -213,7 +213,7 @@ impl HfSource {
 }
 
 impl HfSource {
-    /// The tokenizer of a folder that has the file of SentencePiece alone.
+    /// The tokenizer of a folder that has only the file of SentencePiece.
     fn sentencepiece(&self) -> Result<Option<String>> {
         let path = self.folder.join("tokenizer.model");
         if !path.is_file() {
@@ -232,7 +232,7 @@ impl HfSource {
     }
 }
 
-/// The configuration and the family that it names.
+/// The configuration, and its family.
 fn parse(text: &str) -> std::result::Result<(Config, &'static Family), String> {
     let mut config = Config::from_json(text)?;
     let family = config.text("model_type").ok_or_else(|| config.lacks("model_type"))?;
@@ -250,7 +250,7 @@ fn token(config: &Value, key: &str) -> String {
     }
 }
 
-/// The JSON in a file of the folder; null when there is none.
+/// The JSON in a file of the folder; null when the file is missing.
 fn json(folder: &Path, file: &str) -> Result<Value> {
     let path = folder.join(file);
     if !path.is_file() {
@@ -263,8 +263,8 @@ fn json(folder: &Path, file: &str) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
 }
 
-/// `generation_config.json` often names more end tokens than `config.json`, and `tokenizer_config.json` the one that
-/// ends a turn.
+/// All end tokens: `generation_config.json` often names more than `config.json`, and `tokenizer_config.json` the one
+/// that ends a turn.
 fn ends(folder: &Path) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for file in ["config.json", "generation_config.json"] {
@@ -285,7 +285,7 @@ fn ends(folder: &Path) -> Result<Vec<u32>> {
     Ok(ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()).collect())
 }
 
-/// Adds them to the description, as far as it has room.
+/// Adds all end tokens to the description, as far as they fit.
 fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
     let c = &mut spec.globals;
     for id in ends(folder)? {
@@ -312,7 +312,7 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
             return Err(Error::file(&index, "names a shard outside the folder"));
         }
         let shards: Vec<PathBuf> = names.into_iter().map(|n| folder.join(n)).collect();
-        // An index of an earlier version may have stayed beside the one file.
+        // The index may be left over from an earlier version, beside the one file.
         if shards.iter().all(|shard| shard.is_file()) || !folder.join("model.safetensors").is_file() {
             return Ok(shards);
         }
@@ -371,15 +371,15 @@ impl Source for HfSource {
             return self.sentencepiece();
         }
         let text = read(&path)?;
-        // Refused here, not only when the image is to read a text.
+        // Checked here, and not only when the image first reads a text.
         Text::from_json(&text)
-            .map_err(|e| Error::file(&path, format!("{e}; download it again, or take it away to pack without text")))?;
+            .map_err(|e| Error::file(&path, format!("{e}; download it again, or remove it to pack without text")))?;
         Ok(Some(text))
     }
 
     fn chat(&self) -> Result<Template> {
         let config = json(&self.folder, "tokenizer_config.json")?;
-        // One template, or a list of named ones; newer models have it in a file of its own, which goes first.
+        // One template, or a list of named ones; newer models have a file for it, which takes precedence.
         let file = self.folder.join("chat_template.jinja");
         let template = match config.get("chat_template") {
             _ if file.is_file() => read(&file)?,
@@ -389,7 +389,7 @@ impl Source for HfSource {
                 let entry = named("default").or(list.first());
                 entry.and_then(|t| t.get("template")?.as_str()).unwrap_or_default().to_owned()
             }
-            // Of models that read pictures too.
+            // Models that also read pictures have this file.
             _ => match json(&self.folder, "chat_template.json")?.get("chat_template") {
                 Some(Value::String(s)) => s.clone(),
                 _ => String::new(),

@@ -1,8 +1,8 @@
-//! Weights of 4 bits as Hugging Face folders keep them, in words apart from their scales: GPTQ, AWQ, compressed-tensors and
-//! gpt-oss's MXFP4.
+//! 4-bit weights of Hugging Face folders, which are stored in words, apart from their scales: GPTQ, AWQ,
+//! compressed-tensors and gpt-oss's MXFP4.
 //!
-//! Each block of 32 weights is handed out as one of ggml's, so that such a folder is packed as a GGUF file is. Where a group
-//! of weights has a zero of its own, its product with the scale is rounded to 16 bits: by less than 1 % of a step.
+//! Each block of 32 weights is returned as one of ggml's, so that such a folder is packed as a GGUF file is. If a group
+//! of weights has a zero of its own, the product of zero and scale is rounded to 16 bits, by less than 1 % of a step.
 //! (AutoGPTQ: `qlinear_cuda.py`; AutoAWQ: `packing_utils.py`; compressed-tensors: `pack_quantized`; transformers:
 //! `convert_moe_packed_tensors`.)
 
@@ -13,42 +13,44 @@ use serde_json::Value;
 use shadowllm_core::format::BLOCK;
 use shadowllm_core::format::block::Block;
 
-/// Who packed the weights.
+/// The programs that pack weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packer {
-    /// Words of 8 inputs, `[inputs / 8, outputs]`; zeros of 8 outputs, `[groups, outputs / 8]`, less `less`.
+    /// Words of 8 inputs, `[inputs / 8, outputs]`; zeros in words of 8 outputs, `[groups, outputs / 8]`, stored less
+    /// `less`.
     Gptq {
-        /// What the stored zeros lack.
+        /// The number that must be added to stored zeros.
         less: u8,
     },
-    /// Words of 8 outputs in an order of their own, `[inputs, outputs / 8]`, zeros `[groups, outputs / 8]` alike.
+    /// Words of 8 outputs in a special order, `[inputs, outputs / 8]`; zeros in words of the same order, `[groups,
+    /// outputs / 8]`.
     Awq,
-    /// Words of 8 inputs, `[outputs, inputs / 8]`; zeros of 8 outputs, `[outputs / 8, groups]`.
+    /// Words of 8 inputs, `[outputs, inputs / 8]`; zeros in words of 8 outputs, `[outputs / 8, groups]`.
     CompressedTensors,
     /// Bytes of two 4-bit floats, `[outputs, inputs / 2]`, and a power of two for every 32.
     Mxfp4,
 }
 
-/// Place in a word of each of 8 outputs that AWQ puts into one.
+/// The place of each of 8 outputs in a word of AWQ.
 const AWQ_PLACES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// What can be taken instead of a folder that cannot be read.
-const WAY_OUT: &str = "take the model it was made from, or a GGUF file of it";
+/// What to use instead of a folder that cannot be read.
+const WAY_OUT: &str = "use the model that it was made from, or a GGUF file of it";
 
 /// How a folder's weights are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheme {
-    /// By whom.
+    /// The program that packed them.
     pub packer: Packer,
-    /// Inputs that have a scale together; `None` for all of an output's.
+    /// Inputs that share a scale; `None` if all inputs of an output do.
     pub group: Option<usize>,
 }
 
 impl Scheme {
-    /// What the configuration says; `None` where weights are plain.
+    /// The scheme in the configuration; `None` for plain weights.
     ///
     /// # Errors
-    /// A sentence with the value that is not supported, and the way out.
+    /// A sentence with the value that is not supported, and what to use instead.
     pub fn read(config: &Config) -> Result<Option<Scheme>, String> {
         let Some(how) = config.object("quantization_config")? else { return Ok(None) };
         let how = config.inner(how);
@@ -94,7 +96,7 @@ impl Scheme {
         }
     }
 
-    /// What its weights are called in place of `weight`, and their scales, zeros and groups.
+    /// The names of its weights (in place of `weight`), scales, zeros and group numbers.
     pub fn names(self) -> [&'static str; 4] {
         match self.packer {
             Packer::Gptq { .. } | Packer::Awq => [".qweight", ".scales", ".qzeros", ".g_idx"],
@@ -103,7 +105,7 @@ impl Scheme {
         }
     }
 
-    /// What it is called.
+    /// Name for users.
     pub fn name(self) -> &'static str {
         match self.packer {
             Packer::Gptq { .. } => "GPTQ",
@@ -113,7 +115,7 @@ impl Scheme {
         }
     }
 
-    /// Outputs and inputs of a matrix (of each of several, where they are stacked), from the shape of its words.
+    /// Outputs and inputs of a matrix (of one, if several are stacked), from the shape of its words.
     fn outputs_and_inputs(self, shape: &[usize]) -> Option<[usize; 2]> {
         let times = |n: usize| n.checked_mul(8);
         match (self.packer, shape) {
@@ -133,7 +135,7 @@ fn group(c: &Config, key: &str) -> Result<Option<usize>, String> {
     if c.value(key).and_then(Value::as_i64) == Some(-1) { Ok(None) } else { c.count(key).map(Some) }
 }
 
-/// The size of the groups that all of the parts of a configuration have.
+/// The size of groups, which all parts of the configuration must share.
 fn compressed_tensors(
     how: &Config,
     bits: &dyn Fn(&Config, &str) -> Result<(), String>,
@@ -160,9 +162,9 @@ fn compressed_tensors(
     }
 }
 
-/// The type of ggml that has blocks of the same form.
+/// The ggml type whose blocks hold the same numbers.
 fn kind_of(scheme: Scheme, zeros: Option<&[u8]>) -> GgmlType {
-    // Symmetric codes have zeros of 8, or of 7 where those lack 1.
+    // Symmetric codes have zeros of 8, stored as 7 if zeros are stored less 1.
     let symmetric = |zeros: &[u8]| match scheme.packer {
         Packer::Gptq { less } => zeros.iter().all(|two| *two == 0x88 - 0x11 * less),
         _ => zeros.iter().all(|two| *two == 0x88),
@@ -179,9 +181,9 @@ fn kind_of(scheme: Scheme, zeros: Option<&[u8]>) -> GgmlType {
 pub struct Stored<'a> {
     /// Words of codes.
     pub codes: &'a [u8],
-    /// Scales, with their type where they are floats.
+    /// Scales, with their type if they are floats.
     pub scales: (Option<GgmlType>, &'a [u8]),
-    /// Zeros, where they are not all 8.
+    /// Zeros, unless all are 8.
     pub zeros: Option<&'a [u8]>,
     /// The group of every input.
     pub order: Option<&'a [u8]>,
@@ -191,41 +193,41 @@ pub struct Stored<'a> {
 #[derive(Clone, Copy)]
 pub struct Int4<'a> {
     scheme: Scheme,
-    /// Rows of all matrices that are stacked.
+    /// Rows of all stacked matrices together.
     rows: usize,
     cols: usize,
     group: usize,
     codes: &'a [u8],
     scales: (GgmlType, &'a [u8]),
     zeros: Option<&'a [u8]>,
-    /// The type of ggml whose blocks it is handed out in.
+    /// The ggml type of the blocks that it returns.
     kind: GgmlType,
-    /// The first row of this one.
+    /// The first row of this matrix.
     first: usize,
 }
 
 impl<'a> Int4<'a> {
-    /// Of the tensors that a folder has; `shape` is that of the words.
+    /// A matrix from the tensors of a folder; `shape` is the shape of the words.
     ///
     /// # Errors
-    /// What of them does not fit, or is not supported.
+    /// Says what does not fit or is not supported.
     pub fn new(scheme: Scheme, shape: &[usize], stored: Stored<'a>) -> Result<Self, String> {
         let Stored { codes, scales: (kind, scales), zeros, order } = stored;
         let [rows, cols] = scheme.outputs_and_inputs(shape).ok_or("has words of no known shape")?;
         let group = scheme.group.unwrap_or(cols);
         if group == 0 || !cols.is_multiple_of(group) || !group.is_multiple_of(BLOCK) {
-            return Err(format!("has {cols} inputs, which are no whole groups of {group}"));
+            return Err(format!("has {cols} inputs, which is not a multiple of the group size {group}"));
         }
         let groups = rows.checked_mul(cols / group).ok_or("is too large")?;
         let powers = scheme.packer == Packer::Mxfp4;
-        let bytes = if powers { 1 } else { kind.ok_or("has scales that are no floats")?.block_bytes() };
+        let bytes = if powers { 1 } else { kind.ok_or("has scales that are not floats")?.block_bytes() };
         if Some(codes.len()) != rows.checked_mul(cols / 2) || Some(scales.len()) != groups.checked_mul(bytes) {
             return Err(format!(
-                "has not as many words and scales as {rows} outputs of {cols} inputs in groups of {group}"
+                "does not have the words and scales of {rows} outputs of {cols} inputs in groups of {group}"
             ));
         }
         if zeros.is_some_and(|zeros| zeros.len() != groups.div_ceil(2) || !rows.is_multiple_of(8)) {
-            return Err(format!("has not as many zeros as {rows} outputs of {cols} inputs in groups of {group}"));
+            return Err(format!("does not have the zeros of {rows} outputs of {cols} inputs in groups of {group}"));
         }
         if let Some(order) = order {
             let (of, _) = order.as_chunks::<4>();
@@ -239,22 +241,22 @@ impl<'a> Int4<'a> {
         this.check_scales().map(|()| this)
     }
 
-    /// Scales are numbers of 16 bits.
+    /// Checks that scales fit in 16-bit floats.
     fn check_scales(&self) -> Result<(), String> {
         let most = f32::from(f16::MAX);
         if self.scheme.packer == Packer::Mxfp4 {
-            // The largest power of two that the format has is one below the largest byte, which is no number.
-            return if self.scales.1.contains(&255) { Err("has a scale that is no number".into()) } else { Ok(()) };
+            // The largest byte is NaN; the one below it is the largest power of two.
+            return if self.scales.1.contains(&255) { Err("has a scale that is not a number".into()) } else { Ok(()) };
         }
         let groups = self.cols / self.group;
         let wrong = (0..self.rows).flat_map(|r| (0..groups).map(move |g| (r, g))).map(|(r, g)| self.minimum(r, g));
         match wrong.into_iter().find(|[scale, minimum]| !(scale.abs() <= most && minimum.abs() <= most)) {
-            Some([scale, _]) => Err(format!("has the scale {scale}, which no number of 16 bits is near")),
+            Some([scale, _]) => Err(format!("has the scale {scale}, which is not near any 16-bit float")),
             None => Ok(()),
         }
     }
 
-    /// Outputs, of all matrices that are stacked.
+    /// Outputs, of all stacked matrices together.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -264,7 +266,7 @@ impl<'a> Int4<'a> {
         self.cols
     }
 
-    /// What it is called.
+    /// Name for users.
     pub fn name(&self) -> &'static str {
         self.scheme.name()
     }
@@ -280,12 +282,12 @@ impl<'a> Int4<'a> {
         (u128::from(n) * all as u128 / (self.rows * self.cols).max(1) as u128) as u64
     }
 
-    /// The type of ggml whose blocks it is handed out in.
+    /// The ggml type of the blocks that it returns.
     pub fn kind(&self) -> GgmlType {
         self.kind
     }
 
-    /// Whether blocks have the weights to the bit; else their scales, or scales times zeros, are rounded to 16 bits.
+    /// Whether blocks hold exactly the same weights; if not, scales, or scales times zeros, are rounded to 16 bits.
     pub fn is_exact(&self) -> bool {
         let fits = |x: f32| f16::from_f32(x).to_f32() == x;
         let (kind, groups) = (self.kind, self.cols / self.group);
@@ -337,13 +339,13 @@ impl<'a> Int4<'a> {
         }
     }
 
-    /// A group's scale, and what the code 0 stands for.
+    /// A group's scale, and the value of code 0.
     fn minimum(&self, row: usize, g: usize) -> [f32; 2] {
         let scale = self.scale(row, g);
         [scale, -(scale * f32::from(self.zero(row, g)))]
     }
 
-    /// Block `index` (of 32 weights) of a row in [`Int4::kind`]; none where there is no such block.
+    /// Block `index` (of 32 weights) of a row in [`Int4::kind`]; `None` if there is no such block.
     pub fn block(&self, row: usize, index: usize) -> Option<Block> {
         let kind = self.kind;
         let row = row.checked_add(self.first).filter(|row| *row < self.rows)?;

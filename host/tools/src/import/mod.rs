@@ -1,4 +1,4 @@
-//! Where models come from: a Hugging Face folder, a GGUF file, or random numbers.
+//! The sources of models: Hugging Face folders, GGUF files, and random numbers.
 
 mod arrange;
 mod config;
@@ -28,18 +28,18 @@ use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// A model's description, with what is computed from its configuration.
+/// A model's description, and tensors that are computed from its configuration.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// Name of the family ("llama", "opt", ...).
     pub family: String,
-    /// What the model has once.
+    /// The properties that do not belong to a layer.
     pub globals: Globals,
     /// Every layer.
     pub layers: Vec<Layer>,
     /// Tables of inverse rotary frequencies, scaling applied.
     pub ropes: Vec<Vec<f32>>,
-    /// Numbers of each head that the file's rotation turns; the others have the frequency 0.
+    /// The number of rotated numbers in each head; the others have the frequency 0.
     pub rotated: usize,
     /// Factor of the numbers of a query that are rotated.
     pub rotated_factor: f32,
@@ -53,7 +53,7 @@ impl Default for Spec {
 }
 
 impl Spec {
-    /// Sets what only the tensors show: biases, and norms of heads.
+    /// Sets the properties that only the tensors show: biases, and norms of heads.
     pub fn with_tensors(mut self, has: &dyn Fn(Role, usize) -> bool) -> Spec {
         for (layer, blocks) in self.layers.iter_mut().enumerate() {
             for block in blocks.blocks.iter_mut().flatten() {
@@ -71,7 +71,7 @@ impl Spec {
         self
     }
 
-    /// How many experts have a tensor each; 0 where it is no expert's.
+    /// The number of experts that have this tensor; 0 if it does not belong to experts.
     fn experts(&self, role: Role, layer: usize) -> usize {
         let Some(layer) = self.layers.get(layer) else { return 0 };
         let place = Place { globals: &self.globals, block: role.block(layer), rotated: 0 };
@@ -81,7 +81,7 @@ impl Spec {
     /// The architecture section of an image.
     ///
     /// # Errors
-    /// [`shadowllm_core::Error::Malformed`] with the field that no model can have.
+    /// [`shadowllm_core::Error::Malformed`] names the field that is out of range.
     pub fn section(&self) -> std::result::Result<Vec<u8>, shadowllm_core::Error> {
         let mut kinds: Vec<Layer> = Vec::new();
         let kind_of = self.layers.iter().map(|layer| {
@@ -97,10 +97,10 @@ impl Spec {
         Ok(bytes)
     }
 
-    /// Whether the description can be a model's.
+    /// Checks that all numbers of the description are in range.
     ///
     /// # Errors
-    /// A sentence with the field.
+    /// A sentence that names the field.
     fn check(&self) -> std::result::Result<(), String> {
         match self.section() {
             Ok(_) => Ok(()),
@@ -111,7 +111,7 @@ impl Spec {
         }
     }
 
-    /// Takes away tables of rotary frequencies that no layer uses.
+    /// Removes tables of rotary frequencies that no layer uses.
     fn drop_unused_tables(&mut self) {
         let attention = self.layers.iter().filter_map(Layer::attention);
         let used: Vec<usize> = attention.filter_map(|a| a.rope).collect();
@@ -125,7 +125,7 @@ impl Spec {
         self.globals.ropes = self.ropes.len();
     }
 
-    /// A tensor that files of the family lack, for it is all zeros: the bias of its layer norms.
+    /// A tensor that files of the family leave out because it is all zeros: the bias of its layer norms.
     fn default_tensor(&self, family: &Family, role: Role) -> Option<SourceTensor<'static>> {
         let name = role.name();
         let zero = !family.norm_bias && name.ends_with("norm.bias");
@@ -134,7 +134,7 @@ impl Spec {
     }
 }
 
-/// End tokens as the description holds them, and how many.
+/// End tokens in the form of the description, and their number.
 fn end_tokens(ids: &[u32]) -> ([u32; MAX_EOS], usize) {
     let (mut eos, len) = ([0; MAX_EOS], ids.len().min(MAX_EOS));
     eos[..len].copy_from_slice(&ids[..len]);
@@ -148,36 +148,36 @@ pub trait Source: Sync {
     /// A tensor, if the model has it. `layer` is ignored for those outside the layers.
     ///
     /// # Errors
-    /// When the model has the tensor and it cannot be read; names it.
+    /// When the model has the tensor but it cannot be read; names the tensor.
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>>;
-    /// A tensor that every expert has one of ([`Role::experts`]), of one expert; also the bias of one.
+    /// The tensor of one expert, for tensors of which every expert has its own ([`Role::experts`]), biases included.
     ///
     /// # Errors
-    /// When the model has the tensor and it cannot be read; names it.
+    /// When the model has the tensor but it cannot be read; names the tensor.
     fn expert(&self, _role: Role, _layer: usize, _expert: usize) -> Result<Option<SourceTensor<'_>>> {
         Ok(None)
     }
     /// `tokenizer.json`.
     ///
     /// # Errors
-    /// When there is one that cannot be read or rebuilt.
+    /// When the model has a tokenizer that cannot be read or rebuilt.
     fn tokenizer(&self) -> Result<Option<String>>;
     /// Chat template and special tokens.
     ///
     /// # Errors
-    /// When they are there and cannot be read.
+    /// When their files exist but cannot be read.
     fn chat(&self) -> Result<Template>;
-    /// How many tensors there are of each number format, as the files name them.
+    /// The number of tensors of each number format, under the names of the files.
     fn types(&self) -> std::collections::BTreeMap<String, usize> {
         std::collections::BTreeMap::new()
     }
-    /// One line on where it came from.
+    /// One line about the origin of the model.
     fn origin(&self) -> String;
     /// The file or folder, for messages.
     fn path(&self) -> &Path;
 }
 
-/// Opens whatever `path` is.
+/// Opens a source of any kind.
 ///
 /// # Errors
 /// When it is neither a folder with `config.json` nor a GGUF file.
@@ -185,21 +185,21 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
     open_for(path, None)
 }
 
-/// The same, for texts of at most `context` tokens: where a model turns positions otherwise for long texts (LongRoPE), this
-/// decides.
+/// The same, for texts of at most `context` tokens: models with LongRoPE rotate positions in another way for long
+/// texts.
 ///
 /// # Errors
-/// As [`open`], and when the model takes no such texts.
+/// As [`open`], and when the model does not take texts of this length.
 pub fn open_for(path: &Path, context: Option<usize>) -> Result<Box<dyn Source>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
         return Ok(Box::new(HfSource::open(&snapshot(path).unwrap_or_else(|| path.to_owned()), context)?));
     }
     if is_image(path) {
-        return Err(Error::file(path, "is packed already: run it as it is, or pack what it was packed from"));
+        return Err(Error::file(path, "is packed already: run it as it is, or pack its source"));
     }
     if path.extension().is_some_and(|e| e == "safetensors") {
-        return Err(Error::file(path, "is a part of a model: name the folder it lies in, with its config.json"));
+        return Err(Error::file(path, "is a part of a model: name its folder, which has the config.json"));
     }
     Ok(Box::new(GgufSource::open(path, context)?))
 }
@@ -213,7 +213,7 @@ fn snapshot(folder: &Path) -> Option<PathBuf> {
     (named && snapshot.join("config.json").is_file()).then_some(snapshot)
 }
 
-/// The message about an image without a tokenizer.
+/// The message for an image without a tokenizer.
 pub fn no_tokenizer(source: &Path) -> String {
     let name = source.display();
     if source.is_dir() {

@@ -1,21 +1,21 @@
-//! What tensors are called in Hugging Face folders and in GGUF files: one table, a row for each tensor and name.
+//! The names of tensors in Hugging Face folders and in GGUF files: one table, with a row for each tensor and name.
 //!
-//! A bias is called as its weight, with `.bias` in place of `.weight`, where it has no row. Where a tensor has several
-//! rows, the first one whose tensor the file has counts; the rows of a family come first.
+//! A bias without a row has the name of its weight, with `.bias` in place of `.weight`. If a tensor has several rows,
+//! the first name that the file has counts; the rows of a family come first.
 
 use super::tensor::Reading;
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::Attention;
 use shadowllm_core::image::roles::ROLES;
 
-/// Which part of a stored tensor a tensor is.
+/// The part of a stored tensor that is a tensor of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
     Whole,
     /// The queries (0), keys (1) or values (2) of rows that are all queries, then all keys, then all values.
     Qkv(usize),
-    /// The same, where each head's queries, keys and values follow each other.
+    /// The same, if the queries, keys and values of each head follow each other.
     HeadQkv(usize),
     /// The first or the second half of the rows.
     Half(usize),
@@ -23,7 +23,7 @@ pub enum Part {
     From(usize),
     /// Every second row from this one on.
     Alternate(usize),
-    /// All of a matrix whose rows are inputs.
+    /// All of a transposed matrix, whose rows are inputs.
     Turned,
     /// Every second output from this one on, of a matrix whose rows are inputs.
     TurnedAlternate(usize),
@@ -33,12 +33,12 @@ pub enum Part {
 pub struct Named {
     /// The tensor.
     pub role: Role,
-    /// Which part of the named tensor it is.
+    /// The part of the stored tensor.
     pub part: Part,
-    /// Its name in a Hugging Face folder, without the layer's; empty where there is none. `{}` stands for the number of an
-    /// expert; where there is no such place, the experts' tensors are stacked in one.
+    /// Its name in a Hugging Face folder, without the layer's prefix; empty if it has none. `{}` stands for the number
+    /// of an expert; a name without it is a tensor in which all experts are stacked.
     pub hf: &'static str,
-    /// Its name in a GGUF file, without the layer's; empty where there is none.
+    /// Its name in a GGUF file, without the layer's prefix; empty if it has none.
     pub gguf: &'static str,
 }
 
@@ -52,7 +52,7 @@ pub const fn part(role: Role, part: Part, hf: &'static str, gguf: &'static str) 
     Named { role, part, hf, gguf }
 }
 
-/// The names of Llama, which most families have.
+/// The names of Llama, which most families use.
 pub const STANDARD: &[Named] = &[
     whole(Role::Embed, "embed_tokens.weight", "token_embd.weight"),
     whole(Role::EmbedPositions, "", "position_embd.weight"),
@@ -85,7 +85,7 @@ pub const STANDARD: &[Named] = &[
     whole(Role::SharedRouter, "mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"),
 ];
 
-/// Where a model's files come from.
+/// The kinds of a model's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A Hugging Face folder.
@@ -94,18 +94,19 @@ pub enum Kind {
     Gguf,
 }
 
-/// A tensor's place in a model.
+/// The tensor that is looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Its layer.
     pub layer: usize,
-    /// Its expert; 0 where it is no expert's.
+    /// Its expert; 0 if it does not belong to experts.
     pub expert: usize,
 }
 
-/// The tensor of this role: the name of the first one that there is, without its layer's, and which part of it it is.
+/// Finds the stored tensor of a role: the first name for which `there` is true, without the layer's prefix, and the
+/// part of it.
 pub fn find(own: &[Named], kind: Kind, wanted: Wanted, there: &dyn Fn(&str) -> bool) -> Option<(String, Part)> {
     let (rows, role) = (|| own.iter().chain(STANDARD), wanted.role);
     let of = |row: &Named| if kind == Kind::Hf { row.hf } else { row.gguf };
@@ -122,10 +123,10 @@ pub fn find(own: &[Named], kind: Kind, wanted: Wanted, there: &dyn Fn(&str) -> b
 }
 
 impl Part {
-    /// Takes this part of a tensor of `rows` rows, and says how many rows are left.
+    /// Restricts `reading` to this part of a tensor of `rows` rows, and returns the number of rows of the part.
     ///
     /// # Errors
-    /// When the tensor has not as many rows as its parts together.
+    /// When the rows of the tensor cannot be divided into the parts.
     pub fn take(self, rows: usize, a: Option<&Attention>, reading: &mut Reading) -> Result<usize, String> {
         let a = a.unwrap_or(&Attention::NONE);
         let (head, sizes) =
@@ -141,7 +142,9 @@ impl Part {
             Part::Turned => true,
         };
         if !fits {
-            return Err(format!("has {rows} rows, which cannot be cut into the parts that the configuration asks for"));
+            return Err(format!(
+                "has {rows} rows, which cannot be divided into the parts that the configuration describes"
+            ));
         }
         let range = match self {
             Part::Qkv(i) => {

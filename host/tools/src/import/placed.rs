@@ -1,5 +1,5 @@
-//! Whether every tensor of a model's layers has its place: one that has none would be left out without a word, and the
-//! model would be another one.
+//! Checks that every tensor of a model's layers has a place in the description: one without a place would be left out
+//! silently, and the model would be a different one.
 
 use super::Spec;
 use super::names::{Part, Wanted};
@@ -7,7 +7,7 @@ use shadowllm_core::image::roles::{Place, ROLES};
 use shadowllm_core::image::{Positions, Role};
 use std::collections::HashSet;
 
-/// Ends of the names of tensors that are no weights.
+/// Ends of the names of tensors that are not weights.
 const NO_WEIGHTS: &[&str] = &[
     "rotary_emb.inv_freq",
     "attn.bias",
@@ -17,12 +17,12 @@ const NO_WEIGHTS: &[&str] = &[
     "attn_rot_embd.weight",
 ];
 
-/// Every tensor of a layer is one that the description asks for.
+/// Checks that the description has a place for every tensor of a layer.
 ///
 /// `names` are those of the tensors with the numbers of their layers.
 ///
 /// # Errors
-/// A sentence naming the first that is not.
+/// A sentence that names the first tensor without a place.
 pub fn all_placed<'n>(
     spec: &Spec,
     find: &dyn Fn(Wanted) -> Option<(String, Part)>,
@@ -42,7 +42,7 @@ pub fn all_placed<'n>(
     for (name, layer) in names.filter(|(_, layer)| *layer < spec.layers.len()) {
         if !wanted.contains(name) && !NO_WEIGHTS.iter().any(|end| name.ends_with(end)) {
             let known = format!("a model of the family {} has no such tensor in layer {layer}", spec.family);
-            return Err(format!("tensor {name} has no place: {known}, or the configuration does not ask for it"));
+            return Err(format!("tensor {name} has no place: {known}, or the configuration does not mention it"));
         }
     }
     if spec.globals.positions == Positions::Rope

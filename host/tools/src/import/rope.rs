@@ -4,7 +4,7 @@ use super::config::Config;
 use serde_json::Value;
 use std::f64::consts::PI;
 
-/// Scalings that are known, for messages.
+/// The known scalings, for messages.
 pub const SCALINGS: &str = "default, linear, llama3, yarn and longrope";
 
 /// A table of inverse frequencies.
@@ -12,16 +12,16 @@ pub const SCALINGS: &str = "default, linear, llama3, yarn and longrope";
 pub struct Table {
     /// One for each pair of rotated dimensions.
     pub frequencies: Vec<f64>,
-    /// Factor of the rotated queries and keys each.
+    /// Factor of rotated queries, and of rotated keys.
     pub factor: f64,
-    /// Positions that they are right for, where that is fewer than the model's.
+    /// The number of positions that the frequencies are valid for, if it is less than the model's.
     pub positions: Option<usize>,
 }
 
 /// theta^(-2i/dim) for i in 0..dim/2, scaled as `parameters` say (an object like `rope_parameters`).
 ///
 /// # Errors
-/// A sentence naming the value that is missing or not supported.
+/// A sentence that names the value that is missing or not supported.
 pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<Table, String> {
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(format!("{} {theta} is not positive", c.name("rope_theta")));
@@ -34,7 +34,7 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         found.ok_or_else(|| format!("RoPE scaling of type {kind} needs a number {}", c.name(key)))
     };
     let table = match kind {
-        // The multi-axis rotation of pictures is the plain one for text.
+        // For text, the multi-axis rotation of models with pictures is the plain one.
         "default" | "mrope" => table(plain),
         "linear" => {
             let factor = number("factor")?;
@@ -59,12 +59,12 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
     };
     let possible = |x: f64| x > 0.0 && (x as f32).is_finite();
     if let Some(x) = table.frequencies.iter().copied().chain([table.factor]).find(|x| !possible(*x)) {
-        return Err(format!("RoPE scaling of type {kind} gives {x}, which no position can be turned by"));
+        return Err(format!("RoPE scaling of type {kind} gives {x}, by which no position can be rotated"));
     }
     Ok(table)
 }
 
-/// Llama 3.1's rule: long waves are slowed by `factor`, short ones kept, between them it is blended.
+/// Llama 3.1's rule: low frequencies are divided by `factor`, high ones kept, and those between are blended.
 fn llama3(f: f64, factor: f64, low: f64, high: f64, trained: f64) -> f64 {
     let wave = 2.0 * PI / f;
     if wave > trained / low {
@@ -77,7 +77,8 @@ fn llama3(f: f64, factor: f64, low: f64, high: f64, trained: f64) -> f64 {
     }
 }
 
-/// YaRN (arXiv 2309.00071): dimensions that turn often in the trained context are kept, slow ones are interpolated.
+/// YaRN (arXiv 2309.00071): dimensions that rotate many times within the trained context are kept, slow ones are
+/// interpolated.
 fn yarn(p: &Config, plain: &[f64], theta: f64, factor: f64, trained: f64) -> Result<Vec<f64>, String> {
     let dim = 2.0 * plain.len() as f64;
     let turns = |n: f64| dim * (trained / (n * 2.0 * PI)).ln() / (2.0 * theta.ln());
@@ -97,7 +98,7 @@ fn yarn(p: &Config, plain: &[f64], theta: f64, factor: f64, trained: f64) -> Res
     Ok(plain.iter().enumerate().map(blend).collect())
 }
 
-/// What YaRN multiplies rotated queries and keys by.
+/// YaRN's factor of rotated queries and keys.
 fn yarn_factor(p: &Config, factor: f64) -> Result<f64, String> {
     if let Some(given) = p.maybe_number("attention_factor")? {
         return Ok(given);
@@ -107,8 +108,8 @@ fn yarn_factor(p: &Config, factor: f64) -> Result<f64, String> {
     Ok(if one != 0.0 && all != 0.0 { scale(one) / scale(all) } else { scale(1.0) })
 }
 
-/// LongRoPE (arXiv 2402.13753): a divisor for each pair, of which there is one set for texts up to the trained context and
-/// one for longer ones. The image is for the first, and for as many positions, where no longer context is asked for.
+/// LongRoPE (arXiv 2402.13753): a divisor for each pair, with one set for texts up to the trained context and one for
+/// longer texts. The image uses the first set, and ends at the trained context, unless a longer context was chosen.
 fn longrope(c: &Config, p: &Config, plain: &[f64]) -> Result<Table, String> {
     let key = "original_max_position_embeddings";
     let most = c.count("max_position_embeddings")?;
@@ -124,7 +125,7 @@ fn longrope(c: &Config, p: &Config, plain: &[f64]) -> Result<Table, String> {
     }
     let divisors: Option<Vec<f64>> = divisors.iter().map(Value::as_f64).collect();
     let divisors = divisors.filter(|d| d.iter().all(|d| *d != 0.0));
-    let divisors = divisors.ok_or_else(|| format!("{} is no list of divisors", c.name(set)))?;
+    let divisors = divisors.ok_or_else(|| format!("{} is not a list of divisors", c.name(set)))?;
     let frequencies = plain.iter().zip(&divisors).map(|(f, d)| f / d).collect();
     Ok(Table {
         frequencies,

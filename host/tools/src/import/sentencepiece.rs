@@ -1,5 +1,4 @@
-//! `tokenizer.model`, the file of SentencePiece, as the metadata of a GGUF file would have it: what is built from those
-//! is built from this.
+//! `tokenizer.model`, the file of SentencePiece, translated to GGUF metadata, from which the tokenizer is built.
 //!
 //! The file is a message of Protocol Buffers (`sentencepiece_model.proto`), of which a few fields are read.
 
@@ -34,7 +33,7 @@ fn fields(mut rest: &[u8]) -> Result<Vec<(u64, Field<'_>)>, String> {
     Ok(all)
 }
 
-/// A number of seven bits a byte, the lowest first.
+/// A varint: seven bits in each byte, the lowest first.
 fn number(rest: &mut &[u8]) -> Result<u64, String> {
     let mut n = 0;
     for (i, byte) in rest.iter().enumerate().take(10) {
@@ -47,22 +46,22 @@ fn number(rest: &mut &[u8]) -> Result<u64, String> {
     Err("a number that does not end".into())
 }
 
-/// What is read of a file.
+/// The fields that are read from a file.
 struct Model {
     texts: Vec<String>,
     scores: Vec<f64>,
     kinds: Vec<i64>,
-    /// Its kind, by GGUF's name.
+    /// Its kind, under GGUF's name.
     kind: &'static str,
     prefix: bool,
     removes: bool,
-    /// Its table of exchanges of characters.
+    /// Its table for the replacement of characters.
     table: Vec<u64>,
     special: [(&'static str, u64); 3],
 }
 
 impl Model {
-    /// A token: its text, its score and its type, which GGUF numbers alike.
+    /// Reads a token: its text, its score and its type, which has the same numbers as in GGUF.
     fn piece(&mut self, parts: Vec<(u64, Field)>) {
         let (mut text, mut score, mut kind) = (String::new(), 0.0, 1);
         for part in parts {
@@ -78,7 +77,7 @@ impl Model {
         self.kinds.push(kind);
     }
 
-    /// The kind of model, and its special tokens.
+    /// Reads the kind of model and its special tokens.
     fn trainer(&mut self, parts: Vec<(u64, Field)>) -> Result<(), String> {
         for part in parts {
             match part {
@@ -87,7 +86,7 @@ impl Model {
                 (3, Field::Number(n)) => {
                     return Err(format!("is of the kind {n}: unigram (1) and BPE (2) are supported"));
                 }
-                // Negative numbers stand for none.
+                // A negative number means that there is no such token.
                 (n @ 40..=42, Field::Number(id)) => self.special[n as usize - 40].1 = id,
                 _ => {}
             }
@@ -95,7 +94,7 @@ impl Model {
         Ok(())
     }
 
-    /// What is done to a text first.
+    /// Reads how a text is normalized.
     fn normalizer(&mut self, parts: Vec<(u64, Field)>) {
         for part in parts {
             match part {
@@ -108,12 +107,12 @@ impl Model {
     }
 }
 
-/// The metadata.
+/// The metadata of a file.
 ///
 /// # Errors
-/// What is wrong with the file, or not supported.
+/// Says what is wrong with the file, or not supported.
 pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
-    let damaged = |e: String| format!("is no file of SentencePiece: it has {e}; download it again");
+    let damaged = |e: String| format!("is not a SentencePiece file: it has {e}; download it again");
     let (texts, scores, kinds, special) = (vec![], vec![], vec![], [("unknown", 0), ("bos", 1), ("eos", 2)]);
     let mut m = Model { texts, scores, kinds, kind: "t5", prefix: true, removes: true, table: vec![], special };
     for field in fields(file).map_err(damaged)? {

@@ -14,7 +14,7 @@ use std::path::Path;
 /// Shapes by name: layers, d_model, ffn, heads, kv_heads, vocabulary, tied output, ReLU.
 type Shape = (&'static str, [usize; 6], bool, bool);
 
-/// The shapes there are.
+/// All shapes.
 pub const SHAPES: [Shape; 6] = [
     ("smollm2-135m", [30, 576, 1536, 9, 3, 49152], true, false),
     ("tinyllama-1.1b", [22, 2048, 5632, 32, 4, 32000], false, false),
@@ -35,13 +35,13 @@ impl SyntheticSource {
     /// The shape of this name.
     ///
     /// # Errors
-    /// Lists the names there are.
+    /// Lists the names of all shapes.
     pub fn new(name: &str) -> Result<Self> {
         let Some((name, [layers, d_model, ffn, heads, kv_heads, vocab], tied, relu)) =
             SHAPES.into_iter().find(|s| s.0 == name)
         else {
             let names: Vec<_> = SHAPES.iter().map(|s| s.0).collect();
-            return Err(Error::Usage(format!("no shape is called {name}; there are {}", names.join(", "))));
+            return Err(Error::Usage(format!("there is no shape {name}; the shapes are {}", names.join(", "))));
         };
         let head_dim = d_model / heads;
         let norm = Norm { kind: Norming::Rms, eps: 1e-5 };
@@ -116,7 +116,7 @@ impl Source for SyntheticSource {
     }
 }
 
-/// Uniform numbers of this standard deviation (SplitMix64, four numbers a step).
+/// Fills `out` with uniform numbers of this standard deviation (SplitMix64, four numbers a step).
 pub(super) fn fill(seed: u64, deviation: f32, out: &mut [f32]) {
     let mut state = seed;
     let step = deviation * 12f32.sqrt() / 65536.0;

@@ -1,4 +1,4 @@
-//! A source's tensor, and how its numbers are read out of the source's bytes.
+//! A source's tensor, and how its numbers are read from the source's bytes.
 
 use super::gguf::GgmlType;
 use super::int4::Int4;
@@ -16,16 +16,17 @@ pub struct SourceTensor<'a> {
     pub cols: usize,
     /// The numbers.
     pub data: Data<'a>,
-    /// How they are read out of the data.
+    /// How they are read from the data.
     pub reading: Reading,
 }
 
-/// How a tensor's numbers are read out of its data; by default one after the other, as they are.
+/// How a tensor's numbers are read from its data; by default in order and unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// The data's row of every row, or the data's number of every number of a vector; `None` where they are the same.
+    /// For every row the row of the data, or for every number of a vector the number of the data; `None` if they are
+    /// the same.
     pub rows: Option<Vec<u32>>,
-    /// Length of the data's rows, where these are the tensor's columns.
+    /// Length of the data's rows, if these are the tensor's columns.
     pub transposed: Option<usize>,
     /// Factor of every row, or of every number of a vector; `None` for 1.
     pub factors: Option<Vec<f32>>,
@@ -34,7 +35,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Takes these of the rows that there are now, in this order.
+    /// Keeps these of the current rows, in this order.
     pub fn select(&mut self, order: impl Iterator<Item = usize>) {
         let at = |row: usize| self.rows.as_ref().map_or(row as u32, |rows| rows.get(row).copied().unwrap_or(u32::MAX));
         self.rows = Some(order.map(at).collect());
@@ -49,33 +50,33 @@ impl Reading {
     }
 }
 
-/// Where a tensor's numbers are.
+/// The numbers of a tensor.
 #[derive(Clone)]
 pub enum Data<'a> {
     /// In memory, in blocks of `kind`.
     Bytes {
         /// Number format.
         kind: GgmlType,
-        /// rows * cols numbers, or more where the tensor is a part of them.
+        /// rows * cols numbers, or more if the tensor is a part of the data.
         bytes: &'a [u8],
     },
-    /// In memory, as words of 4-bit weights apart from their scales.
+    /// In memory, as words of 4-bit weights with separate scales.
     Int4(Int4<'a>),
     /// Uniformly random, with this standard deviation.
     Random {
-        /// Start of the sequence.
+        /// Seed of the random numbers.
         seed: u64,
         /// Standard deviation.
         deviation: f32,
     },
-    /// All the same.
+    /// All numbers equal to this one.
     Constant(f32),
 }
 
 type Fallible<T> = std::result::Result<T, String>;
 
 impl SourceTensor<'_> {
-    /// Raw blocks of a row, as the data has them.
+    /// The bytes of a row's blocks in the data.
     fn row_bytes(&self, row: usize) -> Option<(GgmlType, &[u8])> {
         let Data::Bytes { kind, bytes } = &self.data else { return None };
         let len = kind.bytes_of(self.cols);
@@ -83,7 +84,7 @@ impl SourceTensor<'_> {
         bytes.get(at..at.checked_add(len)?).map(|b| (*kind, b))
     }
 
-    /// The type of its data, where that is in memory.
+    /// The type of its data, if this is in memory.
     pub fn kind(&self) -> Option<GgmlType> {
         match self.data {
             Data::Bytes { kind, .. } => Some(kind),
@@ -98,25 +99,25 @@ impl SourceTensor<'_> {
         match self.data {
             Data::Bytes { kind, .. } => kind.bytes_of(weights as usize) as u64,
             Data::Int4(words) => words.bytes_of(weights),
-            // A number that is computed (as in random models) counts as four bytes.
+            // Computed numbers (as in random models) count as four bytes each.
             _ => 4 * weights,
         }
     }
 
-    /// Whether its blocks hold its numbers to the bit; else their scales and minima are rounded to 16 bits.
+    /// Whether its blocks hold exactly its numbers; if not, scales and minima are rounded to 16 bits.
     pub fn has_exact_blocks(&self) -> bool {
         if let Data::Int4(words) = self.data { words.is_exact() } else { true }
     }
 
-    /// The same, where the tensor's numbers are those of the data, whole blocks of them where it has such.
+    /// The same, if the tensor's numbers are those of the data, in whole blocks if the type has blocks.
     pub fn own_kind(&self) -> Option<GgmlType> {
         let r = &self.reading;
         let same = r.factors.is_none() && r.plus == 0.0;
         self.kind().filter(|kind| same && (r.transposed.is_none() || !kind.is_quantized()))
     }
 
-    /// Block `index` (of 32) of a row without loss, in the format of the data's type ([`GgmlType::format`]), where the
-    /// data is taken as it is.
+    /// Block `index` (of 32) of a row without loss, in the format of the data's type ([`GgmlType::format`]); `None` if
+    /// the tensor changes the data's numbers.
     pub fn block(&self, row: usize, index: usize) -> Option<Block> {
         self.own_kind().filter(|_| self.reading.transposed.is_none())?;
         if let Data::Int4(words) = self.data {
@@ -141,7 +142,10 @@ impl SourceTensor<'_> {
             },
             Data::Int4(words) => {
                 if self.reading.transposed.is_some() {
-                    return Err(format!("tensor {} is transposed and of 4 bits, which cannot be read", self.name));
+                    return Err(format!(
+                        "tensor {} is transposed and has 4-bit weights, which cannot be read",
+                        self.name
+                    ));
                 }
                 let of = self.reading.row(row).ok_or_else(|| self.ends(row))?;
                 words.row(of, out).map_err(|e| format!("tensor {} {e}", self.name))?;
@@ -169,10 +173,13 @@ impl SourceTensor<'_> {
         Ok(())
     }
 
-    /// Refuses what is no number: it would spread over all that the model says.
+    /// Refuses NaN and infinities, which would spread to all results of the model.
     fn numbers(&self, values: &[f32]) -> Fallible<()> {
         match values.iter().find(|x| !x.is_finite()) {
-            Some(x) => Err(format!("tensor {} has the value {x}, which is no number: is the file damaged?", self.name)),
+            Some(x) => Err(format!(
+                "tensor {} has the value {x}, which is not a finite number: is the file damaged?",
+                self.name
+            )),
             None => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! Which format each matrix gets: its source's own, wherever an order can hold it, or the one that the user named.
+//! The choice of a format for each matrix: that of its source, if the matrix's order can hold it, or the one that the
+//! user chose.
 
 use super::{Data, Formats};
 use crate::import::SourceTensor;
@@ -10,16 +11,17 @@ use shadowllm_core::image::roles::Place;
 /// The format of a matrix.
 ///
 /// # Errors
-/// When a matrix cannot have the format that the user named: names the tensor and the way out.
+/// When a matrix cannot have the format that the user chose: names the tensor and the way out.
 pub fn choose(formats: Formats, role: Role, place: &Place, tensor: &SourceTensor) -> Result<Format, String> {
     let fits = |format: Format| role.geometry(place, format).span().is_some();
     let order = role.order(place);
-    // Blocks of a source run along the inputs; single numbers run along anything.
+    // Blocks of a source run along the inputs; single numbers can be in any order.
     let whole =
         |kind: GgmlType| !kind.is_quantized() || (!order.is_along_outputs() && role.inputs(place).keeps_blocks());
     let own = tensor.own_kind().filter(|kind| whole(*kind)).and_then(GgmlType::format).filter(|own| fits(*own));
     let Some(asked) = formats.of(role) else {
-        // Where an order holds nothing of the source's, its format once more, or what is near to every number.
+        // If the order cannot hold the source's blocks, numbers are rounded again to the same format, or to one that is
+        // close to every number.
         let again = || tensor.kind().and_then(GgmlType::format).filter(|f| f.has_encoder() && fits(*f));
         return Ok(own.or_else(again).unwrap_or(Format::Q8_0));
     };
@@ -42,7 +44,7 @@ pub fn choose(formats: Formats, role: Role, place: &Place, tensor: &SourceTensor
     Ok(asked)
 }
 
-/// What a source stores a tensor as.
+/// The name of a tensor's type in the source.
 pub fn source_name(tensor: &SourceTensor) -> &'static str {
     match &tensor.data {
         Data::Bytes { kind, .. } => kind.name(),

@@ -1,4 +1,4 @@
-//! The blocks of a matrix: taken over from the source or encoded, by all threads, and written to their places.
+//! The blocks of a matrix: copied from the source or encoded, by all threads, and written to their places.
 
 use crate::import::SourceTensor;
 use crate::import::gguf::GgmlType;
@@ -6,10 +6,11 @@ use rayon::prelude::*;
 use shadowllm_core::format::{BLOCK, Format, Geometry, block};
 use shadowllm_core::image::roles::Segments;
 
-/// Lines that are encoded before their blocks are written: enough for every thread, few enough for little memory.
+/// Lines that are encoded before their blocks are written: enough for all threads, and few enough to need little
+/// memory.
 const TOGETHER: usize = 1024;
 
-/// The largest number of 16 bits.
+/// The largest f16.
 const HALF: f32 = 65504.0;
 
 /// Encodes a matrix.
@@ -18,25 +19,25 @@ pub struct Encoder<'a> {
     rows: Segments,
     cols: Segments,
     geometry: &'a Geometry,
-    /// Whether the source's blocks are taken over as they are.
+    /// Whether the source's blocks are copied unchanged.
     carried: bool,
 }
 
-/// What is taken over from a source.
+/// How much of a source's blocks is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The numbers as they are.
+    /// All numbers, unchanged.
     All,
-    /// The codes; scales, or scales times zeros, are rounded to 16 bits.
+    /// The codes; scales, or scales times zeros, are rounded to f16.
     Codes,
-    /// Neither: numbers are rounded to codes.
+    /// Nothing: numbers are rounded to new codes.
     Nothing,
 }
 
 type Fallible<T> = std::result::Result<T, String>;
 
 impl<'a> Encoder<'a> {
-    /// For `tensor`, whose rows and columns lie in the image as `rows` and `cols` say.
+    /// An encoder of `tensor`; `rows` and `cols` say where its rows and columns are in the image.
     pub fn new(rows: Segments, cols: Segments, tensor: &'a SourceTensor<'a>, geometry: &'a Geometry) -> Self {
         // Blocks of a source run along the inputs.
         let kept = !geometry.order.is_along_outputs() && cols.keeps_blocks() && tensor.cols.is_multiple_of(BLOCK);
@@ -44,7 +45,7 @@ impl<'a> Encoder<'a> {
         Encoder { tensor, rows, cols, geometry, carried: kept && same && tensor.block(0, 0).is_some() }
     }
 
-    /// What becomes of the source's own numbers.
+    /// How much of the source's own blocks is kept.
     pub fn kept(&self) -> Kept {
         let single = self.tensor.own_kind().filter(|kind| !kind.is_quantized());
         if single.and_then(GgmlType::format) == Some(self.geometry.format) {
@@ -57,7 +58,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes all blocks to the bytes of the matrix, which are zero.
+    /// Writes all blocks to the bytes of the matrix, which must be zero before.
     ///
     /// # Errors
     /// When the source cannot be read.
@@ -80,7 +81,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    /// The blocks of a line, one after the other; none where the source has no such line.
+    /// The blocks of a line, in order; empty if the source has no such line.
     fn line(&self, line: usize, transposed: &[f32]) -> Fallible<Vec<u8>> {
         if self.geometry.order.is_along_outputs() {
             let Some(col) = self.cols.source(line) else { return Ok(vec![]) };
@@ -88,7 +89,7 @@ impl<'a> Encoder<'a> {
             return self.encode(&self.rows, &transposed[col * rows..(col + 1) * rows]);
         }
         let Some(row) = self.rows.source(line) else { return Ok(vec![]) };
-        // Blocks that are taken over are read too, which refuses what is no number.
+        // Copied blocks are decoded too, because that refuses NaN and infinities.
         let mut values = vec![0.0; self.tensor.cols];
         self.tensor.row(row, &mut values)?;
         if self.carried {
@@ -97,7 +98,7 @@ impl<'a> Encoder<'a> {
         self.encode(&self.cols, &values)
     }
 
-    /// The blocks of a row of the source; of the last one, what the source has.
+    /// The blocks of a row of the source; the last block is filled as far as the source goes.
     fn take(&self, row: usize) -> Fallible<Vec<u8>> {
         let g = self.geometry;
         let mut blocks = Vec::with_capacity(g.k_blocks * g.format.block_bytes());
@@ -109,10 +110,10 @@ impl<'a> Encoder<'a> {
         Ok(blocks)
     }
 
-    /// Encodes a line whose numbers the source has in these segments.
+    /// Encodes a line; `segments` says where the source's numbers are in it.
     fn encode(&self, segments: &Segments, values: &[f32]) -> Fallible<Vec<u8>> {
         let g = self.geometry;
-        // Numbers and scales of every other format are halves.
+        // In every other format, numbers or scales are f16.
         if !matches!(g.format, Format::F32 | Format::Bf16)
             && let Some(x) = values.iter().find(|x| x.abs() > HALF)
         {

@@ -1,4 +1,4 @@
-//! Where every tensor of a model goes in the weights section: the order that FORMAT.md describes.
+//! The place of every tensor in the weights section, in the order that FORMAT.md describes.
 
 use super::Formats;
 use super::choose::choose;
@@ -15,20 +15,21 @@ pub const PAGE: usize = 4096;
 /// Tensors start at multiples of this.
 pub const LINE: usize = 64;
 
-/// A part of the weights section that is made and written as one: what the model has once, or a layer.
+/// A part of the weights section that is made and written in one piece: the tensors that the model has once, or those
+/// of a layer.
 pub struct Part {
     /// First byte in the section.
     pub offset: usize,
     /// Bytes.
     pub len: usize,
-    /// What it holds; offsets are from the section's start.
+    /// Its tensors; offsets are from the section's start.
     pub entries: Vec<Entry>,
     /// The layer, for messages and look-ups.
     pub layer: usize,
 }
 
-/// Matrices of a layer in the order in which a pass reads them. Those of a row are read in turns, group by group: they
-/// are one stream of bytes. Whatever a pass reads without a jump is read at the memory's full speed.
+/// The matrices of a layer in the order in which a pass reads them. Those of one row are read alternately, group by
+/// group, so they are stored as one stream of bytes: memory is fastest when it is read without jumps.
 const STREAMS: [&[Role]; 10] = [
     &[Role::K],
     &[Role::V],
@@ -42,12 +43,12 @@ const STREAMS: [&[Role]; 10] = [
     &[Role::SharedDown],
 ];
 
-/// Lays out one part after another.
+/// Lays out the parts in order.
 struct Planner<'a> {
     source: &'a dyn Source,
     arch: &'a Architecture<'a>,
     formats: Formats,
-    /// Tensors that a model may have, and that this one has.
+    /// The optional tensors that this model has.
     optional: &'a HashSet<(Role, usize)>,
     at: usize,
     entries: Vec<Entry>,
@@ -78,7 +79,7 @@ pub fn plan(source: &dyn Source, arch: &Architecture, formats: Formats) -> Resul
 }
 
 impl Planner<'_> {
-    /// What the model has once, small tensors first.
+    /// Lays out the tensors that the model has once, small ones first.
     fn globals(&mut self) -> Result<Part> {
         let start = self.at;
         let layer = Layer::default();
@@ -116,7 +117,7 @@ impl Planner<'_> {
             }
             for stream in STREAMS {
                 let stream: Vec<Role> = stream.iter().copied().filter(|role| own.contains(role)).collect();
-                // Where single inputs are read, one product follows the other.
+                // Matrices of which single inputs are read are read one after the other, so they are stored like that.
                 let apart = stream.iter().any(|role| role.order(&place).shares_scales());
                 for roles in stream.chunks(if apart { 1 } else { 2 }) {
                     self.stream(roles, &place)?;
@@ -135,13 +136,13 @@ impl Planner<'_> {
         let (rows, cols) = role.shape(place);
         let len = role.outputs(place).width();
         let (offset, storage, experts) = (self.at, Storage::Vector { len }, role.experts(place));
-        // Experts' vectors follow each other without room between.
+        // Vectors of experts follow each other without gaps.
         let expert_stride = if experts > 0 { 4 * len } else { 0 };
         self.entries.push(Entry { role, layer, rows, cols, offset, storage, experts, expert_stride });
         self.at += 4 * len * experts.max(1);
     }
 
-    /// Several matrices whose groups take turns; where every expert has its own, one expert's after the other's.
+    /// Lays out several matrices with alternating groups; if every expert has its own matrices, expert by expert.
     fn stream(&mut self, roles: &[Role], place: &Place) -> Result<()> {
         self.at = self.at.next_multiple_of(LINE);
         let geometries: Vec<Geometry> = roles.iter().map(|role| self.geometry(*role, place)).collect::<Result<_>>()?;
@@ -162,7 +163,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Where the blocks of a matrix are when it stands alone.
+    /// The geometry of a matrix that is stored alone.
     fn geometry(&self, role: Role, place: &Place) -> Result<Geometry> {
         let failed = |message| Error::file(self.source.path(), message);
         let (layer, expert) = (usize::from(self.layer), (role.experts(place) > 0).then_some(0));
@@ -173,10 +174,10 @@ impl Planner<'_> {
     }
 }
 
-/// The format of every matrix in the order of the file, or nothing where a matrix has none.
+/// The format of every matrix, in the order of the file; an error if there is none for a matrix.
 ///
 /// # Errors
-/// As [`plan`]; a description that is none.
+/// As [`plan`]; when the description is out of range.
 pub fn formats(source: &dyn Source, spec: &Spec, formats: Formats) -> Result<Vec<(Role, u16, Format)>> {
     let failed = |e: shadowllm_core::Error| Error::file(source.path(), e.to_string());
     let section = spec.section().map_err(failed)?;
@@ -189,10 +190,10 @@ pub fn formats(source: &dyn Source, spec: &Spec, formats: Formats) -> Result<Vec
     Ok(parts.iter().flat_map(|part| &part.entries).filter_map(format).collect())
 }
 
-/// Every tensor that the image must have is in the source, in its shape.
+/// Checks that the source has every tensor that the image needs, in the right shape.
 ///
 /// # Errors
-/// Names the first that is not.
+/// Names the first missing or misshapen tensor.
 pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> Result<()> {
     let failed = |message| Error::file(source.path(), message);
     for row in ROLES.iter().filter(|row| row.scope != Scope::Rope) {
@@ -216,10 +217,10 @@ pub fn check(source: &dyn Source, spec: &Spec, arch: &Architecture) -> Result<()
     Ok(())
 }
 
-/// A tensor of the source, an expert's where each has its own.
+/// A tensor of the source; that of an expert, if each has its own.
 ///
 /// # Errors
-/// When the model has the tensor and it cannot be read; names it.
+/// When the model has the tensor but it cannot be read; names the tensor.
 pub fn tensor(
     source: &dyn Source,
     role: Role,
@@ -241,7 +242,7 @@ pub fn named(role: Role, layer: usize, expert: Option<usize>) -> String {
     }
 }
 
-/// Shape check of a source tensor, in words.
+/// Checks the shape of a source tensor.
 fn check_shape(role: Role, place: &Place, t: &SourceTensor) -> std::result::Result<(), String> {
     let (rows, cols) = role.shape(place);
     let (found, wanted) = match role.is_matrix() {
@@ -251,7 +252,7 @@ fn check_shape(role: Role, place: &Place, t: &SourceTensor) -> std::result::Resu
         false => (format!("[{}]", t.rows * t.cols), format!("[{rows}]")),
     };
     Err(format!(
-        "tensor {} has shape {found}, the configuration asks for {wanted}: do both belong to one model?",
+        "tensor {} has shape {found}, but the configuration says {wanted}: do both belong to one model?",
         t.name
     ))
 }

@@ -25,18 +25,18 @@ use shadowllm_host::{Error, Result};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Number formats of an image. `None` keeps the source's own, tensor by tensor, wherever a format of ours holds its
-/// numbers and the layout the format.
+/// Number formats of an image. `None` keeps the source's own format, tensor by tensor, if one of our formats holds its
+/// numbers and the layout can hold that format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
-    /// Of the layers' matrices.
+    /// Format of the layers' matrices.
     pub weights: Option<Format>,
-    /// Of the embedding and output matrices.
+    /// Format of the embedding and output matrices.
     pub output: Option<Format>,
 }
 
 impl Formats {
-    /// The source's own.
+    /// The source's own formats.
     pub const OWN: Formats = Formats { weights: None, output: None };
 
     /// One format for all matrices.
@@ -44,11 +44,11 @@ impl Formats {
         Formats { weights: Some(format), output: Some(format) }
     }
 
-    /// The format that the user named for a matrix.
+    /// The format that the user chose for a matrix.
     pub fn of(&self, role: Role) -> Option<Format> {
         match role {
             Role::Embed | Role::Output => self.output,
-            // A router is small, and what it chooses changes everything.
+            // A router is small, and its choice of experts affects everything else.
             Role::Router | Role::SharedRouter => Some(Format::F32),
             _ => self.weights,
         }
@@ -60,21 +60,22 @@ impl Formats {
 pub struct Arrangement {
     /// Neurons per group: 1, 4, 8, 16 or 32.
     pub neuron_group: usize,
-    /// Attention's maps by input.
+    /// Whether attention's maps are stored by input.
     pub attention_by_input: bool,
-    /// The FFN's maps by input.
+    /// Whether the feed-forward network's maps are stored by input.
     pub ffn_by_input: bool,
 }
 
 impl Arrangement {
-    /// The densest tiles: heads and groups of 32 neurons.
+    /// Tiles, which are read fastest: heads and groups of 32 neurons can be skipped.
     pub const DENSE: Arrangement = Arrangement { neuron_group: 32, attention_by_input: false, ffn_by_input: false };
-    /// Heads and single neurons.
+    /// Heads and single neurons can be skipped.
     pub const NEURON: Arrangement = Arrangement { neuron_group: 1, ..Arrangement::DENSE };
-    /// Single inputs of every map.
+    /// Single inputs of every map can be skipped.
     pub const INPUT: Arrangement = Arrangement { neuron_group: 1, attention_by_input: true, ffn_by_input: true };
 
-    /// What suits a model: single neurons where most are exactly zero (ReLU and the like), single inputs else.
+    /// The arrangement for a model: single neurons if most are exactly zero (after ReLU and similar functions), else
+    /// single inputs.
     pub fn auto(spec: &Spec) -> Arrangement {
         let activation = spec.layers.first().and_then(Layer::mlp).map(|m| m.activation);
         match activation {
@@ -83,24 +84,25 @@ impl Arrangement {
         }
     }
 
-    /// [`Arrangement::auto`] where it keeps all of the source's numbers that groups keep, and can hold the formats that
-    /// were asked for; [`Arrangement::DENSE`] else: rounding a second time costs more than skipping gains.
+    /// [`Arrangement::auto`], if it keeps all numbers of the source that [`Arrangement::DENSE`] keeps, and can hold the
+    /// formats that the user chose; else [`Arrangement::DENSE`], because rounding a second time costs more than
+    /// skipping gains.
     pub fn suitable(source: &dyn Source, formats: Formats) -> Arrangement {
         let wished = Self::auto(source.spec());
         let kept = |arrangement: Arrangement| layout::formats(source, &arrangement.of(source.spec()), formats).ok();
         let down = source.tensor(Role::Down, 0).ok().flatten().and_then(|tensor| tensor.kind());
-        // Neurons turn the blocks of this matrix round.
+        // With single neurons, the blocks of this matrix run along its outputs, so quantized blocks cannot be kept.
         let turned = !wished.ffn_by_input && formats.weights.is_none() && down.is_some_and(GgmlType::is_quantized);
         if !turned && kept(wished).is_some_and(|w| Some(w) == kept(Self::DENSE)) { wished } else { Self::DENSE }
     }
 
-    /// The model's description with its layers stored in this way.
+    /// The model's description, with its layers stored in this arrangement.
     fn of(self, spec: &Spec) -> Spec {
         let mut spec = spec.clone();
         for block in spec.layers.iter_mut().flat_map(|layer| &mut layer.blocks).flatten() {
             match &mut block.op {
                 Op::Attention(a) => a.by_input = self.attention_by_input,
-                // An expert is skipped as a whole, not by its neurons.
+                // Experts are skipped whole, not by neurons.
                 Op::Mlp(m) if m.router.is_some() => (m.group, m.by_input) = (BLOCK, false),
                 Op::Mlp(m) => (m.group, m.by_input) = (self.neuron_group, self.ffn_by_input),
             }
@@ -109,43 +111,43 @@ impl Arrangement {
     }
 }
 
-/// Called with (bytes done, bytes in all) as packing goes on.
+/// Called during packing with the bytes done and the total.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// What was written.
+/// What packing wrote.
 #[derive(Clone, Debug, Default)]
 pub struct Packed {
     /// Bytes of the file.
     pub bytes: u64,
-    /// Weights whose blocks were taken over as they were.
+    /// Weights whose blocks were copied unchanged.
     pub carried_over: u64,
     /// Whether the image can read and write text.
     pub has_tokenizer: bool,
-    /// What became of the matrices: one for each type of the source and format of the image, in order.
+    /// How matrices were converted: an entry for each type of the source and format of the image, in order.
     pub became: Vec<Became>,
-    /// Bytes of matrices that decoding a token reads densely: of the image, and of the source.
+    /// Bytes of matrices that decoding a token reads densely, in the image and in the source.
     pub per_token: [u64; 2],
 }
 
-/// What matrices of one type of the source became.
+/// The conversion of matrices of one type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Became {
     /// Their type in the source.
     pub from: &'static str,
     /// Their format in the image.
     pub to: Format,
-    /// What of the numbers is the same.
+    /// How much of their blocks was kept.
     pub kept: Kept,
-    /// Whether the source had rounded them to few bits before.
+    /// Whether they were quantized before, so that packing rounded them a second time.
     pub rounded_again: bool,
-    /// How many matrices.
+    /// Number of matrices.
     pub matrices: usize,
     /// Their weights.
     pub weights: u64,
 }
 
 impl Packed {
-    /// Counts a matrix, of which a token reads a share of `share[0]` in `share[1]`.
+    /// Counts a matrix, of which a token reads the share `share[0] / share[1]`.
     fn add(&mut self, share: [usize; 2], tensor: &SourceTensor, geometry: &Geometry, kept: Kept) {
         let weights = (tensor.rows * tensor.cols) as u64;
         self.carried_over += if kept == Kept::All { weights } else { 0 };
@@ -154,7 +156,7 @@ impl Packed {
             *sum += bytes * share[0] as u64 / share[1] as u64;
         }
         let (from, to) = (choose::source_name(tensor), geometry.format);
-        // Floats hold every number of every type.
+        // f32 holds every number of every type exactly.
         let kept = if to == Format::F32 { Kept::All } else { kept };
         let few_bits = |kind: GgmlType| kind.is_quantized() && kind != GgmlType::Q8_0;
         let rounded_again = kept == Kept::Nothing && to.takes_int8() && tensor.kind().is_some_and(few_bits);
@@ -171,8 +173,8 @@ impl Packed {
 /// Packs `source` to `out`.
 ///
 /// # Errors
-/// Names the tensor that is missing, misshapen or unreadable, or the file that cannot be written; `out` is
-/// then as it was before.
+/// Names the tensor that is missing, misshapen or unreadable, or the file that cannot be written; `out` is then
+/// unchanged.
 pub fn pack(
     source: &dyn Source,
     formats: Formats,
@@ -187,7 +189,7 @@ pub fn pack(
     Ok(packed)
 }
 
-/// Reads a new image as whoever uses it will; what is wrong with it is a fault of `from`.
+/// Opens a new image as an engine would; an error is reported as a fault of `from`.
 pub(crate) fn check(output: &Output, from: &Path) -> Result<()> {
     let read = || -> Result<()> {
         let model = LoadedModel::open(output.draft(), None)?;
@@ -201,11 +203,11 @@ pub(crate) fn check(output: &Output, from: &Path) -> Result<()> {
             Error::File { message, .. } => message,
             other => other.to_string(),
         };
-        Error::file(from, format!("makes an image that cannot be run, so none is written: {why}"))
+        Error::file(from, format!("would make an image that cannot be run, so none is written: {why}"))
     })
 }
 
-/// Writes an image into a file that is not finished; `out` stands for its name.
+/// Writes an image to a temporary file; `out` is the name for messages.
 pub(crate) fn write(
     source: &dyn Source,
     formats: Formats,
@@ -247,7 +249,7 @@ fn format_list(parts: &[Part], layers: bool) -> String {
     names.join(" ")
 }
 
-/// The text sections.
+/// The sections of text.
 fn texts(source: &dyn Source, parts: &[Part]) -> Result<Vec<(SectionKind, Vec<u8>)>> {
     let mut texts = Vec::new();
     if let Some(tokenizer) = source.tokenizer()? {
@@ -273,7 +275,7 @@ struct Writer<'a> {
     /// The architecture's bytes.
     section: &'a [u8],
     out: &'a Path,
-    /// Whether the embedding is the output matrix too.
+    /// Whether the embedding is also the output matrix.
     tied: bool,
     packed: Packed,
 }
@@ -366,7 +368,7 @@ impl<'a> Writer<'a> {
         layout::tensor(self.source, role, layer, expert)?.ok_or_else(missing)
     }
 
-    /// What decides about a tensor, and how its rows lie in the image.
+    /// The part of the model that a tensor belongs to, and where its rows are in the image.
     fn place<'l>(&'l self, entry: &Entry, layer: &'l Layer) -> Result<(Place<'l>, Segments)> {
         let place = self.arch.place(entry.role, layer, entry.layer.into());
         let place = place.ok_or_else(|| Error::Other(format!("no block has the tensor {}", entry.role.name())))?;
@@ -381,7 +383,7 @@ impl<'a> Writer<'a> {
         tensor.vector().map_err(|e| Error::file(self.source.path(), e))
     }
 
-    /// Encodes a matrix and writes its blocks where the geometry wants them.
+    /// Encodes a matrix and writes its blocks to the places of its geometry.
     fn matrix(
         &mut self,
         entry: &Entry,
@@ -406,7 +408,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Header and section table; the rest zero, the checksum not yet in.
+/// Header and section table, without the checksum.
 pub(crate) fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize, file_len: usize) -> Vec<u8> {
     let mut head = vec![0; head_len];
     head[..8].copy_from_slice(&MAGIC);
@@ -428,7 +430,7 @@ pub(crate) fn header(rows: &[(SectionKind, usize, usize, u32)], head_len: usize,
 mod tests {
     use super::*;
 
-    /// A file gets its name only when it is an image that can be run.
+    /// A file gets its final name only if it is an image that can be run.
     #[test]
     fn images_that_could_not_be_run() {
         let story = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/story.sllm");
@@ -442,7 +444,7 @@ mod tests {
         assert_eq!(checked(&whole), Ok(()));
         for bytes in [&b"no image"[..], &whole[..whole.len() / 2], &[]] {
             let error = checked(bytes).unwrap_err();
-            assert!(error.starts_with("model.gguf: makes an image that cannot be run"), "{error}");
+            assert!(error.starts_with("model.gguf: would make an image that cannot be run"), "{error}");
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

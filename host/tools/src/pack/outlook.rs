@@ -1,4 +1,4 @@
-//! What a source would become, and why it could not be packed or its image not be run: found without packing it.
+//! What a source would become, or why it could not be packed or run, found out without packing it.
 
 use super::{Arrangement, Formats, layout};
 use crate::import::Source;
@@ -6,16 +6,16 @@ use shadowllm_core::image::{Architecture, Config, Storage};
 use shadowllm_host::Result;
 use std::collections::BTreeMap;
 
-/// What packing a source would give.
+/// The result that packing a source would have.
 #[derive(Clone, Debug, Default)]
 pub struct Outlook {
-    /// How many matrices there would be of each number format.
+    /// Number of matrices of each number format.
     pub formats: BTreeMap<&'static str, usize>,
-    /// What is in the way, a sentence each; empty where nothing is.
+    /// The obstacles, one sentence each; empty if there are none.
     pub refused: Vec<String>,
 }
 
-/// What packing a source with its own numbers, for its heads and neurons, would give.
+/// The result of packing a source with its own formats, in the arrangement for heads and neurons.
 pub fn outlook(source: &dyn Source) -> Outlook {
     let mut outlook = Outlook::default();
     let described = describe(source, &mut outlook);

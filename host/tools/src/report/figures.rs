@@ -1,10 +1,10 @@
-//! Which figures the page has, and what they say.
+//! The figures of the page, and their texts.
 
 use super::plot::{ALONE, Axis, Chart, DENSE, HeatMap, Point, Row, Rule, Series, Spread, short, swatch};
 use super::record::{LayerQuality, Quality};
 use crate::compare::Outcome;
 
-/// Policies and scorers in the order of their looks.
+/// Policies and scorers, in the order of their looks (colour, mark and dashes).
 const NAMES: [&str; DENSE] = [
     "static",
     "random",
@@ -19,10 +19,10 @@ const NAMES: [&str; DENSE] = [
     "mixed",
     "prompt-input",
 ];
-/// Perplexities this far apart are shown on a logarithmic axis.
+/// If the largest perplexity is this many times the smallest, the axis is logarithmic.
 const FAR: f64 = 4.0;
 
-/// Names and the drawings of their looks.
+/// Names, each with a drawing of its look.
 pub type Legend = Vec<(String, String)>;
 
 fn look(name: &str) -> usize {
@@ -39,9 +39,9 @@ pub fn legend_of<'a>(names: impl Iterator<Item = &'a str>) -> Legend {
 
 /// One curve per policy, from the densest to the sparsest.
 fn curves(rows: &[Outcome], x: impl Fn(&Outcome) -> f64, y: impl Fn(&Outcome) -> f64) -> Vec<Series> {
-    // The dense model has a mark of its own.
+    // The dense model is drawn separately.
     let mut names: Vec<&str> = rows.iter().map(|r| r.policy).filter(|policy| *policy != "off").collect();
-    // What `auto` stands for lies above it.
+    // `auto` is drawn first, so that the policy that it stands for covers it.
     names.sort_by_key(|n| (*n != "auto", look(n)));
     names.dedup();
     let curve = |name: &str| {
@@ -67,7 +67,7 @@ fn note(r: &Outcome) -> String {
     )
 }
 
-/// KL divergence and perplexity against the density that was realised: policies read more or less than they are asked for.
+/// KL divergence and perplexity against the realised density, which can differ from the one that was set.
 pub fn against_density(rows: &[Outcome]) -> Vec<String> {
     let x = || Axis::linear("realised density");
     let density = |r: &Outcome| r.realised_density;
@@ -91,7 +91,7 @@ pub fn against_density(rows: &[Outcome]) -> Vec<String> {
     vec![kl.svg(), perplexity.svg()]
 }
 
-/// KL divergence and agreement against the bytes read, the dense model beside them.
+/// KL divergence and agreement against the bytes read, with the dense model for comparison.
 pub fn against_bytes(rows: &[Outcome]) -> Vec<String> {
     let megabytes = |r: &Outcome| r.bytes_per_token / 1e6;
     let dense = rows.iter().map(|r| megabytes(r) / r.share).find(|d| d.is_finite()).unwrap_or(f64::NAN);
@@ -108,13 +108,13 @@ pub fn against_bytes(rows: &[Outcome]) -> Vec<String> {
     ]
 }
 
-/// A row of a heat map for every layer after the first, in percent.
+/// Rows of a heat map, one for each layer after the first, in percent.
 fn layer_rows(q: &Quality, of: impl Fn(&LayerQuality) -> &[f64]) -> Vec<Row> {
     let percent = |l: &LayerQuality| of(l).iter().map(|v| 100.0 * v).collect();
     q.layers.iter().enumerate().map(|(i, l)| Row { label: (i + 1).to_string(), values: percent(l) }).collect()
 }
 
-/// Which heads and neurons are used.
+/// Figures of the heads and neurons that are used.
 pub fn used(q: &Quality) -> Vec<String> {
     let heads = HeatMap {
         title: "Heads: % of their layer's importance".into(),
@@ -145,7 +145,7 @@ pub fn used(q: &Quality) -> Vec<String> {
     vec![heads.svg(), neurons.svg(), active.svg()]
 }
 
-/// A figure of every layer.
+/// A curve with one point for each layer.
 fn by_layer(q: &Quality, look: usize, name: &str, of: impl Fn(&LayerQuality) -> f64) -> Series {
     let point = |(i, l): (usize, &LayerQuality)| {
         let y = of(l);
@@ -154,7 +154,7 @@ fn by_layer(q: &Quality, look: usize, name: &str, of: impl Fn(&LayerQuality) -> 
     Series { look, points: q.layers.iter().enumerate().map(point).collect() }
 }
 
-/// How well predictors predict what matters.
+/// Figures of how well predictors find the important neurons.
 pub fn predictors(q: &Quality) -> Vec<String> {
     let find = |names: &[&'static str]| -> Vec<(&'static str, usize)> {
         names.iter().filter_map(|n| Some((*n, q.scorer(n)?))).collect()

@@ -1,5 +1,5 @@
-//! A page about a calibrated model: what skipping costs and saves, what is used, and how good predictors are.
-//! It stands in one file, needs nothing from elsewhere and no script.
+//! A page about a calibrated model: what skipping costs and saves, which parts are used, and how good predictors are.
+//! It is a single file without scripts, and needs no other files.
 
 mod figures;
 mod plot;
@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 /// Densities that are measured by default.
 pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
 
-/// Policies that are measured by default: the ones that calibration prepares, and the ones they must beat.
+/// Policies that are measured by default: those that calibration prepares, and those for comparison.
 pub fn policies() -> Vec<Policy> {
     let more = |p: &Policy| p.plan().baseline || *p == Policy::PromptInput;
     Policy::ALL.into_iter().filter(|p| p.calibrated() || more(p)).collect()
@@ -36,26 +36,26 @@ pub fn policies() -> Vec<Policy> {
 pub struct Measured {
     /// Its name.
     pub name: String,
-    /// Tokens that it has.
+    /// Number of tokens.
     pub tokens: usize,
     /// A row for each policy and density.
     pub rows: Vec<Outcome>,
 }
 
-/// What the page shows.
+/// The contents of the page.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// The model's name.
     pub name: String,
-    /// What is known of the model and of the measurement.
+    /// Facts about the model and the measurement.
     pub facts: Vec<(String, String)>,
     /// The command that makes the page again.
     pub command: String,
-    /// What was left out, and why.
+    /// Policies that were left out, with the reasons.
     pub notes: Vec<String>,
     /// Texts.
     pub texts: Vec<Measured>,
-    /// What calibration found out, where the image says so.
+    /// Calibration's record of quality, if the image has it.
     pub quality: Option<Quality>,
 }
 
@@ -66,7 +66,7 @@ struct Table {
     rows: Vec<TableRow>,
 }
 
-/// A row; `best` stands out.
+/// A row; `best` rows are highlighted.
 #[derive(Serialize)]
 struct TableRow {
     cells: Vec<String>,
@@ -95,7 +95,7 @@ struct QualityPart {
     means: Table,
 }
 
-/// What the page's template is given.
+/// The values for the page's template.
 #[derive(Serialize)]
 struct Parts<'a> {
     report: &'a Report,
@@ -108,7 +108,7 @@ impl Report {
     /// The page.
     ///
     /// # Errors
-    /// None that depends on the values.
+    /// None that depend on the values.
     pub fn html(&self) -> Result<String> {
         let broken = |e: TemplateError| Error::Other(format!("the page cannot be made: {e:#}"));
         let mut page = Environment::new();
@@ -142,7 +142,7 @@ impl Measured {
         }
     }
 
-    /// What a reader wants to know first: the cheapest way to nearly the same quality, and what `auto` stands for.
+    /// The most important results: the fewest bytes for nearly the same quality, and which policies `auto` stands for.
     fn conclusion(&self) -> Vec<String> {
         let runs = |r: &&Outcome| Policy::from_name(r.policy).is_some_and(|p| p.plan().saves());
         let near = |r: &&Outcome| r.perplexity <= 1.01 * r.dense_perplexity && r.share < 1.0;
@@ -185,8 +185,8 @@ impl Measured {
         Table { head: head.map(str::to_owned).to_vec(), rows: rows.collect() }
     }
 
-    /// Whether no other policy at that density is nearer to the dense model; only those that save
-    /// count: not the oracle, which computes all first, nor `auto`, which stands for another.
+    /// Whether no other policy at that density is closer to the dense model. Only policies that save bytes count: not
+    /// the oracle, which computes everything first, nor `auto`, which stands for another policy.
     fn is_best(&self, row: &Outcome) -> bool {
         let runs = |r: &&Outcome| Policy::from_name(r.policy).is_some_and(|p| p.plan().saves());
         let rivals = self.rows.iter().filter(|r| r.density == row.density && r.kl.is_finite()).filter(runs);
@@ -195,7 +195,7 @@ impl Measured {
     }
 }
 
-/// A number with `decimals` decimals; a dash where there is none.
+/// A number with `decimals` decimals; a dash if it is not finite.
 fn fixed(v: f64, decimals: usize) -> String {
     if v.is_finite() && v.abs() < 1e7 { format!("{v:.decimals$}") } else { short(v) }
 }
@@ -242,10 +242,10 @@ fn quality_part(q: &Quality) -> QualityPart {
     }
 }
 
-/// The dials that the session can serve, and a sentence for every policy that it cannot.
+/// The dials that the session supports, and a sentence for every policy that it does not.
 ///
 /// # Errors
-/// What has nothing to do with the image: a density out of range.
+/// An error that does not depend on the image: a density out of range.
 pub fn servable(session: &mut Session, dials: &[Dial]) -> Result<(Vec<Dial>, Vec<String>)> {
     let mut refused: BTreeMap<u8, String> = BTreeMap::new();
     for dial in dials {
@@ -267,7 +267,7 @@ fn provenance(model: &LoadedModel) -> Result<Value> {
     Ok(serde_json::from_str(model.text(SectionKind::Provenance)?).unwrap_or(Value::Null))
 }
 
-/// What calibration wrote into the image's provenance; `None` where it did not, or where it cannot be read.
+/// Calibration's record of quality in the image's provenance; `None` if it is missing or cannot be read.
 ///
 /// # Errors
 /// When the provenance is not text.
@@ -275,7 +275,7 @@ pub fn quality(model: &LoadedModel) -> Result<Option<Quality>> {
     Ok(Quality::of(&provenance(model)?))
 }
 
-/// What is known of the model: its file, shape, formats and provenance.
+/// Facts about the model: its file, shape, formats and provenance.
 ///
 /// # Errors
 /// When the provenance is not text.
@@ -305,7 +305,7 @@ pub fn facts(model: &LoadedModel) -> Result<Vec<(String, String)>> {
     Ok(facts)
 }
 
-/// How many megabytes there are of each number format.
+/// The megabytes of each number format.
 fn formats(model: &LoadedModel) -> String {
     let mut bytes: BTreeMap<&str, usize> = BTreeMap::new();
     for e in model.model().image().entries() {

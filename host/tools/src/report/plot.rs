@@ -1,25 +1,25 @@
 //! Line charts and heat maps as inline SVG.
 //!
-//! Written here and not by a library because the page follows the reader's light or dark mode: its shapes carry
-//! classes and the page's style sheet has their colours, while plotting crates write fixed ones. They also offer
-//! no titles to hover over, and of those with log axes some label whole decades only.
+//! This is not done by a library because the page follows the reader's light or dark mode: its shapes have classes, and
+//! the colours are in the page's style sheet, while plotting crates write fixed colours. They also have no tooltips,
+//! and some with logarithmic axes label only whole decades.
 
 use minijinja::HtmlEscape;
 use std::fmt::Write;
 
-/// Width of a panel; its height is a chart's [`HEIGHT`] or what a heat map's rows take.
+/// Width of a panel. A chart's height is [`HEIGHT`]; a heat map's depends on its rows.
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 310.0;
 /// Space around the plotting area: left, top, bottom.
 const LEFT: f64 = 62.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
-/// Right of a chart, and right of a heat map, where its scale stands.
+/// Space to the right of a chart, and of a heat map, which has its scale there.
 const RIGHT: f64 = 16.0;
 const SCALE: f64 = 64.0;
-/// What a logarithmic heat map distinguishes: the largest value and this part of it.
+/// The ratio of the largest to the smallest value that a logarithmic heat map distinguishes.
 const SHADES: f64 = 1000.0;
-/// Values beyond this are drawn at it: sums and differences stay finite.
+/// Larger values are drawn at this one, so that sums and differences stay finite.
 const HUGE: f64 = 1e200;
 
 /// How values are spread along an axis.
@@ -28,18 +28,18 @@ pub enum Spread {
     /// Evenly.
     #[default]
     Linear,
-    /// By their logarithm; what is not above 0 stands on the lower edge.
+    /// By their logarithm; values of 0 or less are at the lower edge.
     Log,
 }
 
 /// An axis.
 #[derive(Clone, Debug, Default)]
 pub struct Axis {
-    /// What it shows.
+    /// Title of the axis.
     pub title: String,
     /// How values are spread.
     pub spread: Spread,
-    /// Values it shows at least.
+    /// Values that the axis must include.
     pub covers: Vec<f64>,
     /// Whether only whole numbers are labelled.
     pub whole: bool,
@@ -56,18 +56,18 @@ impl Axis {
         Axis { title: title.into(), spread: Spread::Log, ..Axis::default() }
     }
 
-    /// The same, showing these values in any case.
+    /// The same axis, made to include these values.
     pub fn covering(self, values: &[f64]) -> Self {
         Axis { covers: values.to_vec(), ..self }
     }
 
-    /// The same for numbers of layers and the like.
+    /// The same axis for whole numbers, such as those of layers.
     pub fn whole(self) -> Self {
         Axis { whole: true, ..self }
     }
 }
 
-/// Shape of the marks of a curve: what distinguishes curves without colours.
+/// Shape of the marks of a curve, which distinguishes curves without colours.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mark {
     Circle,
@@ -82,7 +82,7 @@ enum Mark {
     Dot,
 }
 
-/// How a curve looks. Its colour is the style sheet's, under the class `c` and the number.
+/// The look of a curve. Its colour is in the style sheet, under the class `c` and the look's number.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     mark: Mark,
@@ -110,7 +110,7 @@ const LOOKS: [Look; 14] = [
 
 /// The look of the dense model.
 pub const DENSE: usize = LOOKS.len() - 2;
-/// The look of a curve that has its chart to itself.
+/// The look of a curve that is alone in its chart.
 pub const ALONE: usize = LOOKS.len() - 1;
 
 impl Mark {
@@ -134,7 +134,7 @@ impl Mark {
         }
     }
 
-    /// Whether it has an inside.
+    /// Whether the outline is closed.
     fn is_closed(self) -> bool {
         !matches!(self, Mark::Cross | Mark::Plus)
     }
@@ -155,18 +155,18 @@ impl Look {
 /// A point of a curve.
 #[derive(Clone, Debug)]
 pub struct Point {
-    /// Where.
+    /// Value on the horizontal axis.
     pub x: f64,
-    /// How much.
+    /// Value on the vertical axis.
     pub y: f64,
-    /// What is shown when the pointer rests on it.
+    /// The tooltip.
     pub note: String,
 }
 
 /// A curve.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Number of its look: colour, marks, dashes.
+    /// Number of its look (colour, marks, dashes).
     pub look: usize,
     /// Its points, in the order in which they are joined.
     pub points: Vec<Point>,
@@ -175,22 +175,22 @@ pub struct Series {
 /// A line across the chart.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Where, on the other axis.
+    /// Its value on the axis that it crosses.
     pub at: f64,
-    /// Whether it stands upright, at an x.
+    /// Whether it is vertical, at an x.
     pub upright: bool,
-    /// What it says.
+    /// Its text.
     pub label: String,
 }
 
 /// A line chart.
 #[derive(Clone, Debug, Default)]
 pub struct Chart {
-    /// Above it.
+    /// Title, above the chart.
     pub title: String,
-    /// Below it.
+    /// Horizontal axis, below.
     pub x: Axis,
-    /// Left of it.
+    /// Vertical axis, on the left.
     pub y: Axis,
     /// Curves.
     pub series: Vec<Series>,
@@ -208,7 +208,7 @@ struct Placed {
 }
 
 impl Placed {
-    /// Room for all values that can be shown, between the pixels `from` and `to`.
+    /// An axis for all values that can be shown, between the pixels `from` and `to`.
     fn new(axis: &Axis, values: &[f64], from: f64, to: f64) -> Self {
         let all = values.iter().chain(&axis.covers).copied().filter(|v| v.is_finite());
         let shown = all.map(|v| v.clamp(-HUGE, HUGE)).filter(|v| axis.spread == Spread::Linear || *v > 1.0 / HUGE);
@@ -217,7 +217,7 @@ impl Placed {
         let (lo, hi) = match axis.spread {
             Spread::Linear if axis.whole => (lo - 0.5, hi + 0.5),
             Spread::Linear => {
-                // A single value gets a range of its own size.
+                // A single value gets a range proportional to itself.
                 let apart = hi - lo > 1e-9 * hi.abs().max(lo.abs());
                 let room = if apart { 0.05 * (hi - lo) } else { (0.1 * hi.abs()).max(0.05) };
                 (lo - room, hi + room)
@@ -230,7 +230,7 @@ impl Placed {
         Placed { spread: axis.spread, lo, hi, from, to }
     }
 
-    /// The pixel of a value; the nearest end's when it is beyond.
+    /// The pixel of a value; that of the nearest end if the value is out of range.
     fn at(&self, v: f64) -> f64 {
         let share = match self.spread {
             Spread::Linear => (v - self.lo) / (self.hi - self.lo),
@@ -240,7 +240,7 @@ impl Placed {
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
 
-    /// Values to label, and values that get a faint line only.
+    /// Values with labels, and values with only a faint line.
     fn ticks(&self, most: usize, whole: bool) -> (Vec<f64>, Vec<f64>) {
         let decades = if self.spread == Spread::Log { (self.hi / self.lo).log10() } else { 0.0 };
         if decades < 0.9 {
@@ -273,7 +273,7 @@ impl Placed {
     }
 }
 
-/// A number in few characters.
+/// A number in a few characters.
 pub fn short(v: f64) -> String {
     let size = v.abs();
     if !v.is_finite() {
@@ -290,7 +290,7 @@ pub fn short(v: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// Opens a drawing of this height.
+/// The beginning of a drawing of this height.
 fn open(height: f64, title: &str) -> String {
     let title = HtmlEscape(title);
     format!(
@@ -362,7 +362,7 @@ impl Chart {
 }
 
 impl Rule {
-    /// The line; what it is stands beside the chart's title, where no curve can cross it.
+    /// Draws the line; its text is beside the chart's title, where no curve can cross it.
     fn draw(&self, out: &mut String, x: &Placed, y: &Placed) {
         if self.upright {
             line(out, "rule", (x.at(self.at), y.to), (x.at(self.at), y.from));
@@ -385,7 +385,7 @@ impl Series {
     fn draw(&self, out: &mut String, x: &Placed, y: &Placed) {
         let look = Look::of(self.look);
         put!(out, "<g class=\"c{}\">", self.look.min(ALONE));
-        // A point that is missing is a gap in the line.
+        // A missing point is a gap in the line.
         for run in self.points.split(|p| !p.is_shown()).filter(|run| run.len() > 1) {
             let at: Vec<String> = run.iter().map(|p| format!("{:.1},{:.1}", x.at(p.x), y.at(p.y))).collect();
             put!(out, "<polyline points=\"{}\" stroke-dasharray=\"{}\"/>", at.join(" "), look.dash_or_none());
@@ -403,7 +403,7 @@ impl Look {
     }
 }
 
-/// A look alone, for a legend.
+/// A drawing of a look, for a legend.
 pub fn swatch(look: usize) -> String {
     let (number, look) = (look.min(ALONE), Look::of(look));
     let dash = look.dash_or_none();
@@ -418,24 +418,24 @@ pub fn swatch(look: usize) -> String {
 /// A row of a heat map.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Left of it.
+    /// Text to the left of the row.
     pub label: String,
-    /// What its cells show.
+    /// The values of its cells.
     pub values: Vec<f64>,
 }
 
 /// A heat map: the stronger the colour, the larger the value.
 #[derive(Clone, Debug, Default)]
 pub struct HeatMap {
-    /// Above it.
+    /// Title, above the map.
     pub title: String,
-    /// Below it.
+    /// Title of the columns, below.
     pub x_title: String,
-    /// Left of it.
+    /// Title of the rows, on the left.
     pub y_title: String,
-    /// What a column is called where the pointer rests on a cell.
+    /// The word for a column, in a cell's tooltip.
     pub column: String,
-    /// From the top.
+    /// Rows, from the top.
     pub rows: Vec<Row>,
     /// Number of the first column.
     pub first: usize,
@@ -452,7 +452,7 @@ impl HeatMap {
         let wide = (right - LEFT) / columns as f64;
         let mut values: Vec<f64> = self.rows.iter().flat_map(|r| &r.values).copied().collect();
         if self.spread == Spread::Log {
-            // A few that are next to nothing must not take the colours of all others.
+            // A few tiny values must not compress the colours of all others.
             let most = values.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
             values.retain(|v| *v >= most / SHADES);
         }
@@ -479,7 +479,7 @@ impl HeatMap {
         }
     }
 
-    /// Numbers of rows and columns, no denser than can be read.
+    /// Draws the numbers of rows and columns, spaced so that they can be read.
     fn labels(&self, out: &mut String, (columns, wide): (usize, f64), tall: f64, bottom: f64) {
         let every =
             |size: f64, room: f64| [1, 2, 5, 10, 20, 50, 100, 200].into_iter().find(|n| *n as f64 * size >= room);
@@ -493,12 +493,12 @@ impl HeatMap {
     }
 }
 
-/// Opacity of a value's cell: the smallest can still be seen.
+/// Opacity of a value's cell; the smallest value is still visible.
 fn strength(v: f64, scale: &Placed) -> f64 {
     0.04 + 0.96 * (scale.at(v) - scale.from) / (scale.to - scale.from)
 }
 
-/// The colours' own scale.
+/// Draws the scale of the colours.
 fn colours(out: &mut String, left: f64, scale: &Placed) {
     const STEPS: usize = 24;
     let tall = (scale.from - scale.to) / STEPS as f64;
@@ -527,7 +527,7 @@ mod tests {
         let labels: Vec<String> = labelled.iter().map(|v| short(*v)).collect();
         assert_eq!(labels, ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3"]);
         assert!(faint.contains(&0.02));
-        // Less than a decade is labelled evenly, many decades sparsely.
+        // Less than a decade has even labels, many decades have sparse ones.
         assert!(placed(Spread::Log, &[20.0, 60.0]).ticks(6, false).0.len() >= 3);
         assert!(placed(Spread::Log, &[1e-12, 1e150]).ticks(6, false).0.len() <= 8);
         let layers = Placed::new(&Axis::linear("layer").whole(), &[1.0, 3.0], 0.0, 100.0);

@@ -1,44 +1,45 @@
-//! What calibration found out about a model, as its image's provenance keeps it.
+//! Calibration's record of quality, which is stored in the image's provenance.
 
 /// One layer's figures, by scorer ([`Quality::scorers`]).
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LayerQuality {
-    /// Share of importance held by the best [`Quality::captured_at`] of the neurons.
+    /// Share of the layer's importance in the best-scored neurons, for each share of neurons in
+    /// [`Quality::captured_at`].
     pub captured: [[f64; 4]; 4],
     /// Spearman's rank correlation of scores and importance over a layer's neurons.
     pub rank: [f64; 4],
     /// Share of neurons that are not zero.
     pub active: f64,
-    /// Mean importance of each head, of the layer's sum.
+    /// Mean importance of each head, as a share of the layer's sum.
     pub heads: Vec<f64>,
-    /// Mean importance of the neurons, sorted, in 32 equal runs, of the layer's sum.
+    /// Mean importance of the neurons, sorted and summed in 32 equal runs, as shares of the layer's sum.
     pub neurons: Vec<f64>,
 }
 
 /// All layers after the first.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Quality {
-    /// Shares that `captured` is for.
+    /// Shares of the neurons for which `captured` was measured.
     pub captured_at: Vec<f32>,
     /// Names of the scorers.
     pub scorers: Vec<String>,
-    /// From layer 1 on.
+    /// The layers from 1 on.
     pub layers: Vec<LayerQuality>,
 }
 
 impl Quality {
-    /// The record in an image's provenance; `None` where there is none, or a damaged one.
+    /// The record in an image's provenance; `None` if it is missing or damaged.
     pub fn of(provenance: &serde_json::Value) -> Option<Quality> {
         serde::Deserialize::deserialize(&provenance["calibration"]["quality"]).ok()
     }
 
-    /// The number of a scorer that scored anything: a predictor that was not trained has zeros only.
+    /// The number of a scorer, if it scored anything: a predictor that was not trained has only zeros.
     pub fn scorer(&self, name: &str) -> Option<usize> {
         let found = self.scorers.iter().take(4).position(|s| s == name)?;
         self.layers.iter().any(|l| l.captured[found].iter().any(|c| *c != 0.0)).then_some(found)
     }
 
-    /// Mean of the layers.
+    /// Mean over the layers.
     pub fn mean(&self, of: impl Fn(&LayerQuality) -> f64) -> f64 {
         self.layers.iter().map(of).sum::<f64>() / self.layers.len() as f64
     }

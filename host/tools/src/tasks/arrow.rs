@@ -1,6 +1,6 @@
 //! Tables in Arrow's [stream format], as far as small data sets use it: columns of texts (Utf8) and signed integers,
-//! uncompressed, without dictionaries. The crate for the whole format is made for files one trusts: it panics on
-//! some that are damaged.
+//! uncompressed, without dictionaries. The crate for the whole format is made for trusted files: it panics on some
+//! damaged ones.
 //!
 //! [stream format]: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 
@@ -13,7 +13,7 @@ pub enum Column {
     Integers(usize, Vec<Option<i64>>),
 }
 
-/// Columns with their names; `None` when this is no such stream, or one without its end.
+/// Columns with their names; `None` when this is not such a stream, or one that is cut off.
 pub fn read(mut bytes: &[u8]) -> Option<Vec<(String, Column)>> {
     let mut columns = None;
     loop {
@@ -51,10 +51,10 @@ fn take<'a>(bytes: &mut &'a [u8], count: Option<i64>) -> Option<&'a [u8]> {
     Some(first)
 }
 
-/// The columns that a Schema announces (Schema.fbs), still empty.
+/// The columns of a Schema (Schema.fbs), still empty.
 fn schema(schema: &Table) -> Option<Vec<(String, Column)>> {
     let (fields, count) = schema.vector(1)?;
-    // Names that lie in the same bytes could be much longer together than the file.
+    // Many names may point to the same bytes, and together be much longer than the file.
     let mut left = schema.bytes.len();
     let column = |i: usize| {
         let field = schema.follow(fields + 4 * i)?;
@@ -82,7 +82,7 @@ fn batch(batch: &Table, body: &[u8], columns: &mut [(String, Column)]) -> Option
     let compressed = batch.field(3).is_some();
     let rows = usize::try_from(batch.long(0)?).ok().filter(|_| !compressed)?;
     let mut buffers = Buffers { batch, body, next: 0 };
-    // So could the columns' values.
+    // The columns' values may do so too.
     let mut left = body.len();
     for (_, column) in columns {
         let valid = buffers.next()?;
@@ -110,8 +110,8 @@ fn batch(batch: &Table, body: &[u8], columns: &mut [(String, Column)]) -> Option
     Some(())
 }
 
-/// A batch's buffers, in order: for every column one of bits that say which rows are not null, which may be
-/// empty, then its values.
+/// A batch's buffers, in order: for every column a buffer of bits that say which rows are not null, which may be empty,
+/// then its values.
 struct Buffers<'a> {
     batch: &'a Table<'a>,
     body: &'a [u8],
@@ -128,7 +128,7 @@ impl<'a> Buffers<'a> {
     }
 }
 
-/// A little-endian signed number of `N` bytes, 8 at most.
+/// A little-endian signed number of `N` bytes, at most 8.
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<i64> {
     let mut wide = [0; 8];
     wide[8 - N..].copy_from_slice(bytes.get(at..)?.first_chunk::<N>()?);
@@ -146,13 +146,13 @@ impl<'a> Table<'a> {
         Table { bytes, at: 0 }.follow(0)
     }
 
-    /// The table that the offset at a place leads to.
+    /// The table that the offset at a place points to.
     fn follow(&self, at: usize) -> Option<Self> {
         let forward = usize::try_from(number::<4>(self.bytes, at)?).ok()?;
         Some(Table { bytes: self.bytes, at: at + forward })
     }
 
-    /// Where the n-th field is; `None` where it is left at its default.
+    /// The place of the n-th field; `None` if it has its default value.
     fn field(&self, n: usize) -> Option<usize> {
         let layout = usize::try_from(self.at as i64 - number::<4>(self.bytes, self.at)?).ok()?;
         let size = number::<2>(self.bytes, layout)? as usize;
@@ -168,15 +168,15 @@ impl<'a> Table<'a> {
         self.bytes.get(self.field(n)?).copied()
     }
 
-    /// A 64-bit number; 0 is the default of all that are used here.
+    /// A 64-bit number; all fields used here have the default 0.
     fn long(&self, n: usize) -> Option<i64> {
         self.field(n).map_or(Some(0), |at| number::<8>(self.bytes, at))
     }
 
-    /// Where a vector's elements begin, and how many it has.
+    /// The place of a vector's first element, and the number of its elements.
     fn vector(&self, n: usize) -> Option<(usize, usize)> {
         let start = self.table(n)?.at;
-        // No more than there are bytes, whatever it says.
+        // The count is limited to the number of bytes, whatever the file says.
         let count = usize::try_from(number::<4>(self.bytes, start)?).ok()?;
         (count <= self.bytes.len()).then_some((start + 4, count))
     }
@@ -184,13 +184,13 @@ impl<'a> Table<'a> {
 
 #[cfg(test)]
 mod tests {
-    /// A stream whose columns all have one name, the same bytes of the file.
+    /// A stream whose columns all use the same bytes of the file for their names.
     fn columns_of_one_name(columns: usize, length: usize) -> Vec<u8> {
         let mut b: Vec<u8> = vec![0; 4];
         let put = |b: &mut Vec<u8>, at: usize, x: usize| b[at..at + 4].copy_from_slice(&(x as u32).to_le_bytes());
         let words = |b: &mut Vec<u8>, words: &[u16]| words.iter().for_each(|w| b.extend(w.to_le_bytes()));
         let align = |b: &mut Vec<u8>, to: usize| b.resize(b.len().next_multiple_of(to), 0);
-        // The message: version, kind (schema), header, body of nothing.
+        // The message: version, kind (schema), header, empty body.
         let table = b.len();
         words(&mut b, &[12, 24, 4, 6, 8, 16]);
         align(&mut b, 8);

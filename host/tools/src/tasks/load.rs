@@ -1,4 +1,4 @@
-//! Readers of the files that task sets are published in.
+//! Readers for the files in which task sets are published.
 
 use super::arrow::{self, Column};
 use super::{Choice, Question, Task};
@@ -9,15 +9,18 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Questions of a task from the folder of the unpacked wheel, in the file's order, `most` at most.
+/// At most `most` questions of a task from the folder of the unpacked wheel, in the file's order.
 ///
 /// # Errors
-/// When the file is not there or not what it should be; names it.
+/// When the file is missing or damaged; names the file.
 pub fn load(task: Task, folder: &Path, most: usize) -> Result<Vec<Question>> {
     let path = folder.join(task.file());
     if !path.is_file() {
         let way = super::by_hand();
-        return Err(Error::file(&path, format!("is not there: for the folder of the task sets, {way} and name that")));
+        return Err(Error::file(
+            &path,
+            format!("does not exist: to get the folder of the task sets, {way} and name that folder"),
+        ));
     }
     let mut questions = match task {
         Task::Copa => table(&path, ["premise", "question", "choice1", "choice2"], copa)?,
@@ -31,9 +34,9 @@ pub fn load(task: Task, folder: &Path, most: usize) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
-/// From this document number on, a file repeats its questions' answers without the question ("Answer:" only):
-/// what scores relative to an answer's own likelihood need, and nothing else. The numbers are the question's
-/// plus this (`uncond_docid_offset` in the configuration beside the file).
+/// From this document number on, a file repeats its questions' answers without the question ("Answer:" only). These are
+/// needed only for scores relative to the likelihood of an answer alone. Their numbers are the question's plus this
+/// (`uncond_docid_offset` in the configuration beside the file).
 const WITHOUT_QUESTION: u64 = 1_000_000;
 
 /// One line of a file of requests.
@@ -74,12 +77,12 @@ fn question_of(path: &Path, id: u64, requests: BTreeMap<usize, Request>) -> Resu
     if requests.keys().copied().ne(0..requests.len()) || requests.values().any(|r| r.label != gold) {
         return Err(damaged(
             path,
-            &format!("document {id} misses an answer, or its answers disagree on the right one"),
+            &format!("document {id} lacks an answer, or its answers disagree about the right one"),
         ));
     }
     let choice = |r: Request| Choice { context: r.request.context, continuation: r.request.continuation };
     question(requests.into_values().map(choice).collect(), gold)
-        .ok_or_else(|| damaged(path, &format!("document {id} has no answer that is right, or only one")))
+        .ok_or_else(|| damaged(path, &format!("document {id} has no right answer, or only one answer")))
 }
 
 fn question(choices: Vec<Choice>, gold: usize) -> Option<Question> {
@@ -98,7 +101,7 @@ fn table<const N: usize>(
 ) -> Result<Vec<Question>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let table = arrow::read(&bytes)
-        .ok_or_else(|| damaged(path, "is not an Arrow stream of texts and integers, or does not go on to its end"))?;
+        .ok_or_else(|| damaged(path, "is not an Arrow stream of texts and integers, or is cut off"))?;
     let column = |name: &str| table.iter().find(|c| c.0 == name).map(|c| &c.1);
     let Some(Column::Integers(_, labels)) = column("label") else {
         return Err(damaged(path, "has no column 'label' of integers"));
@@ -121,7 +124,7 @@ fn table<const N: usize>(
     (0..labels.len()).map(|row| question(row).ok_or_else(|| bad(row))).collect()
 }
 
-/// As in the harness: the premise without its full stop, a connector, and the answer as the sentence's rest.
+/// As in the harness: the premise without its full stop, a connector, and the answer as the rest of the sentence.
 fn copa([premise, question, first, second]: [&str; 4]) -> Vec<Choice> {
     let connector = if question == "cause" { "because" } else { "therefore" };
     let mut context = premise.trim().to_owned();

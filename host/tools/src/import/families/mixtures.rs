@@ -11,11 +11,11 @@ use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{HeadNorm, Scoring};
 use shadowllm_core::kernels::Activation;
 
-/// Soft-max over all, and the chosen ones' shares scaled to 1.
+/// Soft-max over all experts; the shares of the chosen ones are scaled to a sum of 1.
 pub const RENORMALISED: Choice = Choice { scoring: Scoring::Softmax, renormalise: true, shared_gate: false };
-/// Soft-max over all, and the chosen ones' shares as they are.
+/// Soft-max over all experts; the shares of the chosen ones are not scaled.
 const AS_THEY_ARE: Choice = Choice { renormalise: false, ..RENORMALISED };
-/// Soft-max over the chosen ones.
+/// Soft-max over the chosen experts.
 const OF_CHOSEN: Choice = Choice { scoring: Scoring::SoftmaxOfChosen, ..AS_THEY_ARE };
 
 /// Mixtral.
@@ -35,7 +35,7 @@ pub const MIXTRAL: Family = Family {
     ..LLAMA
 };
 
-/// Qwen 1.5 and 2 with experts, one of which all tokens use.
+/// Qwen 1.5 and 2 with experts, and one that all tokens use.
 pub const QWEN2_MOE: Family = Family {
     name: "qwen2_moe",
     gguf: &["qwen2moe"],
@@ -86,7 +86,7 @@ pub const GRANITE_MOE: Family = Family {
     ..LLAMA
 };
 
-/// gpt-oss: a router and experts with biases, sinks, gates that are held to a bound.
+/// gpt-oss: a router and experts with biases, sinks, clamped gates.
 pub const GPT_OSS: Family = Family {
     name: "gpt_oss",
     gguf: &["gpt-oss"],
@@ -159,7 +159,8 @@ fn smallthinker(c: &Config, spec: &mut Spec) -> Result<(), String> {
     let softmax = c.flag("moe_primary_router_apply_softmax", c.maybe_count("expert_gating_func")? == Some(1))?;
     let layers = spec.layers.len();
     let (rotates, slides) = (c.list("rope_layout", layers)?, c.list("sliding_window_layout", layers)?);
-    // In GGUF, which has no lists, every fourth layer from the first on has neither where there are windows at all.
+    // GGUF has no lists of layers: if the model has windows, every fourth layer from the first on has neither a window
+    // nor rotation.
     let window = c.maybe_count("sliding_window")?.unwrap_or(0);
     let size = c.maybe_count("sliding_window_size")?.unwrap_or(window);
     let said =

@@ -1,6 +1,6 @@
-//! The families of models that can be read: a row each, which says how it differs from Llama.
+//! The families of models that can be read. Each is a row, which says how it differs from Llama.
 //!
-//! What a row cannot say is a function of its own, which changes the description that the row gave.
+//! Differences that a row cannot express are a function, which changes the description that the row gave.
 
 mod describe;
 mod gemma;
@@ -17,53 +17,53 @@ use shadowllm_core::image::Positions;
 use shadowllm_core::image::arch::{Norming, Scoring};
 use shadowllm_core::kernels::Activation;
 
-/// Where the norms of a block are.
+/// The places of a block's norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norms {
-    /// Of what it reads.
+    /// A norm of the block's input.
     Input,
-    /// Of what it returns.
+    /// A norm of the block's output.
     Output,
-    /// Of both.
+    /// Norms of both.
     Both,
 }
 
-/// Which layers look back no further than `sliding_window`, where `layer_types` does not say.
+/// Which layers have a window of `sliding_window` positions, if `layer_types` does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windows {
-    /// None, whatever the configuration says.
+    /// No layer, whatever the configuration says.
     Never,
-    /// All.
+    /// All layers.
     Always,
-    /// Those from `max_window_layers` on, if `use_sliding_window` is set.
+    /// Layers from `max_window_layers` on, if `use_sliding_window` is set.
     Flagged,
-    /// All but every `n`th layer, `n` being the number here.
+    /// All layers except every `n`th.
     Except(usize),
 }
 
 /// How experts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
-    /// From the router's outputs to shares.
+    /// How the router's outputs become shares.
     pub scoring: Scoring,
-    /// Whether the shares of the chosen ones are scaled to a sum of 1 where the configuration does not say.
+    /// Whether the shares of the chosen experts are scaled to a sum of 1, if the configuration does not say.
     pub renormalise: bool,
-    /// Whether the expert that all tokens use, if there is one, has a sigmoid gate.
+    /// Whether the expert that all tokens use, if any, has a sigmoid gate.
     pub shared_gate: bool,
 }
 
 /// How a kind of file stores the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Rotated pairs are next to each other, and not half a head apart.
+    /// Whether rotated pairs are next to each other, and not half a head apart.
     pub interleaved: bool,
-    /// Weights of norms lack 1.
+    /// Whether weights of norms are stored less 1.
     pub norms_less_one: bool,
-    /// Matrices of layers have their inputs as rows.
+    /// Whether the matrices of layers have their inputs as rows.
     pub transposed: bool,
 }
 
-/// As the engine has them.
+/// Stored as in the engine.
 const ALIKE: Stored = Stored { interleaved: false, norms_less_one: false, transposed: false };
 const INTERLEAVED: Stored = Stored { interleaved: true, ..ALIKE };
 const LESS_ONE: Stored = Stored { norms_less_one: true, ..ALIKE };
@@ -72,7 +72,7 @@ const LESS_ONE: Stored = Stored { norms_less_one: true, ..ALIKE };
 pub struct Family {
     /// `model_type` in `config.json`, and its name here.
     pub name: &'static str,
-    /// Other values of `model_type` that mean the same.
+    /// Other values of `model_type` for the same family.
     pub also: &'static [&'static str],
     /// Values of `general.architecture` in GGUF.
     pub gguf: &'static [&'static str],
@@ -80,43 +80,43 @@ pub struct Family {
     pub keys: &'static Names,
     /// Tensors with other names.
     pub names: &'static [Named],
-    /// How experts are chosen, where models may have some.
+    /// How experts are chosen, if models of the family can have some.
     pub experts: Option<Choice>,
-    /// What layers are called in Hugging Face's names of tensors.
+    /// The part of Hugging Face's tensor names that stands before a layer's number.
     pub layers: &'static str,
-    /// Whether the output matrix is the embedding where the configuration does not say.
+    /// Whether the output matrix is the embedding, if the configuration does not say.
     pub tied: bool,
     /// Kind of its norms.
     pub norm: Norming,
-    /// Where their epsilon is, and what it is where there is none.
+    /// The key of their epsilon, and its value if the key is missing.
     pub eps: (&'static str, f64),
     /// Whether layer norms have a bias.
     pub norm_bias: bool,
-    /// Where they are.
+    /// The places of its norms.
     pub norms: Norms,
-    /// Whether attention and the feed-forward network read the same.
+    /// Whether attention and the feed-forward network read the same input.
     pub parallel: bool,
     /// Whether the feed-forward network has a gate.
     pub gated: bool,
-    /// Its activation where the configuration does not say.
+    /// Its activation, if the configuration does not say.
     pub activation: Activation,
-    /// Neurons for each number of the stream where the configuration does not say; 0 where it must.
+    /// Neurons as a multiple of the stream's width, if the configuration does not say; 0 if it must.
     pub neurons: usize,
-    /// How positions enter.
+    /// How the model is given positions.
     pub positions: Positions,
-    /// Rotated part of each head where the configuration does not say.
+    /// Rotated part of each head, if the configuration does not say.
     pub rotated: f64,
-    /// Base of the rotary frequencies where the configuration does not say.
+    /// Base of the rotary frequencies, if the configuration does not say.
     pub theta: f64,
-    /// The same for layers with a window, which are then not scaled; 0 for the others' base.
+    /// The base for layers with a window, whose frequencies are then not scaled; 0 for the base of the other layers.
     pub local: Option<f64>,
     /// Which layers have a window.
     pub windows: Windows,
-    /// How a Hugging Face folder stores it.
+    /// How a Hugging Face folder stores the tensors.
     pub hf: Stored,
-    /// How a GGUF file stores it.
+    /// How a GGUF file stores the tensors.
     pub in_gguf: Stored,
-    /// Changes what the row says.
+    /// Changes the description that the row gives.
     pub change: fn(&Config, &mut Spec) -> Result<(), String>,
 }
 
@@ -159,7 +159,7 @@ const LAYER_NORM: (&str, f64) = ("layer_norm_eps", 1e-5);
 
 /// All families.
 pub static FAMILIES: &[Family] = &[
-    // Mixtral's files of GGUF say that they are Llama.
+    // GGUF files of Mixtral have Llama's architecture name.
     Family { experts: Some(mixtures::RENORMALISED), ..LLAMA },
     Family { name: "mistral", gguf: &[], windows: Windows::Always, ..LLAMA },
     Family { name: "qwen2", gguf: &["qwen2"], ..HALVES },
@@ -198,7 +198,7 @@ pub static FAMILIES: &[Family] = &[
     gemma::GEMMA3,
 ];
 
-/// Families that are known and cannot be run, with what they need.
+/// Known families that cannot be run, and what is missing for them.
 const REFUSED: &[(&str, &str)] = &[
     ("lfm2", "short convolutions"),
     ("lfm2_moe", "short convolutions"),
@@ -220,7 +220,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("gemma3n_text", "per-layer embeddings"),
     ("gemma4", "per-layer embeddings"),
     ("gemma4_text", "per-layer embeddings"),
-    ("opt", "a Hugging Face folder, for llama.cpp writes no such files"),
+    ("opt", "a Hugging Face folder, because llama.cpp does not write such files"),
     ("bitnet", "ternary weights"),
     ("bert", "attention in both directions"),
     ("nomic-bert", "attention in both directions"),
@@ -233,7 +233,7 @@ const REFUSED: &[(&str, &str)] = &[
 /// The family of a `model_type` (or of a `general.architecture`).
 ///
 /// # Errors
-/// A sentence with the name, and those that there are.
+/// A sentence with the name, and the names that are supported.
 pub fn by_name(kind: Kind, name: &str) -> Result<&'static Family, String> {
     let named = |f: &&Family| match kind {
         Kind::Hf => f.name == name || f.also.contains(&name),
@@ -244,10 +244,10 @@ pub fn by_name(kind: Kind, name: &str) -> Result<&'static Family, String> {
     }
     let needs = REFUSED.iter().find(|r| r.0 == name).map_or(String::new(), |r| format!(": it needs {}", r.1));
     let key = if kind == Kind::Hf { "model_type" } else { "architecture" };
-    Err(format!("{key} {name} is not supported{needs} (these are: {})", names(kind).join(", ")))
+    Err(format!("{key} {name} is not supported{needs} (supported are {})", names(kind).join(", ")))
 }
 
-/// The names of all families, as a kind of file has them.
+/// The names of all families in a kind of file.
 pub fn names(kind: Kind) -> Vec<&'static str> {
     let names = FAMILIES.iter().flat_map(|f| if kind == Kind::Hf { std::slice::from_ref(&f.name) } else { f.gguf });
     names.copied().collect()

@@ -49,7 +49,7 @@ fn minicpm(c: &Config, spec: &mut Spec) -> Result<(), String> {
     multiply(spec, embed, residual, 1.0 / c.number("logits_scaling", d_model / base)?)
 }
 
-/// Multiplies embeddings, what blocks add to the stream, and logits.
+/// Multiplies the embeddings, the outputs of blocks, and the logits.
 ///
 /// The stream is kept divided by the blocks' factor `r`, so that no weight changes: embeddings are multiplied by
 /// `embed / r`, and a norm of x / r is the norm of x with an epsilon of eps / r^2.
@@ -95,7 +95,7 @@ pub const EXAONE: Family = Family {
     ..HALVES
 };
 
-/// EXAONE 4: norms after the blocks; where some layers have a window, the others do not know positions.
+/// EXAONE 4: norms after the blocks; if some layers have a window, the others have no positions.
 pub const EXAONE4: Family = Family {
     name: "exaone4",
     gguf: &["exaone4"],
@@ -106,7 +106,7 @@ pub const EXAONE4: Family = Family {
     ..HALVES
 };
 
-/// Command R7B: parallel blocks with one layer norm without a bias; layers without a window do not know positions.
+/// Command R7B: parallel blocks with one layer norm without a bias; layers without a window have no positions.
 pub const COHERE2: Family = Family {
     name: "cohere2",
     gguf: &["cohere2"],
@@ -127,7 +127,7 @@ fn cohere2(c: &Config, spec: &mut Spec) -> Result<(), String> {
     only_windows_rotate(c, spec)
 }
 
-/// Layers without a window do not rotate, where there are layers with one.
+/// If some layers have a window, the others do not rotate.
 fn only_windows_rotate(_: &Config, spec: &mut Spec) -> Result<(), String> {
     if spec.layers.iter_mut().filter_map(attention).any(|a| a.window > 0) {
         let full = spec.layers.iter_mut().filter_map(attention).filter(|a| a.window == 0);
@@ -136,7 +136,7 @@ fn only_windows_rotate(_: &Config, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-/// SmolLM 3: some layers do not rotate, every fourth where the file does not say.
+/// SmolLM 3: some layers do not rotate, namely every fourth if the file does not say.
 pub const SMOLLM3: Family =
     Family { name: "smollm3", gguf: &["smollm3"], tied: true, theta: 2_000_000.0, change: smollm3, ..LLAMA };
 
@@ -173,7 +173,7 @@ fn stablelm(c: &Config, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-/// Nemotron and Minitron: squared ReLU without a gate, layer norms that lack 1.
+/// Nemotron and Minitron: squared ReLU without a gate, layer norms whose weights are stored less 1.
 pub const NEMOTRON: Family = Family {
     name: "nemotron",
     gguf: &["nemotron"],
@@ -188,7 +188,7 @@ pub const NEMOTRON: Family = Family {
     ..HALVES
 };
 
-/// Ministral 3; queries are scaled by their position beyond the trained context, which the image does not reach.
+/// Ministral 3. Beyond the trained context queries are scaled by their position; the image ends before that.
 pub const MINISTRAL3: Family = Family {
     name: "ministral3",
     gguf: &["mistral3"],
@@ -228,7 +228,7 @@ pub fn whole_head_norms(_: &Config, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-/// The text part of Qwen3-VL: its rotation by time, height and width is the plain one for text.
+/// The text part of Qwen3-VL: for text, its rotation by time, height and width is the plain one.
 pub fn qwen3_vl(_: &Config, spec: &mut Spec) -> Result<(), String> {
     spec.family = "qwen3".into();
     Ok(())

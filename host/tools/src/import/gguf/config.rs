@@ -1,4 +1,4 @@
-//! The metadata of a GGUF file as a configuration with the names of `config.json`.
+//! The metadata of a GGUF file, as a configuration with the names of `config.json`.
 
 use super::parts::Parts;
 use super::{Array, Value as Meta, special_tokens};
@@ -34,20 +34,20 @@ const KEYS: &[(&str, &str)] = &[
     ("expert_gating_func", "expert_gating_func"),
 ];
 
-/// Keys with an entry for each layer in some files; where all are equal they are one number.
+/// Keys that have an entry for each layer in some files; if all entries are equal, they are read as one number.
 const MAY_BE_ARRAYS: &[&str] = &["intermediate_size", "num_attention_heads", "num_key_value_heads"];
 
 /// Reads the configuration of a model of this family.
 ///
 /// # Errors
-/// A sentence naming the key or the tensor.
+/// A sentence that names the key or the tensor.
 pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, String> {
     let g = parts.head();
     let arch = g.str("general.architecture").unwrap_or_default();
     let key = |name: &str| format!("{arch}.{name}");
     let eps = if family.norm == shadowllm_core::image::arch::Norming::Rms { "rms_epsilon" } else { "epsilon" };
     let eps = format!("attention.layer_norm_{eps}");
-    // llama.cpp divides Granite's and MiniCPM's logits by it and multiplies the others'.
+    // llama.cpp divides the logits of Granite and MiniCPM by this value, and multiplies those of other families by it.
     let logits =
         if matches!(family.name, "granite" | "granitemoe" | "minicpm") { "logits_scaling" } else { "logit_scale" };
     let rows = KEYS.iter().copied().chain([(family.eps.0, eps.as_str()), (logits, "logit_scale")]);
@@ -77,7 +77,7 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     values.insert("bos_token_id".into(), json!(special.bos));
     values.insert("eos_token_id".into(), json!(special.eos));
     rotation(parts, family, &mut values)?;
-    Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it anew"]))
+    Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it again"]))
 }
 
 fn json_of(value: &Meta) -> Value {
@@ -95,7 +95,7 @@ fn json_of(value: &Meta) -> Value {
     }
 }
 
-/// The number that all entries of an array are.
+/// The number that all entries of an array are equal to.
 fn one_of_equal(key: &str, value: &Meta) -> Result<Value, String> {
     let value = json_of(value);
     let Value::Array(list) = &value else { return Ok(value) };
@@ -119,7 +119,7 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
         }
         values.insert("partial_rotary_factor".into(), json!(rotated / head_dim as f64));
     }
-    // Older files have a factor alone, which is linear.
+    // Older files have only a factor, for linear scaling.
     let factor = number("scaling.factor").or_else(|| number("scale_linear")).unwrap_or(1.0);
     let said = g.str(&format!("{arch}.rope.scaling.type"));
     let kind = said.unwrap_or(if factor == 1.0 { "none" } else { "linear" });
@@ -138,7 +138,7 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
             "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained,
             "beta_fast": number("scaling.yarn_beta_fast"), "beta_slow": number("scaling.yarn_beta_slow"),
             "attention_factor": number("scaling.yarn_attn_factor"), "truncate": family.name != "gpt_oss",
-            // The two are equal where there is one.
+            // The two values are equal in files that have the key.
             "mscale": number("scaling.yarn_log_multiplier"),
             "mscale_all_dim": number("scaling.yarn_log_multiplier"),
         }),

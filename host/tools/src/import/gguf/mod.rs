@@ -1,8 +1,8 @@
-//! Reads the header of a GGUF file (versions 2 and 3): its metadata and where its tensors lie.
+//! Reads the header of a GGUF file (versions 2 and 3): its metadata and the places of its tensors.
 //!
-//! Nothing in the file is trusted: every count and length is checked against the bytes that are
-//! left before anything is allocated for it, and every tensor's byte range is checked against the
-//! file's length. An error is a sentence that names the thing.
+//! Nothing in the file is trusted: before anything is allocated, counts and lengths are checked against the bytes that
+//! are left, and every tensor's byte range is checked against the file's length. An error is a sentence that names the
+//! thing.
 
 mod config;
 mod parts;
@@ -25,14 +25,14 @@ use types::unsupported;
 
 /// ggml's own limit on a tensor's dimensions.
 const MAX_DIMS: u32 = 4;
-/// Where `general.alignment` is absent, tensors start at multiples of this.
+/// Tensors start at multiples of this if `general.alignment` is absent.
 const DEFAULT_ALIGNMENT: u64 = 32;
-/// The fewest bytes a metadata entry takes: a length, a type and a one-byte value.
+/// The fewest bytes of a metadata entry: a length, a type and a one-byte value.
 const MIN_ENTRY: usize = 13;
-/// The fewest bytes a tensor's description takes: a length, a rank, a type and an offset.
+/// The fewest bytes of a tensor's description: a length, a rank, a type and an offset.
 const MIN_TENSOR: usize = 24;
 
-/// A tensor of the file: what it is, and which bytes of the file hold it.
+/// A tensor of the file: its description, and the range of its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<'g> {
     /// Its name, as in `blk.0.attn_q.weight`.
@@ -41,7 +41,7 @@ pub struct Tensor<'g> {
     pub kind: GgmlType,
     /// Its dimensions in the file's order: the first is the length of a row (the columns).
     pub dims: &'g [usize],
-    /// Its bytes' place in the file, known to lie inside it.
+    /// The range of its bytes, which is inside the file.
     pub range: Range<usize>,
 }
 
@@ -57,7 +57,7 @@ impl Tensor<'_> {
     }
 }
 
-/// What the file says of a tensor, with its type's number where that is not supported.
+/// A tensor's description in the file, with the number of its type if this is not supported.
 #[derive(Clone, Debug)]
 struct Entry {
     name: String,
@@ -76,12 +76,12 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// A file of this metadata and no tensors.
+    /// The header of a file with this metadata and without tensors.
     pub(crate) fn of(metadata: BTreeMap<String, Value>) -> Gguf {
         Gguf { metadata, tensors: Vec::new(), by_name: HashMap::new() }
     }
 
-    /// Reads the header of the GGUF file whose whole bytes these are.
+    /// Reads the header of a GGUF file; `bytes` is the whole file.
     pub fn parse(bytes: &[u8]) -> Result<Gguf, String> {
         let mut reader = Reader::new(bytes);
         check_magic(&mut reader)?;
@@ -98,7 +98,7 @@ impl Gguf {
         self.metadata.insert(key.to_owned(), value);
     }
 
-    /// The metadata value under this key.
+    /// The metadata value of this key.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.metadata.get(key)
     }
@@ -108,7 +108,7 @@ impl Gguf {
         self.metadata.keys().map(String::as_str)
     }
 
-    /// The string under this key; none if there is none or it is no string.
+    /// The string of this key; `None` if the value is missing or not a string.
     pub fn str(&self, key: &str) -> Option<&str> {
         match self.value(key)? {
             Value::String(text) => Some(text),
@@ -116,7 +116,7 @@ impl Gguf {
         }
     }
 
-    /// The integer of any type under this key; none if there is none, or if it is negative.
+    /// The integer of this key, of any integer type; `None` if the value is missing or negative.
     pub fn u64(&self, key: &str) -> Option<u64> {
         match self.value(key)? {
             Value::Unsigned(number) => Some(*number),
@@ -125,7 +125,7 @@ impl Gguf {
         }
     }
 
-    /// The number of any type under this key.
+    /// The number of this key, of any numeric type.
     pub fn f64(&self, key: &str) -> Option<f64> {
         match self.value(key)? {
             Value::Float(number) => Some(*number),
@@ -135,7 +135,7 @@ impl Gguf {
         }
     }
 
-    /// The truth value under this key.
+    /// The truth value of this key.
     pub fn bool(&self, key: &str) -> Option<bool> {
         match self.value(key)? {
             Value::Bool(truth) => Some(*truth),
@@ -143,7 +143,7 @@ impl Gguf {
         }
     }
 
-    /// The array of strings under this key.
+    /// The array of strings of this key.
     pub fn strings(&self, key: &str) -> Option<&[String]> {
         match self.value(key)? {
             Value::Array(Array::Strings(texts)) => Some(texts),
@@ -151,7 +151,7 @@ impl Gguf {
         }
     }
 
-    /// The array of numbers of any type under this key.
+    /// The array of numbers of this key, of any numeric type.
     pub fn numbers(&self, key: &str) -> Option<Vec<f64>> {
         match self.value(key)? {
             Value::Array(Array::Float(numbers)) => Some(numbers.clone()),
@@ -161,17 +161,17 @@ impl Gguf {
         }
     }
 
-    /// The names of all tensors in the file's order, those of unsupported types among them.
+    /// The names of all tensors in the file's order, including those of unsupported types.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().map(|entry| entry.name.as_str())
     }
 
-    /// Whether the file has a tensor of this name, be its type supported or not.
+    /// Whether the file has a tensor of this name, also of an unsupported type.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    /// The tensor of this name; an error if there is none, or if its type is not supported.
+    /// The tensor of this name; an error if it is missing or of an unsupported type.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, String> {
         let entry = self.by_name.get(name).and_then(|&index| self.tensors.get(index));
         let entry = entry.ok_or_else(|| format!("the file has no tensor {name}"))?;
@@ -180,7 +180,7 @@ impl Gguf {
     }
 }
 
-/// Reads the magic and the version, and refuses all but little-endian GGUF 2 and 3.
+/// Reads the magic number and the version, and refuses everything but little-endian GGUF 2 and 3.
 fn check_magic(reader: &mut Reader<'_>) -> Result<(), String> {
     let big_endian = "this is a big-endian GGUF file; only little-endian ones can be read (llama.cpp's gguf_convert_endian.py converts it)";
     let magic = reader.fixed::<4>("the file's magic number")?;
@@ -188,11 +188,11 @@ fn check_magic(reader: &mut Reader<'_>) -> Result<(), String> {
         return Err(big_endian.to_string());
     }
     if magic != *b"GGUF" {
-        return Err(format!("this is no GGUF file: it starts with \"{}\", not with \"GGUF\"", magic.escape_ascii()));
+        return Err(format!("this is not a GGUF file: it starts with \"{}\", not with \"GGUF\"", magic.escape_ascii()));
     }
     match reader.u32("the format's version")? {
         2 | 3 => Ok(()),
-        1 => Err("this is a GGUF file of version 1; only 2 and 3 can be read, so convert the model anew".to_string()),
+        1 => Err("this is a GGUF file of version 1; only 2 and 3 can be read, so convert the model again".to_string()),
         version if version & 0xffff == 0 && version != 0 => Err(big_endian.to_string()),
         version => Err(format!("this is a GGUF file of version {version}; only 2 and 3 can be read")),
     }
@@ -213,7 +213,7 @@ fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<Strin
     Ok(metadata)
 }
 
-/// Reads the tensors' descriptions; their byte ranges are yet empty.
+/// Reads the tensors' descriptions; their byte ranges are still empty.
 fn read_tensors(reader: &mut Reader<'_>, count: usize) -> Result<(Vec<Entry>, HashMap<String, usize>), String> {
     let mut tensors = Vec::new();
     let mut by_name = HashMap::new();
@@ -269,8 +269,8 @@ fn place_tensors(tensors: &mut [Entry], header: usize, len: usize, align: u64) -
     Ok(())
 }
 
-/// The bytes of a tensor that starts at byte `start` of a file of `len` bytes. Of an unsupported
-/// type the length is not known, so that its range is empty.
+/// The bytes of a tensor that starts at byte `start` of a file of `len` bytes. For an unsupported type the length is
+/// not known, and the range is empty.
 fn byte_range(entry: &Entry, start: u64, len: usize) -> Result<Range<usize>, String> {
     let size = match entry.kind {
         Ok(kind) => data_bytes(entry, kind)?,
@@ -290,12 +290,14 @@ fn byte_range(entry: &Entry, start: u64, len: usize) -> Result<Range<usize>, Str
 fn data_bytes(entry: &Entry, kind: GgmlType) -> Result<u64, String> {
     let (name, dims) = (&entry.name, &entry.dims);
     if dims.contains(&0) {
-        return Err(format!("tensor {name}: it is empty, for its dimensions are {dims:?}"));
+        return Err(format!("tensor {name}: it is empty, with dimensions {dims:?}"));
     }
     let columns = dims.first().copied().unwrap_or(1);
     let len = kind.block_len();
     if !columns.is_multiple_of(len) {
-        return Err(format!("tensor {name}: its rows of {columns} are not whole {kind} blocks of {len}"));
+        return Err(format!(
+            "tensor {name}: its rows of {columns} are not a multiple of {len}, the size of a {kind} block"
+        ));
     }
     let elements = dims.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
     let bytes = elements.and_then(|n| (n / len).checked_mul(kind.block_bytes()));

@@ -1,4 +1,4 @@
-//! The files of a GGUF model: one, or several that were split from one.
+//! The files of a GGUF model: one file, or the parts into which it was split.
 
 use super::{Gguf, Tensor};
 use memmap2::Mmap;
@@ -6,7 +6,7 @@ use shadowllm_host::map::map;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Parts at most.
+/// The most parts.
 const MOST: u64 = 9999;
 
 /// A model's files, the one with the metadata first.
@@ -15,7 +15,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens a file, with the others that it was split into; it may be any of them.
+    /// Opens a file, and the other parts if it is one of several; it may be any of them.
     ///
     /// # Errors
     /// Names the file and what is wrong with it, or the part that is missing.
@@ -44,9 +44,10 @@ impl Parts {
             files.push(open(name)?);
         }
         let found: usize = files.iter().map(|(_, g)| g.tensor_names().count()).sum();
-        let told = gguf.u64("split.tensors.count").map_or(found, |n| n as usize);
-        if found != told {
-            let message = format!("the {count} parts have {found} tensors, of {told}: do they belong to one model?");
+        let declared = gguf.u64("split.tensors.count").map_or(found, |n| n as usize);
+        if found != declared {
+            let message =
+                format!("the {count} parts have {found} tensors instead of {declared}: do they belong to one model?");
             return Err(Error::file(path, message));
         }
         Ok(Parts { files })
@@ -70,7 +71,7 @@ impl Parts {
     /// A tensor and its bytes.
     ///
     /// # Errors
-    /// When there is none, or it is of a type that cannot be read.
+    /// When the tensor is missing or of a type that cannot be read.
     pub fn tensor(&self, name: &str) -> std::result::Result<(Tensor<'_>, &[u8]), String> {
         let (bytes, gguf) = self.files.iter().find(|(_, g)| g.has_tensor(name)).unwrap_or(&self.files[0]);
         let tensor = gguf.tensor(name)?;
@@ -78,10 +79,10 @@ impl Parts {
         Ok((tensor, bytes))
     }
 
-    /// All numbers of a tensor; none when there is no such tensor.
+    /// All numbers of a tensor; `None` when there is no such tensor.
     ///
     /// # Errors
-    /// When it is of a type that cannot be read.
+    /// When the tensor is of a type that cannot be read.
     pub fn numbers(&self, name: &str) -> std::result::Result<Option<Vec<f32>>, String> {
         if !self.has(name) {
             return Ok(None);
@@ -99,7 +100,7 @@ fn open(path: &Path) -> Result<(Mmap, Gguf)> {
     Ok((bytes, gguf))
 }
 
-/// The names of all parts, from that of one of them.
+/// The names of all parts, from the name of one of them.
 fn names(path: &Path, number: u64, count: u64) -> Option<Vec<PathBuf>> {
     let name = path.file_name()?.to_str()?;
     let stem = name.strip_suffix(&format!("-{number:05}-of-{count:05}.gguf"))?;

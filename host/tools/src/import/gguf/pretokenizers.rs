@@ -1,19 +1,19 @@
-//! How byte-level BPE tokenizers cut text into pieces before merging: what the names that GGUF
-//! files have for it (`tokenizer.ggml.pre`) stand for.
+//! How byte-level BPE tokenizers cut text into pieces before merging: the meaning of the names in GGUF files
+//! (`tokenizer.ggml.pre`).
 //!
-//! The names are those of llama.cpp's llama-vocab.cpp. Where that file has adapted a model's
-//! regular expression to C++ and quotes the original beside it, the original stands here.
+//! The names are those of llama.cpp's llama-vocab.cpp. Where that file has adapted a model's regular expression to C++
+//! and quotes the original, this file has the original.
 
-/// A pre-tokenizer, and what else is known from its name.
+/// A pre-tokenizer, and other properties that its name implies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pre {
     /// Regular expressions that cut the text in turn, each match becoming a piece of its own.
     pub(crate) splits: &'static [&'static str],
-    /// Whether a piece that is a token as it stands is taken as that token, unmerged.
+    /// Whether a piece that is itself a token becomes that token, without merges.
     pub(crate) ignore_merges: bool,
-    /// Whether text is brought into Unicode's form NFC first.
+    /// Whether text is normalized to Unicode's form NFC first.
     pub(crate) nfc: bool,
-    /// Whether a BOS token is put first where the file does not say.
+    /// Whether a text begins with a BOS token, if the file does not say.
     pub(crate) add_bos: bool,
 }
 
@@ -44,7 +44,7 @@ const FALCON_MARKS: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 const DEFAULT_MARKS: &str = r"[\p{P}\$\+<=>\^~\|]+";
 const DIGIT_TRIPLES: &str = r"[0-9][0-9][0-9]";
 
-/// A pre-tokenizer that cuts text by these expressions and has nothing peculiar.
+/// A pre-tokenizer that cuts text by these expressions, with all other properties off.
 const fn plain(splits: &'static [&'static str]) -> Pre {
     Pre { splits, ignore_merges: false, nfc: false, add_bos: false }
 }

@@ -1,12 +1,12 @@
-//! Reads the numbers, strings and arrays of a GGUF file out of its bytes, trusting none of them.
+//! Reads the numbers, strings and arrays of a GGUF file, without trusting any of its bytes.
 
-/// Arrays of arrays deeper than this are refused; real files have none at all.
+/// Arrays that are nested deeper than this are refused; real files have no nested arrays.
 const MAX_DEPTH: usize = 4;
 
-/// Keys and names of tensors are no longer; ggml's own limit for tensors is 63.
+/// The longest key or tensor name; ggml's own limit for tensors is 63.
 const LONGEST_NAME: usize = 256;
 
-/// A metadata value. The widths of integers and floats in the file are not kept: each is widened.
+/// A metadata value. Integers and floats of all widths are widened to 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// `u8`, `u16`, `u32` or `u64`.
@@ -40,14 +40,14 @@ pub enum Array {
     Nested(Vec<Array>),
 }
 
-/// A place in the file, with everything before it read.
+/// A position in the file; everything before it was read.
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     pos: usize,
 }
 
 impl<'a> Reader<'a> {
-    /// The start of the file whose bytes these are.
+    /// A reader at the start of a file.
     pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { bytes, pos: 0 }
     }
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         self.pos
     }
 
-    /// The bytes not read yet.
+    /// The bytes that were not read yet.
     fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.pos..).unwrap_or_default()
     }
@@ -85,19 +85,19 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.fixed(what)?))
     }
 
-    /// The next 8 bytes as a number of things of at least `size` bytes, all of which must fit.
+    /// The next 8 bytes as a number of items of at least `size` bytes, all of which must fit in the rest of the file.
     pub(crate) fn count(&mut self, size: usize, what: &str) -> Result<usize, String> {
         let count = self.u64(what)?;
         let left = self.rest().len();
         match usize::try_from(count) {
             Ok(count) if count <= left / size.max(1) => Ok(count),
             _ => Err(format!(
-                "{what}: {count} cannot fit into the {left} bytes that are left of the file; it is damaged, or its download is not complete"
+                "{what}: {count} cannot fit in the remaining {left} bytes of the file; it is damaged, or its download is not complete"
             )),
         }
     }
 
-    /// A string's bytes: their number, then themselves.
+    /// A string's bytes, which follow their number.
     fn raw(&mut self, what: &str) -> Result<&'a [u8], String> {
         let len = self.count(1, what)?;
         let text = self.rest().get(..len).ok_or_else(|| self.ends(what))?;
@@ -114,16 +114,13 @@ impl<'a> Reader<'a> {
     pub(crate) fn name(&mut self, what: &str) -> Result<String, String> {
         let raw = self.raw(what)?;
         if raw.len() > LONGEST_NAME {
-            return Err(format!(
-                "{what} is {} bytes long; {LONGEST_NAME} is the most: is the file damaged?",
-                raw.len()
-            ));
+            return Err(format!("{what} is {} bytes long, more than {LONGEST_NAME}: is the file damaged?", raw.len()));
         }
         let name = std::str::from_utf8(raw);
         Ok(name.map_err(|_| format!("{what} is not UTF-8: {}", raw.escape_ascii()))?.to_string())
     }
 
-    /// An unsigned integer of the type that GGUF numbers `kind`.
+    /// An unsigned integer of the type with GGUF's number `kind`.
     fn unsigned(&mut self, kind: u32, what: &str) -> Result<u64, String> {
         match kind {
             0 => Ok(u64::from(u8::from_le_bytes(self.fixed(what)?))),
@@ -133,7 +130,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A signed integer of the type that GGUF numbers `kind`.
+    /// A signed integer of the type with GGUF's number `kind`.
     fn signed(&mut self, kind: u32, what: &str) -> Result<i64, String> {
         match kind {
             1 => Ok(i64::from(i8::from_le_bytes(self.fixed(what)?))),
@@ -143,7 +140,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A float of the type that GGUF numbers `kind`.
+    /// A float of the type with GGUF's number `kind`.
     fn float(&mut self, kind: u32, what: &str) -> Result<f64, String> {
         match kind {
             6 => Ok(f64::from(f32::from_le_bytes(self.fixed(what)?))),
@@ -156,7 +153,7 @@ impl<'a> Reader<'a> {
         Ok(self.fixed::<1>(what)? != [0])
     }
 
-    /// A value of the type that GGUF numbers `kind`.
+    /// A value of the type with GGUF's number `kind`.
     pub(crate) fn value(&mut self, kind: u32, what: &str) -> Result<Value, String> {
         match kind {
             0 | 2 | 4 | 10 => Ok(Value::Unsigned(self.unsigned(kind, what)?)),
@@ -169,7 +166,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An array: its elements' type, their number, and they; `depth` arrays may yet be nested.
+    /// An array: its elements' type, their number, and the elements; arrays may be nested `depth` levels deeper.
     fn array(&mut self, what: &str, depth: usize) -> Result<Array, String> {
         let kind = self.u32(what)?;
         match kind {
@@ -184,7 +181,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The elements of an array, each read by `read`; their number stands before them.
+    /// The elements of an array, whose number comes first; each is read by `read`.
     fn many<T>(
         &mut self,
         kind: u32,
@@ -200,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The fewest bytes that a value of the type that GGUF numbers `kind` can take.
+/// The fewest bytes that a value of the type with GGUF's number `kind` can take.
 fn least_bytes(kind: u32) -> usize {
     match kind {
         0 | 1 | 7 => 1,
@@ -211,7 +208,7 @@ fn least_bytes(kind: u32) -> usize {
     }
 }
 
-/// The error for a value whose type's number is none of GGUF's.
+/// The error for a value whose type GGUF does not have.
 fn unknown_kind(kind: u32, what: &str) -> String {
-    format!("{what}: its value's type number {kind} is none that GGUF has; is the file damaged?")
+    format!("{what}: GGUF has no type number {kind}; is the file damaged?")
 }

@@ -24,7 +24,7 @@ pub struct GgufSource {
 }
 
 impl GgufSource {
-    /// Opens a file, for texts of at most `context` tokens where that is given.
+    /// Opens a file, for texts of at most `context` tokens if given.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
@@ -43,7 +43,7 @@ impl GgufSource {
 fn spec(parts: &Parts, context: Option<usize>) -> std::result::Result<(&'static Family, Spec), String> {
     let g = parts.head();
     let arch = g.str("general.architecture");
-    let arch = arch.ok_or("the file lacks general.architecture; is it a whole language model? convert it anew")?;
+    let arch = arch.ok_or("the file lacks general.architecture; is it a whole language model? convert it again")?;
     let family = families::by_name(Kind::Gguf, arch)?;
     let vocab = parts.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.0.rows();
     let config = config(parts, family, vocab)?.for_context(context);
@@ -55,7 +55,7 @@ fn spec(parts: &Parts, context: Option<usize>) -> std::result::Result<(&'static 
     Ok((family, spec))
 }
 
-/// Name of the tensor of this role, and which part of it it is.
+/// Name of the stored tensor that holds this role, and which part of it.
 fn find(parts: &Parts, family: &Family, wanted: Wanted) -> Option<(String, Part)> {
     let Wanted { role, layer, .. } = wanted;
     let before = if role.in_layers() { format!("blk.{layer}.") } else { String::new() };

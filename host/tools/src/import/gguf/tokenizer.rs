@@ -1,9 +1,9 @@
 //! Builds a Hugging Face `tokenizer.json` from a GGUF file's metadata, so that a model needs no
 //! other file than its GGUF.
 //!
-//! Three kinds are known: `gpt2`, byte-level BPE whose merges the file lists, `llama`, SentencePiece BPE whose merges
-//! follow from the tokens' scores, and `t5`, SentencePiece unigram. An EOS token is never put after
-//! a text, whatever `tokenizer.ggml.add_eos_token` says: the model is to go on from there.
+//! Three kinds are known: `gpt2` is byte-level BPE, whose merges the file lists; `llama` is SentencePiece BPE, whose
+//! merges follow from the tokens' scores; and `t5` is SentencePiece unigram. An EOS token is never added after a text,
+//! whatever `tokenizer.ggml.add_eos_token` says, because the model continues the text.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -14,25 +14,25 @@ use tokenizers::normalizers::Precompiled;
 use super::Gguf;
 use super::pretokenizers::{Pre, by_name};
 
-/// SentencePiece's sign for a space.
+/// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";
-/// Longer tokens (in bytes) get no merges from their scores: to find them takes time quadratic in
-/// the length, and no real token comes near.
+/// Longer tokens (in bytes) get no merges from their scores: finding these takes time quadratic in the length, and real
+/// tokens are much shorter.
 const LONGEST_MERGED: usize = 512;
-/// Control tokens that end a turn by their text, as llama.cpp has them.
+/// The texts of control tokens that end a turn, as in llama.cpp.
 const TURN_ENDS: [&str; 8] =
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>", "[EOT]", "<end_of_utterance>"];
 
 /// GGUF's number for the type of the token that stands for unknown text.
 const UNKNOWN: i64 = 2;
-/// GGUF's number for tokens with a meaning of their own, such as BOS.
+/// GGUF's number for control tokens, such as BOS.
 const CONTROL: i64 = 3;
-/// GGUF's number for tokens that are looked for in a text before all else.
+/// GGUF's number for tokens that are matched in a text before everything else.
 const USER_DEFINED: i64 = 4;
 /// GGUF's number for tokens that stand for a byte, such as `<0x0A>`.
 const BYTE: i64 = 6;
 
-/// What a chat needs to know beside the tokenizer itself.
+/// What a chat needs beside the tokenizer itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Special {
     /// The token that begins a text.
@@ -45,8 +45,8 @@ pub struct Special {
 
 /// Reads the tokens that begin and end a text, and the chat template.
 ///
-/// Where the file does not say which token ends a turn, control tokens that llama.cpp recognises by
-/// their text to do so count: many files have but the token that ends a document.
+/// If the file does not say which token ends a turn, the control tokens count that llama.cpp recognises by their text,
+/// because many files only name the token that ends a document.
 pub fn special_tokens(gguf: &Gguf) -> Special {
     let named = ["eos", "eot", "eom"].map(|name| token_id(gguf, name));
     let mut ends: Vec<u32> = named.into_iter().flatten().collect();
@@ -100,7 +100,7 @@ struct Parts {
     pre_tokenizer: Value,
     decoder: Value,
     model: Value,
-    /// Whether a BOS token is put first where the file does not say.
+    /// Whether a text begins with a BOS token, if the file does not say.
     add_bos: bool,
 }
 
@@ -141,7 +141,7 @@ impl<'g> Vocab<'g> {
         self.texts.get(usize::try_from(id).ok()?).map(String::as_str)
     }
 
-    /// The id of the token of this text if it may come out of a merge or go into one.
+    /// The id of the token of this text, if it can take part in a merge.
     fn mergeable(&self, text: &str) -> Option<u32> {
         let id = *self.ids.get(text)?;
         let kind = *self.types.get(usize::try_from(id).ok()?)?;
@@ -153,7 +153,7 @@ impl<'g> Vocab<'g> {
         (0..=255u8).all(|byte| self.ids.contains_key(format!("<0x{byte:02X}>").as_str()))
     }
 
-    /// The vocabulary as a JSON object; empty texts are named as llama.cpp names them.
+    /// The vocabulary as a JSON object; empty texts get the names that llama.cpp gives them.
     fn json(&self) -> Value {
         let name = |id: u32, text: &str| match text {
             "" => format!("[EMPTY_{id}]"),
@@ -163,7 +163,7 @@ impl<'g> Vocab<'g> {
     }
 }
 
-/// Checks that a list that has an entry for every token is as long as there are tokens.
+/// Checks that a list has an entry for every token.
 fn check_len(key: &str, len: usize, tokens: usize) -> Result<(), String> {
     if len >= tokens {
         return Ok(());
@@ -190,7 +190,7 @@ fn turn_ends(gguf: &Gguf) -> Vec<u32> {
     let Ok(vocab) = Vocab::read(gguf) else {
         return Vec::new();
     };
-    // where these are, <|end|> but ends one of several messages of a turn
+    // In models with these tokens, <|end|> ends a message, of which a turn has several.
     let goes_on = ["<|return|>", "<|flush|>"].iter().any(|text| vocab.ids.contains_key(text));
     let ends = vocab
         .tokens()
@@ -198,7 +198,7 @@ fn turn_ends(gguf: &Gguf) -> Vec<u32> {
     ends.map(|(id, _, _)| id).collect()
 }
 
-/// The tokens that are looked for in a text before all else.
+/// The tokens that are matched in a text before everything else.
 fn added_tokens(gguf: &Gguf, vocab: &Vocab<'_>) -> Value {
     let unknown = token_id(gguf, "unknown");
     let strips = strips_right(gguf);
@@ -220,14 +220,14 @@ fn added_tokens(gguf: &Gguf, vocab: &Vocab<'_>) -> Value {
     added.collect()
 }
 
-/// Whether the added tokens swallow the white space after them. GGUF files do not say; as in
-/// llama.cpp, those of Phi-3 do, known by the model's name.
+/// Whether added tokens absorb the white space after them. GGUF files do not say; those of Phi-3 do, which, as in
+/// llama.cpp, is recognised by the model's name.
 fn strips_right(gguf: &Gguf) -> bool {
     let name = gguf.str("general.name").unwrap_or_default().to_lowercase();
     name.contains("phi-3") || name.contains("phi3")
 }
 
-/// Puts a BOS token first if the file says so, or says nothing and `default` holds.
+/// Puts a BOS token first, if the file says so or, without a word in the file, if `default` is true.
 fn post_processor(gguf: &Gguf, vocab: &Vocab<'_>, default: bool) -> Result<Value, String> {
     let said = gguf.bool("tokenizer.ggml.add_bos_token");
     if !said.unwrap_or(default) {
@@ -237,7 +237,7 @@ fn post_processor(gguf: &Gguf, vocab: &Vocab<'_>, default: bool) -> Result<Value
     match bos.and_then(|id| Some((id, vocab.text(id)?))) {
         Some((id, text)) => Ok(bos_first(id, text)),
         None if said.is_none() => Ok(Value::Null),
-        None => Err("tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing or no token's"
+        None => Err("tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing, or not a token"
             .to_string()),
     }
 }
@@ -288,12 +288,12 @@ fn byte_level(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     })
 }
 
-/// The step that takes text's bytes for characters, and the decoder that undoes it.
+/// The step that maps bytes to characters, and the decoder that reverses it.
 fn bytes_of_chars() -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false})
 }
 
-/// The cuts of a pre-tokenizer, with the step to bytes after them.
+/// The splits of a pre-tokenizer, followed by the step that maps bytes.
 fn splits(pre: &Pre) -> Value {
     let split =
         |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
@@ -308,7 +308,7 @@ fn listed_merges<'g>(gguf: &'g Gguf, vocab: &Vocab<'_>) -> Result<Vec<(&'g str, 
     lines.iter().map(|line| listed_merge(line, vocab)).collect()
 }
 
-/// The two sides of a merge, which a space parts; it is not the first character, which may be a
+/// The two sides of a merge, which are separated by a space; the first character is not the separator, but may be a
 /// space itself.
 fn listed_merge<'g>(line: &'g str, vocab: &Vocab<'_>) -> Result<(&'g str, &'g str), String> {
     let space = line.char_indices().skip(1).find(|(_, c)| *c == ' ');
@@ -324,7 +324,7 @@ fn listed_merge<'g>(line: &'g str, vocab: &Vocab<'_>) -> Result<(&'g str, &'g st
     Err(format!("the merge \"{}\" does not make one token of two", line.escape_debug()))
 }
 
-/// The parts of a SentencePiece BPE tokenizer, as `LlamaTokenizerFast` has them.
+/// The parts of a SentencePiece BPE tokenizer, as in `LlamaTokenizerFast`.
 fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     let scores = gguf.numbers("tokenizer.ggml.scores");
     let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
@@ -352,7 +352,7 @@ fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
     check_len("tokenizer.ggml.scores", scores.len(), vocab.texts.len())?;
     let prefix = gguf.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    // Tokens with a meaning of their own are no pieces of a text, whatever their scores.
+    // Control tokens are not pieces of a text, whatever their scores.
     let piece = |((_, text, kind), score): ((u32, &str, i64), &f64)| match kind {
         UNKNOWN | CONTROL | BYTE => json!([text, -1e4]),
         _ => json!([text, score]),
@@ -373,8 +373,8 @@ fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
     })
 }
 
-/// What SentencePiece does to a text first: characters are exchanged by its table and spaces that say nothing removed, where
-/// it does so; then its sign stands for every space, and one before the text if `prefix` holds.
+/// SentencePiece's normalization of a text: characters are replaced by its table and redundant spaces removed, if the
+/// file says so. Then its space character replaces every space, and is put before the text if `prefix` is true.
 fn normalizer(gguf: &Gguf, prefix: bool) -> Result<Value, String> {
     let mut steps: Vec<Value> = exchanges(gguf)?.into_iter().collect();
     let replace = |pattern: Value, by: &str| json!({"type": "Replace", "pattern": pattern, "content": by});
@@ -387,26 +387,26 @@ fn normalizer(gguf: &Gguf, prefix: bool) -> Result<Value, String> {
     Ok(json!({"type": "Sequence", "normalizers": steps}))
 }
 
-/// The exchange of characters by a table, if there is one.
+/// The replacement of characters by a table, if the file has one.
 fn exchanges(gguf: &Gguf) -> Result<Option<Value>, String> {
     let key = "tokenizer.ggml.precompiled_charsmap";
     let Some(table) = gguf.numbers(key) else { return Ok(None) };
-    // Bytes, which may be stored with a sign.
+    // The table's bytes, which may be stored as signed numbers.
     let table: Vec<u8> = table.into_iter().map(|n| n as i64 as u8).collect();
     if table.is_empty() {
         return Ok(None);
     }
-    // The library makes room for as long an index as the table says it has.
+    // The library allocates an index of the length that the table gives, so the length is checked first.
     let index = table.first_chunk().map_or(usize::MAX, |b| u32::from_le_bytes(*b) as usize);
     if index > table.len() {
         return Err(format!("{key} has an index of {index} bytes in {}; is the file damaged?", table.len()));
     }
-    let damaged = |e: String| format!("{key} is no table of SentencePiece: {e}; is the file damaged?");
+    let damaged = |e: String| format!("{key} is not a table of SentencePiece: {e}; is the file damaged?");
     let table = Precompiled::from(&table).map_err(|e| damaged(e.to_string()))?;
     serde_json::to_value(table).map(Some).map_err(|e| damaged(e.to_string()))
 }
 
-/// Undoes what [`normalizer`] does to spaces, and joins the bytes of characters that are no tokens.
+/// Reverses what [`normalizer`] does to spaces, and joins bytes of characters that have no token.
 fn signs_to_spaces(prefix: bool) -> Value {
     let mut steps = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
@@ -419,7 +419,7 @@ fn signs_to_spaces(prefix: bool) -> Value {
     json!({"type": "Sequence", "decoders": steps})
 }
 
-/// A way to make a token out of two.
+/// A way to merge two tokens into one.
 struct Merge<'g> {
     score: f64,
     left: &'g str,
@@ -435,8 +435,8 @@ impl Merge<'_> {
     }
 }
 
-/// The merges that follow from the tokens' scores, as `transformers` derives them: every token
-/// can be made of any two that it is put together from, and those of higher scores come first.
+/// The merges that follow from the tokens' scores, as `transformers` derives them: a token can be made of any two
+/// tokens whose texts join to its text, and tokens of higher scores come first.
 fn scored_merges<'g>(vocab: &Vocab<'g>, scores: &[f64]) -> Vec<(&'g str, &'g str)> {
     let mut merges = Vec::new();
     for ((_, text, _), score) in vocab.tokens().zip(scores) {
@@ -448,7 +448,7 @@ fn scored_merges<'g>(vocab: &Vocab<'g>, scores: &[f64]) -> Vec<(&'g str, &'g str
     merges.into_iter().map(|merge| (merge.left, merge.right)).collect()
 }
 
-/// All ways to make this token out of two, by the ids of those.
+/// All ways to merge two tokens into this one, by their ids.
 fn merges_into<'g>(vocab: &Vocab<'g>, text: &'g str, score: f64) -> Vec<Merge<'g>> {
     let chars = text.chars().count();
     let cuts = text.char_indices().enumerate().skip(1);

@@ -1,8 +1,8 @@
-//! The types of a GGUF's tensors: one table, whose rows say what a block of each type holds and which format of ours
-//! holds the same numbers.
+//! The types of GGUF tensors: one table, whose rows say what a block of each type holds and which of our formats holds
+//! the same numbers.
 //!
-//! A block of a file becomes blocks of 32 weights without choosing new codes ([`TensorType::block`]): bits move, numbers
-//! stay. (ggml: `block_*` in ggml-common.h, `dequantize_row_*` in ggml-quants.c.)
+//! A block of a file becomes blocks of 32 weights without choosing new codes ([`GgmlType::block`]): bits move, and the
+//! numbers stay the same. (ggml: `block_*` in ggml-common.h, `dequantize_row_*` in ggml-quants.c.)
 
 use shadowllm_core::Format;
 use shadowllm_core::format::BLOCK;
@@ -22,24 +22,24 @@ struct Row {
     bytes: usize,
     /// The format that holds its numbers exactly.
     format: Option<Format>,
-    /// Blocks of that format out of one of ggml's.
+    /// How blocks of that format are made from one of ggml's.
     take: Take,
 }
 
 /// How a block of the format is made.
 #[derive(Clone, Copy)]
 enum Take {
-    /// It is the same bytes, or for a type of single numbers the bytes of 32.
+    /// The same bytes; for a type of single numbers, the bytes of 32 of them.
     Same,
-    /// Out of ggml's block, its 32 weights number `part`.
+    /// From ggml's block: its 32 weights number `part`.
     Parts(fn(&[u8], usize) -> Block),
-    /// Not at all: floats out of ggml's block, its 32 weights number `part`.
+    /// No format holds them: floats from ggml's block, its 32 weights number `part`.
     Floats(fn(&[u8], usize) -> [f32; BLOCK]),
 }
 
 macro_rules! types {
     ($($(#[$doc:meta])* $kind:ident = $id:literal, $name:literal, $len:literal, $bytes:literal, $format:expr, $take:expr;)*) => {
-        /// A tensor's element type, of those that can be read.
+        /// The element types of tensors that can be read.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum GgmlType { $($(#[$doc])* $kind),* }
 
@@ -49,7 +49,8 @@ macro_rules! types {
     };
 }
 
-// ggml's number and name, weights and bytes of a block, the format that holds the same numbers, how it is made.
+// ggml's number and name, weights and bytes of a block, the format that holds the same numbers, how its blocks are
+// made.
 types! {
     /// 32-bit floats.
     F32 = 0, "F32", 1, 4, Some(Format::F32), Take::Same;
@@ -108,7 +109,7 @@ const UNSUPPORTED: [(u32, &str); 19] = [
     (42, "Q2_0"),
 ];
 
-/// Why a tensor of a type that ggml numbers `id` cannot be read.
+/// The message for a tensor of a type with ggml's number `id`, which cannot be read.
 pub(super) fn unsupported(name: &str, id: u32) -> String {
     let known = UNSUPPORTED.iter().find(|row| row.0 == id);
     let kind = known.map_or_else(|| format!("number {id}"), |row| row.1.to_string());
@@ -126,7 +127,7 @@ impl GgmlType {
         &ROWS[self as usize]
     }
 
-    /// The type that ggml numbers `id`, if it can be read.
+    /// The type with ggml's number `id`, if it can be read.
     pub fn from_id(id: u32) -> Option<GgmlType> {
         ROWS.iter().find(|row| row.id == id).map(|row| row.kind)
     }
@@ -156,17 +157,17 @@ impl GgmlType {
         n / self.block_len() * self.block_bytes()
     }
 
-    /// The format that holds its numbers exactly, if there is one.
+    /// The format that holds its numbers exactly, if any.
     pub fn format(self) -> Option<Format> {
         self.row().format
     }
 
-    /// Whether its numbers were rounded by blocks.
+    /// Whether its numbers are quantized in blocks.
     pub fn is_quantized(self) -> bool {
         self.block_len() > 1
     }
 
-    /// Block `index` (of 32 weights) of a row of whole blocks, in [`GgmlType::format`]; none where there is no such
+    /// Block `index` (of 32 weights) of a row of whole blocks, in [`GgmlType::format`]; `None` if there is no such
     /// block, or no format that holds it.
     pub fn block(self, row: &[u8], index: usize) -> Option<Block> {
         let r = self.row();
@@ -191,7 +192,7 @@ impl GgmlType {
     /// The weights of a row of whole blocks as 32-bit floats, bit for bit as ggml's reference computes them.
     ///
     /// # Errors
-    /// When the bytes are not whole blocks of as many weights as `out` has room for.
+    /// When the bytes are not exactly the blocks of the weights that fit in `out`.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
         let (r, n) = (self.row(), out.len());
         if !n.is_multiple_of(r.len) || bytes.len() != n / r.len * r.bytes {
@@ -236,24 +237,24 @@ impl fmt::Display for GgmlType {
     }
 }
 
-/// ggml's block that holds the 32 weights number `index` of a row, and which of its parts they are.
+/// The ggml block that holds the 32 weights number `index` of a row, and their part of it.
 fn part_of<'a>(r: &Row, row: &'a [u8], index: usize) -> Option<(&'a [u8], usize)> {
     let parts = r.len / BLOCK;
     let at = index / parts * r.bytes;
     Some((row.get(at..at + r.bytes)?, index % parts))
 }
 
-/// Nibble `k` of 16 bytes, which hold 16 in their lower and 16 in their upper halves.
+/// Nibble `k` of 16 bytes, whose lower halves are nibbles 0..16 and whose upper halves are 16..32.
 fn nibble(packed: &[u8], k: usize) -> u32 {
     u32::from(packed[k % 16] >> (k / 16 * 4) & 15)
 }
 
-/// Scale, fifth bits, nibbles.
+/// A block is: scale, fifth bits, nibbles.
 fn q5_0(b: &[u8], _: usize) -> Block {
     from_parts(Format::Q5_0, &b[..2], |k| nibble(&b[6..], k) | fifth(&b[2..6], k))
 }
 
-/// Scale, minimum, fifth bits, nibbles.
+/// A block is: scale, minimum, fifth bits, nibbles.
 fn q5_1(b: &[u8], _: usize) -> Block {
     from_parts(Format::Q5_1, &b[..4], |k| nibble(&b[8..], k) | fifth(&b[4..8], k))
 }
@@ -274,7 +275,7 @@ fn scale_and_minimum(packed: &[u8], j: usize) -> [u8; 2] {
     }
 }
 
-/// Scale, minimum, scales and minima of the eight parts, nibbles; every 32 bytes hold two parts.
+/// A block is: scale, minimum, scales and minima of the eight parts, nibbles; every 32 bytes hold two parts.
 fn q4_k(b: &[u8], part: usize) -> Block {
     let [scale, minimum] = scale_and_minimum(&b[4..16], part);
     let packed = &b[16 + part / 2 * 32..];
@@ -290,8 +291,8 @@ fn q5_k(b: &[u8], part: usize) -> Block {
     })
 }
 
-/// Lower nibbles, upper two bits, 16 scales, scale. Each half of 128 weights has four parts, which share its 64 bytes of
-/// nibbles and 32 bytes of upper bits.
+/// A block is: lower nibbles, upper two bits, 16 scales, scale. Each half of 128 weights has four parts, which share
+/// its 64 bytes of nibbles and 32 bytes of upper bits.
 fn q6_k(b: &[u8], part: usize) -> Block {
     let (half, within) = (part / 4, part % 4);
     let (low, high) = (&b[half * 64 + within % 2 * 32..], &b[128 + half * 32..]);
@@ -301,7 +302,8 @@ fn q6_k(b: &[u8], part: usize) -> Block {
     })
 }
 
-/// Upper bits (bit `p` of each for part `p`), lower two bits of the parts of each half, 16 scales of six bits, scale.
+/// A block is: upper bits (bit `p` of each byte belongs to part `p`), lower two bits of the parts of each half, 16
+/// scales of six bits, scale.
 fn q3_k(b: &[u8], part: usize) -> Block {
     let (upper, low, packed) = (&b[..32], &b[32 + part / 4 * 32..], &b[96..108]);
     let scale = |i: usize| {
@@ -309,20 +311,20 @@ fn q3_k(b: &[u8], part: usize) -> Block {
         let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
         (low | high << 4).wrapping_sub(32)
     };
-    // A code is -4 to 3, which Q6_K stores more 32.
+    // A code is -4 to 3; Q6_K stores codes plus 32.
     from_parts(Format::Q6K, &[b[108], b[109], scale(2 * part), scale(2 * part + 1)], |k| {
         28 + (u32::from(low[k] >> (part % 4 * 2) & 3) | u32::from(upper[k] >> part & 1) << 2)
     })
 }
 
-/// Scale, scales of eight parts (upper two bits, lower four), nibbles.
+/// A block is: scale, scales of eight parts (upper two bits, lower four), nibbles.
 fn iq4_xs(b: &[u8], part: usize) -> Block {
     let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * part) & 3;
     let scale = b[4 + part / 2] >> (part % 2 * 4) & 15 | (high as u8) << 4;
     from_parts(Format::Iq4Xs, &[b[0], b[1], scale], |k| nibble(&b[8 + part * 16..], k))
 }
 
-/// Scales and minima of 4 bits, 2-bit codes of the parts of each half, scale, minimum.
+/// A block is: scales and minima of 4 bits, 2-bit codes of the parts of each half, scale, minimum.
 fn q2_k(b: &[u8], part: usize) -> [f32; BLOCK] {
     let half = |i: usize| half::f16::from_le_bytes([b[i], b[i + 1]]).to_f32();
     let (scales, codes) = (&b[2 * part..], &b[16 + part / 4 * 32..]);
