@@ -1,5 +1,5 @@
-//! The matrix kernels, one row for each shape, format and instruction set: `gemv/q4_0/avx512`, where lines are skipped
-//! also for each density: `rows8/0.3/q4_0/avx512`.
+//! The matrix kernels, one row for each shape, format and instruction set: `gemv/q4_0/avx512`, and for shapes that skip
+//! lines also for each density: `rows8/0.3/q4_0/avx512`.
 //!
 //! One thread. The weights of each call come from a random page of a region much larger than the caches, on
 //! pages of 4 KiB as those of a mapped image: a decode never finds its weights in the cache either.
@@ -19,9 +19,9 @@ use std::time::Duration;
 /// Inputs and outputs of the matrix: the hidden width of a model of 1.1 billion weights.
 const WIDTH: usize = 2048;
 const PANELS: usize = WIDTH / TILE_ROWS;
-/// Tokens at most.
+/// The most tokens.
 const TOKENS: usize = 128;
-/// Panels that fit into the second cache.
+/// Panels that fit in the second-level cache.
 const CACHED: usize = 4;
 const REGION: usize = 256 << 20;
 const PAGE: usize = 4096;
@@ -38,12 +38,11 @@ impl Random {
     }
 }
 
-/// Bytes that are sound weights in every format, wherever a tile begins: each 16-bit word is a normal f16
-/// (magnitude 2^-4 to 2^-3), each 32-bit word a normal f32, and the codes of an integer format may be
-/// anything.
+/// Bytes that are valid weights in every format, wherever a tile begins: each 16-bit word is a normal f16 (magnitude
+/// 2^-4 to 2^-3), each 32-bit word a normal f32, and the codes of an integer format may be anything.
 fn weights() -> MmapMut {
     let mut region = MmapMut::map_anon(REGION).expect("256 MiB of memory");
-    // Fails where the kernel knows no huge pages, which is as well.
+    // This fails if the kernel does not have huge pages, which does not matter.
     #[cfg(target_os = "linux")]
     let _ = region.advise(memmap2::Advice::NoHugePage);
     let mut random = Random(1);
@@ -86,7 +85,7 @@ fn geometry(format: Format, order: Order) -> Geometry {
     g
 }
 
-/// What all rows share.
+/// The data that all rows share.
 struct Bench {
     weights: MmapMut,
     inputs: Inputs,
@@ -116,7 +115,7 @@ impl Bench {
             b.iter(|| {
                 let m = self.matrix(g, &mut random);
                 for (panel, out) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
-                    // The panels lie one after the other, and are read in this order.
+                    // The panels are read in the order in which they are stored.
                     let ahead = panel + m.prefetch_runs();
                     let prefetch = [m.unit_start(ahead), m.unit_start(ahead + 1)];
                     row.kernels.gemm_ahead(&m, panel, prefetch, &self.inputs.view(), 0..1, out, TILE_ROWS);
@@ -164,7 +163,8 @@ impl Bench {
         });
     }
 
-    /// One token, the same few panels again and again: from the second cache, so what a kernel itself can do.
+    /// One token, the same few panels again and again: these come from the second-level cache, which shows the speed of
+    /// the kernel itself.
     fn cached(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row) {
         let (g, mut y) = (geometry(row.format, Order::Rows), [0.0; TILE_ROWS]);
         let m = Matrix::new(g, &self.weights).expect("a matrix inside the region");

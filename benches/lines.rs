@@ -1,4 +1,5 @@
-//! The kernels that skip: matrices whose single outputs or inputs are lines, a share of them chosen anew for every call.
+//! The kernels that skip: matrices whose lines are single outputs or inputs, of which every call reads another random
+//! share.
 
 use super::{BLOCK, Bench, PANELS, Random, Row, TILE_ROWS, WIDTH};
 use criterion::measurement::WallTime;
@@ -8,13 +9,14 @@ use shadowllm_core::format::{Geometry, Order};
 use shadowllm_core::kernels::Outputs;
 use std::hint::black_box;
 
-/// One format of each arithmetic: tables differ in their numbers only.
+/// One format of each arithmetic; other formats differ only in their tables.
 const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
 
 /// Shares of the lines that are read.
 const DENSITIES: [f64; 5] = [1.0, 0.75, 0.5, 0.3, 0.1];
 
-/// A matrix of lines. Groups of outputs or of inputs lie as in a bundle of neurons, with two others' between them.
+/// A matrix of lines, in which groups of outputs or of inputs are stored as in bundles of neurons, with the groups of
+/// two other matrices between them.
 fn geometry(format: Format, order: Order, group: usize) -> Geometry {
     let (k_blocks, bytes) = (WIDTH / BLOCK, WIDTH / BLOCK * format.block_bytes());
     let by_input = order == Order::Inputs;
@@ -29,14 +31,14 @@ fn geometry(format: Format, order: Order, group: usize) -> Geometry {
     }
 }
 
-/// Lines of whole groups, in order, each group with the same chance.
+/// Lines of whole groups, in order; each group is chosen with the same probability.
 fn chosen(group: usize, density: f64, random: &mut Random) -> Vec<u32> {
     let groups = (0..(WIDTH / group) as u32).filter(|_| (random.next() >> 11) as f64 / ((1u64 << 53) as f64) < density);
     groups.flat_map(|g| g * group as u32..(g + 1) * group as u32).collect()
 }
 
 impl Bench {
-    /// Sixteen chosen outputs at a time, as the neurons of one token: bytes of their lines a second.
+    /// Sixteen chosen outputs at a time, as for the neurons of one token: bytes of their lines a second.
     fn rows(&self, b: &mut BenchmarkGroup<WallTime>, name: &str, row: Row, group: usize, density: f64) {
         let (g, mut random) = (geometry(row.format, Order::RowLines, group), Random(3));
         let lists: Vec<_> = (0..64).map(|_| chosen(group, density, &mut random)).collect();

@@ -1,4 +1,4 @@
-//! Decoding allocates nothing: not the core (it cannot), not the host's loop around it.
+//! Decoding allocates nothing: neither the core (which cannot) nor the host's loop around it.
 
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::{Format, KvFormat, SessionOptions};
@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 struct Counting;
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is passed on to the system's allocator, whose guarantees hold.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller's.
+        // SAFETY: the caller meets the requirements of this method, which are those of the system's allocator.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as the caller's.
+        // SAFETY: the caller meets the requirements of this method, which are those of the system's allocator.
         unsafe { System.dealloc(p, layout) }
     }
 }
@@ -39,7 +39,7 @@ fn nothing_is_allocated_per_token() {
         let mut memory = model.memory(&options).unwrap();
         let mut session = model.session(options, &mut memory).unwrap();
         let pool = Pool::new(2).unwrap();
-        // A thread that starts late allocates its own things late.
+        // Threads allocate when they start, so all must have started.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let options = SamplerOptions { repetition_penalty: 1.1, ..SamplerOptions::default() };
         let mut sampler = Sampler::new(options).unwrap();

@@ -1,6 +1,6 @@
-//! What a person can get wrong on the command line: every case ends with the exit code that `--help`
-//! promises and a sentence that names the file, the thing and the way out; nothing that looks like a result,
-//! no panic, no half-written or temporary file, no earlier output touched (see `Place::fails`).
+//! Mistakes on the command line. Every case ends with the exit code that `--help` documents and a sentence that names
+//! the file, the mistake and the way out. Nothing looks like a result, nothing panics, no unfinished or temporary file
+//! is left, and no earlier output changes (see `Place::fails`).
 
 // Shells, file modes, sockets and signals.
 #![cfg(unix)]
@@ -61,7 +61,7 @@ fn edit(place: &Place, file: &str, change: impl FnOnce(&mut Value)) {
     place.write(file, value.to_string());
 }
 
-/// Makes the checksum of an image's header right again.
+/// Corrects the checksum of an image's header.
 fn resign(bytes: &mut [u8]) {
     let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     bytes[24..28].fill(0);

@@ -1,5 +1,5 @@
-//! Calibration, end to end: what it is worth on text that it has not seen, interruptions, predictors that are moved
-//! between images, and what a person can get wrong.
+//! Calibration, end to end: its effect on new text, interruptions, predictors that are moved between images, and
+//! mistakes of users.
 
 // Signals.
 #![cfg(unix)]
@@ -21,7 +21,7 @@ use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::program::Place;
 use shadowllm_tests::vectors;
 
-/// Calibrates the small model in a moment; what to write follows.
+/// Calibrates the small model quickly; the output options must be added.
 const QUICK: &str = "calibrate model.sllm --text text.txt --tokens 624 --window 24 --budget-windows 1 -t 2";
 
 /// A small Llama-like model with the tokenizer of the one that ships with the program.

@@ -133,7 +133,7 @@ fn scaled(folder: &mut Folder, name: &str, columns: Range<usize>, factor: f32) {
     }
 }
 
-/// Slope of the engine's loss as what these columns take in is scaled: a mask's derivative at 1.
+/// Slope of the engine's loss when these columns are scaled: the derivative with respect to a mask at 1.
 fn slope(folder: impl Fn() -> Folder, name: &str, columns: &Range<usize>, temp: &Path, ids: &[u32]) -> f32 {
     const STEP: f32 = 0.02;
     let at = |factor| {
@@ -251,7 +251,7 @@ fn windows_come_once_each_and_an_error_ends_the_work() {
     }
 }
 
-/// The same once more where candle has no pool of its own, so that workers are threads.
+/// The same without candle's own pool, so that workers are threads.
 #[test]
 fn windows_come_once_each_from_several_threads() {
     let mut this = std::process::Command::new(std::env::current_exe().unwrap());
@@ -277,7 +277,8 @@ fn bad_windows_are_refused_in_words() {
     }
 }
 
-/// What the engine is seen to compute is what the copy computes, in every field but the gradients, which the engine has not.
+/// The engine's own traces equal those of the differentiable copy in every field except the gradients, which the engine
+/// does not have.
 #[test]
 fn the_engines_own_traces_are_the_copys() {
     let temp = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use shadowllm_tools::import;
 use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::path::{Path, PathBuf};
 
-/// Families that cannot be read or run, with what is said of them. A family leaves the list when it runs.
+/// Families that cannot be read or run, with the error message. A family leaves the list when it runs.
 const REFUSED: &[(&str, &str)] = &[
     ("lfm2", "model_type lfm2 is not supported: it needs short convolutions (supported are llama, "),
     ("qwen3_5", "model_type qwen3_5_text is not supported: it needs gated DeltaNet layers (supported are llama, "),
@@ -33,7 +33,7 @@ fn folders() -> Vec<(String, PathBuf)> {
     all
 }
 
-/// Packs to `image` and opens it; the error as a person reads it.
+/// Packs to `image` and opens it; the error is the message that users see.
 fn packed(folder: &Path, image: &Path) -> Result<(), String> {
     let source = import::open(folder).map_err(|e| e.to_string())?;
     pack(&*source, F32, Arrangement::DENSE, image, &mut |_, _| {}).map_err(|e| e.to_string())?;
@@ -122,7 +122,7 @@ fn gguf_twins_are_the_same_models() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What the folders say and GGUF does not, for llama.cpp knows it from the architecture, with its value there.
+/// Values that folders have and GGUF does not, because llama.cpp knows them from the architecture.
 const UNSAID: &[(&str, &str, &str)] = &[
     ("gemma2", "query_pre_attn_scalar", "32"),
     ("gemma3", "query_pre_attn_scalar", "32"),
@@ -154,10 +154,10 @@ fn gguf_twins_have_what_their_architecture_says() {
         changed(name, key, value, &folder);
         let arch = twins::TWINS.iter().find(|t| t.0 == *name).unwrap().1;
         std::fs::write(&file, twins::twin(&folder, arch)).unwrap();
-        // Scales are computed from other numbers.
+        // The scales are computed from other numbers, so bits may differ.
         assert!(max_difference(&of(&folder), &of(&file)) < 1e-5, "{name}");
     }
-    // Five layers by name; the tensors of the last two are missing, which do not matter here.
+    // The metadata says five layers; the tensors of the last two are missing, which does not matter here.
     let five = twins::changed_twin(&folder, "smollm3", |entries| {
         let key = "smollm3.block_count";
         entries.retain(|e| !e.windows(key.len()).any(|w| w == key.as_bytes()));

@@ -24,7 +24,7 @@ fn logits_and_loss_are_pytorchs_everywhere() {
             let mut execs: Vec<(&str, &dyn Executor)> = vec![("serial", &Serial)];
             execs.extend(["1", "2", "3"].into_iter().zip(pools.iter().map(|p| p as &dyn Executor)));
             for (threads, exec) in execs {
-                // 7 is odd and no power of two; 48 is all at once.
+                // 7 is odd and not a power of two; 48 is the whole text.
                 for reading in [Reading::Prefill(48), Reading::Prefill(7), Reading::Decode] {
                     let got = logits(&model, exec, &ids, KvFormat::F32, reading);
                     let case = format!("{family}, {isa:?}, {threads} threads, {reading:?}");

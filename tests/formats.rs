@@ -11,7 +11,7 @@ use shadowllm_tests::{Reading, logits, on_every_isa, pack_to, same_bits};
 
 const SHAPE: Shape = Shape { d: 64, ffn: 96, heads: [4, 2, 32], vocab: 96, layers: 2 };
 
-/// The folder's tensors with every matrix replaced by what the image holds.
+/// The folder's tensors, with every matrix replaced by the weights in the image.
 fn read_back(folder: &Folder, model: &LoadedModel) -> Tensors {
     let mut tensors = folder.tensors.clone();
     let names = [
@@ -48,7 +48,7 @@ fn the_kernels_compute_what_the_packed_weights_say() {
     folder.write(temp.path(), safetensors::Dtype::F32, 1);
     let ids: Vec<u32> = (0..40).map(|i| i * 29 % 96).collect();
     let pool = Pool::new(2).unwrap();
-    // Those that nothing can be rounded to are taken over from GGUF files (gguf/carry_over.rs).
+    // Formats without an encoder are tested with GGUF files (gguf/carry_over.rs).
     for format in Format::ALL.into_iter().filter(|f| f.has_encoder()) {
         let image = temp.path().join(format!("{}.sllm", format.name()));
         pack_to(temp.path(), format, &image);
@@ -60,8 +60,7 @@ fn the_kernels_compute_what_the_packed_weights_say() {
                 let case = format!("{}, {isa:?}, {reading:?}", format.name());
                 let error: f64 = got.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
                 let power: f64 = expected.iter().map(|x| x * x).sum();
-                // Inputs rounded to 8 bits by block: about 1/250 of each input, independent, and a dozen
-                // roundings one after the other.
+                // Inputs are rounded to 8 bits by block, by about 1/250 each, independently, a dozen times in sequence.
                 let limit = if format.takes_int8() { 0.03 } else { 1e-5 };
                 assert!((error / power).sqrt() < limit, "{case}: relative error {}", (error / power).sqrt());
                 assert!(same_bits(&got, first.get_or_insert_with(|| got.clone())), "{case}: other bits");

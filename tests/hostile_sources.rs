@@ -23,17 +23,17 @@ struct Measuring;
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is passed on to the system's allocator, whose guarantees hold.
 unsafe impl GlobalAlloc for Measuring {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: as the caller's.
+        // SAFETY: the caller meets the requirements of this method, which are those of the system's allocator.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller's.
+        // SAFETY: the caller meets the requirements of this method, which are those of the system's allocator.
         unsafe { System.dealloc(p, layout) }
     }
 }
@@ -41,12 +41,12 @@ unsafe impl GlobalAlloc for Measuring {
 #[global_allocator]
 static ALLOCATOR: Measuring = Measuring;
 
-/// Twice the file in f32 beside its longest lists, and the description of 4096 layers.
+/// Room for twice the file in f32, its longest lists, and the description of 4096 layers.
 const ROOM: usize = 32 << 20;
 
 /// Reads and packs a source, whatever it is; `len` is its length in bytes.
 fn survives(source: &Path, image: &Path, len: usize) {
-    // What is measured is all threads': one at a time.
+    // Memory is measured over all threads, so only one source is read at a time.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = NOW.load(Ordering::Relaxed);
@@ -54,7 +54,7 @@ fn survives(source: &Path, image: &Path, len: usize) {
     let formats = Formats::all(Format::F32);
     let packed = import::open(source).and_then(|s| pack(&*s, formats, Arrangement::DENSE, image, &mut |_, _| {}));
     match packed {
-        // Refused or not: what the engine thinks of it is another test's question.
+        // Whether the engine accepts the image is tested elsewhere; here it must only not panic.
         Ok(_) => drop(LoadedModel::open(image, None)),
         Err(error) => {
             let text = error.to_string();
@@ -65,7 +65,7 @@ fn survives(source: &Path, image: &Path, len: usize) {
     assert!(most < 8 * len + ROOM, "{most} bytes for {} of {len}", source.display());
 }
 
-/// Families whose configurations have most keys between them.
+/// Families whose configurations together have most of the keys.
 const FAMILIES: [(&str, &str); 6] = [
     ("arcee-yarn", "arcee"),
     ("gemma3", "gemma3"),
@@ -101,7 +101,7 @@ fn every_value_of_a_gguf_header() {
             let key = |e: &Vec<u8>| String::from_utf8(e[8..8 + usize::from(e[0])].to_vec()).unwrap();
             keys = entries.iter().map(key).collect();
         });
-        // Keys that the file lacks, too.
+        // Also keys that the file lacks.
         for more in
             ["attention.sliding_window_pattern", "rope.scaling.type", "rope.freq_base_swa", "attention.key_length"]
         {
@@ -173,7 +173,8 @@ fn with_a_tokenizer() -> GgufFile {
     file
 }
 
-/// Places and widths of all numbers in a GGUF's header: of values too, but of no long array more than the first ones.
+/// Places and widths of all numbers in a GGUF header, including those of values, but only the first ones of long
+/// arrays.
 struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -234,7 +235,7 @@ impl Fields<'_> {
     }
 }
 
-/// Every number of a header, from the magic to the last tensor's offset, in turn another one.
+/// Replaces every number of a header, from the magic number to the last tensor's offset, one at a time.
 #[test]
 fn every_number_of_a_gguf_header() {
     let temp = tempfile::tempdir().unwrap();

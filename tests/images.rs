@@ -1,4 +1,4 @@
-//! Images that are cut off, flipped, of another version or hostile: an error each, never a panic.
+//! Images that are cut off, have flipped bits, are of another version, or are hostile: each is an error, never a panic.
 
 use shadowllm_core::image::{HEADER_LEN, SECTION_LEN, SectionKind, VERSION, crc32};
 use shadowllm_core::{Error, Format, Image, Model, Serial, Session, SessionOptions};
@@ -28,7 +28,7 @@ fn super_blocks(arrangement: Arrangement) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Header bytes with the checksum made right again.
+/// Corrects the checksum of the header.
 fn resign(bytes: &mut [u8]) {
     let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     bytes[24..28].fill(0);
@@ -101,8 +101,8 @@ fn a_misaligned_image_says_so() {
     assert_eq!(Image::parse(&shifted[at..at + bytes.len()]).err(), Some(Error::Misaligned(4)));
 }
 
-/// Somebody who can compute a checksum: any header may come. It is refused, or it runs without touching
-/// anything outside (addresses are checked by slices; a debug build also checks arithmetic).
+/// An attacker can compute checksums, so any header is possible. It is refused, or it runs without accessing memory
+/// outside (addresses are checked by slices; a debug build also checks arithmetic).
 #[test]
 fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
     let mut random = Random(11);
@@ -129,7 +129,7 @@ fn hostile_headers_with_good_checksums_are_refused_or_harmless() {
             }
             let mut memory = vec![std::mem::MaybeUninit::uninit(); size.size()];
             let mut session = Session::new(model, options, &mut memory).unwrap();
-            // Ids may be out of range of a changed vocabulary: an error is fine.
+            // Ids may be out of range of a changed vocabulary, so errors are allowed.
             let _ = session.prefill(&Serial, &ids[..5]);
             let _ = session.decode(&Serial, ids[0]);
         }

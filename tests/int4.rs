@@ -1,5 +1,5 @@
-//! Hugging Face folders with weights of 4 bits: the logits of what the packers' own code unpacks (`vectors/int4/make.py`),
-//! their codes taken over, and what is not supported refused with the way out.
+//! Hugging Face folders with 4-bit weights: logits equal those of weights unpacked by the packers' own code
+//! (`vectors/int4/make.py`), codes are kept, and unsupported models are refused with a way out.
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use shadowllm_tools::import;
 use shadowllm_tools::pack::{Arrangement, Formats, Kept, Packed, pack};
 use std::path::Path;
 
-/// Folders with what their maps are called, the formats that they become, and what is kept of them.
+/// Folders, the names of their maps, the formats that they become, and how much of them is kept.
 const FOLDERS: &[(&str, &str, Format, Kept)] = &[
     ("gptq", "GPTQ", Format::Q4_0, Kept::All),
     ("gptq-zeros", "GPTQ", Format::Q4_1, Kept::Codes),
@@ -43,18 +43,18 @@ fn logits_are_those_of_the_packers_code() {
         let (own, rounded) = packed(&folder, Formats::OWN, &ids).unwrap();
         let maps = own.became.iter().find(|b| b.from == *called).unwrap();
         assert_eq!((maps.to, maps.kept, maps.rounded_again), (*format, *kept, false), "{name}");
-        // Inputs are rounded to 8 bits, which random weights make much of.
+        // Inputs are rounded to 8 bits, which random weights amplify.
         let power = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>();
         let off = power(&mut rounded.iter().zip(&wanted).map(|(a, b)| a - b)) / power(&mut wanted.iter().copied());
         println!("{name}: {difference} in f32, {off} of the power as it is");
         assert!(off < 0.05, "{name}: {off}");
-        // A fourth of a bit a weight for scales of every 32, and heads of 16 are padded to blocks.
+        // Scales of every 32 weights take a quarter of a bit per weight more, and heads of 16 are padded to blocks.
         let [ours, theirs] = own.per_token;
         assert!(ours * 100 <= theirs * 130, "{name}: {ours} bytes for {theirs}");
     }
 }
 
-/// Every weight of the blocks that are taken over is the folder's, or within the rounding of its offset.
+/// Every weight of the kept blocks equals the folder's, or is within the rounding of its offset.
 #[test]
 fn blocks_hold_the_weights() {
     for (name, _, format, kept) in FOLDERS {
@@ -185,14 +185,14 @@ fn other_ways_to_say_the_same() {
     let folder = temp.path().join("model");
     let ids: Vec<u32> = (3..20).collect();
     let plain = packed(&vectors("int4/gptq"), Formats::OWN, &ids).unwrap().1;
-    // The newer format of GPTQ has zeros as they are.
+    // The newer format of GPTQ stores zeros unchanged.
     let newer = |c: &mut Value| c["quantization_config"]["checkpoint_format"] = "gptq_v2".into();
     let zeros = |name: &str, shape, data: &[u8]| {
         Some((shape, if name.ends_with("qzeros") { vec![0x88; data.len()] } else { data.to_vec() }))
     };
     changed("gptq", &folder, newer, zeros);
     assert_eq!(packed(&folder, Formats::OWN, &ids).unwrap().1, plain);
-    // One group for each row: the first group's scales for all.
+    // One group for each row: the scales of the first group are used for all.
     let first = |name: &str, shape: Vec<usize>, data: &[u8]| match name {
         _ if name.ends_with("g_idx") => Some((shape, vec![0; data.len()])),
         _ if name.ends_with("scales") || name.ends_with("qzeros") => {

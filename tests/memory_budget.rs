@@ -1,5 +1,5 @@
-//! Models larger than the memory they may have: the same numbers, and no more of the file in memory than allowed.
-// Emulated, a model of this size takes many minutes; what is tested is the system, not the processor.
+//! Models larger than their memory budget: the same numbers, and no more of the file in memory than the budget.
+// Under emulation a model of this size takes many minutes, and the test depends on the system, not on the processor.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -62,7 +62,7 @@ fn the_same_numbers_within_a_budget() {
                 let mut most = 0;
                 let found = read(&model, &pool, dial, || most = most.max(resident(&model)));
                 assert!(same_bits(&found, &expected), "{layout}, {dial:?}");
-                // Where little is read, some file systems bring in neighbours as well.
+                // If little is read, some file systems also load neighbouring pages.
                 let bounded = most <= BUDGET || dial.policy != Policy::Off;
                 assert!(bounded, "{layout}, {dial:?}: {most} bytes in memory");
                 assert!(most > BUDGET / 4, "{layout}, {dial:?}: only {most} bytes are kept");

@@ -1,4 +1,4 @@
-//! The page about a calibrated model: whole, well-formed, in need of nothing from elsewhere, whatever the numbers.
+//! The page about a calibrated model: complete, well-formed and self-contained, whatever the numbers.
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
@@ -65,7 +65,7 @@ fn made_up(rows: Vec<Outcome>, quality: Option<Quality>) -> Report {
     }
 }
 
-/// The page, which must be whole and well-formed, need nothing, and print no number that is none.
+/// The page, which must be complete, well-formed and self-contained, and must not show NaN or infinities.
 fn page(report: &Report) -> String {
     let page = report.html().unwrap();
     let mut reader = Reader::from_str(&page);
@@ -110,7 +110,7 @@ fn a_page_of_everything() {
     }
     // 29 layers of 9 heads and 32 runs, and two scales of 24 colours.
     assert_eq!(page.matches("class=\"cell\"").count(), 29 * (9 + 32) + 2 * 24);
-    // The nearest of the seven policies that can be run, in two texts.
+    // The best of the seven policies that can be run, in two texts.
     assert_eq!(page.matches("class=\"best\"").count(), 2 * DENSITIES.len());
 }
 
@@ -170,7 +170,7 @@ fn the_record_in_a_provenance() {
     let mut short = kept.clone();
     short["calibration"]["quality"]["layers"][1]["rank"] = json!([0.5]);
     assert!(Quality::of(&short).is_none());
-    // A predictor that was not trained is not shown as one that knows nothing.
+    // A predictor that was not trained is not shown at all.
     let mut untrained = quality(3, 2);
     untrained.layers.iter_mut().for_each(|l| (l.captured[1], l.rank[1]) = ([0.0; 4], 0.0));
     assert_eq!((untrained.scorer("shadow"), untrained.scorer("per-layer")), (None, Some(2)));
@@ -206,12 +206,12 @@ fn the_command_and_its_refusals() {
     for row in &rows[1..] {
         assert!(page.contains(&format!("<td>{}</td>", row["policy"].as_str().unwrap())));
     }
-    // Calibration kept what it found: 7 layers of 6 heads and 32 runs.
+    // Calibration has stored its record: 7 layers of 6 heads and 32 runs.
     let model = LoadedModel::open(&place.path("model.sllm"), None).unwrap();
     assert_eq!(report::quality(&model).unwrap().map(|q| q.layers.len()), Some(7));
     assert_eq!(page.matches("class=\"cell\"").count(), 7 * (6 + 32) + 2 * 24);
 
-    // The command on the page makes a page of the same.
+    // The command on the page makes the same page.
     let command = value["command"].as_str().unwrap().replace("\\\n", " ");
     place.works(command.strip_prefix("shadowllm ").unwrap());
     let again: Value = serde_json::from_slice(&place.read("page.json")).unwrap();

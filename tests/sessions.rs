@@ -1,4 +1,4 @@
-//! Sessions: memory of every size, rewinding, cancelling, refusals that leave nothing changed.
+//! Sessions: memory of every size, rewinding, cancelling, and errors that change nothing.
 
 use shadowllm_core::sample::{Candidate, Sampler, SamplerOptions};
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -176,7 +176,7 @@ fn a_saved_session_goes_on_elsewhere() {
     for (family, kv) in [("qwen3", KvFormat::F16), ("opt", KvFormat::F32), ("mistral-swa", KvFormat::F16)] {
         let (_temp, model) = model(family);
         let ids = fixture_ids(family);
-        // Another context and another batch, so that the same state lies elsewhere.
+        // Another context and another batch, so that the same state has other addresses.
         let dial = Dial { policy: Policy::Prompt, density: 0.5, ..Dial::default() };
         let one = SessionOptions { kv, sparsity: true, ..OPTIONS };
         let two = SessionOptions { context: 77, batch: 5, ..one };
@@ -253,7 +253,7 @@ fn windows_keep_what_a_token_may_see() {
         let ids: Vec<u32> = (0..220u32).map(|i| (i * 37 + i * i / 7) % 288).collect();
         let of = |batch| SessionOptions { context: 256, batch, ..OPTIONS };
         let (whole, ring) = (of(256), of(8));
-        // Twice the context: more memory for the layers without a window only, and for the tokens that were read.
+        // Twice the context needs more memory only for the layers without a window, and for the list of tokens.
         let size = |context| {
             let options = SessionOptions { context, ..ring };
             Session::memory_required(model.model(), &options).unwrap().size()
@@ -277,7 +277,7 @@ fn windows_keep_what_a_token_may_see() {
             assert!(same_bits(second.decode(&Serial, *id).unwrap(), want), "{family}, loaded");
         }
         let want = whole.logits().to_vec();
-        // A few tokens back, and no further than the ring reaches.
+        // A session can go back a few tokens, as far as the ring reaches.
         first.rewind(212).unwrap();
         assert!(same_bits(first.prefill(&Serial, &ids[212..]).unwrap(), &want), "{family}, gone back");
         assert!(!first.reaches(100) && first.rewind(100) == Err(Error::PositionLost), "{family}");

@@ -36,7 +36,8 @@ fn the_chat_template_and_its_tokens() {
     assert_eq!((first[0], config.eos(), config.bos), (end, &[end][..], Some(end)));
     assert_eq!(text.decode(&first).unwrap(), format!("Question: {QUESTION}\nAnswer:"));
     assert_eq!(text.encode(&format!("</s>Question: {QUESTION}\nAnswer:"), false).unwrap(), first);
-    // A second question stands after the first one's prompt and the answer's own tokens, as texts it was trained on.
+    // A second question follows the first prompt and the answer's own tokens, as in the texts that the model was
+    // trained on.
     let answer = " It is blue.";
     conversation.add("assistant", answer);
     conversation.add("user", "Why?");
@@ -46,7 +47,7 @@ fn the_chat_template_and_its_tokens() {
     assert_eq!(second, all);
 }
 
-/// What one run of the program says as JSON.
+/// The JSON output of one run of the program.
 fn says(command: &str, question: &str) -> Value {
     let place = place();
     let mut command = place.command(command);
@@ -62,7 +63,7 @@ fn an_answer_ends() {
     assert_eq!(value["stop"], "end_of_text", "{value}");
     let text = value["text"].as_str().unwrap();
     assert!(text.starts_with(' ') && !text.trim().is_empty() && !text.contains("</s>"), "{text:?}");
-    // Every answer of a chat is one of its own.
+    // Each question of a chat gets its own answer.
     let place = place();
     place.write("talk", format!("{QUESTION}\nWhat do cows eat?\n"));
     let mut command = place.command("run story.sllm --greedy -n 400");
@@ -83,15 +84,15 @@ fn the_demo_without_a_network() {
     assert!(value["text"].as_str().unwrap().len() > 100, "a story, not {}", value["text"]);
     let bytes = |figures: &Value| figures["bytes_per_token"].as_f64().unwrap();
     assert!(bytes(&sparse["figures"]) < 0.97 * bytes(dense), "{value}");
-    // Behind the dense story the next token is nearly always the same.
+    // After the tokens of the dense story, the next token is nearly always the same.
     let top1 = sparse["against_dense"]["top1"].as_f64().unwrap();
     assert!(top1 > 0.93, "{top1}");
-    // Options go before what is usual.
+    // Options override the demo's defaults.
     let asked = place.works("demo --offline -n 3 --density 0.4 -p hello");
     assert!(asked.out.starts_with("> hello\n") && asked.out.contains("reading 40 %"), "{}", asked.out);
 }
 
-/// Most neurons of this model are exactly zero for a prompt: a share of them is still a share.
+/// Most neurons of this model are exactly zero for a prompt: a share of them must still be chosen exactly.
 #[test]
 fn parts_that_were_used_equally_do_not_all_count_as_chosen() {
     let model = story();

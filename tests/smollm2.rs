@@ -62,7 +62,7 @@ fn perplexity_is_pytorchs_and_8_bits_cost_little() {
     }
 }
 
-/// What a newcomer packs without options can be dialled, keeps the file's numbers, and brings its predictor along.
+/// An image packed without options can skip, keeps the file's numbers, and has the predictor that ships.
 #[test]
 fn the_default_layout_and_the_predictor_that_ships() {
     let Some(file) = smollm2() else { return };
@@ -72,7 +72,7 @@ fn the_default_layout_and_the_predictor_that_ships() {
     let story = import::open(&vectors("brown-opt")).unwrap();
     assert!(shipped::of(&*story).is_none());
     assert_eq!(Arrangement::suitable(&*story, Formats::OWN), Arrangement::NEURON);
-    // Lines of single neurons do not hold blocks whose exponents lie together.
+    // Lines of single neurons cannot hold blocks whose exponents are stored together.
     assert_eq!(Arrangement::suitable(&*story, Formats::all(Format::Mxfp4)), Arrangement::DENSE);
     let place = Place::new();
     place.copy(&file, "m.gguf");

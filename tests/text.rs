@@ -49,7 +49,7 @@ fn bytes(text: &Text, ids: &[u32]) -> Vec<u8> {
 #[test]
 fn bytes_of_tokens_add_up_to_the_text() {
     let mut texts = vec![("brown-opt".to_owned(), brown_opt()), ("story".to_owned(), Text::of(&story()).unwrap())];
-    // Vocabularies of other kinds, where they are.
+    // Vocabularies of other kinds, if their files are present.
     let gguf = |path: &std::path::Path| {
         let parsed = Gguf::parse(&std::fs::read(path).unwrap()).unwrap();
         Text::from_json(&tokenizer_json(&parsed).unwrap()).unwrap()
@@ -80,7 +80,7 @@ fn bytes_of_tokens_add_up_to_the_text() {
 fn streams_are_complete_utf8_and_add_up() {
     let text = brown_opt();
     SAMPLES.iter().for_each(|s| check_stream(&text, s));
-    // A token stream that ends inside a character shows what it has at the end.
+    // A token stream that ends inside a character shows the incomplete part at the end.
     let ids = text.encode("é", false).unwrap();
     let mut stream = text.stream();
     assert_eq!(stream.push(ids[0]).unwrap().contains('é'), ids.len() == 1);
@@ -93,7 +93,7 @@ fn streams_of_the_real_model_too() {
     let source = shadowllm_tools::import::open(&path).unwrap();
     let text = Text::from_json(&source.tokenizer().unwrap().unwrap()).unwrap();
     SAMPLES.iter().for_each(|s| check_stream(&text, s));
-    // The prompt that ChatML and the model's own default system message ask for.
+    // The prompt in ChatML with the model's default system message.
     let chat = source.chat().unwrap();
     let prompt = render(&chat, &[message("user", "Hi")]).unwrap();
     assert_eq!(
@@ -105,7 +105,7 @@ fn streams_of_the_real_model_too() {
     assert_eq!((ids[0], ids.len()), (1, text.encode(&prompt, true).unwrap().len()));
 }
 
-/// Templates of other models use methods and functions of Python's.
+/// Templates of other models use methods and functions of Python.
 #[test]
 fn templates_may_use_what_python_has() {
     let template = "{% for m in messages %}{% if m['role'] not in ['user', 'assistant'] %}\

@@ -1,5 +1,5 @@
-//! What the reference families do not cover, against the reference in f64: activations, RoPE scaling,
-//! biases, odd sizes, number types and shards of the source, both styles of configuration.
+//! Cases that the reference families do not cover, against the reference in f64: activations, RoPE scaling, biases, odd
+//! sizes, number types and shards of the source, both styles of configuration.
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn check(name: &str, folder: &Folder, dtype: Dtype, shards: usize) {
     pack_to(temp.path(), Format::F32, &image);
     let vocab = folder.config["vocab_size"].as_u64().unwrap() as usize;
     let ids = ids(70, vocab);
-    // What the reference sees went through the number type too.
+    // The reference gets the weights as they are after rounding to the file's type.
     let round = |x: &f32| match dtype {
         Dtype::F16 => half::f16::from_f32(*x).to_f32(),
         Dtype::BF16 => half::bf16::from_f32(*x).to_f32(),
@@ -74,7 +74,7 @@ fn linear_rope_in_both_styles() {
 
 #[test]
 fn sizes_that_are_no_multiples_of_anything() {
-    // d_model and ffn off the block of 32, head_dim off the tile of 16, vocabulary off the panel, one KV head.
+    // d_model and ffn are not multiples of 32, head_dim and vocabulary not of 16; one KV head.
     for (d, ffn, heads, vocab) in [(48, 40, [3, 1, 20], 33), (72, 100, [2, 2, 6], 17), (33, 31, [1, 1, 34], 5)] {
         let shape = Shape { d, ffn, heads, vocab, layers: 2 };
         check(&format!("{d} {ffn} {heads:?}"), &llama(shape, true, true, &json!({})), Dtype::F32, 1);

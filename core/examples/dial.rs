@@ -1,4 +1,4 @@
-//! What the dial does: bytes of weights read per token, and how many tokens stay the same, at several densities.
+//! The effect of the dial: bytes of weights read per token, and how many tokens stay the same, at several densities.
 //!
 //! ```sh
 //! cargo run --release -p shadowllm-core --example dial -- host/models/story.sllm 1 703 757 260 482 13
@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 const TOKENS: usize = 24;
 
-/// `TOKENS` tokens that follow `prompt`, and the mean bytes of weights that one of them read.
+/// `TOKENS` tokens that follow `prompt`, and the mean bytes of weights that one token read.
 fn answer(session: &mut Session, dial: &Dial, prompt: &[u32]) -> Result<(Vec<u32>, u64), Error> {
     session.rewind(0)?;
     session.set_dial(dial)?;

@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 const MEMORY: usize = 1024 * 1024;
 static mut MEMORY_OF_THE_SESSION: [MaybeUninit<u8>; MEMORY] = [MaybeUninit::uninit(); MEMORY];
 
-/// Writes at most `out.len()` tokens that follow `prompt`, and returns how many.
+/// Writes at most `out.len()` tokens that follow `prompt`, and returns their number.
 fn answer(image: &[u8], memory: &mut [MaybeUninit<u8>], prompt: &[u32], out: &mut [u32]) -> Result<usize, Error> {
     let model = Model::parse(image)?;
     let options = SessionOptions { context: 64, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: false };
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     image.copy_from_slice(&bytes);
 
     let memory = &raw mut MEMORY_OF_THE_SESSION;
-    // SAFETY: `main` runs once, and nothing else names this static.
+    // SAFETY: `main` runs once, and nothing else uses this static.
     let memory = unsafe { &mut *memory };
     let mut out = [0; 24];
     let written = answer(image, memory, &prompt, &mut out)?;

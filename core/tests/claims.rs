@@ -1,13 +1,14 @@
-//! Tasks of steps, claimed by threads that come when they like.
+//! Tasks of steps, claimed by threads that come at any time.
 
 use shadowllm_core::claims::Claims;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Threads that claim without an end, late and too often: each task of each step runs once, as long as its step lasts.
+/// Threads claim all the time, also late and too often: each task of each step runs exactly once, while its step is
+/// running.
 #[test]
 fn late_claims_take_tasks_of_the_current_step_or_none() {
     const STEPS: usize = 20_000;
-    /// Steps at most: on a busy machine the other threads may come late.
+    /// The most steps: on a busy machine the other threads may start late.
     const MOST: usize = 100 * STEPS;
     let (claims, over, late) = (Claims::default(), AtomicBool::new(false), AtomicUsize::new(0));
     let one = |claims: &Claims| {
@@ -32,7 +33,7 @@ fn late_claims_take_tasks_of_the_current_step_or_none() {
             let tasks = 2 + step % 7;
             let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
             let task = |i: usize| _ = ran[i].fetch_add(1, Ordering::Relaxed);
-            // SAFETY: the step before is over, and this one is waited for before `task` goes.
+            // SAFETY: the step before is over, and `task` lives until this one is over, which is waited for below.
             unsafe { claims.begin(tasks, &task) };
             while one(&claims).is_some() {}
             while claims.done() < tasks {
@@ -50,7 +51,7 @@ fn a_step_that_is_over_has_nothing_to_claim() {
     let claims = Claims::default();
     assert!(claims.claim().is_err() && claims.done() == 0);
     let before = claims.epoch();
-    // SAFETY: no step is under way, and the task is `'static`.
+    // SAFETY: no step is running, and the task is `'static`.
     unsafe { claims.begin(2, &|_| {}) };
     assert_ne!(claims.epoch(), before);
     let first = claims.claim().unwrap();

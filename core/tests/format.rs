@@ -1,4 +1,4 @@
-//! Formats and orders: every row of both tables, so that a new row is covered by being one.
+//! Formats and orders: tests of every row of both tables, which also cover new rows.
 
 use half::f16;
 use shadowllm_core::Format;
@@ -60,7 +60,8 @@ fn geometries(format: Format) -> Vec<Geometry> {
     all
 }
 
-/// A block of these numbers, or where they cannot be encoded any block; those of a super-block begin alike.
+/// A block of these numbers, or any block if the format has no encoder; the blocks of a super-block share their
+/// numbers.
 fn block(format: Format, x: &[f32; BLOCK], i: usize, random: &mut Random) -> block::Block {
     if format.has_encoder() {
         return block::encode(format, x);
@@ -68,7 +69,7 @@ fn block(format: Format, x: &[f32; BLOCK], i: usize, random: &mut Random) -> blo
     let together = i / format.blocks_together();
     let mut header: Vec<u8> =
         (0..format.supers()).flat_map(|n| f16::from_f32(0.01 * (together + n + 1) as f32).to_le_bytes()).collect();
-    // No bits above the sixth, and no integer that makes nothing of the numbers of the super-block.
+    // Integers have at most six bits, and are not 0 (or 32), which would make the super-block's numbers irrelevant.
     let own = |bits: u64| match format.head() {
         Head::SixBits(1) => (bits % 31) as u8 + 33,
         Head::SixBits(_) => (bits % 63) as u8 + 1,
@@ -76,7 +77,7 @@ fn block(format: Format, x: &[f32; BLOCK], i: usize, random: &mut Random) -> blo
     };
     header.extend((0..format.head().bytes()).map(|_| own(random.bits())));
     let mask = (1 << format.code_bits()) - 1;
-    // Code 1 is zero in no format but those that begin at zero.
+    // Code 0 may stand for zero, code 1 never does.
     let codes: [u32; BLOCK] = std::array::from_fn(|_| (random.bits() & mask).max(1) as u32);
     block::from_parts(format, &header, |k| codes[k])
 }
@@ -139,7 +140,7 @@ fn the_bytes_of_a_matrix_are_those_of_its_blocks() {
     for format in Format::ALL {
         for g in geometries(format) {
             let lines = encoded(&g, &mut Random(7));
-            // A byte that does not depend on what was there before was written.
+            // A byte that does not depend on the value before was written.
             let (zeros, ones) = (written(&g, &lines, 0), written(&g, &lines, 0xff));
             let touched = zeros.iter().zip(&ones).filter(|(a, b)| a == b).count();
             assert_eq!(touched, g.weight_bytes(), "{g:?}");
@@ -147,7 +148,7 @@ fn the_bytes_of_a_matrix_are_those_of_its_blocks() {
     }
 }
 
-/// Bytes of the matrix that any of these weights depends on.
+/// Bytes of the matrix that any of these weights depend on.
 fn bytes_that_matter(g: &Geometry, bytes: &[u8], outputs: &BTreeSet<usize>, inputs: &BTreeSet<usize>) -> usize {
     let (lines, along) = if g.order.is_along_outputs() { (inputs, outputs) } else { (outputs, inputs) };
     let blocks: BTreeSet<usize> = along.iter().map(|i| i / BLOCK).collect();
@@ -172,18 +173,18 @@ fn bytes_that_matter(g: &Geometry, bytes: &[u8], outputs: &BTreeSet<usize>, inpu
 
 #[test]
 fn the_bytes_counted_for_a_choice_are_those_it_depends_on() {
-    // Sizes are the arithmetic's: one format of each.
+    // Sizes depend on the arithmetic only, so one format of each is tested.
     let first = |f: &Format| Format::ALL.into_iter().find(|g| g.arithmetic() == f.arithmetic()) == Some(*f);
     for format in Format::ALL.into_iter().filter(first) {
         for order in Order::ALL.into_iter().filter(|order| order.holds(format)) {
-            // Two blocks, or super-blocks where they can be left out.
+            // Two blocks, or two super-blocks if they can be left out.
             let blocks =
                 if order.unit_inputs() > 0 { 2 * format.blocks_together() } else { format.blocks_together().max(2) };
             let shape = (order, 2, blocks);
             let g = geometries(format).into_iter().find(|g| (g.order, g.panels, g.k_blocks) == shape);
             let g = g.expect("every order has such a shape");
-            // Neither zero nor the smallest of its block, so that each weight depends on the scale; but for the first
-            // two of a block, which are not among those chosen one by one.
+            // Weights that are neither zero nor the smallest of their block, so that each depends on the scale; the
+            // first two of a block are exceptions, and are not chosen singly below.
             let mut random = Random(3);
             let mut one = |i| {
                 let mut x = random.block().map(|x| x.signum() * (0.3 + x.abs().min(0.5)));
@@ -194,8 +195,8 @@ fn the_bytes_counted_for_a_choice_are_those_it_depends_on() {
             let lines: Vec<Vec<_>> =
                 (0..g.lines()).map(|line| (line * n..(line + 1) * n).map(&mut one).collect()).collect();
             let bytes = written(&g, &lines, 0);
-            // As few as the order lets a product choose: one unit of inputs and an odd number of single ones (of both
-            // halves of their blocks), one output, or one panel or block of them.
+            // The smallest choices that a product in this order can make: one unit of inputs and an odd number of
+            // single inputs (in both halves of their blocks); one output, or one panel or block of outputs.
             let inputs: BTreeSet<usize> = match order.unit_inputs() {
                 0 => (0..g.input_width()).collect(),
                 1 => BTreeSet::from([3, 4, 20, 45, 50]),
@@ -249,8 +250,8 @@ fn relative_error(format: Format, x: &[f32]) -> f64 {
     100.0 * error / power
 }
 
-/// Relative errors on Student-t(5), blocks of 32, without a search of the clip, published with the
-/// formats' tables: ours search the clip, so they must come out below, and not absurdly far.
+/// Relative errors on Student-t(5), blocks of 32, without a search of the clip, published with the formats' tables: our
+/// encoder searches the clip, so its errors must be smaller, but not by an implausible amount.
 #[test]
 fn table_errors_are_below_the_published_ones_without_clip() {
     let x = samples(320_000);

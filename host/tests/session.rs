@@ -48,7 +48,7 @@ fn pieces_add_up_and_an_answer_may_be_left_early() {
     assert_eq!(early.next().unwrap().unwrap(), pieces[0]);
     let early = early.finish().unwrap();
     assert_eq!((early.stop, early.text.as_str()), (Stop::Stopped, pieces[0].as_str()));
-    // What follows stands after what was read.
+    // The continuation begins after the tokens that were read.
     assert!(whole.ids.starts_with(&early.ids));
     let before = session.position();
     session.generate("It was red.").unwrap().complete().unwrap();
@@ -84,7 +84,7 @@ fn a_chat_reads_only_what_is_new() {
     let roles: Vec<&str> = chat.messages().iter().map(|m| m.role.as_str()).collect();
     assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
     assert_eq!(chat.messages()[1].content, first.text);
-    // A chat that reads everything anew says the same.
+    // A new chat that reads everything again gives the same answer.
     let mut anew = story().chat(greedy(24)).unwrap();
     assert_eq!(anew.ask(QUESTION).unwrap().complete().unwrap().text, first.text);
     anew.session_mut().rewind(0).unwrap();
@@ -133,7 +133,7 @@ fn options_decide_and_are_checked() {
     assert!(dense.set_dial(&dial).is_err(), "made without");
 }
 
-/// The second question is read, and not the first answer once more.
+/// The second question is read, and the first answer is not read again.
 #[test]
 fn answers_are_not_read_again() {
     let model = story();
@@ -146,7 +146,7 @@ fn answers_are_not_read_again() {
     let whole = model.language().unwrap().prompt(&whole, false).unwrap().len();
     let known = first.figures.prompt_tokens + first.ids.len();
     assert_eq!(second.figures.prompt_tokens, whole - known, "of {whole} tokens");
-    // It reads them to the same end.
+    // Reading it all again leads to the same answer.
     let mut again = model.chat(greedy(200)).unwrap();
     again.add("user", QUESTION);
     again.add("assistant", &first.text);
@@ -174,7 +174,8 @@ fn a_cancelled_answer_stays_in_the_chat() {
     chat.ask(QUESTION).unwrap().complete().unwrap();
 }
 
-/// A session that goes on from another one's state answers as that one, reads nothing again, and draws the same tokens.
+/// A session that continues from another one's state gives the same answers, reads nothing again, and draws the same
+/// tokens.
 #[test]
 fn a_loaded_session_goes_on_as_the_saved_one() {
     let model = story();
@@ -197,7 +198,7 @@ fn a_loaded_session_goes_on_as_the_saved_one() {
     assert!(again.figures.prompt_tokens < 16, "{:?}", again.figures);
 }
 
-/// The dial and the sampler of a chat can be changed, and nothing is read again for it.
+/// The dial and the sampler of a chat can be changed without reading anything again.
 #[test]
 fn a_chat_is_changed_on_the_way() {
     let mut chat = story().chat(greedy(12)).unwrap();

@@ -1,4 +1,4 @@
-//! Chat templates: what they expect of Python and Jinja, and what a hostile one cannot do.
+//! Chat templates: the parts of Python and Jinja that they use, and what a hostile template cannot do.
 
 use shadowllm_host::template::{Message, Template, cancelled_by, render};
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ fn rendered(source: &str) -> String {
     render(&template(source), &[message("user", "hi")]).unwrap_or_else(|e| panic!("{source}: {e}"))
 }
 
-/// Expected texts are those of `transformers` 4.57 (`apply_chat_template`, tools and documents left out).
+/// The expected texts are from `transformers` 4.57 (`apply_chat_template`, without tools and documents).
 #[test]
 fn templates_find_what_the_hugging_face_library_gives_them() {
     let cases = [
@@ -36,7 +36,7 @@ fn templates_find_what_the_hugging_face_library_gives_them() {
             "{\n  \"a\": [\n    1,\n    2.5,\n    null,\n    true\n  ],\n  \"b\": {}\n}",
         ),
         ("{{ {'a': [1, 2]}|tojson(separators=(',', ':')) }}", r#"{"a":[1,2]}"#),
-        // None and what is not defined.
+        // None, and undefined names.
         ("{{ none }} {{ true }} {{ false }} {{ nothing }}|", "None True False |"),
         (
             "{{ [1, 'a', none, \"it's\"] }} {{ {'k': 'v'} }} {{ 'x' ~ none }}",
@@ -49,7 +49,7 @@ fn templates_find_what_the_hugging_face_library_gives_them() {
         // Functions.
         ("{{ strftime_now('%Y')|length }}", "4"),
         ("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y')|length }}{% endif %}", "11"),
-        // Arithmetic goes on as it did.
+        // Arithmetic is not affected by the watched operators.
         ("{{ 3 * 4 }} {{ 1.5 * 2 }} {{ '-' * 3 }} {{ [1, 2] * 2 }} {{ 2 + 3 * 4 }}", "12 3.0 --- [1, 2, 1, 2] 14"),
         ("{{ 7 % 3 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 7.5 % 2 }}", "1 2 -2 1.5"),
         ("{{ '%s: %03d' % ('a', 7) }} {{ 'x%sx' % messages[0].content }}", "a: 007 xhix"),
@@ -90,7 +90,7 @@ fn templates_find_what_the_hugging_face_library_gives_them() {
     }
 }
 
-/// What a template says runs in steps, bytes and seconds that end.
+/// A template's steps, bytes and seconds are limited.
 #[test]
 fn hostile_templates_are_stopped() {
     let long = format!("{{{{ 1{} }}}}", "+1".repeat(200_000));

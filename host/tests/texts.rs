@@ -1,4 +1,5 @@
-//! Tokenizers: what a person writes is text, what comes out of a model is shown whole, and a hostile file does no harm.
+//! Tokenizers: text that users write never becomes control tokens, a model's output is shown completely, and hostile
+//! files do no harm.
 
 use serde_json::{Value, json};
 use shadowllm_host::template::{Message, Template};
@@ -73,12 +74,12 @@ fn a_stream_shows_what_comes_after_bytes_that_are_no_text() {
     let (all, at_once) = streamed(&text, &["h", "<0x0A>", "<0xF0>", "<0x9F>", "▁hello", "▁world"]);
     assert_eq!(all, "h\n\u{fffd} hello world");
     assert_eq!(all, at_once);
-    // A whole character from bytes; a space that begins the text is none.
+    // Bytes are joined to a whole character; the space at the beginning of a text is not shown.
     assert_eq!(streamed(&text, &["▁hello", "<0xC3>", "<0xA9>"]).0, "helloé");
     assert_eq!(streamed(&text, &["<s>", "▁hello", "<0xC3>"]).0, "hello\u{fffd}");
 }
 
-/// A decoder that is none of those whose bytes are known.
+/// For a decoder whose bytes are not known.
 #[test]
 fn a_stream_of_any_other_decoder_holds_back_no_more_than_a_character() {
     let decoder = json!({"type": "Sequence", "decoders": [{"type": "ByteLevel", "add_prefix_space": false,
@@ -113,7 +114,7 @@ fn nothing_stands_after_a_text_that_is_continued() {
     }
 }
 
-/// `<|im_end|>` in a message ends no turn.
+/// `<|im_end|>` in a message does not end the turn.
 #[test]
 fn what_people_write_is_text() {
     let text = byte_level(json!({}));
@@ -129,12 +130,12 @@ fn what_people_write_is_text() {
     assert_eq!(count(&ask("user", evil, false, true)), 4);
     assert_eq!(count(&ask("user<|im_end|>", "x", false, false)), 2, "a role");
     assert_eq!((count(&ask("", evil, true, false)), count(&ask("", evil, true, true))), (0, 2), "a plain text");
-    // It is the same text, and nothing else changes.
+    // The text is the same, and nothing else changes.
     assert_eq!(text.decode(&ask("", evil, true, false)).unwrap(), evil);
     let rendered = text.decode(&ask("user", evil, false, false)).unwrap();
     assert_eq!(rendered, format!("user\n{evil}\n"));
     assert_eq!(ask("user", "hello < s >", false, false), ask("user", "hello < s >", false, true));
-    // Letters that the library uses inside are letters.
+    // Letters that the library uses internally are treated as letters.
     assert_eq!(
         text.decode(&text.encode_plain("a\u{e000}<s>", false).unwrap()).unwrap(),
         text.decode(&[text.encode("a\u{e000}", false).unwrap(), text.encode_plain("<s>", false).unwrap()].concat())
@@ -164,7 +165,7 @@ fn damaged_tokenizers_are_an_error() {
     }
 }
 
-/// What reaches a panic inside the tokenizers library, or memory without an end.
+/// Files that cause a panic or unlimited memory inside the tokenizers library.
 #[test]
 fn hostile_tokenizers_are_an_error() {
     let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
@@ -186,7 +187,7 @@ fn hostile_tokenizers_are_an_error() {
         let shown: String = parts.to_string().chars().take(100).collect();
         assert!(Text::from_json(&tokenizer(&letters(), &[], parts)).is_err(), "{shown}");
     }
-    // Taken by the library, which panics when it is used.
+    // Accepted by the library, which then panics when the tokenizer is used.
     let later = [
         json!({"normalizer": replace(json!({"Regex": "(?=a)"}), "aaaa")}),
         json!({"post_processor": {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}}),

@@ -1,4 +1,4 @@
-//! Options out of their range, unknown names, things that do not go together: wrong usage, exit code 2.
+//! Options out of range, unknown names, options that contradict each other: wrong usage, exit code 2.
 
 use super::{brown, gguf};
 use shadowllm_tests::program::{Place, program};
@@ -21,7 +21,7 @@ fn no_command_or_an_unknown_one() {
     wrong("pack brown.sllm", &["--output"]);
 }
 
-/// What people know from other programs: they are told what to type here.
+/// Commands and options of other programs: the error says what to use here.
 #[test]
 fn habits() {
     wrong("serve brown.sllm", &["there is no server", "shadowllm run"]);
@@ -52,7 +52,8 @@ fn habits_that_work() {
     );
 }
 
-/// One density, no policy: a model that is not calibrated takes one that needs no calibration, and says so.
+/// A density without a policy: for a model that is not calibrated, a policy that needs no calibration is used, and the
+/// output says so.
 #[test]
 fn a_density_is_enough() {
     let place = brown();
@@ -89,7 +90,7 @@ fn threads() {
     wrong(&format!("{RUN} -t many"), &["invalid value 'many'"]);
 }
 
-/// Before anything is packed for nothing.
+/// Threads are checked before a model is packed.
 #[test]
 fn threads_are_looked_at_first() {
     let place = Place::new();
@@ -142,7 +143,7 @@ fn contexts() {
     wrong(&format!("{RUN} --context -1"), &["'-1'"]);
 }
 
-/// A model without learned positions takes longer ones.
+/// Models without learned positions allow longer contexts.
 #[test]
 fn contexts_beyond_the_limit() {
     let place = Place::new();
@@ -204,7 +205,7 @@ fn a_session_larger_than_the_memory() {
     place.refuses(1, command, &["the session needs ", " MB of memory", "a shorter context"]);
 }
 
-/// More repetitions than memory for their results: it begins, and can be stopped.
+/// More repetitions than there is memory for results: the command begins, and can be stopped.
 #[test]
 fn endless_repetitions_begin() {
     let place = brown();

@@ -1,4 +1,4 @@
-//! Where results go: folders that are missing, disks that are full, readers that are gone.
+//! Outputs: missing folders, full disks, closed pipes.
 
 use super::{brown, folder, image};
 use shadowllm_tests::program::{Place, finish, program};
@@ -36,14 +36,14 @@ fn a_file_in_place_of_a_folder() {
     pack_and_logits(&place(), 1, "ids.json/out", &["cannot write to ids.json: ", "ot a directory"]);
 }
 
-/// As root, the name could be given to a file, and the device would be gone.
+/// As root, the device could be replaced by a file.
 #[test]
 fn a_device_as_output() {
     use std::os::unix::fs::FileTypeExt;
     let place = place();
     let _listener = std::os::unix::net::UnixListener::bind(place.path("socket")).unwrap();
-    pack_and_logits(&place, 1, "socket", &["socket: is a device or the like", "name a file"]);
-    pack_and_logits(&place, 1, "/dev/null", &["/dev/null: is a device or the like"]);
+    pack_and_logits(&place, 1, "socket", &["socket: is a device or similar", "name a file"]);
+    pack_and_logits(&place, 1, "/dev/null", &["/dev/null: is a device or similar"]);
     assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
 }
 
@@ -90,13 +90,13 @@ fn a_limit_on_file_sizes() {
     let words = ["cannot write to l.safetensors: ", "ulimit -f"];
     let logits = "logits model.sllm --ids ids.json -o l.safetensors";
     place.refuses(1, shell(&place, "ulimit -f 3", logits), &words);
-    // In place of a model: nothing half-written stays in the cache.
+    // A folder in place of an image: nothing unfinished stays in the cache.
     let words = ["cache/shadowllm/model-", "ulimit -f"];
     place.refuses(1, shell(&place, "ulimit -f 100", "logits model --ids ids.json -o l.safetensors"), &words);
 }
 
-/// A disk of 256 KB in a mount namespace of its own, with an earlier output; what is on it after the
-/// command is listed on standard output.
+/// Mounts a disk of 256 KB with an earlier output, in a separate mount namespace; its files after the command are
+/// listed on standard output.
 fn on_a_small_disk(place: &Place, namespace: &[&str], arguments: &str) -> Command {
     let script = "mount -t tmpfs -o size=256k tmpfs folder && echo earlier > folder/out || exit 99
         \"$0\" \"$@\"; code=$?; ls -A folder; cat folder/out; exit $code";
@@ -109,7 +109,7 @@ fn on_a_small_disk(place: &Place, namespace: &[&str], arguments: &str) -> Comman
 #[test]
 fn a_disk_that_is_full() {
     let place = place();
-    // As root of a namespace of users, or as root.
+    // As root of a user namespace, or as root.
     let ways: [&[&str]; 2] = [&["--mount", "--map-root-user"], &["--mount"]];
     let works = |way: &&&[&str]| on_a_small_disk(&place, way, "--version").status().is_ok_and(|s| s.success());
     let Some(way) = ways.iter().find(works) else {

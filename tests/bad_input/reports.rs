@@ -1,4 +1,5 @@
-//! What people reported of other programs: answers that are lost, files that stay, links, pipes, prompts of every kind.
+//! Faults that users have reported of other programs: lost answers, leftover files, links, pipes, prompts of every
+//! kind.
 
 use super::{brown, edit, folder};
 use serde_json::{Value, json};
@@ -73,7 +74,7 @@ fn a_text_with_empty_lines_is_one_prompt() {
     assert!(run.code == Some(1) && run.err.contains("standard input") && run.err.contains("UTF-8"), "{}", run.err);
 }
 
-/// `-p` and `--system` take what follows.
+/// `-p` and `--system` take any next argument.
 #[test]
 fn texts_may_begin_with_a_dash() {
     let place = talker(SAY);
@@ -83,7 +84,7 @@ fn texts_may_begin_with_a_dash() {
         let run = finish(command);
         assert_eq!(run.code, Some(0), "{words:?}: {}", run.err);
     }
-    // And a number that is wrong is not taken for an option.
+    // A wrong number is not taken for an option.
     for (option, value) in [("-n", "-1"), ("--top-k", "-1"), ("--seed", "-1"), ("--context", "-5"), ("-t", "-2")] {
         let run = place.run(&format!("run model.sllm -p a {option} {value}"));
         assert_eq!(run.code, Some(2));
@@ -131,7 +132,7 @@ fn a_template_of_its_own_file_goes_first() {
     place.fails(1, "pack model -o model.sllm", &["chat_template.jinja: is not UTF-8"]);
 }
 
-/// A model may have more end tokens than its description holds.
+/// A model can have more end tokens than its description.
 #[test]
 fn the_ninth_end_token_ends() {
     let place = talker(SAY);
@@ -159,7 +160,7 @@ fn an_interrupted_pack_leaves_nothing() {
     let files = || std::fs::read_dir(place.path("out")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     let begin = || {
         let pack = place.command("pack --synthetic smollm2-135m --format f32 -o out/x.sllm");
-        // A shell that starts something in the background lets it ignore SIGINT, and so would the tests' programs.
+        // A shell makes background programs ignore SIGINT, which the tests' programs would inherit.
         let mut command = Command::new("env");
         if cfg!(target_os = "linux") {
             command.arg("--default-signal=INT");
@@ -181,7 +182,7 @@ fn an_interrupted_pack_leaves_nothing() {
         assert!(!child.wait().unwrap().success());
         assert_eq!(files(), [place.path("out/keep")], "after SIG{signal}");
     }
-    // A run that was killed cannot clean up, so the next one does; files that another run still writes stay.
+    // A killed run cannot clean up, so the next one does; files that another run is still writing stay.
     let mut killed = begin();
     killed.kill().unwrap();
     killed.wait().unwrap();
@@ -252,7 +253,7 @@ fn links_in_a_model_folder() {
     symlink("../../blobs/gone", place.path("model/pytorch_model.bin")).unwrap();
     place.works("pack model -o out.sllm");
     place.works("run model -p a -n 1");
-    // An index that stayed when the parts became one file.
+    // An index that is left over from when the model had several parts.
     place.write("model/model.safetensors.index.json", r#"{"weight_map": {"x": "model-00001-of-00002.safetensors"}}"#);
     place.works("pack model -o out.sllm");
     place.works("run model -p a -n 1");
@@ -324,7 +325,7 @@ fn outputs_follow_links_and_keep_modes() {
     assert!(std::fs::symlink_metadata(place.path("link.sllm")).unwrap().is_symlink());
     assert_eq!((place.read("big/x.sllm").len(), mode("big/x.sllm")), (place.read("link.sllm").len(), 0o600));
     assert!(place.read("big/x.sllm").len() > 1000);
-    // One whose target is not there yet, and a chain.
+    // A link to a file that does not exist yet, and a chain of links.
     symlink("big/new.sllm", place.path("one")).unwrap();
     symlink("one", place.path("two")).unwrap();
     place.works("pack model -o two");
@@ -333,15 +334,15 @@ fn outputs_follow_links_and_keep_modes() {
     );
     symlink("circle", place.path("circle")).unwrap();
     place.fails(1, "pack model -o circle", &["circle", "name a file"]);
-    // What is open already is not replaced by a file, whoever runs this.
+    // An open file is not replaced, whoever the user is.
     let mut command = place.command("pack model -o /dev/stdout");
     command.stdout(std::fs::File::create(place.path("redirected")).unwrap());
     let run = finish(command);
-    assert!(run.code == Some(1) && run.err.contains("/dev/stdout: is a device or the like"), "{}", run.err);
+    assert!(run.code == Some(1) && run.err.contains("/dev/stdout: is a device or similar"), "{}", run.err);
     assert!(std::fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
 }
 
-/// A chat whose answers take seconds and hardly ever end by themselves.
+/// A chat whose answers take seconds and hardly ever end early.
 const SLOW: &str = "run story.sllm --isa scalar -t 1 -n 500 --seed 1 --temperature 9 --top-k 0 --top-p 1 --min-p 0";
 
 /// A terminal: Ctrl-C ends the answer and keeps it, an empty line does nothing, two Ctrl-C leave.

@@ -1,4 +1,4 @@
-//! What `pack` is given: Hugging Face folders and GGUF files, whole and not.
+//! Sources of `pack`: Hugging Face folders and GGUF files, complete and damaged.
 
 use super::{edit, folder, gguf, image};
 use safetensors::tensor::{Dtype, TensorView};
@@ -21,7 +21,7 @@ fn bad_gguf(bytes: &[u8], words: &[&str]) {
     let place = with_output(Place::new());
     place.write("x.gguf", bytes);
     place.fails(1, "pack x.gguf -o out.sllm", words);
-    // In place of a model it fails the same way, and leaves nothing in the cache.
+    // Used in place of an image, it fails in the same way and leaves nothing in the cache.
     place.write("ids.json", "[1]");
     place.fails(1, "logits x.gguf --ids ids.json -o l.safetensors", words);
 }
@@ -34,7 +34,7 @@ fn bad_folder(change: impl FnOnce(&Place), words: &[&str]) {
     place.fails(1, "logits model --ids ids.json -o l.safetensors", words);
 }
 
-/// A folder with one of its tensors changed or taken away.
+/// Packing a folder with a changed or missing tensor fails.
 fn bad_tensor(change: impl FnOnce(&mut Folder), words: &[&str]) {
     let shape = Shape { d: 64, ffn: 96, heads: [2, 1, 32], vocab: 96, layers: 2 };
     let mut model = Folder::llama(shape, false, false, &serde_json::json!({}));
@@ -58,7 +58,7 @@ fn nothing_there() {
 fn neither_folder_nor_gguf() {
     let place = with_output(image("opt"));
     place.write("notes.txt", "not a model");
-    place.fails(1, "pack notes.txt -o out.sllm", &["notes.txt", "is no GGUF file"]);
+    place.fails(1, "pack notes.txt -o out.sllm", &["notes.txt", "is not a GGUF file"]);
     place.fails(1, "pack model.sllm -o out.sllm", &["model.sllm", "is packed already"]);
     place.fails(1, "pack model/model.safetensors -o out.sllm", &["model/model.safetensors", "name the folder"]);
     place.write("empty", "");
@@ -184,7 +184,7 @@ fn a_tensor_that_is_missing() {
 fn a_tensor_of_another_shape() {
     let name = "model.layers.0.self_attn.k_proj.weight";
     let turn = |f: &mut Folder| f.tensors.get_mut(name).unwrap().0.reverse();
-    let words = ["model: ", name, "shape [64, 32]", "asks for [32, 64]", "belong to one model?"];
+    let words = ["model: ", name, "shape [64, 32]", "says [32, 64]", "belong to one model?"];
     bad_tensor(turn, &words);
     let flat = |f: &mut Folder| f.tensors.get_mut(name).unwrap().0 = vec![2, 32, 32];
     bad_tensor(flat, &["model: ", name, "[2, 32, 32]"]);
@@ -242,7 +242,7 @@ fn gguf_with_a_tensor_of_another_shape_or_type() {
     let mut file = gguf();
     let t = file.tensor("blk.0.ffn_down.weight");
     (t.rows, t.cols) = (t.cols, t.rows);
-    bad_gguf(&file.bytes(), &["x.gguf: tensor blk.0.ffn_down.weight", "[96, 64]", "asks for [64, 96]"]);
+    bad_gguf(&file.bytes(), &["x.gguf: tensor blk.0.ffn_down.weight", "[96, 64]", "says [64, 96]"]);
     let mut bytes = gguf().bytes();
     let name = b"blk.0.ffn_down.weight";
     let at = bytes.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
@@ -261,7 +261,9 @@ fn gguf_that_is_cut_off() {
 
 #[test]
 fn gguf_with_flipped_header_bytes() {
-    for (at, word) in [(0, "is no GGUF file"), (5, "GGUF"), (15, "download is not complete"), (23, "download is not")] {
+    for (at, word) in
+        [(0, "is not a GGUF file"), (5, "GGUF"), (15, "download is not complete"), (23, "download is not")]
+    {
         let mut bytes = gguf().bytes();
         bytes[at] ^= 0x20;
         let place = with_output(Place::new());
@@ -279,7 +281,7 @@ fn gguf_whose_tokenizer_is_unknown() {
     bad_gguf(&file.bytes(), &["x.gguf: ", "bert", "not supported"]);
 }
 
-/// The way that works: packed once into the cache, with a note.
+/// The case that works: the file is packed once into the cache, with a note.
 #[test]
 fn gguf_in_place_of_a_model_is_packed_once() {
     let place = Place::new();
@@ -294,11 +296,11 @@ fn gguf_in_place_of_a_model_is_packed_once() {
     let (written, logits) = (std::fs::metadata(&images[0]).unwrap().modified().unwrap(), place.read("l.safetensors"));
     assert_eq!(place.works(command).err, "");
     assert_eq!(std::fs::metadata(&images[0]).unwrap().modified().unwrap(), written);
-    // Damaged since: packed again.
+    // A cached image that was damaged is packed again.
     std::fs::write(&images[0], &std::fs::read(&images[0]).unwrap()[..5000]).unwrap();
     assert!(place.works(command).err.contains("packing tiny.gguf"));
     assert_eq!((cached(&place), place.read("l.safetensors")), (images, logits));
-    // Another file under the same name: packed anew.
+    // Another file under the same name is packed again.
     let shape = Shape { d: 64, ffn: 96, heads: [2, 1, 32], vocab: 128, layers: 1 };
     place.write("tiny.gguf", GgufFile::llama(shape, GgmlType::Q4_0).bytes());
     assert!(place.works(command).err.contains("packing tiny.gguf"));

@@ -38,7 +38,7 @@ fn any_family_calibrates() {
     }
 }
 
-/// Under every calibrated policy the model reads less, and what it reads less of is not all the same.
+/// Under every calibrated policy the model reads less, and different policies read different amounts.
 fn decodes(model: &LoadedModel, family: &str) {
     let options = SessionOptions { context: 40, batch: 16, logit_rows: 1, kv: KvFormat::F32, sparsity: true };
     let mut memory = model.memory(&options).unwrap();

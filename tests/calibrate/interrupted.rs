@@ -1,4 +1,4 @@
-//! Calibrations that are killed and begun again.
+//! Calibrations that are killed and started again.
 
 use super::packed;
 use safetensors::SafeTensors;
@@ -6,14 +6,14 @@ use shadowllm_tests::program::{Place, Run, finish};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// Long enough to be killed, keeping the state after every window; budgets are not what is interrupted.
+/// Long enough to be killed, with the state saved after every window; the interruption is before the budgets.
 const LONG: &str = "calibrate model.sllm --text text.txt --tokens 9600 --window 24 --budget-windows 0 --keep-every 0 \
     -t 2 -o out.sllm";
 const STATE: &str = "out.sllm.calibration";
 /// Windows before it is killed.
 const SEEN: u32 = 150;
 
-/// Windows that the state has seen, 0 without one.
+/// Number of windows in the saved state, 0 without a state.
 fn seen(place: &Place) -> u32 {
     let Ok(bytes) = std::fs::read(place.path(STATE)) else { return 0 };
     let state = SafeTensors::deserialize(&bytes).unwrap();
@@ -24,7 +24,7 @@ fn begin(place: &Place, more: &str) -> Child {
     place.command(&format!("{LONG} {more}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Waits for what the state has seen to be as wanted.
+/// Waits until the number of windows in the state is as wanted.
 fn wait(place: &Place, child: &mut Child, wanted: impl Fn(u32) -> bool) -> u32 {
     let start = Instant::now();
     loop {
@@ -38,7 +38,7 @@ fn wait(place: &Place, child: &mut Child, wanted: impl Fn(u32) -> bool) -> u32 {
     }
 }
 
-/// A calibration that was killed in the middle (SIGKILL, so that it can do nothing about it).
+/// A calibration that was killed in the middle (by SIGKILL, which it cannot handle).
 fn killed() -> (Place, u32) {
     let place = packed("neuron");
     let mut child = begin(&place, "");
@@ -50,7 +50,7 @@ fn killed() -> (Place, u32) {
     (place, at)
 }
 
-/// The image is whole and can be used, and no state is left.
+/// Checks that the image is complete and can be used, and that no state is left.
 fn holds(place: &Place) {
     assert!(!place.path(STATE).exists(), "the state was left");
     let Run { out, .. } = place.works("run out.sllm -p hello -n 4 --greedy --policy shadow --density 0.5 --json");
@@ -84,9 +84,9 @@ fn with_other_options_it_begins_anew() {
 fn a_state_that_is_none() {
     let place = packed("neuron");
     place.write(STATE, "something else");
-    let words = [STATE, "no state of an interrupted calibration", "remove it"];
+    let words = [STATE, "not the state of an interrupted calibration", "remove it"];
     place.fails(1, LONG, &words);
-    // That of another calibration is no hindrance.
+    // The state of another calibration is ignored.
     let state = safetensors::serialize([("done", view(&[7, 0, 0, 0]))], None).unwrap();
     place.write(STATE, state);
     assert_eq!(finish(place.command(&LONG.replace("9600", "480"))).code, Some(0));
@@ -97,13 +97,13 @@ fn view(bytes: &[u8]) -> safetensors::tensor::TensorView<'_> {
     safetensors::tensor::TensorView::new(safetensors::Dtype::U32, vec![bytes.len() / 4], bytes).unwrap()
 }
 
-/// Measurements that the search for budgets has kept, 0 without any.
+/// Number of measurements that the search for budgets has saved.
 fn measured(place: &Place) -> usize {
     let Ok(bytes) = std::fs::read(place.path("out.sllm.costs")) else { return 0 };
     SafeTensors::deserialize(&bytes).unwrap().tensor("costs").unwrap().shape()[0] / 2
 }
 
-/// The last stages take longest on large models: what they have measured is not measured again.
+/// The last stages take longest on large models: their measurements are not repeated.
 #[test]
 fn what_was_killed_in_its_last_stages_goes_on_there() {
     let place = packed("neuron");

@@ -1,4 +1,4 @@
-//! The same calibration twice, calibrations for some policies only, and predictors that are put into other images.
+//! The same calibration twice, calibrations for some policies only, and predictors that are added to other images.
 
 use super::{QUICK, packed, small};
 use shadowllm_core::Image;
@@ -7,7 +7,7 @@ use shadowllm_tests::program::Place;
 
 const RUN: &str = "-p hello -n 4 --greedy --density 0.5 --json --policy";
 
-/// Runs an image under a policy, and says what policy was in force.
+/// Runs an image under a policy, and returns the policy that was used.
 fn used(place: &Place, image: &str, policy: &str) -> String {
     let run = place.works(&format!("run {image} {RUN} {policy}"));
     let value: serde_json::Value = serde_json::from_str(&run.out).unwrap();
@@ -26,12 +26,12 @@ fn twice_the_same() {
     place.works(&format!("{QUICK} -o b.sllm"));
     assert!(place.read("a.sllm") == place.read("b.sllm"), "two calibrations differ");
     assert!(place.read("a.predictor") == section(&place.read("a.sllm")));
-    // However many threads there are; only the record of the options differs.
+    // The number of threads makes no difference, except in the record of the options.
     place.works(&format!("{} -o c.sllm", QUICK.replace("-t 2", "-t 1")));
     assert!(section(&place.read("c.sllm")) == section(&place.read("a.sllm")), "threads make a difference");
     place.works(&format!("{QUICK} -o d.sllm --seed 2"));
     assert!(section(&place.read("d.sllm")) != section(&place.read("a.sllm")), "the seed makes none");
-    // What is calibrated already is calibrated anew.
+    // An image that is calibrated already is calibrated again.
     place.works(&format!("{} -o e.sllm", QUICK.replace("model.sllm", "d.sllm")));
     assert!(section(&place.read("e.sllm")) == section(&place.read("a.sllm")), "an earlier predictor shows");
 }
@@ -64,7 +64,7 @@ fn a_predictor_moves_to_other_formats_of_its_model() {
             used(&place, "moved.sllm", policy);
         }
     }
-    // Attention's order is no matter to it.
+    // The order of attention's matrices does not matter to the predictor.
     place.works("pack model -o moved.sllm --layout mixed --predictor p");
     used(&place, "moved.sllm", "shadow");
 }
@@ -101,7 +101,7 @@ fn budgets_divided_anew() {
     place.works(&format!("{QUICK} -o a.sllm --predictor a.predictor"));
     place.works(&format!("{} -o b.sllm --predictor b.predictor", keep("a.sllm")));
     place.works(&format!("{} -o c.sllm", keep("b.sllm")));
-    // Only budgets and what follows from them change, and the same text divides them alike.
+    // Only budgets and their consequences change, and with the same text they are the same.
     assert!(place.read("b.predictor") == section(&place.read("c.sllm")));
     assert_eq!(place.read("a.predictor").len(), place.read("b.predictor").len());
     for policy in ["shadow", "per-layer", "input", "prompt-input", "auto"] {

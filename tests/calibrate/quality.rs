@@ -1,4 +1,4 @@
-//! What the predictors are worth: divergence from the dense model on text that was not calibrated on.
+//! The quality of predictors: divergence from the dense model on text that calibration did not use.
 
 use shadowllm_core::sparsity::{Dial, Policy, SLOTS};
 use shadowllm_core::{Format, KvFormat, SessionOptions};
@@ -16,10 +16,10 @@ use std::sync::OnceLock;
 const DENSITIES: [f32; 3] = [0.7, 0.5, 0.3];
 const POLICIES: [Policy; 6] =
     [Policy::Static, Policy::Random, Policy::Shadow, Policy::PerLayer, Policy::Oracle, Policy::Auto];
-/// Policies that are compared on neurons alone, and the density that stands for it.
+/// Policies that are compared on neurons only, and the density in whose place this is done.
 const NEURONS_ONLY: [Policy; 3] = [Policy::Static, Policy::Shadow, Policy::Oracle];
 const FEW: f32 = 0.25;
-/// Bytes of text to learn from.
+/// Bytes of text for calibration.
 const LEARNT: usize = 35_000;
 const CALIBRATE: &str = "calibrate plain.sllm --text learnt.txt -o calibrated.sllm --policies static,shadow,per-layer \
     --window 96 --rank 32 --layer-rank 32 --steps 2 --budget-windows 1 -t 2";
@@ -47,7 +47,7 @@ fn outcomes() -> &'static [Outcome] {
     })
 }
 
-/// All heads, and of the neurons fewer than are active.
+/// All heads, and fewer neurons than are active.
 fn few_neurons(policy: Policy) -> Dial {
     let mut fixed = [None; SLOTS];
     fixed[..2].copy_from_slice(&[Some(1.0), Some(0.04)]);
@@ -62,7 +62,7 @@ fn outcome(policy: Policy, density: f32) -> &'static Outcome {
 fn predictors_are_better_than_means_and_those_than_chance() {
     for density in DENSITIES {
         let kl = |policy| outcome(policy, density).kl;
-        // Far better, in fact.
+        // The shadow predictor is far better than static means.
         assert!(kl(Policy::Shadow) < 0.5 * kl(Policy::Static), "{density}: {:#?}", outcomes());
         assert!(kl(Policy::PerLayer) < 0.5 * kl(Policy::Static), "{density}: {:#?}", outcomes());
         assert!(kl(Policy::Static) < kl(Policy::Random), "{density}: {:#?}", outcomes());
@@ -71,12 +71,13 @@ fn predictors_are_better_than_means_and_those_than_chance() {
     }
 }
 
-/// Knowing is better than guessing. Of neurons: a head's worth does not follow from its output's magnitude.
+/// True magnitudes are better than predicted ones. This holds for neurons: the importance of a head does not follow
+/// from the magnitude of its output.
 #[test]
 fn an_oracle_is_better_than_a_predictor() {
     let [statics, shadow, oracle] = NEURONS_ONLY.map(|p| outcome(p, FEW));
     assert!(oracle.kl < shadow.kl && shadow.kl < statics.kl, "{:#?}", [statics, shadow, oracle]);
-    // An oracle does not count what is zero anyway.
+    // An oracle does not read neurons that are zero anyway.
     for density in DENSITIES {
         let (oracle, shadow) = (outcome(Policy::Oracle, density), outcome(Policy::Shadow, density));
         assert!(oracle.realised_density < shadow.realised_density, "{density}: {:#?}", outcomes());

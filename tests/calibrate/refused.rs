@@ -1,4 +1,4 @@
-//! What a person can get wrong around calibrating and skipping: an exit code and a way out each.
+//! Mistakes around calibrating and skipping: each has an exit code and a way out.
 
 use super::{QUICK, packed};
 use shadowllm_tests::program::Place;
@@ -92,7 +92,7 @@ fn policies_that_the_image_cannot_serve() {
 fn dials() {
     let place = place();
     place.fails(2, &format!("{RUN} --policy clever"), &["'clever'", "off, static, random", "auto"]);
-    // What a caller gives is no option of the command line.
+    // The policy for lists of a caller cannot be chosen on the command line.
     place.fails(2, &format!("{RUN} --policy given"), &["'given'", "off, static, random"]);
     place.fails(2, &format!("{RUN} --policy random,oracle"), &["one --policy and one --density", "eval"]);
     place.fails(2, &format!("{RUN} --policy random --density 0.5,0.7"), &["one --policy and one --density", "eval"]);
@@ -127,7 +127,7 @@ fn masks() {
     place.fails(1, "logits model.sllm --ids ids.json --mask nothing -o l", &["cannot read nothing", "check the path"]);
     let replaced = "logits model.sllm --ids ids.json --mask mask.json -o mask.json";
     place.fails(2, replaced, &["would replace mask.json", "name another"]);
-    // What a mask may be.
+    // Valid masks.
     for mask in ["[null, null, null]", "[{}, {\"heads\": []}, {\"heads\": [3, 1], \"neurons\": [95, 0]}]"] {
         place.write("mask.json", mask);
         place.works("logits model.sllm --ids ids.json --mask mask.json -o l.safetensors");

@@ -1,4 +1,4 @@
-//! GGUF files of the same models, with the names, orders of rows and keys that llama.cpp's converter gives them.
+//! GGUF files of the same models, with the names, keys and orders of rows of llama.cpp's converter.
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -106,7 +106,7 @@ const PERMUTED: [&str; 5] = ["arcee", "granite", "granitemoe", "llama", "smollm3
 
 #[derive(Clone)]
 struct Tensor {
-    /// Row-major: the last one that of a row.
+    /// Row-major: the last dimension is the length of a row.
     shape: Vec<usize>,
     numbers: Vec<f32>,
 }
@@ -169,7 +169,7 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
     let kv_heads = n("num_key_value_heads").unwrap_or(heads);
     let mut out: BTreeMap<String, Tensor> = BTreeMap::new();
     let source = read(folder);
-    // Experts first to last, for names sort 10 before 2.
+    // Experts in numerical order, because names sort 10 before 2.
     let mut names: Vec<&String> = source.keys().collect();
     let expert = |name: &str| name.split('.').filter_map(|part| part.parse::<usize>().ok()).nth(1).unwrap_or(0);
     names.sort_by_key(|name| expert(name));
@@ -196,7 +196,7 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
         let gguf = NAMES.iter().find(|row| row.0 == module).unwrap_or_else(|| panic!("{name}")).1;
         let after = ["gemma2", "gemma3", "olmo2", "exaone4", "gpt-oss"].contains(&arch);
         let gguf = if module == "post_attention_layernorm" && after { "post_attention_norm" } else { gguf };
-        // Norms that lack 1 get it, fused matrices of GPT-2 are turned, those of GPT-NeoX sorted.
+        // Norms stored less 1 get 1 added, fused matrices of GPT-2 are transposed, those of GPT-NeoX sorted.
         if ["gemma", "gemma2", "gemma3", "nemotron"].contains(&arch) && name.ends_with("norm.weight") {
             t.numbers.iter_mut().for_each(|x| *x += 1.0);
         }
@@ -239,7 +239,7 @@ fn granite_experts(out: &mut BTreeMap<String, Tensor>, prefix: &str, t: &Tensor)
     }
 }
 
-/// gpt-oss has matrices of all experts with their inputs as rows, gates and ups in turns.
+/// gpt-oss has one matrix for all experts with inputs as rows, and gates and ups alternating.
 fn gpt_oss_experts(out: &mut BTreeMap<String, Tensor>, prefix: &str, module: &str, t: &Tensor) {
     let (name, bias) = match module.strip_suffix("_bias") {
         Some(name) => (name, true),
@@ -261,7 +261,7 @@ fn gpt_oss_experts(out: &mut BTreeMap<String, Tensor>, prefix: &str, module: &st
     }
 }
 
-/// The metadata, and tensors that stand for some of it.
+/// The metadata, and tensors that hold some of it.
 fn metadata(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Vec<u8>> {
     let mut entries = vec![gguf_bytes::string("general.architecture", arch)];
     let number = |keys: &[&str]| keys.iter().find_map(|key| c[*key].as_u64());
@@ -282,7 +282,7 @@ fn metadata(arch: &str, c: &Value, out: &mut BTreeMap<String, Tensor>) -> Vec<Ve
         ("expert_shared_feed_forward_length", number(&["shared_expert_intermediate_size"])),
     ];
     if arch == "smallthinker" {
-        // The chosen ones' sigmoids.
+        // The scores are sigmoids.
         entries.push(gguf_bytes::number(&key("expert_gating_func"), 2));
     }
     for (name, count) in counts {

@@ -1,5 +1,5 @@
-//! GGUF blocks are taken over bit by bit, Llama's interleaved heads put back in their order, and the model
-//! computes what the same model from a Hugging Face folder does.
+//! GGUF blocks are copied bit by bit, Llama's interleaved heads are reordered, and the model computes the same as from
+//! a Hugging Face folder.
 
 use safetensors::Dtype;
 use serde_json::json;
@@ -19,7 +19,7 @@ const SHAPES: [Shape; 2] = [
     Shape { d: 64, ffn: 96, heads: [4, 2, 32], vocab: 96, layers: 2 },
     Shape { d: 96, ffn: 160, heads: [2, 2, 64], vocab: 80, layers: 1 },
 ];
-/// A model whose inputs are whole super-blocks.
+/// A model whose rows are whole super-blocks.
 const WIDE: Shape = Shape { d: 256, ffn: 512, heads: [4, 2, 64], vocab: 96, layers: 2 };
 
 /// GGUF's name of a matrix, the engine's and Hugging Face's.
@@ -33,8 +33,8 @@ const LAYER: [(&str, Role, &str); 7] = [
     ("ffn_down", Role::Down, "mlp.down_proj"),
 ];
 
-/// The tensor's rows in Hugging Face's order. llama.cpp's converter turns the rows (head, s, j) of Q and K,
-/// s one of the two halves that are rotated with each other, to (head, j, s).
+/// The tensor's rows in Hugging Face's order. llama.cpp's converter reorders the rows (head, s, j) of Q and K to (head,
+/// j, s), where s is one of the two halves that are rotated with each other.
 fn rows(t: &GgufTensor, dim: usize) -> Vec<Vec<f32>> {
     if !t.name.contains("attn_q.") && !t.name.contains("attn_k.") {
         return (0..t.rows).map(|r| t.row(r)).collect();
@@ -105,8 +105,8 @@ fn read(image: &Path, ids: &[u32]) -> Vec<f32> {
     logits(&model, &Pool::new(2).unwrap(), ids, KvFormat::F32, Reading::Prefill(ids.len()))
 }
 
-/// Shapes, types of embedding and output, types of the layers' matrices: each type alone, and mixed as llama.cpp's
-/// quantised files are.
+/// Shapes, types of embedding and output, types of the layers' matrices: each type alone, and mixed as in llama.cpp's
+/// quantised files.
 fn cases() -> Vec<(Shape, Vec<GgmlType>, Vec<GgmlType>)> {
     let whole = |kind: &GgmlType| kind.format().is_some();
     let mut cases: Vec<_> = GgmlType::all().filter(whole).map(|kind| (WIDE, vec![kind], vec![kind])).collect();
@@ -115,7 +115,7 @@ fn cases() -> Vec<(Shape, Vec<GgmlType>, Vec<GgmlType>)> {
         cases.extend(narrow.map(|kind| (shape, vec![GgmlType::Q8_0], vec![kind])));
     }
     use GgmlType::{BF16, F16, IQ4NL, IQ4XS, MXFP4, Q3K, Q4K, Q5_0, Q5K, Q6K, Q8_0};
-    // Five and seven kinds in turns meet all of a layer's seven matrices, of two layers.
+    // Lists of five and of seven types, used in turn, reach all seven matrices of two layers.
     cases.push((WIDE, vec![Q6K, Q8_0], vec![Q4K, Q6K, Q5_0, Q8_0, Q4K]));
     cases.push((WIDE, vec![Q5_0, Q4K], vec![IQ4XS, Q5K, MXFP4, IQ4NL, Q3K, BF16, F16, Q6K]));
     cases
@@ -144,8 +144,8 @@ fn blocks_are_taken_over_bit_by_bit() {
     }
 }
 
-/// Bytes per token beside those of the file: the same but for Q3_K, which stands in 6 bits and a half, and for outputs
-/// that are filled up to 16 or 32.
+/// Bytes per token compared with the file: the same, except for Q3_K, which takes six and a half bits, and for outputs
+/// that are padded to 16 or 32.
 fn check_bytes(gguf: &GgufFile, model: &LoadedModel, packed: &Packed, case: &str) {
     let is_read = |t: &&GgufTensor| t.rows > 1 && t.name != "token_embd.weight";
     let own: usize = gguf.tensors.iter().filter(is_read).map(|t| t.bytes.len()).sum();
@@ -189,8 +189,9 @@ fn a_gguf_file_and_a_folder_of_the_same_weights_are_the_same_model() {
                     let case = format!("{case} {arrangement:?} {isa:?} {reading:?}");
                     let error: f64 = got.iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                     let power: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
-                    // The same weights; inputs rounded to 8 bits by block, half a percent each, a dozen times in a row
-                    // and more in the wide ones, whose random weights make large numbers larger.
+                    // The weights are the same. Inputs are rounded to 8 bits by block, by half a percent each, a dozen
+                    // times in sequence; errors are larger in the wide models, whose random weights amplify large
+                    // numbers.
                     let quantized = layers.iter().chain(&outer).any(|kind| kind.is_quantized());
                     let error = (error / power).sqrt();
                     assert!(error < if quantized { 0.05 } else { 1e-5 }, "{case}: relative error {error}");
@@ -202,7 +203,7 @@ fn a_gguf_file_and_a_folder_of_the_same_weights_are_the_same_model() {
     }
 }
 
-/// What no format of a layout holds is rounded, and said to be.
+/// Blocks that no format of a layout can hold are rounded, and the output says so.
 #[test]
 fn what_cannot_be_taken_over_is_named() {
     let temp = tempfile::tempdir().unwrap();
@@ -221,7 +222,7 @@ fn what_cannot_be_taken_over_is_named() {
     let source = write(&[GgmlType::Q2K]);
     let rounded = became(&*source, Formats::OWN, Arrangement::DENSE).unwrap();
     assert_eq!(rounded, [("Q6_K", Format::Q6K, true), ("Q2_K", Format::Q8_0, false)]);
-    // Lines of outputs and inputs hold no super-blocks.
+    // Lines of outputs and inputs cannot hold super-blocks.
     let source = write(&[GgmlType::Q4K]);
     let rounded = became(&*source, Formats::OWN, Arrangement::NEURON).unwrap();
     assert!(rounded.contains(&("Q4_K", Format::Q4K, true)) && rounded.contains(&("Q4_K", Format::Q8_0, false)));

@@ -20,7 +20,7 @@ fn vector(kind: GgmlType) -> (Vec<u8>, Vec<u32>) {
 }
 
 /// # Panics
-/// When other than the expected bits.
+/// When the bits differ from the expected ones.
 fn compare(kind: GgmlType, got: &[f32], expected: &[u32]) {
     let bits: Vec<u32> = got.iter().map(|x| x.to_bits()).collect();
     assert_eq!(bits.len(), expected.len(), "{kind}");
@@ -38,7 +38,7 @@ fn every_type_is_dequantised_as_the_reference_does() {
     }
 }
 
-/// What an image holds is the file's numbers, in as many bytes but for those of Q3_K.
+/// An image holds the file's numbers in the same number of bytes, except for Q3_K.
 #[test]
 fn every_type_but_one_is_held_by_a_format() {
     for kind in GgmlType::all() {

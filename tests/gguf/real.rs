@@ -1,5 +1,5 @@
-//! Real files of mixed block types (fetched): taken over as they are, in as many bytes, and as likely as PyTorch computes
-//! them in f32 on the same weights (`vectors/real/expected.py`).
+//! Real files of mixed block types (fetched): their blocks are copied unchanged, in the same number of bytes, and
+//! likelihoods are those that PyTorch computes in f32 from the same weights (`vectors/real/expected.py`).
 
 use serde_json::Value;
 use shadowllm_core::{Format, KvFormat, SessionOptions};
@@ -13,13 +13,13 @@ use shadowllm_tools::import;
 use shadowllm_tools::pack::{Arrangement, Formats, Kept, Packed, pack};
 use std::path::Path;
 
-/// What PyTorch says of a file.
+/// PyTorch's results for a file.
 struct Expected {
     ids: Vec<u32>,
     mean_nll: f64,
 }
 
-/// What a record beside the scripts has of a model.
+/// The record of a model, stored beside the scripts.
 fn recorded(name: &str, model: &Joined) -> Value {
     let all = std::fs::read_to_string(vectors("real").join(name)).unwrap();
     let mut all: Value = serde_json::from_str(&all).unwrap();
@@ -60,7 +60,8 @@ fn has_its_makers_tokens(model: &Joined, file: &Path) {
     }
 }
 
-/// All of a file's matrices keep their numbers, of these types, in as many bytes; and so does what the model says.
+/// All matrices of a file, of these types, keep their numbers in the same number of bytes, and the model's likelihoods
+/// stay the same.
 fn is_taken_over_whole(model: &Joined, types: &[(&str, &str)]) {
     let file = match joined(model) {
         Ok(file) => file,

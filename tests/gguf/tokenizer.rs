@@ -1,8 +1,8 @@
 //! Compares the tokenizers built from GGUF files with recorded token ids of the originals.
 //!
-//! The files are not in the repository: SmolLM2 is fetched as the demo does, LLAMA_CPP_MODELS names the
-//! folder `models` of llama.cpp with its ggml-vocab-*.gguf, .inp and .out files (the source
-//! distribution of llama-cpp-python has it). What is not there is skipped, and said to be.
+//! The files are not in the repository: SmolLM2 is fetched as the demo does, LLAMA_CPP_MODELS names the folder `models`
+//! of llama.cpp with its ggml-vocab-*.gguf, .inp and .out files (the source distribution of llama-cpp-python has it).
+//! Missing files are skipped with a note.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use shadowllm_tools::import::gguf::Gguf;
 use shadowllm_tools::import::gguf::{special_tokens, tokenizer_json};
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
-/// The path that the environment variable names; none, and a loud word, if it is not set.
+/// The path in the environment variable; `None`, with a note on standard error, if it is not set.
 fn path(variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {
-        // past the test harness, which keeps what passing tests print to itself
+        // Written past the test harness, which does not show the output of passing tests.
         let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {variable} is not set");
     }
     path
@@ -45,7 +45,7 @@ fn smollm2_gives_the_expected_ids() {
         let encoding = tokenizer.encode(text, true).unwrap();
         let got = encoding.get_ids();
         println!("{name}: {} ids recorded, {} got", ids.len(), got.len());
-        // the record stops at the window of 512, whatever the text goes on with
+        // The record ends at the window of 512, even if the text is longer.
         let window = if ids.len() == 512 { got.get(..512).unwrap() } else { got };
         assert_eq!(window, ids, "{name}");
         assert_eq!(tokenizer.decode(got, false).unwrap(), text, "{name}");
@@ -78,7 +78,7 @@ fn recorded(gguf: &Path) -> Vec<(String, Vec<u32>)> {
 fn compare(path: &Path) -> (usize, usize) {
     let (_, mut tokenizer) = load(path);
     if path.to_string_lossy().ends_with("qwen35.gguf") {
-        // llama.cpp's record has texts that are not in NFC, into which it brings none; Qwen does
+        // llama.cpp's record has texts that are not in NFC, and llama.cpp does not normalize them; Qwen's tokenizer does.
         tokenizer.with_normalizer(None::<NormalizerWrapper>).unwrap();
     }
     let cases = recorded(path);

@@ -21,7 +21,7 @@ fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     tokenizer.encode(text, true).unwrap().get_ids().to_vec()
 }
 
-/// A byte-level vocabulary with a BOS token, and with whatever else is said.
+/// A byte-level vocabulary with a BOS token, and with these entries.
 fn bytes(more: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut entries = vec![
         string("tokenizer.ggml.model", "gpt2"),
@@ -33,7 +33,7 @@ fn bytes(more: &[Vec<u8>]) -> Vec<Vec<u8>> {
     entries
 }
 
-/// A SentencePiece vocabulary, and whatever else is said.
+/// A SentencePiece vocabulary with these entries.
 fn pieces(more: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let byte_tokens: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
     let mut tokens = vec!["<unk>", "<s>", "</s>"];
@@ -172,7 +172,7 @@ fn bos_is_added_where_the_file_or_its_kind_says_so() {
 #[test]
 fn sentencepiece_merges_follow_the_scores_and_the_rest_falls_back_to_bytes() {
     let with_prefix = tokenizer(&pieces(&[]));
-    // "ab" has the best score, so that "▁ab" can only come of "▁" and "ab"
+    // "ab" has the best score, so that "▁ab" can only be made of "▁" and "ab".
     assert_eq!(ids(&with_prefix, "ab"), [1, 264]);
     assert_eq!(ids(&with_prefix, "b ab"), [1, 259, 261, 264]);
     assert_eq!(ids(&with_prefix, "é"), [1, 259, 3 + 0xc3, 3 + 0xa9]);

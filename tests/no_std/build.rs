@@ -1,4 +1,4 @@
-//! Hands bare-metal targets their linker script.
+//! Passes the linker script to bare-metal targets.
 
 fn main() {
     let var = |name| std::env::var(name).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! A decoder in f64, slow and clear, straight from the models' definitions and sharing no code with the
-//! engine: reads the Hugging Face tensors by name. The fixtures hold it to PyTorch; it holds the engine to
-//! what the fixtures do not cover.
+//! A decoder in f64, slow and clear, straight from the models' definitions and sharing no code with the engine: reads
+//! the Hugging Face tensors by name. The fixtures check it against PyTorch; it checks the engine where the fixtures do
+//! not reach.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ impl Llama<'_> {
         }
     }
 
-    /// Turns pairs (i, i + dim / 2) of a head by position * theta^(-2i/dim), scaled linearly.
+    /// Rotates pairs (i, i + dim / 2) of a head by position * theta^(-2i/dim), scaled linearly.
     fn rotate(&self, head: &mut [f64], position: usize) {
         let scaling = if self.config["rope_parameters"].is_object() {
             &self.config["rope_parameters"]

@@ -1,5 +1,5 @@
-//! Predictor sections that are cut off, flipped or hostile: refused or harmless, and no matter to those who do not
-//! ask for them.
+//! Predictor sections that are cut off, have flipped bits, or are hostile: they are refused or harmless, and do not
+//! affect sessions that do not use them.
 
 use shadowllm_core::image::{ENTRY_LEN, HEADER_LEN as IMAGE_HEADER, SECTION_LEN, Section, SectionKind, crc32};
 use shadowllm_core::sparsity::{HEADER_LEN, Policy};
@@ -15,7 +15,7 @@ fn section(bytes: &[u8]) -> Section {
     Image::parse(bytes).unwrap().section_info(SectionKind::Predictor)
 }
 
-/// Opens an image and runs every policy; whether the predictor was taken.
+/// Opens an image and runs every policy; returns whether the predictor was accepted.
 fn run(bytes: &[u8]) -> Result<(), Error> {
     let model = Model::parse(bytes)?;
     let size = Session::memory_required(&model, &OPTIONS)?.size();
@@ -32,7 +32,7 @@ fn run(bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Logits of a session that skips nothing and asks for no predictor.
+/// Logits of a session that skips nothing and uses no predictor.
 fn dense(bytes: &[u8]) -> Vec<f32> {
     let model = Model::parse(bytes).unwrap();
     let options = SessionOptions { sparsity: false, ..OPTIONS };
@@ -58,7 +58,7 @@ fn hostile_predictors_are_refused_or_harmless() {
         for round in 0..600 {
             let mut bytes = good.to_vec();
             for _ in 0..1 + pick(4) {
-                // Often in the head, where a byte means a lot.
+                // Often in the head, where a byte has much effect.
                 let place = if round % 3 == 0 { pick(at.len) } else { 8 + pick(head - 8) };
                 bytes[at.offset + place] = [0, 1, 2, 15, 16, 32, 64, 127, 128, 255][pick(10)];
             }
@@ -75,7 +75,7 @@ fn hostile_predictors_are_refused_or_harmless() {
     assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused: the mutations test too little");
 }
 
-/// Numbers that are none, everywhere.
+/// NaN in every place.
 #[test]
 fn predictors_of_no_numbers_are_harmless() {
     for small in small_models() {
@@ -120,7 +120,7 @@ fn every_cut_of_a_predictor_is_refused() {
             }
             assert!(len % 16 != 0 || shadowllm_tests::same_bits(&dense(&bytes), &plain));
         }
-        // Nothing left is nothing there.
+        // An empty section is the same as none.
         assert_eq!(run(&cut(small.calibrated, 0)), Ok(()));
         assert_eq!(run(&cut(small.calibrated, at.len)), Ok(()));
     }

@@ -1,4 +1,4 @@
-//! Masked runs against dense runs of the same model with what is masked set to zero.
+//! Masked runs against dense runs of the same model in which the masked weights are zero.
 
 use super::GIVEN;
 use shadowllm_core::format::{Geometry, Order};
@@ -14,14 +14,14 @@ use shadowllm_tests::{
 use shadowllm_tools::pack::Arrangement;
 use std::ops::Range;
 
-/// What is active, per layer.
+/// The active heads and neurons of each layer.
 struct Mask {
     heads: Vec<Vec<bool>>,
     neurons: Vec<Vec<bool>>,
 }
 
 impl Mask {
-    /// A part of everything in every layer; nothing of layer 1's heads and of layer 2's neurons.
+    /// Some heads and neurons of every layer, but no heads of layer 1 and no neurons of layer 2.
     fn random(c: &Config, random: &mut Random) -> Mask {
         let mut some = |layer: usize, without: usize, n: usize| -> Vec<bool> {
             (0..n).map(|_| random.draw() > 0.1 && layer != without).collect()
@@ -39,12 +39,12 @@ impl Mask {
         }
     }
 
-    /// Units of a tensor that only what is masked needs.
+    /// Units of a tensor that only masked heads or neurons use.
     fn masked_units(&self, e: &Entry, g: &Geometry, c: &Config) -> Vec<Range<usize>> {
         let (active, width) = match e.role {
             Role::O => (&self.heads, c.head_slot()),
             Role::Down => (&self.neurons, c.neuron_group),
-            // Where units are inputs, those of Q, gate and up belong to all heads and neurons.
+            // If units are inputs, those of Q, gate and up belong to all heads and neurons.
             Role::Gate | Role::Up if !c.ffn_by_input => (&self.neurons, c.neuron_group),
             _ => return Vec::new(),
         };
@@ -86,7 +86,7 @@ fn what_is_masked_counts_as_zero() {
             .into_iter()
             .flat_map(|f| arrangements().into_iter().map(move |a| (f, a)))
         {
-            // Integers stored by input share their scales with others: no code of theirs need stand for zero.
+            // Integers stored by input share scales with others, and may have no code for zero.
             if format != Format::F32 && (arrangement.attention_by_input || arrangement.ffn_by_input) {
                 continue;
             }
@@ -106,7 +106,7 @@ fn what_is_masked_counts_as_zero() {
     }
 }
 
-/// Where integers are stored by input, masks of heads and of blocks of neurons mean what they mean in tiles.
+/// For integers stored by input, masks of heads and of blocks of neurons give the same results as for tiles.
 #[test]
 fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
     let temp = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn one_head_matters_and_so_does_one_active_neuron() {
                 let (masked, bytes) = without(session, &ids, Some(head), None);
                 assert!(!same_bits(&masked, &dense) && bytes < all, "{family}: head {head}");
             }
-            // Gate and up are f32 rows; so is the down column, which is not read for a neuron that is zero.
+            // Gate and up have f32 rows, and down an f32 column, which is not read for a neuron that is zero.
             let (column, rows) = (4 * c.d_model, 4 * c.d_model * (1 + usize::from(c.gated)));
             let mut active = 0;
             for neuron in 0..c.ffn {

@@ -1,4 +1,5 @@
-//! What a session remembers: saved, loaded, copied or rewound, it goes on as it would have, under every policy.
+//! The memory of choosers: after saving, loading, copying or rewinding, a session continues as it would have, under
+//! every policy.
 
 use crate::policies::{each, give, ids_for};
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -6,12 +7,12 @@ use shadowllm_core::{KvFormat, Serial, Session, SessionOptions, Traffic};
 use shadowllm_tests::same_bits;
 use shadowllm_tests::sparse::with_session;
 
-/// Logits of each token that is decoded, and what it read.
+/// Logits and traffic of each decoded token.
 fn decoded(session: &mut Session, ids: &[u32]) -> Vec<(Vec<f32>, Traffic)> {
     ids.iter().map(|id| (session.decode(&Serial, *id).unwrap().to_vec(), session.traffic())).collect()
 }
 
-/// Number of the first token that differs in its logits or in what it read.
+/// Number of the first token whose logits or traffic differ.
 fn first_difference(a: &[(Vec<f32>, Traffic)], b: &[(Vec<f32>, Traffic)]) -> Option<usize> {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).position(|((x, s), (y, t))| !same_bits(x, y) || s != t)
@@ -41,7 +42,7 @@ fn a_saved_or_copied_session_goes_on_as_it_would_have() {
             session.save(&mut state).unwrap();
             (state, decoded(session, after))
         });
-        // Another context and another batch, and tokens that are forgotten.
+        // Another context and another batch, and some tokens that are then forgotten.
         let other = SessionOptions { context: 77, batch: 5, logit_rows: 1, kv: KvFormat::F32, sparsity: true };
         let [mut one, mut two] = [model.memory(&other).unwrap(), model.memory(&other).unwrap()];
         let (mut loaded, mut copied) =
@@ -59,7 +60,7 @@ fn a_saved_or_copied_session_goes_on_as_it_would_have() {
     });
 }
 
-/// A state is of use under another dial: the choice is then made anew, from the same statistics.
+/// A state can be loaded under another dial: a new choice is then made from the same statistics.
 #[test]
 fn a_state_of_another_dial_chooses_anew() {
     each_refresh(|name, model, dial| {
@@ -86,8 +87,8 @@ fn a_state_of_another_dial_chooses_anew() {
     });
 }
 
-/// Policies that learn from the tokens they see forget with a rewind; the others go on as if the forgotten tokens had
-/// never been read.
+/// Policies that learn from the tokens they read forget them at a rewind; under the others, a session continues as if
+/// the forgotten tokens had never been read.
 #[test]
 fn a_rewound_session_is_as_a_fresh_one() {
     each_refresh(|name, model, dial| {

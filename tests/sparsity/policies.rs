@@ -1,5 +1,5 @@
-//! What holds for every policy: nothing of the future counts, everything at density 1 is dense, the same bits
-//! everywhere, choices that last as long as asked.
+//! Properties of every policy: later tokens do not affect earlier ones, density 1 is dense, the bits are the same
+//! everywhere, and choices last as long as the dial says.
 
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Executor, Hooks, Serial, Session, SessionOptions};
@@ -23,7 +23,7 @@ fn dials(model: &LoadedModel, density: f32) -> Vec<Dial> {
     with_session(model, |session| all.filter(|d| session.set_dial(d).is_ok()).collect())
 }
 
-/// Some of what a layer has, under the policy that leaves it to the caller.
+/// Chooses some heads and neurons, under the policy that leaves the choice to the caller.
 pub fn give(session: &mut Session) {
     if session.policy() == Policy::Given {
         let active = session.units().unwrap();
@@ -32,7 +32,7 @@ pub fn give(session: &mut Session) {
     }
 }
 
-/// Runs on every small model, without and with its predictor, under every policy that it takes.
+/// Calls `test` for every small model, without and with its predictor, under every policy that it supports.
 pub fn each(density: f32, test: &dyn Fn(&str, &LoadedModel, &Dial)) {
     for small in small_models() {
         for calibrated in [false, true] {
@@ -117,7 +117,7 @@ fn what_was_rewound_does_not_count() {
     each(0.5, &|name, model, dial| {
         let ids = ids_for(model);
         let others: Vec<u32> = ids.iter().map(|id| (id + 3) % model.model().config().vocab as u32).collect();
-        // Back into the prompt, and back into what was decoded.
+        // Back into the prompt, and back into the decoded tokens.
         for (prompt, decoded, back) in [(12, 4, 6), (6, 8, 10)] {
             let end = prompt + decoded;
             let read = |forgotten: &[u32]| {
@@ -145,7 +145,7 @@ struct Cancelling(AtomicUsize);
 
 impl Hooks for Cancelling {}
 
-// SAFETY: it is `Serial`, which counts.
+// SAFETY: it passes all calls on to `Serial`, and only counts them.
 unsafe impl Executor for Cancelling {
     fn width(&self) -> usize {
         1
@@ -157,7 +157,7 @@ unsafe impl Executor for Cancelling {
     }
 }
 
-/// However far it came: whether a token was refused at once or in the last layer, the next choice is the same.
+/// Whether a token was cancelled in the first or in the last layer, the next choice is the same.
 #[test]
 fn what_was_cancelled_does_not_count() {
     each(0.5, &|name, model, dial| {
@@ -206,7 +206,7 @@ fn at_density_1_everybody_is_dense() {
     }
 }
 
-/// Without sparsity, on the image that has no predictor.
+/// Logits without sparsity, from the image that has no predictor.
 fn dense_trail(small: &Small, ids: &[u32]) -> Vec<Vec<f32>> {
     let model = small.open(false, None);
     let options =
@@ -297,7 +297,8 @@ fn chosen(session: &mut Session) -> Vec<Option<Vec<u32>>> {
 
 #[test]
 fn a_choice_lasts_as_long_as_asked() {
-    // Policies whose choice differed from token to token in some model: a predictor of few groups may rank them alike.
+    // Policies whose choice changed from token to token in some model: with few groups, a predictor may rank them
+    // always in the same way.
     let mut changing = Vec::new();
     for small in small_models() {
         let model = small.open(true, None);

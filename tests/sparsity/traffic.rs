@@ -1,7 +1,7 @@
-//! The bytes that a session says it read are the bytes that it read: every piece of a small model that is
-//! changed without the session's knowledge changes the logits or not.
+//! The bytes that a session reports are the bytes that it read. This is found out by changing every piece of a small
+//! model while a session uses it: logits change if and only if the piece is read.
 //!
-//! The image is a mapped file, and a changed file shows in the mapping at once.
+//! The image is a mapped file, in which changes are visible at once.
 
 use super::{GIVEN, reference_mask};
 use shadowllm_core::format::Order;
@@ -18,13 +18,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The pieces that a token's products may read or leave out: units, and where those are inputs of several heads or
-/// run along the outputs, their blocks.
+/// The pieces that a token's products can read or leave out: units, or their blocks if units are inputs of several
+/// heads or run along the outputs.
 fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
     let start = image.section_info(SectionKind::Weights).offset;
     let tied = image.matrix(Role::Output, 0).is_none();
     let mut all = Vec::new();
-    // Of an embedding that is no output matrix too, one row is looked up.
+    // Of an embedding that is not also the output matrix, only one row is looked up.
     for e in image.entries().filter(|e| e.role != Role::Embed || tied) {
         let Storage::Tiles(g) = e.storage else { continue };
         let piece = match g.order {
@@ -34,7 +34,7 @@ fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
         };
         for unit in 0..g.units() {
             let at = start + e.offset + unit / g.units_per_group * g.group_stride;
-            // The scales of 32 outputs that a k-block's inputs share are a piece too.
+            // The scales of 32 outputs, which the inputs of a k-block share, are also a piece.
             if unit % g.units_per_group == 0 {
                 let scales = g.format.header_bytes() * 32;
                 all.extend((at..at + g.shared_bytes()).step_by(scales.max(1)).map(|at| (e, at..at + scales)));
@@ -46,8 +46,7 @@ fn pieces(image: &Image) -> Vec<(Entry, Range<usize>)> {
     all
 }
 
-/// What a piece of f32 weights is replaced by: no numbers, or, since an activation may swallow those, large ones of
-/// both signs.
+/// Replacements of a piece of f32 weights: NaN, and, since some activations remove NaN, large numbers of both signs.
 fn poisons(len: usize) -> [Vec<u8>; 3] {
     let large = |sign: f32| {
         let mut random = Random(9);
@@ -74,7 +73,7 @@ impl Again<'_, '_, '_> {
         self.session.decode(&Serial, self.ids[PROMPT]).unwrap().to_vec()
     }
 
-    /// Logits of the next one, densely: keys and values that no head of the first looked at show here.
+    /// Dense logits of the next token: these show keys and values that no head of the first token has looked up.
     fn next(&mut self) -> Vec<f32> {
         self.session.set_dial(&Dial::default()).unwrap();
         self.session.decode(&Serial, self.ids[PROMPT + 1]).unwrap().to_vec()
@@ -103,7 +102,8 @@ fn check(name: &str, image: &Path, ids: &[u32], prepare: &dyn Fn(&mut Session)) 
                 changed || matches!(role, Role::K | Role::V) && !same_bits(&again.next(), &next)
             })
         };
-        // Stored by input, gate and up are read for all neurons, and what is none's that is active shows nowhere.
+        // Stored by input, gate and up are read for all neurons, but changes that affect only inactive neurons do not
+        // show.
         let whole = |role: Role| !by_input && c.ffn_by_input && matches!(role, Role::Gate | Role::Up);
         let (mut read, mut skippable, mut all) = (0, 0, 0);
         for (e, at) in pieces(&Image::parse(&clean).unwrap()) {
@@ -128,7 +128,7 @@ const ARRANGEMENTS: [(&str, Arrangement); 5] = [
     ("input", Arrangement::INPUT),
 ];
 
-/// The reference's mask where neurons are single, else some groups; no head at all in the last layer.
+/// The reference's mask if single neurons can be chosen, else some groups; no head in the last layer.
 fn mask(session: &mut Session) {
     reference_mask(session);
     let c = *session.model().config();
@@ -160,16 +160,16 @@ fn bytes_said_are_bytes_read() {
     }
 }
 
-/// Where inputs share scales, these are read with the first of them.
+/// Scales that inputs share are read with the first of these inputs.
 #[test]
 fn scales_are_counted_with_their_inputs() {
     let temp = tempfile::tempdir().unwrap();
     let image = temp.path().join("model.sllm");
-    // Not those with ReLU: it swallows what other codes make of an inactive neuron.
+    // Not families with ReLU, which hides changes of inactive neurons.
     for family in ["qwen3", "llama-mha"] {
         pack_as(&vectors("models").join(family), Format::Q8_0, Arrangement::INPUT, &image);
-        // For Q, K and V so few that whole k-blocks are left out. (Of heads and neurons some of every 32 must be read
-        // on, or what was read for them shows nowhere.)
+        // The second share is so small for Q, K and V that whole k-blocks are left out. (Of heads and neurons, some of
+        // every 32 must be read by the next matrix, or changes would not show.)
         for few in [0.5, 0.02] {
             let fixed = [few, few, few, 0.5, 0.5, 0.5, 0.5].map(Some);
             let few_dial = Dial { fixed, ..dial(Policy::InputTop, 0.5) };
@@ -204,7 +204,7 @@ fn bytes_said_are_bytes_read_by_calibrated_policies() {
     }
 }
 
-/// What an evaluation adds up must not exceed a dense run, whoever decides.
+/// The sums of an evaluation must not exceed those of a dense run, under any policy.
 #[test]
 fn nobody_reads_more_than_everything() {
     for small in small_models() {

@@ -1,5 +1,5 @@
 //! Layers that differ: a model with narrower layers, and layers without attention or neurons, has the bits of the whole
-//! model in which what they lack is masked.
+//! model in which the missing parts are masked.
 
 use super::GIVEN;
 use serde_json::json;
@@ -17,7 +17,7 @@ use shadowllm_tools::import::{self, Data, Source, SourceTensor, Spec};
 use shadowllm_tools::pack::{Formats, pack};
 use std::path::Path;
 
-/// Heads of 20 numbers, two to a key head.
+/// Heads of 20 numbers, two for each key head.
 const SHAPE: Shape = Shape { d: 48, ffn: 100, heads: [6, 3, 20], vocab: 77, layers: 4 };
 /// Heads and neurons that layers keep: layer 2 has no neurons, layer 3 no attention.
 const KEPT: [(usize, usize); 4] = [(6, 100), (4, 64), (2, 0), (0, 32)];
@@ -54,7 +54,7 @@ impl Source for Pruned {
         &self.spec
     }
 
-    /// The first rows and columns, as many as the role has in the layer.
+    /// The first rows and columns of the tensor, as many as the layer keeps.
     fn tensor(&self, role: Role, layer: usize) -> Result<Option<SourceTensor<'_>>> {
         let Some(mut tensor) = self.whole.tensor(role, layer)? else { return Ok(None) };
         let (heads, neurons) = KEPT[if role.in_layers() { layer } else { 0 }];

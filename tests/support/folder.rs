@@ -1,4 +1,4 @@
-//! Hugging Face folders with random weights, made on the spot.
+//! Hugging Face folders with random weights, made during a test.
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};

@@ -47,8 +47,8 @@ impl GgufFile {
         Self::llama_of(s, &[GgmlType::Q8_0], &[kind])
     }
 
-    /// A Llama model whose embedding and output are of the types `outer` in turns, the matrices of its layers of the
-    /// types `layers` in turns; norms of F32. Super-blocks must be whole.
+    /// A Llama model whose embedding and output have the types `outer` in turn, and the matrices of its layers the
+    /// types `layers` in turn; norms of F32. Rows must be whole super-blocks.
     pub fn llama_of(s: Shape, outer: &[GgmlType], layers: &[GgmlType]) -> GgufFile {
         let (mut outer, mut kinds) = (outer.iter().cycle(), layers.iter().cycle());
         let mut outer = || *outer.next().unwrap();
@@ -142,7 +142,7 @@ fn random_block(random: &mut Random, kind: GgmlType) -> Vec<u8> {
         };
     }
     let mut block: Vec<u8> = (0..kind.block_bytes()).map(|_| code(random)).collect();
-    // Of each number (f16): where it is, its mean and how far from that it may be.
+    // For each f16: its place, its mean, and the largest distance from the mean.
     let numbers: &[(usize, f32, f32)] = match kind {
         GgmlType::Q8_0 => &[(0, 0.0, 0.0015)],
         GgmlType::Q4_0 => &[(0, 0.0, 0.025)],

@@ -1,4 +1,4 @@
-//! What the tests share: the fixtures, models made on the spot, running a model, skipping loudly.
+//! Code that tests share: the fixtures, models made during a test, running a model, skipping with a note.
 
 /// The Rust program of the README, compiled so that it stays true. Its other programs are run by `.ci/run`.
 #[cfg(doctest)]
@@ -46,7 +46,7 @@ pub struct Tensor {
 /// A tensor of a safetensors file, f32 or i32, as floats.
 ///
 /// # Panics
-/// When it is not there.
+/// When the tensor is missing.
 pub fn tensor(file: &Path, name: &str) -> Tensor {
     let bytes = std::fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let all = SafeTensors::deserialize(&bytes).unwrap();
@@ -107,10 +107,10 @@ pub fn logits(model: &LoadedModel, exec: &dyn Executor, ids: &[u32], kv: KvForma
     logits_with(model, exec, ids, kv, reading, None)
 }
 
-/// What is done to a session that may skip, before it reads.
+/// Prepares a session that may skip, before it reads.
 pub type Prepare<'a> = &'a dyn Fn(&mut Session);
 
-/// [`logits`] of a session that may skip when `prepare` is there.
+/// [`logits`] of a session that may skip, if `prepare` is given.
 ///
 /// # Panics
 /// When the model refuses.
@@ -161,13 +161,13 @@ pub fn on_every_isa(image: &Path) -> Vec<(Isa, LoadedModel)> {
     isas().into_iter().map(|isa| (isa, LoadedModel::open(image, Some(isa)).unwrap())).collect()
 }
 
-/// Says past the test harness's capture that something was not tested.
+/// Writes, past the test harness, which would hide it, that something was not tested.
 pub fn skipped(why: &str) {
     // Nothing can be done when standard error is closed.
     let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {why}");
 }
 
-/// The real model's GGUF file, fetched once; `None`, loudly, without a network.
+/// The real model's GGUF file, fetched once; `None`, with a note, without a network.
 pub fn smollm2() -> Option<PathBuf> {
     static ONCE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
     let fetch = || match shadowllm_tools::fetch::smollm2() {

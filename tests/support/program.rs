@@ -1,4 +1,4 @@
-//! The command `shadowllm`: built once, run in a folder of its own, and what must hold when it refuses.
+//! The command `shadowllm`: it is built once and run in temporary folders, with checks for runs that must fail.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The program, built like the test that asks: `cargo test` itself builds no other package's programs.
+/// The program, built with the same profile and target as the test, because `cargo test` does not build programs of
+/// other packages.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -25,7 +26,7 @@ fn build() -> PathBuf {
     cargo.args(place.triple.iter().flat_map(|t| ["--target", t]));
     match cargo.status() {
         Ok(status) => assert!(status.success(), "{cargo:?} failed"),
-        // No cargo here: a program that was brought along will do.
+        // Without cargo, a program that was copied here is used.
         Err(e) => assert!(program.is_file(), "{}: not there, and cargo cannot be run: {e}", program.display()),
     }
     program
@@ -62,9 +63,9 @@ fn command() -> Command {
     command
 }
 
-/// What a run left.
+/// The results of a run.
 pub struct Run {
-    /// Exit code; none when a signal ended it.
+    /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// Standard output.
     pub out: String,
@@ -72,14 +73,14 @@ pub struct Run {
     pub err: String,
 }
 
-/// A folder in which the program runs, with a cache of its own.
+/// A folder in which the program runs, with its own cache.
 pub struct Place(tempfile::TempDir);
 
 impl Place {
     /// An empty folder.
     ///
     /// # Panics
-    /// When the system gives none.
+    /// When the folder cannot be created.
     #[allow(clippy::new_without_default, reason = "it makes a folder")]
     pub fn new() -> Place {
         Place(tempfile::tempdir().unwrap())
@@ -141,7 +142,7 @@ impl Place {
         files
     }
 
-    /// The program with these arguments (parted by spaces), standard input empty.
+    /// The program with these arguments (separated by spaces) and empty standard input.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = command();
         command.args(arguments.split_whitespace()).current_dir(self.0.path()).stdin(Stdio::null());
@@ -149,7 +150,7 @@ impl Place {
         command
     }
 
-    /// Runs the program; whatever comes of it, it did not panic.
+    /// Runs the program, which may fail but must not panic.
     pub fn run(&self, arguments: &str) -> Run {
         finish(self.command(arguments))
     }
@@ -161,8 +162,8 @@ impl Place {
         run
     }
 
-    /// Runs the program, which must end with this exit code, say these words on standard error, nothing on
-    /// standard output, and leave every file as it was and no file that was not there.
+    /// Runs the program, which must end with this exit code, write these words to standard error and nothing to
+    /// standard output, and change, add or remove no file.
     pub fn fails(&self, code: i32, arguments: &str, words: &[&str]) {
         self.refuses(code, self.command(arguments), words);
     }
@@ -183,7 +184,7 @@ impl Place {
     }
 }
 
-/// Runs a command; whatever comes of it, it did not panic.
+/// Runs a command, which may fail but must not panic.
 ///
 /// # Panics
 /// When it cannot be started, or when it panicked.

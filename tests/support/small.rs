@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Nobody watches.
+/// Progress that is not shown.
 pub struct Unseen;
 
 impl Progress for Unseen {
@@ -22,7 +22,7 @@ impl Progress for Unseen {
     fn done(&mut self, _: usize) {}
 }
 
-/// A calibration that takes a moment on a small model.
+/// Options of a calibration that is quick on a small model.
 pub fn quick(policies: &[Policy], target: Target) -> Options {
     let tap = Tap(Tap::EMBEDDING | Tap::HEADS | Tap::STREAM);
     Options {

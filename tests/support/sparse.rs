@@ -1,4 +1,4 @@
-//! Skipping, as the tests want it: dials, sessions, small calibrated images in memory.
+//! Skipping in tests: dials, and sessions that may skip.
 
 use crate::folder::Random;
 #[cfg(feature = "calibrate")]
@@ -18,7 +18,7 @@ pub fn made_up_ids(n: usize, vocab: usize) -> Vec<u32> {
     (0..n).map(|_| (f64::from(random.draw().abs()) * 1e6) as u32 % vocab as u32).collect()
 }
 
-/// A session that may skip, in memory that `each` does not see.
+/// Calls `each` with a session that may skip, and returns its result.
 ///
 /// # Panics
 /// When the model refuses.
@@ -29,7 +29,7 @@ pub fn with_session<T>(model: &LoadedModel, each: impl FnOnce(&mut Session) -> T
     each(&mut session)
 }
 
-/// Logits after a prompt that is prefilled, and after each token that is decoded.
+/// Logits after a prefilled prompt, and after each decoded token.
 ///
 /// # Panics
 /// When the session refuses.

@@ -61,8 +61,8 @@ fn norms() {
     report.finish();
 }
 
-/// The activation in f64 and its tolerance. exp is good to 2 units in the last place, 4 U; below -88 it is
-/// held, which leaves at most |x| e^-87 instead of nothing.
+/// The activation in f64 and its tolerance. exp is good to 2 units in the last place, 4 U; below -88 its argument is
+/// clamped, which gives at most |x| e^-87 instead of 0.
 fn activation(kind: Activation, x: f32) -> (f64, f64) {
     let x = f64::from(x);
     let held = x.abs() * (-87f64).exp();
@@ -99,7 +99,7 @@ fn activation(kind: Activation, x: f32) -> (f64, f64) {
 const PARAMETER: f32 = 1.702;
 const CLAMP: f32 = 7.0;
 
-/// What the neurons are multiplied with.
+/// The factor of the activated gates.
 fn factor(kind: Activation, up: f32) -> f64 {
     let up = f64::from(up);
     if kind == Activation::ClampedSwiglu { up.clamp(-f64::from(CLAMP), f64::from(CLAMP)) + 1.0 } else { up }
@@ -134,9 +134,9 @@ fn activations() {
     for kind in Activation::ALL {
         let activate = Activate { kind, parameter: PARAMETER, clamp: CLAMP };
         for n in (1..=40).chain([1000]) {
-            // One has no meaning without a gate.
+            // This activation needs a gate.
             for gated in [false, true].into_iter().filter(|gated| *gated || kind != Activation::ClampedSwiglu) {
-                // Up to 20: both tails of every sigmoid are there.
+                // Numbers up to 20 reach both tails of every sigmoid.
                 let x: Vec<f32> = random.units(n).iter().map(|x| x * 20.0).collect();
                 let up: Vec<f32> = random.units(n).iter().map(|x| x * 10.0).collect();
                 let run = |k: &Kernels| {
@@ -188,7 +188,7 @@ fn exp() {
             report.near(|| format!("exp({x:e})"), &[y], &[(exact, 2.0 * unit)]);
         }
     }
-    // Outside it is held.
+    // Outside this range the argument is clamped.
     for (x, held) in [(-1e30, -87.0), (f32::NEG_INFINITY, -87.0), (1e30, 88.0), (f32::INFINITY, 88.0)] {
         let exp = |x| ScalarLanes::splat(PORTABLE, x).exp().to_array();
         let (y, held) = (exp(x), exp(held));
@@ -220,7 +220,7 @@ struct Attention {
 impl Attention {
     const UNTOUCHED: f32 = -77.0;
 
-    /// Positions that no token sees hold NaN: they may not count, nor be multiplied by zero and added.
+    /// Positions that no token sees hold NaN, so that a test fails if they are used, even multiplied by zero.
     fn new(
         format: KvFormat,
         width: usize,
@@ -239,7 +239,7 @@ impl Attention {
         let keys: Vec<f32> = (0..positions * width).map(|i| number(i / width)).collect();
         let mut values: Vec<f32> = (0..positions * width).map(|i| number(i / width)).collect();
         if format == KvFormat::F32 {
-            // So large that even e^-87 of it would show where a neighbouring query may not look.
+            // So large that it would show, even times e^-87, in a query that does not see it.
             values[seen.start * width] = 1e38;
             values[(seen.end - 1) * width + 1] = -1e38;
         }
@@ -268,12 +268,12 @@ impl Attention {
             key_tiles,
             value_rows,
         };
-        // Sharp enough that soft-max is no mean: scores of some units.
+        // Scores of a few units, so that soft-max differs clearly from a mean.
         a.q = r.units(a.outputs()).iter().map(|q| q * 2.0).collect();
         a
     }
 
-    /// Heads and tokens lie apart.
+    /// There is unused space between heads and between tokens.
     fn head_stride(&self) -> usize {
         self.width + 16
     }
@@ -312,13 +312,13 @@ impl Attention {
                 ring: usize::MAX,
             },
         };
-        // SAFETY: queries and outputs of these tokens and heads lie inside, and the cache holds all positions
-        // up to the last token's.
+        // SAFETY: the queries and outputs of these tokens and heads are inside their buffers, and the cache has all
+        // positions up to the last token's.
         unsafe { k.attend(&a, out[at..].as_mut_ptr()) };
         out
     }
 
-    /// Some of the heads, by number.
+    /// Runs the heads with these numbers.
     fn run_picked(&self, k: &Kernels, picked: &[u32]) -> Vec<f32> {
         let mut out = vec![Self::UNTOUCHED; self.outputs()];
         let a = Attend {
@@ -340,7 +340,7 @@ impl Attention {
                 ring: usize::MAX,
             },
         };
-        // SAFETY: as in `run`; the numbers are of heads.
+        // SAFETY: queries, outputs and cache are those of `run`, and the numbers are below the number of heads.
         unsafe { k.attend(&a, out.as_mut_ptr()) };
         out
     }
@@ -394,7 +394,7 @@ fn attend() {
             for first in [0, 1, 14, 15, 16, 31, 60, 63, 64, 65, 127, 130] {
                 for window in [usize::MAX, 1, 7, 64, 65] {
                     let mut a = Attention::new(format, width, heads, tokens, first, window, &mut random);
-                    // Every kind of scores meets every window and every width in turn.
+                    // Caps, sinks and windows are combined in turn with every width.
                     a.cap = [0.0, 0.0, 2.0][(first + tokens) % 3];
                     a.sinks =
                         if first % 2 == 0 { vec![] } else { random.units(heads).iter().map(|x| x * 8.0).collect() };
@@ -414,7 +414,7 @@ fn attend() {
                         report.near(|| case(sets[0], &format!(" ({t}, {h})")), &want[at], &a.reference(t, h));
                     }
                     report.same(|| case(sets[0], " one by one"), &single, &want);
-                    // Every other head: the same bits there, nothing elsewhere.
+                    // Every other head: these have the same bits, and nothing else is written.
                     let picked: Vec<u32> = (0..heads as u32).step_by(2).collect();
                     let mut some = vec![Attention::UNTOUCHED; a.outputs()];
                     for (t, h) in (0..tokens).flat_map(|t| picked.iter().map(move |h| (t, *h as usize))) {

@@ -39,7 +39,7 @@ fn gemm_rows() {
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 17, &mut random);
         let x = rows.input(&g);
-        // Any sixteen outputs, in any order, some twice; hints of outputs that are not there do no harm.
+        // Any sixteen outputs, in any order, some twice; prefetch hints may be out of range.
         let chosen: [u32; TILE_ROWS] = std::array::from_fn(|_| random.bits() as u32 % g.units() as u32);
         let later = chosen.map(|c| c * 7);
         let want: Vec<_> = chosen.iter().map(|r| reference(&m, *r as usize, &rows, 0, 0..g.k_blocks)).collect();
@@ -105,7 +105,8 @@ fn products_by_input() {
             k.gemv_inputs(&m, &all, 0, &rows.input(&g), &mut y);
             report.same(|| describe(k, "gemv_inputs, all", &g), &y, &full[..outputs]);
         }
-        // At every density, what is left out counts as zero, exactly; parts of the outputs alone, too.
+        // At every density, inputs that are left out count as zero exactly, also when only a part of the outputs is
+        // computed.
         for density in [0, 5, 50, 95] {
             let chosen: Vec<u32> = all.iter().copied().filter(|_| random.bits() % 100 < density).collect();
             let before = rows.values.clone();
@@ -127,8 +128,8 @@ fn products_by_input() {
     report.finish();
 }
 
-/// Codes of integers stored by input, after the numbers of each k-block or super-block: any bytes, or all of them
-/// `code`, as integers of blocks too.
+/// Integers stored by input: the numbers of each k-block or super-block, then codes. Codes, and integers of blocks, are
+/// random bytes, or all equal to `code`.
 fn by_input(g: &Geometry, code: Option<u8>, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| code.unwrap_or(random.bits() as u8)).collect();
@@ -170,7 +171,7 @@ fn codes_by_input() {
             let m = Matrix::new(g, &bytes[1..]).expect("fits");
             let mut rows = Rows::new(g.input_width(), 17, &mut random);
             if code.is_some() {
-                // The most that a dot product can be, of one sign or of both.
+                // The largest dot products, with inputs of one sign or of both.
                 let one_sign = random.bits() % 2 == 0;
                 rows.quants.iter_mut().for_each(|q| *q = if one_sign || *q > 0 { 127 } else { -127 });
                 rows.weigh();
@@ -187,7 +188,7 @@ fn codes_by_input() {
                     report.same(|| describe(k, "gemm_inputs", &g), &dense(k, &rows, tokens), &full[..tokens * outputs]);
                 }
             }
-            // What is left out counts as zero, exactly; parts of the outputs alone, too.
+            // Inputs that are left out count as zero exactly, also when only a part of the outputs is computed.
             for density in [0, 5, 50, 95, 100] {
                 let chosen: Vec<u32> = (0..g.units() as u32).filter(|_| random.bits() % 100 < density).collect();
                 let kept = rows.quants.clone();

@@ -22,12 +22,12 @@ fn gamma(n: usize) -> f64 {
     n as f64 * U / (1.0 - n as f64 * U)
 }
 
-/// The processor, with what the standard library knows on Arm and core cannot.
+/// The processor, with the features that only the standard library can detect on Arm.
 fn cpu() -> Cpu {
     #[cfg(target_arch = "aarch64")]
     {
         use std::arch::is_aarch64_feature_detected as has;
-        // SAFETY: the operating system reports the features.
+        // SAFETY: the operating system has reported these features.
         unsafe { Cpu::assume(Isa::of_arm(has!("dotprod"), has!("i8mm"))) }
     }
     #[cfg(not(target_arch = "aarch64"))]
@@ -42,17 +42,17 @@ fn sets() -> Vec<&'static Kernels> {
     sets
 }
 
-/// What went wrong, case by case.
+/// The failures, case by case.
 #[derive(Default)]
 struct Report {
     cases: usize,
-    /// Largest share of its tolerance that a result took.
+    /// The largest error of a result, as a share of its tolerance.
     worst: f64,
     failures: Vec<String>,
 }
 
 impl Report {
-    /// The same bits (any NaN equals any other: which one comes out, IEEE-754 leaves open).
+    /// Checks for the same bits (any NaN equals any other, since IEEE-754 does not define which one results).
     fn same(&mut self, case: impl Fn() -> String, got: &[f32], want: &[f32]) {
         self.cases += 1;
         let differ = |(g, w): &(&f32, &f32)| g.to_bits() != w.to_bits() && !(g.is_nan() && w.is_nan());
@@ -64,7 +64,7 @@ impl Report {
         }
     }
 
-    /// Each within its tolerance of the reference.
+    /// Checks that each number is within its tolerance of the reference.
     fn near(&mut self, case: impl Fn() -> String, got: &[f32], want: &[(f64, f64)]) {
         self.cases += 1;
         assert_eq!(got.len(), want.len());

@@ -1,12 +1,12 @@
-//! Matrix kernels over tiles of 16 outputs, with what all tests of matrix kernels share.
+//! Matrix kernels over tiles of 16 outputs, and the code that all tests of matrix kernels share.
 
 use super::*;
 
 /// Largest scale, minimum and float weight that [`tiles`] makes.
 const LARGEST: f32 = 0.25;
 
-/// Halves up to [`LARGEST`] of either sign; now and then the numbers that conversions get wrong: zeros and
-/// subnormals.
+/// Random f16 up to [`LARGEST`] of either sign; sometimes zeros and subnormals, which conversions get wrong most
+/// easily.
 fn half(random: &mut Random) -> f16 {
     match random.bits() % 16 {
         0 => f16::from_bits((random.bits() & 0x8000) as u16),
@@ -16,14 +16,15 @@ fn half(random: &mut Random) -> f16 {
 }
 
 /// `span` bytes of a matrix: any bytes for codes (all 256 values, -128 too) and for integers of blocks, modest numbers
-/// for floats. They begin at an odd address: kernels may not count on alignment.
+/// for floats. The first byte is unused, so that the matrix begins at an odd address: kernels must not rely on
+/// alignment.
 pub(super) fn tiles(g: &Geometry, random: &mut Random) -> Vec<u8> {
     let span = g.span().expect("possible geometry");
     let mut bytes: Vec<u8> = (0..span + 1).map(|_| random.bits() as u8).collect();
     let format = g.format;
     let (shared, group) = (g.shared_bytes(), g.units_per_group * g.unit_bytes());
-    // The blocks of a line share its front, and the 16 of a tile; the numbers of super-blocks stand before their tiles
-    // in a panel, else before the group.
+    // The heads of all blocks of a line, or of the 16 of a tile, come first. The numbers of super-blocks are before
+    // their tiles in a panel, else before the group.
     let tiled = matches!(g.order, Order::Rows | Order::Columns);
     let together = if tiled { TILE_ROWS } else { g.unit_bytes() / format.block_bytes() };
     let supers = if g.order == Order::Rows { TILE_ROWS * format.super_bytes() } else { 0 };
@@ -100,14 +101,14 @@ impl Rows {
         Rows { width, values, quants, scales, offsets }
     }
 
-    /// The offsets of quants that were changed.
+    /// Recomputes the offsets after quants were changed.
     pub(super) fn weigh(&mut self) {
         for (offset, block) in self.offsets.iter_mut().zip(self.quants.as_chunks::<BLOCK>().0) {
             *offset = offset_of(block);
         }
     }
 
-    /// What a matrix reads, the rest left empty.
+    /// The arrays that this matrix reads; the others are empty.
     pub(super) fn input(&self, g: &Geometry) -> Input<'_> {
         if g.takes_int8() {
             let (quants, scales, offsets) = (&self.quants, &self.scales, &self.offsets);
@@ -117,7 +118,7 @@ impl Rows {
         }
     }
 
-    /// Input k of row t as the matrix sees it.
+    /// Input k of row t as the kernels see it, quantized or not.
     fn seen(&self, g: &Geometry, t: usize, k: usize) -> f64 {
         let at = t * self.width + k;
         if g.takes_int8() {
@@ -130,10 +131,10 @@ impl Rows {
 
 /// Output `row` for token `t` in f64 over k-blocks `kbs`, with the tolerance of the f32 kernels.
 ///
-/// Floats (and what is stored by input, decoded first): a product and at most K sums round each term. Integers: the dot product is exact, then at most two
-/// products and K/32 sums (twice as many with a minimum) round each block's term. The weights themselves are
-/// exact in f32 but for scale * code + minimum, one more rounding; and there the two parts, not the weight,
-/// are the terms that round.
+/// Floats (and lines of inputs, which are decoded to floats): each term is rounded by a product and at most K sums.
+/// Integers: the dot product is exact, then each block's term is rounded by at most two products and K/32 sums (twice
+/// that with a minimum). The weights are exact in f32, except for scale * code + minimum, which is rounded once more;
+/// there the two parts, and not the weight, are the terms that are rounded.
 pub(super) fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std::ops::Range<usize>) -> (f64, f64) {
     let (format, roundings) = (m.format(), kbs.len());
     let (mut sum, mut norm) = (0.0, 0.0);
@@ -141,7 +142,7 @@ pub(super) fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std:
         for (k, w) in m.block(row, kb).into_iter().enumerate() {
             let (w, x) = (f64::from(w), rows.seen(m.geometry(), t, kb * BLOCK + k));
             sum += w * x;
-            // The largest code (and integer of the block) and scale, and minimum.
+            // A bound from the largest code, integer of the block, scale and minimum.
             let largest = f64::from(LARGEST) * if format.supers() > 0 { 63.0 } else { 1.0 };
             let affine = format.arithmetic().has_minimum();
             norm += x.abs() * if affine { 32.0 * largest } else { w.abs() };
@@ -155,14 +156,13 @@ pub(super) fn reference(m: &Matrix, row: usize, rows: &Rows, t: usize, kbs: std:
     (sum, norm * gamma(roundings))
 }
 
-/// Panels and k-blocks: one, a pair, odd numbers; where k-blocks are what is grouped, six besides, which make
-/// both several groups and several units in a group (2 x 3 and 3 x 2). Units per group: every divisor, an
-/// odd number of bytes between groups.
+/// Panels and k-blocks: one, two, odd numbers; if k-blocks are grouped, also six, which give several groups of several
+/// units (2 x 3 and 3 x 2). Units per group: every divisor, an odd number of bytes between groups.
 fn geometries() -> Vec<Geometry> {
     let mut all = Vec::new();
     for format in Format::ALL {
         for (order, lengths) in [(Order::Rows, &[1, 2, 3, 7][..]), (Order::Columns, &[1, 2, 3, 6, 7])] {
-            // Of super-blocks one, two and three.
+            // One, two and three super-blocks.
             let lengths = if format.supers() > 0 { &[8, 16, 24] } else { lengths };
             for (panels, &k_blocks) in (1..=3).flat_map(|p| lengths.iter().map(move |k| (p, k))) {
                 let units: usize = if order == Order::Rows { panels } else { k_blocks };
@@ -194,9 +194,9 @@ pub(super) fn describe(k: &Kernels, what: &str, g: &Geometry) -> String {
 
 #[test]
 fn gemm() {
-    // Around every number of tokens some kernel takes at once (1, 2, 4, 8, 16), and two rounds of the widest.
+    // Numbers around those that some kernel computes at once (1, 2, 4, 8, 16), and more than two rounds of the largest.
     const TOKENS: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33];
-    // Not a multiple of 16, and what lies between must stay as it is.
+    // Not a multiple of 16; the floats between outputs must not change.
     const STRIDE: usize = TILE_ROWS + 3;
     const UNTOUCHED: f32 = -77.0;
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(1));
@@ -207,7 +207,7 @@ fn gemm() {
         let rows = &inputs[g.k_blocks];
         let x = rows.input(&g);
         for panel in 0..g.panels {
-            // One token at a time defines the result: how many are computed together must not show.
+            // Results are defined by one token at a time, and must not depend on how many are computed together.
             let mut single = vec![UNTOUCHED; 36 * STRIDE];
             for t in 0..36 {
                 sets[0].gemm(&m, panel, &x, t..t + 1, &mut single[t * STRIDE..], STRIDE);
@@ -241,7 +241,7 @@ fn gemv_columns() {
         let m = Matrix::new(g, &bytes[1..]).expect("fits");
         let rows = Rows::new(g.input_width(), 7, &mut random);
         let x = rows.input(&g);
-        // Every run of panels, the empty one too, added to numbers that are not zero.
+        // Every run of panels, also an empty one, added to numbers that are not zero.
         for (from, to) in (0..=g.panels).flat_map(|from| (from..=g.panels).map(move |to| (from, to))) {
             let before = random.units((to - from) * TILE_ROWS);
             for kb in 0..g.k_blocks {
@@ -250,7 +250,7 @@ fn gemv_columns() {
                 let exact = before.iter().enumerate().map(|(i, y)| {
                     let (sum, tolerance) = reference(&m, from * TILE_ROWS + i, &rows, 0, kb..kb + 1);
                     let y = f64::from(*y);
-                    // What was there goes through all sums.
+                    // The earlier number takes part in all sums.
                     (y + sum, tolerance + y.abs() * gamma(BLOCK))
                 });
                 let exact: Vec<_> = exact.collect();
@@ -263,7 +263,7 @@ fn gemv_columns() {
                 }
             }
         }
-        // All columns one after the other are the product.
+        // Adding all columns in order gives the product.
         for k in &sets {
             let mut y = vec![0.0; g.output_width()];
             (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, [m.unit_start(kb); 2], 0, &x, &mut y));
@@ -272,7 +272,7 @@ fn gemv_columns() {
                 k.gemm(&m, panel, &x, 0..1, out, TILE_ROWS);
             }
             report.same(|| describe(k, "gemv_columns, all", &g), &y, &want);
-            // And of several tokens, in rows that are longer than the outputs.
+            // The same for several tokens, in rows that are longer than the outputs.
             let (width, stride) = (g.output_width(), g.output_width() + 3);
             for tokens in [2, 3, 4, 7] {
                 let (mut y, mut want) = (vec![0.0; tokens * stride], vec![0.0; tokens * stride]);
@@ -307,8 +307,8 @@ fn one_panel(format: Format) -> Geometry {
     g
 }
 
-/// The most a signed and an unsigned code can make of a dot product: the 16-bit sums of kernels without a
-/// 32-bit dot product are full here, and would overflow with one product more.
+/// The largest dot products of signed and unsigned codes: the 16-bit sums of kernels without a 32-bit dot product are
+/// full here, and would overflow with one more product.
 #[test]
 fn integer_extremes() {
     let (sets, mut report) = (sets(), Report::default());
@@ -330,7 +330,7 @@ fn integer_extremes() {
             let m = Matrix::new(g, &bytes).expect("fits");
             for quant in [127i8, -127] {
                 for signs in 0..4u32 {
-                    // All of one sign, alternating in ones, in twos, in fours.
+                    // All inputs of one sign, or with signs alternating after one, two or four inputs.
                     let sign = |k: usize| if signs > 0 && k >> (signs - 1) & 1 == 1 { -1 } else { 1 };
                     // The other blocks of a super-block are zeros.
                     let mut quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();

@@ -12,7 +12,7 @@ fn blocks(random: &mut Random) -> Vec<Vec<f32>> {
     }
     blocks.push(vec![0.0; BLOCK]);
     blocks.push(vec![-0.0; BLOCK]);
-    // The largest alone, at the ends of both halves, of either sign.
+    // A single number that is not zero, at the ends of both halves, of either sign.
     for at in [0, 15, 16, 31] {
         for x in [1.0, -1.0, f32::MIN_POSITIVE, f32::MAX, -f32::MAX] {
             let mut block = vec![0.0; BLOCK];
@@ -47,13 +47,13 @@ fn quantize() {
             let case = |what| format!("scalar quantize {b} of {n}, largest {largest:e}: {what}, {q:?}");
             report.check(|| case("scale"), scales[b] == largest / 127.0);
             report.check(|| case("offset"), offsets[b] == offset_of(q));
-            // Where 127 / largest is no number, nothing is left.
+            // If 127 / largest is infinite, all quants are zero.
             if largest <= 127.0 / f32::MAX {
                 report.check(|| case("not zeros"), q.iter().all(|q| *q == 0));
                 continue;
             }
             for (x, q) in block.iter().zip(q) {
-                // Two roundings before the last one, each of at most 127 * U.
+                // There are two roundings before the last one, each of at most 127 * U.
                 let exact = f64::from(*x) * 127.0 / f64::from(largest);
                 report.check(|| case("not nearest"), (exact - f64::from(*q)).abs() <= 0.5 + 127.0 * gamma(2));
             }
@@ -81,7 +81,7 @@ fn select_inputs() {
     for n in (0..70).chain([576, 1536]) {
         let mut x = random.units(n);
         let mut quants: Vec<i8> = random.units(n).iter().map(|x| (x * 4.0) as i8).collect();
-        // What is no number is kept, zeros of either sign are not, and a quant of zero counts as one.
+        // A NaN is kept; zeros of either sign, and inputs with a quant of zero, are not.
         for (i, x) in x.iter_mut().enumerate() {
             match i % 23 {
                 3 => *x = f32::NAN,

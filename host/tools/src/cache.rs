@@ -1,4 +1,4 @@
-//! The user's cache folder: downloaded models and images packed on the way.
+//! The user's cache folder, with downloaded models and images that were packed automatically.
 
 use crate::import::{self, Source};
 use crate::pack::{Arrangement, Formats, Progress, pack};
@@ -8,10 +8,10 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// `$XDG_CACHE_HOME/shadowllm`, or the platform's usual place; made if it is not there.
+/// `$XDG_CACHE_HOME/shadowllm`, or the platform's usual folder; created if missing.
 ///
 /// # Errors
-/// When there is no home folder or it cannot be written.
+/// When there is no home folder, or it cannot be written.
 pub fn folder() -> Result<PathBuf> {
     let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = env("XDG_CACHE_HOME")
@@ -19,7 +19,7 @@ pub fn folder() -> Result<PathBuf> {
         .or_else(|| {
             env("HOME").map(|h| if cfg!(target_os = "macos") { h.join("Library/Caches") } else { h.join(".cache") })
         })
-        .ok_or_else(|| Error::Other("no cache folder is known: set XDG_CACHE_HOME or HOME".into()))?;
+        .ok_or_else(|| Error::Other("the cache folder is unknown: set XDG_CACHE_HOME or HOME".into()))?;
     let folder = base.join("shadowllm");
     let made = std::fs::create_dir_all(&folder);
     made.map_err(|e| {
@@ -28,9 +28,10 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are packed into
-/// the cache first, once, under a name that changes with their size and date. For `skipping` they are arranged by what can be
-/// skipped, with the predictor that ships for the model where there is one; else for the fastest reading.
+/// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are first packed into the
+/// cache, once, under a name that depends on their size and date. For `skipping`, the image's layout is the one that
+/// allows skipping, with the predictor that ships for the model, if any; else the layout is the one that is read
+/// fastest.
 ///
 /// # Errors
 /// When the path is none of them, or packing fails.
@@ -45,11 +46,11 @@ pub fn image_for(path: &Path, skipping: bool, note: &mut dyn FnMut(&str), progre
     packed_in(&folder()?, &*source, path, arrangement, shipped.map(|s| s.section), note, progress)
 }
 
-/// What lies in the cache: a download or an image, with its size in bytes.
+/// An entry of the cache: a download or an image, with its size in bytes.
 pub struct Kept {
     /// File or folder.
     pub path: PathBuf,
-    /// Bytes of it and of what is in it.
+    /// Bytes of the file, or of all files in the folder.
     pub bytes: u64,
 }
 
@@ -70,7 +71,7 @@ impl Kept {
     }
 }
 
-/// All that lies in the cache, by name.
+/// All entries of the cache, by name.
 ///
 /// # Errors
 /// As [`folder`].
@@ -82,7 +83,7 @@ pub fn kept() -> Result<Vec<Kept>> {
     Ok(all)
 }
 
-/// Bytes of a file, or of all files in a folder; what cannot be read has none.
+/// Bytes of a file, or of all files in a folder; a file that cannot be read counts as empty.
 fn bytes_of(path: &Path) -> u64 {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {
@@ -93,7 +94,7 @@ fn bytes_of(path: &Path) -> u64 {
     }
 }
 
-/// The image in a cache folder, packed where it is not there yet.
+/// The image in a cache folder, which is packed if it is missing.
 fn packed_in(
     folder: &Path,
     source: &dyn Source,
@@ -105,7 +106,7 @@ fn packed_in(
 ) -> Result<PathBuf> {
     let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
     let target = folder.join(cache_name(path, &id)?);
-    // One that was damaged since is packed again.
+    // An image that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
     }
@@ -140,7 +141,7 @@ fn cache_name(path: &Path, how: &str) -> Result<String> {
         vec![path.to_owned()]
     };
     for file in files {
-        // A link that leads nowhere is to a file without which all works, or whose lack is found elsewhere.
+        // A broken link is ignored: either nothing needs its file, or the error is reported where the file is read.
         let Ok(meta) = std::fs::metadata(&file) else { continue };
         let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         hash.update(&meta.len().to_le_bytes());
@@ -166,7 +167,7 @@ mod tests {
             let (path, source) = (source(), import::open(&source()).unwrap());
             packed_in(folder.path(), &*source, &path, Arrangement::DENSE, predictor, &mut |_| {}, &mut |_, _| {})
         };
-        // Packing ends well and putting the predictor in does not, as if the program was stopped in between.
+        // Packing succeeds and adding the predictor fails, as if the program was stopped in between.
         let error = pack(Some(b"no predictor")).unwrap_err().to_string();
         assert!(error.contains(".sllm") && !error.contains(".shadowllm-"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left over");

@@ -9,28 +9,28 @@ use std::time::Instant;
 /// Result of one dial over all windows.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
-    /// The given policy.
+    /// The policy that was set.
     pub policy: &'static str,
-    /// The policy in force: what `auto` stood for.
+    /// The policy that was used: the one that `auto` stood for.
     pub used: &'static str,
-    /// The given density.
+    /// The density that was set.
     pub density: f32,
     /// Perplexity of the scored tokens.
     pub perplexity: f64,
-    /// The same tokens' perplexity, densely.
+    /// Perplexity of the same tokens in the dense model.
     pub dense_perplexity: f64,
     /// Mean Kullback-Leibler divergence of the next-token distribution from the dense one, in nats.
     pub kl: f64,
     /// Its standard error, over the scored tokens.
     pub kl_error: f64,
-    /// Standard error of the difference between the mean log-likelihoods here and densely: that of the logarithm of the ratio
-    /// of the perplexities.
+    /// Standard error of the difference between the mean log-likelihoods of this run and the dense one, which is the
+    /// logarithm of the ratio of the perplexities.
     pub nll_error: f64,
-    /// Share of tokens whose likeliest successor is the dense one's.
+    /// Share of tokens whose likeliest successor is the same as in the dense model.
     pub top1: f64,
     /// Share of the skippable weight bytes that was read.
     pub realised_density: f64,
-    /// Bytes of weights read, the predictor's included, by those that a token has without any skipping.
+    /// Bytes of weights read, including the predictor's, as a share of the bytes of a dense token.
     pub share: f64,
     /// Bytes of weights read per token, the predictor included.
     pub bytes_per_token: f64,
@@ -71,12 +71,12 @@ pub struct Windows<'a> {
     /// Tokens of a window that are prefilled densely; the others are decoded under the policy, and their
     /// successors scored.
     pub context: usize,
-    /// Windows at most.
+    /// The most windows.
     pub most: usize,
 }
 
 impl<'a> Windows<'a> {
-    /// The windows, each of them whole; a text shorter than one is one.
+    /// All whole windows; a text that is shorter than a window counts as one.
     ///
     /// # Errors
     /// [`Error::Usage`] when nothing would be scored.
@@ -91,7 +91,9 @@ impl<'a> Windows<'a> {
         let rest = if whole.is_empty() && self.ids.len() >= self.context + 2 { vec![self.ids] } else { vec![] };
         let all = if whole.is_empty() { rest } else { whole };
         if all.is_empty() {
-            return Err(Error::Usage("the text is too short to score anything after --dense-prefix: give more".into()));
+            return Err(Error::Usage(
+                "the text is too short to score anything after --dense-prefix: give a longer one".into(),
+            ));
         }
         Ok(all)
     }
@@ -119,10 +121,10 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     kl.max(0.0)
 }
 
-/// Measures every dial on every window; `session` must have room for a window, and its own sparsity.
+/// Measures every dial on every window; `session` must have room for a window, and sparsity.
 ///
 /// # Errors
-/// [`Error::Usage`] when nothing would be scored; what the session refuses.
+/// [`Error::Usage`] when nothing would be scored; errors of the session.
 pub fn compare(
     session: &mut Session,
     pool: &Pool,
@@ -188,7 +190,7 @@ pub(crate) fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], contex
     Ok(dense)
 }
 
-/// Reads a window under the session's dial and adds what it finds.
+/// Reads a window under the session's dial and adds to the sums.
 pub(crate) fn measure(
     session: &mut Session,
     exec: &dyn Executor,

@@ -25,10 +25,10 @@ pub fn nll(logits: &[f32], target: u32) -> f64 {
     sum.ln() - f64::from(logits[target as usize] - top)
 }
 
-/// Negative log-likelihoods of all tokens but the first, each given those before it.
+/// Negative log-likelihoods of all tokens but the first, each given the tokens before it.
 ///
 /// # Errors
-/// What the session refuses.
+/// Errors of the session.
 pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec<f64>> {
     session.rewind(0)?;
     let mut nlls = Vec::with_capacity(ids.len().saturating_sub(1));
@@ -40,18 +40,18 @@ pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec
     Ok(nlls)
 }
 
-/// What the tokenizer puts before a text: a beginning token, or nothing.
+/// The tokens that the tokenizer puts before a text: a beginning token, or none.
 ///
 /// # Errors
-/// When it takes no text.
+/// When the tokenizer fails.
 pub fn beginning(text: &Text) -> Result<Vec<u32>> {
     let (mut all, rest) = (text.encode("a", true)?, text.encode("a", false)?);
     all.truncate(all.len().saturating_sub(rest.len()));
     Ok(all)
 }
 
-/// The text with this beginning before every window of `window` tokens, the beginning counted: a window's first token,
-/// which is not scored, is then none of the text's.
+/// The text with this beginning before every window of `window` tokens, which include the beginning. So a window's
+/// first token, which is not scored, is not a token of the text.
 ///
 /// # Errors
 /// [`Error::Usage`] when the beginning leaves no room for two tokens of text.
@@ -64,11 +64,11 @@ pub fn begin_windows(ids: &[u32], beginning: &[u32], window: usize) -> Result<Ve
     Ok(ids.chunks(room).flat_map(|part| [beginning, part].concat()).collect())
 }
 
-/// Perplexity over non-overlapping windows of `window` tokens, every token but a window's first scored; a
-/// shorter rest at the end is left out, unless it is all there is.
+/// Perplexity over non-overlapping windows of `window` tokens, in which every token but the first is scored; a shorter
+/// rest at the end is left out, unless it is the whole text.
 ///
 /// # Errors
-/// [`Error::Usage`] for a window below 2, no windows or a text without two tokens; what the session refuses.
+/// [`Error::Usage`] for a window below 2, no windows or a text of fewer than two tokens; errors of the session.
 pub fn perplexity(
     session: &mut Session,
     pool: &Pool,
@@ -81,7 +81,7 @@ pub fn perplexity(
         return Err(Error::Usage("--window must be at least 2: a window's first token is not scored".into()));
     }
     if max_windows == 0 {
-        return Err(Error::Usage("--max-windows must be at least 1: none is nothing to measure".into()));
+        return Err(Error::Usage("--max-windows must be at least 1".into()));
     }
     if ids.len() < 2 {
         return Err(Error::Usage("the text has fewer than two tokens, so there is nothing to score".into()));

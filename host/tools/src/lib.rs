@@ -1,5 +1,5 @@
-//! What prepares and measures models: import, packing, calibration, comparison, evaluation, reports. The command
-//! `shadowllm` is its user.
+//! Preparing and measuring models: import, packing, calibration, comparison, evaluation, reports. The command
+//! `shadowllm` uses it.
 //!
 //! Modules, lowest first; each uses only those above it:
 //! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `fetch`, `tasks`, `report`, `calibrate`.

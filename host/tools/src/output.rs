@@ -1,4 +1,4 @@
-//! Files to write: they appear under their name when they are whole, or not at all.
+//! Output files, which appear under their name when they are complete, or not at all.
 
 use shadowllm_host::{Error, Result};
 use std::fs::{File, OpenOptions, Permissions};
@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tempfile::NamedTempFile;
 
-/// A file under a temporary name beside its own; dropped before it is finished, it is gone. What a killed program left
-/// is removed by the next one that writes to the folder.
+/// A file under a temporary name in the same folder. If it is dropped before it is finished, it is removed. Files that
+/// a killed program left are removed by the next one that writes to the folder.
 pub struct Output {
     /// The name that was given.
     path: PathBuf,
     /// Where the file will be: links are followed.
     target: PathBuf,
     file: NamedTempFile,
-    /// Of the file that it replaces.
+    /// The mode of the file that it replaces.
     mode: Option<Permissions>,
     // Dropped after the file is gone.
     _noted: Noted,
 }
 
-/// What temporary names begin and end with: they are hidden and say whose they are.
+/// The beginning and the end of temporary names, which are hidden and name the program.
 const NAME: [&str; 2] = [".shadowllm-", ".tmp"];
 
 impl Output {
-    /// Begins a file that will replace `path`, or what that is a link to.
+    /// Begins a file that will replace `path`, or the file that it links to.
     ///
     /// # Errors
     /// When `path` is a folder or a device, or its folder cannot be written.
@@ -48,15 +48,15 @@ impl Output {
         self.file.as_file_mut()
     }
 
-    /// Where it lies until it is finished.
+    /// The path of the file until it is finished.
     pub fn draft(&self) -> &Path {
         self.file.path()
     }
 
-    /// Gives the file its name; what had that name before is replaced, and its mode kept.
+    /// Gives the file its name; a file that had this name is replaced, and its mode is kept.
     ///
     /// # Errors
-    /// When the disk is full or the name cannot be given; what had it before is then untouched.
+    /// When the disk is full or the file cannot be renamed; a file that had the name is then unchanged.
     pub fn finish(self) -> Result<()> {
         let bad = |e| Error::io("write to", &self.path, e);
         if let Some(mode) = self.mode {
@@ -64,7 +64,7 @@ impl Output {
         }
         self.file.as_file().sync_all().map_err(bad)?;
         self.file.persist(&self.target).map_err(|e| bad(e.error))?;
-        // The name too is to survive a loss of power. Not every system can say so of a folder.
+        // The new name should survive a loss of power too. Not every system can synchronize a folder.
         #[cfg(unix)]
         let _ = File::open(folder(&self.target)).and_then(|folder| folder.sync_all());
         Ok(())
@@ -72,29 +72,30 @@ impl Output {
 }
 
 fn no_file(path: &Path) -> Error {
-    Error::file(path, "is a device or the like, which is not replaced; name a file to write")
+    Error::file(path, "is a device or similar, which is not replaced; name a file to write")
 }
 
-/// Links at most on the way to a file, as Linux has it.
+/// The most links on the way to a file, as in Linux.
 const LINKS: usize = 40;
 
-/// Where a name leads; the file need not be there yet.
+/// The path that a name leads to through links; the file need not exist.
 fn followed(path: &Path) -> Result<PathBuf> {
     let mut at = path.to_owned();
     for _ in 0..LINKS {
         let Ok(next) = std::fs::read_link(&at) else { return Ok(at) };
         let base = folder(&at);
-        // Standard output and the like: the name stands for what is open, not for a file.
+        // Names such as that of standard output stand for an open file, which cannot be replaced.
         let system = std::fs::canonicalize(base).is_ok_and(|f| f == Path::new("/dev") || f.starts_with("/proc"));
         if system {
             return Err(no_file(path));
         }
         at = base.join(next);
     }
-    Err(Error::file(path, "is a link that leads in a circle; name a file to write"))
+    Err(Error::file(path, "is a link in a circle of links; name a file to write"))
 }
 
-/// A temporary file in `folder`, locked as long as it is open, so that no other process takes it for one that was left.
+/// A temporary file in `folder`, which is locked as long as it is open, so that other processes do not remove it as
+/// abandoned.
 fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
     // Opened like any new file, so that it is as readable as one.
     let open = |p: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(p);
@@ -102,19 +103,19 @@ fn held(folder: &Path) -> std::io::Result<NamedTempFile> {
     builder.prefix(NAME[0]).suffix(NAME[1]);
     loop {
         let file = builder.make_in(folder, open)?;
-        // Where the system has no locks, no other process gets one either.
+        // If the system has no locks, other processes do not get one either, and remove nothing.
         let _ = file.as_file().try_lock();
-        // Somebody may have taken it for one that was left just before.
+        // Another process may have removed it before it was locked.
         if file.path().exists() {
             return Ok(file);
         }
     }
 }
 
-/// Folders are not locked: they are left when they are this old.
+/// Folders are not locked; they count as abandoned when they are this old.
 const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Removes temporary files that no process holds any more.
+/// Removes temporary files that no process has locked.
 fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());
@@ -123,7 +124,7 @@ fn sweep(folder: &Path) {
             continue;
         }
         let Ok(meta) = entry.metadata() else { continue };
-        // That it cannot be removed is no reason not to write.
+        // If it cannot be removed, the new file can still be written.
         if meta.is_file() {
             let left = File::open(&path).ok().filter(|file| file.try_lock().is_ok());
             if left.is_some() {
@@ -137,7 +138,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// A temporary folder for files on their way into `folder`.
+/// A temporary folder inside `folder`.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -170,7 +171,7 @@ pub fn refuse_overwrite(output: &Path, inputs: &[PathBuf]) -> Result<()> {
 use signals::Noted;
 pub use signals::remove_on_signals;
 
-/// Ctrl-C and the like: what is not finished is removed on the way out.
+/// Signals such as that of Ctrl-C: unfinished files are removed before the program ends.
 #[cfg(unix)]
 mod signals {
     use std::ffi::CString;
@@ -182,7 +183,7 @@ mod signals {
     /// Names of temporary files.
     static NAMES: [AtomicPtr<libc::c_char>; 16] = [const { AtomicPtr::new(null_mut()) }; 16];
 
-    /// A file that is removed when a signal comes while this lives.
+    /// A file that is removed if a signal comes while this value lives.
     pub struct Noted(Option<usize>);
 
     impl Noted {
@@ -194,7 +195,7 @@ mod signals {
             let free = |slot: &AtomicPtr<libc::c_char>| {
                 slot.compare_exchange(null_mut(), name, Ordering::SeqCst, Ordering::SeqCst).is_ok()
             };
-            // Where all are taken, the next run removes what is left.
+            // If all places are taken, the next run removes the file.
             Noted(NAMES.iter().position(free))
         }
     }
@@ -211,21 +212,23 @@ mod signals {
         for name in &NAMES {
             let name = name.load(Ordering::SeqCst);
             if !name.is_null() {
-                // SAFETY: a name is a C string that is never freed, and `unlink` may be called from a handler.
+                // SAFETY: a name is a C string that is never freed, and POSIX allows `unlink` in a signal handler.
                 unsafe { libc::unlink(name) };
             }
         }
-        // SAFETY: both may be called from a handler; the signal ends the program once this handler returns.
+        // SAFETY: POSIX allows both calls in a signal handler; the signal ends the program after this handler returns.
         unsafe {
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
     }
 
-    /// Removes unfinished files when a signal ends the program. For commands, which own the program's signals.
+    /// Removes unfinished files when a signal ends the program. Only for the command, which decides about the program's
+    /// signals.
     pub fn remove_on_signals() {
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            // SAFETY: the handler does what handlers may do; one that is ignored (nohup) stays ignored.
+            // SAFETY: the handler only calls functions that POSIX allows in one. A signal that is ignored (nohup) stays
+            // ignored.
             unsafe {
                 if libc::signal(signal, leave as extern "C" fn(libc::c_int) as libc::sighandler_t) == libc::SIG_IGN {
                     libc::signal(signal, libc::SIG_IGN);
@@ -245,6 +248,6 @@ mod signals {
         }
     }
 
-    /// Nothing: the next run removes what is left.
+    /// Does nothing: the next run removes abandoned files.
     pub fn remove_on_signals() {}
 }

@@ -22,12 +22,12 @@ fn nanoseconds() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// The processor, with what the operating system knows on Arm and core cannot.
+/// The processor, with the features that only the operating system can report on Arm.
 fn cpu() -> Cpu {
     #[cfg(target_arch = "aarch64")]
     {
         use std::arch::is_aarch64_feature_detected as has;
-        // SAFETY: the operating system reports the features.
+        // SAFETY: the operating system has reported these features.
         unsafe { Cpu::assume(Isa::of_arm(has!("dotprod"), has!("i8mm"))) }
     }
     #[cfg(not(target_arch = "aarch64"))]

@@ -1,5 +1,5 @@
-//! As small as the engine gets: kernels for the one model alone ([`Needs`]), no formatting of text, and a panic is a
-//! status. Writes the tokens that the full program writes.
+//! The smallest program with the engine: kernels for one model only ([`Needs`]), no formatting of text, and a panic
+//! that is only a status. It writes the same tokens as the full program.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::fmt::Write;

@@ -1,6 +1,6 @@
-//! One program for every machine: parses the model it is given, tries every size of memory, generates from three
-//! prompts whole and at half density, and writes down tokens and logits. What it writes must not depend on the machine;
-//! lines that begin with `#` may. (`least.rs` is a program of its own.)
+//! One program for every machine. It parses its model, tries every size of memory, generates from three prompts,
+//! densely and at half density, and writes tokens and logits. The output must not depend on the machine, except for
+//! lines that begin with `#`. (`least.rs` is a separate program.)
 #![no_std]
 
 use core::fmt::{self, Write};
@@ -10,23 +10,24 @@ use shadowllm_core::{Error, Image, Kernels, KvFormat, Model, Serial, Session, Se
 
 const FILE: &[u8] = include_bytes!("../../../host/models/story.sllm");
 
-/// The model that ships with the program, at an address that its weights can be used at. Boards have a place for it.
+/// The model that ships with the program, at an address with the alignment of its weights. Boards have a section for
+/// it.
 #[cfg_attr(target_os = "none", unsafe(link_section = ".image"))]
 pub static IMAGE: Aligned<[u8; FILE.len()]> = Aligned(*include_bytes!("../../../host/models/story.sllm"));
 
-/// What lies at a multiple of 64 bytes.
+/// A value at an address that is a multiple of 64.
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
 
 /// Bytes of memory that are enough for the shipped model and these options.
 pub const MEMORY: usize = 768 * 1024;
 
-/// What the session is made for.
+/// The options of the session.
 pub const OPTIONS: SessionOptions =
     SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
 
 /// "Tell me a story about a dog.", "What color is the sky?" and "Once upon a time, there was a little girl" in the
-/// shipped model's tokens, the first two as its chat template has questions.
+/// shipped model's tokens, the first two in the form of its chat template.
 pub const PROMPTS: [&[u32]; 3] = [
     &[1, 335, 27, 735, 416, 260, 438, 424, 260, 632, 15, 200, 336, 27],
     &[1, 335, 27, 404, 1718, 312, 263, 787, 32, 200, 336, 27],
@@ -39,7 +40,7 @@ pub const ANSWER: usize = 10;
 /// Steps between the sizes of memory that are tried.
 const STEP: usize = 4093;
 
-/// What a machine brings along.
+/// The parts that a machine provides.
 pub struct Machine<'a> {
     /// The kernels to use.
     pub kernels: &'static Kernels,
@@ -47,11 +48,11 @@ pub struct Machine<'a> {
     pub out: &'a mut dyn Write,
     /// A count that rises with time.
     pub ticks: fn() -> u64,
-    /// What the count counts.
+    /// The unit of the count.
     pub unit: &'a str,
 }
 
-/// Why the program could not do its work.
+/// Why the program failed.
 #[derive(Debug)]
 pub enum Failure {
     /// The engine refused.
@@ -114,7 +115,8 @@ pub fn run(image: &[u8], memory: &mut [MaybeUninit<u8>], machine: &mut Machine) 
     Ok(())
 }
 
-/// Tries sizes from none to enough, and returns what is enough: of fewer bytes, the engine says what it needs.
+/// Tries sizes of memory from 0 on, and returns the smallest that is enough: for every smaller size, the engine must
+/// say what it needs.
 fn every_size(model: Model, memory: &mut [MaybeUninit<u8>], machine: &mut Machine) -> Result<usize, Failure> {
     let needed = Session::memory_required(&model, &OPTIONS)?.size();
     if memory.len() < needed {
@@ -133,7 +135,7 @@ fn every_size(model: Model, memory: &mut [MaybeUninit<u8>], machine: &mut Machin
     for shift in [0, 1, 4, 63].map(|s: usize| s.min(room)) {
         Session::new(model, OPTIONS, &mut memory[shift..shift + needed])?;
     }
-    // Not compared: where weights lie is kept as addresses, which are not as long everywhere.
+    // This line is not compared, because sessions store addresses, whose size depends on the machine.
     writeln!(machine.out, "# memory {needed} bytes; {sizes} smaller sizes refused")?;
     Ok(needed)
 }

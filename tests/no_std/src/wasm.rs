@@ -1,4 +1,4 @@
-//! Inside a WebAssembly host, which takes the text and brings a clock.
+//! Inside a WebAssembly host, which receives the text and provides a clock.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -17,7 +17,7 @@ struct Console;
 
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // SAFETY: a string's bytes.
+        // SAFETY: the host reads the string's bytes during the call.
         unsafe { write(text.as_ptr(), text.len()) };
         Ok(())
     }
@@ -35,7 +35,7 @@ unsafe impl Sync for Memory {}
 static SESSION: Memory = Memory(UnsafeCell::new([MaybeUninit::uninit(); MEMORY]));
 
 fn ticks() -> u64 {
-    // SAFETY: the host's function has no contract.
+    // SAFETY: the host's function has no requirements.
     unsafe { nanoseconds() }
 }
 
@@ -45,7 +45,7 @@ fn ticks() -> u64 {
 pub extern "C" fn probe(isa: usize) -> u32 {
     let kernels = Isa::ALL.get(isa).and_then(|isa| Kernels::for_isa(Cpu::detect(), *isa));
     let Some(kernels) = kernels else { return 2 };
-    // SAFETY: one thread, one call at a time.
+    // SAFETY: there is one thread, and only one call of `probe` at a time.
     let memory = unsafe { &mut *SESSION.0.get() };
     let mut machine = Machine { kernels, out: &mut Console, ticks, unit: "nanoseconds" };
     match run(&crate::IMAGE.0, memory, &mut machine) {

@@ -6,7 +6,7 @@ use shadowllm_core::{Cpu, Isa, Kernels};
 /// What [`ticks`] counts.
 pub const UNIT: &str = "cycles";
 
-// Without a memory map, memory counts as a device's, where vectors may not be read from any address.
+// Without a memory map, memory is treated as device memory, from which vectors cannot be read at any address.
 global_asm!(
     ".section .vectors, \"ax\"",
     ".balign 2048",
@@ -81,7 +81,7 @@ static TABLE: Table = {
 };
 
 extern "C" fn start() -> ! {
-    // SAFETY: switches the cycle counter on.
+    // SAFETY: enables the cycle counter, which has no other effect.
     unsafe {
         asm!(
             "msr pmccfiltr_el0, xzr", "msr pmcntenset_el0, {all}", "msr pmcr_el0, {on}", "isb",
@@ -99,7 +99,7 @@ pub fn ticks() -> u64 {
     cycles
 }
 
-/// The kernels to use: where there is no operating system to ask, the processor says what it has.
+/// The kernels to use. Without an operating system, the features are read from the processor itself.
 pub fn kernels() -> &'static Kernels {
     let (first, second): (u64, u64);
     // SAFETY: reads identification registers, as EL1 may.
@@ -110,17 +110,17 @@ pub fn kernels() -> &'static Kernels {
         );
     }
     let isa = Isa::of_arm(first >> 44 & 15 != 0, second >> 52 & 15 != 0);
-    // SAFETY: the processor has the features.
+    // SAFETY: the identification registers have shown these features.
     Kernels::best(unsafe { Cpu::assume(isa) })
 }
 
-/// Asks the debugger for something.
+/// Calls an operation of the debugger.
 ///
 /// # Safety
-/// `argument` must point to what the operation reads.
+/// `argument` must point to the data that the operation reads.
 pub unsafe fn semihosting(operation: usize, argument: *const u8) -> usize {
     let result;
-    // SAFETY: the debugger reads what the caller vouches for and changes x0 alone.
+    // SAFETY: the debugger reads only the data at `argument`, which the caller guarantees, and changes only x0.
     unsafe { asm!("hlt #0xf000", inout("x0") operation => result, in("x1") argument, options(nostack)) };
     result
 }

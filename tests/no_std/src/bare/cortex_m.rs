@@ -63,7 +63,7 @@ const SYST_CVR: *mut u32 = 0xe000_e018 as *mut u32;
 /// The timer has 24 bits.
 const PERIOD: u32 = 1 << 24;
 
-/// Times the timer began anew.
+/// How many times the timer has wrapped around.
 static PERIODS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn systick() {
@@ -71,7 +71,7 @@ extern "C" fn systick() {
 }
 
 extern "C" fn start() -> ! {
-    // SAFETY: the timer's registers, which nobody else uses: processor clock, interrupt, on.
+    // SAFETY: these are the timer's registers, which nothing else uses: processor clock, interrupt, enabled.
     unsafe {
         SYST_RVR.write_volatile(PERIOD - 1);
         SYST_CVR.write_volatile(0);
@@ -97,13 +97,13 @@ pub fn kernels() -> &'static Kernels {
     Kernels::best(Cpu::detect())
 }
 
-/// Asks the debugger for something.
+/// Calls an operation of the debugger.
 ///
 /// # Safety
-/// `argument` must point to what the operation reads.
+/// `argument` must point to the data that the operation reads.
 pub unsafe fn semihosting(operation: usize, argument: *const u8) -> usize {
     let result;
-    // SAFETY: the debugger reads what the caller vouches for and changes r0 alone.
+    // SAFETY: the debugger reads only the data at `argument`, which the caller guarantees, and changes only r0.
     unsafe { asm!("bkpt #0xab", inout("r0") operation => result, in("r1") argument, options(nostack)) };
     result
 }

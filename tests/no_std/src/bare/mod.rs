@@ -14,7 +14,7 @@ use shadowllm_no_std::MEMORY;
 
 #[repr(align(64))]
 struct Memory(UnsafeCell<[MaybeUninit<u8>; MEMORY]>);
-// SAFETY: there is one thread, and `main`, which runs once, is all that touches it.
+// SAFETY: there is one thread, and only `main`, which runs once, accesses it.
 unsafe impl Sync for Memory {}
 #[unsafe(link_section = ".memory")]
 static SESSION: Memory = Memory(UnsafeCell::new([MaybeUninit::uninit(); MEMORY]));
@@ -27,11 +27,11 @@ unsafe extern "C" {
     static __stack_top: u32;
 }
 
-/// Bytes of stack that were ever used, of those there are.
+/// Bytes of stack that were ever used, and the size of the stack.
 pub fn stack_used() -> (usize, usize) {
     let (low, top) = (&raw const __stack_low, &raw const __stack_top);
     let mut p = low;
-    // SAFETY: words between the linker script's two symbols.
+    // SAFETY: `p` is between the linker script's two symbols, where all words are the stack's.
     while p < top && unsafe { p.read_volatile() } == PAINT {
         p = p.wrapping_add(1);
     }
@@ -49,7 +49,7 @@ const APPLICATION_EXIT: usize = 0x20026;
 
 /// Ends the emulator with a status.
 pub fn exit(status: usize) -> ! {
-    // SAFETY: the two words that the operation reads.
+    // SAFETY: the argument points to the two words that the operation reads.
     unsafe { machine::semihosting(operation::EXIT_EXTENDED, [APPLICATION_EXIT, status].as_ptr().cast()) };
     loop {
         core::hint::spin_loop();
@@ -61,7 +61,7 @@ pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // The operation wants a zero at the end.
+        // The operation needs a zero at the end of the text.
         for part in text.as_bytes().chunks(63) {
             let mut line = [0; 64];
             line[..part.len()].copy_from_slice(part);
@@ -72,7 +72,7 @@ impl Write for Console {
     }
 }
 
-/// Called by the processor on what it cannot do.
+/// Called by the processor when it reports a fault.
 extern "C" fn fault() -> ! {
     let _ = Console.write_str("error: the processor reports a fault\n");
     exit(4)
@@ -80,6 +80,6 @@ extern "C" fn fault() -> ! {
 
 /// Called once, on the painted stack, with statics in place.
 extern "C" fn main() -> ! {
-    // SAFETY: called once, and nobody else touches it.
+    // SAFETY: `main` is called once, and nothing else accesses the session's memory.
     crate::start(unsafe { &mut *SESSION.0.get() })
 }
