@@ -61,7 +61,7 @@ def instructions(code, loop):
 
 
 def inner_loop(code, mark, count, once=True):
-    """The shortest loop with so many of the instructions `mark`; the one for single tokens (`once`) asks for later weights."""
+    """The shortest loop with this number of the instructions `mark`; the one for single tokens (`once`) asks for later weights."""
     fitting = [
         loop
         for loop in loops(code)
@@ -72,7 +72,7 @@ def inner_loop(code, mark, count, once=True):
 
 
 def decoding_around(code, inner):
-    """What the shortest loop around the inner one does besides."""
+    """The instructions of the shortest loop around the inner one, without the inner one's."""
     around = [loop for loop in loops(code) if loop.start < inner.start and inner.stop < loop.stop]
     outer = min(around, key=lambda loop: loop.stop - loop.start)
     return instructions(code, slice(outer.start, inner.start)) + instructions(code, slice(inner.stop, outer.stop))

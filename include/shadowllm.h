@@ -149,7 +149,7 @@ typedef struct sllm_sampler sllm_sampler;
 /* Bytes that sllm_model_init needs, alignment included. */
 size_t sllm_model_size(void);
 
-/* A model over an image that lies in memory (flash, an array), in `memory` of at least sllm_model_size() bytes, of any
+/* A model over an image that is in memory (flash, an array), in `memory` of at least sllm_model_size() bytes, of any
  * alignment. Allocates nothing. Image (aligned to 4 bytes) and memory must stay in place until the model and all its
  * sessions are freed. */
 int32_t sllm_model_init(void *memory, size_t size, const void *image, size_t image_size, sllm_model **model);
@@ -294,7 +294,7 @@ int32_t sllm_session_progress(const sllm_session *session, size_t *position);
 int32_t sllm_session_position(const sllm_session *session, size_t *position);
 
 /* Goes back to an earlier position and forgets the tokens after it. There are no logits until the next token is read.
- * Policies that learn from the tokens they see begin to learn anew, from the tokens read after this. */
+ * Policies that learn from tokens start over with the tokens read after this. */
 int32_t sllm_session_rewind(sllm_session *session, size_t position);
 
 /* Makes the current call on this session, or else the next one that reads tokens, stop within one layer of its batch
@@ -491,7 +491,7 @@ int32_t sllm_model_open_fd(int32_t fd, uint64_t offset, uint64_t length, const s
  * are freed. */
 int32_t sllm_model_open_memory(const void *data, size_t size, const sllm_load_options *options, sllm_model **model);
 
-/* ---- Session: with memory and threads of its own ---------------------------------------------------------------- */
+/* ---- Session: with its own memory and threads ------------------------------------------------------------------- */
 
 /* A session. `options` may be NULL. */
 int32_t sllm_session_new(sllm_model *model, const sllm_session_options *options, sllm_session **session);
@@ -650,13 +650,14 @@ int32_t sllm_chat_count(const sllm_chat *chat, size_t *count);
 int32_t sllm_chat_message(const sllm_chat *chat, size_t index, const char **role, size_t *role_length,
                           const char **content, size_t *content_length);
 
-/* Keeps the first `count` messages and removes the others: takes back a question, or an answer to be given anew. */
+/* Keeps the first `count` messages and removes the others: takes back a question, or an answer that should be generated
+ * again. */
 int32_t sllm_chat_truncate(sllm_chat *chat, size_t count);
 
 /* Removes all messages. */
 int32_t sllm_chat_clear(sllm_chat *chat);
 
-/* A second conversation with the same messages. With a fork of the session (sllm_session_fork) it goes on without reading
+/* A second conversation with the same messages. With a fork of the session (sllm_session_fork) it continues without reading
  * them again. */
 int32_t sllm_chat_fork(const sllm_chat *chat, sllm_chat **fork);
 

@@ -1,4 +1,4 @@
-"""What the machine does besides: load, other processes' and the hypervisor's share of the processor."""
+"""What else the machine does: load, other processes' and the hypervisor's share of the processor."""
 
 import contextlib
 import fcntl
@@ -64,7 +64,7 @@ class Usage:
     steal: float | None
 
     def taken(self):
-        """Cores taken away, on average, by other processes and by the hypervisor; 0 where nobody knows."""
+        """Cores taken away, on average, by other processes and by the hypervisor; 0 where this is not known."""
         return (self.others + self.steal) / self.wall if self.others is not None else 0.0
 
 

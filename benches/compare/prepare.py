@@ -201,7 +201,7 @@ class Models:
         return path
 
     def image(self, gguf, model, format_):
-        """The image packed from a GGUF, anew when the GGUF or the packer has changed."""
+        """The image packed from a GGUF, packed again when the GGUF or the packer has changed."""
         path = self.folder / (f"{model}-{format_}.sllm" if format_ else f"{model}.sllm")
         made_from = max(p.stat().st_mtime for p in (gguf, self.shadowllm))
         if not path.is_file() or path.stat().st_mtime < made_from:

@@ -24,7 +24,7 @@ LAYOUTS = {
     "single-neurons": (["--layout", "neuron"], "random", [1, 0.5, 0.3, 0.1]),
     "inputs": (["--layout", "input"], "prompt-input", [1, 0.75, 0.5]),
 }
-# A prompt tells thresholds on inputs what to expect.
+# Thresholds on inputs are taken from a prompt.
 DEPTH = 32
 
 

@@ -35,7 +35,7 @@ export class Model {
 
   #allocate(length) {
     const at = this.#wasm.allocate(length) >>> 0;
-    if (at === 0) throw new Error(`${length} bytes of memory are not to be had`);
+    if (at === 0) throw new Error(`${length} bytes of memory are not available`);
     return at;
   }
 

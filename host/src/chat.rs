@@ -1,4 +1,4 @@
-//! A chat: a conversation with a session of its own.
+//! A chat: a conversation together with its session.
 
 use crate::conversation::Conversation;
 use crate::error::{Error, Result};
@@ -9,14 +9,14 @@ use crate::text::Message;
 use shadowllm_core::sample::SamplerOptions;
 use shadowllm_core::sparsity::Dial;
 
-/// A conversation. What the session has read of it is not read again.
+/// A conversation. Tokens of it that the session has read are not read again.
 pub struct Chat {
     session: Session,
     conversation: Conversation,
 }
 
 impl Model {
-    /// A chat on a session of its own.
+    /// A chat on a new session.
     ///
     /// # Errors
     /// As [`Model::session`] and [`Chat::new`].
@@ -26,7 +26,7 @@ impl Model {
 }
 
 impl Chat {
-    /// A chat that begins; of what the session has read, nothing that the messages begin with is read again.
+    /// A new chat on a session. If the messages begin with tokens that the session has read, these are not read again.
     ///
     /// # Errors
     /// When the model has no chat template.
@@ -39,11 +39,11 @@ impl Chat {
         Ok(chat)
     }
 
-    /// Asks, and returns the answer as an iterator of its pieces, once the question is read. An answer that is dropped
-    /// early is kept as far as it went.
+    /// Reads a question, and returns the answer as an iterator of its pieces. An answer that is dropped early is kept
+    /// up to that point.
     ///
     /// # Errors
-    /// When the messages are longer than the context, or the template refuses them: the question is then not kept, and
+    /// When the messages are longer than the context, or the template refuses them: the question is then removed, and
     /// [`Chat::clear`] makes room.
     pub fn ask(&mut self, question: &str) -> Result<Answer<'_>> {
         self.add("user", question);
@@ -60,7 +60,7 @@ impl Chat {
         &self.conversation.messages
     }
 
-    /// Begins anew, with the options' system message.
+    /// Removes all messages except the options' system message.
     pub fn clear(&mut self) {
         self.conversation.clear();
         if let Some(system) = self.session.options().system.clone() {
@@ -68,13 +68,13 @@ impl Chat {
         }
     }
 
-    /// Says what the model is to be, and begins anew.
+    /// Sets the system message, and removes all other messages.
     pub fn set_system(&mut self, system: Option<String>) {
         self.session.options.system = system;
         self.clear();
     }
 
-    /// Says what later tokens skip; nothing is read again for it.
+    /// Sets what later tokens skip; nothing is read again.
     ///
     /// # Errors
     /// As [`Session::set_dial`].
@@ -95,7 +95,7 @@ impl Chat {
         &self.session
     }
 
-    /// The session, to be changed. What it has read of the messages afterwards is not read again.
+    /// The session, for changes. Afterwards, too, tokens of the messages that it has read are not read again.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }

@@ -1,4 +1,4 @@
-//! Answers as text, and conversations. Nothing here owns a session, so that whoever does can use it.
+//! Answers as text, and conversations. Nothing here owns a session, so that any owner of a session can use it.
 
 use crate::controls::{Controlled, Controls, Likely};
 use crate::error::Result;
@@ -9,10 +9,10 @@ use crate::text::{Language, Message, Template, Text, TextStream};
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 
-/// Text that is complete now.
+/// A piece of complete text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
-    /// The token that completed it; `None` for what was held back until the end.
+    /// The token that completed it; `None` for text that was held back until the end.
     pub id: Option<u32>,
     /// The text, empty while a character is incomplete or a stop string may have begun.
     pub text: String,
@@ -20,7 +20,7 @@ pub struct Piece {
     pub likely: Option<Likely>,
 }
 
-/// An answer, piece by piece. As [`Generation`], it is given session, threads and sampler with every step.
+/// An answer, piece by piece. Like [`Generation`], it gets session, threads and sampler with every step.
 pub struct Answering<'t> {
     generation: Generation,
     stream: TextStream<'t>,
@@ -38,7 +38,7 @@ pub struct Reply {
     pub text: String,
     /// Its tokens.
     pub ids: Vec<u32>,
-    /// What it took.
+    /// Its figures: tokens, seconds and bytes.
     pub figures: Figures,
     /// Why it ended.
     pub stop: Stop,
@@ -121,7 +121,7 @@ impl<'t> Answering<'t> {
         self.generation.stopped()
     }
 
-    /// Ends it here, unless it has ended already, and returns all of it.
+    /// Ends the answer here, unless it has ended already, and returns it.
     ///
     /// # Errors
     /// When the tokenizer refuses a token.
@@ -135,15 +135,15 @@ impl<'t> Answering<'t> {
     }
 }
 
-/// Messages. What a session has read of them, in whatever way, it does not read again.
+/// Messages. Tokens of them that a session has read, in whatever way, are not read again.
 ///
-/// A turn: [`Conversation::add`] the question, [`Conversation::begin`], [`Answering::next`] until `None` or until enough
-/// is said, [`Conversation::end`].
+/// A turn consists of [`Conversation::add`] with the question, [`Conversation::begin`], [`Answering::next`] until it
+/// returns `None` or the answer is long enough, and [`Conversation::end`].
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     /// All messages so far.
     pub messages: Vec<Message>,
-    /// Whether control tokens in messages are control tokens ([`Text::prompt`]).
+    /// Whether the texts of control tokens in messages become control tokens ([`Text::prompt`]).
     pub control: bool,
 }
 
@@ -153,8 +153,7 @@ impl Conversation {
         self.messages.push(Message { role: role.to_owned(), content: content.to_owned() });
     }
 
-    /// Begins to answer the messages: takes back what the session has read beyond the part that it can keep, and reads
-    /// the rest.
+    /// Begins to answer the messages: the session goes back to the last token that it can keep, and reads the rest.
     ///
     /// # Errors
     /// As [`Text::prompt`] and [`Answering::begin`]. The messages stay.
@@ -173,7 +172,7 @@ impl Conversation {
         let same = ids.iter().zip(session.tokens()).take_while(|(a, b)| a == b).count();
         // The answer starts from the last token's logits.
         let start = same.min(ids.len() - 1);
-        // Layers with a window may have forgotten what came before it.
+        // Layers with a window may not have the positions before it any more.
         let start = if session.reaches(start) { start } else { 0 };
         session.rewind(start)?;
         Answering::begin(&language.text, session, exec, sampler, &ids[start..], (most, controls))
@@ -189,7 +188,7 @@ impl Conversation {
         Ok(reply)
     }
 
-    /// The whole prompt's ids. `bos` is the model's beginning token.
+    /// The ids of the whole prompt. `bos` is the model's beginning token.
     ///
     /// # Errors
     /// As [`Text::prompt`].
@@ -197,7 +196,7 @@ impl Conversation {
         text.prompt(template, &self.messages, false, bos, self.control)
     }
 
-    /// Begins anew.
+    /// Removes all messages.
     pub fn clear(&mut self) {
         self.messages.clear();
     }

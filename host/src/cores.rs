@@ -1,42 +1,42 @@
-//! Which cores to run on: on machines with fast and slow ones, the fast ones.
+//! The cores to run on: on machines with fast and slow cores, the fast ones.
 //!
-//! A step of a forward pass ends when its slowest task does, so a slow core makes all the others wait.
+//! A step of a forward pass ends with its slowest task, so a slow core makes all others wait.
 
 use std::path::Path;
 
 /// Cores that a session's threads may run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores {
-    /// Their numbers, ascending; empty where the system does not report them.
+    /// Their numbers, ascending; empty if the system does not report them.
     pub ids: Vec<usize>,
-    /// Whether slower ones were left out, so that threads must be kept to these.
+    /// Whether slower cores were left out, so that threads must be restricted to these.
     pub chosen: bool,
 }
 
 impl Cores {
-    /// All that this process may use.
+    /// All cores that this process may use.
     pub fn all() -> Cores {
         Cores { ids: allowed(), chosen: false }
     }
 
-    /// Of those that this process may use, the fast ones.
+    /// The fast cores among those that this process may use.
     pub fn fastest() -> Cores {
         fastest_of(allowed(), Path::new("/sys/devices/system/cpu"))
     }
 
-    /// The number of threads that makes sense: one per core, and no more than the process gets time for.
+    /// The best number of threads: one per core, but no more than the process gets processor time for.
     pub fn threads(&self) -> usize {
         let granted = std::thread::available_parallelism().map_or(1, usize::from);
         if self.ids.is_empty() { granted } else { granted.min(self.ids.len()) }
     }
 
-    /// Keeps the calling thread to these cores; says whether the system agreed.
+    /// Restricts the calling thread to these cores; returns whether the system did so.
     pub fn bind(&self) -> bool {
         !self.ids.is_empty() && bind(&self.ids)
     }
 }
 
-/// The cores that have at least two thirds of the fastest one's capacity, by what the kernel says under `folder`.
+/// The cores that have at least two thirds of the fastest one's capacity, according to the kernel's files in `folder`.
 fn fastest_of(ids: Vec<usize>, folder: &Path) -> Cores {
     let number = |id: usize, file: &str| -> Option<u64> {
         std::fs::read_to_string(folder.join(format!("cpu{id}")).join(file)).ok()?.trim().parse().ok()
@@ -55,9 +55,9 @@ fn fastest_of(ids: Vec<usize>, folder: &Path) -> Cores {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn allowed() -> Vec<usize> {
-    // SAFETY: a set of cores is plain bits, for which zeros are a value.
+    // SAFETY: a set of cores consists of bits, and all zeros is a valid set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is as large as is said; 0 is the calling thread.
+    // SAFETY: the size passed is that of the set; 0 is the calling thread.
     if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } != 0 {
         return Vec::new();
     }
@@ -67,13 +67,13 @@ fn allowed() -> Vec<usize> {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind(ids: &[usize]) -> bool {
-    // SAFETY: a set of cores is plain bits, for which zeros are a value.
+    // SAFETY: a set of cores consists of bits, and all zeros is a valid set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for id in ids.iter().filter(|id| **id < 8 * size_of::<libc::cpu_set_t>()) {
         // SAFETY: the number is below the size of the set.
         unsafe { libc::CPU_SET(*id, &mut set) };
     }
-    // SAFETY: the set is as large as is said; 0 is the calling thread.
+    // SAFETY: the size passed is that of the set; 0 is the calling thread.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0 }
 }
 

@@ -4,23 +4,23 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Shorthand.
+/// A result with the host's error.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something could not be done. Its `Display` is a sentence for people.
+/// Why something could not be done. Its `Display` is a sentence for users.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
     Io {
-        /// What was being done ("read", "write to").
+        /// The action that failed ("read", "write to").
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// The contents of a file are wrong.
     File {
         /// The file.
         path: PathBuf,
@@ -29,9 +29,9 @@ pub enum Error {
     },
     /// The engine refused an image, a session or a call.
     Engine {
-        /// The image, where there is one.
+        /// The image, if known.
         path: Option<PathBuf>,
-        /// Why.
+        /// The engine's error.
         source: shadowllm_core::Error,
     },
     /// An option or its value is wrong.
@@ -43,12 +43,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// A file that is not what it should be.
+    /// An error about the contents of a file.
     pub fn file(path: &Path, message: impl Into<String>) -> Self {
         Error::File { path: path.to_owned(), message: message.into() }
     }
 
-    /// A file that the system would not read or write.
+    /// An error of the system about reading or writing a file.
     pub fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { doing, path: path.to_owned(), source }
     }
@@ -73,7 +73,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The command that helps against what the engine refused.
+/// The command that helps against an error of the engine.
 fn command(source: &shadowllm_core::Error) -> &'static str {
     match source {
         shadowllm_core::Error::NotAnImage => {
@@ -86,7 +86,7 @@ fn command(source: &shadowllm_core::Error) -> &'static str {
     }
 }
 
-/// What to do about what the system said.
+/// The way out of an error of the system.
 fn way_out(doing: &str, kind: ErrorKind) -> &'static str {
     match (kind, doing) {
         (ErrorKind::NotFound, "write to") => " (make the folder first, or check the path)",

@@ -1,4 +1,4 @@
-//! Tokens one by one after a prompt, with the figures people ask for.
+//! Tokens one by one after a prompt, with figures of speed and memory.
 
 use crate::controls::{Choose, Freely};
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 use std::time::Instant;
 
-/// What a generation took.
+/// The figures of a generation.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Figures {
     /// Tokens of the prompt.
@@ -37,33 +37,33 @@ pub enum Stop {
     ContextFull,
     /// One of the stop strings.
     StopString,
-    /// The caller wanted no more.
+    /// The caller stopped it.
     Stopped,
     /// The session was cancelled.
     Cancelled,
 }
 
-/// A generation, token by token. It borrows nothing: session, threads and sampler are given to every step, and must be
-/// the same ones each time. Allocates nothing.
+/// A generation, token by token. It borrows nothing: every step gets session, threads and sampler, which must be the
+/// same ones each time. It allocates nothing.
 #[derive(Debug)]
 pub struct Generation {
     most: usize,
     start: Instant,
-    /// When the first token was there.
+    /// The time of the first token.
     first: Instant,
     figures: Figures,
     /// Bytes read by all decoded tokens.
     bytes: u64,
-    /// The token handed out last, which the session has not read yet.
+    /// The token that was returned last, which the session has not read yet.
     last: Option<u32>,
     stop: Option<Stop>,
 }
 
 impl Generation {
-    /// Reads `prompt`; up to `most` tokens will follow.
+    /// Reads `prompt`; at most `most` tokens will be generated.
     ///
     /// # Errors
-    /// What the session refuses: an empty prompt, one longer than the context, an id out of range.
+    /// Errors of the session: an empty prompt, one longer than the context, an id out of range.
     pub fn begin(
         session: &mut Session,
         exec: &dyn Executor,
@@ -86,7 +86,7 @@ impl Generation {
     /// The next token; `None` after the last one.
     ///
     /// # Errors
-    /// What the session refuses, a cancelled step for one.
+    /// Errors of the session, such as a cancelled step.
     pub fn next(&mut self, session: &mut Session, exec: &dyn Executor, sampler: &mut Sampler) -> Result<Option<u32>> {
         self.next_by(session, exec, sampler, &mut Freely)
     }
@@ -113,7 +113,7 @@ impl Generation {
         Ok(if self.stop.is_some() { None } else { self.last })
     }
 
-    /// Reads the last token and chooses the next, or says why there is none.
+    /// Reads the last token and chooses the next one, or sets why there is none.
     fn step(
         &mut self,
         session: &mut Session,
@@ -149,7 +149,7 @@ impl Generation {
         Ok(None)
     }
 
-    /// Brings the figures of decoding up to date.
+    /// Updates the figures of decoding.
     fn measure(&mut self) {
         let decoded = self.figures.generated_tokens.saturating_sub(1);
         if decoded > 0 {
@@ -159,7 +159,7 @@ impl Generation {
         }
     }
 
-    /// Takes the last token for an end of the text.
+    /// Treats the last token as an end token.
     pub fn end(&mut self) {
         if self.stop.is_none() && self.last.take().is_some() {
             self.figures.generated_tokens -= 1;
@@ -183,11 +183,11 @@ impl Generation {
     }
 }
 
-/// Reads `prompt`, then generates up to `most` tokens; each goes to `each` with the session it comes from, which
-/// returns false to stop. Allocates nothing.
+/// Reads `prompt`, then generates up to `most` tokens, and calls `each` with the session and each token; it returns
+/// false to stop. This allocates nothing.
 ///
 /// # Errors
-/// As [`Generation::begin`] and [`Generation::next`]; what `each` returns.
+/// As [`Generation::begin`] and [`Generation::next`]; errors of `each`.
 pub fn generate(
     session: &mut Session,
     exec: &dyn Executor,
@@ -205,7 +205,7 @@ pub fn generate(
     Ok((generation.figures(), generation.stopped().unwrap_or(Stop::Stopped)))
 }
 
-/// Peak resident memory of this process in bytes, where the system reports it.
+/// Peak resident memory of this process in bytes, if the system reports it.
 pub fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

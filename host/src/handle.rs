@@ -1,4 +1,4 @@
-//! A model to share: cheap to clone, alive as long as a session uses it.
+//! A shared model: it is cheap to clone, and lives as long as a session uses it.
 
 use crate::error::Result;
 use crate::model::{LoadedModel, Loading};
@@ -15,7 +15,7 @@ pub struct Model(Arc<Shared>);
 
 struct Shared {
     file: LoadedModel,
-    /// Read when it is first wanted.
+    /// Read when it is first used.
     #[cfg(feature = "tokenizer")]
     language: OnceLock<Language>,
 }
@@ -29,7 +29,7 @@ impl Model {
         Self::open_with(path, Loading::default())
     }
 
-    /// [`Model::open`] with all that loading can do.
+    /// [`Model::open`] with all options of loading.
     ///
     /// # Errors
     /// As [`LoadedModel::open_with`].
@@ -37,10 +37,10 @@ impl Model {
         Ok(LoadedModel::open_with(path.as_ref(), loading)?.into())
     }
 
-    /// An image that is part of the program (`include_bytes!`); `name` stands for its path.
+    /// An image that is part of the program (`include_bytes!`); `name` is used in place of its path.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Says what is wrong with the image.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self> {
         Ok(LoadedModel::from_static(name, bytes, None)?.into())
     }

@@ -13,10 +13,10 @@
 //! # }
 //! ```
 //!
-//! [`Options`] holds every default. An [`Answer`] also has figures and the reason why it ended; [`Session`] continues plain
-//! texts, and works on tokens and logits. Sessions own what they use, so they can be stored and sent to other threads.
-//! Whoever brings memory or threads of their own uses [`model::LoadedModel`] with the engine's session, or the engine
-//! alone ([`engine`]).
+//! [`Options`] holds every default. An [`Answer`] also has figures and the reason why it ended; [`Session`] continues
+//! plain texts, and works on tokens and logits. Sessions own their memory and threads, so they can be stored and sent
+//! to other threads. Programs with their own memory or threads use [`model::LoadedModel`] with the engine's session, or
+//! the engine alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
 //! [`text_guard`], [`text`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.

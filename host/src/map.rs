@@ -5,7 +5,7 @@ use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::path::Path;
 
-/// Maps a whole file. An empty file is an error, since nothing that is mapped here may be empty.
+/// Maps a whole file. An empty file is an error, because no file of a model is empty.
 ///
 /// # Errors
 /// Names the file.
@@ -18,13 +18,13 @@ pub fn map(path: &Path) -> Result<Mmap> {
 /// # Errors
 /// As [`map`].
 pub fn map_file(path: &Path) -> Result<(Mmap, File)> {
-    // Looked at first: a pipe would be waited for.
+    // Checked first, because opening a pipe would wait.
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
         return Err(Error::file(path, "is a folder; name a file"));
     }
     if !meta.is_file() {
-        return Err(Error::file(path, "is a pipe, a device or the like; name a file"));
+        return Err(Error::file(path, "is a pipe, a device or similar; name a file"));
     }
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
@@ -38,21 +38,21 @@ pub fn map_file(path: &Path) -> Result<(Mmap, File)> {
     }
 }
 
-/// A copy of what is mapped, in memory of its own, which nothing that happens to the file can change.
+/// A copy of a mapping in its own memory, which later changes of the file do not affect.
 ///
 /// # Errors
 /// [`Error::Resources`] when there is not enough memory.
 pub fn copied(path: &Path, mapped: &Mmap) -> Result<Mmap> {
     let none = |_| {
         let mb = mapped.len() >> 20;
-        Error::Resources(format!("{} takes {mb} MB of memory, which is not to be had: map it", path.display()))
+        Error::Resources(format!("{} takes {mb} MB of memory, which is not available: map it", path.display()))
     };
     let mut copy = memmap2::MmapMut::map_anon(mapped.len()).map_err(none)?;
     copy.copy_from_slice(mapped);
     copy.make_read_only().map_err(none)
 }
 
-/// What a file is that came in place of a model's; `None` when it may be the model's.
+/// What a file is if it is obviously not a model's; `None` if it may be one.
 pub fn stands_for(bytes: &[u8]) -> Option<&'static str> {
     let start: Vec<u8> =
         bytes.iter().take(200).skip_while(|b| b.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect();
@@ -74,16 +74,16 @@ pub fn stands_for(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// Maps a part of an open file, all that follows the offset where no length is given.
+/// Maps a part of an open file, up to its end if no length is given.
 ///
 /// # Errors
-/// Names the file; when the file is not that long.
+/// Names the file; also when the file is shorter than the part.
 pub fn map_part(path: &Path, file: &File, offset: u64, len: Option<u64>) -> Result<Mmap> {
     let all = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
     let left = all.saturating_sub(offset);
     let len = len.unwrap_or(left);
     if len == 0 || len > left {
-        let message = format!("{len} bytes from byte {offset} on are wanted, and it has {all}");
+        let message = format!("{len} bytes from byte {offset} on were requested, but the file has {all}");
         return Err(Error::file(path, message));
     }
     part(path, file, offset, len)

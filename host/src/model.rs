@@ -11,23 +11,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// An image in memory, with everything it holds ready to use.
+/// An image in memory, ready to use.
 pub struct LoadedModel {
     // Borrows `mapping`; declared before it, so dropped before it.
     model: Model<'static>,
     mapping: Option<Arc<Mmap>>,
-    /// The file that is mapped, and where in it the image begins; none of a copy in memory.
+    /// The mapped file, and the offset of the image in it; `None` for a copy in memory.
     file: Option<(File, u64)>,
     path: PathBuf,
     load_time: Duration,
 }
 
-/// Which processor this is, asking the operating system where the processor does not say.
+/// The processor; on Arm, the operating system reports its features.
 pub fn cpu() -> Cpu {
     #[cfg(target_arch = "aarch64")]
     {
         use std::arch::is_aarch64_feature_detected as has;
-        // SAFETY: the operating system reports the features.
+        // SAFETY: the operating system has reported these features.
         unsafe { Cpu::assume(Isa::of_arm(has!("dotprod"), has!("i8mm"))) }
     }
     #[cfg(not(target_arch = "aarch64"))]
@@ -51,19 +51,19 @@ fn parse(path: &Path, bytes: &'static [u8], isa: Option<Isa>) -> Result<Model<'s
     Ok(Model::new(image, kernels))
 }
 
-/// What loading does besides mapping the file and checking its head.
+/// Options of loading, beside mapping the file and checking its head.
 #[derive(Default)]
 pub struct Loading<'a> {
     /// Forces an instruction set (for tests and comparisons).
     pub isa: Option<Isa>,
-    /// Reads the whole file, so that the first token need not wait for it.
+    /// Reads the whole file, so that the first token does not wait for it.
     pub preload: bool,
     /// Compares every section with its checksum, which reads the whole file.
     pub verify: bool,
-    /// Reads the whole file into memory of its own: what happens to the file later, on a network drive for one, does not
-    /// matter then.
+    /// Copies the whole file to memory, so that later changes of the file, for example on a network drive, do not
+    /// matter.
     pub in_memory: bool,
-    /// Called with the bytes done and the bytes in all; returns whether to go on.
+    /// Called with the bytes done and the total; returns whether to continue.
     pub progress: Option<&'a mut dyn FnMut(u64, u64) -> bool>,
 }
 
@@ -76,7 +76,7 @@ impl Loading<'_> {
         if go_on { Ok(()) } else { Err(shadowllm_core::Error::Cancelled.into()) }
     }
 
-    /// Reads the file as far as the options say.
+    /// Reads as much of the file as the options require.
     fn read(&mut self, path: &Path, image: &Image) -> Result<()> {
         let all = image.bytes().len();
         self.report(0, all)?;
@@ -115,7 +115,7 @@ impl LoadedModel {
         Self::open_with(path, Loading { isa, ..Loading::default() })
     }
 
-    /// [`LoadedModel::open`] with all that loading can do.
+    /// [`LoadedModel::open`] with all options of loading.
     ///
     /// # Errors
     /// As [`LoadedModel::open`]; [`shadowllm_core::Error::Cancelled`].
@@ -125,8 +125,8 @@ impl LoadedModel {
         Self::mapped(mapping, (file, 0), path, start, loading)
     }
 
-    /// An image that lies in an open file, `offset` bytes from its beginning; all that follows where no length is
-    /// given. `name` stands for its path.
+    /// An image inside an open file, `offset` bytes from its beginning, and up to its end if no length is given. `name`
+    /// is used in place of its path.
     ///
     /// # Errors
     /// As [`LoadedModel::open_with`].
@@ -144,8 +144,8 @@ impl LoadedModel {
 
     fn mapped(mapping: Mmap, file: (File, u64), path: &Path, start: Instant, mut loading: Loading) -> Result<Self> {
         let (mapping, file) = if loading.in_memory { (copied(path, &mapping)?, None) } else { (mapping, Some(file)) };
-        // SAFETY: the mapping's address does not change when the struct moves, and `model` is private and
-        // dropped before it; every borrow handed out is shortened to that of `self`.
+        // SAFETY: the mapping's address does not change when the struct moves, and `model` is private and dropped
+        // before the mapping; methods return only borrows as short as that of `self`.
         let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
         let model = parse(path, bytes, loading.isa)?;
         loading.read(path, model.image())?;
@@ -153,15 +153,15 @@ impl LoadedModel {
         Ok(LoadedModel { model, mapping, file, path, load_time: start.elapsed() })
     }
 
-    /// Checks an image that is in memory for good (`include_bytes!`); `name` stands for its path.
+    /// Checks an image that is in static memory (`include_bytes!`); `name` is used in place of its path.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Says what is wrong with the image.
     pub fn from_static(name: &str, bytes: &'static [u8], isa: Option<Isa>) -> Result<Self> {
         Self::from_static_with(name, bytes, Loading { isa, ..Loading::default() })
     }
 
-    /// [`LoadedModel::from_static`] with all that loading can do.
+    /// [`LoadedModel::from_static`] with all options of loading.
     ///
     /// # Errors
     /// As [`LoadedModel::from_static`]; [`shadowllm_core::Error::Cancelled`].
@@ -182,13 +182,13 @@ impl LoadedModel {
         &self.path
     }
 
-    /// The file in memory, for whoever advises the system about it.
+    /// The mapping, for advising the system about its pages.
     #[cfg(unix)]
     pub(crate) fn mapping(&self) -> Option<Arc<Mmap>> {
         self.mapping.clone()
     }
 
-    /// The file that is mapped, and where in it the image begins.
+    /// The mapped file, and the offset of the image in it.
     #[cfg(unix)]
     pub(crate) fn file(&self) -> Option<(&File, u64)> {
         self.file.as_ref().map(|(file, begins)| (file, *begins))
@@ -217,7 +217,7 @@ impl LoadedModel {
     /// Memory for a session.
     ///
     /// # Errors
-    /// When the options are out of range or the memory is not to be had.
+    /// When the options are out of range, or the memory is not available.
     pub fn memory(&self, options: &SessionOptions) -> Result<SessionMemory> {
         let size = Session::memory_required(&self.model, options)?.size();
         SessionMemory::new(size)
@@ -226,29 +226,29 @@ impl LoadedModel {
     /// A session in that memory.
     ///
     /// # Errors
-    /// When the options are out of range or the memory is for smaller ones.
+    /// When the options are out of range, or the memory is too small for them.
     pub fn session<'m>(&'m self, options: SessionOptions, memory: &'m mut SessionMemory) -> Result<Session<'m, 'm>> {
         Ok(Session::new(self.model, options, memory.bytes())?)
     }
 }
 
-/// A session's memory. Pages that are never written are never taken from the system.
+/// A session's memory. The system provides only pages that are written to.
 pub struct SessionMemory(Vec<MaybeUninit<u8>>);
 
 impl SessionMemory {
     /// Memory of `size` bytes.
     ///
     /// # Errors
-    /// When the system does not have that much.
+    /// When the system does not have enough memory.
     pub fn new(size: usize) -> Result<Self> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(size).map_err(|_| {
             Error::Resources(format!(
-                "the session needs {} MB of memory, which is not to be had: ask for a shorter context",
+                "the session needs {} MB of memory, which is not available: choose a shorter context",
                 size >> 20
             ))
         })?;
-        // SAFETY: the capacity is there, and MaybeUninit needs no initialisation.
+        // SAFETY: the vector has this capacity, and MaybeUninit needs no initialisation.
         unsafe { bytes.set_len(size) };
         Ok(SessionMemory(bytes))
     }
@@ -263,7 +263,7 @@ impl SessionMemory {
         self.0.len()
     }
 
-    /// The bytes, in a place of their own.
+    /// The bytes as a box.
     pub(crate) fn into_boxed(self) -> Box<[MaybeUninit<u8>]> {
         self.0.into_boxed_slice()
     }

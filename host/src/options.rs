@@ -1,4 +1,4 @@
-//! How a model is run: the one place of the host's defaults.
+//! How a model is run, with all defaults of the host.
 
 use crate::controls::Controls;
 use crate::error::Result;
@@ -8,36 +8,36 @@ use shadowllm_core::sample::SamplerOptions;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{KvFormat, SessionOptions};
 
-/// What a session is made for, and how it generates.
+/// The limits of a session, and how it generates.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Positions, prompt and answer together; by default what the model was trained for, up to
+    /// Positions of prompt and answer together; by default the context that the model was trained for, up to
     /// [`SessionOptions::CONTEXT`].
     pub context: Option<usize>,
     /// Tokens of a prompt that are computed together.
     pub batch: usize,
-    /// Tokens whose logits are held at once; 1 unless all logits of a text are wanted.
+    /// Tokens whose logits are kept at once; 1 unless all logits of a text are needed.
     pub logit_rows: usize,
     /// Number format of the KV cache; by default f16, and f32 for an image with f32 weights.
     pub kv: Option<KvFormat>,
-    /// Whether the session can skip, now or later. It takes some memory.
+    /// Whether the session can skip, now or later; this takes some memory.
     pub skipping: bool,
-    /// What it skips at first. Anything but [`Policy::Off`] implies `skipping`.
+    /// The dial in the beginning. Any policy except [`Policy::Off`] implies `skipping`.
     pub dial: Dial,
     /// How tokens are chosen. The seed is fixed, so that the same calls give the same text.
     pub sampling: SamplerOptions,
-    /// Tokens of an answer at most.
+    /// The most tokens of an answer.
     pub max_tokens: usize,
     /// What answers are held to: stop strings, biases.
     pub controls: Controls,
     /// Threads; by default one per core.
     pub threads: Option<usize>,
-    /// Bytes of weights held in memory at most; others are read from the file for each token. Unix only.
+    /// The most bytes of weights in memory; other weights are read from the file for each token. Unix only.
     pub memory_budget: Option<usize>,
-    /// The first message of every conversation: what the model is to be.
+    /// The system message, which begins every conversation.
     pub system: Option<String>,
-    /// Whether the texts of control tokens are control tokens in what is said, so that it can end a turn and begin
-    /// another. Those of the chat template are in any case.
+    /// Whether the texts of control tokens in messages become control tokens, so that a message can end a turn and
+    /// begin another. Those of the chat template always do.
     pub control_tokens: bool,
 }
 

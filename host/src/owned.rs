@@ -1,5 +1,5 @@
-//! An engine's session together with the memory and the model that it borrows: the one place where lifetimes are
-//! extended.
+//! An engine's session together with the memory and the model that it borrows. Lifetimes are extended only in this
+//! file.
 
 use crate::error::Result;
 use crate::handle::Model;
@@ -8,7 +8,7 @@ use shadowllm_core::{Session, SessionOptions};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// A session that owns all that it needs.
+/// A session that owns its memory and its model.
 pub struct Owned {
     // Dropped in this order: the session borrows from both others.
     session: Session<'static, 'static>,
@@ -17,10 +17,10 @@ pub struct Owned {
     _model: Model,
 }
 
-/// A session's memory, on the heap. It holds a plain pointer, since the session has the reference.
+/// A session's memory, on the heap. It has a raw pointer, because the session has the only reference.
 struct Memory(NonNull<[MaybeUninit<u8>]>);
 
-// SAFETY: the pointer is the only one to bytes of the heap, as a box is, and bytes may move between threads.
+// SAFETY: like a box, it has the only pointer to its bytes on the heap, and bytes may move between threads.
 unsafe impl Send for Memory {}
 
 // SAFETY: a shared reference to it gives no access to the bytes, only their number.
@@ -44,7 +44,7 @@ impl Owned {
         let pointer = Box::into_raw(SessionMemory::new(size)?.into_boxed());
         // SAFETY: a box's pointer is not null.
         let memory = Memory(unsafe { NonNull::new_unchecked(pointer) });
-        // SAFETY: the image lies in a mapping that `model` shares and that does not move; it lives as long as `_model`,
+        // SAFETY: the image is in a mapping that `model` shares and that does not move; it lives as long as `_model`,
         // which is dropped after the session.
         let engine = unsafe {
             std::mem::transmute::<shadowllm_core::Model<'_>, shadowllm_core::Model<'static>>(*model.file().model())
@@ -55,13 +55,13 @@ impl Owned {
         Ok(Owned { session: Session::new(engine, options, bytes)?, memory, _model: model })
     }
 
-    /// The engine's session, to look at.
+    /// The engine's session, for reading.
     pub fn get(&self) -> &Session<'_, '_> {
         &self.session
     }
 
-    /// The engine's session, to change. The closure has to work for every lifetime, so that nothing borrowed gets out of
-    /// the session, and nothing short-lived into it.
+    /// Calls a closure with the engine's session. The closure must work for every lifetime, so that no borrow can leave
+    /// the session, and nothing short-lived can get into it.
     pub fn with<R>(&mut self, body: impl for<'s> FnOnce(&mut Session<'s, 's>) -> R) -> R {
         body(&mut self.session)
     }

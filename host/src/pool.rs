@@ -1,13 +1,13 @@
 //! The threads that run a forward pass.
 //!
-//! A pass is some two hundred short steps, so a step must cost well under a microsecond to start: workers
-//! are woken once per pass and spin between its steps; outside a pass they spin for a moment, then park.
+//! A pass has some two hundred short steps, so starting a step must take much less than a microsecond: workers are
+//! woken once per pass and spin between its steps. Outside a pass they spin for a moment, then park.
 //!
-//! A step is published as one word, and claiming a task is one addition to it ([`Claims`]).
-//! The publisher works too and waits until all *tasks* are done, not until all workers have shown up: a
-//! worker that lost its core costs nothing but the task it holds. Spinning is short: a publisher that
-//! waits for such a task goes to sleep, which leaves its own core to the worker that holds it. A worker that is waited
-//! for too long, because its core has other work, rests for a while: it takes no tasks, and costs nothing.
+//! A step is published as one word, and claiming a task is one addition to it ([`Claims`]). The publisher works too,
+//! and waits until all *tasks* are done, not until all workers have arrived: a worker that has lost its core delays
+//! only the task that it has claimed. A publisher spins only shortly for such a task and then sleeps, which gives its
+//! own core to the worker. A worker for which others wait too long, because its core has other work, rests for a while:
+//! it takes no tasks.
 
 use crate::cores::Cores;
 use crate::error::{Error, Result};
@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 
 /// Share of a pass that may be spent waiting for one worker.
 const PATIENCE: f64 = 0.25;
-/// Nanoseconds that a worker rests at first; twice as long each time that it is no better, up to the second.
+/// Nanoseconds of a worker's first rest, and of its longest one: each time that it is still slow, its rest doubles.
 const REST: [u64; 2] = [50_000_000, 1_600_000_000];
 
-/// Looks at memory before a waiting thread parks: some tens of microseconds.
+/// How often a waiting thread checks before it parks: some tens of microseconds.
 const SPINS: u32 = 4_000;
 
 struct Shared {
@@ -37,11 +37,11 @@ struct Shared {
     parked: AtomicUsize,
     stop: AtomicBool,
     born: Instant,
-    /// For each worker until when it rests, in nanoseconds from the pool's birth.
+    /// For each worker the end of its rest, in nanoseconds since the pool was created.
     rests: Vec<AtomicU64>,
-    /// The thread that ended the step's last task, give or take one that ended at the same time.
+    /// The thread that finished the step's last task, or one that finished at the same time.
     last: AtomicUsize,
-    /// The thread that publishes, and whether it sleeps until the step is done.
+    /// The publishing thread, and whether it sleeps until the step is done.
     owner: Mutex<Option<Thread>>,
     owner_sleeps: AtomicBool,
 }
@@ -51,8 +51,8 @@ impl Shared {
         self.born.elapsed().as_nanos() as u64
     }
 
-    /// Takes tasks of the current step until there are none left; returns its epoch. `who` is the worker's number from 1,
-    /// 0 the publisher's.
+    /// Runs tasks of the current step until none are left; returns the step's epoch. `who` is the worker's number from
+    /// 1 on, or 0 for the publisher.
     fn work(&self, who: usize) -> usize {
         loop {
             let claim = match self.claims.claim() {
@@ -72,7 +72,7 @@ impl Shared {
         }
     }
 
-    /// How long a worker has still to rest.
+    /// The rest of a worker's rest.
     fn rest(&self, who: usize) -> Option<Duration> {
         let until = &self.rests[who - 1];
         let left = match until.load(Ordering::Relaxed) {
@@ -102,7 +102,8 @@ impl Shared {
                 std::hint::spin_loop();
             } else {
                 self.parked.fetch_add(1, Ordering::SeqCst);
-                // Whoever publishes after this line sees `parked` and wakes us; whoever did before is seen.
+                // A step that is published after this line sees `parked` and wakes this thread; one that was published
+                // before is seen here.
                 if self.claims.epoch() == last && !self.stop.load(Ordering::SeqCst) {
                     thread::park();
                 }
@@ -113,17 +114,17 @@ impl Shared {
     }
 }
 
-/// What a pass notes about a worker.
+/// What passes record about a worker.
 #[derive(Clone)]
 struct Watch {
-    /// Nanoseconds waited for it.
+    /// Nanoseconds that others waited for it.
     waited: u64,
-    /// How many it rests next time.
+    /// Nanoseconds of its next rest.
     rest: u64,
 }
 
-/// A pool of `threads - 1` workers and the calling thread. One forward pass runs in it at a time; a pass
-/// that another thread starts meanwhile, or that a task starts, runs on its own thread alone.
+/// A pool of `threads - 1` workers and the calling thread. One forward pass at a time runs in it. A pass that another
+/// thread or a task starts meanwhile runs on its own thread only.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, JoinHandle<()>)>,
@@ -138,7 +139,7 @@ thread_local! {
 }
 
 impl Pool {
-    /// Threads at most: more than any machine gains from.
+    /// The most threads, which is more than any machine gains from.
     pub const MOST: usize = 512;
 
     /// A pool that runs `threads` tasks at a time.
@@ -149,7 +150,8 @@ impl Pool {
         Self::on(threads, &Cores { ids: Vec::new(), chosen: false })
     }
 
-    /// [`Pool::new`], with its workers kept to these cores where others were left out. The calling thread stays free.
+    /// [`Pool::new`], with its workers restricted to these cores if others were left out. The calling thread is not
+    /// restricted.
     ///
     /// # Errors
     /// As [`Pool::new`].
@@ -185,7 +187,7 @@ impl Pool {
             let thread = thread::Builder::new().name(format!("shadowllm-{i}"));
             let worker = blocked(|| {
                 thread.spawn(move || {
-                    // Where the system refuses, it places the thread itself.
+                    // If the system refuses, it places the thread itself.
                     let _ = cores.chosen && cores.bind();
                     shared.worker(i);
                 })
@@ -197,8 +199,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Keeps no more than `budget` bytes of a model's weights in memory: the others are read from its file when a pass gets
-    /// to them. For passes of that model only.
+    /// Keeps at most `budget` bytes of a model's weights in memory: other weights are read from its file when a pass
+    /// reaches them. The pool must then run only passes of that model.
     ///
     /// # Errors
     /// As [`Residency::new`].
@@ -208,7 +210,7 @@ impl Pool {
         Ok(self)
     }
 
-    /// Tasks at a time at most.
+    /// The most tasks at a time.
     pub fn size(&self) -> usize {
         self.workers.len() + 1
     }
@@ -226,7 +228,8 @@ impl Pool {
 
     fn publish(&self, tasks: usize, task: Task) {
         let s = &*self.shared;
-        // SAFETY: one step at a time is published, by the thread that took the pool; this function waits below.
+        // SAFETY: only the thread that took the pool publishes, one step at a time, and it waits below until all tasks
+        // are done.
         unsafe { s.claims.begin(tasks, task) };
         self.wake();
         s.work(0);
@@ -238,9 +241,10 @@ impl Pool {
                 continue;
             }
             let since = s.now();
-            // A swap, though a store would do: an emulator of Arm on x86 lets the load below overtake a store.
+            // A swap, although a store would be enough: an emulator of Arm on x86 moves the load below before a store.
             s.owner_sleeps.swap(true, Ordering::SeqCst);
-            // Whoever ends the last task after this line sees that we sleep; whoever did before is seen.
+            // A thread that finishes the last task after this line sees that this one sleeps; if it finished before,
+            // that is seen here.
             if s.claims.done() < tasks {
                 thread::park();
             }
@@ -249,7 +253,7 @@ impl Pool {
         }
     }
 
-    /// Notes how long the publisher slept.
+    /// Records how long the publisher slept.
     fn waited(&self, nanoseconds: u64) {
         let who = self.shared.last.load(Ordering::Relaxed);
         if let (Ok(mut watches), true) = (self.watches.lock(), who > 0) {
@@ -257,7 +261,7 @@ impl Pool {
         }
     }
 
-    /// Lets the workers rest for which a pass waited too large a share of its `pass` nanoseconds.
+    /// Makes workers rest for which a pass waited too large a share of its `pass` nanoseconds.
     fn judge(&self, pass: u64) {
         let Ok(mut watches) = self.watches.lock() else { return };
         for (watch, until) in watches.iter_mut().zip(&self.shared.rests) {
@@ -294,8 +298,8 @@ impl Hooks for Pool {
     }
 }
 
-// SAFETY: `publish` hands out each number below `tasks` once (one claim each) and returns when as many
-// calls have returned; the serial branch is a plain loop.
+// SAFETY: `publish` gives out each number below `tasks` once (one claim each) and returns when that many calls have
+// returned; the serial branch is a plain loop.
 unsafe impl Executor for Pool {
     /// Without workers that rest.
     fn width(&self) -> usize {
@@ -308,7 +312,7 @@ unsafe impl Executor for Pool {
         if serial || !(mine || self.take()) {
             return (0..tasks).for_each(task);
         }
-        // A step inside a step would wait for itself: it runs alone instead.
+        // A step inside a step would wait for itself, so it runs on this thread only.
         OWNS.set(0);
         self.publish(tasks, task);
         if mine {
@@ -320,7 +324,7 @@ unsafe impl Executor for Pool {
     }
 
     fn pass(&self, forward: &mut dyn FnMut()) {
-        /// Gives the pool back, also when the pass panics.
+        /// Releases the pool, also when the pass panics.
         struct Owned<'a>(&'a Pool);
         impl Drop for Owned<'_> {
             fn drop(&mut self) {
@@ -345,7 +349,7 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for (thread, handle) in self.workers.drain(..) {
             thread.unpark();
-            // A worker only ends by returning: its result says nothing.
+            // A worker only ends by returning, so its result has no information.
             let _ = handle.join();
         }
     }
@@ -425,7 +429,7 @@ mod tests {
             mine.fetch_add(usize::from(thread::current().id() == me), Ordering::Relaxed);
         };
         pool.pass(&mut || pool.run(64, &count));
-        // On a slow machine the rest may be over by now.
+        // On a slow machine the rest may already be over.
         let still = pool.width() == 1;
         assert!(!still || mine.load(Ordering::Relaxed) == 64, "the worker took tasks while it rested");
         while pool.width() == 1 && start.elapsed() < Duration::from_secs(20) {

@@ -1,10 +1,10 @@
-//! Models larger than memory: which of a mapped image's pages to hold, and when to ask for the others.
+//! Models larger than memory: which pages of a mapped image to keep, and when to request the others.
 //!
-//! A token goes through the layers in order, so what was just read is what will be wanted last, and what a system keeps by
-//! itself (the last read) is the wrong half. Here pages are held by how often tokens want them: a page's *heat* is a
-//! moving average over tokens, pages above a bound stay, pages at the bound as far as they fit, and the rest is read ahead
-//! of its layer and given back after it. Where heads and neurons are chosen ahead, only theirs are requested; what is
-//! left out by input is not known ahead, and read.
+//! A token goes through the layers in order, so the pages that were just read are needed last, and a system that keeps
+//! the most recently read pages keeps the wrong ones. Here pages are kept by how often tokens need them. A page's
+//! *heat* is a moving average over tokens: pages above a bound stay, pages at the bound stay as far as they fit, and
+//! the others are read ahead of their layer and given back after it. If heads and neurons are chosen ahead, only their
+//! pages are requested. Inputs are not chosen ahead, so their pages are always read.
 
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
@@ -20,18 +20,18 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Bytes of a page; larger ones of a system are requested by their parts.
+/// Bytes of a page; a system's larger pages are requested in parts.
 const PAGE: usize = 4096;
-/// Bytes requested at once: the system cuts longer requests off.
+/// The most bytes in a request, because the system truncates longer ones.
 const REQUEST: usize = 512 << 10;
-/// What a token that wants a page adds to its heat, of which an eighth is lost with every token.
+/// The heat that a token adds to a page that it needs. Every token reduces all heat by an eighth.
 const WARMTH: u8 = 31;
-/// Pages that are held or not together where not all that are wanted as often fit: a run of 1 MB.
+/// If not all pages of the same heat fit, pages stay or go in runs of this number, 1 MB.
 const RUN: usize = 256;
 
-/// Neighbours that are under way at a time: one is given back, one read, one requested.
+/// Neighbouring layers that are partly in memory: one is given back, one is read, one is requested.
 const UNDER_WAY: usize = 3;
-/// Tokens whose looked-up embeddings are in memory at a time.
+/// Number of tokens after which the looked-up embeddings are given back.
 const PATIENCE: usize = 16;
 
 /// Units of a tensor that can be left out one by one.
@@ -52,7 +52,7 @@ struct Part {
 }
 
 impl Part {
-    /// Bytes that are read, a run after the other.
+    /// The bytes that are read, run by run.
     fn runs<'a>(&'a self, active: Option<&'a Units>, layer: usize) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
         let run = |i: usize| self.start + i * self.stride..self.start + i * self.stride + self.bytes;
         let chosen = active.and_then(|a| match self.unit {
@@ -67,15 +67,15 @@ impl Part {
     }
 }
 
-/// A layer, or what lies after the last.
+/// A layer, or the tensors after the last layer.
 #[derive(Default)]
 struct Stage {
     parts: Vec<Part>,
-    /// From its first page to the end of its last.
+    /// The range of its pages.
     pages: Range<usize>,
 }
 
-/// What the reader does with runs of bytes.
+/// A request to the reading thread.
 enum Request {
     Read(Vec<Range<usize>>),
     GiveBack(Vec<Range<usize>>),
@@ -84,20 +84,21 @@ enum Request {
 /// The pages of one image.
 pub struct Residency {
     stages: Vec<Stage>,
-    /// Of every page: how often earlier tokens wanted it, whether this one does, whether it is in memory or requested.
+    /// For every page: how often earlier tokens needed it, whether this token does, and whether it is in memory or
+    /// requested.
     heat: Vec<u8>,
     wanted: Vec<bool>,
     held: Vec<bool>,
-    /// Pages that may stay: the budget, less what is under way.
+    /// Number of pages that may stay: the budget less the pages of layers that are partly in memory.
     room: usize,
-    /// Heat below which no page stays, and of 256 runs at the bound those that do.
+    /// The heat that pages need to stay, and how many of 256 runs with exactly this heat do.
     bound: (u8, u16),
     /// The stage that is being read.
     at: usize,
-    /// Bytes of which tokens look up a little, and tokens until they are given back.
+    /// The embedding, of which each token looks up a row, and the number of tokens until its pages are given back.
     table: Option<Range<usize>>,
     patience: usize,
-    /// Requests sent so far, those of them that served each stage, and those that were carried out.
+    /// Requests sent so far; the number of the last request for each stage; requests carried out.
     sent: u64,
     requested: Vec<u64>,
     done: Arc<(Mutex<u64>, Condvar)>,
@@ -106,19 +107,19 @@ pub struct Residency {
 }
 
 impl Residency {
-    /// For a model in a file, of whose weights at most `budget` bytes are to be in memory.
+    /// For a model in a file, of whose weights at most `budget` bytes may be in memory.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a budget that is less than three layers, or a model that is no file.
+    /// [`Error::Usage`] for a budget of less than three layers, or a model that is not in a file.
     pub fn new(model: &LoadedModel, budget: usize) -> Result<Self> {
         let path = model.path();
         let (Some(mapping), Some((file, begins))) = (model.mapping(), model.file()) else {
             return Err(Error::Usage(format!(
-                "{} is in memory as a whole, so a memory budget has nothing to give back: open it as a file",
+                "{} is in memory as a whole, so a memory budget has no effect: open it as a file",
                 path.display()
             )));
         };
-        // The open one: its name may stand for another by now.
+        // The open file is used, because its name may now belong to another file.
         let file = file.try_clone().map_err(|e| Error::io("read", path, e))?;
         let stages = stages(model);
         let sizes: Vec<usize> = stages.iter().map(|s| s.pages.len()).collect();
@@ -136,7 +137,7 @@ impl Residency {
         let report = Arc::clone(&done);
         let worker = std::thread::Builder::new().name("shadowllm-reader".into());
         let work = move || {
-            // Advice: what the system makes of it can be slower or faster, never wrong.
+            // This is only advice, which can make reading slower or faster, but never wrong.
             let _ = mapping.advise(Advice::Random);
             for request in requests {
                 serve(&mapping, (&file, begins), request);
@@ -166,7 +167,7 @@ impl Residency {
         })
     }
 
-    /// A stage is about to be read: gives back what was read, requests what comes next.
+    /// Called before a stage is read: gives back the stage before, and requests the next one.
     pub fn stage(&mut self, stage: usize, active: Option<&Units>) {
         if stage >= self.stages.len() {
             return;
@@ -179,7 +180,8 @@ impl Residency {
         }
         self.at = stage;
         self.ask(stage, active);
-        // What later layers need may be known only after the first; before, whatever is read is read whole.
+        // Choices for later layers may be known only after the first layer, so before that whole layers are not
+        // requested.
         let next = stage + 1;
         if next < self.stages.len() && (stage > 0 || active.is_none()) {
             self.ask(next, active);
@@ -187,7 +189,7 @@ impl Residency {
         self.wait(stage);
     }
 
-    /// Waits until a stage has been requested: what is read before is read page by page.
+    /// Waits until a stage has been requested, because reading earlier would load page by page.
     fn wait(&self, stage: usize) {
         let Ok(mut done) = self.done.0.lock() else { return };
         while *done < self.requested[stage] {
@@ -198,8 +200,7 @@ impl Residency {
         }
     }
 
-    /// Takes note of what the last token wanted; returns the heat that pages must have to stay, so that those that do
-    /// fit.
+    /// Updates the heat of all pages after a token; returns the heat that pages need to stay, so that they fit.
     fn next_token(&mut self) -> (u8, u16) {
         let mut counts = [0usize; 256];
         for page in self.stages.iter().flat_map(|s| s.pages.clone()) {
@@ -228,7 +229,7 @@ impl Residency {
         self.heat[page] > bound || self.heat[page] == bound && place < u32::from(runs)
     }
 
-    /// Asks for the pages of a stage that are not there, neighbours together.
+    /// Requests the pages of a stage that are not in memory; neighbouring pages are one request.
     fn ask(&mut self, stage: usize, active: Option<&Units>) {
         let s = &self.stages[stage];
         for run in s.parts.iter().flat_map(|part| part.runs(active, stage)) {
@@ -245,7 +246,7 @@ impl Residency {
         }
     }
 
-    /// Gives back what of a stage is not to stay.
+    /// Gives back the pages of a stage that do not stay.
     fn give_back(&mut self, stage: usize) {
         let mut gone = Pages::default();
         for page in self.stages[stage].pages.clone() {
@@ -266,10 +267,10 @@ impl Residency {
         }
     }
 
-    /// Sends a request for pages; says whether there were any.
+    /// Sends a request for pages; returns whether there were any.
     fn send(&mut self, pages: Pages, request: fn(Vec<Range<usize>>) -> Request) -> bool {
         let runs = pages.0.into_iter().map(|run| run.start * PAGE..run.end * PAGE).collect::<Vec<_>>();
-        // A reader that is gone makes reading slower, not wrong.
+        // If the reading thread is gone, reading is slower, but not wrong.
         let sent = !runs.is_empty() && self.system.as_ref().is_some_and(|s| s.send(request(runs)).is_ok());
         self.sent += u64::from(sent);
         sent
@@ -280,7 +281,7 @@ impl Drop for Residency {
     fn drop(&mut self) {
         self.system = None;
         if let Some(worker) = self.worker.take() {
-            // It only ends by returning; there is nothing to learn from it.
+            // The thread only ends by returning, so its result has no information.
             let _ = worker.join();
         }
     }
@@ -312,7 +313,7 @@ fn serve(mapping: &Mmap, (file, begins): (&File, u64), request: Request) {
         Request::GiveBack(runs) => {
             for run in &runs {
                 let len = run.end.min(mapping.len()) - run.start;
-                // SAFETY: pages of a file that is mapped for reading only come back as they were.
+                // SAFETY: the file is mapped read-only, so dropped pages are read again with the same contents.
                 let _ = unsafe { mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, run.start, len) };
             }
             if let (Some(first), Some(last)) = (runs.first(), runs.last()) {
@@ -322,20 +323,20 @@ fn serve(mapping: &Mmap, (file, begins): (&File, u64), request: Request) {
     }
 }
 
-/// Takes pages out of the system's cache too, where the system can: pages that are no longer mapped. The image begins at
-/// byte `begins` of the file.
+/// Also removes pages that are no longer mapped from the system's cache, if the system can. The image begins at byte
+/// `begins` of the file.
 fn forget(file: &File, begins: u64, bytes: Range<usize>) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let (at, len) = (begins as libc::off_t + bytes.start as libc::off_t, bytes.len() as libc::off_t);
-        // SAFETY: the file is open.
+        // SAFETY: the descriptor is that of an open file; the call only gives advice.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), at, len, libc::POSIX_FADV_DONTNEED) };
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (file, begins, bytes);
 }
 
-/// The embedding, where it is not the output matrix too.
+/// The embedding, if it is not also the output matrix.
 fn table(model: &LoadedModel) -> Option<Range<usize>> {
     let (image, mut entries) = (model.model().image(), model.model().image().entries());
     entries.find(|e| e.role == Role::Output)?;
@@ -344,12 +345,12 @@ fn table(model: &LoadedModel) -> Option<Range<usize>> {
     Some(start..start + entry.bytes())
 }
 
-/// Where the weights begin in the file.
+/// The offset of the weights in the image.
 fn weights_at(image: &Image) -> usize {
     image.section(SectionKind::Weights).as_ptr().addr() - image.bytes().as_ptr().addr()
 }
 
-/// The layers' parts, and after them the output's.
+/// The stages of all layers, and the output's stage after them.
 fn stages(model: &LoadedModel) -> Vec<Stage> {
     let (image, c) = (model.model().image(), model.model().config());
     let weights = weights_at(image);

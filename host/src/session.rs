@@ -1,4 +1,4 @@
-//! A session that owns what it needs: its model, its memory, its threads, its sampler.
+//! A session that owns its model, memory, threads and sampler.
 
 #[cfg(feature = "tokenizer")]
 use crate::controls::Controls;
@@ -15,7 +15,7 @@ use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::sparsity::Dial;
 use std::sync::Arc;
 
-/// A session: what one reader of a model has read, and the threads that read for it.
+/// A session: the state of one sequence of tokens, and the threads that compute it.
 pub struct Session {
     pub(crate) engine: Owned,
     pub(crate) pool: Arc<Pool>,
@@ -25,17 +25,17 @@ pub struct Session {
 }
 
 impl Model {
-    /// A session with threads of its own.
+    /// A session with its own threads.
     ///
     /// # Errors
-    /// When an option is out of range, the image holds nothing to skip by and the dial says to skip, or threads or
-    /// memory are not available.
+    /// When an option is out of range, when the image lacks the tables that the dial needs, or when threads or memory
+    /// are not available.
     pub fn session(&self, options: Options) -> Result<Session> {
         let pool = options.pool(self.file())?;
         self.session_on(Arc::new(pool), options)
     }
 
-    /// A session on threads that others use too; what the options say of threads and memory budget does not matter.
+    /// A session on shared threads; the options' threads and memory budget are ignored.
     ///
     /// # Errors
     /// As [`Model::session`].
@@ -63,8 +63,8 @@ impl Session {
         self.engine.get()
     }
 
-    /// Lets a closure use the engine's session, with the threads to run it on. The closure has to work for every
-    /// lifetime, so that nothing borrowed gets out.
+    /// Calls a closure with the engine's session and the threads. The closure must work for every lifetime, so that no
+    /// borrow can leave the session.
     pub fn with_engine<R>(&mut self, body: impl for<'s> FnOnce(&mut shadowllm_core::Session<'s, 's>, &Pool) -> R) -> R {
         let pool = &*self.pool;
         self.engine.with(|session| body(session, pool))
@@ -80,7 +80,7 @@ impl Session {
         Ok(self.engine.get().logits())
     }
 
-    /// Reads one token, skipping what the dial says, and returns the logits after it, `[vocabulary]`.
+    /// Reads one token, skipping as the dial says, and returns the logits after it, `[vocabulary]`.
     ///
     /// # Errors
     /// As the engine's `decode`.
@@ -99,7 +99,7 @@ impl Session {
         Ok(self.engine.with(|session| session.sample(sampler))?)
     }
 
-    /// All that the session has read, and its sampler's state, so that another session of the same model can go on from it.
+    /// The session's state and its sampler's state, from which another session of the same model can continue.
     ///
     /// # Errors
     /// When there is not enough memory.
@@ -114,10 +114,11 @@ impl Session {
         Ok(state)
     }
 
-    /// Goes on from what [`Session::save`] gave: with the same options what follows is what would have followed there.
+    /// Restores a state that [`Session::save`] returned: with the same options, the continuation is the one that the
+    /// saved session would have had.
     ///
     /// # Errors
-    /// When it is damaged, of another model, or longer than the context; the session is then as it was.
+    /// When the state is damaged, of another model, or longer than the context; the session is then unchanged.
     pub fn load(&mut self, state: &[u8]) -> Result<()> {
         let cut = shadowllm_core::Error::BadState("it is cut off");
         let at = state.len().checked_sub(Sampler::STATE).ok_or(cut)?;
@@ -133,23 +134,24 @@ impl Session {
         self.engine.get().position()
     }
 
-    /// Whether [`Session::rewind`] can go back to a position: of models with windows only the last positions are kept.
+    /// Whether [`Session::rewind`] can go back to a position: models with windows keep only the last positions.
     pub fn reaches(&mut self, position: usize) -> bool {
         self.engine.with(|session| session.reaches(position))
     }
 
-    /// Goes back to an earlier position; what came after it is forgotten.
+    /// Goes back to an earlier position; the tokens after it are forgotten.
     ///
     /// # Errors
-    /// When the session is not that far, or too far ([`Session::reaches`]).
+    /// When the position is ahead of the session's, or not in memory any more ([`Session::reaches`]).
     pub fn rewind(&mut self, position: usize) -> Result<()> {
         Ok(self.engine.with(|session| session.rewind(position))?)
     }
 
-    /// Says what later tokens skip.
+    /// Sets what later tokens skip.
     ///
     /// # Errors
-    /// When the image holds nothing to skip by, or the session was made without `skipping`; the dial is then as it was.
+    /// When the image lacks the tables that the dial needs, or the session was made without `skipping`; the dial is
+    /// then unchanged.
     pub fn set_dial(&mut self, dial: &Dial) -> Result<()> {
         Ok(self.engine.with(|session| session.set_dial(dial))?)
     }
@@ -164,8 +166,8 @@ impl Session {
         Ok(())
     }
 
-    /// A flag that any thread may raise, or a signal's handler: an answer under way then ends with
-    /// [`shadowllm_core::Error::Cancelled`], and what was said before stays said.
+    /// Sets a flag that any thread or signal handler may raise: a running answer then ends with
+    /// [`shadowllm_core::Error::Cancelled`], and its text so far is kept.
     pub fn set_cancel(&mut self, flag: Option<&'static std::sync::atomic::AtomicBool>) {
         self.engine.with(|session| session.set_cancel(flag));
     }
@@ -183,10 +185,10 @@ impl Session {
 
 #[cfg(feature = "tokenizer")]
 impl Session {
-    /// Continues a text, after what was read before.
+    /// Continues a text, which follows the tokens read before.
     ///
     /// # Errors
-    /// When the image has no tokenizer, the text is empty, or it is longer than the context that is left.
+    /// When the image has no tokenizer, the text is empty, or it does not fit in the rest of the context.
     pub fn generate(&mut self, prompt: &str) -> Result<Answer<'_>> {
         let (language, control) = (self.model.language()?, self.options.control_tokens);
         let ids = if self.position() == 0 {
@@ -209,7 +211,7 @@ impl Session {
         Ok(Answer { engine, pool, sampler, answering: Some(answering), conversation: None, failed: false })
     }
 
-    /// Answers a conversation; its last message is taken back where it cannot be read.
+    /// Answers a conversation; its last message is removed if it cannot be read.
     pub(crate) fn answer<'a>(&'a mut self, conversation: &'a mut Conversation) -> Result<Answer<'a>> {
         let Session { engine, pool, sampler, model, options } = self;
         let language = model.language()?;
@@ -239,15 +241,15 @@ fn held(options: &Options) -> (usize, &Controls) {
     (options.max_tokens, &options.controls)
 }
 
-/// An answer: an iterator of its pieces. Dropped before its end, it ends there.
+/// An answer: an iterator of its pieces. If it is dropped early, the answer ends there.
 #[cfg(feature = "tokenizer")]
 pub struct Answer<'a> {
     engine: &'a mut Owned,
     pool: &'a Pool,
     sampler: &'a mut Sampler,
-    /// `None` once it has been taken to be finished.
+    /// `None` after the answer was finished.
     answering: Option<Answering<'a>>,
-    /// The conversation that it is a part of.
+    /// The conversation that the answer belongs to.
     conversation: Option<&'a mut Conversation>,
     failed: bool,
 }
@@ -259,7 +261,7 @@ impl Answer<'_> {
         self.answering.as_ref().map_or("", Answering::text)
     }
 
-    /// What it took so far.
+    /// Its figures so far.
     pub fn figures(&self) -> Figures {
         self.answering.as_ref().map(Answering::figures).unwrap_or_default()
     }
@@ -269,7 +271,7 @@ impl Answer<'_> {
         self.answering.as_ref().and_then(Answering::stopped)
     }
 
-    /// Ends it here, unless it has ended already, and returns all of it.
+    /// Ends the answer here, unless it has ended already, and returns it.
     ///
     /// # Errors
     /// When the tokenizer refuses a token.
@@ -277,10 +279,10 @@ impl Answer<'_> {
         self.end()
     }
 
-    /// Waits for the end and returns all of it.
+    /// Generates the answer to its end and returns it.
     ///
     /// # Errors
-    /// What the session refuses on the way.
+    /// Errors of the session.
     pub fn complete(mut self) -> Result<Reply> {
         for piece in &mut self {
             piece?;
@@ -322,7 +324,7 @@ impl Iterator for Answer<'_> {
 #[cfg(feature = "tokenizer")]
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
-        // What a tokenizer refuses was reported when the piece was made.
+        // An error of the tokenizer was already returned with the piece.
         let _ = self.end();
     }
 }

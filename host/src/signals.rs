@@ -1,6 +1,6 @@
-//! Signals belong to the program: threads of this library take none.
+//! Signals belong to the program, so threads of this library block them.
 
-/// Calls `start`, which starts threads. They block all signals but those that a thread's own fault raises.
+/// Calls `start`, which starts threads. They block all signals except those that a fault of the thread itself raises.
 #[cfg(unix)]
 pub fn blocked<T>(start: impl FnOnce() -> T) -> T {
     const OWN: [libc::c_int; 6] =
@@ -30,7 +30,7 @@ pub fn blocked<T>(start: impl FnOnce() -> T) -> T {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    /// What the system says of a thread's blocked signals.
+    /// The blocked signals of a thread, as the system reports them.
     fn mask() -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap();

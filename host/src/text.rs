@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
-/// The text of a file, without the mark (U+FEFF) that some editors put before it.
+/// The text of a file, without the byte-order mark (U+FEFF) of some editors.
 ///
 /// # Errors
-/// When it cannot be read or is not UTF-8; names the file.
+/// When the file cannot be read or is not UTF-8; names the file.
 pub fn read(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let text = String::from_utf8(bytes).map(|text| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text));
@@ -22,7 +22,7 @@ pub fn read(path: &Path) -> Result<String> {
         let at = e.utf8_error().valid_up_to();
         Error::file(
             path,
-            format!("is not UTF-8 text (byte {at} is the first that is wrong): convert it, with iconv for one"),
+            format!("is not UTF-8 text (byte {at} is the first that is wrong): convert it, for example with iconv"),
         )
     })
 }
@@ -31,15 +31,15 @@ pub fn read(path: &Path) -> Result<String> {
 pub struct Text {
     tokenizer: Tokenizer,
     bytes: TokenBytes,
-    /// How many times as long normalizing can make a text.
+    /// The factor by which normalizing can lengthen a text.
     growth: usize,
     /// Texts of special tokens, by their first letter.
     special: HashMap<char, Vec<String>>,
-    /// End tokens besides those of the model's description.
+    /// End tokens beyond those of the model's description.
     ends: Vec<u32>,
 }
 
-/// A sentence of the tokenizer's, as an error.
+/// An error with a sentence of the tokenizer.
 fn refused(sentence: impl std::fmt::Display) -> Error {
     Error::Other(format!("the text cannot be tokenized: {sentence}"))
 }
@@ -48,7 +48,7 @@ impl Text {
     /// The tokenizer in an image.
     ///
     /// # Errors
-    /// When the image has none or it is damaged.
+    /// When the image has no tokenizer, or it is damaged.
     pub fn of(model: &LoadedModel) -> Result<Self> {
         let json = model.text(SectionKind::Tokenizer)?;
         if json.is_empty() {
@@ -63,19 +63,20 @@ impl Text {
     /// A tokenizer from `tokenizer.json`'s text.
     ///
     /// # Errors
-    /// When it is damaged or the tokenizers library does not take it; when it can make a text many times as long.
+    /// When it is damaged, when the tokenizers library does not accept it, or when it can make a text many times as
+    /// long.
     pub fn from_json(json: &str) -> std::result::Result<Self, String> {
         let bad = |e: String| format!("the tokenizer cannot be read: {e}");
         let (parts, growth) = Parts::of(json).map_err(bad)?;
         let mut tokenizer: Tokenizer = guarded(|| json.parse().map_err(|e| format!("{e}"))).map_err(bad)?;
-        // Whatever the file says: nothing of a prompt is cut or filled up.
+        // Prompts are never truncated or padded, whatever the file says.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
         let bytes = TokenBytes::of(&tokenizer, &parts.decoder);
         let mut special: HashMap<char, Vec<String>> = HashMap::new();
         for token in tokenizer.get_added_tokens_decoder().into_values().filter(|token| token.special) {
             let first = token.content.chars().next();
-            // A token of one letter cannot be written in two parts.
+            // A token of one letter cannot be divided.
             if let Some(first) = first.filter(|c| token.content.len() > c.len_utf8()) {
                 special.entry(first).or_default().push(token.content);
             }
@@ -83,8 +84,9 @@ impl Text {
         Ok(Text { tokenizer, bytes, growth, special, ends: Vec::new() })
     }
 
-    /// Token ids of a text, in which the texts of control tokens are control tokens; `special` adds what the tokenizer
-    /// puts before texts (a beginning token). What it puts after them is left out, since texts are continued.
+    /// Token ids of a text, in which the texts of control tokens become control tokens. `special` adds the tokens that
+    /// the tokenizer puts before texts (a beginning token). Tokens that it puts after texts are left out, because texts
+    /// are continued.
     ///
     /// # Errors
     /// When the tokenizer refuses the text, or this thread's work is cancelled.
@@ -97,12 +99,12 @@ impl Text {
         let encoding = guarded(call).map_err(refused)?;
         let after = encoding.get_special_tokens_mask().iter().rev().take_while(|mask| **mask == 1).count();
         let ids = encoding.get_ids();
-        // A text of nothing has all before it.
+        // For an empty text, all added tokens count as tokens before it.
         let after = if after == ids.len() { 0 } else { after };
         Ok(ids[..ids.len() - after].to_vec())
     }
 
-    /// Token ids of a text in which nothing is a control token: what a person writes.
+    /// Token ids of a text that a user has written, in which nothing becomes a control token.
     ///
     /// # Errors
     /// As [`Text::encode`].
@@ -111,7 +113,7 @@ impl Text {
         self.encode_marked(&self.marked(text, mark), mark, special)
     }
 
-    /// Token ids of a text whose control tokens a mark divides where they are to be none.
+    /// Token ids of a text in which a mark divides the texts that must not become control tokens.
     fn encode_marked(&self, text: &str, mark: char, special: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for (i, part) in text.split(mark).enumerate() {
@@ -120,12 +122,12 @@ impl Text {
         Ok(ids)
     }
 
-    /// The text with a mark after the first letter of whatever would be a control token.
+    /// The text with a mark after the first letter of everything that would become a control token.
     fn marked(&self, text: &str, mark: char) -> String {
         let mut marked = String::with_capacity(text.len());
         for (at, letter) in text.char_indices() {
             marked.push(letter);
-            // Some normalizers make letters small.
+            // Some normalizers convert letters to lower case.
             let begins = |token: &String| {
                 text.as_bytes()[at..].get(..token.len()).is_some_and(|t| t.eq_ignore_ascii_case(token.as_bytes()))
             };
@@ -136,7 +138,7 @@ impl Text {
         marked
     }
 
-    /// Text of token ids, special tokens left out.
+    /// Text of token ids, without special tokens.
     ///
     /// # Errors
     /// When the tokenizer refuses them.
@@ -159,13 +161,13 @@ impl Text {
         decoded.map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
     }
 
-    /// Bytes of one token, perhaps a part of a character; none for special tokens and for ids that are none. `first`
+    /// Bytes of one token, perhaps a part of a character; empty for special tokens and for ids out of range. `first`
     /// says that it begins a text, where some tokenizers drop a space.
     pub fn bytes(&self, id: u32, first: bool) -> Vec<u8> {
         self.bytes.bytes(&self.tokenizer, id, first)
     }
 
-    /// Text of one token for people: a control token's name, and what is a part of a character as U+FFFD.
+    /// Text of one token for users: the name of a control token, and U+FFFD for a part of a character.
     pub fn piece(&self, id: u32) -> String {
         match self.tokenizer.id_to_token(id) {
             Some(name) if self.bytes.is_special(id) => name,
@@ -173,7 +175,7 @@ impl Text {
         }
     }
 
-    /// Whether a token ends a text, though the model's description does not say so.
+    /// Whether a token ends a text although the model's description does not say so.
     pub fn is_end(&self, id: u32) -> bool {
         self.ends.contains(&id)
     }
@@ -183,12 +185,12 @@ impl Text {
         self.tokenizer.token_to_id(token)
     }
 
-    /// Ids of the prompt that messages make: by the chat template, or, where there is none or `raw`, the last one's
-    /// text as it is. What messages say is text, whatever it looks like, unless `control` tokens may stand in it.
+    /// Ids of the prompt of messages: by the chat template or, without a template or with `raw`, the text of the last
+    /// message alone. Messages are text, whatever they look like, unless `control` allows control tokens in them.
     ///
     /// # Errors
-    /// When the tokenizer or the template refuses; when nothing is to be read and the model (whose configuration
-    /// says `bos`) has no beginning token either.
+    /// When the tokenizer or the template fails, or when the prompt is empty and the model has no beginning token
+    /// (`bos`) either.
     pub fn prompt(
         &self,
         template: &Template,
@@ -204,7 +206,7 @@ impl Text {
             (false, true) => self.encode(&render(template, messages)?, false)?,
             (false, false) => self.rendered(template, messages)?,
         };
-        // A model that begins with a token of its own can start from nothing.
+        // With a beginning token, an empty prompt is allowed.
         match bos.filter(|_| ids.is_empty()) {
             Some(bos) => Ok(vec![bos]),
             None if ids.is_empty() => {
@@ -214,8 +216,8 @@ impl Text {
         }
     }
 
-    /// The template's control tokens are control tokens, those in messages are none: they go through the template with a
-    /// mark inside, and the prompt is tokenized in parts there.
+    /// The template's control tokens become control tokens, those in messages do not: the messages go through the
+    /// template with marks inside, at which the prompt is divided before tokenizing.
     fn rendered(&self, template: &Template, messages: &[Message]) -> Result<Vec<u32>> {
         let said = messages.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]);
         let mark = unused_letter(&said.chain([template.source.as_str()]).collect::<Vec<_>>());
@@ -226,34 +228,33 @@ impl Text {
         self.encode_marked(&render(template, &messages)?, mark, false)
     }
 
-    /// A decoder for tokens that come one by one.
+    /// A decoder for single tokens.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { text: self, bytes: Vec::new(), begun: false, ids: Vec::new(), done: 0, prefix: 0 }
     }
 }
 
-/// A letter for private use that none of the texts has.
+/// A private-use character that occurs in none of the texts.
 fn unused_letter(texts: &[&str]) -> char {
     let mut letters = '\u{e000}'..='\u{f8ff}';
     letters.find(|letter| !texts.iter().any(|text| text.contains(*letter))).unwrap_or('\u{10ffff}')
 }
 
-/// Tokens that are held back at most: no character has more bytes.
+/// The most tokens that are held back: no character has more bytes.
 const HELD: usize = 4;
 
-/// Turns tokens into text as they come, complete UTF-8 only: what a later token may still change is held
-/// back.
+/// Converts tokens to text one by one, as complete UTF-8: text that a later token may still change is held back.
 pub struct TextStream<'a> {
     text: &'a Text,
-    /// Bytes that are no whole character yet.
+    /// Bytes of an incomplete character.
     bytes: Vec<u8>,
-    /// Whether a token was shown.
+    /// Whether any text was returned.
     begun: bool,
-    /// Tokens, where bytes are not all of the text.
+    /// All tokens, for tokenizers whose text is not just the tokens' bytes.
     ids: Vec<u32>,
-    /// Tokens before this one only give context (spaces depend on what stands before).
+    /// Tokens before this one are only context (spaces depend on the tokens before).
     prefix: usize,
-    /// Tokens before this one have been shown.
+    /// The text of tokens before this one was returned.
     done: usize,
 }
 
@@ -263,7 +264,7 @@ impl<'a> TextStream<'a> {
         self.text
     }
 
-    /// Adds a token and returns the text that is complete now, often empty.
+    /// Adds a token and returns the text that is now complete, which is often empty.
     ///
     /// # Errors
     /// When the tokenizer refuses the token.
@@ -276,7 +277,7 @@ impl<'a> TextStream<'a> {
         self.ids.push(id);
         let shown = self.text.decode_all(&self.ids[self.prefix..self.done])?;
         let all = self.text.decode_all(&self.ids[self.prefix..])?;
-        // A replacement character at the end may be the beginning of a longer one.
+        // A replacement character at the end may be an incomplete character.
         let held = all.ends_with(char::REPLACEMENT_CHARACTER) && self.ids.len() - self.done < HELD;
         if all.len() <= shown.len() || held {
             return Ok(String::new());
@@ -286,7 +287,7 @@ impl<'a> TextStream<'a> {
         Ok(new)
     }
 
-    /// What is still held back, when no more tokens come.
+    /// The text that is still held back, after the last token.
     ///
     /// # Errors
     /// When the tokenizer refuses the tokens.
@@ -302,7 +303,7 @@ impl<'a> TextStream<'a> {
 }
 
 impl Template {
-    /// The chat template in an image; an empty one where it has none.
+    /// The chat template in an image; an empty one if it has none.
     ///
     /// # Errors
     /// When the section is damaged.
@@ -321,7 +322,7 @@ pub struct Language {
     pub text: Text,
     /// The chat template.
     pub template: Template,
-    /// The token that every text begins with, where the model has one.
+    /// The token that every text begins with, if the model has one.
     pub bos: Option<u32>,
 }
 
@@ -329,7 +330,7 @@ impl Language {
     /// The language of a model.
     ///
     /// # Errors
-    /// When the image has no tokenizer, or one of its texts is damaged.
+    /// When the image has no tokenizer, or a section of text is damaged.
     pub fn of(model: &LoadedModel) -> Result<Self> {
         let bos = model.model().config().bos;
         let (mut text, template) = (Text::of(model)?, Template::of(model)?);
@@ -337,7 +338,7 @@ impl Language {
         Ok(Language { text, template, bos })
     }
 
-    /// Ids of the prompt that messages make ([`Text::prompt`]).
+    /// Ids of the prompt of messages ([`Text::prompt`]).
     ///
     /// # Errors
     /// As [`Text::prompt`].
@@ -354,7 +355,7 @@ impl Language {
         self.text.prompt(&self.template, &[message], true, self.bos, control)
     }
 
-    /// Ids of a text that follows what a session has read.
+    /// Ids of a text that follows the tokens that a session has read.
     ///
     /// # Errors
     /// As [`Text::encode`].

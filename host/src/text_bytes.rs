@@ -1,21 +1,21 @@
-//! Tokens as bytes: what text is made of, before a later token completes a character.
+//! Tokens as bytes, which may end inside a character until a later token completes it.
 
 use serde_json::Value;
 use std::collections::HashMap;
 use tokenizers::Tokenizer;
 
-/// How a tokenizer writes bytes into its vocabulary, as its decoder says.
+/// How a tokenizer's vocabulary represents bytes, according to its decoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Writing {
-    /// GPT-2's alphabet: every byte is a letter.
+    /// In GPT-2's alphabet, in which every byte is a letter.
     alphabet: bool,
-    /// SentencePiece's tokens `<0xNN>` for bytes that have no other.
+    /// With SentencePiece's tokens `<0xNN>` for bytes without another token.
     fallback: bool,
-    /// SentencePiece's `▁` for a space.
+    /// With SentencePiece's `▁` for a space.
     underline: bool,
-    /// Whether one space is taken away at the beginning of a text.
+    /// Whether one space is removed at the beginning of a text.
     strips: bool,
-    /// Whether something else happens, so that bytes are not all of the text.
+    /// Whether the decoder does something else, so that text is not just the tokens' bytes.
     more: bool,
 }
 
@@ -68,10 +68,10 @@ fn byte_of(letter: char) -> Option<u8> {
     }
 }
 
-/// What it takes to turn tokens into bytes.
+/// Converts tokens to bytes.
 pub struct TokenBytes {
     writing: Writing,
-    /// Tokens that are no part of the vocabulary proper, and whether they are special.
+    /// Tokens that were added to the vocabulary, and whether they are special.
     added: HashMap<u32, bool>,
 }
 
@@ -85,7 +85,7 @@ impl TokenBytes {
         }
     }
 
-    /// Whether the bytes of tokens are all that there is to their text.
+    /// Whether text is just the tokens' bytes.
     pub fn are_text(&self) -> bool {
         !self.writing.more
     }
@@ -117,7 +117,8 @@ impl TokenBytes {
     }
 }
 
-/// Takes from `bytes` what is complete UTF-8, and what can never be completed as U+FFFD. At the `end` nothing is left.
+/// Removes complete UTF-8 from `bytes` and returns it, with U+FFFD for bytes that can never be completed. At the `end`,
+/// nothing is left in `bytes`.
 pub fn complete(bytes: &mut Vec<u8>, end: bool) -> String {
     let mut text = String::new();
     let mut done = 0;

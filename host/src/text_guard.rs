@@ -1,20 +1,20 @@
-//! Tokenizers come with models, so from anybody: what a file says is looked at before the tokenizers library gets it, and
-//! what panics inside that library stays there.
+//! Tokenizers come with models, so they may come from anybody: a file is checked before the tokenizers library gets it,
+//! and panics inside that library become errors.
 
 use crate::map::stands_for;
 use serde_json::Value;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How many times as long a text may become.
+/// The most by which normalizing may lengthen a text, as a factor.
 const GROWTH: usize = 256;
-/// Bytes of what stands before every text.
+/// The most bytes or tokens before every text.
 const PREFIX: usize = 1024;
-/// Bytes of one text with all that normalizing makes of it.
+/// The most bytes of one text after normalizing.
 const LONGEST: usize = 1 << 30;
 
-/// The parts of `tokenizer.json` that decide about length. Reading them reads the whole file, so that whatever is wrong
-/// with its syntax is found here.
+/// The parts of `tokenizer.json` that affect lengths. Reading them parses the whole file, so syntax errors are found
+/// here.
 #[derive(serde::Deserialize)]
 pub struct Parts {
     #[serde(default)]
@@ -29,7 +29,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Reads and checks them, and returns how many times as long a text may become.
+    /// Reads and checks the parts, and returns the factor by which a text may be lengthened.
     pub fn of(json: &str) -> Result<(Parts, usize), String> {
         if let Some(what) = stands_for(json.as_bytes()) {
             return Err(format!("it {what}"));
@@ -54,7 +54,7 @@ pub fn admit(text: &str, growth: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// How many times as long a part can make a text.
+/// The factor by which a part can lengthen a text.
 fn growth(part: &Value) -> Result<usize, String> {
     let text = |name: &str| part[name].as_str().unwrap_or_default();
     Ok(match text("type") {
@@ -66,7 +66,7 @@ fn growth(part: &Value) -> Result<usize, String> {
         "Replace" => {
             let to = text("content").len();
             match part["pattern"]["String"].as_str() {
-                Some("") => return Err("it replaces nothing by something".into()),
+                Some("") => return Err("it replaces an empty text by another".into()),
                 Some(from) => to.div_ceil(from.len()).max(1),
                 // A pattern may match between any two letters.
                 None => 1 + to,
@@ -76,7 +76,7 @@ fn growth(part: &Value) -> Result<usize, String> {
             return Err(format!("it puts more than {PREFIX} bytes before a text, which no model needs"));
         }
         "Precompiled" => longest(text("precompiled_charsmap")).max(1),
-        // The longest that Unicode makes of one character.
+        // The longest expansion of one character in Unicode.
         "NFKC" | "NFKD" => 12,
         "NFC" | "NFD" => 4,
         _ => 1,
@@ -120,12 +120,12 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is caught here and becomes an error, so that none is printed.
+/// Whether a panic on this thread becomes an error here, so that it must not be printed.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Calls the tokenizers library. A panic inside it is a damaged tokenizer.
+/// Calls the tokenizers library. A panic inside it is reported as a damaged tokenizer.
 pub fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let before = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(call));

@@ -60,7 +60,7 @@ fn neither_folder_nor_gguf() {
     place.write("notes.txt", "not a model");
     place.fails(1, "pack notes.txt -o out.sllm", &["notes.txt", "is not a GGUF file"]);
     place.fails(1, "pack model.sllm -o out.sllm", &["model.sllm", "is packed already"]);
-    place.fails(1, "pack model/model.safetensors -o out.sllm", &["model/model.safetensors", "name the folder"]);
+    place.fails(1, "pack model/model.safetensors -o out.sllm", &["model/model.safetensors", "name its folder"]);
     place.write("empty", "");
     place.fails(1, "pack empty -o out.sllm", &["empty: the file is empty", "again"]);
 }

@@ -2,7 +2,7 @@
 
     python3 stories.py TEXT
     python3 train.py TEXT OUT --minutes 80                        # OUT/checkpoint.pt every few minutes
-    python3 train.py TEXT OUT --minutes 60 --resume               # goes on, the learning rate falling anew
+    python3 train.py TEXT OUT --minutes 60 --resume               # continues, with a new fall of the learning rate
     torchrun --nproc-per-node 2 train.py TEXT OUT ...             # two processes that share their gradients
 
 The learning rate follows the clock, not the steps: a run ends on time on whatever machine it gets. Matrices between

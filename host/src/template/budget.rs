@@ -1,4 +1,4 @@
-//! What a template may use up. A template comes with a model, so it may come from anybody.
+//! Limits of templates. A template comes with a model, so it may come from anybody.
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 scoped_tls::scoped_thread_local! {
-    /// The flag that cancels what this thread renders.
+    /// The flag that cancels rendering on this thread.
     static CANCEL: AtomicBool
 }
 
@@ -23,39 +23,39 @@ pub fn is_cancelled() -> bool {
     CANCEL.is_set() && CANCEL.with(|flag| flag.load(Ordering::Relaxed))
 }
 
-/// Steps of a template at most: a thousand times what the longest conversations take.
+/// The most steps of a template: a thousand times those of the longest conversations.
 pub const STEPS: u64 = 10_000_000;
-/// Seconds at most.
+/// The longest time.
 const TIME: Duration = Duration::from_secs(10);
-/// Bytes of one value, and of the prompt.
+/// The most bytes of one value, and of the prompt.
 pub const LARGEST: usize = 64 << 20;
-/// Bytes of all values that are made.
+/// The most bytes of all values that are made.
 const ALL: usize = 512 << 20;
-/// Elements of a list, with those of the lists in it.
+/// The most elements of a list, including those of nested lists.
 const ELEMENTS: usize = 1 << 20;
-/// Lists in lists.
+/// The deepest nesting of lists.
 const DEPTH: usize = 100;
-/// Bytes that an element of a list takes.
+/// Bytes that each element of a list counts as.
 const ELEMENT: usize = 48;
 
-/// Why a template is stopped.
+/// The error for a template that is stopped.
 pub fn refused(why: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("it was stopped, because it {why}"))
 }
 
-/// What is left to one rendering.
+/// What one rendering may still use.
 pub struct Budget {
     made: AtomicUsize,
     end: Instant,
 }
 
 impl Budget {
-    /// A whole one.
+    /// A full budget.
     pub fn new() -> Self {
         Budget { made: AtomicUsize::new(0), end: Instant::now() + TIME }
     }
 
-    /// Looks at the time and the flag.
+    /// Checks the time and the flag.
     pub fn tick(&self) -> Result<(), Error> {
         if is_cancelled() {
             return Err(refused("was cancelled"));
@@ -66,14 +66,14 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts bytes that are made.
+    /// Counts bytes of new values.
     pub fn spend(&self, bytes: usize) -> Result<(), Error> {
         self.tick()?;
         let before = self.made.fetch_add(bytes.min(ALL), Ordering::Relaxed);
         if bytes > LARGEST || before + bytes > ALL { Err(refused("makes too much text")) } else { Ok(()) }
     }
 
-    /// Looks at a value that was made.
+    /// Checks a new value.
     pub fn admit(&self, value: &Value) -> Result<(), Error> {
         match value.as_str() {
             Some(text) => self.spend(text.len()),
@@ -82,7 +82,7 @@ impl Budget {
     }
 }
 
-/// How much there is of a value.
+/// The size of a value.
 #[derive(Default)]
 pub struct Weight {
     /// Elements of lists and maps, at all depths; 1 for other values.
@@ -92,7 +92,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// Of a value. What it shares counts as often as it is there, as it does when the value is written.
+    /// The size of a value. Shared parts count each time that they occur, as they do when the value is written.
     pub fn of(value: &Value) -> Result<Weight, Error> {
         let mut weight = Weight::default();
         weight.add(value, 0)?;
@@ -106,7 +106,7 @@ impl Weight {
             return Err(refused("makes too much text"));
         }
         let len = match value.kind() {
-            // One that does not know its length may be read once only.
+            // A sequence that does not know its length can be read only once, so it counts as empty.
             ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => value.len().unwrap_or(0),
             _ => 0,
         };

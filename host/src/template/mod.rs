@@ -1,5 +1,5 @@
-//! Chat templates: messages become the prompt that a model was trained on. What the Hugging Face library sets is set, and
-//! nothing that a template says hangs or ends the process (`budget`).
+//! Chat templates: messages become the prompt that a model was trained on. Templates find the variables and functions
+//! that the Hugging Face library sets, and no template can hang or end the process (`budget`).
 
 mod budget;
 mod python;
@@ -15,7 +15,7 @@ use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value, context};
 use std::sync::Arc;
 
-/// What a chat needs besides the tokenizer, stored in the image as JSON.
+/// What a chat needs beside the tokenizer, stored in the image as JSON.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Template {
     /// Jinja template, empty when the model has none.
@@ -27,7 +27,7 @@ pub struct Template {
     /// Text of the end-of-sequence token.
     #[serde(default)]
     pub eos_token: String,
-    /// Ids of end tokens beyond those that the image's description has room for.
+    /// Ids of end tokens for which the image's description has no room.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub end_tokens: Vec<u32>,
 }
@@ -44,17 +44,17 @@ impl Template {
 pub struct Message {
     /// "system", "user" or "assistant".
     pub role: String,
-    /// What was said.
+    /// Its text.
     pub content: String,
 }
 
 type Answer<T = Value> = std::result::Result<T, minijinja::Error>;
 
-/// The prompt of a conversation by the model's chat template, up to where the assistant answers.
+/// The prompt of a conversation by the model's chat template, up to the beginning of the assistant's answer.
 ///
 /// # Errors
-/// When the model has no template, the template refuses the messages or takes more time or memory than any needs;
-/// [`shadowllm_core::Error::Cancelled`] inside [`cancelled_by`].
+/// When the model has no template, the template refuses the messages, or uses more time or memory than any template
+/// needs; [`shadowllm_core::Error::Cancelled`] inside [`cancelled_by`].
 pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
     if template.source.is_empty() {
         return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
@@ -66,7 +66,7 @@ pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
 }
 
 fn rendered(template: &Template, messages: &[Message]) -> Answer<String> {
-    // What the Hugging Face library sets, so what templates are written for.
+    // The settings of the Hugging Face library, for which templates are written.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let source = watch::prepared(&template.source, syntax.clone())?;
     let (steps, blocks) = watch::compile(&source, syntax)?;
@@ -85,7 +85,7 @@ fn rendered(template: &Template, messages: &[Message]) -> Answer<String> {
     Ok(text)
 }
 
-/// The environment, with a budget of its own.
+/// A new environment with its own budget.
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     let budget = Arc::new(Budget::new());
@@ -100,7 +100,7 @@ fn environment() -> Environment<'static> {
     env.add_filter("string", |value: &Value| python::text(value));
     env.add_filter("length", length);
     env.add_filter("count", length);
-    // None is no list in Python.
+    // None is not iterable in Python.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     let counted = Arc::clone(&budget);
     env.set_formatter(move |out, _, value| {
@@ -120,7 +120,7 @@ fn environment() -> Environment<'static> {
     env.set_unknown_method_callback(|state, value, method, arguments| {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         match method {
-            // The text that joins comes first here.
+            // Here the separator is the first argument.
             "join" if all.len() == 2 => grows("join", &[all[1].clone(), all[0].clone()])?,
             "replace" | "format" => grows(method, &all)?,
             _ => {}
@@ -133,13 +133,13 @@ fn environment() -> Environment<'static> {
     env
 }
 
-/// The filter `length`: what is not defined has none, as in Jinja.
+/// The filter `length`: undefined values have length 0, as in Jinja.
 fn length(value: &Value) -> Answer<usize> {
     let none = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{} has no length", value.kind()));
     if value.is_undefined() { Ok(0) } else { value.len().ok_or_else(none) }
 }
 
-/// `a * b`: numbers, or a text or list again and again.
+/// `a * b`: a product of numbers, or a text or list repeated.
 fn multiply(a: &Value, b: &Value) -> Answer {
     let bad = || {
         let message = format!("{} and {} cannot be multiplied", a.kind(), b.kind());
@@ -166,7 +166,7 @@ fn multiply(a: &Value, b: &Value) -> Answer {
     Ok(Value::from(f64::try_from(a.clone())? * f64::try_from(b.clone())?))
 }
 
-/// `a % b`: of numbers, with the sign of `b` as in Python, or a text with values in its places.
+/// `a % b`: the remainder of numbers, with the sign of `b` as in Python, or a text with values inserted.
 fn remainder(state: &mut State, a: Value, b: Value) -> Answer {
     if a.as_str().is_some() {
         let values = if b.is_tuple() { b.try_iter()?.collect() } else { vec![b] };
@@ -184,10 +184,10 @@ fn remainder(state: &mut State, a: Value, b: Value) -> Answer {
     if y == 0.0 { Err(bad()) } else { Ok(Value::from(x - y * (x / y).floor())) }
 }
 
-/// Numbers larger than this are no width and no count of anything in a prompt.
+/// The largest width or count in a template: prompts need no larger ones.
 const WIDEST: u64 = 100_000;
 
-/// Refuses a filter or method whose result would be too large. The first argument is what it works on.
+/// Refuses a filter or method whose result would be too large. The first argument is the value that it changes.
 fn grows(name: &str, arguments: &[Value]) -> Answer<()> {
     let text = |i: usize| arguments.get(i).and_then(Value::as_str).unwrap_or_default();
     let numbers = || {

@@ -1,4 +1,4 @@
-//! What templates expect of Python: how values are written, JSON, dates.
+//! The parts of Python that templates use: how values are written, JSON, dates.
 
 use super::budget::{LARGEST, refused};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
@@ -6,7 +6,7 @@ use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Text that does not get too long.
+/// Text of limited length.
 #[derive(Default)]
 struct Text(String);
 
@@ -20,7 +20,7 @@ impl Text {
     }
 }
 
-/// Lists in lists, at most.
+/// The deepest nesting of lists.
 const DEPTH: usize = 100;
 
 fn deeper(depth: usize) -> Result<usize, Error> {
@@ -98,10 +98,10 @@ struct Json {
     sorted: bool,
 }
 
-/// Spaces of an indentation at most.
+/// The most spaces of an indentation.
 const INDENT: usize = 64;
 
-/// The filter `tojson`, as the Hugging Face library defines it: `json.dumps` that leaves letters as they are.
+/// The filter `tojson`, as the Hugging Face library defines it: `json.dumps` without escaping letters.
 pub fn to_json(value: &Value, Rest(given): Rest<Value>, options: Kwargs) -> Result<String, Error> {
     let named = |name: &str, at: usize| options.get::<Option<Value>>(name).map(|v| v.or(given.get(at).cloned()));
     let indent = named("indent", 1)?.filter(|v| !v.is_none()).map(|v| match v.as_usize() {
@@ -195,7 +195,7 @@ impl Json {
     }
 }
 
-/// Methods of Python's texts that minijinja's collection lacks; `None` for others.
+/// Methods of Python strings that minijinja's collection lacks; `None` for other methods.
 pub fn method(text: &str, name: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     let part = arguments.first().and_then(Value::as_str);
     let three = |a: &str, b: &str, c: &str| Value::from(Tuple::from(vec![a.into(), b.into(), c.into()]));
@@ -224,7 +224,7 @@ pub fn method(text: &str, name: &str, arguments: &[Value]) -> Option<Result<Valu
     Some(Ok(value))
 }
 
-/// Today's date as the template wants it, in coordinated universal time.
+/// Today's date in the template's format, in coordinated universal time.
 pub fn strftime_now(format: &str) -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     strftime(format, seconds)

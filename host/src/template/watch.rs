@@ -1,17 +1,18 @@
-//! A compiled template with a look at every value that it makes: minijinja counts steps, and one step can double a text.
+//! A compiled template with a check of every value that it makes: minijinja only counts steps, and one step can double
+//! a text.
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Span, Token, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, Value};
 use std::collections::BTreeMap;
 
-/// Function that is called with every new value. No template can name it, since it holds a space.
+/// The name of the function that is called with every new value. No template can call it, since its name has a space.
 pub const LOOK: &str = "look at";
 /// Function in place of `*`.
 pub const MULTIPLY: &str = "multiply by";
 /// Function in place of `%`.
 pub const REMAINDER: &str = "remainder of";
-/// Filters whose result can be much longer than what they are given, each with the function in its place.
+/// Filters whose result can be much longer than their input, each with the function that replaces it.
 pub const FILTERS: [(&str, &str); 6] = [
     ("batch", "filter batch"),
     ("format", "filter format"),
@@ -22,11 +23,12 @@ pub const FILTERS: [(&str, &str); 6] = [
 ];
 /// A variable that is 1.
 pub const ONE: &str = "__one";
-/// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be walked by recursion.
+/// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be processed by recursion.
 const TOKENS: usize = 2000;
 
-/// The source with what minijinja does not know, or would do before anybody looks: `{% generation %}` marks for training
-/// what the assistant says, and means nothing here; a product of constants is computed while the template is compiled.
+/// The source, with two replacements. minijinja does not know `{% generation %}`, which marks the assistant's text for
+/// training and has no effect here. And minijinja would compute a product of constants during compilation, before it
+/// can be checked.
 pub fn prepared(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
     let mut text = String::with_capacity(source.len() + 64);
     let (mut done, mut tokens, mut in_block) = (0, 0, false);
@@ -57,10 +59,10 @@ pub fn prepared(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Steps, and those of the template's blocks.
+/// The instructions of a template, and those of its blocks.
 pub type Compiled<'s> = (Instructions<'s>, BTreeMap<&'s str, Instructions<'s>>);
 
-/// A template's steps, every value that they make looked at.
+/// The instructions of a template, with a check of every value that they make.
 pub fn compile(source: &str, syntax: SyntaxConfig) -> Result<Compiled<'_>, Error> {
     let tree = parse(source, "chat", syntax)?;
     let mut code = CodeGenerator::new("chat", source);
@@ -69,12 +71,12 @@ pub fn compile(source: &str, syntax: SyntaxConfig) -> Result<Compiled<'_>, Error
     Ok((watched(&steps), blocks.iter().map(|(name, steps)| (*name, watched(steps))).collect()))
 }
 
-/// What stands in place of one step.
+/// The instructions that replace one instruction.
 fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
     use Instruction as I;
     let look = || I::CallFunction(LOOK, Some(1));
     match step {
-        // Through the formatter, which counts.
+        // Emitted through the formatter, which counts bytes.
         I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
         I::Mul => vec![I::CallFunction(MULTIPLY, Some(2)), look()],
         I::Rem => vec![I::CallFunction(REMAINDER, Some(2)), look()],
@@ -95,13 +97,13 @@ fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
         | I::CallMethod(..)
         | I::CallObject(_)
         | I::EndCapture => vec![step.clone(), look()],
-        // What is set in a namespace makes that longer.
+        // A value that is set in a namespace makes the namespace larger.
         I::SetAttr(_) => vec![look(), step.clone()],
         _ => vec![step.clone()],
     }
 }
 
-/// The steps with more between them, and jumps to where their targets are then.
+/// The instructions with the inserted ones, and with adjusted targets of jumps.
 fn watched<'s>(plain: &Instructions<'s>) -> Instructions<'s> {
     let old: Vec<&Instruction> = (0..).map_while(|i| plain.get(i)).collect();
     let new: Vec<Vec<Instruction>> = old.iter().map(|step| steps(step)).collect();

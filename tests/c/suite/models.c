@@ -109,7 +109,7 @@ static void in_memory(void) {
     close(fd);
 }
 
-/* Opening a pipe waits for whoever writes to it: it is refused before. */
+/* Opening a pipe would wait for a writer, so it is refused before. */
 static void pipes(void) {
     char path[] = "/tmp/shadowllm-suite-XXXXXX";
     sllm_model *other = NULL;

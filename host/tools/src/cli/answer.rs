@@ -8,18 +8,18 @@ use shadowllm_host::conversation::Reply;
 use shadowllm_host::generate::peak_memory;
 use shadowllm_host::{Answer, Error, Figures, Result, Session};
 
-/// What standard output gets of an answer as it comes.
+/// What is written to standard output during an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Show {
     /// Nothing.
     Nothing,
-    /// All of it: it continues a text.
+    /// Everything, because the answer continues a text.
     Text,
-    /// All but the spaces that it begins with.
+    /// Everything except the spaces at the beginning.
     Answer,
 }
 
-/// Reads an answer to its end. One that is cancelled ends there.
+/// Generates an answer to its end; a cancelled answer ends there.
 pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
     let mut begun = show == Show::Text;
     for piece in &mut answer {
@@ -36,7 +36,7 @@ pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
     answer.finish()
 }
 
-/// An answer and what it took, as JSON.
+/// An answer with its figures, as JSON.
 pub fn as_json(reply: &Reply, session: &Session) -> Value {
     let model = session.model().file();
     let mut value = json!({

@@ -6,7 +6,7 @@ use shadowllm_core::image::Architecture;
 use shadowllm_core::image::arch::{Block, Norm, Op};
 use shadowllm_host::Result;
 
-/// The architecture: what the model has once, and the kinds of its layers.
+/// The architecture: the globals, and the kinds of layers.
 pub fn architecture(arch: &Architecture) -> Value {
     let g = arch.globals();
     let kinds: Vec<Value> = arch
@@ -64,19 +64,19 @@ fn ranges(numbers: &[u64]) -> String {
     runs.map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a value of a block says more than that there is no such thing.
+/// Whether a value of a block has information, and is not just zero or absent.
 fn says(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false)) && value.as_f64() != Some(0.0) && *value != "none"
 }
 
-/// A value as people read it.
+/// A value in the form for users.
 pub fn shown(value: &Value) -> String {
     let pair = |(key, v): (&String, &Value)| format!("{key} {}", shown(v));
     match value {
         Value::Null => "none".into(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
         Value::String(text) => text.clone(),
-        // What was a float of 32 bits, in as few digits.
+        // The value was an f32, so it is written with the digits of one.
         Value::Number(n) if n.is_f64() => (n.as_f64().unwrap_or_default() as f32).to_string(),
         Value::Number(n) => n.to_string(),
         Value::Array(list) if list.is_empty() => "none".into(),

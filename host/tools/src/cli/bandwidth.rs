@@ -1,4 +1,4 @@
-//! How fast the cores read memory: the roof of decoding.
+//! How fast the cores read memory, which limits the speed of decoding.
 
 use shadowllm_core::Executor;
 use shadowllm_host::pool::Pool;
@@ -9,14 +9,14 @@ use std::time::Instant;
 const BYTES: usize = 256 << 20;
 /// Numbers in a cache line.
 const LINE: usize = 64 / size_of::<u64>();
-/// Streams that a core reads side by side; which number is best depends on the machine.
+/// Streams that a core reads in parallel; the best number depends on the machine.
 const STREAMS: [usize; 4] = [1, 2, 4, 8];
-/// Readings, of which the fastest counts.
+/// Number of measurements, of which the fastest counts.
 const ROUNDS: usize = 3;
 
-/// Bytes per second that the pool's threads read together, at best.
+/// The most bytes per second that the pool's threads read together.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
-    // Not zeros of the system's: every page must be memory of its own.
+    // Not zeros, because every page must be separate memory.
     let memory = vec![1u64; BYTES / size_of::<u64>()];
     let threads = pool.size();
     let part = memory.len() / threads;

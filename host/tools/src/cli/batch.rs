@@ -1,5 +1,5 @@
-//! Passes over a few tokens at once, as verification of guessed tokens and parallel sequences need them: what one more token
-//! costs beside a pass over one.
+//! Passes over a few tokens at once, which verification of guessed tokens and parallel sequences need: the cost of one
+//! more token compared with a pass over one token.
 
 use crate::print;
 use crate::setup::go_to;
@@ -12,7 +12,7 @@ use std::time::Instant;
 /// Passes that are timed together, one after the other in the context.
 pub const PASSES: usize = 4;
 
-/// A number of tokens, measured.
+/// The result for a number of tokens.
 pub struct Batch {
     pub tokens: usize,
     pub threads: usize,
@@ -23,12 +23,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Passes over a single token that take as long.
+    /// The time of a pass, in passes over a single token.
     fn passes(&self) -> f64 {
         self.seconds / self.single
     }
 
-    /// What one more token costs, in passes over a single one; `None` for one token.
+    /// The cost of one more token, in passes over a single token; `None` for one token.
     fn more(&self) -> Option<f64> {
         (self.tokens > 1).then(|| (self.passes() - 1.0) / (self.tokens - 1) as f64)
     }
@@ -39,7 +39,7 @@ impl Batch {
     }
 }
 
-/// Measures passes over each number of tokens after `depth` positions, in turns with passes over a single one.
+/// Measures passes over each number of tokens after `depth` positions, alternating with passes over a single token.
 pub fn measure(
     session: &mut Session,
     (pool, threads): (&Pool, usize),

@@ -124,12 +124,12 @@ fn criterion(name: &str) -> std::result::Result<Criterion, String> {
     found.ok_or_else(|| format!("one of {}", Criterion::ALL.map(Criterion::name).join(", ")))
 }
 
-/// One bar for all stages, in tenths of the seconds that they are expected to take.
+/// One bar for all stages, in tenths of their expected seconds.
 struct Bar {
     bar: ProgressBar,
-    /// What the stages before took, of what was expected.
+    /// The expected seconds of earlier stages.
     before: f64,
-    /// What this stage is expected to take, and its steps.
+    /// The expected seconds of this stage, and its number of steps.
     stage: (f64, usize),
 }
 
@@ -170,7 +170,7 @@ impl Progress for Bar {
     }
 }
 
-/// Refuses numbers out of range, and outputs that cannot be written: better known before hours of work.
+/// Refuses numbers out of range and outputs that cannot be written, before hours of work.
 fn check(o: &Options) -> Result<()> {
     let rank = |n: usize| n > 0 && n.is_multiple_of(32) && n <= 4096;
     if !rank(o.rank) || !rank(o.layer_rank) {
@@ -193,7 +193,7 @@ fn check(o: &Options) -> Result<()> {
     o.predictor.iter().chain([&o.output]).try_for_each(|path| Output::create(path).map(drop))
 }
 
-/// The tokens to learn from.
+/// The tokens for calibration.
 fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>> {
     let text = Text::of(model)?;
     let mut ids = Vec::new();
@@ -216,7 +216,7 @@ fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>
     Ok(ids)
 }
 
-/// What the engine is asked for.
+/// The options of calibration.
 fn settings(o: &Options, config: &Config) -> engine::Options {
     engine::Options {
         policies: if o.policies.is_empty() { engine::Options::all_policies() } else { o.policies.clone() },
@@ -237,7 +237,7 @@ fn settings(o: &Options, config: &Config) -> engine::Options {
     }
 }
 
-/// Says at once where the image's layout rules out what suits such a model best.
+/// Warns at once if the image's layout rules out the best policies for such a model.
 fn warn_of_layout(o: &Options, model: &LoadedModel) {
     let config = model.model().config();
     let sparse = model.model().image().arch().layer(0).mlp().is_some_and(|m| m.activation.is_sparse());
@@ -286,7 +286,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
     say_what_auto_takes(o)
 }
 
-/// How good the predictors are.
+/// Shows the quality of the predictors.
 fn show(quality: &engine::Quality) -> Result<()> {
     print::line("importance held by the best-scored neurons, mean of the layers:")?;
     for (i, scorer) in quality.scorers.iter().enumerate() {
@@ -314,7 +314,7 @@ fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
     Ok(found)
 }
 
-/// Says which policies are in force from now on, and what to type next.
+/// Shows which policies are used from now on, and the next command.
 fn say_what_auto_takes(o: &Options) -> Result<()> {
     if o.budget_windows == 0 {
         return Ok(());
@@ -327,7 +327,7 @@ fn say_what_auto_takes(o: &Options) -> Result<()> {
     ))
 }
 
-/// Writes the output's predictor to a file of its own, where one was named.
+/// Writes the output's predictor to a separate file, if one was named.
 fn save_predictor(o: &Options) -> Result<()> {
     let Some(path) = &o.predictor else { return Ok(()) };
     let made = LoadedModel::open(&o.output, None)?;
@@ -337,7 +337,8 @@ fn save_predictor(o: &Options) -> Result<()> {
     output.finish()
 }
 
-/// At least the first `n` tokens of a text, if it has that number. (A tokenizer takes a hundred times a text's memory.)
+/// At least the first `n` tokens of a text, if it is long enough. (A tokenizer needs a hundred times the memory of a
+/// text.)
 fn beginning(text: &Text, content: &str, n: usize) -> Result<Vec<u32>> {
     let mut bytes = n.saturating_mul(16).max(1);
     loop {

@@ -1,4 +1,4 @@
-//! Conversations of `shadowllm run`: where messages come from, what becomes of them, and what Ctrl-C does.
+//! Conversations of `shadowllm run`: reading messages, answering them, and Ctrl-C.
 
 use crate::answer::{Show, as_json, summary, whole};
 use crate::commands::{Next, command};
@@ -9,10 +9,10 @@ use shadowllm_host::{Chat, Error, Result, Stop};
 use std::io::{IsTerminal, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Said when a conversation does not fit any more.
+/// The note when a conversation does not fit any more.
 const ANEW: &str = "[the context is full: the conversation starts anew]";
 
-/// All of standard input.
+/// The whole of standard input.
 pub fn standard_input() -> Result<String> {
     let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
     let mut bytes = Vec::new();
@@ -20,14 +20,14 @@ pub fn standard_input() -> Result<String> {
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         bad(&format_args!(
-            "it is not UTF-8 text (byte {at} is the first that is wrong): convert it, with iconv for one"
+            "it is not UTF-8 text (byte {at} is the first that is wrong): convert it, for example with iconv"
         ))
     })
 }
 
-/// Messages: typed at a terminal, or all that standard input holds.
+/// Messages: typed at a terminal, or the whole of standard input.
 pub enum Lines {
-    /// From a person.
+    /// Typed by a user.
     Editor(Box<rustyline::DefaultEditor>),
     /// From a pipe or a file.
     Given(String),
@@ -43,7 +43,7 @@ impl Lines {
         editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))
     }
 
-    /// A text with empty lines in it is one prompt, for no message is empty.
+    /// A text with empty lines is one prompt, because messages are never empty.
     pub fn or_prompt(self) -> (Option<String>, Option<Lines>) {
         match self {
             Lines::Given(text) if text.trim().lines().any(|line| line.trim().is_empty()) => (Some(text), None),
@@ -69,14 +69,14 @@ pub fn chat(mut chat: Chat, lines: Lines, json: bool) -> Result<()> {
     }
 }
 
-/// Messages from a person, until the end of input or two Ctrl-C.
+/// Messages typed by a user, until the end of input or two Ctrl-C.
 fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> Result<()> {
     let mut leaving = false;
     loop {
         match editor.readline("> ") {
             Ok(line) if line.trim().is_empty() => {}
             Ok(line) => {
-                // History is a comfort.
+                // Without history the chat still works.
                 let _ = editor.add_history_entry(&line);
                 match command(chat, &line)? {
                     Next::Leave => return Ok(()),
@@ -100,7 +100,8 @@ fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> R
     }
 }
 
-/// Asks and shows the answer. What makes the question impossible is said and returned, and the conversation goes on.
+/// Asks a question and shows the answer. If the question is impossible, the reason is shown and returned, and the
+/// conversation continues.
 fn turn(chat: &mut Chat, line: &str, json: bool) -> Result<Option<Error>> {
     let is_full = |e: &Error| matches!(e, Error::Engine { source: shadowllm_core::Error::ContextFull { .. }, .. });
     let mut reply = answer(chat, line, json);
@@ -153,7 +154,7 @@ mod interrupt {
         session.set_cancel(Some(&STOP));
     }
 
-    /// While it lives, Ctrl-C is for the answer.
+    /// While this value lives, Ctrl-C ends the answer.
     pub struct Answering {
         #[cfg(unix)]
         before: libc::sigaction,
@@ -162,7 +163,7 @@ mod interrupt {
     #[cfg(unix)]
     extern "C" fn stop(_: libc::c_int) {
         if STOP.swap(true, Ordering::SeqCst) {
-            // SAFETY: a handler may end the process so.
+            // SAFETY: POSIX allows `_exit` in a signal handler.
             unsafe { libc::_exit(130) }
         }
     }
@@ -172,7 +173,8 @@ mod interrupt {
         STOP.store(false, Ordering::SeqCst);
         Answering {
             #[cfg(unix)]
-            // SAFETY: both structures are plain data, and the handler does what handlers may do: one access to an atomic.
+            // SAFETY: both structures are plain data, and the handler only accesses an atomic or ends the process,
+            // which POSIX allows.
             before: unsafe {
                 let mut new: libc::sigaction = std::mem::zeroed();
                 let mut before: libc::sigaction = std::mem::zeroed();

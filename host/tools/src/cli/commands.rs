@@ -5,7 +5,7 @@ use crate::print;
 use shadowllm_core::sparsity::Policy;
 use shadowllm_host::{Chat, Error, Result, SamplerOptions};
 
-/// What becomes of a line.
+/// The meaning of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// It is a message.
@@ -24,7 +24,7 @@ const HELP: &str = "\
 /bye                        leave (as Ctrl-D)
 Ctrl-C stops an answer. A message that begins with a slash needs a space before it.";
 
-/// Does what a line says, if it is a command: a slash, and letters up to the first space.
+/// Runs a line if it is a command: a slash, and letters up to the first space.
 pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
     let Some(words) = line.strip_prefix('/') else { return Ok(Next::Message) };
     let (name, rest) = words.split_once(char::is_whitespace).unwrap_or((words, ""));
@@ -51,7 +51,7 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
         "temperature" => temperature(chat, rest),
         _ => Err(Error::Usage(format!("no command is called /{name}: /help lists all commands"))),
     };
-    // What a person mistyped is no reason to end the conversation.
+    // A mistyped command does not end the conversation.
     if let Err(e) = done {
         print::note(format_args!("[{e}]"));
     }

@@ -1,4 +1,4 @@
-//! `shadowllm demo`: the main job on real input, without any preparation.
+//! `shadowllm demo`: answers a question without any preparation.
 
 use crate::answer::{Show, whole};
 use crate::print;
@@ -16,21 +16,21 @@ use shadowllm_tools::fetch;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The model that ships with the program, for where there is no network.
+/// The model that ships with the program, for use without a network.
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 static SHIPPED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/story.sllm"));
 
-/// What a model is to answer.
+/// The question for a model.
 struct Task<'a> {
     prompt: &'a str,
-    /// Tokens to generate at most.
+    /// The most tokens to generate.
     n: usize,
     /// Share of what can be skipped that the second answer reads.
     density: f32,
 }
 const SMOLLM2: Task = Task { prompt: "What is the capital of France, and what is it known for?", n: 96, density: 0.75 };
-/// Exact zeros go unread at every density; that leaves some 60 % of what can be skipped.
+/// At every density exact zeros are not read, which leaves some 60 % of the skippable weights.
 const STORY: Task = Task { prompt: "Tell me a story about a dog and a red ball.", n: 256, density: 0.5 };
 
 /// Options of `demo`.
@@ -121,7 +121,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
         session.set_dial(&dial)?;
         session.rewind(0)?;
         let answer = whole(session.generate_ids(&ids)?, show_it)?;
-        // How often the next token is the dense one, after the dense answer's tokens.
+        // How often the next token is that of the dense model, after the dense answer's tokens.
         let all: Vec<u32> = ids.iter().chain(&dense.ids).copied().collect();
         let windows = Windows { ids: &all, window: all.len(), context: ids.len(), most: 1 };
         let outcome = session.with_engine(|engine, pool| compare(engine, pool, &windows, &[dial], &mut |_, _| {})).ok();
@@ -130,7 +130,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
     show(o, model.file(), &dense, sparse.as_ref(), density)
 }
 
-/// Figures, side by side.
+/// Shows the figures of both answers.
 fn show(
     o: &Options,
     model: &LoadedModel,
@@ -166,7 +166,7 @@ fn show(
     go_on(model)
 }
 
-/// What the figures mean.
+/// The meaning of the figures.
 fn conclusion(dense: &Figures, sparse: &Figures, outcome: Option<&Outcome>, density: f32) -> String {
     let less = 100.0 * (1.0 - sparse.bytes_per_token as f64 / dense.bytes_per_token.max(1) as f64);
     let gain = 100.0 * (sparse.tokens_per_second / dense.tokens_per_second.max(1e-9) - 1.0);
@@ -187,7 +187,7 @@ fn conclusion(dense: &Figures, sparse: &Figures, outcome: Option<&Outcome>, dens
     )
 }
 
-/// What to type next.
+/// Shows the next commands.
 fn go_on(model: &LoadedModel) -> Result<()> {
     let program = std::env::args().next().unwrap_or_else(|| "shadowllm".into());
     let file = if model.path().is_file() { model.path() } else { Path::new("host/models/story.sllm") };

@@ -6,7 +6,7 @@ use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 
-/// Heading of options that say what is skipped.
+/// Heading of options about skipping.
 const SKIPPING: &str = "Skipping";
 
 /// Options of every command that decodes.
@@ -31,7 +31,7 @@ pub struct DialOptions {
     share: Vec<(String, f32)>,
 }
 
-/// The policies that a person can ask for.
+/// The policies that users can choose.
 fn choosable() -> impl Iterator<Item = Policy> {
     Policy::ALL.into_iter().filter(|p| *p != Policy::Given)
 }
@@ -42,7 +42,7 @@ fn policies_help() -> String {
     format!("How what is read is chosen (eval and report take several, with commas):\n{}", rows.join("\n"))
 }
 
-/// The policy of a name, or the names that there are.
+/// The policy of a name, or all names as an error.
 pub fn policy(name: &str) -> std::result::Result<Policy, String> {
     let names: Vec<&str> = choosable().map(Policy::name).collect();
     choosable().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names.join(", ")))
@@ -76,7 +76,7 @@ impl DialOptions {
         pairs.map(|(policy, density)| self.dial(policy, density)).collect()
     }
 
-    /// Nothing is skipped, so options that say how are a mistake.
+    /// If nothing is skipped, options that say how to skip are a mistake.
     fn refuse_without_policy(&self) -> Result<()> {
         let given = [
             ("--share", !self.share.is_empty()),
@@ -92,7 +92,7 @@ impl DialOptions {
         }
     }
 
-    /// [`DialOptions::all`], with a policy that the model can serve where none was named.
+    /// [`DialOptions::all`], with a policy that the model supports if none was named.
     pub fn all_for(&self, model: &LoadedModel) -> Result<Vec<Dial>> {
         let mut dials = self.all()?;
         if !self.policy.is_empty() || !self.share.is_empty() {
@@ -121,7 +121,7 @@ impl DialOptions {
         Self::only(&self.all()?)
     }
 
-    /// [`DialOptions::one`], with a policy that the model can serve where none was named.
+    /// [`DialOptions::one`], with a policy that the model supports if none was named.
     pub fn one_for(&self, model: &LoadedModel) -> Result<Dial> {
         Self::only(&self.all_for(model)?)
     }
@@ -159,7 +159,7 @@ impl DialOptions {
 }
 
 impl DialOptions {
-    /// The same, with these policies and densities where none were given.
+    /// The same, with these policies and densities if none were given.
     pub fn or(&self, policies: &[Policy], densities: &[f32]) -> Self {
         let mut filled = self.clone();
         if filled.policy.is_empty() {
@@ -194,8 +194,8 @@ impl DialOptions {
     }
 }
 
-/// The dial for a density: with the named policy, with the one that calibration found best, or, where the model is not
-/// calibrated, with one that does without.
+/// The dial for a density: with the named policy, else with the one that calibration found best, or for a model that is
+/// not calibrated with one that needs no calibration.
 pub fn suited(model: &LoadedModel, named: Option<Policy>, density: f32) -> Result<Dial> {
     let policy = match named {
         Some(policy) => policy,

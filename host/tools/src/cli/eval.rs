@@ -113,7 +113,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     ))
 }
 
-/// The table's columns in words.
+/// Explains the table's columns.
 const LEGEND: &str = "
 asked, realised: density, the share of the skippable bytes; of all: of all bytes of weights
 KL: divergence from the dense model's next token in nats, ± its standard error; top-1: share of likeliest tokens that are the dense model's
@@ -128,7 +128,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     for dial in dials {
         session.set_dial(dial)?;
     }
-    // With the dense model beside them, for its speed.
+    // The dense model is measured too, for its speed.
     let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
     let dials: Vec<Dial> = dense.into_iter().chain(dials.iter().copied()).collect();
     let context = o.dense_prefix.unwrap_or(o.window / 2);

@@ -100,10 +100,10 @@ fn parameters(model: &shadowllm_core::Model) -> usize {
     model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
 }
 
-/// A calibration in words; how good its predictors are is for `report` to show.
+/// A calibration in words; `report` shows the quality of its predictors.
 fn calibration(record: &Value) -> String {
     let options = record["options"].as_str().unwrap_or_default();
-    // Versions before wrote Rust's own names.
+    // Earlier versions wrote Rust's debug format.
     let options = if options.starts_with("Options {") { "" } else { options };
     format!("on {} tokens {options}", record["tokens"]).trim_end().to_owned()
 }

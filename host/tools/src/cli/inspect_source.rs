@@ -1,4 +1,4 @@
-//! `shadowllm inspect` of what could be packed: a GGUF file or a Hugging Face folder.
+//! `shadowllm inspect` of a source: a GGUF file or a Hugging Face folder.
 
 use crate::architecture::{architecture, print_kinds, shown};
 use crate::print;
@@ -9,12 +9,12 @@ use shadowllm_tools::import::{self, Source};
 use shadowllm_tools::pack::outlook;
 use std::path::Path;
 
-/// Whether a path is for this and not for an image.
+/// Whether a path is a source, and not an image.
 pub fn is_source(path: &Path) -> bool {
     path.is_dir() || import::begins_with(path, b"GGUF")
 }
 
-/// Shows a source: what it is, what it would become, and why it would not.
+/// Shows a source: what it is, what packing would make of it, or why it cannot be packed.
 pub fn inspect_source(path: &Path, as_json: bool) -> Result<()> {
     let source = import::open(path)?;
     let value = describe(&*source)?;

@@ -86,7 +86,7 @@ struct LayerMask {
     neurons: Option<Vec<usize>>,
 }
 
-/// Makes active what the file says.
+/// Sets the active heads and neurons from the file.
 fn apply(path: &Path, session: &mut Session) -> Result<()> {
     let bad = |what: String| Error::file(path, what);
     let mask: Vec<Option<LayerMask>> = serde_json::from_str(&read(path)?).map_err(|e| {
@@ -107,7 +107,7 @@ fn apply(path: &Path, session: &mut Session) -> Result<()> {
             active.choose_heads(layer, |h| heads.contains(&h));
         }
         if let Some(neurons) = &mask.neurons {
-            // A group is read when one of its neurons is wanted; only groups of one can be masked exactly.
+            // A group is read if one of its neurons is active, so single neurons can be masked only in groups of one.
             let group = c.neuron_group;
             if let Some(n) = (0..c.ffn).find(|n| neurons.contains(n) != neurons.contains(&(n / group * group))) {
                 return Err(bad(format!(

@@ -108,7 +108,7 @@ enum Command {
     Cache(cache::Options),
 }
 
-/// What people know from other programs and does not exist here, and what to type.
+/// Commands and options of other programs that do not exist here, with what to use instead.
 const HABITS: [(&str, &str); 11] = [
     ("serve", "there is no server; shadowllm run MODEL is a chat, and include/shadowllm.h is for programs"),
     (
@@ -127,7 +127,7 @@ const HABITS: [(&str, &str); 11] = [
     ("--interactive", "run without a prompt is a chat: leave it out"),
 ];
 
-/// Says what to type in place of what other programs have.
+/// Adds what to use instead of other programs' commands and options.
 fn with_habits(mut error: clap::Error) -> clap::Error {
     let wrong = [ContextKind::InvalidSubcommand, ContextKind::InvalidValue, ContextKind::InvalidArg];
     let wrong = wrong.into_iter().find_map(|kind| error.get(kind));
@@ -140,23 +140,23 @@ fn with_habits(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Lets a write beyond the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending
-/// the program with a half-written file left.
+/// Makes a write beyond the limit on file sizes (`ulimit -f`) fail like one to a full disk, instead of ending the
+/// program and leaving an unfinished file.
 fn take_file_limits_as_errors() {
     #[cfg(unix)]
-    // SAFETY: ignoring a signal installs no handler; nothing else in the program touches this one.
+    // SAFETY: ignoring a signal installs no handler, and nothing else in the program changes this signal.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 
-/// Lets calibration run one window on each thread: candle's own threads would serve one window at a time.
+/// Makes calibration run one window on each thread; candle's own threads would work on one window at a time.
 fn one_window_per_thread() {
-    // SAFETY: the first thing the program does; there are no other threads yet that could read the environment.
+    // SAFETY: this is the first thing that the program does, so no other threads exist that could read the environment.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
 }
 
-/// Arguments. A number that begins with a dash is a value like any other, so that what is wrong with it can be said.
+/// The arguments. Numbers that begin with a dash are allowed as values, so that errors about them are understandable.
 fn arguments() -> Cli {
     let numbers = |a: clap::Arg| if a.get_action().takes_values() { a.allow_negative_numbers(true) } else { a };
     let command = Cli::command().mut_subcommands(|c| c.mut_args(numbers).max_term_width(100));
@@ -164,10 +164,10 @@ fn arguments() -> Cli {
     found.unwrap_or_else(|e| with_habits(e).exit())
 }
 
-/// Lets no panic reach the user: of this program or of a library, it is a sentence and an exit code.
+/// Turns panics of this program or of a library into a sentence and an exit code.
 fn say_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        // One that becomes an error is no news.
+        // A panic that becomes an error is not shown.
         if !shadowllm_host::text_guard::is_guarded() {
             print::note(format_args!("shadowllm: an error inside the program, please report it: {panic}"));
         }
@@ -199,7 +199,7 @@ fn command() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Who read it (`| head`) has seen enough.
+        // The reader (such as `| head`) has closed the pipe.
         Err(e) if print::is_closed(&e) => ExitCode::SUCCESS,
         Err(e) => {
             print::note(format_args!("shadowllm: {e}"));

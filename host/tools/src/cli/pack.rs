@@ -88,7 +88,7 @@ fn arrangement(o: &Options, source: &dyn Source, formats: Formats) -> Arrangemen
     Arrangement { neuron_group: o.neuron_group.unwrap_or(named.neuron_group), ..named }
 }
 
-/// The files of a source; images that lie beside them are none.
+/// The files of a source, without images in the same folder.
 fn inputs(source: &Path) -> Vec<PathBuf> {
     match std::fs::read_dir(source) {
         Ok(entries) => entries.flatten().map(|e| e.path()).filter(|p| !is_image(p)).collect(),
@@ -96,7 +96,7 @@ fn inputs(source: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// Packs with a predictor where there is one, showing the progress.
+/// Packs with a predictor, if there is one, and shows progress.
 fn write(source: &dyn Source, formats: Formats, arrangement: Arrangement, o: &Options) -> Result<Packed> {
     let bar = progress("packing");
     let show = &mut |done, all| {
@@ -145,7 +145,7 @@ pub fn pack(o: &Options) -> Result<()> {
     say(o, &packed, arrangement)
 }
 
-/// An arrangement in words, with what it allows.
+/// An arrangement in words, with what can be skipped.
 fn arranged(arrangement: Arrangement) -> String {
     let group = arrangement.neuron_group;
     let neurons = if group == 1 { "single neurons".into() } else { format!("groups of {group} neurons") };
@@ -161,7 +161,7 @@ fn millions(n: u64) -> f64 {
     n as f64 / 1e6
 }
 
-/// What was written, what the source's numbers became, and what that costs.
+/// Shows what was written, how the source's numbers were converted, and the cost.
 fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(packed.bytes)))?;
     for b in &packed.became {

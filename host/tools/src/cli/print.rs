@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// What messages call standard output.
+/// The name of standard output in messages.
 const STDOUT: &str = "standard output";
 
 /// Writes to standard output at once.
@@ -24,12 +24,12 @@ pub fn json(value: &serde_json::Value) -> Result<()> {
     line(format_args!("{value:#}"))
 }
 
-/// Writes values that have the same fields as CSV to standard output, with a line of their names.
+/// Writes values with the same fields to standard output as CSV, after a line with the names of the fields.
 pub fn csv(rows: &[serde_json::Value]) -> Result<()> {
     text(as_csv(rows)?)
 }
 
-/// Values that have the same fields as CSV; fields that are lists have spaces between.
+/// Values with the same fields as CSV; items of lists are separated by spaces.
 pub fn as_csv(rows: &[serde_json::Value]) -> Result<String> {
     use serde_json::Value;
     let cell = |value: &Value| match value {
@@ -50,7 +50,7 @@ pub fn as_csv(rows: &[serde_json::Value]) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::Other(e.to_string()))
 }
 
-/// Writes a line to standard error. When that fails there is nowhere to report it, and it is no reason to stop.
+/// Writes a line to standard error. A failure is ignored: it cannot be reported, and is not a reason to stop.
 pub fn note(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -66,7 +66,7 @@ pub fn report(o: &Options) -> Result<()> {
     }
     let dial = o.dial.or(&engine::policies(), &DENSITIES);
     let dials = dial.all()?;
-    // Begun before the long work, so that a place that cannot be written is known at once.
+    // Created before the long work, so that an error is reported at once.
     let mut page = Output::create(&o.output)?;
     let mut data = o.data.as_deref().map(Output::create).transpose()?;
     let contents = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
@@ -116,7 +116,7 @@ fn for_programs(path: &Path, report: &Report) -> Result<String> {
     print::as_csv(&rows)
 }
 
-/// The model, when it is calibrated.
+/// The model, which must be calibrated.
 fn calibrated(model: LoadedModel) -> Result<LoadedModel> {
     let refused = |source| Error::Engine { path: Some(model.path().to_owned()), source };
     if model.model().predictor().map_err(refused)?.is_some() {
@@ -129,7 +129,7 @@ fn calibrated(model: LoadedModel) -> Result<LoadedModel> {
     ))
 }
 
-/// Measures all dials on all texts; the notes say what was left out.
+/// Measures all dials on all texts; the notes say which were left out.
 fn measure(
     o: &Options,
     pool: &Pool,
@@ -145,7 +145,7 @@ fn measure(
     if dials.is_empty() {
         return Err(Error::Usage(format!("no policy is left to measure. {}", notes.join(" "))));
     }
-    // With the dense model beside them, for its speed.
+    // The dense model is measured too, for its speed.
     let dials: Vec<Dial> = std::iter::once(Dial::default()).chain(dials).collect();
     for t in texts {
         windows(o, t).all().map_err(|e| Error::Usage(format!("{}: {e}", t.path.display())))?;
@@ -186,7 +186,7 @@ fn facts(o: &Options, model: &LoadedModel) -> Result<Vec<(String, String)>> {
     Ok(facts)
 }
 
-/// A word of a shell command.
+/// A word in the quotes of a shell command.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=+:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }

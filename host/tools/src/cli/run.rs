@@ -60,7 +60,7 @@ pub struct Options {
     json: bool,
 }
 
-/// Heading of options that say how tokens are chosen.
+/// Heading of options about choosing tokens.
 const SAMPLING: &str = "Choosing tokens";
 
 /// How tokens are chosen.
@@ -116,7 +116,7 @@ impl Sampling {
 
 /// Runs the command.
 pub fn run(o: &Options) -> Result<()> {
-    // Cheap refusals first.
+    // Cheap checks first.
     let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
     let controls = o.held.controls();
     controls.check(u32::MAX as usize)?;
@@ -132,7 +132,7 @@ pub fn run(o: &Options) -> Result<()> {
     let options = shadowllm_host::Options {
         context: o.context,
         kv: o.model.kv,
-        // A person may want to turn the dial in a chat.
+        // Users may change the dial in a chat.
         skipping: given.is_none() && std::io::stdin().is_terminal(),
         dial: o.dial.one_for(&model)?,
         sampling,
@@ -167,7 +167,7 @@ pub fn run(o: &Options) -> Result<()> {
     }
 }
 
-/// What to type where a prompt is longer than the context.
+/// Adds the option that helps if a prompt is longer than the context.
 fn longer(e: shadowllm_core::Error, n: usize) -> Error {
     match e {
         shadowllm_core::Error::ContextFull { needed, .. } => {
@@ -184,7 +184,7 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let system = o.system.iter().map(|s| message("system", s));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
     let ids = language.text.prompt(&language.template, &messages, o.raw, language.bos, o.control_tokens)?;
-    // What is refused is not shown as if it had been begun.
+    // Checked before the prompt is shown, so that a refused one is not.
     session.engine().admit(&ids).map_err(|e| longer(e, o.n))?;
     if !o.json && (o.raw || language.template.is_empty()) {
         print::text(prompt)?;

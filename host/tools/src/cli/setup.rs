@@ -1,4 +1,4 @@
-//! What several commands share: the model and how to run it.
+//! Code that several commands share: opening a model and running it.
 
 use crate::print;
 use clap::Args;
@@ -10,7 +10,7 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache;
 use std::path::{Path, PathBuf};
 
-/// Heading of options that say how a machine is used.
+/// Heading of options about the use of the machine.
 pub const MACHINE: &str = "Machine";
 
 /// A model and how to run it.
@@ -19,7 +19,7 @@ pub struct ModelOptions {
     /// A packed image (.sllm); a GGUF file or Hugging Face folder is packed into the cache first.
     #[arg(required_unless_present = "named")]
     model: Option<PathBuf>,
-    // As llama.cpp's programs have it.
+    // The option of llama.cpp's programs.
     #[arg(short = 'm', long = "model", id = "named", value_name = "MODEL", conflicts_with = "model", hide = true)]
     named: Option<PathBuf>,
     /// Instruction set to use (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm); the best by default.
@@ -61,9 +61,9 @@ fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
 }
 
 impl ModelOptions {
-    /// Where the model is.
+    /// The path of the model.
     pub fn path(&self) -> &Path {
-        // One of both is there, or clap has refused.
+        // clap has checked that one of both is given.
         self.model.as_deref().or(self.named.as_deref()).unwrap_or(Path::new(""))
     }
 
@@ -72,7 +72,7 @@ impl ModelOptions {
         self.open_for(false)
     }
 
-    /// Opens the model; what is packed on the way is packed for skipping, where something is to be skipped.
+    /// Opens the model; a source is packed for skipping if `skipping`.
     pub fn open_for(&self, skipping: bool) -> Result<LoadedModel> {
         let loading = Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() };
         open_model(self.path(), skipping, loading)
@@ -102,14 +102,14 @@ pub fn open_model(path: &Path, skipping: bool, loading: Loading) -> Result<Loade
     LoadedModel::open_with(&image, loading)
 }
 
-/// A bar of steps on standard error, with the time that is left; silent where that is no terminal.
+/// A bar of steps on standard error, with the remaining time; nothing is shown if that is not a terminal.
 pub fn steps(what: String) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}, {eta} to go")
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(0).with_style(style).with_message(what)
 }
 
-/// A bar of bytes on standard error; silent where that is no terminal.
+/// A bar of bytes on standard error; nothing is shown if that is not a terminal.
 pub fn progress(what: &'static str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}")
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
@@ -121,7 +121,7 @@ pub fn pool(threads: Option<usize>) -> Result<Pool> {
     Pool::new(threads.unwrap_or_else(Pool::cores))
 }
 
-/// Refuses more positions than a model can have; `instead` is what to give then.
+/// Refuses more positions than a model can have; `instead` is the advice.
 pub fn checked_context(model: &LoadedModel, context: usize, instead: &str) -> Result<usize> {
     let c = model.model().config();
     if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
@@ -131,7 +131,7 @@ pub fn checked_context(model: &LoadedModel, context: usize, instead: &str) -> Re
     Ok(context)
 }
 
-/// Session options for a batch of work over `context` positions; `instead` is what to give where the model has fewer.
+/// Session options for a batch of work over `context` positions; `instead` is the advice if the model has fewer.
 pub fn session_options(
     model: &LoadedModel,
     context: usize,
@@ -142,10 +142,10 @@ pub fn session_options(
     Ok(SessionOptions { kv: kv.unwrap_or(suitable.kv), ..suitable })
 }
 
-/// Goes to the end of a text, which is read again where the session cannot go back to it.
+/// Goes back to the end of a text, which is read again if the session cannot go back to it.
 pub fn go_to(session: &mut Session, pool: &Pool, text: &[u32]) -> Result<()> {
     let depth = text.len();
-    // A rewind also forgets what a policy has observed in the prompt.
+    // A rewind would also forget what a policy has learnt from the prompt.
     if depth == 0 || !session.reaches(depth) || session.policy() != Policy::Off {
         session.rewind(0)?;
     }

@@ -30,11 +30,11 @@ pub struct Options {
     tasks_dir: Option<PathBuf>,
 }
 
-/// What the options of `eval` say of every measurement.
+/// The options of `eval` for every measurement.
 pub struct Setting<'a> {
     /// The model.
     pub model: &'a ModelOptions,
-    /// What it skips.
+    /// The dial.
     pub dial: &'a DialOptions,
     /// Threads.
     pub threads: Option<usize>,
