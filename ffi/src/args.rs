@@ -135,7 +135,8 @@ mod texts {
     /// # Safety
     /// `from` is NULL, or a NUL follows it.
     pub unsafe fn text<'a>(from: *const c_char) -> Result<&'a str> {
-        // SAFETY: as this function's own rule.
+        // SAFETY: `from` is NULL or a NUL follows it, by this function's own rule, which is that of `text_of_length`
+        // for SLLM_NUL_TERMINATED.
         unsafe { text_of_length(from, usize::MAX) }
     }
 

@@ -4,7 +4,7 @@ use crate::args::{array_out, put, text, wanted};
 use crate::generate::{Request, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
-use crate::reserve::{spare, wanted as wanted_bytes};
+use crate::reserve::{check_reserve, wanted as wanted_bytes};
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
         // SAFETY: handles are NULL or live objects, by the header's rules.
         let tokenizer = unsafe { check(tokenizer.cast_const()) }?;
         wanted(chat)?;
-        spare()?;
+        check_reserve()?;
         let tokenizer = Arc::clone(&tokenizer.shared);
         if tokenizer.language.template.is_empty() {
             let message = "the model has no chat template: continue plain texts with sllm_generate";

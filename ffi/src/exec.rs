@@ -42,7 +42,7 @@ impl Exec {
         if o.parallel_for.is_some() {
             return Exec::without_allocation(o);
         }
-        crate::reserve::spare()?;
+        crate::reserve::check_reserve()?;
         let cores = if o.cores == 0 { Cores::fastest() } else { Cores::all() };
         let threads = if o.threads == 0 { cores.threads() } else { o.threads as usize };
         let pool = Pool::on(threads, &cores)?;

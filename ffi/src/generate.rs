@@ -45,9 +45,9 @@ impl Request {
         if options.control_tokens > 1 {
             return Err(invalid("control_tokens must be 0 or 1"));
         }
-        // SAFETY: as above.
+        // SAFETY: the options' arrays and texts are as long as their counts say, by the header's rules.
         let controls = unsafe { controls(&options) }?;
-        // SAFETY: as above.
+        // SAFETY: `result` is not NULL and as large as its struct_size, by the header's rules.
         let result = if result.is_null() { None } else { Some(unsafe { Out::new(result) }?) };
         Ok(Request { options, controls, result })
     }

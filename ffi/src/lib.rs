@@ -75,12 +75,12 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     unsafe {
         core::arch::asm!("ud2", options(noreturn, nomem, nostack))
     }
-    // SAFETY: as above.
+    // SAFETY: the instruction accesses no memory; it ends or stops the program.
     #[cfg(target_arch = "aarch64")]
     unsafe {
         core::arch::asm!("brk #1", options(noreturn, nomem, nostack))
     }
-    // SAFETY: as above.
+    // SAFETY: the instruction accesses no memory; it ends or stops the program.
     #[cfg(target_arch = "arm")]
     unsafe {
         core::arch::asm!("udf #0", options(noreturn, nomem, nostack))

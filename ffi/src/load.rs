@@ -3,7 +3,7 @@
 use crate::args::{defaults, put, read, slice, wanted};
 use crate::message::{boundary, log, log_panics};
 use crate::model::{boxed, sllm_model};
-use crate::reserve::spare;
+use crate::reserve::check_reserve;
 use crate::status::{Result, invalid};
 use crate::structs::sllm_load_options;
 use shadowllm_host::model::{LoadedModel, Loading};
@@ -32,7 +32,7 @@ unsafe fn load(
     // SAFETY: structures are NULL or as large as their struct_size, by the header's rules.
     let o = unsafe { read(options) }?;
     wanted(model)?;
-    spare()?;
+    check_reserve()?;
     if o.preload > 1 || o.verify > 1 || o.in_memory > 1 {
         return Err(invalid("a load option is out of its range (preload, verify, in_memory: 0 or 1)"));
     }

@@ -28,7 +28,7 @@ impl Kind for sllm_model {
     const TAG: u32 = u32::from_le_bytes(*b"modl");
 }
 
-// SAFETY: repr(C), the tag first.
+// SAFETY: the type is repr(C), and its first field is the tag.
 unsafe impl Tagged for sllm_model {}
 
 impl sllm_model {
@@ -58,7 +58,7 @@ impl Drop for Reference {
 
 // SAFETY: only the count of a model changes, and it is atomic.
 unsafe impl Send for Reference {}
-// SAFETY: as above.
+// SAFETY: a shared reference to a model only changes its count, which is atomic.
 unsafe impl Sync for Reference {}
 
 /// Gives a reference back; giving back the last one ends the model.

@@ -77,7 +77,7 @@ impl<T: Kind> Kind for Object<T> {
     const TAG: u32 = T::TAG;
 }
 
-// SAFETY: repr(C) with the tag first.
+// SAFETY: the type is repr(C), and its first field is the tag.
 unsafe impl<T: Kind> Tagged for Object<T> {}
 
 impl<T: Kind> Object<T> {

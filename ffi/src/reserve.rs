@@ -92,7 +92,8 @@ unsafe impl GlobalAlloc for Reserve {
                 return moved;
             }
         }
-        // SAFETY: the caller's word: the size is not 0, and rounded up to the alignment it is no more than isize::MAX.
+        // SAFETY: the caller of `realloc` promises that the size is not 0 and, rounded up to the alignment, at most
+        // isize::MAX.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         // SAFETY: the new layout is not empty; both places have the smaller number of bytes; the old one is not used again.
         unsafe {
@@ -107,7 +108,7 @@ unsafe impl GlobalAlloc for Reserve {
 }
 
 /// Refuses a call that allocates while the system has no memory: the reserve is for calls that have begun.
-pub fn spare() -> Result<()> {
+pub fn check_reserve() -> Result<()> {
     if (RESERVE.given.load(Ordering::Relaxed) >> 32) as usize > SIZE - LEFT {
         return Err(Failure::Fixed(SLLM_STATUS_OUT_OF_MEMORY, "the system has no more memory"));
     }
@@ -116,7 +117,7 @@ pub fn spare() -> Result<()> {
 
 /// Refuses a call that will need about this number of bytes when the system does not have them.
 pub fn wanted(bytes: usize) -> Result<()> {
-    spare()?;
+    check_reserve()?;
     let mut probe = Vec::<u8>::new();
     probe.try_reserve_exact(bytes).map_err(|_| {
         Failure::Text(

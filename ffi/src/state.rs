@@ -12,7 +12,7 @@ use core::ffi::c_void;
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_state_size(session: *const sllm_session, size: *mut usize) -> i32 {
-    // SAFETY: the same rules.
+    // SAFETY: the header's rules for `session` and `size` are those of `number`.
     unsafe { number(session, size, |s| s.state_size()) }
 }
 

@@ -16,7 +16,7 @@ pub fn decode_speed(totals: &shadowllm_core::Totals) -> f64 {
     per_second(totals.decoded_tokens, totals.decode_nanoseconds)
 }
 
-/// Peak memory of the process in bytes; 0 where the system does not say.
+/// Peak memory of the process in bytes; 0 if the system does not report it.
 fn peak_memory() -> u64 {
     #[cfg(feature = "std")]
     return shadowllm_host::generate::peak_memory().unwrap_or(0);

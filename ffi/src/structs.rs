@@ -47,7 +47,8 @@ macro_rules! structs {
                 $(pub $field: $type,)*
                 $(pub $later: $later_type,)*
             }
-            // SAFETY: repr(C) with the size first, and every field is a number, or a pointer that may be NULL.
+            // SAFETY: the type is repr(C), its first field is the size, and every field is a number, or a pointer that
+            // may be NULL.
             unsafe impl Struct for $name {
                 const FIRST: usize = {
                     let ends = [4, $(core::mem::offset_of!($name, $field) + size_of::<$type>(),)*];

@@ -105,7 +105,7 @@ pub unsafe extern "C" fn sllm_session_sample(
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, position: *mut usize) -> i32 {
-    // SAFETY: the same rules.
+    // SAFETY: `session` and the output are as the header's rules say, which are those of `number`.
     unsafe { number(session, position, |s| s.position()) }
 }
 
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn sllm_session_position(session: *const sllm_session, pos
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_session_context(session: *const sllm_session, context: *mut usize) -> i32 {
-    // SAFETY: the same rules.
+    // SAFETY: `session` and the output are as the header's rules say, which are those of `number`.
     unsafe { number(session, context, |s| s.context()) }
 }
 

@@ -1,28 +1,29 @@
-//! What an answer is held to besides the sampler's options: stop strings, biases, a grammar; and how likely its tokens were.
+//! Constraints of an answer beyond the sampler's options: stop strings, biases, a grammar; and the likelihoods of its
+//! tokens.
 
 use crate::error::{Error, Result};
 use crate::stops;
 use shadowllm_core::Session;
 use shadowllm_core::sample::{Candidate, Sampler};
 
-/// Likeliest tokens that are listed beside each token at most.
+/// The most likeliest tokens that are listed beside each token.
 pub const MOST_LISTED: usize = 64;
-/// Tokens with a bias at most.
+/// The most tokens with a bias.
 const MOST_BIASED: usize = 4096;
 
-/// What an answer is held to.
+/// The constraints of an answer.
 #[derive(Clone, Debug, Default)]
 pub struct Controls {
-    /// Texts at which the answer ends; they are not a part of it.
+    /// Texts before which the answer ends; they are not a part of it.
     pub stop: Vec<String>,
-    /// Tokens and what is added to their logits; minus infinity rules a token out.
+    /// Tokens, and numbers that are added to their logits; minus infinity excludes a token.
     pub bias: Vec<(u32, f32)>,
     /// Log-probabilities of the tokens, with this number of the likeliest ones beside each.
     pub logprobs: Option<usize>,
 }
 
 impl Controls {
-    /// Refuses what no answer of a model with this number of tokens can be held to.
+    /// Checks the constraints for a model with this number of tokens.
     ///
     /// # Errors
     /// Names the stop string, the token or the number.
@@ -44,17 +45,17 @@ impl Controls {
     }
 }
 
-/// How likely a token was by the model's logits, before biases, penalties and temperature.
+/// The likelihood of a token by the model's logits, before biases, penalties and temperature.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Likely {
     /// Natural logarithm of its probability.
     pub logprob: f32,
-    /// The likeliest tokens and theirs, likeliest first.
+    /// The likeliest tokens with their log-probabilities, likeliest first.
     pub top: Vec<(u32, f32)>,
 }
 
 impl Likely {
-    /// Of token `id` by `logits`, with the `most` likeliest.
+    /// The likelihood of token `id` by `logits`, with the `most` likeliest tokens.
     pub fn of(logits: &[f32], id: u32, most: usize) -> Self {
         let number = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
         let largest = logits.iter().copied().map(number).fold(f32::NEG_INFINITY, f32::max);
@@ -91,17 +92,17 @@ impl Choose for Freely {
     }
 }
 
-/// The sampler, after what the controls say.
+/// The sampler, after the constraints are applied.
 #[derive(Debug, Default)]
 pub struct Controlled {
     bias: Vec<(u32, f32)>,
     logprobs: Option<usize>,
-    /// How likely the last token was, where that is asked for.
+    /// The likelihood of the last token, if it is needed.
     pub likely: Option<Likely>,
 }
 
 impl Controlled {
-    /// By these controls, which were checked.
+    /// A chooser with these constraints, which must have been checked.
     pub fn new(controls: &Controls) -> Self {
         Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, likely: None }
     }

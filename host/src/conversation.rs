@@ -16,7 +16,7 @@ pub struct Piece {
     pub id: Option<u32>,
     /// The text, empty while a character is incomplete or a stop string may have begun.
     pub text: String,
-    /// How likely the token was, where [`Controls::logprobs`] asks.
+    /// The likelihood of the token, if [`Controls::logprobs`] is set.
     pub likely: Option<Likely>,
 }
 
@@ -42,14 +42,15 @@ pub struct Reply {
     pub figures: Figures,
     /// Why it ended.
     pub stop: Stop,
-    /// The stop string that ended it, by its place in [`Controls::stop`].
+    /// The index in [`Controls::stop`] of the stop string that ended it.
     pub stop_string: Option<usize>,
-    /// How likely each token was, where [`Controls::logprobs`] asks.
+    /// The likelihood of each token, if [`Controls::logprobs`] is set.
     pub likely: Vec<Likely>,
 }
 
 impl<'t> Answering<'t> {
-    /// Reads `prompt`, after what the session has read; up to `most` tokens will follow, held to the controls.
+    /// Reads `prompt`, which follows the tokens that the session has read; at most `most` tokens will be generated,
+    /// under the controls.
     ///
     /// # Errors
     /// As [`Controls::check`] and [`Generation::begin`].
@@ -95,7 +96,7 @@ impl<'t> Answering<'t> {
         Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text, likely }))
     }
 
-    /// What was held back, when no more tokens come.
+    /// The text that was held back, after the last token.
     fn rest(&mut self) -> Result<String> {
         let text = self.stream.finish()?;
         Ok(self.stops.push(&text) + &self.stops.finish())
@@ -165,7 +166,7 @@ impl Conversation {
         sampler: &mut Sampler,
         (most, controls): (usize, &Controls),
     ) -> Result<Answering<'t>> {
-        // Before the session goes back.
+        // Checked before the session goes back.
         controls.check(session.model().config().vocab)?;
         let prompt = || self.prompt(&language.text, &language.template, language.bos);
         let ids = cancelled_by(session.cancel(), prompt)?;

@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// Share of a pass that may be spent waiting for one worker.
-const PATIENCE: f64 = 0.25;
+const MOST_WAITING: f64 = 0.25;
 /// Nanoseconds of a worker's first rest, and of its longest one: each time that it is still slow, its rest doubles.
 const REST: [u64; 2] = [50_000_000, 1_600_000_000];
 
@@ -262,11 +262,11 @@ impl Pool {
     }
 
     /// Makes workers rest for which a pass waited too large a share of its `pass` nanoseconds.
-    fn judge(&self, pass: u64) {
+    fn rest_slow_workers(&self, pass: u64) {
         let Ok(mut watches) = self.watches.lock() else { return };
         for (watch, until) in watches.iter_mut().zip(&self.shared.rests) {
             let waited = std::mem::take(&mut watch.waited);
-            if waited as f64 > PATIENCE * pass as f64 {
+            if waited as f64 > MOST_WAITING * pass as f64 {
                 until.store(self.shared.now() + watch.rest, Ordering::Relaxed);
                 watch.rest = (2 * watch.rest).min(REST[1]);
             } else if until.load(Ordering::Relaxed) == 0 {
@@ -340,7 +340,7 @@ unsafe impl Executor for Pool {
         let since = self.shared.now();
         self.wake();
         forward();
-        self.judge(self.shared.now() - since);
+        self.rest_slow_workers(self.shared.now() - since);
     }
 }
 

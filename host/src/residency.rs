@@ -32,7 +32,7 @@ const RUN: usize = 256;
 /// Neighbouring layers that are partly in memory: one is given back, one is read, one is requested.
 const UNDER_WAY: usize = 3;
 /// Number of tokens after which the looked-up embeddings are given back.
-const PATIENCE: usize = 16;
+const TABLE_TOKENS: usize = 16;
 
 /// Units of a tensor that can be left out one by one.
 #[derive(Clone, Copy, PartialEq)]
@@ -97,7 +97,7 @@ pub struct Residency {
     at: usize,
     /// The embedding, of which each token looks up a row, and the number of tokens until its pages are given back.
     table: Option<Range<usize>>,
-    patience: usize,
+    table_tokens: usize,
     /// Requests sent so far; the number of the last request for each stage; requests carried out.
     sent: u64,
     requested: Vec<u64>,
@@ -140,7 +140,7 @@ impl Residency {
             // This is only advice, which can make reading slower or faster, but never wrong.
             let _ = mapping.advise(Advice::Random);
             for request in requests {
-                serve(&mapping, (&file, begins), request);
+                carry_out(&mapping, (&file, begins), request);
                 if let Ok(mut done) = report.0.lock() {
                     *done += 1;
                 }
@@ -161,7 +161,7 @@ impl Residency {
             bound: (0, 0),
             at: 0,
             table: table(model),
-            patience: PATIENCE,
+            table_tokens: TABLE_TOKENS,
             system: Some(sender),
             worker: Some(worker),
         })
@@ -259,9 +259,9 @@ impl Residency {
     }
 
     fn give_back_table(&mut self) {
-        self.patience -= 1;
-        if self.patience == 0 {
-            self.patience = PATIENCE;
+        self.table_tokens -= 1;
+        if self.table_tokens == 0 {
+            self.table_tokens = TABLE_TOKENS;
             let pages = self.table.iter().map(|t| t.start.div_ceil(PAGE)..t.end / PAGE).collect();
             self.send(Pages(pages), Request::GiveBack);
         }
@@ -300,7 +300,7 @@ impl Pages {
     }
 }
 
-fn serve(mapping: &Mmap, (file, begins): (&File, u64), request: Request) {
+fn carry_out(mapping: &Mmap, (file, begins): (&File, u64), request: Request) {
     match request {
         Request::Read(runs) => {
             for run in runs {

@@ -1,13 +1,13 @@
-//! Stop strings: texts at which an answer ends, wherever tokens meet in them.
+//! Stop strings: texts before which an answer ends, however they are divided into tokens.
 
 use crate::error::{Error, Result};
 
-/// Stop strings at most.
+/// The most stop strings.
 const MOST: usize = 64;
-/// Bytes of one at most.
+/// The most bytes of a stop string.
 const LONGEST: usize = 1024;
 
-/// Looks for stop strings in a text that comes in pieces, and holds back what may be the beginning of one.
+/// Finds stop strings in a text that comes in pieces, and holds back text that may be the beginning of one.
 #[derive(Clone, Debug, Default)]
 pub struct Stops {
     strings: Vec<String>,
@@ -16,7 +16,7 @@ pub struct Stops {
     found: Option<usize>,
 }
 
-/// Refuses stop strings that cannot be meant.
+/// Checks the number and the lengths of stop strings.
 ///
 /// # Errors
 /// Names the string: an empty one, one of more than 1024 bytes; more than 64.
@@ -36,7 +36,7 @@ pub fn check(strings: &[String]) -> Result<()> {
 }
 
 impl Stops {
-    /// Looks for these.
+    /// A search for these stop strings.
     ///
     /// # Errors
     /// As [`check`].
@@ -45,7 +45,7 @@ impl Stops {
         Ok(Stops { strings: strings.to_vec(), held: String::new(), found: None })
     }
 
-    /// Adds text and returns what is certainly no part of a stop string. Nothing after a stop string comes out.
+    /// Adds text and returns text that is certainly not a part of a stop string. Text after a stop string is dropped.
     pub fn push(&mut self, text: &str) -> String {
         if self.strings.is_empty() {
             return text.to_owned();
@@ -54,7 +54,7 @@ impl Stops {
             return String::new();
         }
         self.held.push_str(text);
-        // The one that begins first; of several, the first that was given.
+        // The stop string that begins first; of several, the first in the list.
         let first = |(i, s): (usize, &String)| self.held.find(s.as_str()).map(|at| (at, i));
         if let Some((at, i)) = self.strings.iter().enumerate().filter_map(first).min() {
             self.found = Some(i);
@@ -71,12 +71,12 @@ impl Stops {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// What was held back, when no more text comes.
+    /// The text that was held back, after the last piece.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 
-    /// The stop string that was found, by its place in the list.
+    /// The index of the stop string that was found.
     pub fn found(&self) -> Option<usize> {
         self.found
     }

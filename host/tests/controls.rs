@@ -1,4 +1,4 @@
-//! What an answer is held to: stop strings, biases, penalties; and how likely its tokens were.
+//! Constraints of answers: stop strings, biases, penalties; and the likelihoods of tokens.
 
 use shadowllm_host::{Controls, Error, Model, Options, SamplerOptions, Stop};
 
@@ -40,7 +40,7 @@ fn an_answer_ends_before_a_stop_string_wherever_tokens_meet_in_it() {
         let reply = answer.finish().unwrap();
         assert_eq!((shown.as_str(), reply.text.as_str()), (&text[..at], &text[..at]), "{stop:?}");
         assert_eq!((reply.stop, reply.stop_string), (Stop::StopString, Some(1)));
-        // It goes on after that.
+        // The session continues after that.
         session.generate(" It was").unwrap().complete().unwrap();
         tried += 1;
     }
@@ -60,7 +60,7 @@ fn text_that_is_no_stop_string_after_all_comes_out() {
         assert!(text.starts_with(&shown) && reply.text == shown && (max_tokens == 8 || shown == text));
         assert_eq!((reply.stop, reply.stop_string), (Stop::Length, None));
     }
-    // An answer that is left early keeps what was held back.
+    // An answer that is dropped early keeps the text that was held back.
     let mut session = model.session(held(32, stops(&[&format!("{text}~")]))).unwrap();
     let mut answer = session.generate(PROMPT).unwrap();
     assert!(answer.by_ref().map(Result::unwrap).collect::<String>() == text);

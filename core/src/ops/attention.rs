@@ -177,7 +177,7 @@ impl<'m> KvCache<'m> {
             self.memory[part.clone()].write_copy_of_slice(&bytes[at..at + part.len()]);
             at += part.len();
         }
-        self.took_over(positions);
+        self.set_restored(positions);
     }
 
     /// Copies the first positions of another cache of the same model and format.
@@ -185,10 +185,10 @@ impl<'m> KvCache<'m> {
         for (to, part) in self.parts(positions).zip(from.parts(positions)) {
             self.memory[to].copy_from_slice(&from.memory[part]);
         }
-        self.took_over(positions);
+        self.set_restored(positions);
     }
 
-    fn took_over(&mut self, positions: usize) {
+    fn set_restored(&mut self, positions: usize) {
         self.written = positions;
         self.floor = self.layers.iter().filter(|p| p.window.is_some()).map(|p| p.first(positions)).max().unwrap_or(0);
     }
@@ -351,12 +351,12 @@ impl Step<'_> {
             // SAFETY: the caller runs no other task for this head, so nothing else accesses its slots of row t.
             unsafe {
                 let key = self.k.range(at..at + width);
-                self.turn(kernels, t, key, self.head_norms.map(|n| n.1));
+                self.norm_and_rotate(kernels, t, key, self.head_norms.map(|n| n.1));
                 self.cache.write(head, self.first + t, key, &self.v[at..at + width]);
                 for q in (head * group..(head + 1) * group).filter(|q| self.is_active(*q)) {
                     let at = (t * c.heads + q) * slot;
                     let query = self.q.range(at..at + width);
-                    self.turn(kernels, t, query, self.head_norms.map(|n| n.0));
+                    self.norm_and_rotate(kernels, t, query, self.head_norms.map(|n| n.0));
                     query.iter_mut().for_each(|x| *x *= scale);
                 }
             }
@@ -364,7 +364,7 @@ impl Step<'_> {
     }
 
     /// Head norm and rotation of one head of token `t`.
-    fn turn(&self, kernels: &Kernels, t: usize, head: &mut [f32], norm: Option<&[f32]>) {
+    fn norm_and_rotate(&self, kernels: &Kernels, t: usize, head: &mut [f32], norm: Option<&[f32]>) {
         let dim = self.attention.head_dim;
         if let Some(weight) = norm {
             let mut row = [0.0; MAX_HEAD_DIM];

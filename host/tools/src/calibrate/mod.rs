@@ -50,7 +50,7 @@ use statistics::Statistics;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tables::Held;
+use tables::HeldOut;
 use train::Training;
 
 /// How much more than its density a policy may read and still count as the best. Policies read more or less than the
@@ -254,20 +254,20 @@ fn learn(
     })?;
     learning.save(state, &key)?;
     progress.stage("held-out text", held.len(), pace.window);
-    let mut seen = Held::new(model.model().image(), &learning.statistics);
+    let mut held_out = HeldOut::new(model.model().image(), &learning.statistics);
     let mut n = 0;
     tracer.trace_each(held, o.threads, &mut |trace| {
         let sample = learning.training.sample(&trace);
-        seen.add(&trace, &sample, learning.training.scores(&sample)?);
+        held_out.add(&trace, &sample, learning.training.scores(&sample)?);
         n += 1;
         progress.done(n);
         Ok(())
     })?;
-    let mut section = tables::section(&c, &o.policies, &learning.statistics, &learning.training, &seen)?;
+    let mut section = tables::section(&c, &o.policies, &learning.statistics, &learning.training, &held_out)?;
     if o.trains() && tables::centring_pays(&c, o.shape.target) {
         tables::centre(&mut section, model.model().image(), &learning.statistics);
     }
-    Ok((section, seen.quality(), pace))
+    Ok((section, held_out.quality(), pace))
 }
 
 /// The way to trace windows of text.

@@ -16,7 +16,7 @@ use shadowllm_host::Result;
 const NEVER: f32 = -1e30;
 
 /// Distributions of scores over the held-out windows.
-pub struct Held {
+pub struct HeldOut {
     config: Config,
     /// For the shadow predictor and for the layers' own, in layers from 1 on: scores of heads and of neurons.
     scores: [Vec<[Histogram; 2]>; 2],
@@ -29,7 +29,7 @@ pub struct Held {
     quality: QualitySums,
 }
 
-impl Held {
+impl HeldOut {
     /// Empty distributions.
     pub fn new(image: &Image, statistics: &Statistics) -> Self {
         let c = *image.config();
@@ -41,7 +41,7 @@ impl Held {
         let worth = norms.iter().zip(&statistics.layers).map(worth).collect();
         let scores = std::array::from_fn(|_| (1..c.layers).map(|_| Default::default()).collect());
         let gates = vec![Histogram::default(); c.layers];
-        Held { config: c, scores, gates, norms, worth, quality: QualitySums::new(&c, statistics) }
+        HeldOut { config: c, scores, gates, norms, worth, quality: QualitySums::new(&c, statistics) }
     }
 
     /// Adds a window.
@@ -93,7 +93,7 @@ pub fn section(
     policies: &[Policy],
     statistics: &Statistics,
     training: &Training,
-    held: &Held,
+    held_out: &HeldOut,
 ) -> Result<Section> {
     let mut section = Section::default();
     section.ranks = training.shape.target == Target::Importance;
@@ -108,7 +108,7 @@ pub fn section(
         (Policy::Shadow, Table::ShadowQuantiles, Table::ShadowBudget),
         (Policy::PerLayer, Table::PerLayerQuantiles, Table::PerLayerBudget),
     ];
-    for ((policy, quantiles, budget), scores) in predictors.into_iter().zip(&held.scores) {
+    for ((policy, quantiles, budget), scores) in predictors.into_iter().zip(&held_out.scores) {
         if !wanted(policy) || training.shadow.is_none() {
             continue;
         }
@@ -124,10 +124,10 @@ pub fn section(
     }
     let per_neuron =
         |layers: &[Vec<f32>]| -> Vec<f32> { layers.iter().flat_map(|v| padded(v, c.neuron_width(), 0.0)).collect() };
-    section.vector(Table::NeuronNorms, 0, &per_neuron(&held.norms));
+    section.vector(Table::NeuronNorms, 0, &per_neuron(&held_out.norms));
     if wanted(Policy::Gate) {
-        section.vector(Table::GateWeights, 0, &per_neuron(&held.worth));
-        let gates = held.gates.iter().flat_map(|h| [[f32::NEG_INFINITY; QUANTILES], h.quantiles()].concat());
+        section.vector(Table::GateWeights, 0, &per_neuron(&held_out.worth));
+        let gates = held_out.gates.iter().flat_map(|h| [[f32::NEG_INFINITY; QUANTILES], h.quantiles()].concat());
         section.vector(Table::GateQuantiles, 0, &gates.collect::<Vec<_>>());
         section.vector(Table::GateBudget, 0, &even(2));
     }

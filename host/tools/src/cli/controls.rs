@@ -1,4 +1,4 @@
-//! Options that hold an answer to something: stop strings, biases, likelihoods.
+//! Options that constrain answers: stop strings, biases, likelihoods.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use shadowllm_host::conversation::Reply;
 use shadowllm_host::text::Text;
 use shadowllm_host::{Controls, Likely};
 
-/// Heading of options that say what an answer is held to.
+/// Heading of options about answers.
 const ANSWER: &str = "Answers";
 
-/// What answers are held to.
+/// Options that constrain answers.
 #[derive(Args)]
 pub struct ControlOptions {
     /// End the answer before this text; may be given several times.
@@ -23,7 +23,7 @@ pub struct ControlOptions {
     logprobs: Option<usize>,
 }
 
-/// ID=BIAS; ID+BIAS and ID-BIAS, as llama.cpp's programs have them.
+/// Parses ID=BIAS, and ID+BIAS and ID-BIAS as in llama.cpp's programs.
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (id, bias) = (&text[..at], &text[at..]);

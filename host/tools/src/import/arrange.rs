@@ -74,7 +74,7 @@ pub fn arrange<'a>(
     *len = part.take(*len, attention, &mut t.reading).map_err(|e| format!("tensor {} {e}", t.name))?;
     let len = *len;
     if let (Some(a), true) = (attention, rotates(role)) {
-        turn(spec, stored, a.head_dim, len, &mut t.reading);
+        reorder_heads(spec, stored, a.head_dim, len, &mut t.reading);
         // The factor of rotated queries is folded into their norm, if they have one.
         let factor =
             if a.head_norm == HeadNorm::None { role == Role::Q || role == Role::QBias } else { role == Role::QNorm };
@@ -100,7 +100,7 @@ fn is_norm(role: Role) -> bool {
 
 /// Puts the rows of heads in the engine's order, in which the first half of each head is rotated with the second half,
 /// pair by pair: first the pairs that are rotated, then the others.
-fn turn(spec: &Spec, stored: Stored, head: usize, rows: usize, reading: &mut Reading) {
+fn reorder_heads(spec: &Spec, stored: Stored, head: usize, rows: usize, reading: &mut Reading) {
     let (half, pairs) = (head / 2, spec.rotated / 2);
     if half == 0 || !rows.is_multiple_of(head) || pairs == half && !stored.interleaved {
         return;
