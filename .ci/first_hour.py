@@ -82,8 +82,9 @@ def chat():
     child.send("half a line\x03")
     child.expect("Ctrl-C once more")
     at_prompt(child)
-    for command, said in [("/help", "/clear"), ("/foo", "no command is called /foo"), ("/density 0.5", "50 % of what"),
-                          ("/density 7", "above 0 and at most 1"), ("/temperature 0", "temperature 0"), ("/clear", "anew")]:
+    for command, said in [("/help", "/clear"), ("/foo", "there is no command /foo"), ("/density 0.5", "50 % of what"),
+                          ("/density 7", "above 0 and at most 1"), ("/temperature 0", "temperature 0"),
+                          ("/clear", "starts over")]:
         child.send(command + "\r")
         child.expect_exact(said)
         at_prompt(child)

@@ -114,6 +114,6 @@ fn the_widest_head_runs_and_a_wider_one_is_refused() {
     let image = temp.path().join("model.sllm");
     let packed = import::open(temp.path())
         .and_then(|source| pack(&*source, Formats::all(Format::F32), Arrangement::DENSE, &image, &mut |_, _| {}));
-    let message = packed.err().expect("a head wider than the limit was packed").to_string();
+    let message = packed.expect_err("a head wider than the limit was packed").to_string();
     assert!(message.contains("head_dim"), "{message}");
 }

@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// The position to rewind to is ahead of the session's.
     BadPosition,
-    /// Keys and values that a token at the position to rewind to would see are no longer in the cache.
+    /// The cache no longer has the keys and values that a token at the position to rewind to would see.
     PositionLost,
     /// The call was cancelled.
     Cancelled,

@@ -2,7 +2,7 @@
 
 use crate::active::Units;
 
-/// Optional services of an executor besides running tasks. The defaults do nothing.
+/// Optional services of an executor beside running tasks. The defaults do nothing.
 pub trait Hooks {
     /// A clock in nanoseconds, from any start; 0 without a clock. It measures the time of predictors and passes.
     fn nanoseconds(&self) -> u64 {

@@ -15,7 +15,7 @@ fn accept<T: Struct>(struct_size: u32) -> Result<usize> {
     Err(invalid("a structure's struct_size is smaller than its first version or above 4096: set it with sizeof"))
 }
 
-/// Bytes of the fields of `T` that lie wholly within `size` bytes. A field that `size` cuts is not counted.
+/// Bytes of the fields of `T` that are completely within `size` bytes. A field that `size` cuts is not counted.
 fn whole_fields<T: Struct>(size: usize) -> usize {
     T::ENDS.iter().rev().copied().find(|end| *end <= size).unwrap_or(0)
 }
@@ -23,7 +23,7 @@ fn whole_fields<T: Struct>(size: usize) -> usize {
 /// The structure at `from`, with defaults for fields beyond its struct_size; NULL gives all defaults.
 ///
 /// # Safety
-/// `from` is NULL, or points to as many bytes as its first four say.
+/// `from` is NULL, or points to the number of bytes in its first four.
 pub unsafe fn read<T: Options>(from: *const T) -> Result<T> {
     let mut value = T::defaults();
     if from.is_null() {
@@ -53,7 +53,7 @@ pub struct Out<T> {
 
 impl<T: Struct> Out<T> {
     /// # Safety
-    /// `to` is NULL, or points to as many bytes as its first four say, until [`Out::write`].
+    /// `to` is NULL, or points to the number of bytes in its first four, until [`Out::write`].
     pub unsafe fn new(to: *mut T) -> Result<Self> {
         if to.is_null() {
             return Err(invalid("the structure to fill in is NULL"));

@@ -36,7 +36,8 @@ impl Exec {
         Ok(Exec::new(threads, Clock::new(o.clock, o.clock_user)))
     }
 
-    /// The embedder's threads, or else the library's own. `loaded` is the mapped image that a memory budget limits.
+    /// The embedder's threads, or else the library's own. `loaded` is the mapped image to which a memory budget
+    /// applies.
     #[cfg(feature = "std")]
     pub fn with_threads(o: &sllm_session_options, loaded: Option<&LoadedModel>) -> Result<Exec> {
         if o.parallel_for.is_some() {

@@ -52,12 +52,12 @@ impl Request {
         Ok(Request { options, controls, result })
     }
 
-    /// How long the answer may be, and what it is held to.
+    /// The most tokens of the answer, and its constraints.
     pub fn held(&self) -> (usize, &Controls) {
         (self.options.max_tokens as usize, &self.controls)
     }
 
-    /// Writes the result, if the caller wants it.
+    /// Writes the result, if the caller passed a place for it.
     pub fn finish(self, reply: Option<Reply>) {
         let (Some(out), Some(Reply { figures, stop, stop_string, .. })) = (self.result, reply) else { return };
         out.write(sllm_generation {
@@ -80,7 +80,7 @@ impl Request {
     }
 }
 
-/// What an answer is held to.
+/// The constraints of an answer.
 ///
 /// # Safety
 /// The header's rules for the arrays and texts that the options point to.

@@ -15,7 +15,7 @@ use shadowllm_core::image::SectionKind;
 pub struct sllm_model {
     tag: Tag,
     references: AtomicUsize,
-    /// Whether the model is a box on the heap; else it lies in memory that the caller gave.
+    /// Whether the model is a box on the heap; else it is in memory that the caller gave.
     boxed: bool,
     /// The engine's model. Its image lives as long as `loaded`, or as long as the caller promised.
     pub model: Model<'static>,
@@ -85,7 +85,7 @@ unsafe fn release(model: *mut sllm_model) {
 /// A new model on the heap, with one reference.
 #[cfg(feature = "std")]
 pub fn boxed(loaded: shadowllm_host::model::LoadedModel) -> *mut sllm_model {
-    // SAFETY: the image lives as long as `loaded`, which lies beside the model and is dropped with it.
+    // SAFETY: the image lives as long as `loaded`, which is stored beside the model and is dropped with it.
     let model = unsafe { core::mem::transmute::<Model<'_>, Model<'static>>(*loaded.model()) };
     let (tag, references) = (Tag::new::<sllm_model>(), AtomicUsize::new(1));
     Box::into_raw(Box::new(sllm_model { tag, references, boxed: true, model, loaded: Some(loaded) }))
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn sllm_model_end_tokens(
     })
 }
 
-/// What the image says of its origin.
+/// The image's record of its origin.
 ///
 /// # Safety
 /// See the header.

@@ -1,5 +1,5 @@
 //! The objects that handles point to: a first word that says their kind, a lock that refuses instead of waiting, and
-//! poison after a panic. And the memory they lie in.
+//! poison after a panic. And the memory of objects.
 
 use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_BUSY, SLLM_STATUS_INTERNAL};
 use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, invalid};
@@ -68,7 +68,7 @@ pub struct Object<T: 'static> {
     pub raised: AtomicBool,
     /// How far the call is, for any thread to see at any time.
     pub reached: AtomicUsize,
-    /// Bytes of heap memory that the object lies in; 0 for memory that the caller gave.
+    /// Bytes of the object's heap memory; 0 for memory that the caller gave.
     pub heap_bytes: usize,
     value: UnsafeCell<T>,
 }
@@ -166,7 +166,7 @@ pub unsafe fn free<T: Kind>(slot: *mut *mut Object<T>) -> Result<()> {
 /// Frees memory that [`take`] gave.
 ///
 /// # Safety
-/// `bytes` is 0, or `object` lies in that many bytes from [`take`] and is not used any more.
+/// `bytes` is 0, or `object` is in this number of bytes from [`take`] and is not used any more.
 #[cfg(feature = "std")]
 pub unsafe fn give_back<T>(object: *mut T, bytes: usize) {
     if bytes > 0 {

@@ -1,5 +1,5 @@
-//! A reserve of memory. Rust ends the process when a small allocation fails; here it gets some of the reserve, the call
-//! ends as it would have, and calls after it say that there is no memory until the reserve is whole again.
+//! A reserve of memory. Rust ends the process when a small allocation fails; here the allocation is taken from the
+//! reserve and the call ends normally. Later calls return an error until the reserve is complete again.
 
 use crate::status::{Failure, Result, SLLM_STATUS_OUT_OF_MEMORY};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,7 +14,8 @@ const LEFT: usize = SIZE / 2;
 /// The system's memory, and the reserve when that is used up.
 struct Reserve {
     bytes: UnsafeCell<[u8; SIZE]>,
-    /// Bytes given out (upper half), and allocations that live in them (lower half). They come back all together.
+    /// Bytes given out (upper half), and the number of live allocations in them (lower half). The bytes are free again
+    /// when the last allocation is.
     given: AtomicU64,
 }
 
@@ -69,7 +70,7 @@ unsafe impl GlobalAlloc for Reserve {
         if at.is_null() {
             at = self.take(layout);
             if !at.is_null() {
-                // SAFETY: `take` gave as many bytes.
+                // SAFETY: `take` gave this number of bytes.
                 unsafe { at.write_bytes(0, layout.size()) };
             }
         }

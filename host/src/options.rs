@@ -28,7 +28,7 @@ pub struct Options {
     pub sampling: SamplerOptions,
     /// The most tokens of an answer.
     pub max_tokens: usize,
-    /// What answers are held to: stop strings, biases.
+    /// Constraints of answers: stop strings, biases.
     pub controls: Controls,
     /// Threads; by default one per core.
     pub threads: Option<usize>,

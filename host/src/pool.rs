@@ -72,7 +72,7 @@ impl Shared {
         }
     }
 
-    /// The rest of a worker's rest.
+    /// The remaining time of a worker's rest.
     fn rest(&self, who: usize) -> Option<Duration> {
         let until = &self.rests[who - 1];
         let left = match until.load(Ordering::Relaxed) {

@@ -235,7 +235,7 @@ impl Session {
     }
 }
 
-/// How long an answer may be, and what it is held to.
+/// The most tokens of an answer, and its constraints.
 #[cfg(feature = "tokenizer")]
 fn held(options: &Options) -> (usize, &Controls) {
     (options.max_tokens, &options.controls)

@@ -31,7 +31,7 @@ fn habits() {
     wrong(&format!("{RUN} -ngl 9"), &["everything runs on the CPU"]);
     wrong("tokenize brown.sllm", &["give a text to tokenize"]);
     wrong("tokenize brown.sllm word --chat", &["no chat template", "leave --chat out"]);
-    wrong("cache clear nothing.sllm", &["nothing in the cache is called nothing.sllm", "cache list"]);
+    wrong("cache clear nothing.sllm", &["the cache has no entry nothing.sllm", "cache list"]);
 }
 
 #[test]

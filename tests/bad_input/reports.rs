@@ -45,12 +45,12 @@ fn a_chat_as_json_says_every_answer() {
 }
 
 #[test]
-fn a_history_that_is_full_begins_anew() {
+fn a_history_that_is_full_starts_over() {
     let place = talker(SAY);
     let lines = "he had a house\n".repeat(6);
     let run = piped(&place, "run model.sllm --greedy -n 4 --context 32", lines.as_bytes());
     assert_eq!((run.code, answers(&run)), (Some(0), 6), "{}", run.err);
-    assert!(run.err.contains("starts anew"), "{}", run.err);
+    assert!(run.err.contains("starts over"), "{}", run.err);
     // One message that never fits is refused, and the others are answered.
     let long = format!("a\n{}\nb\n", "he had ".repeat(40));
     let run = piped(&place, "run model.sllm --greedy -n 4 --context 32", long.as_bytes());

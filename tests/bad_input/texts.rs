@@ -155,7 +155,7 @@ fn no_ids() {
 fn more_ids_than_the_model_has_positions() {
     let place = image("opt");
     place.write("ids.json", format!("{:?}", [1; 257]));
-    place.fails(2, LOGITS, &["257 positions are asked for", "model.sllm has 256", "fewer --ids"]);
+    place.fails(2, LOGITS, &["257 positions are needed", "model.sllm has 256", "fewer --ids"]);
     place.write("ids.json", format!("{:?}", [1; 256]));
     place.works(LOGITS);
 }

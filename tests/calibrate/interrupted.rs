@@ -63,13 +63,13 @@ fn what_was_killed_goes_on() {
     let (place, before) = killed();
     let mut child = begin(&place, "");
     let first = wait(&place, &mut child, |n| n != before);
-    assert!(first > before, "it began anew: the state had {before} windows and now has {first}");
+    assert!(first > before, "it started over: the state had {before} windows and now has {first}");
     assert!(child.wait().unwrap().success());
     holds(&place);
 }
 
 #[test]
-fn with_other_options_it_begins_anew() {
+fn with_other_options_it_starts_over() {
     for other in ["--seed 2", "--rank 64", "--policies shadow"] {
         let (place, before) = killed();
         let mut child = begin(&place, other);
@@ -125,7 +125,7 @@ fn what_was_killed_in_its_last_stages_goes_on_there() {
     let before = measured(&place);
     let mut child = start(&place);
     let next = until(&mut child, &|n| n != before);
-    assert!(next > before, "it began anew: there were {before} measurements, and now there are {next}");
+    assert!(next > before, "it started over: there were {before} measurements, and now there are {next}");
     assert!(child.wait().unwrap().success());
     assert!(!place.path("out.sllm.costs").exists(), "the measurements were left behind");
     holds(&place);

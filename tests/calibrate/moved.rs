@@ -73,7 +73,7 @@ fn a_predictor_moves_to_other_formats_of_its_model() {
 fn a_predictor_of_something_else_is_refused() {
     let place = packed("neuron");
     place.works(&format!("{QUICK} -o out.sllm --predictor p --policies static,shadow"));
-    let foreign = ["p: cannot be put into", "another model", "calibrate"];
+    let foreign = ["p: cannot be added to", "another model", "calibrate"];
     let refused = |place: &Place, arguments: &str, words: &[&str]| {
         place.write("moved.sllm", "what was there before");
         place.fails(1, &format!("pack model -o moved.sllm {arguments}"), words);
@@ -84,16 +84,16 @@ fn a_predictor_of_something_else_is_refused() {
     other.write("p", place.read("p"));
     refused(&other, "--layout neuron --predictor p", &foreign);
     place.write("half", &place.read("p")[..1000]);
-    refused(&place, "--layout neuron --predictor half", &["half: cannot be put into", "damaged", "calibrate"]);
+    refused(&place, "--layout neuron --predictor half", &["half: cannot be added to", "damaged", "calibrate"]);
     place.write("text", "no predictor");
-    refused(&place, "--layout neuron --predictor text", &["text: cannot be put into", "damaged", "calibrate"]);
+    refused(&place, "--layout neuron --predictor text", &["text: cannot be added to", "damaged", "calibrate"]);
     place.write("empty", "");
-    refused(&place, "--layout neuron --predictor empty", &["empty: cannot be put into", "damaged", "calibrate"]);
+    refused(&place, "--layout neuron --predictor empty", &["empty: cannot be added to", "damaged", "calibrate"]);
     refused(&place, "--layout neuron --predictor nothing", &["cannot read nothing", "check the path"]);
 }
 
 #[test]
-fn budgets_divided_anew() {
+fn budgets_searched_again() {
     let place = packed("input");
     let keep =
         |image: &str| format!("calibrate {image} --text text.txt --tokens 96 --window 24 --budget-windows 1 --keep");

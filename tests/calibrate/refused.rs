@@ -118,7 +118,7 @@ fn bad_mask(place: &Place, mask: &str, words: &[&str]) {
 fn masks() {
     let place = place();
     for mask in ["", "none", "{}", "[1]", "[{\"ears\": [1]}]", "[{\"heads\": [-1]}, null, null]", "[{\"heads\": 1}]"] {
-        bad_mask(&place, mask, &["is no mask", "\"heads\"", "\"neurons\""]);
+        bad_mask(&place, mask, &["is not a mask", "\"heads\"", "\"neurons\""]);
     }
     bad_mask(&place, "[null, null]", &["has 2 entries", "3 layers", "give one for each"]);
     bad_mask(&place, "[null, null, null, null]", &["has 4 entries", "3 layers"]);

@@ -23,7 +23,7 @@ impl Llama<'_> {
         self.config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize
     }
 
-    /// `w x + b` by name; the bias only where there is one.
+    /// `w x + b` by name; the bias only if the model has one.
     fn linear(&self, name: &str, x: &[f64]) -> Row {
         let (shape, w) = &self.tensors[&format!("{name}.weight")];
         let bias = self.tensors.get(&format!("{name}.bias"));

@@ -62,7 +62,7 @@ fn a_saved_or_copied_session_goes_on_as_it_would_have() {
 
 /// A state can be loaded under another dial: a new choice is then made from the same statistics.
 #[test]
-fn a_state_of_another_dial_chooses_anew() {
+fn a_state_of_another_dial_chooses_again() {
     each_refresh(|name, model, dial| {
         let ids = ids_for(model);
         let state = with_session(model, |session| {

@@ -332,18 +332,18 @@ fn a_choice_lasts_as_long_as_asked() {
             let lasting = [&once[..12], &once[12..]];
             lasting.iter().for_each(|run| assert!(run.iter().all(|set| *set == run[0]), "{name}: refresh 0"));
             if policy != Policy::Prompt {
-                let anew = run(1);
-                if anew[..12].iter().any(|set| *set != anew[0]) && four[..12].iter().any(|set| *set != four[0]) {
+                let again = run(1);
+                if again[..12].iter().any(|set| *set != again[0]) && four[..12].iter().any(|set| *set != four[0]) {
                     changing.push(policy);
                 }
             }
             if policy == Policy::Random {
-                assert!(once[11] != once[12], "{name}: a prefill does not make it choose anew");
+                assert!(once[11] != once[12], "{name}: a prefill does not make it choose again");
             }
         }
     }
     for policy in [Policy::Random, Policy::Shadow, Policy::PerLayer] {
         let models = changing.iter().filter(|p| **p == policy).count();
-        assert!(models > small_models().len() / 2, "{}: chooses anew in {models} models only", policy.name());
+        assert!(models > small_models().len() / 2, "{}: chooses again in {models} models only", policy.name());
     }
 }

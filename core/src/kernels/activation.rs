@@ -16,7 +16,7 @@ pub enum Activation {
     GeluTanh = 3,
     /// x / 2 * (1 + erf(x / sqrt(2))).
     Gelu = 4,
-    /// `g / (1 + e^(-parameter * g)) * (h + 1)` with the gate `g` held to at most `clamp` and the neuron `h` to
+    /// `g / (1 + e^(-parameter * g)) * (h + 1)` with the gate `g` clamped to at most `clamp` and the neuron `h` to
     /// `-clamp..=clamp` (gpt-oss): only in gated networks.
     ClampedSwiglu = 5,
     /// x where it is larger than the parameter, else 0 (FATReLU, ProSparse, arXiv 2402.13516).

@@ -26,7 +26,7 @@ pub struct SessionOptions {
     pub context: usize,
     /// Tokens computed together in a prefill.
     pub batch: usize,
-    /// Tokens whose logits are held at once (1, unless all logits of a text are wanted).
+    /// Tokens whose logits are kept at once (1, unless all logits of a text are needed).
     pub logit_rows: usize,
     /// Number format of the KV cache.
     pub kv: KvFormat,

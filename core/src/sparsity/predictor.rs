@@ -1,8 +1,8 @@
 //! The predictor section of an image: low-rank predictors, thresholds and budgets, as calibration wrote them.
 //! `image/FORMAT.md` is its specification.
 //!
-//! The section stands for itself, so that it can be moved between images of the same model packed in
-//! different number formats; a [`fingerprint`] of the model keeps it from others.
+//! The section does not depend on the rest of the image, so that it can be moved between images of the same model
+//! packed in different number formats; a [`fingerprint`] of the model keeps it from others.
 
 use super::plan::{Plan, Policy};
 use super::select::interpolate;

@@ -77,7 +77,7 @@ pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -
         if memory == 0 {
             return Err(Error::MemoryTooSmall { needed, given: 0 });
         }
-        // SAFETY: just allocated, for nobody else, and never given back.
+        // SAFETY: the memory was just allocated for this use, and is never freed.
         let memory = unsafe { core::slice::from_raw_parts_mut(memory as *mut MaybeUninit<u8>, needed) };
         state.session = Some(Session::new(model, options, memory)?);
         Ok(())

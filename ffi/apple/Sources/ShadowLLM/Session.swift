@@ -59,8 +59,8 @@ public struct Generation: Sendable {
 public actor Session {
     private let native: Native
 
-    /// `context` 0 is what the model was trained for, 2048 positions at most. Builds a tokenizer, which takes tens of
-    /// milliseconds: make it off the main actor.
+    /// `context` 0 is the context that the model was trained for, at most 2048 positions. Builds a tokenizer, which
+    /// takes tens of milliseconds: make it off the main actor.
     public init(_ model: Model, context: UInt32 = 0, threads: UInt32 = 0, sampling: Sampling = Sampling()) throws {
         native = try Native(model, context: context, threads: threads, sampling: sampling)
     }

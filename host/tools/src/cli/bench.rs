@@ -29,13 +29,13 @@ pub struct Options {
     /// Tokens to decode; 0 leaves it out.
     #[arg(short, default_value_t = 128)]
     n: usize,
-    /// Passes over this many tokens at once, as verification makes them, beside a pass over one: 2,4,8.
+    /// Also measure passes over this number of tokens at once, as verification needs them: 2,4,8.
     #[arg(long, value_delimiter = ',')]
     batch: Vec<usize>,
     /// Positions already in the cache when decoding begins.
     #[arg(short, long, default_value_t = 0)]
     depth: usize,
-    /// Thread counts to measure, as 1,2,4.
+    /// Thread counts to measure, such as 1,2,4.
     #[arg(short, long, value_delimiter = ',', help_heading = MACHINE)]
     threads: Vec<usize>,
     /// Repetitions.
@@ -43,7 +43,7 @@ pub struct Options {
     repetitions: usize,
     #[command(flatten)]
     dial: DialOptions,
-    /// Text to decode, UTF-8, in place of random ids: what is skipped depends on it.
+    /// Text to decode, UTF-8, in place of random ids, because skipping depends on the text.
     #[arg(long)]
     text: Option<PathBuf>,
     /// Result as JSON.
@@ -60,7 +60,7 @@ struct Row {
     threads: usize,
     rates: Vec<f64>,
     bytes: usize,
-    /// What the same threads read from memory, bytes per second.
+    /// The memory bandwidth of the same threads, bytes per second.
     bandwidth: f64,
 }
 
@@ -142,7 +142,7 @@ fn ids(o: &Options, model: &LoadedModel, n: usize) -> Result<Vec<u32>> {
     };
     let ids = Text::of(model)?.encode(&read(path)?, true)?;
     if ids.len() < n {
-        return Err(Error::file(path, format!("has {} tokens, and {n} are to be read: give a longer text", ids.len())));
+        return Err(Error::file(path, format!("has {} tokens, but {n} are needed: give a longer text", ids.len())));
     }
     Ok(ids)
 }

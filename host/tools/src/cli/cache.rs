@@ -15,13 +15,13 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List what lies in the cache.
+    /// List the cache.
     List {
         /// Result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Remove what lies in the cache: all of it, or what is named.
+    /// Remove everything from the cache, or the named entries.
     Clear {
         /// Names, as `list` shows them.
         names: Vec<String>,
@@ -55,7 +55,7 @@ fn list(as_json: bool) -> Result<()> {
 fn clear(names: &[String]) -> Result<()> {
     let mut all = kept()?;
     if let Some(unknown) = names.iter().find(|name| !all.iter().any(|kept| kept.name() == **name)) {
-        return Err(Error::Usage(format!("nothing in the cache is called {unknown}: see shadowllm cache list")));
+        return Err(Error::Usage(format!("the cache has no entry {unknown}: see shadowllm cache list")));
     }
     all.retain(|kept| names.is_empty() || names.contains(&kept.name()));
     all.iter().try_for_each(Kept::remove)?;

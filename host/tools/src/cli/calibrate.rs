@@ -28,27 +28,27 @@ use std::time::{Duration, Instant};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Text to train on, UTF-8; several are read one after the other.
+    /// Text to train on, UTF-8; several texts are read in order.
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
-    /// Image to write: the model's with the predictors. An interrupted calibration goes on when it is started
-    /// again with the same options.
+    /// Image to write: the model's with the predictors. An interrupted calibration continues when it is started again
+    /// with the same options.
     #[arg(short, long)]
     output: PathBuf,
-    /// What to calibrate for: static, shadow, per-layer, gate, input; all by default.
+    /// Policies to calibrate: static, shadow, per-layer, gate, input; all by default.
     #[arg(long, value_delimiter = ',', value_parser = policy)]
     policies: Vec<Policy>,
-    /// Write the predictor alone to a file too, for `pack --predictor`.
+    /// Also write the predictor alone to a file, for `pack --predictor`.
     #[arg(long)]
     predictor: Option<PathBuf>,
-    /// Folder with task sets (as for `eval --tasks-dir`), whose questions are read besides the text.
+    /// Folder with task sets (as for `eval --tasks-dir`), whose questions are read in addition to the text.
     #[cfg(feature = "tasks")]
     #[arg(long)]
     tasks: Option<PathBuf>,
     #[arg(
         long,
         default_value_t = 200_000,
-        help = "Tokens of text at most; at least 18 windows are needed (4608 tokens)"
+        help = "The most tokens of text; at least 18 windows are needed (4608 tokens)"
     )]
     tokens: usize,
     /// Tokens per window.
@@ -63,11 +63,11 @@ pub struct Options {
     /// Inputs of the shadow predictor, one or more of embedding, heads (layer 0's) and stream (after layer 0).
     #[arg(long, value_delimiter = ',', default_value = "stream", value_parser = tap)]
     tap: Vec<u32>,
-    /// What it predicts: active (whether a neuron is not zero) or importance; by default what suits the activation.
+    /// What it predicts: active (whether a neuron is not zero) or importance; the default depends on the activation.
     #[arg(long, value_parser = target)]
     target: Option<Target>,
-    /// How static importance is measured: plainact, fisher, grad_norm, l2_norm; by default plainact, or what comes nearest
-    /// to it without gradients where the model's family has none.
+    /// How static importance is measured: plainact, fisher, grad_norm, l2_norm; by default plainact, or its
+    /// approximation without gradients if the model's family has none.
     #[arg(long, value_parser = criterion)]
     criterion: Option<Criterion>,
     /// Training steps per window.
@@ -76,16 +76,16 @@ pub struct Options {
     /// Step size of training.
     #[arg(long, default_value_t = 2e-3)]
     rate: f64,
-    /// Start of all random choices.
+    /// Seed of all random choices.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Held-out windows that budgets are searched on; 0 divides every density evenly.
+    /// Held-out windows for the search of budgets; 0 divides every density evenly.
     #[arg(long, default_value_t = 3)]
     budget_windows: usize,
-    /// Keep the predictor that the image has, and only divide its budgets anew: after it was packed in another layout.
+    /// Keep the image's predictor, and only search its budgets again, after packing in another layout.
     #[arg(long)]
     keep: bool,
-    /// Seconds between two times that the state is kept, for going on after an interruption.
+    /// How often to save the state for continuing after an interruption, in seconds.
     #[arg(long, default_value_t = 60)]
     keep_every: u64,
     /// Threads; one per core by default.
@@ -152,7 +152,7 @@ impl Progress for Bar {
         if minutes >= 2.0 {
             self.bar.suspend(|| {
                 print::note(format_args!(
-                    "calibration will take about {minutes:.0} minutes; interrupted, it goes on when it is started again"
+                    "calibration will take about {minutes:.0} minutes; interrupted, it continues when started again"
                 ));
             });
         }
@@ -199,7 +199,7 @@ fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>
     let mut ids = Vec::new();
     for (path, content) in o.text.iter().zip(texts) {
         if content.trim().is_empty() {
-            return Err(Error::file(path, "is empty, so there is nothing to learn from: give another --text"));
+            return Err(Error::file(path, "is empty: give another --text"));
         }
         ids.extend(beginning(&text, content, o.tokens - ids.len().min(o.tokens))?);
     }
@@ -267,7 +267,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
         engine::rebudget(&model, &ids, &options, &o.output, &mut progress)?;
         progress.bar.finish_and_clear();
         save_predictor(o)?;
-        print::line(format_args!("{}: budgets divided anew", o.output.display()))?;
+        print::line(format_args!("{}: budgets searched again", o.output.display()))?;
         return say_what_auto_takes(o);
     }
     let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut progress)?;

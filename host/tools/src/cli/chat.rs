@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The note when a conversation does not fit any more.
-const ANEW: &str = "[the context is full: the conversation starts anew]";
+const OVER: &str = "[the context is full: the conversation starts over]";
 
 /// The whole of standard input.
 pub fn standard_input() -> Result<String> {
@@ -106,7 +106,7 @@ fn turn(chat: &mut Chat, line: &str, json: bool) -> Result<Option<Error>> {
     let is_full = |e: &Error| matches!(e, Error::Engine { source: shadowllm_core::Error::ContextFull { .. }, .. });
     let mut reply = answer(chat, line, json);
     if chat.messages().len() > 1 && reply.as_ref().is_err_and(is_full) {
-        print::note(ANEW);
+        print::note(OVER);
         chat.clear();
         reply = answer(chat, line, json);
     }
@@ -114,7 +114,7 @@ fn turn(chat: &mut Chat, line: &str, json: bool) -> Result<Option<Error>> {
         Ok(reply) => {
             print::note(summary(&reply.figures));
             if reply.stop == Stop::ContextFull {
-                print::note(ANEW);
+                print::note(OVER);
                 chat.clear();
             }
             Ok(None)

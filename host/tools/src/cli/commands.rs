@@ -39,17 +39,17 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
         }
         "clear" => {
             chat.clear();
-            print::note("[the conversation starts anew]");
+            print::note("[the conversation starts over]");
             Ok(())
         }
         "system" => {
             chat.set_system(Some(rest.trim()).filter(|text| !text.is_empty()).map(str::to_owned));
-            print::note("[the conversation starts anew]");
+            print::note("[the conversation starts over]");
             Ok(())
         }
         "density" => density(chat, rest),
         "temperature" => temperature(chat, rest),
-        _ => Err(Error::Usage(format!("no command is called /{name}: /help lists all commands"))),
+        _ => Err(Error::Usage(format!("there is no command /{name}: /help lists all commands"))),
     };
     // A mistyped command does not end the conversation.
     if let Err(e) = done {

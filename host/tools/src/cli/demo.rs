@@ -26,7 +26,7 @@ struct Task<'a> {
     prompt: &'a str,
     /// The most tokens to generate.
     n: usize,
-    /// Share of what can be skipped that the second answer reads.
+    /// Density of the second answer.
     density: f32,
 }
 const SMOLLM2: Task = Task { prompt: "What is the capital of France, and what is it known for?", n: 96, density: 0.75 };
@@ -36,13 +36,13 @@ const STORY: Task = Task { prompt: "Tell me a story about a dog and a red ball."
 /// Options of `demo`.
 #[derive(Args)]
 pub struct Options {
-    /// Question; by default about a capital, or to the model that ships, for a story.
+    /// Question; by default about a capital, or for the model that ships, a request for a story.
     #[arg(short, long, allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Tokens to generate at most; 96 by default, 256 of a story.
+    /// The most tokens to generate; 96 by default, 256 for a story.
     #[arg(short, long = "max-tokens")]
     n: Option<usize>,
-    /// Share of what can be skipped that the second answer reads; 0.75 by default, 0.5 of the model that ships.
+    /// Density of the second answer; 0.75 by default, 0.5 for the model that ships.
     #[arg(long)]
     density: Option<f32>,
     /// Threads; one per core by default.

@@ -15,17 +15,17 @@ pub struct DialOptions {
     // Its help lists the policies.
     #[arg(long, value_delimiter = ',', value_parser = policy, help_heading = SKIPPING, help = "How what is read is chosen", long_help = policies_help())]
     policy: Vec<Policy>,
-    /// Share of the skippable weight bytes that is read, above 0 and at most 1; with it alone the policy is auto, or one
-    /// that needs no calibration where the model is not calibrated.
+    /// Share of the skippable weight bytes that is read, above 0 and at most 1; without --policy, the policy is auto,
+    /// or for a model that is not calibrated one that needs no calibration.
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true, help_heading = SKIPPING)]
     density: Vec<f32>,
-    /// Decoded tokens between two choices of heads and neurons; 0 chooses once per prompt.
+    /// Choose heads and neurons once in this number of tokens; 0 chooses once per prompt.
     #[arg(long, default_value_t = 1, help_heading = SKIPPING)]
     refresh: usize,
     /// How the density is divided among layers: global (as calibrated), local (evenly) or hybrid.
     #[arg(long, default_value = "global", value_parser = allocation, help_heading = SKIPPING)]
     allocation: Allocation,
-    /// Shares in place of the calibrated ones, as heads=1,neurons=0.5 or q=0.8,down=0.5 (maps q k v o gate up
+    /// Shares in place of the calibrated ones, such as heads=1,neurons=0.5 or q=0.8,down=0.5 (maps q k v o gate up
     /// down).
     #[arg(long, value_delimiter = ',', value_parser = share, help_heading = SKIPPING)]
     share: Vec<(String, f32)>,
@@ -39,7 +39,7 @@ fn choosable() -> impl Iterator<Item = Policy> {
 fn policies_help() -> String {
     let row = |p: Policy| format!("  {:<12} {}", p.name(), p.plan().description.trim());
     let rows: Vec<String> = choosable().map(row).collect();
-    format!("How what is read is chosen (eval and report take several, with commas):\n{}", rows.join("\n"))
+    format!("Who decides what is read (eval and report take several, separated by commas):\n{}", rows.join("\n"))
 }
 
 /// The policy of a name, or all names as an error.

@@ -26,11 +26,11 @@ pub struct Options {
     /// Text to score, UTF-8.
     #[arg(long, group = "what")]
     text: Option<PathBuf>,
-    /// Tokens per window; windows do not overlap, every token but a window's first is scored.
+    /// Tokens per window; windows do not overlap, and every token except a window's first is scored.
     #[arg(long, default_value_t = 512)]
     #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     window: usize,
-    /// Windows at most.
+    /// The most windows.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
     max_windows: usize,

@@ -24,12 +24,12 @@ pub struct Options {
     /// File to write: tensor `logits`, [tokens, vocab], f32.
     #[arg(short, long)]
     output: PathBuf,
-    /// Compute token by token instead of as one prefill; so it is too with a mask or a policy.
+    /// Compute token by token instead of as one prefill; a mask or a policy implies this.
     #[arg(long)]
     decode: bool,
-    /// What every token uses: a JSON array with an entry per layer, null for everything, or
-    /// {"heads": [active indices], "neurons": [active indices]} (either may be left out). Neurons that are packed in
-    /// groups are named by whole groups; single ones need pack --neuron-group 1.
+    /// Active heads and neurons: a JSON array with an entry per layer, null for everything, or {"heads": [active
+    /// indices], "neurons": [active indices]} (either may be left out). Neurons that are packed in groups can only be
+    /// chosen in whole groups; single ones need pack --neuron-group 1.
     #[arg(long)]
     mask: Option<PathBuf>,
     #[command(flatten)]
@@ -90,17 +90,21 @@ struct LayerMask {
 fn apply(path: &Path, session: &mut Session) -> Result<()> {
     let bad = |what: String| Error::file(path, what);
     let mask: Vec<Option<LayerMask>> = serde_json::from_str(&read(path)?).map_err(|e| {
-        bad(format!("is no mask, an array of null or {{\"heads\": [...], \"neurons\": [...]}} per layer: {e}"))
+        bad(format!("is not a mask, an array of null or {{\"heads\": [...], \"neurons\": [...]}} per layer: {e}"))
     })?;
     let c = *session.model().config();
     if mask.len() != c.layers {
-        return Err(bad(format!("has {} entries, the model {} layers: give one for each", mask.len(), c.layers)));
+        return Err(bad(format!(
+            "has {} entries, but the model has {} layers: give one for each",
+            mask.len(),
+            c.layers
+        )));
     }
     let Some(active) = session.units() else { return Ok(()) };
     for (layer, mask) in mask.iter().enumerate().filter_map(|(l, m)| Some((l, m.as_ref()?))) {
         for (what, list, n) in [("heads", &mask.heads, c.heads), ("neurons", &mask.neurons, c.ffn)] {
             if let Some(i) = list.iter().flatten().find(|i| **i >= n) {
-                return Err(bad(format!("layer {layer} names {what} {i}, and the model has {n}: count from 0")));
+                return Err(bad(format!("layer {layer} names {what} {i}, but the model has {n}: count from 0")));
             }
         }
         if let Some(heads) = &mask.heads {
@@ -111,7 +115,7 @@ fn apply(path: &Path, session: &mut Session) -> Result<()> {
             let group = c.neuron_group;
             if let Some(n) = (0..c.ffn).find(|n| neurons.contains(n) != neurons.contains(&(n / group * group))) {
                 return Err(bad(format!(
-                    "layer {layer} parts neuron {n} from its group of {group}: pack the model with --neuron-group 1"
+                    "layer {layer} separates neuron {n} from its group of {group}: pack the model with --neuron-group 1"
                 )));
             }
             active.choose_neurons(layer, |g| neurons.contains(&(g * group)));

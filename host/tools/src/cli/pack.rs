@@ -42,12 +42,12 @@ pub struct Options {
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
-    /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE turns positions
-    /// otherwise when more than its trained context is asked for.
+    /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE rotates positions
+    /// in another way beyond its trained context.
     #[arg(long)]
     context: Option<usize>,
-    /// Predictor of this model to put into the image (from `calibrate --predictor`); where one ships with shadowllm, it is
-    /// found by itself.
+    /// Predictor of this model to add to the image (from `calibrate --predictor`); one that ships with shadowllm is
+    /// found automatically.
     #[arg(long)]
     predictor: Option<PathBuf>,
     /// Random weights of a known shape instead of a source (smollm2-135m, tinyllama-1.1b, llama-2-7b, ...).
@@ -58,7 +58,7 @@ pub struct Options {
 fn formats_help() -> String {
     format!(
         "Number format that the weights are rounded to:\n  {}\nBy default each matrix keeps the source's own numbers \
-         (q8_0 where no format holds them). Others, such as the K-quants of GGUF files, can be kept and not made.",
+         (q8_0 where no format holds them). Others, such as the K-quants of GGUF files, can be kept but not made.",
         format_names()
     )
 }
@@ -66,7 +66,7 @@ fn formats_help() -> String {
 fn format(name: &str) -> std::result::Result<Format, String> {
     match Format::from_name(name) {
         Some(format) if format.has_encoder() => Ok(format),
-        Some(_) => Err("is taken over from files that have it, when --format is left out".into()),
+        Some(_) => Err("is kept from files that have it, if --format is left out".into()),
         None => Err(format!("one of {}", format_names())),
     }
 }
@@ -116,7 +116,7 @@ fn write(source: &dyn Source, formats: Formats, arrangement: Arrangement, o: &Op
             let packed = pack_with(source, formats, arrangement, (&section, &record), &o.output, show);
             packed.map_err(|e| match e {
                 Error::Engine { source, .. } => {
-                    Error::file(path, format!("cannot be put into {}: {source}", o.output.display()))
+                    Error::file(path, format!("cannot be added to {}: {source}", o.output.display()))
                 }
                 other => other,
             })
@@ -175,7 +175,7 @@ fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     }
     if packed.carried_over > 0 {
         let weights = millions(packed.carried_over);
-        print::line(format_args!("{weights:.1} million weights were taken over without loss"))?;
+        print::line(format_args!("{weights:.1} million weights were kept without loss"))?;
     }
     let [image, source] = packed.per_token.map(millions);
     let ratio = image / source.max(f64::MIN_POSITIVE);

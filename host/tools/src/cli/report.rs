@@ -22,13 +22,13 @@ use std::path::{Path, PathBuf};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Text to measure on, UTF-8; several get a part of the page each.
+    /// Text to measure on, UTF-8; each of several texts gets a part of the page.
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
     /// Tokens per window; windows do not overlap.
     #[arg(long, default_value_t = 256)]
     window: usize,
-    /// Windows of a text at most.
+    /// The most windows of a text.
     #[arg(long, default_value_t = 6)]
     max_windows: usize,
     /// The first tokens of a window that are read densely; the rest is decoded under the policy and scored. Half a window
@@ -43,8 +43,8 @@ pub struct Options {
     /// Page to write (HTML, in one file).
     #[arg(short, long)]
     output: PathBuf,
-    /// Write what the page shows to a file for programs too: a name that ends in .csv gets the rows, another all of it as
-    /// JSON.
+    /// Also write the page's data to a file for programs: a name that ends in .csv gets the rows, any other name
+    /// everything as JSON.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
 }
@@ -125,7 +125,7 @@ fn calibrated(model: LoadedModel) -> Result<LoadedModel> {
     let path = model.path().display();
     Err(Error::file(
         model.path(),
-        format!("is not calibrated: make a copy that is with shadowllm calibrate {path} --text TEXT -o COPY"),
+        format!("is not calibrated: make a calibrated copy with shadowllm calibrate {path} --text TEXT -o COPY"),
     ))
 }
 

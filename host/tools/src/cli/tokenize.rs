@@ -26,10 +26,10 @@ pub struct Options {
     /// The text as a question in the model's chat template, as `run` gives it to the model.
     #[arg(long)]
     chat: bool,
-    /// Leave out the beginning token, where the model expects one.
+    /// Leave out the beginning token, if the model expects one.
     #[arg(long, conflicts_with = "chat")]
     no_special: bool,
-    /// The texts of control tokens ("<|im_end|>") are control tokens, not text.
+    /// Treat the texts of control tokens ("<|im_end|>") as control tokens, not as text.
     #[arg(long)]
     control_tokens: bool,
     /// A line for each token: its id, and its text as JSON.

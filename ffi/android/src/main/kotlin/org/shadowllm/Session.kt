@@ -4,7 +4,7 @@ import org.shadowllm.ShadowllmException.Status
 
 /** Options of a session and of its sampler. The defaults are the library's. */
 data class SessionOptions(
-    /** Positions, prompt and answer together; 0: what the model was trained for, 2048 at most. */
+    /** Positions of prompt and answer together; 0: the context that the model was trained for, at most 2048. */
     val context: Int = 0,
     /** 0: one per core, on devices with fast and slow cores one per fast core. */
     val threads: Int = 0,
