@@ -115,7 +115,7 @@ def chat():
 
 
 def pipes():
-    """Text from a pipe, a closed input, a reader that leaves, no colours."""
+    """Text from a pipe, a closed input, a closed output, no colours."""
     out, err = piped("run", STORY, "--greedy", given="What color is the sky?\n")
     assert out.strip() and not out.startswith(" ") and "\x1b" not in out + err, (out, err)
     _, err = piped("run", STORY, "--greedy", "-n", "8", given="A story.\n\nAbout a dog.\n")

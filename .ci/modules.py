@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Modules use each other one way: fails when modules of a crate use each other in a circle.
+"""Fails when modules of a crate use each other in a circle.
 
 A module is a file or a folder at the top of a crate. Its uses are the paths that begin with `crate::`, and
 `super::` in a file at the top; a name that the crate's root re-exports counts as a use of the module it comes from.

@@ -25,7 +25,7 @@ PREFILL = {"neon_dot_set": ("sdot", 32, 1, 8), "neon_i8mm_set": ("smmla", 64, 4,
 
 
 def tool(name):
-    """The newest version of an LLVM tool that is there."""
+    """The newest installed version of an LLVM tool."""
     names = [f"{name}-{version}" for version in range(30, 13, -1)] + [name]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

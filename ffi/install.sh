@@ -13,7 +13,7 @@ if [ $# -ne 1 ] || [ -z "$1" ]; then
 fi
 mkdir -p "${DESTDIR-}$1"
 prefix=$(cd "${DESTDIR-}$1" && pwd)
-# Where it will lie: without the folder that packagers put it into.
+# The folder after installation: without the one that packagers put in front.
 final=$prefix
 if [ -n "${DESTDIR-}" ]; then final=$1; fi
 cd "$(dirname "$0")/.."

@@ -115,7 +115,7 @@ uint32_t sllm_image_version(void);
 #define SLLM_STATUS_OK 0
 #define SLLM_STATUS_INVALID_ARGUMENT 1  /* NULL, an option out of its range, a struct_size that was not set */
 #define SLLM_STATUS_INVALID_HANDLE 2    /* not an object of this kind, or one that was freed */
-#define SLLM_STATUS_BUSY 3              /* the object is in use by a call on another thread, or around this callback */
+#define SLLM_STATUS_BUSY 3              /* another call uses the object: on another thread, or around this callback */
 #define SLLM_STATUS_OUT_OF_MEMORY 4     /* the system does not have enough */
 #define SLLM_STATUS_BUFFER_TOO_SMALL 5  /* memory or a buffer that the caller gave */
 #define SLLM_STATUS_IO 6                /* a file cannot be read */
@@ -185,7 +185,7 @@ int32_t sllm_model_get_info(const sllm_model *model, sllm_model_info *info);
 /* The tokens that end a text, `count` of them (perhaps none). They belong to the model. */
 int32_t sllm_model_end_tokens(const sllm_model *model, const uint32_t **tokens, size_t *count);
 
-/* What the image says of its origin (source, family, number formats, calibration): a JSON object of `length` bytes
+/* What the image records about its origin (source, family, number formats, calibration): a JSON object of `length` bytes
  * without a NUL, possibly empty. It belongs to the model. */
 int32_t sllm_model_metadata(const sllm_model *model, const char **json, size_t *length);
 
@@ -253,7 +253,7 @@ int32_t sllm_estimate_memory(const sllm_model *model, const sllm_session_options
 int32_t sllm_session_init(sllm_model *model, const sllm_session_options *options, void *memory, size_t size,
                           sllm_session **session);
 
-/* Ends a session and sets *session to NULL. During another call on the session: SLLM_STATUS_BUSY, and nothing is done. */
+/* Frees a session and sets *session to NULL. During another call on the session: SLLM_STATUS_BUSY, and nothing is done. */
 int32_t sllm_session_free(sllm_session **session);
 
 /* ---- Session: tokens in, logits out ----------------------------------------------------------------------------- */
@@ -266,11 +266,11 @@ int32_t sllm_session_prefill(sllm_session *session, const uint32_t *tokens, size
 /* Gets the logits after token `index` of the call, [vocab], which are valid until it returns. */
 typedef void (*sllm_logits_fn)(void *user, size_t index, const float *logits, size_t count);
 
-/* As sllm_session_prefill, with the logits after every token; none are left for sllm_session_logits. */
+/* Like sllm_session_prefill, but gives the logits after every token; none are left for sllm_session_logits. */
 int32_t sllm_session_prefill_each(sllm_session *session, const uint32_t *tokens, size_t count, sllm_logits_fn on_logits,
                                   void *user);
 
-/* Reads one token, and skips as the dial says. */
+/* Reads one token, skipping weights as the dial is set. */
 int32_t sllm_session_decode(sllm_session *session, uint32_t token);
 
 /* The last token's logits, [vocab]. They belong to the session and are valid until its next call. */
@@ -286,8 +286,8 @@ int32_t sllm_session_context(const sllm_session *session, size_t *context);
 /* The tokens read so far, `count` of them. They belong to the session and are valid until its next call. */
 int32_t sllm_session_tokens(const sllm_session *session, const uint32_t **tokens, size_t *count);
 
-/* The position after the last whole batch, also while a call reads a long prompt: for any thread at any time, to show how
- * far it is. */
+/* The position after the last whole batch. Any thread may call this at any time, also while another call reads a long
+ * prompt, to show its progress. */
 int32_t sllm_session_progress(const sllm_session *session, size_t *position);
 
 /* Tokens read so far. */
@@ -298,10 +298,11 @@ int32_t sllm_session_position(const sllm_session *session, size_t *position);
 int32_t sllm_session_rewind(sllm_session *session, size_t position);
 
 /* Makes the current call on this session, or else the next one that reads tokens, stop within one layer of its batch
- * and return SLLM_STATUS_CANCELLED. The session stays usable. For any thread, and for signal handlers. To end an answer
- * after a token it is simpler to return something but 0 from on_token: that is success, with SLLM_STOP_CALLBACK and all
- * figures; a cancel also ends the reading of a long prompt, and its figures are those of sllm_session_get_stats. Where a
- * cancel may come while nothing runs (Ctrl-C at a prompt), call sllm_session_reset_cancel before the next call. */
+ * and return SLLM_STATUS_CANCELLED. The session stays usable. May be called from any thread and from signal handlers. To
+ * end an answer after a token it is simpler to return anything but 0 from on_token: that is a success, with
+ * SLLM_STOP_CALLBACK and all figures. A cancel also ends the reading of a long prompt; its figures are in
+ * sllm_session_get_stats. Where a cancel may come while nothing runs (Ctrl-C at a prompt), call
+ * sllm_session_reset_cancel before the next call. */
 int32_t sllm_session_cancel(sllm_session *session);
 
 /* Takes back a cancel that came too late to stop a call. */
@@ -326,8 +327,8 @@ int32_t sllm_session_load(sllm_session *session, const void *buffer, size_t size
 
 #define SLLM_SPARSITY_OFF 0    /* reads everything: the same bits as a session with dense_only */
 #define SLLM_SPARSITY_LIGHT 1  /* reads nine tenths of what can be skipped, by the policy that calibration found best */
-#define SLLM_SPARSITY_MEDIUM 2 /* four fifths */
-#define SLLM_SPARSITY_STRONG 3 /* three fifths */
+#define SLLM_SPARSITY_MEDIUM 2 /* reads four fifths */
+#define SLLM_SPARSITY_STRONG 3 /* reads three fifths */
 
 /* Sets the dial by level. For an image that is not calibrated and for a session with dense_only:
  * SLLM_STATUS_UNSUPPORTED, and the dial stays as it was. Decoding skips; a prefill is dense. */
@@ -335,14 +336,14 @@ int32_t sllm_session_set_sparsity(sllm_session *session, int32_t level);
 
 #define SLLM_POLICY_OFF 0
 #define SLLM_POLICY_STATIC 2     /* mean importance; calibrated */
-#define SLLM_POLICY_RANDOM 3     /* by chance, to compare with */
+#define SLLM_POLICY_RANDOM 3     /* by chance, for comparison */
 #define SLLM_POLICY_PROMPT 4     /* statistics of the prompt */
 #define SLLM_POLICY_SHADOW 5     /* one predictor for all layers; calibrated */
 #define SLLM_POLICY_PER_LAYER 6  /* a predictor in every layer; calibrated */
 #define SLLM_POLICY_GATE 7       /* the gate, computed first; calibrated */
 #define SLLM_POLICY_INPUT 8      /* thresholds on the inputs of every matrix; calibrated */
 #define SLLM_POLICY_INPUT_TOP 9  /* a fixed share of the largest inputs */
-#define SLLM_POLICY_ORACLE 10    /* the exact importance, computed first: saves nothing, to compare with */
+#define SLLM_POLICY_ORACLE 10    /* the exact importance, computed first: saves nothing, for comparison */
 #define SLLM_POLICY_AUTO 11      /* the policy that calibration found best for the density */
 #define SLLM_POLICY_MIXED 12     /* thresholds in attention, the shadow predictor for neurons; calibrated */
 #define SLLM_POLICY_PROMPT_INPUT 13 /* thresholds on inputs, from statistics of the prompt; not calibrated */
@@ -373,7 +374,7 @@ int32_t sllm_session_get_dial(const sllm_session *session, sllm_dial *dial);
 
 /* ---- Session: statistics ---------------------------------------------------------------------------------------- */
 
-/* Sums since the session began or sllm_session_reset_stats. Times need a clock. */
+/* Sums since the session was made or sllm_session_reset_stats was called. Times need a clock. */
 typedef struct sllm_stats {
     uint32_t struct_size;
     uint32_t reserved;
@@ -388,7 +389,7 @@ typedef struct sllm_stats {
     uint64_t predictor_nanoseconds;
     uint64_t kv_bytes;                /* of the cache, read by decoding */
     uint64_t session_bytes;           /* the session's memory */
-    uint64_t peak_memory_bytes;       /* of the process; 0 where the system does not say */
+    uint64_t peak_memory_bytes;       /* of the process; 0 where the system does not report it */
     double density;                   /* share of the skippable bytes that decoding read; 1 before the first token. Inputs
                                          that are exactly 0 are never read, so it may be below 1 with the dial off */
     double prefill_tokens_per_second;
@@ -431,14 +432,14 @@ size_t sllm_sampler_state_size(void);
 /* Copies the random state and the latest tokens to `buffer`, without the options. */
 int32_t sllm_sampler_save(const sllm_sampler *sampler, void *buffer, size_t size);
 
-/* Goes on from a saved state: with the same options and a session that was saved and loaded too, the next tokens are
+/* Continues from a saved state: with the same options and a session that was also saved and loaded, the next tokens are
  * those that would have followed. On failure the sampler stays as it was. */
 int32_t sllm_sampler_load(sllm_sampler *sampler, const void *buffer, size_t size);
 
 /* Notes a token of the prompt or of the answer for the repetition penalty. */
 int32_t sllm_sampler_accept(sllm_sampler *sampler, uint32_t token);
 
-/* Ends a sampler and sets *sampler to NULL. */
+/* Frees a sampler and sets *sampler to NULL. */
 int32_t sllm_sampler_free(sllm_sampler **sampler);
 
 #ifndef SLLM_EMBEDDED
@@ -470,7 +471,7 @@ typedef struct sllm_load_options {
     uint32_t preload; /* 1 reads the whole file now, so that the first token does not wait for it */
     uint32_t verify;  /* 1 compares every section with its checksum (reads the whole file) */
     /* first version ends here */
-    uint32_t in_memory; /* 1 reads the whole file into memory: what happens to the file later does not matter then */
+    uint32_t in_memory; /* 1 reads the whole file into memory: later changes of the file then have no effect */
     sllm_progress_fn progress; /* may be NULL */
     void *progress_user;
 } sllm_load_options;
@@ -479,7 +480,7 @@ typedef struct sllm_load_options {
 int32_t sllm_load_options_defaults(sllm_load_options *options, uint32_t struct_size);
 
 /* Maps an image. `options` may be NULL. While it is in use the file may be replaced or deleted, but not written to or
- * cut short, which ends the process (SIGBUS): with in_memory it may be. A folder, pipe or device is refused. */
+ * cut short, which ends the process (SIGBUS); with in_memory it may be. A folder, pipe or device is refused. */
 int32_t sllm_model_open(const char *path, const sllm_load_options *options, sllm_model **model);
 
 /* Maps an image at `offset` (a multiple of 4) in an open file; `length` 0 is the rest of the file. The descriptor stays
@@ -506,7 +507,7 @@ typedef struct sllm_threads {
     /* first version ends here */
     uint32_t cores;     /* cores that the library's threads may run on */
     uint32_t is_bound;  /* whether they are bound to these cores (the calling thread never is) */
-    uint64_t core_mask; /* bit i: core i, for the first 64; 0 where the system does not say */
+    uint64_t core_mask; /* bit i: core i, for the first 64; 0 where the system does not report it */
 } sllm_threads;
 
 /* The threads and cores that the session really uses; `struct_size` must be set. */
@@ -534,7 +535,7 @@ int32_t sllm_tokenizer_free(sllm_tokenizer **tokenizer);
 
 #define SLLM_TOKENIZE_ADD_SPECIAL 1 /* adds the special tokens that the model expects before a text (a beginning token) */
 #define SLLM_TOKENIZE_CONTROL 2     /* the texts of control tokens ("<|im_end|>") are control tokens: for prompts that you
-                                       make, not for what others write, who could end a turn and begin another */
+                                       make, not for texts of others, who could end a turn and begin another */
 
 /* Token ids of a text; `flags` are SLLM_TOKENIZE_... or 0. With NULL for `tokens` and a capacity of 0 only the count is
  * written. */
@@ -574,8 +575,8 @@ typedef struct sllm_token {
     uint64_t index;        /* of the token in the answer, from 0 */
     double tokens_per_second; /* of decoding so far */
     double density;           /* share of the skippable bytes that decoding has read so far */
-    double logprob;           /* logarithm of the token's probability; 0 unless `logprobs` of the options asks */
-    const sllm_logprob *top;  /* the likeliest tokens and theirs, likeliest first, */
+    double logprob;           /* logarithm of the token's probability; 0 unless `logprobs` of the options is set */
+    const sllm_logprob *top;  /* the likeliest tokens with their logarithms, likeliest first, */
     size_t top_count;         /* and their number */
 } sllm_token;
 
@@ -597,9 +598,9 @@ typedef struct sllm_generate_options {
     void *user;
     uint32_t control_tokens; /* 1: the texts of control tokens are control tokens in the prompt of sllm_generate and in
                                 the messages of a chat; 0: they are text. Those of the chat template always are */
-    uint32_t logprobs;      /* 0; n, at most 64: tokens come with their log-probability and the n likeliest beside them */
+    uint32_t logprobs;      /* 0; n, at most 64: each token comes with its log-probability and those of the n likeliest */
     const char *const *stop; /* `stop_count` stop strings, at most 64 of 1 to 1024 bytes: the answer ends before the first
-                                of them, also where it lies across tokens; text is held back while it may be one */
+                                of them, also where it spans several tokens; text that may begin one is held back */
     size_t stop_count;
     const sllm_bias *bias;  /* `bias_count` tokens with a bias, at most 4096 */
     size_t bias_count;
@@ -665,11 +666,11 @@ int32_t sllm_chat_fork(const sllm_chat *chat, sllm_chat **fork);
  * for `text` and a capacity of 0 only the length is written. */
 int32_t sllm_chat_render(const sllm_chat *chat, char *text, size_t capacity, size_t *length);
 
-/* Answers the messages and adds the answer to them. The session is rewound to what it has in common with the prompt,
- * in whatever way it came to it (earlier answers, a loaded state, a fork), then reads the rest.
+/* Answers the messages and adds the answer to them. The session is rewound to the tokens that it shares with the
+ * beginning of the prompt, wherever it has them from (earlier answers, a loaded state, a fork), then reads the rest.
  * After a failure the messages are as they were; but an answer that is cancelled after its first token is kept as far as
- * it went, as one that the callback stops. Where the messages do not fit (SLLM_STATUS_CONTEXT_FULL) the session keeps what it
- * has in common with them. Other arguments as for sllm_generate. */
+ * it went, like one that the callback stops. If the prompt does not fit (SLLM_STATUS_CONTEXT_FULL), the session keeps the
+ * tokens that it shares with it. Other arguments as for sllm_generate. */
 int32_t sllm_chat_generate(sllm_chat *chat, sllm_session *session, sllm_sampler *sampler,
                            const sllm_generate_options *options, sllm_generation *result);
 

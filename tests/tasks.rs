@@ -142,7 +142,11 @@ fn damaged_requests_are_refused() {
     refused(Task::Piqa, gzip(""), &["no questions"]);
     refused(Task::Piqa, gzip("{\"doc_id\": 1}"), &["line 1 is not a request", "missing field"]);
     refused(Task::Piqa, gzip(&request(4, 0, 0, "a", " b")), &["document 4", "only one"]);
-    refused(Task::Piqa, two(request(4, 0, 2, "a", " b"), request(4, 1, 2, "a", " c")), &["document 4 has no answer"]);
+    refused(
+        Task::Piqa,
+        two(request(4, 0, 2, "a", " b"), request(4, 1, 2, "a", " c")),
+        &["document 4 has no right answer"],
+    );
     refused(Task::Piqa, two(request(4, 0, 0, "a", " b"), request(4, 2, 0, "a", " c")), &["document 4 misses"]);
     refused(Task::Piqa, two(request(4, 0, 0, "a", " b"), request(4, 1, 1, "a", " c")), &["disagree"]);
 }

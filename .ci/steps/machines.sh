@@ -69,10 +69,10 @@ bare() {
   cp "$firmware" "$out/damaged"
   printf X | dd of="$out/damaged" bs=1 seek=$((at + 70)) conv=notrunc status=none
   if timeout 120 qemu-system-arm -M mps2-an386 $machine -kernel "$out/damaged" < /dev/null > "$out/damaged.txt"; then
-    echo "a damaged image was taken"; exit 1
+    echo "a damaged image was accepted"; exit 1
   fi
   grep 'error: the image.s header is damaged' "$out/damaged.txt"
-  # The kernels, in which a token's time goes, call nothing that panics.
+  # The kernels, which take most of a token's time, call nothing that panics.
   aarch64-linux-gnu-objdump -dC --no-show-raw-insn "$out/bare/aarch64-unknown-none/release/$program" | awk '
     /^[0-9a-f]+ <.*>:$/ { f = $2; kernel = f ~ /kernels::table::[a-z0-9_]*_table::/; n += kernel }
     kernel && /\tbl?\t.*<core::(panicking|slice|option|result)/ { print f, $0; bad = 1 }
@@ -92,7 +92,7 @@ least() {
   size -A "$least"
   text=$(size -A "$least" | awk '$1 == ".text" { print $2 }')
   if [ "$text" -gt 128000 ]; then echo "the smallest firmware has grown to $text bytes of code"; exit 1; fi
-  # Of the machinery for panics calls of the program's own handler are left, ten bytes each.
+  # Of the code for panics only calls of the program's own handler are left, ten bytes each.
   nm -CS "$least" | awk '$4 ~ /^core::(panicking|slice::index|option|result)::/ { print; if ($2 > "00000010") bad = 1 } END { exit bad }'
   if nm -C "$least" | grep -E '^[0-9a-f]+ . (core::(fmt|num::imp)::|<.* as core::fmt::(Display|Debug)>)'; then echo "formatting of text was linked"; exit 1; fi
 }

@@ -1,4 +1,4 @@
-# The workspace with the Rust at hand. Steps name the whole workspace, even for one test: another selection of packages has
+# The workspace with the installed Rust. Steps name the whole workspace, even for one test: another selection of packages has
 # other features of shared dependencies, and cargo would build those a second time.
 
 fmt() {
@@ -50,9 +50,9 @@ vocab() {
 
 doc() { step documentation; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --release; }
 
-# The oldest Rust that is claimed compiles the workspace. Where it is the one at hand, the other steps have shown it.
+# The oldest supported Rust compiles the workspace. Where it is the installed one, the other steps have shown it.
 msrv() {
-  step "the Rust version that is claimed"
+  step "the oldest supported Rust"
   local claimed at_hand
   claimed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   at_hand=$(rustc --version | cut -d' ' -f2)

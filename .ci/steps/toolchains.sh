@@ -1,4 +1,4 @@
-# Tools that steps need beside Rust, installed on first use.
+# Tools that steps need besides Rust, installed on first use.
 
 apt_install() {
   apt-get update -q

@@ -16,7 +16,7 @@ web() {
   trap 'kill $server' EXIT
   until port=$(grep -o 'port [0-9]*' "$out/server"); do sleep 0.1; done
   for density in 1 0.5; do
-    # The browser's clock may run ahead of the page and take it down before it is done.
+    # The browser's clock may run ahead of the page and close it before it is done.
     for try in 1 2 3 4 5; do
       timeout 120 chromium --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --dump-dom \
         "http://127.0.0.1:${port#port }/index.html?prompt=${ask// /+}&temperature=0&most=24&density=$density" \

@@ -88,7 +88,7 @@ class Bench:
 
 
 def watched(run):
-    """A run with an eye on the machine."""
+    """A run, with the load of the machine meanwhile."""
     watch = machine.Watch()
     rates = run()
     return Run(rates, watch.usage())
@@ -178,10 +178,10 @@ def list_of(kind, known=None):
         values = [kind(v) for v in text.split(",")]
         unknown = [v for v in values if known and v not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is not one of {', '.join(known)}")
         return values
 
-    parse.__name__ = f"list of {kind.__name__}"  # as argparse words its complaints
+    parse.__name__ = f"list of {kind.__name__}"  # the word that argparse puts into error messages
     return parse
 
 
@@ -201,7 +201,7 @@ def arguments():
     add("--rounds", type=int, default=5, help="turns of each kind (5)")
     where = p.add_argument_group("where things are")
     add = where.add_argument
-    add("--work", type=Path, default=default_work(), metavar="DIR", help="for all that is made (%(default)s)")
+    add("--work", type=Path, default=default_work(), metavar="DIR", help="for all files that are made (%(default)s)")
     add("--llama-bin", metavar="DIR", help="ready llama-bench (and llama-quantize)")
     add("--ik-bin", metavar="DIR", help="a ready llama-bench of ik_llama.cpp, to be measured too")
     add("--models", metavar="DIR", help="ready GGUFs named MODEL-FORMAT.gguf; only read")
@@ -209,7 +209,7 @@ def arguments():
     add("-o", "--output", type=Path, metavar="FILE", help="the result as JSON (WORK/compare.json)")
     quiet = p.add_argument_group("other load")
     add = quiet.add_argument
-    add("--limit", type=float, default=0.05, metavar="CORES", help="taken by others: more disturbs a turn (0.05)")
+    add("--limit", type=float, default=0.05, metavar="CORES", help="that others may take in a quiet turn (0.05)")
     add("--wait", type=float, default=30, metavar="SECONDS", help="for a quiet machine before a turn, at most (30)")
     options = p.parse_args()
     if options.rounds < 1 or min(options.threads) < 1 or options.prompt < 0 or options.generate < 0:

@@ -34,7 +34,7 @@ def words(machine):
 
 
 def cpu_field(name):
-    """A line of the first processor as the system gives it; None where it does not."""
+    """A line of the system's description of the first processor; None where it has no such line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def cpu_field(name):
 
 
 def caches():
-    """Sizes of the second and third caches, where the system says them."""
+    """Sizes of the second and third caches, where the system reports them."""
     sizes = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -57,7 +57,7 @@ def caches():
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor seconds in a span of time; those of others and stolen are None where the system does not say."""
+    """Processor seconds in a span of time; those of others and stolen are None where the system does not report them."""
 
     wall: float
     others: float | None
@@ -69,7 +69,7 @@ class Usage:
 
 
 class Watch:
-    """Counts from its making on."""
+    """Counts since it was made."""
 
     def __init__(self):
         self.start = self.counters()
@@ -92,13 +92,13 @@ class Watch:
         return user + nice + system + irq + softirq, steal
 
     def usage(self):
-        """What was used since."""
+        """The time used since then."""
         wall, own, busy, steal = (None if a is None else b - a for a, b in zip(self.start, self.counters()))
         return Usage(wall, None if busy is None else max(busy - own, 0.0), steal)
 
 
 def wait_until_quiet(limit, seconds):
-    """Waits until others take less than `limit` cores, at most for so long."""
+    """Waits until others take less than `limit` cores, for a limited time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         watch = Watch()
@@ -109,7 +109,7 @@ def wait_until_quiet(limit, seconds):
 
 @contextlib.contextmanager
 def alone(note):
-    """Keeps a second comparison on this machine waiting: two at once would measure each other."""
+    """Makes a second comparison on this machine wait: two at once would disturb each other."""
     with open(Path(tempfile.gettempdir()) / f"shadowllm-compare-{os.getuid()}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

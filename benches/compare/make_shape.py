@@ -52,7 +52,7 @@ def add_header(writer, name, shape):
 
 
 def add_vocabulary(writer, size):
-    """The least that a reader accepts: the special tokens, the 256 bytes, and names for the rest."""
+    """The smallest vocabulary that a reader accepts: the special tokens, the 256 bytes, and names for the rest."""
     kind = gguf.TokenType
     special = [b"<unk>", b"<s>", b"</s>"]
     tokens = special + [b"<0x%02X>" % i for i in range(256)]

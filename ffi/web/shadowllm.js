@@ -1,8 +1,8 @@
 // A model in a page, or in node: WebAssembly (shadowllm_web.wasm) behind one class.
 import { Tokenizer } from "./tokenizer.js";
 
-/** A question as the chat template of the model that ships has it. Templates of other models, which are programs, are
- * not run here. @param {string} text */
+/** A question in the form of the chat template of the model that ships. Templates of other models, which are programs,
+ * are not run here. @param {string} text */
 export const question = (text) => `</s>Question: ${text}\nAnswer:`;
 
 export class Model {

@@ -1,5 +1,5 @@
 // Generates in node what the page would: node test.mjs ENGINE.wasm MODEL.sllm PROGRAM
-// Tries what must be refused, then holds tokens and texts against those of the program `shadowllm`.
+// Tries calls that must be refused, then compares tokens and texts with those of the program `shadowllm`.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
@@ -34,7 +34,7 @@ const read = (prompt, options) => {
   return { text: pieces.map((p) => p.text).join(""), tokens: pieces.length, bytes: pieces.at(-1)?.bytes };
 };
 
-/** What the program reads and writes is what the page does. */
+/** The program and the page read and write the same. */
 function same(prompt, expected, most) {
   const mine = read(prompt, { most });
   assert.equal(mine.text, expected.text);
@@ -43,7 +43,7 @@ function same(prompt, expected, most) {
   const half = read(prompt, { most, density: 0.5 });
   // The first token comes from the prompt, which is always read whole.
   if (mine.tokens > 1 && half.tokens > 1) assert.ok(half.bytes < mine.bytes, `${half.bytes} of ${mine.bytes} bytes`);
-  // The conversation before leaves no trace.
+  // The previous conversation leaves no trace.
   assert.deepEqual(read(prompt, { most }), mine);
   console.log(JSON.stringify(prompt), asked, "tokens, answered by", written);
 }

@@ -1,6 +1,6 @@
-/* Every allocation of every call fails once, and then all from there on: each call ends with a status, and the next one
- * works when there is memory again. Linux with glibc, which itself ends the process when it has no memory for what a thread
- * keeps: so the calling thread has made its calls once before, and there are no others.
+/* Each allocation of each call fails, first alone and then with all later ones: each call ends with a status, and the
+ * next one works when there is memory again. For Linux with glibc, which itself ends the process when it has no memory for
+ * the data of a thread: so the calling thread has made its calls once before, and there are no other threads.
  *   oom MODEL.sllm (with a tokenizer and a chat template) */
 #define _GNU_SOURCE
 #include <shadowllm.h>
@@ -98,7 +98,7 @@ static long in_a_process(int32_t (*call)(void), long at, int after, int *ended) 
         result[1] = seen;
         fails_at = 0;
         if (at) {
-            /* What the first call made may still take the library's reserve. */
+            /* Objects of the first call may still use the library's reserve. */
             int32_t again = call();
             if (again != SLLM_STATUS_OK && again != SLLM_STATUS_OUT_OF_MEMORY) result[0] = 100 + again;
         }

@@ -10,8 +10,8 @@ tree=$work/tree
 story=host/models/story.sllm
 model=$work/plain.sllm
 mkdir -p "$work"
-# What cargo builds for the tests. The whole workspace, where that is built anyway: the library alone has other features of
-# shared dependencies, which would be built again.
+# The packages that cargo builds for the tests: the whole workspace where that is built anyway. For the library alone, shared
+# dependencies have other features and would be built again.
 scope=(${SHADOWLLM_SCOPE:--p shadowllm-ffi})
 say() { printf -- '-- %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }

@@ -41,7 +41,7 @@ if [ -f "$models/smollm2.sllm" ]; then large=("$models/smollm2.sllm"); else
 fi
 run all "$models/plain.sllm" "$models/chat.sllm" "${large[@]}" > "$work/all.txt" 2>&1 || { cat "$work/all.txt"; die "the JVM test"; }
 cat "$work/all.txt"
-# -Xcheck:jni prints its complaints here.
+# -Xcheck:jni prints its warnings here.
 ! grep -E 'WARNING|FATAL|JNI' "$work/all.txt" || die "JNI was used wrongly"
 
 say "the same text as the command's"

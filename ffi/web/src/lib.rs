@@ -1,7 +1,7 @@
 //! What `shadowllm.js` calls. An instance of the module is one model with one conversation; its memory only grows.
 //!
-//! Functions return 0 when they did what they say, else 1, and then [`message`] is the reason. Numbers that are
-//! addresses must come from [`allocate`].
+//! Functions return 0 for success, else 1, and then [`message`] is the reason. Numbers that are addresses must come from
+//! [`allocate`].
 #![no_std]
 
 use core::arch::wasm32;
@@ -25,16 +25,16 @@ struct Global(UnsafeCell<State>);
 unsafe impl Sync for Global {}
 static STATE: Global = Global(UnsafeCell::new(State { session: None, sampler: None, message: String::new() }));
 
-/// Why nothing was done, where it is not the engine that refuses.
+/// The reason for a failure of a call before [`open`].
 const NOT_OPEN: &str = "no model is open";
 
-/// Does something with the state; what fails leaves its reason there.
+/// Calls a function with the state, and stores the reason for a failure there.
 fn with<E: Display>(work: impl FnOnce(&mut State) -> Result<(), E>) -> u32 {
     // SAFETY: one thread, and no function of this file calls another that takes the state.
     let state = unsafe { &mut *STATE.0.get() };
     let Err(reason) = work(state) else { return 0 };
     state.message.clear();
-    // What does not fit is left out.
+    // A message that is too long is cut.
     let _ = write!(state.message, "{reason}");
     1
 }
@@ -67,7 +67,7 @@ pub extern "C" fn allocate(length: usize) -> usize {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -> u32 {
     with(|state| {
-        // SAFETY: by the contract.
+        // SAFETY: the caller wrote `length` bytes to memory of `allocate`, which is never freed.
         let model = Model::parse(unsafe { core::slice::from_raw_parts(image, length) })?;
         let most = model.config().max_positions;
         let context = if most == 0 { context } else { context.min(most) };
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -
     })
 }
 
-/// Says how tokens are chosen: see `SamplerOptions`.
+/// Sets how tokens are chosen: see `SamplerOptions`.
 #[unsafe(no_mangle)]
 pub extern "C" fn set_sampler(temperature: f32, top_p: f32, repetition_penalty: f32, seed: u32) -> u32 {
     with(|state| {
@@ -94,8 +94,8 @@ pub extern "C" fn set_sampler(temperature: f32, top_p: f32, repetition_penalty: 
     })
 }
 
-/// Says what share of the skippable weights later tokens read: 1 is all. Who chooses is what the image was calibrated
-/// for, or else statistics of the prompt.
+/// Sets the share of the skippable weights that later tokens read: 1 is all. The policy is the one that the image was
+/// calibrated for, or else one that uses statistics of the prompt.
 #[unsafe(no_mangle)]
 pub extern "C" fn set_density(density: f32) -> u32 {
     with_session(|session| {
@@ -122,7 +122,7 @@ pub extern "C" fn restart() -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn prefill(tokens: *const u32, count: usize) -> u32 {
     with(|state| {
-        // SAFETY: by the contract.
+        // SAFETY: the caller wrote `count` tokens to memory of `allocate`, which is never freed and aligned for them.
         let tokens = unsafe { core::slice::from_raw_parts(tokens, count) };
         let session = state.session.as_mut().ok_or(Error::BadOption(NOT_OPEN))?;
         session.prefill(&Serial, tokens)?;
@@ -139,7 +139,7 @@ pub extern "C" fn decode(token: u32) -> u32 {
     with_session(|session| session.decode(&Serial, token).map(|_| ()))
 }
 
-/// Chooses the next token from what was read last, and writes it to `token`.
+/// Chooses the next token from the latest logits, and writes it to `token`.
 ///
 /// # Safety
 /// There must be room for a token in memory from [`allocate`].
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn choose(token: *mut u32) -> u32 {
         let sampler = state.sampler.as_mut().ok_or(Error::BadOption("no sampler is set"))?;
         let chosen = session.sample(sampler)?;
         sampler.accept(chosen);
-        // SAFETY: by the contract.
+        // SAFETY: `token` points to room for a token in memory of `allocate`, which is aligned for it.
         unsafe { token.write(chosen) };
         Ok::<_, Error>(())
     })

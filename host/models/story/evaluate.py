@@ -26,7 +26,7 @@ def count(layer):
 
 
 for n, layer in enumerate(model.model.decoder.layers):
-    layer.activation_fn = torch.nn.ReLU()  # of its own: the library shares one
+    layer.activation_fn = torch.nn.ReLU()  # one per layer: the library shares a single one
     layer.activation_fn.register_forward_hook(count(n))
 
 ids = tokenizer((text / "stories.txt").read_text()).input_ids

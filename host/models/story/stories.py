@@ -77,14 +77,14 @@ def person(known, prefix, name, pronoun):
 
 
 def human(pronoun, rng):
-    """What a hero who is no animal is; a girl is no prince."""
+    """The trade of a hero who is not an animal; a girl is never a prince."""
     if rng.random() < .7:
         return "girl" if pronoun == "she" else "boy"
     return rng.choice([trade for trade in w.TRADES if trade != ("prince" if pronoun == "she" else "princess")])
 
 
 def cast(rng):
-    """Who and what a story is about."""
+    """The names and things that a story is about."""
     known = {"C": rng.choice(w.COLORS), "P": rng.choice(w.SPOTS), "A": rng.choice(w.SMALL), "E": rng.choice(w.SNACKS)}
     known["e"] = known["E"].split(" of ")[-1]
     known["t"] = rng.choice(w.TOYS)
@@ -140,7 +140,7 @@ def plots():
 
 
 def story(plot, rng):
-    """A story, for half of them asked for, and for a third with questions about it."""
+    """A story; half of them begin with a request for it, and a third end with questions about it."""
     topic, lines, asked = plot
     known = cast(rng)
     told = []

@@ -2,7 +2,7 @@
 
     python3 stories.py TEXT
     python3 train.py TEXT OUT --minutes 80                        # OUT/checkpoint.pt every few minutes
-    python3 train.py TEXT OUT --minutes 60 --resume               # continues, with a new fall of the learning rate
+    python3 train.py TEXT OUT --minutes 60 --resume               # continues; the learning rate falls again from the start
     torchrun --nproc-per-node 2 train.py TEXT OUT ...             # two processes that share their gradients
 
 The learning rate follows the clock, not the steps: a run ends on time on whatever machine it gets. Matrices between
@@ -97,7 +97,7 @@ class Opt(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, ids, count=False):
-        """Logits, how spread out the activations of each layer are and, to `count`, the share that is not zero."""
+        """Logits, how spread out each layer's activations are and, in `count`, the share of them that is not zero."""
         x = self.embed_tokens(ids) + self.embed_positions.weight[OFFSET:OFFSET + ids.shape[1]]
         shares, spread = [], []
         for layer in self.layers:
@@ -111,7 +111,7 @@ class Opt(nn.Module):
 
 
 def tokenizer_of(text, out):
-    """A byte-level BPE learned from the text, or the one that is in the folder."""
+    """A byte-level BPE trained on the text, or the folder's own if it has one."""
     path = out / "tokenizer.json"
     if not path.exists():
         tokenizer = Tokenizer(models.BPE())
@@ -129,7 +129,7 @@ def tokenizer_of(text, out):
 
 
 def tokens_of(path, tokenizer):
-    """All tokens of a text, each document after an </s>, and where the documents begin."""
+    """All tokens of a text, with an </s> before each document, and the positions where documents begin."""
     parts = [d for d in path.read_text().split(END) if d]
     parts = [[1] + ids.ids for ids in tokenizer.encode_batch_fast(parts)]
     starts = numpy.cumsum([0] + [len(p) for p in parts])[:-1]
@@ -171,7 +171,7 @@ def export(model, out):
 
 
 def share(parameters, passed):
-    """The mean over all processes of the gradients, and of how much of the time has passed."""
+    """The means over all processes of the gradients and of the share of the time that has passed."""
     if not dist.is_initialized():
         return passed
     flat = torch.cat([p.grad.flatten() for p in parameters] + [torch.tensor([passed])])
@@ -201,12 +201,12 @@ def options():
     args.add_argument("text", type=Path)
     args.add_argument("out", type=Path)
     args.add_argument("--minutes", type=float, default=80)
-    args.add_argument("--steps", type=int, help="ends after so many steps, for short trials")
+    args.add_argument("--steps", type=int, help="number of steps, for short trials")
     args.add_argument("--batch", type=int, default=8, help="rows of each process and step")
     args.add_argument("--length", type=int, default=512)
     args.add_argument("--sparsity", type=float, default=0.1, help="weight of the penalty on active neurons")
     args.add_argument("--muon", type=float, default=0.02, help="learning rate of the matrices")
-    args.add_argument("--adam", type=float, default=0.003, help="learning rate of all else")
+    args.add_argument("--adam", type=float, default=0.003, help="learning rate of all other parameters")
     args.add_argument("--threads", type=int, default=1)
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--resume", action="store_true")
@@ -237,7 +237,7 @@ class Run:
                                "optimizers": [o.state_dict() for o in self.optimizers]})
 
     def step(self, part, rate, passed):
-        """One step of learning; the loss, and how much of the time has passed for all processes."""
+        """One step of training; the loss, and the share of the time that has passed, over all processes."""
         with torch.autocast("cpu", torch.bfloat16):
             logits, spread, _ = self.model(part[:, :-1])
         loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
@@ -252,7 +252,7 @@ class Run:
         return loss.item(), passed
 
     def learn(self, train, held, rank, workers):
-        """Steps until the time is over; the first process tells of them and keeps a checkpoint."""
+        """Steps until the time is over; the first process prints them and writes checkpoints."""
         args = self.args
         generator = torch.Generator().manual_seed(args.seed + self.tokens + rank)
         began = saved_at = time.time()

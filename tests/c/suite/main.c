@@ -1,4 +1,4 @@
-/* suite MODEL CHAT_MODEL STORY_MODEL [LARGE_MODEL]: everything that a C program can rely on. */
+/* suite MODEL CHAT_MODEL STORY_MODEL [LARGE_MODEL]: tests all that the header promises. */
 #include "suite.h"
 
 #include <time.h>

@@ -7,7 +7,7 @@ static uint64_t ticks(void *user) {
     return *(uint64_t *)user += 1000;
 }
 
-/* Forgets every third task and calls another one too often: the library must still run each task once. */
+/* Leaves out every third task and calls another one twice: the library must still run each task once. */
 static void careless(void *user, uint32_t tasks, sllm_task_fn task, void *data) {
     uint32_t i;
     *(unsigned *)user += 1;

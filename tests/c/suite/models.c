@@ -71,7 +71,7 @@ static void descriptors(void) {
     if (file) fclose(file);
 }
 
-/* What happens to the file of a model that is in memory does not matter. */
+/* Changes of the file have no effect on a model that is in memory. */
 static void in_memory(void) {
     static const uint32_t prompt[] = {1, 2, 3};
     char path[] = "/tmp/shadowllm-suite-XXXXXX";
@@ -96,9 +96,9 @@ static void in_memory(void) {
     CHECK(memcmp(expected, found, sizeof found) == 0);
     OK(sllm_session_free(&session));
     options.memory_budget = 1000;
-    INVALID(sllm_session_new(other, &options, &session)); /* there is nothing to give back */
+    INVALID(sllm_session_new(other, &options, &session)); /* its pages are not the library's to free */
     OK(sllm_model_free(&other));
-    /* A budget of an open file that has no name any more. */
+    /* A budget for an open file that was deleted. */
     CHECK(pwrite(fd, image, image_size, 0) == (ssize_t)image_size && unlink(path) == 0);
     OK(sllm_model_open_fd(fd, 0, 0, NULL, &other));
     OK(sllm_session_new(other, &options, &session));
@@ -109,7 +109,7 @@ static void in_memory(void) {
     close(fd);
 }
 
-/* Opening a pipe would wait for a writer, so it is refused before. */
+/* Opening a pipe would wait for a writer, so a pipe is refused first. */
 static void pipes(void) {
     char path[] = "/tmp/shadowllm-suite-XXXXXX";
     sllm_model *other = NULL;

@@ -178,7 +178,7 @@ void test_sessions(void) {
     samplers();
 }
 
-/* Off is dense, bit for bit; another policy reads less and says so. */
+/* Off is dense, bit for bit; another policy reads less, and the statistics show it. */
 void test_sparsity(void) {
     sllm_session *with = short_session(64, 1), *without = NULL;
     sllm_session_options options;

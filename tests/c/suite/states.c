@@ -11,7 +11,7 @@ static void count_logits(void *user, size_t index, const float *logits, size_t c
     ++*seen;
 }
 
-/* The sampler's state is a part of what is kept, and what was read can be looked at. */
+/* The sampler's state is saved too, and the tokens that were read can be listed. */
 static void sampled_again(void) {
     sllm_session *one = short_session(48, 1);
     sllm_sampler *sampler = NULL, *other = NULL;
@@ -159,7 +159,7 @@ static void continues(sllm_model *of, const sllm_dial *dial, size_t decoded) {
     OK(sllm_session_free(&fork));
 }
 
-/* Under every policy that the model has, with a choice for each token; returns how many it has. */
+/* With every policy that the model has and a choice for each token; returns the number of policies. */
 static int every_policy(sllm_model *of) {
     sllm_session *session = NULL;
     sllm_dial dial;
@@ -189,7 +189,7 @@ void test_states(void) {
     sllm_model *story = NULL;
     sampled_again();
     saved_and_loaded();
-    /* One calibrated for few policies, one for many. */
+    /* One model is calibrated for few policies, one for many. */
     CHECK(every_policy(model) >= 6);
     OK(sllm_model_open(story_path, NULL, &story));
     CHECK(every_policy(story) >= 10);

@@ -1,5 +1,5 @@
-/* Structures that begin with their size: every size from the first version on, and sizes below and above. Fields that
- * are passed count from the size on that covers them; structures are filled in up to their size. */
+/* Structures that begin with their size: every size from the first version on, and sizes below and above. A field
+ * that is passed is used if the size covers it; structures are filled in up to their size. */
 #include "suite.h"
 
 #include <math.h>
@@ -11,7 +11,7 @@
 #define END(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* A check that says at which size it failed. */
+/* A check whose failure names the size. */
 #define AT(size, condition)                                                                                            \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
@@ -195,8 +195,8 @@ static int32_t pass_part(pass_fn pass, const unsigned char *options, size_t size
     return status;
 }
 
-/* `base` is good. With `value` in the field that ends at `end`, it gives `status` from the size on that covers the field,
- * and at smaller sizes the result of the field's default, SLLM_STATUS_OK. */
+/* `base` is valid. With `value` in the field that ends at `end`, the call returns `status` at every size that covers the
+ * field, and at smaller sizes the result of the field's default, SLLM_STATUS_OK. */
 static void taken(const struct layout *layout, pass_fn pass, const void *base, size_t end, const void *value,
                   size_t length, int32_t status) {
     unsigned char options[ROOM] = {0};
@@ -240,7 +240,7 @@ static int32_t sampler_defaults(void *to, uint32_t size) { return sllm_sampler_o
 static int32_t load_defaults(void *to, uint32_t size) { return sllm_load_options_defaults(to, size); }
 static int32_t generate_defaults(void *to, uint32_t size) { return sllm_generate_options_defaults(to, size); }
 
-/* Good options get as far as the memory, which is too small. */
+/* Valid options fail only at the memory, which is too small. */
 static int32_t pass_session(const void *options) {
     sllm_session *none = NULL;
     int32_t status = sllm_session_init(model, options, NULL, 0, &none);

@@ -1,4 +1,4 @@
-/* Shared by the parts of the suite: checks that say where they failed and continue, and models. */
+/* Shared by the parts of the suite: checks that print where they failed and continue, and models. */
 #ifndef SUITE_H
 #define SUITE_H
 
@@ -49,7 +49,7 @@ sllm_session *short_session(uint32_t context, uint32_t threads);
 uint32_t decode_greedily(sllm_session *session, const uint32_t *prompt, size_t count, uint32_t *out, size_t n);
 /* Bytes of anonymous memory that the process holds. */
 size_t resident(void);
-/* Seconds from any start. */
+/* Seconds since an arbitrary moment. */
 double seconds(void);
 
 void test_models(void);

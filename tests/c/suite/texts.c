@@ -34,7 +34,7 @@ static void there_and_back(const sllm_tokenizer *tokenizer, const char *sample) 
     CHECK(all == strlen(sample));
 }
 
-/* What looks like a control token is text, unless the caller says otherwise. */
+/* The text of a control token is text, unless the caller sets SLLM_TOKENIZE_CONTROL. */
 static void control_tokens(const sllm_tokenizer *tokenizer) {
     static const char *const text = "a</s>b";
     uint32_t ids[16], control[16];
@@ -242,7 +242,7 @@ void test_text(void) {
     free(answer);
 }
 
-/* Messages are read back, taken back and forked; a fork with a fork of the session reads only what is new. */
+/* Messages are read back, removed and forked; a fork with a fork of the session reads only the new tokens. */
 static void messages(sllm_chat *chat, sllm_session *session, const char *last) {
     sllm_chat *fork = NULL;
     sllm_session *other = NULL;
@@ -340,7 +340,7 @@ void test_chat(void) {
     OK(sllm_chat_generate(chat, session, NULL, &options, &again));
     CHECK(again.prompt_tokens > second.prompt_tokens && again.generated_tokens == second.generated_tokens);
     messages(chat, session, answer->text);
-    /* What a fork has read it does not read again, nor what a loaded session has read, whichever chat asks. */
+    /* Neither a fork nor a loaded session reads tokens again that it has read, whichever chat uses it. */
     options.max_tokens = 2;
     OK(sllm_session_state_size(session, &n));
     state = malloc(n);

@@ -96,14 +96,14 @@ static void one_session_two_threads(void) {
     OK(sllm_session_free(&session));
 }
 
-/* What a parallel_for was given last, for threads that call it late. */
+/* The last task given to a parallel_for, for threads that call it too late. */
 static struct {
     sllm_task_fn volatile task;
     void *volatile data;
     volatile int over;
 } given;
 
-/* Leaves every task to whoever calls. */
+/* Runs no task: other threads, and the library itself, run them. */
 static void given_away(void *user, uint32_t tasks, sllm_task_fn task, void *data) {
     (void)user, (void)tasks;
     given.data = data;
@@ -117,7 +117,7 @@ static void *surplus(void *arg) {
     return NULL;
 }
 
-/* Calls of a task at any time, also between two steps, do nothing that changes a logit. */
+/* Calls of a task at any time, also between two steps, change no logit. */
 static void surplus_calls(void) {
     static const uint32_t prompt[] = {1, 2, 3, 4, 5, 6, 7, 8};
     sllm_session_options options;
@@ -209,8 +209,8 @@ static void cycle(void) {
     OK(sllm_model_free(&one));
 }
 
-/* All memory is given back. Memory that the C library keeps for later threads may grow once; lost memory grows every
- * time. */
+/* All memory is given back. Memory that the C library keeps for later threads may grow once; leaked memory grows
+ * every time. */
 void test_cycles(void) {
     const char *wanted = getenv("SUITE_CYCLES");
     int i, round, cycles = wanted ? atoi(wanted) : 1000;

@@ -36,7 +36,7 @@ public final class Model: @unchecked Sendable {
     let pointer: OpaquePointer
 
     /// Maps an image. `preload` reads the whole file now, `verify` compares it with its checksums; `progress` gets the bytes
-    /// done and the total, and returns whether to go on.
+    /// done and the total, and returns whether to continue.
     public init(path: String, preload: Bool = false, verify: Bool = false,
                 progress: ((UInt64, UInt64) -> Bool)? = nil) throws {
         guard sllm_version() / 1000 == UInt32(SLLM_VERSION_MAJOR) * 1000 + UInt32(SLLM_VERSION_MINOR) else {

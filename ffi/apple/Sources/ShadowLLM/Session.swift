@@ -37,7 +37,7 @@ public enum Sparsity: Int32, Sendable { case off, light, medium, strong }
 public struct Generation: Sendable {
     public enum Stop: Int32, Sendable { case end = 1, maxTokens, contextFull, callback }
     public let stop: Stop
-    /// Read now, without those that the session had read before.
+    /// Tokens of the prompt that were read now; the session had read the others before.
     public let promptTokens: UInt64
     public let generatedTokens: UInt64
     public let firstTokenSeconds: Double
@@ -77,7 +77,7 @@ public actor Session {
     public func clear() throws { try check(sllm_chat_clear(try native.chat())) }
 
     /// Answers the messages. Ending the iteration, or cancelling its task, cancels the generation, also while the model
-    /// reads the prompt. What was said stays in the conversation; where nothing was, and after a failure, the messages
+    /// reads the prompt. The text so far stays in the conversation; without any text, and after a failure, the messages
     /// are as they were. `onEnd` gets the figures of an answer that was not cancelled, before the iteration ends.
     public nonisolated func answer(
         maxTokens: UInt32 = 256, onEnd: (@Sendable (Generation) -> Void)? = nil

@@ -10,8 +10,8 @@ import kotlinx.coroutines.flow.flowOn
 import kotlinx.coroutines.launch
 
 /**
- * [Session.answer] as a flow of text. Each collection generates a new answer, on a thread of [Dispatchers.IO]. Text waits
- * for a slow collector, at most a context of it. When the collector is cancelled or stops early, the generation is
+ * [Session.answer] as a flow of text. Each collection generates a new answer, on a thread of [Dispatchers.IO]. For a slow
+ * collector text is stored, at most a context of it. When the collector is cancelled or stops early, the generation is
  * cancelled, also while it reads the prompt, and the collection ends after it has stopped: the session is then free again.
  * [onEnd] gets the figures of an answer that was not cancelled, on that thread, before the flow ends.
  */

@@ -32,7 +32,7 @@ class Token(val text: String, val tokensPerSecond: Double, /** Share of the skip
 /** The end of a generation, with its figures. */
 data class Generation(
     val stop: Stop,
-    /** Read now, without those that the session had read before. */
+    /** Tokens of the prompt that were read now; the session had read the others before. */
     val promptTokens: Long,
     val generatedTokens: Long,
     val firstTokenSeconds: Double,
@@ -50,7 +50,7 @@ data class Stats(
     /** Read by decoding. */
     val weightBytes: Long,
     val sessionBytes: Long,
-    /** Of the process; 0 where the system does not say. */
+    /** Of the process; 0 where the system does not report it. */
     val peakMemoryBytes: Long,
     /** Share of the skippable bytes that decoding read. */
     val density: Double,
@@ -90,8 +90,8 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
 
     /**
      * Answers the messages and adds the answer to them. [onToken] gets each token that completes some text and returns
-     * whether to go on; its exceptions are thrown from here. After a failure the messages are as they were; an answer that is
-     * cancelled after its first token stays in them as far as it went.
+     * whether to continue; its exceptions are thrown from here. After a failure the messages are as they were, but they keep
+     * the text so far of an answer that is cancelled after its first token.
      */
     @JvmOverloads
     fun answer(maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation = generate(Run(), null, maxTokens, onToken)
