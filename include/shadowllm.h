@@ -227,6 +227,11 @@ typedef struct sllm_session_options {
     void *parallel_for_user;
     sllm_clock_fn clock; /* for statistics; NULL: the system's, or without one all times are 0 */
     void *clock_user;
+    uint32_t exact;      /* 1: answers (sllm_generate, sllm_chat_generate) are those of a session that skips nothing, bit
+                            for bit. What follows is guessed, from the text so far and as the dial says, and several
+                            guesses are checked in one pass, so that the dial changes the time of an answer only. Takes
+                            memory for 15 more rows of logits */
+    uint32_t reserved;   /* 0 */
 } sllm_session_options;
 
 /* Fills in the defaults; `struct_size` is sizeof *options. */

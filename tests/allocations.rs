@@ -35,7 +35,8 @@ fn nothing_is_allocated_per_token() {
         let image = temp.path().join("model.sllm");
         pack_to(&vectors("models").join(family), Format::Q4_0, &image);
         let model = LoadedModel::open(&image, None).unwrap();
-        let options = SessionOptions { context: 200, batch: 16, logit_rows: 1, kv: KvFormat::F16, sparsity: false };
+        let options =
+            SessionOptions { context: 200, batch: 16, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: false };
         let mut memory = model.memory(&options).unwrap();
         let mut session = model.session(options, &mut memory).unwrap();
         let pool = Pool::new(2).unwrap();

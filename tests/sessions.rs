@@ -17,7 +17,7 @@ fn model(family: &str) -> (tempfile::TempDir, LoadedModel) {
 }
 
 const OPTIONS: SessionOptions =
-    SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: false };
+    SessionOptions { context: 48, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: false };
 
 #[test]
 fn every_size_of_memory_works_or_is_refused() {

@@ -12,7 +12,7 @@ use shadowllm_tools::pack::{Arrangement, Formats};
 use shadowllm_tools::{import, shipped};
 
 const OPTIONS: SessionOptions =
-    SessionOptions { context: 512, batch: 128, logit_rows: 16, kv: KvFormat::F16, sparsity: false };
+    SessionOptions { context: 512, batch: 128, logit_rows: 16, ahead: 0, kv: KvFormat::F16, sparsity: false };
 
 fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(vectors("smollm2/expected.json")).unwrap()).unwrap()

@@ -200,7 +200,7 @@ fn model(family: &str) -> (tempfile::TempDir, LoadedModel) {
 }
 
 const OPTIONS: SessionOptions =
-    SessionOptions { context: 24, batch: 8, logit_rows: 1, kv: KvFormat::F32, sparsity: false };
+    SessionOptions { context: 24, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: false };
 
 /// Log-likelihood of the tokens after the first `from`, from logits of one prefill, in f64.
 fn directly(model: &LoadedModel, ids: &[u32], from: usize) -> f64 {

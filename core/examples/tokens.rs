@@ -16,7 +16,7 @@ static mut MEMORY_OF_THE_SESSION: [MaybeUninit<u8>; MEMORY] = [MaybeUninit::unin
 /// Writes at most `out.len()` tokens that follow `prompt`, and returns their number.
 fn answer(image: &[u8], memory: &mut [MaybeUninit<u8>], prompt: &[u32], out: &mut [u32]) -> Result<usize, Error> {
     let model = Model::parse(image)?;
-    let options = SessionOptions { context: 64, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: false };
+    let options = SessionOptions { context: 64, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: false };
     let mut session = Session::new(model, options, memory)?;
     let mut greedy = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
     session.prefill(&Serial, prompt)?;

@@ -49,4 +49,4 @@ pub use exec::{Executor, Hooks, Serial};
 pub use format::Format;
 pub use image::Image;
 pub use kernels::Kernels;
-pub use model::{KvFormat, Model, Session, SessionOptions, Totals, Traffic};
+pub use model::{Guess, KvFormat, Model, Session, SessionOptions, Totals, Traffic, lookup};

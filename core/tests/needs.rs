@@ -10,7 +10,7 @@ struct Aligned<T: ?Sized>(T);
 static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../host/models/story.sllm"));
 
 const OPTIONS: SessionOptions =
-    SessionOptions { context: 32, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
+    SessionOptions { context: 32, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: true };
 
 /// What the shipped model and its predictor need.
 const NEEDS: Needs = Needs {

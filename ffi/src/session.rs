@@ -60,8 +60,8 @@ const MOST_THREADS: u32 = 512;
 
 /// The engine's options, checked.
 fn engine_options(model: &Model, o: &sllm_session_options) -> Result<SessionOptions> {
-    if o.dense_only > 1 || o.cores > 1 {
-        return Err(invalid("a session option is out of its range (dense_only, cores: 0 or 1)"));
+    if o.dense_only > 1 || o.cores > 1 || o.exact > 1 || o.reserved != 0 {
+        return Err(invalid("a session option is out of its range (dense_only, cores, exact: 0 or 1; reserved: 0)"));
     }
     if o.threads > MOST_THREADS {
         return Err(invalid("threads must be at most 512; best is the number of cores"));
@@ -75,7 +75,8 @@ fn engine_options(model: &Model, o: &sllm_session_options) -> Result<SessionOpti
         _ => return Err(invalid("kv_format is none of SLLM_KV_AUTO, SLLM_KV_F16 and SLLM_KV_F32")),
     };
     let batch = if o.batch == 0 { SessionOptions::default().batch } else { o.batch as usize };
-    Ok(SessionOptions { batch, kv, sparsity: o.dense_only == 0, ..suitable }.within(context))
+    let ahead = if o.exact == 1 { SessionOptions::AHEAD } else { 0 };
+    Ok(SessionOptions { batch, ahead, kv, sparsity: o.dense_only == 0, ..suitable }.within(context))
 }
 
 /// Bytes of a session, and the part of them that is the KV cache.

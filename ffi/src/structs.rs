@@ -116,6 +116,8 @@ structs! {
         parallel_for_user: *mut c_void,
         clock: sllm_clock_fn,
         clock_user: *mut c_void,
+        exact: u32,
+        reserved: u32,
     }
     /// The memory that a session will take.
     sllm_memory {
@@ -184,6 +186,8 @@ impl Options for sllm_session_options {
             parallel_for_user: core::ptr::null_mut(),
             clock: None,
             clock_user: core::ptr::null_mut(),
+            exact: 0,
+            reserved: 0,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::controls::{Choose, Freely};
 use crate::error::{Error, Result};
+use crate::speculate::Drafter;
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub struct Figures {
     pub tokens_per_second: f64,
     /// Bytes of weights and cache read per decoded token, on average.
     pub bytes_per_token: u64,
+    /// Decoded tokens that had been guessed rightly, so that they needed no pass of their own.
+    pub guessed_tokens: usize,
 }
 
 /// Why a generation ended.
@@ -54,6 +57,8 @@ pub struct Generation {
     figures: Figures,
     /// Bytes read by all decoded tokens.
     bytes: u64,
+    /// Guesses the next tokens, in an exact session.
+    drafter: Option<Drafter>,
     /// The token that was returned last, which the session has not read yet.
     last: Option<u32>,
     stop: Option<Stop>,
@@ -80,7 +85,8 @@ impl Generation {
             prompt_tokens_per_second: prompt.len() as f64 / seconds.max(1e-9),
             ..Figures::default()
         };
-        Ok(Generation { most, start, first: start, figures, bytes: 0, last: None, stop: None })
+        let drafter = (session.options().ahead > 0).then(Drafter::default);
+        Ok(Generation { most, start, first: start, figures, bytes: 0, drafter, last: None, stop: None })
     }
 
     /// The next token; `None` after the last one.
@@ -126,13 +132,11 @@ impl Generation {
             if self.figures.generated_tokens == self.most {
                 return Ok(Some(Stop::Length));
             }
-            match session.decode(exec, token) {
-                Ok(_) => {}
+            match self.read(session, exec, sampler, token) {
+                Ok(()) => {}
                 Err(shadowllm_core::Error::ContextFull { .. }) => return Ok(Some(Stop::ContextFull)),
                 Err(e) => return Err(Error::from(e)),
             }
-            let cache = session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
-            self.bytes += (session.traffic().weights + cache) as u64;
         } else if self.most == 0 {
             return Ok(Some(Stop::Length));
         }
@@ -147,6 +151,30 @@ impl Generation {
         self.figures.generated_tokens += 1;
         self.last = Some(token);
         Ok(None)
+    }
+
+    /// Reads a token of the answer.
+    fn read(
+        &mut self,
+        session: &mut Session,
+        exec: &dyn Executor,
+        sampler: &Sampler,
+        token: u32,
+    ) -> std::result::Result<(), shadowllm_core::Error> {
+        let weights = match &mut self.drafter {
+            Some(drafter) => {
+                drafter.read(session, exec, sampler, token)?;
+                self.figures.guessed_tokens = drafter.free();
+                drafter.bytes()
+            }
+            None => {
+                session.decode(exec, token)?;
+                session.traffic().weights
+            }
+        };
+        let cache = session.model().kv_bytes_per_token(session.options().kv, session.position() - 1);
+        self.bytes += (weights + cache) as u64;
+        Ok(())
     }
 
     /// Updates the figures of decoding.

@@ -39,6 +39,7 @@ pub mod pool;
 pub mod residency;
 mod session;
 mod signals;
+pub mod speculate;
 pub mod stops;
 #[cfg(feature = "tokenizer")]
 pub mod template;

@@ -26,6 +26,10 @@ pub struct Options {
     pub dial: Dial,
     /// How tokens are chosen. The seed is fixed, so that the same calls give the same text.
     pub sampling: SamplerOptions,
+    /// Whether answers are those of the dense model, bit for bit: tokens are guessed, from the text so far or by the model
+    /// under the dial, and several guesses are checked in one dense pass. The dial then only changes the time that an
+    /// answer takes.
+    pub exact: bool,
     /// The most tokens of an answer.
     pub max_tokens: usize,
     /// Constraints of answers: stop strings, biases.
@@ -51,6 +55,7 @@ impl Default for Options {
             kv: None,
             skipping: true,
             dial: Dial::default(),
+            exact: false,
             sampling: SamplerOptions::default(),
             max_tokens: 256,
             controls: Controls::default(),
@@ -69,6 +74,7 @@ impl Options {
         SessionOptions {
             batch: self.batch,
             logit_rows: self.logit_rows,
+            ahead: if self.exact { SessionOptions::AHEAD } else { 0 },
             kv: self.kv.unwrap_or(suitable.kv),
             sparsity: self.skipping || self.dial.policy != Policy::Off,
             ..suitable

@@ -40,7 +40,7 @@ fn any_family_calibrates() {
 
 /// Under every calibrated policy the model reads less, and different policies read different amounts.
 fn decodes(model: &LoadedModel, family: &str) {
-    let options = SessionOptions { context: 40, batch: 16, logit_rows: 1, kv: KvFormat::F32, sparsity: true };
+    let options = SessionOptions { context: 40, batch: 16, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: true };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
     let ids = made_up_ids(20, model.model().config().vocab);

@@ -37,7 +37,8 @@ fn outcomes() -> &'static [Outcome] {
         place.works(CALIBRATE);
         let model = LoadedModel::open(&place.path("calibrated.sllm"), None).unwrap();
         let ids = Text::of(&model).unwrap().encode(&other[..other.floor_char_boundary(8000)], false).unwrap();
-        let options = SessionOptions { context: 96, batch: 96, logit_rows: 16, kv: KvFormat::F16, sparsity: true };
+        let options =
+            SessionOptions { context: 96, batch: 96, logit_rows: 16, ahead: 0, kv: KvFormat::F16, sparsity: true };
         let mut memory = model.memory(&options).unwrap();
         let mut session = model.session(options, &mut memory).unwrap();
         let windows = Windows { ids: &ids, window: 96, context: 0, most: 5 };

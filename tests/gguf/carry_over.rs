@@ -152,7 +152,7 @@ fn check_bytes(gguf: &GgufFile, model: &LoadedModel, packed: &Packed, case: &str
     let ours: usize =
         model.model().image().entries().filter(|e| e.role != Role::Embed && e.cols > 1).map(|e| e.bytes()).sum();
     assert_eq!(packed.per_token, [ours as u64, own as u64], "{case}");
-    let options = SessionOptions { context: 2, batch: 1, logit_rows: 1, kv: KvFormat::F32, sparsity: false };
+    let options = SessionOptions { context: 2, batch: 1, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: false };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
     session.decode(&Serial, 1).unwrap();

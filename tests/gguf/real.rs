@@ -40,7 +40,8 @@ fn read(file: &Path, formats: Formats, ids: &[u32]) -> (Packed, f64) {
     let model = LoadedModel::open(&image, None).unwrap();
     let text = std::fs::read_to_string(vectors("brown-heldout.txt")).unwrap();
     assert_eq!(Text::of(&model).unwrap().encode(&text, true).unwrap()[..ids.len()], *ids, "other tokens");
-    let options = SessionOptions { context: ids.len(), batch: 64, logit_rows: 16, kv: KvFormat::F32, sparsity: false };
+    let options =
+        SessionOptions { context: ids.len(), batch: 64, logit_rows: 16, ahead: 0, kv: KvFormat::F32, sparsity: false };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
     let nlls = token_nlls(&mut session, &Pool::new(Pool::cores()).unwrap(), ids).unwrap();

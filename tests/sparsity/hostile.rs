@@ -9,7 +9,7 @@ use shadowllm_tests::sparse::{dial, made_up_ids, small_models};
 use std::mem::MaybeUninit;
 
 const OPTIONS: SessionOptions =
-    SessionOptions { context: 16, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
+    SessionOptions { context: 16, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: true };
 
 fn section(bytes: &[u8]) -> Section {
     Image::parse(bytes).unwrap().section_info(SectionKind::Predictor)

@@ -43,7 +43,8 @@ fn a_saved_or_copied_session_goes_on_as_it_would_have() {
             (state, decoded(session, after))
         });
         // Another context and another batch, and some tokens that are then forgotten.
-        let other = SessionOptions { context: 77, batch: 5, logit_rows: 1, kv: KvFormat::F32, sparsity: true };
+        let other =
+            SessionOptions { context: 77, batch: 5, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: true };
         let [mut one, mut two] = [model.memory(&other).unwrap(), model.memory(&other).unwrap()];
         let (mut loaded, mut copied) =
             (model.session(other, &mut one).unwrap(), model.session(other, &mut two).unwrap());

@@ -123,8 +123,14 @@ pub fn logits_with(
     prepare: Option<Prepare>,
 ) -> Vec<f32> {
     let batch = if let Reading::Prefill(n) = reading { n } else { 1 };
-    let options =
-        SessionOptions { context: ids.len(), batch, logit_rows: batch.min(5), kv, sparsity: prepare.is_some() };
+    let options = SessionOptions {
+        context: ids.len(),
+        batch,
+        logit_rows: batch.min(5),
+        ahead: 0,
+        kv,
+        sparsity: prepare.is_some(),
+    };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
     if let Some(prepare) = prepare {

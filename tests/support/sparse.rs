@@ -23,7 +23,7 @@ pub fn made_up_ids(n: usize, vocab: usize) -> Vec<u32> {
 /// # Panics
 /// When the model refuses.
 pub fn with_session<T>(model: &LoadedModel, each: impl FnOnce(&mut Session) -> T) -> T {
-    let options = SessionOptions { context: 48, batch: 16, logit_rows: 1, kv: KvFormat::F32, sparsity: true };
+    let options = SessionOptions { context: 48, batch: 16, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: true };
     let mut memory = model.memory(&options).unwrap();
     let mut session = model.session(options, &mut memory).unwrap();
     each(&mut session)

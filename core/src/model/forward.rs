@@ -91,14 +91,14 @@ impl Traffic {
 
 impl Session<'_, '_> {
     /// Runs a batch through all layers: writes the KV cache at `position..` and leaves the residual stream in
-    /// `buffers.x`; then, if `logits`, computes the logits of the last token. All is one pass of the executor, so that
-    /// its workers are woken once a token. The caller advances the position.
-    pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32], logits: bool) -> Result<(), Error> {
+    /// `buffers.x`; then computes the logits of the last `rows` tokens. All is one pass of the executor, so that its
+    /// workers are woken once a token. The caller advances the position.
+    pub(super) fn forward(&mut self, exec: &dyn Executor, tokens: &[u32], rows: usize) -> Result<(), Error> {
         let mut result = Ok(());
         exec.pass(&mut || {
             result = self.layers(exec, tokens);
-            if logits && result.is_ok() {
-                self.output(exec, tokens.len() - 1, 1);
+            if rows > 0 && result.is_ok() {
+                self.output(exec, tokens.len() - rows, rows);
             }
         });
         result

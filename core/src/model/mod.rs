@@ -6,11 +6,13 @@ mod forward;
 mod layers;
 mod mixture;
 mod session;
+mod speculate;
 mod state;
 mod totals;
 
 pub use crate::kernels::KvFormat;
 pub use session::{Observer, Session, SessionOptions};
+pub use speculate::{Guess, lookup};
 pub use totals::{Totals, Traffic};
 
 use crate::cpu::Cpu;

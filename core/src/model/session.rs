@@ -14,7 +14,7 @@ use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
 use crate::ops::experts::Routes;
 use crate::sample::{Candidate, Sampler};
-use crate::sparsity::{Dial, Policy, Predictor, Source, State};
+use crate::sparsity::{Dial, Kind, Policy, Predictor, Source, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +28,9 @@ pub struct SessionOptions {
     pub batch: usize,
     /// Tokens whose logits are kept at once (1, unless all logits of a text are needed).
     pub logit_rows: usize,
+    /// Tokens that can be read ahead of an answer at most, for an answer that is the dense model's
+    /// ([`Session::decode_ahead`]); 0 for none. Fewer than `batch`; each takes the memory of a row of logits.
+    pub ahead: usize,
     /// Number format of the KV cache.
     pub kv: KvFormat,
     /// Whether the session may skip (see [`crate::sparsity`]); it takes memory for the lists.
@@ -37,6 +40,10 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// The longest context that is chosen by default: the caller decides about the memory that a longer one takes.
     pub const CONTEXT: usize = 4096;
+
+    /// The most tokens that are read ahead in an exact session by default: together with the last token they fill the
+    /// largest batch whose passes are nearly as fast as one token's.
+    pub const AHEAD: usize = 15;
 
     /// Defaults for a model: the context that it was trained for, up to [`SessionOptions::CONTEXT`], and a KV cache as
     /// exact as its weights.
@@ -48,13 +55,14 @@ impl SessionOptions {
 
     /// The same options with another number of positions; the batch is made no larger than the context.
     pub fn within(self, context: usize) -> Self {
-        SessionOptions { context, batch: self.batch.min(context.max(1)), ..self }
+        let batch = self.batch.min(context.max(1));
+        SessionOptions { context, batch, ahead: self.ahead.min(batch - 1), ..self }
     }
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { context: 2048, batch: 128, logit_rows: 1, kv: KvFormat::F16, sparsity: false }
+        SessionOptions { context: 2048, batch: 128, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: false }
     }
 }
 
@@ -94,7 +102,7 @@ pub(super) struct Buffers<'m> {
     pub cos: &'m mut [f32],
     /// [tables, batch, head_dim / 2].
     pub sin: &'m mut [f32],
-    /// [logit_rows, vocabulary rounded up to 16].
+    /// [`logit_rows` or `ahead` + 1, vocabulary rounded up to 16].
     pub logits: &'m mut [f32],
 }
 
@@ -144,7 +152,7 @@ impl<'m> Buffers<'m> {
             sum: arena.zeros(mixed * out_width(c))?,
             cos: arena.zeros(o.batch * half)?,
             sin: arena.zeros(o.batch * half)?,
-            logits: arena.zeros(o.logit_rows * c.vocab.next_multiple_of(16))?,
+            logits: arena.zeros(o.logit_rows.max(o.ahead + 1) * c.vocab.next_multiple_of(16))?,
         })
     }
 }
@@ -174,8 +182,12 @@ pub struct Session<'a, 'm> {
     totals: Totals,
     /// Bytes of the matrices of which a policy can skip parts: by heads and neurons, and by inputs.
     skippable: [usize; 2],
-    candidates: &'m mut [Candidate],
+    pub(super) candidates: &'m mut [Candidate],
     pub(super) has_logits: bool,
+    /// Tokens that were read beyond the position, in case they follow ([`Session::decode_ahead`]).
+    pub(super) ahead: usize,
+    /// The row of `buffers.logits` that belongs to the position.
+    pub(super) row: usize,
 }
 
 struct Parts<'a, 'm> {
@@ -251,6 +263,8 @@ impl<'a, 'm> Session<'a, 'm> {
             skippable: [false, true].map(|by_input| model.skippable_bytes(by_input)),
             candidates: parts.candidates,
             has_logits: false,
+            ahead: 0,
+            row: 0,
         })
     }
 
@@ -298,7 +312,7 @@ impl<'a, 'm> Session<'a, 'm> {
         if position == 0 {
             self.cache.clear();
         }
-        self.has_logits = false;
+        (self.has_logits, self.ahead) = (false, 0);
         // A forgotten token must not influence choices.
         if let Some(state) = self.sparsity.as_mut().filter(|_| position < self.position || position == 0) {
             state.forget();
@@ -400,7 +414,9 @@ impl<'a, 'm> Session<'a, 'm> {
 
     /// Logits of the last token, `[vocab]`; empty before the first token and after a rewind.
     pub fn logits(&self) -> &[f32] {
-        if self.has_logits { &self.buffers.logits[..self.model.config().vocab] } else { &[] }
+        let vocab = self.model.config().vocab;
+        let start = self.row * vocab.next_multiple_of(16);
+        if self.has_logits { &self.buffers.logits[start..start + vocab] } else { &[] }
     }
 
     /// Reads tokens densely, and returns the logits of the last one.
@@ -409,8 +425,7 @@ impl<'a, 'm> Session<'a, 'm> {
     /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextFull`] with the session unchanged;
     /// [`Error::Cancelled`] with the position after the last whole batch.
     pub fn prefill(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
-        self.begin(tokens, false)?;
-        self.has_logits = false;
+        self.begin(tokens, Kind::Prefill)?;
         let (start, before) = (exec.nanoseconds(), self.position);
         let result = self.read(exec, tokens);
         let took = exec.nanoseconds().saturating_sub(start);
@@ -421,31 +436,32 @@ impl<'a, 'm> Session<'a, 'm> {
     }
 
     /// Checks tokens, and begins to count traffic and to choose for this call.
-    fn begin(&mut self, tokens: &[u32], decoding: bool) -> Result<(), Error> {
+    pub(super) fn begin(&mut self, tokens: &[u32], kind: Kind) -> Result<(), Error> {
         self.admit(tokens)?;
         self.traffic = Traffic::default();
+        (self.has_logits, self.ahead, self.row) = (false, 0, 0);
         if let Some(state) = &mut self.sparsity {
-            state.begin(decoding);
+            state.begin(kind);
         }
         Ok(())
     }
 
     /// Reads tokens batch by batch, and computes the last one's logits.
-    fn read(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
+    pub(super) fn read(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
         let mut left = tokens.len();
         for batch in tokens.chunks(self.options.batch) {
             left -= batch.len();
-            self.run(exec, batch, left == 0)?;
+            self.run(exec, batch, usize::from(left == 0))?;
         }
         self.has_logits = true;
         Ok(())
     }
 
-    /// Reads one batch.
-    fn run(&mut self, exec: &dyn Executor, batch: &[u32], logits: bool) -> Result<(), Error> {
+    /// Reads one batch, and computes the logits of its last `rows` tokens.
+    pub(super) fn run(&mut self, exec: &dyn Executor, batch: &[u32], rows: usize) -> Result<(), Error> {
         // Recorded before the pass: also a batch that is cancelled overwrites older positions.
         self.cache.has_written(self.position + batch.len());
-        self.forward(exec, batch, logits)?;
+        self.forward(exec, batch, rows)?;
         let start = self.position;
         self.position += batch.len();
         self.tokens[start..self.position].copy_from_slice(batch);
@@ -463,11 +479,10 @@ impl<'a, 'm> Session<'a, 'm> {
         tokens: &[u32],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
-        self.begin(tokens, false)?;
-        self.has_logits = false;
+        self.begin(tokens, Kind::Prefill)?;
         let (vocab, mut index) = (self.model.config().vocab, 0);
         for batch in tokens.chunks(self.options.batch) {
-            self.run(exec, batch, false)?;
+            self.run(exec, batch, 0)?;
             let mut row = 0;
             while row < batch.len() {
                 let rows = self.options.logit_rows.min(batch.len() - row);
@@ -482,13 +497,16 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads one token and returns its logits; the dial decides what is skipped ([`Session::set_dial`]).
+    /// Reads one token and returns its logits; the dial decides what is skipped ([`Session::set_dial`]). Nothing is left
+    /// to do for a token that [`Session::decode_ahead`] has read already.
     ///
     /// # Errors
     /// As [`Session::prefill`].
     pub fn decode(&mut self, exec: &dyn Executor, token: u32) -> Result<&[f32], Error> {
-        self.begin(&[token], true)?;
-        self.has_logits = false;
+        if self.follows(token) {
+            return Ok(self.logits());
+        }
+        self.begin(&[token], Kind::Decode)?;
         let start = exec.nanoseconds();
         self.read(exec, &[token])?;
         self.count(exec.nanoseconds().saturating_sub(start));
@@ -496,7 +514,7 @@ impl<'a, 'm> Session<'a, 'm> {
     }
 
     /// Adds a decoded token to the sums.
-    fn count(&mut self, nanoseconds: u64) {
+    pub(super) fn count(&mut self, nanoseconds: u64) {
         let by_input = self.policy().by_input();
         let (totals, traffic) = (&mut self.totals, &self.traffic);
         totals.decoded_tokens += 1;
@@ -529,7 +547,9 @@ impl<'a, 'm> Session<'a, 'm> {
         if !self.has_logits {
             return Err(Error::NoTokens);
         }
-        let logits = &self.buffers.logits[..self.model.config().vocab];
+        let vocab = self.model.config().vocab;
+        let start = self.row * vocab.next_multiple_of(16);
+        let logits = &self.buffers.logits[start..start + vocab];
         sampler.sample_adjusted(logits, self.candidates, adjust)
     }
 
@@ -563,6 +583,9 @@ fn checked(config: &Config, o: SessionOptions) -> Result<SessionOptions, Error> 
     }
     if o.logit_rows == 0 || o.logit_rows > o.batch {
         return Err(Error::BadOption("logit rows must be at least 1 and at most the batch"));
+    }
+    if o.ahead >= o.batch {
+        return Err(Error::BadOption("tokens read ahead must be fewer than the batch"));
     }
     Ok(o)
 }

@@ -131,7 +131,7 @@ impl Session<'_, '_> {
         for (slot, id) in self.tokens.iter_mut().zip(tokens.as_chunks::<4>().0) {
             *slot = u32::from_le_bytes(*id);
         }
-        (self.position, self.has_logits) = (position, has_logits);
+        (self.position, self.has_logits, self.ahead, self.row) = (position, has_logits, 0, 0);
         self.show_position();
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Session<'_, '_> {
         self.restore_memory(words, &mut memory, dial);
         self.cache.copy(needed, &from.cache);
         self.tokens[..needed].copy_from_slice(from.tokens());
-        (self.position, self.has_logits) = (needed, from.has_logits);
+        (self.position, self.has_logits, self.ahead, self.row) = (needed, from.has_logits, 0, 0);
         self.show_position();
         Ok(())
     }

@@ -252,7 +252,7 @@ impl LayerCache<'_> {
 }
 
 /// RMS norm of all heads of a token together (OLMo 2): `rows` is [tokens, heads * slot], each head `dim` wide, `room` as
-/// long as a row.
+/// long as a row, is left zero.
 pub fn norm_heads(
     kernels: &Kernels,
     (weight, eps): (&[f32], f32),
@@ -274,6 +274,8 @@ pub fn norm_heads(
         }
         row.chunks_exact_mut(slot).for_each(|head| head[dim..].fill(0.0));
     }
+    // The padding of heads is zero: it is quantized together with them.
+    room[..heads * dim].fill(0.0);
 }
 
 /// The operands of one attention step; `q` is [tokens, heads * head_slot], `k` and `v` are [tokens, kv_heads *

@@ -28,5 +28,5 @@ pub use plan::{Calibrated, Decider, Plan, Policy};
 pub use predictor::{Predictor, fingerprint, threshold_of};
 pub use select::interpolate;
 pub use slot::{Slot, Source};
-pub(crate) use state::State;
+pub(crate) use state::{Kind, State};
 pub use tables::{GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};

@@ -21,6 +21,19 @@ pub(crate) struct State<'m> {
     choice: Choice<'m>,
 }
 
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Tokens of a text: all of the model is read, and policies learn from them.
+    Prefill,
+    /// A token of an answer: the dial says what is skipped, and policies learn from it.
+    Decode,
+    /// A guess at what follows: the dial says what is skipped. It may have to be taken back, so policies learn nothing.
+    Draft,
+    /// A token of an answer, and guesses at what follows: all of the model is read, and policies learn nothing.
+    Verify,
+}
+
 impl<'m> State<'m> {
     /// Everything is read.
     pub fn new(arena: &mut Arena<'m>, image: &Image, predictor: Option<&Predictor>) -> Result<Self, Error> {
@@ -42,6 +55,7 @@ impl<'m> State<'m> {
                 hidden: Rows::new(arena, 1, rank.max(BLOCK))?,
                 acting: false,
                 fresh: false,
+                learns: false,
                 bytes: 0,
                 nanoseconds: 0,
             },
@@ -120,15 +134,22 @@ impl<'m> State<'m> {
         Ok(policy)
     }
 
-    /// Begins a pass; `decoding` says that it is a single token, for which parts may be skipped.
-    pub fn begin(&mut self, decoding: bool) {
+    /// Begins a pass.
+    pub fn begin(&mut self, kind: Kind) {
         let c = &mut self.choice;
-        c.acting = decoding && c.plan.policy != Policy::Off;
+        c.acting = matches!(kind, Kind::Decode | Kind::Draft) && c.plan.policy != Policy::Off;
+        c.learns = matches!(kind, Kind::Prefill | Kind::Decode);
         (c.bytes, c.nanoseconds) = (0, 0);
-        if !decoding {
-            c.memory.decoded = 0;
-            return;
+        match kind {
+            Kind::Prefill => c.memory.decoded = 0,
+            Kind::Verify => {}
+            Kind::Decode | Kind::Draft => self.choose(),
         }
+    }
+
+    /// Decides whether the token of this pass is chosen for anew.
+    fn choose(&mut self) {
+        let c = &mut self.choice;
         let decoded = c.memory.decoded;
         c.fresh = if self.dial.refresh == 0 { decoded == 0 } else { decoded.is_multiple_of(self.dial.refresh) };
         c.memory.decoded = decoded.saturating_add(1);

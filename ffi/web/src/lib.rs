@@ -71,7 +71,7 @@ pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -
         let model = Model::parse(unsafe { core::slice::from_raw_parts(image, length) })?;
         let most = model.config().max_positions;
         let context = if most == 0 { context } else { context.min(most) };
-        let options = SessionOptions { context, batch: 16, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
+        let options = SessionOptions { context, batch: 16, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: true };
         let needed = Session::memory_required(&model, &options)?.size();
         let memory = allocate(needed);
         if memory == 0 {

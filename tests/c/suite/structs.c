@@ -40,7 +40,7 @@ LAYOUT(sllm_model_info, bos);
 #define F(field) END(sllm_session_options, field)
 static const size_t sllm_session_options_ends[] = {
     F(struct_size), F(context), F(batch), F(kv_format), F(dense_only), F(threads), F(cores), F(memory_budget),
-    F(parallel_for), F(parallel_for_user), F(clock), F(clock_user)};
+    F(parallel_for), F(parallel_for_user), F(clock), F(clock_user), F(exact), F(reserved)};
 LAYOUT(sllm_session_options, context);
 #undef F
 #define F(field) END(sllm_memory, field)
@@ -315,6 +315,8 @@ static void session_options(void) {
     REFUSED(threads, 2);
     REFUSED(cores, 2);
     REFUSED(memory_budget, 1);
+    REFUSED(exact, 2);
+    REFUSED(reserved, 1);
 #undef REFUSED
     parallel_for_is_taken();
 }

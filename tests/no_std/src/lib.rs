@@ -24,7 +24,7 @@ pub const MEMORY: usize = 768 * 1024;
 
 /// The options of the session.
 pub const OPTIONS: SessionOptions =
-    SessionOptions { context: 48, batch: 8, logit_rows: 1, kv: KvFormat::F16, sparsity: true };
+    SessionOptions { context: 48, batch: 8, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: true };
 
 /// "Tell me a story about a dog.", "What color is the sky?" and "Once upon a time, there was a little girl" in the
 /// shipped model's tokens, the first two in the form of its chat template.

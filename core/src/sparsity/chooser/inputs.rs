@@ -44,7 +44,7 @@ impl Chooser for FromObserved {
     }
 
     fn observe(&self, c: &mut Choice, layer: usize, slot: Slot, rows: &Rows, width: usize, tokens: usize) {
-        let looks = tokens > 1 || c.memory.decoded.is_multiple_of(STRIDE);
+        let looks = c.learns && (tokens > 1 || c.memory.decoded.is_multiple_of(STRIDE));
         let Some(observed) = c.memory.observed.as_mut().filter(|_| looks) else { return };
         for row in rows.values.chunks_exact(rows.width).take(tokens).step_by(STRIDE) {
             observed.add(layer, slot, &row[..width]);

@@ -54,6 +54,8 @@ pub struct Choice<'m> {
     pub hidden: Rows<'m>,
     /// Whether this pass skips.
     pub acting: bool,
+    /// Whether policies learn from this pass, whose tokens stay.
+    pub learns: bool,
     /// Whether this pass makes a new choice.
     pub fresh: bool,
     /// Bytes of predictors that this pass has read.

@@ -38,6 +38,9 @@ impl Chooser for Prompt {
     }
 
     fn after_heads(&self, c: &mut Choice, layer: usize, heads: &mut Rows, tokens: usize) -> usize {
+        if !c.learns {
+            return 0;
+        }
         let (row, n, slot) = (c.row(Slot::Heads), c.shapes[layer].heads, c.shapes[layer].head_slot);
         let sums = &mut c.memory.head_statistics[layer * row..layer * row + n];
         for row in heads.values.chunks_exact(heads.width).take(tokens) {
@@ -47,6 +50,9 @@ impl Chooser for Prompt {
     }
 
     fn after_neurons(&self, c: &mut Choice, p: Option<&Predictor>, layer: usize, h: &mut Rows, tokens: usize) -> usize {
+        if !c.learns {
+            return 0;
+        }
         let (row, n, group) = (c.row(Slot::Neurons), c.count(layer, Slot::Neurons), c.shapes[layer].group);
         let norms = p.and_then(|p| p.layer_vector(Table::NeuronNorms, layer, c.config.neuron_width()));
         let sums = &mut c.memory.neuron_statistics[layer * row..layer * row + n];

@@ -408,7 +408,7 @@ fn budgets(
     let windows =
         Windows { ids: &ids, window: scored_window(o), context: scored_window(o) / 3, most: o.budget_windows };
     let policies: Vec<Policy> = Policy::ALL.into_iter().filter(|p| section.has(*p) && pays(*p, &c)).collect();
-    let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, kv, sparsity: true };
+    let options = SessionOptions { context: windows.window, batch: 64, logit_rows: 16, ahead: 0, kv, sparsity: true };
     let mut sum = crc32fast::Hasher::new();
     sum.update(&section.bytes(&image, tap));
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));

@@ -69,7 +69,7 @@ impl<'a> Observed<'a> {
     ) -> shadowllm_host::Result<()> {
         let longest = windows.iter().map(|w| w.len()).max().unwrap_or(1);
         let kv = if self.model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
-        let options = SessionOptions { context: longest, batch: longest, logit_rows: 1, kv, sparsity: false };
+        let options = SessionOptions { context: longest, batch: longest, logit_rows: 1, ahead: 0, kv, sparsity: false };
         let mut memory = self.model.memory(&options)?;
         for ids in windows {
             each(self.trace(ids, options, &mut memory)?)?;

@@ -7,7 +7,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 
 /// Heading of options about skipping.
-const SKIPPING: &str = "Skipping";
+pub const SKIPPING: &str = "Skipping";
 
 /// Options of every command that decodes.
 #[derive(Args, Clone)]

@@ -3,7 +3,7 @@
 use crate::answer::{Show, as_json, summary, whole};
 use crate::chat::{self, Lines};
 use crate::controls::ControlOptions;
-use crate::dial::DialOptions;
+use crate::dial::{DialOptions, SKIPPING};
 use crate::print;
 use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
@@ -45,6 +45,10 @@ pub struct Options {
     control_tokens: bool,
     #[command(flatten)]
     dial: DialOptions,
+    /// The text of the model that skips nothing, bit for bit: what follows is guessed (from the text so far, and by the
+    /// model as --density says), and several guesses are checked at once. Faster where many are right, as in a summary.
+    #[arg(long, help_heading = SKIPPING)]
+    exact: bool,
     #[command(flatten)]
     sampling: Sampling,
     #[command(flatten)]
@@ -135,6 +139,7 @@ pub fn run(o: &Options) -> Result<()> {
         // Users may change the dial in a chat.
         skipping: given.is_none() && std::io::stdin().is_terminal(),
         dial: o.dial.one_for(&model)?,
+        exact: o.exact,
         sampling,
         max_tokens: o.n,
         controls,

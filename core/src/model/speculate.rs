@@ -1,0 +1,135 @@
+//! Reading ahead: tokens that are guessed to follow are read together with the token that is there, in one dense pass.
+//!
+//! A pass over a few tokens reads the weights once, and costs little more than a pass over one. Where the guesses are
+//! right, the tokens after the first are free; where one is wrong, it and those after it are forgotten. The logits are
+//! those of a dense decode, bit for bit, because the bits do not depend on the batch: guessing changes the time that a
+//! text takes, never the text (speculative decoding, arXiv 2211.17192, with a verification that needs no rejection
+//! sampling: the caller's sampler chooses from the same logits, in the same order).
+//!
+//! Guesses come from the text itself ([`lookup`]; prompt lookup decoding, github.com/apoorvumang/prompt-lookup-decoding),
+//! or from the model under the dial ([`Session::draft`]; self-speculative decoding, arXiv 2309.08168).
+
+use super::session::Session;
+use crate::error::Error;
+use crate::exec::Executor;
+use crate::sample::Candidate;
+use crate::sparsity::Kind;
+
+/// Tokens at the end of a text that are compared at most.
+const LONGEST: usize = 32;
+
+/// What followed when the text last looked as it does at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guess<'t> {
+    /// The tokens that followed, up to the text's end.
+    pub tokens: &'t [u32],
+    /// How many tokens before them are the same as at the text's end.
+    pub same: usize,
+}
+
+/// The guess for what follows `text` and then `last`, which is the text's next token: the place where the most tokens
+/// before it are the same, the latest of several.
+pub fn lookup(text: &[u32], last: u32) -> Guess<'_> {
+    let mut best = Guess { tokens: &[], same: 0 };
+    for (at, _) in text.iter().enumerate().rev().filter(|(_, id)| **id == last) {
+        let before = text[..at].iter().rev().zip(text.iter().rev()).take(LONGEST - 1);
+        let same = 1 + before.take_while(|(a, b)| a == b).count();
+        if same > best.same {
+            best = Guess { tokens: &text[at + 1..], same };
+        }
+        if same == LONGEST {
+            break;
+        }
+    }
+    best
+}
+
+impl Session<'_, '_> {
+    /// Reads one token densely, whatever the dial says, and guesses at what follows in the same pass. The session then
+    /// stands after `token`, as after a decode without a dial: position, logits and a saved state are the same.
+    /// [`Session::decode`] has nothing left to do for as long as it is given the guessed tokens. Guesses are left out
+    /// from the first on for which there is no room (the option `ahead`, the context) or which is no token. Policies
+    /// learn nothing from these tokens.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn decode_ahead(&mut self, exec: &dyn Executor, token: u32, guesses: &[u32]) -> Result<&[f32], Error> {
+        if self.follows(token) {
+            return Ok(self.logits());
+        }
+        self.begin(&[token], Kind::Verify)?;
+        let start = self.position;
+        let room = self.options.ahead.min(self.options.context - start - 1);
+        let vocab = self.model.config().vocab as u32;
+        let count = 1 + guesses.iter().take(room).take_while(|id| **id < vocab).count();
+        // The tokens are kept where the session keeps its text, beyond the position.
+        self.tokens[start] = token;
+        self.tokens[start + 1..start + count].copy_from_slice(&guesses[..count - 1]);
+        let nanoseconds = exec.nanoseconds();
+        self.run_in_place(exec, count)?;
+        (self.position, self.ahead, self.row, self.has_logits) = (start + 1, count - 1, 0, true);
+        self.show_position();
+        self.count(exec.nanoseconds().saturating_sub(nanoseconds));
+        Ok(self.logits())
+    }
+
+    /// A pass over the `count` tokens that stand after the position, with the logits of all of them.
+    fn run_in_place(&mut self, exec: &dyn Executor, count: usize) -> Result<(), Error> {
+        let start = self.position;
+        self.cache.has_written(start + count);
+        let tokens = core::mem::take(&mut self.tokens);
+        let result = self.forward(exec, &tokens[start..start + count], count);
+        self.tokens = tokens;
+        result
+    }
+
+    /// Whether this token was read ahead; the session then stands after it.
+    pub(super) fn follows(&mut self, token: u32) -> bool {
+        if self.ahead == 0 || self.tokens[self.position] != token {
+            return false;
+        }
+        self.position += 1;
+        self.ahead -= 1;
+        self.row += 1;
+        // Its bytes were counted with the token that began the pass.
+        self.traffic = Default::default();
+        self.count(0);
+        self.show_position();
+        true
+    }
+
+    /// Whether [`Session::decode`] has nothing to do for this token, because it was read ahead.
+    pub fn has_ahead(&self, token: u32) -> bool {
+        self.ahead > 0 && self.tokens[self.position] == token
+    }
+
+    /// Guesses what follows `token`: decodes it as the dial says, gives the logits to `choose` (and room for as many
+    /// candidates, as [`crate::sample::Sampler::sample`] needs), goes on with the token
+    /// that it returns, and so on until `choose` ends it, or `guesses` or the context is full; returns how many it guessed.
+    /// [`Session::traffic`] is that of all these decodes. The session then stands where it stood, without logits; what its policies remember is as before, but for the choice of units.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn draft(
+        &mut self,
+        exec: &dyn Executor,
+        token: u32,
+        guesses: &mut [u32],
+        choose: &mut dyn FnMut(&[f32], &mut [Candidate]) -> Option<u32>,
+    ) -> Result<usize, Error> {
+        let (start, mut last, mut count, mut bytes) = (self.position, token, 0, 0);
+        let room = guesses.len().min(self.options.context.saturating_sub(start + 1));
+        let mut result = Ok(());
+        for guess in &mut guesses[..room] {
+            result = self.begin(&[last], Kind::Draft).and_then(|()| self.read(exec, &[last]));
+            bytes += self.traffic.weights;
+            let vocab = self.model.config().vocab;
+            let next = if result.is_ok() { choose(&self.buffers.logits[..vocab], self.candidates) } else { None };
+            let Some(next) = next else { break };
+            (*guess, last, count) = (next, next, count + 1);
+        }
+        (self.position, self.has_logits, self.traffic.weights) = (start, false, bytes);
+        self.show_position();
+        result.map(|()| count)
+    }
+}
