@@ -531,6 +531,8 @@ int32_t sllm_sampler_new(const sllm_sampler_options *options, sllm_sampler **sam
 typedef struct sllm_tokenizer sllm_tokenizer;
 /* A conversation: its messages. */
 typedef struct sllm_chat sllm_chat;
+/* What answers may be: immutable, for any threads. */
+typedef struct sllm_grammar sllm_grammar;
 
 /* The model's tokenizer. Takes some tens of milliseconds. SLLM_STATUS_UNSUPPORTED if the image has none. */
 int32_t sllm_tokenizer_new(sllm_model *model, sllm_tokenizer **tokenizer);
@@ -568,6 +570,20 @@ typedef struct sllm_logprob {
     float logprob;
 } sllm_logprob;
 
+#define SLLM_GRAMMAR_JSON_SCHEMA 1 /* JSON that is valid against a JSON schema */
+#define SLLM_GRAMMAR_REGEX 2       /* a text that a regular expression matches whole */
+#define SLLM_GRAMMAR_LARK 3        /* what the rule `start` of a grammar in Lark's notation makes */
+
+/* A grammar for the `grammar` of sllm_generate_options: answers then are texts that it makes, unless they are cut off. Rules
+ * that cannot be followed, or that would take too much time or memory, give SLLM_STATUS_INVALID_ARGUMENT and a message
+ * that says why; in a library without grammars: SLLM_STATUS_UNSUPPORTED. The first grammar of a tokenizer takes some tens of
+ * milliseconds more. */
+int32_t sllm_grammar_new(const sllm_tokenizer *tokenizer, int32_t kind, const char *text, size_t length,
+                         sllm_grammar **grammar);
+
+/* Frees a grammar and sets *grammar to NULL. */
+int32_t sllm_grammar_free(sllm_grammar **grammar);
+
 /* One token of an answer, valid during the callback. */
 typedef struct sllm_token {
     uint32_t struct_size;
@@ -580,7 +596,8 @@ typedef struct sllm_token {
     uint64_t index;        /* of the token in the answer, from 0 */
     double tokens_per_second; /* of decoding so far */
     double density;           /* share of the skippable bytes that decoding has read so far */
-    double logprob;           /* logarithm of the token's probability; 0 unless `logprobs` of the options is set */
+    double logprob;           /* logarithm of the token's probability; 0 unless `logprobs` of the options is set, and for
+                                 tokens that a grammar forces */
     const sllm_logprob *top;  /* the likeliest tokens with their logarithms, likeliest first, */
     size_t top_count;         /* and their number */
 } sllm_token;
@@ -609,6 +626,7 @@ typedef struct sllm_generate_options {
     size_t stop_count;
     const sllm_bias *bias;  /* `bias_count` tokens with a bias, at most 4096 */
     size_t bias_count;
+    const sllm_grammar *grammar; /* NULL; what the answer may be. Tokens about which it leaves no choice are read together */
 } sllm_generate_options;
 
 /* Fills in the defaults. */
@@ -631,6 +649,7 @@ typedef struct sllm_generation {
     double decode_tokens_per_second;
     int32_t stop_string;       /* for SLLM_STOP_STRING its place in the options' list, else -1 */
     uint32_t reserved;
+    uint64_t forced_tokens;    /* of the generated ones: about which the grammar left no choice */
 } sllm_generation;
 
 /* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens

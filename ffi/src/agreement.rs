@@ -30,6 +30,9 @@ fn assertions() -> String {
     {
         equal("SLLM_TOKENIZE_ADD_SPECIAL", crate::text::SLLM_TOKENIZE_ADD_SPECIAL.into());
         equal("SLLM_TOKENIZE_CONTROL", crate::text::SLLM_TOKENIZE_CONTROL.into());
+        equal("SLLM_GRAMMAR_JSON_SCHEMA", crate::grammar::SLLM_GRAMMAR_JSON_SCHEMA.into());
+        equal("SLLM_GRAMMAR_REGEX", crate::grammar::SLLM_GRAMMAR_REGEX.into());
+        equal("SLLM_GRAMMAR_LARK", crate::grammar::SLLM_GRAMMAR_LARK.into());
     }
     equal("SLLM_VERSION", i64::from(crate::sllm_version()));
     for (name, _, size, fields) in structs::ALL.iter().chain(structs::hosted::ALL) {

@@ -257,10 +257,12 @@ pub unsafe extern "C" fn sllm_chat_generate(
 ) -> i32 {
     boundary(|| {
         // SAFETY: handles are NULL or live objects and structures as large as their struct_size, by the header's rules.
-        let (chat, session, request) = unsafe { (check(chat)?, check(session)?, Request::new(options, result)?) };
+        let (chat, session, mut request) = unsafe { (check(chat)?, check(session)?, Request::new(options, result)?) };
         let mut reply = None;
         chat.with(|c| {
             c.check_messages()?;
+            // SAFETY: handles are NULL or live objects, by the header's rules.
+            unsafe { request.follow(&c.tokenizer) }?;
             run(session, |s| {
                 same_model(s, &c.tokenizer)?;
                 // SAFETY: handles are NULL or live objects, by the header's rules.

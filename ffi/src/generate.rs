@@ -1,6 +1,7 @@
 //! Text in, text out: continuing a plain text, and what a chat's answer shares with it.
 
 use crate::args::{Out, defaults, read, slice, text, text_of_length};
+use crate::grammar::sllm_grammar;
 use crate::message::boundary;
 use crate::object::check;
 use crate::reserve;
@@ -52,7 +53,20 @@ impl Request {
         Ok(Request { options, controls, result })
     }
 
-    /// The most tokens of the answer, and its constraints.
+    /// Takes the options' grammar, which has to be of the tokenizer's model.
+    ///
+    /// # Safety
+    /// The header's rules for handles.
+    pub unsafe fn follow(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        let grammar = self.options.grammar.cast::<sllm_grammar>();
+        if !grammar.is_null() {
+            // SAFETY: a live object, by the caller's word.
+            self.controls.grammar = Some(unsafe { check(grammar) }?.of(tokenizer)?);
+        }
+        Ok(())
+    }
+
+    /// How long the answer may be, and what it is held to.
     pub fn held(&self) -> (usize, &Controls) {
         (self.options.max_tokens as usize, &self.controls)
     }
@@ -76,6 +90,7 @@ impl Request {
             decode_tokens_per_second: figures.tokens_per_second,
             stop_string: stop_string.map_or(-1, |i| i as i32),
             reserved: 0,
+            forced_tokens: figures.forced_tokens as u64,
         });
     }
 }
@@ -215,13 +230,15 @@ pub unsafe extern "C" fn sllm_generate(
     boundary(|| {
         // SAFETY: handles are NULL or live objects, texts as long as `length` says and structures as large as their
         // struct_size, by the header's rules.
-        let (session, tokenizer, prompt, request) = unsafe {
+        let (session, tokenizer, prompt, mut request) = unsafe {
             (check(session)?, check(tokenizer)?, text_of_length(prompt, length)?, Request::new(options, result)?)
         };
         reserve::wanted(BYTES * prompt.len())?;
         // A reference of its own, because the callback may free the tokenizer.
         let shared = Arc::clone(&tokenizer.shared);
         let language = &shared.language;
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        unsafe { request.follow(&shared) }?;
         let mut reply = None;
         run(session, |s| {
             same_model(s, &shared)?;

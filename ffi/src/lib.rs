@@ -5,7 +5,7 @@
 //! no panic crosses the boundary.
 //!
 //! A file uses only files that stand to its left:
-//! `status reserve message object structs args exec | model sampler session tokens state dial stats | load text generate chat`.
+//! `status reserve message object structs args exec | model sampler session tokens state dial stats | load text grammar generate chat`.
 //! The second and third group hold the functions, a file for each section of the header; the third group needs an
 //! operating system.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -21,6 +21,8 @@ mod dial;
 mod exec;
 #[cfg(feature = "tokenizer")]
 mod generate;
+#[cfg(feature = "tokenizer")]
+mod grammar;
 #[cfg(feature = "std")]
 mod load;
 mod message;

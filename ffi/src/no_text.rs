@@ -35,6 +35,8 @@ unsupported! {
         *mut sllm_session, Const, *mut sllm_sampler, *const c_char, usize, *const sllm_generate_options,
         *mut sllm_generation
     );
+    sllm_grammar_new(Const, i32, *const c_char, usize, *mut Handle);
+    sllm_grammar_free(*mut Handle);
     sllm_chat_new(Handle, *mut Handle);
     sllm_chat_free(*mut Handle);
     sllm_chat_add(Handle, *const c_char, *const c_char);

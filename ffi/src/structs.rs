@@ -300,6 +300,7 @@ pub mod hosted {
             stop_count: usize,
             bias: *const sllm_bias,
             bias_count: usize,
+            grammar: *const c_void,
         }
         /// The end and the figures of a generation.
         sllm_generation {
@@ -312,6 +313,7 @@ pub mod hosted {
             decode_tokens_per_second: f64,
             stop_string: i32,
             reserved: u32,
+            forced_tokens: u64,
         }
     }
 
@@ -341,6 +343,7 @@ pub mod hosted {
                 stop_count: 0,
                 bias: core::ptr::null(),
                 bias_count: 0,
+                grammar: core::ptr::null(),
             }
         }
     }

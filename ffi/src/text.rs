@@ -7,10 +7,11 @@ use crate::object::{Kind, Tag, Tagged, check};
 use crate::reserve;
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
+use shadowllm_host::grammar::Vocabulary;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Language;
 use std::ffi::c_char;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A tokenizer as handles point to it.
 #[repr(C)]
@@ -24,6 +25,8 @@ pub struct sllm_tokenizer {
 pub struct Tokenizer {
     pub language: Language,
     pub model: Reference,
+    /// Made with the first grammar.
+    pub vocabulary: OnceLock<Vocabulary>,
 }
 
 impl Kind for sllm_tokenizer {
@@ -49,7 +52,7 @@ impl Tokenizer {
                 &made
             }
         };
-        Ok(Tokenizer { language: Language::of(loaded)?, model: model.retain() })
+        Ok(Tokenizer { language: Language::of(loaded)?, model: model.retain(), vocabulary: OnceLock::new() })
     }
 
     /// Refuses ids outside of the vocabulary.

@@ -2,6 +2,7 @@
 //! tokens.
 
 use crate::error::{Error, Result};
+use crate::grammar::{Following, Grammar};
 use crate::stops;
 use shadowllm_core::Session;
 use shadowllm_core::sample::{Candidate, Sampler};
@@ -20,6 +21,8 @@ pub struct Controls {
     pub bias: Vec<(u32, f32)>,
     /// Log-probabilities of the tokens, with this number of the likeliest ones beside each.
     pub logprobs: Option<usize>,
+    /// What the answer may be.
+    pub grammar: Option<Grammar>,
 }
 
 impl Controls {
@@ -76,19 +79,29 @@ impl Likely {
 
 /// Chooses the tokens of an answer.
 pub trait Choose {
-    /// The next token; `None` when the answer has to end here.
+    /// The next token.
     ///
     /// # Errors
     /// When the session has no logits, or no token can follow.
-    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>>;
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32>;
+
+    /// The next token where there is no choice, so that the session need not be asked.
+    fn forced(&mut self) -> Option<u32> {
+        None
+    }
+
+    /// Whether no token can follow.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// The sampler alone.
 pub struct Freely;
 
 impl Choose for Freely {
-    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>> {
-        Ok(Some(session.sample(sampler)?))
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32> {
+        Ok(session.sample(sampler)?)
     }
 }
 
@@ -97,14 +110,21 @@ impl Choose for Freely {
 pub struct Controlled {
     bias: Vec<(u32, f32)>,
     logprobs: Option<usize>,
-    /// The likelihood of the last token, if it is needed.
+    grammar: Option<Following>,
+    /// How likely the last token was, where that is asked for.
     pub likely: Option<Likely>,
 }
 
 impl Controlled {
     /// A chooser with these constraints, which must have been checked.
     pub fn new(controls: &Controls) -> Self {
-        Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, likely: None }
+        let grammar = controls.grammar.as_ref().map(Grammar::follow);
+        Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, grammar, likely: None }
+    }
+
+    /// Whether likelihoods are asked for.
+    pub fn asks(&self) -> bool {
+        self.logprobs.is_some()
     }
 
     fn adjust(&self, list: &mut [Candidate]) {
@@ -113,14 +133,37 @@ impl Controlled {
                 candidate.score += bias;
             }
         }
+        if let Some(grammar) = &self.grammar {
+            let ruled_out = list.iter_mut().filter(|candidate| !grammar.allows(candidate.id));
+            ruled_out.for_each(|candidate| candidate.score = f32::NEG_INFINITY);
+        }
     }
 }
 
 impl Choose for Controlled {
-    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<u32>> {
+    fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32> {
+        if let Some(grammar) = &mut self.grammar {
+            grammar.look()?;
+        }
         let id = session.sample_adjusted(sampler, &mut |list| self.adjust(list))?;
         self.likely = self.logprobs.map(|most| Likely::of(session.logits(), id, most));
-        Ok(Some(id))
+        if let Some(grammar) = &mut self.grammar {
+            if !grammar.allows(id) {
+                let message = "the biases rule out every token that the grammar allows here: give fewer";
+                return Err(Error::Usage(message.into()));
+            }
+            grammar.accept(id)?;
+        }
+        Ok(id)
+    }
+
+    fn forced(&mut self) -> Option<u32> {
+        self.likely = None;
+        self.grammar.as_mut().and_then(Following::forced)
+    }
+
+    fn is_over(&self) -> bool {
+        self.grammar.as_ref().is_some_and(Following::is_over)
     }
 }
 

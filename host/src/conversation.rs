@@ -28,7 +28,7 @@ pub struct Answering<'t> {
     stops: Stops,
     text: String,
     ids: Vec<u32>,
-    likely: Vec<Likely>,
+    likely: Vec<Option<Likely>>,
 }
 
 /// A whole answer.
@@ -44,8 +44,8 @@ pub struct Reply {
     pub stop: Stop,
     /// The index in [`Controls::stop`] of the stop string that ended it.
     pub stop_string: Option<usize>,
-    /// The likelihood of each token, if [`Controls::logprobs`] is set.
-    pub likely: Vec<Likely>,
+    /// How likely each token was, where [`Controls::logprobs`] asks; `None` for one that the grammar forced.
+    pub likely: Vec<Option<Likely>>,
 }
 
 impl<'t> Answering<'t> {
@@ -83,7 +83,9 @@ impl<'t> Answering<'t> {
             Some(id) => {
                 let likely = self.choose.likely.take();
                 self.ids.push(id);
-                self.likely.extend(likely.clone());
+                if self.choose.asks() {
+                    self.likely.push(likely.clone());
+                }
                 let text = self.stream.push(id)?;
                 (self.stops.push(&text), likely)
             }

@@ -26,6 +26,8 @@ pub struct Figures {
     pub bytes_per_token: u64,
     /// Decoded tokens that had been guessed rightly, so that they needed no pass of their own.
     pub guessed_tokens: usize,
+    /// Of the generated tokens, those that a grammar left no choice about: all that follow one another are read at once.
+    pub forced_tokens: usize,
 }
 
 /// Why a generation ended.
@@ -61,6 +63,8 @@ pub struct Generation {
     drafter: Option<Drafter>,
     /// The token that was returned last, which the session has not read yet.
     last: Option<u32>,
+    /// Tokens before it that the session has not read either.
+    unread: Vec<u32>,
     stop: Option<Stop>,
 }
 
@@ -86,7 +90,8 @@ impl Generation {
             ..Figures::default()
         };
         let drafter = (session.options().ahead > 0).then(Drafter::default);
-        Ok(Generation { most, start, first: start, figures, bytes: 0, drafter, last: None, stop: None })
+        let unread = Vec::new();
+        Ok(Generation { most, start, first: start, figures, bytes: 0, drafter, last: None, unread, stop: None })
     }
 
     /// The next token; `None` after the last one.
@@ -132,6 +137,14 @@ impl Generation {
             if self.figures.generated_tokens == self.most {
                 return Ok(Some(Stop::Length));
             }
+            if let Some(forced) = choose.forced() {
+                self.unread.push(token);
+                self.figures.forced_tokens += 1;
+                return Ok(self.hand_out(session, forced));
+            }
+            if choose.is_over() {
+                return Ok(Some(Stop::EndOfText));
+            }
             match self.read(session, exec, sampler, token) {
                 Ok(()) => {}
                 Err(shadowllm_core::Error::ContextFull { .. }) => return Ok(Some(Stop::ContextFull)),
@@ -139,21 +152,31 @@ impl Generation {
             }
         } else if self.most == 0 {
             return Ok(Some(Stop::Length));
+        } else if choose.is_over() {
+            return Ok(Some(Stop::EndOfText));
+        } else if let Some(forced) = choose.forced() {
+            self.figures.forced_tokens += 1;
+            return Ok(self.hand_out(session, forced));
         }
-        let Some(token) = choose.choose(session, sampler)? else { return Ok(Some(Stop::EndOfText)) };
+        let token = choose.choose(session, sampler)?;
+        Ok(self.hand_out(session, token))
+    }
+
+    /// Takes a token for the next one, or says that it ends the text.
+    fn hand_out(&mut self, session: &Session, token: u32) -> Option<Stop> {
         if self.figures.generated_tokens == 0 {
             self.first = Instant::now();
             self.figures.seconds_to_first_token = (self.first - self.start).as_secs_f64();
         }
         if session.model().config().eos().contains(&token) {
-            return Ok(Some(Stop::EndOfText));
+            return Some(Stop::EndOfText);
         }
         self.figures.generated_tokens += 1;
         self.last = Some(token);
-        Ok(None)
+        None
     }
 
-    /// Reads a token of the answer.
+    /// Reads a token of the answer, and with it the tokens before it that were not read.
     fn read(
         &mut self,
         session: &mut Session,
@@ -162,6 +185,12 @@ impl Generation {
         token: u32,
     ) -> std::result::Result<(), shadowllm_core::Error> {
         let weights = match &mut self.drafter {
+            _ if !self.unread.is_empty() => {
+                self.unread.push(token);
+                session.prefill(exec, &self.unread)?;
+                self.unread.clear();
+                session.traffic().weights
+            }
             Some(drafter) => {
                 drafter.read(session, exec, sampler, token)?;
                 self.figures.guessed_tokens = drafter.free();

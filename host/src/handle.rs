@@ -1,6 +1,8 @@
 //! A shared model: it is cheap to clone, and lives as long as a session uses it.
 
 use crate::error::Result;
+#[cfg(feature = "tokenizer")]
+use crate::grammar::{Grammar, Rules, Vocabulary};
 use crate::model::{LoadedModel, Loading};
 #[cfg(feature = "tokenizer")]
 use crate::text::Language;
@@ -18,6 +20,9 @@ struct Shared {
     /// Read when it is first used.
     #[cfg(feature = "tokenizer")]
     language: OnceLock<Language>,
+    /// Made when the first grammar is.
+    #[cfg(feature = "tokenizer")]
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 impl Model {
@@ -62,6 +67,22 @@ impl Model {
         let language = Language::of(&self.0.file)?;
         Ok(self.0.language.get_or_init(|| language))
     }
+
+    /// A grammar for answers of this model.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::of`] and [`Grammar::new`].
+    #[cfg(feature = "tokenizer")]
+    pub fn grammar(&self, rules: Rules) -> Result<Grammar> {
+        if self.0.vocabulary.get().is_none() {
+            // Of two threads at once one is kept.
+            let _ = self.0.vocabulary.set(Vocabulary::of(self.language()?)?);
+        }
+        match self.0.vocabulary.get() {
+            Some(vocabulary) => Grammar::new(vocabulary, rules),
+            None => Grammar::new(&Vocabulary::of(self.language()?)?, rules),
+        }
+    }
 }
 
 impl From<LoadedModel> for Model {
@@ -70,6 +91,8 @@ impl From<LoadedModel> for Model {
             file,
             #[cfg(feature = "tokenizer")]
             language: OnceLock::new(),
+            #[cfg(feature = "tokenizer")]
+            vocabulary: OnceLock::new(),
         }))
     }
 }

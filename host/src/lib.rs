@@ -19,7 +19,7 @@
 //! the engine alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
-//! [`text_guard`], [`text`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! [`text_guard`], [`text`], [`grammar`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
@@ -29,6 +29,8 @@ pub mod conversation;
 pub mod cores;
 pub mod error;
 pub mod generate;
+#[cfg_attr(not(feature = "grammar"), path = "no_grammar.rs")]
+pub mod grammar;
 mod handle;
 pub mod map;
 pub mod model;
@@ -57,6 +59,7 @@ pub use controls::{Controls, Likely};
 pub use conversation::Reply;
 pub use error::{Error, Result};
 pub use generate::{Figures, Stop};
+pub use grammar::{Grammar, Rules};
 pub use handle::Model;
 pub use options::Options;
 #[cfg(feature = "tokenizer")]

@@ -9,6 +9,7 @@ use crate::text_guard::{Parts, admit, guarded};
 use shadowllm_core::image::SectionKind;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 /// The text of a file, without the byte-order mark (U+FEFF) of some editors.
@@ -27,15 +28,16 @@ pub fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// A model's tokenizer.
+/// A model's tokenizer. Its clones share what is large.
+#[derive(Clone)]
 pub struct Text {
-    tokenizer: Tokenizer,
-    bytes: TokenBytes,
-    /// The factor by which normalizing can lengthen a text.
+    tokenizer: Arc<Tokenizer>,
+    bytes: Arc<TokenBytes>,
+    /// How many times as long normalizing can make a text.
     growth: usize,
     /// Texts of special tokens, by their first letter.
-    special: HashMap<char, Vec<String>>,
-    /// End tokens beyond those of the model's description.
+    special: Arc<HashMap<char, Vec<String>>>,
+    /// End tokens besides those of the model's description.
     ends: Vec<u32>,
 }
 
@@ -81,6 +83,7 @@ impl Text {
                 special.entry(first).or_default().push(token.content);
             }
         }
+        let (tokenizer, bytes, special) = (Arc::new(tokenizer), Arc::new(bytes), Arc::new(special));
         Ok(Text { tokenizer, bytes, growth, special, ends: Vec::new() })
     }
 
@@ -324,6 +327,10 @@ pub struct Language {
     pub template: Template,
     /// The token that every text begins with, if the model has one.
     pub bos: Option<u32>,
+    /// All tokens that end a text.
+    pub ends: Vec<u32>,
+    /// Tokens of the model, and logits.
+    pub vocab: usize,
 }
 
 impl Language {
@@ -332,10 +339,11 @@ impl Language {
     /// # Errors
     /// When the image has no tokenizer, or a section of text is damaged.
     pub fn of(model: &LoadedModel) -> Result<Self> {
-        let bos = model.model().config().bos;
+        let config = model.model().config();
         let (mut text, template) = (Text::of(model)?, Template::of(model)?);
         text.ends.clone_from(&template.end_tokens);
-        Ok(Language { text, template, bos })
+        let ends = config.eos().iter().chain(&text.ends).copied().collect();
+        Ok(Language { text, template, bos: config.bos, ends, vocab: config.vocab })
     }
 
     /// Ids of the prompt of messages ([`Text::prompt`]).

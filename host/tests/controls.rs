@@ -98,7 +98,7 @@ fn log_probabilities_are_those_of_the_logits() {
     let mut session = model.session(held(6, Controls::default())).unwrap();
     let language = model.language().unwrap();
     let mut logits = session.prefill(&language.plain(PROMPT, false).unwrap()).unwrap().to_vec();
-    for (id, likely) in reply.ids.iter().zip(&reply.likely) {
+    for (id, likely) in reply.ids.iter().zip(reply.likely.iter().flatten()) {
         let sum: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
         let expected = f64::from(logits[*id as usize]) - sum.ln();
         assert!((f64::from(likely.logprob) - expected).abs() < 1e-4, "{likely:?} instead of {expected}");

@@ -8,6 +8,7 @@ void test_nulls(void) {
     const uint32_t *ids = NULL;
     const char *json = NULL;
     sllm_chat *chat = NULL, *no_chat = NULL;
+    sllm_grammar *no_grammar = NULL;
     sllm_model *no_model = NULL;
     sllm_memory memory = {0};
     sllm_stats stats = {0};
@@ -141,6 +142,11 @@ void test_nulls(void) {
     INVALID(sllm_generate(NULL, tokenizer, sampler, "a", 1, NULL, NULL));
     INVALID(sllm_generate(session, NULL, sampler, "a", 1, NULL, NULL));
     INVALID(sllm_generate(session, tokenizer, sampler, NULL, 1, NULL, NULL));
+    INVALID(sllm_grammar_new(NULL, SLLM_GRAMMAR_REGEX, "a", 1, &no_grammar));
+    INVALID(sllm_grammar_new(tokenizer, SLLM_GRAMMAR_REGEX, NULL, 1, &no_grammar));
+    INVALID(sllm_grammar_new(tokenizer, SLLM_GRAMMAR_REGEX, "a", 1, NULL));
+    INVALID(sllm_grammar_free(NULL));
+    OK(sllm_grammar_free(&no_grammar));
     INVALID(sllm_chat_new(NULL, &no_chat));
     INVALID(sllm_chat_new(tokenizer, NULL));
     INVALID(sllm_chat_free(NULL));
@@ -174,7 +180,7 @@ void test_nulls(void) {
         OK(sllm_model_free(&talker));
     }
 
-    CHECK(no_model == NULL && no_session == NULL && no_sampler == NULL && no_tokenizer == NULL && no_chat == NULL);
+    CHECK(no_model == NULL && no_session == NULL && no_sampler == NULL && no_tokenizer == NULL && no_chat == NULL && no_grammar == NULL);
     CHECK(n == 7 && id == 7 && flag == 7 && logits == NULL && ids == NULL && json == NULL && memory.session_bytes == 0 && about.vocab == 0);
     CHECK(stats.session_bytes == 0 && threads.threads == 0 && dial.density == 0);
     OK(sllm_session_position(session, &n));

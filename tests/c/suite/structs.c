@@ -77,13 +77,13 @@ LAYOUT(sllm_threads, threads);
 #undef F
 #define F(field) END(sllm_generate_options, field)
 static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user), F(control_tokens),
-                                                    F(logprobs), F(stop), F(stop_count), F(bias), F(bias_count)};
+                                                    F(logprobs), F(stop), F(stop_count), F(bias), F(bias_count), F(grammar)};
 LAYOUT(sllm_generate_options, max_tokens);
 #undef F
 #define F(field) END(sllm_generation, field)
 static const size_t sllm_generation_ends[] = {F(struct_size), F(stop), F(prompt_tokens), F(generated_tokens),
                                               F(first_token_seconds), F(prefill_tokens_per_second),
-                                              F(decode_tokens_per_second), F(stop_string), F(reserved)};
+                                              F(decode_tokens_per_second), F(stop_string), F(reserved), F(forced_tokens)};
 LAYOUT(sllm_generation, generated_tokens);
 #undef F
 

@@ -169,6 +169,55 @@ static void controls(const sllm_tokenizer *tokenizer) {
     free(free_answer);
 }
 
+/* Answers that a grammar makes; rules that cannot be followed are refused by a message that says why. */
+static void grammars(const sllm_tokenizer *tokenizer) {
+    static const char *const schema = "{\"type\":\"object\",\"properties\":{\"name\":{\"enum\":[\"Ann\",\"Bob\"]},"
+                                      "\"old\":{\"type\":\"boolean\"}},\"required\":[\"name\",\"old\"],"
+                                      "\"additionalProperties\":false}";
+    static const struct {
+        int32_t kind;
+        const char *text, *said;
+    } bad[] = {{SLLM_GRAMMAR_JSON_SCHEMA, "{", "JSON schema"}, {SLLM_GRAMMAR_JSON_SCHEMA, "[]", "object"},
+               {SLLM_GRAMMAR_REGEX, "(", "regular expression"}, {SLLM_GRAMMAR_LARK, "start: nothing", "grammar"},
+               {SLLM_GRAMMAR_LARK, "", "empty"}, {9, "a", "SLLM_GRAMMAR_"}};
+    sllm_session *session = short_session(128, 1);
+    sllm_grammar *grammar = NULL, *none = NULL;
+    sllm_generate_options options;
+    sllm_generation result = {0};
+    struct answer *answer = calloc(1, sizeof *answer);
+    size_t i;
+    for (i = 0; i < COUNT(bad); i++) {
+        INVALID(sllm_grammar_new(tokenizer, bad[i].kind, bad[i].text, strlen(bad[i].text), &none));
+        CHECK(none == NULL && strstr(sllm_last_error_message(), bad[i].said) != NULL);
+    }
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    options.on_token = take;
+    options.user = answer;
+    result.struct_size = sizeof result;
+    OK(sllm_grammar_new(tokenizer, SLLM_GRAMMAR_JSON_SCHEMA, schema, SLLM_NUL_TERMINATED, &grammar));
+    options.grammar = grammar;
+    for (i = 0; i < 3; i++) {
+        const char *text = answer->text;
+        answer->tokens = answer->text_length = answer->bytes_length = 0;
+        OK(sllm_session_rewind(session, 0));
+        OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, &result));
+        CHECK(strncmp(text, "{\"name\": \"", 10) == 0 && (strstr(text, "\"Ann\", \"old\": ") || strstr(text, "\"Bob\", \"old\": ")));
+        CHECK(strstr(text, "true}") || strstr(text, "false}"));
+        CHECK(result.stop == SLLM_STOP_END && result.forced_tokens > 5 && result.forced_tokens < result.generated_tokens);
+        CHECK(answer->text_length == answer->bytes_length);
+    }
+    OK(sllm_grammar_free(&grammar));
+    CHECK(grammar == NULL);
+    OK(sllm_grammar_new(tokenizer, SLLM_GRAMMAR_REGEX, "[0-9]{4}", SLLM_NUL_TERMINATED, &grammar));
+    options.grammar = grammar;
+    answer->tokens = answer->text_length = answer->bytes_length = 0;
+    OK(sllm_generate(session, tokenizer, NULL, " in", 3, &options, &result));
+    CHECK(answer->text_length == 4 && strspn(answer->text, "0123456789") == 4);
+    OK(sllm_grammar_free(&grammar));
+    OK(sllm_session_free(&session));
+    free(answer);
+}
+
 void test_text(void) {
     sllm_tokenizer *tokenizer = NULL;
     sllm_session *session = short_session(128, 1);
@@ -188,6 +237,7 @@ void test_text(void) {
     }
     control_tokens(tokenizer);
     controls(tokenizer);
+    grammars(tokenizer);
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_detokenize(tokenizer, &id, 1, text, sizeof text, &n));
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_token_bytes(tokenizer, id, NULL, 0, &n));
     CHECK(n == 7);

@@ -63,9 +63,13 @@ pub fn as_json(reply: &Reply, session: &Session) -> Value {
 
 /// One line of figures.
 pub fn summary(f: &Figures) -> String {
+    let forced = match f.forced_tokens {
+        0 => String::new(),
+        n => format!(" ({:.0} % forced by the grammar)", 100.0 * n as f64 / f.generated_tokens as f64),
+    };
     let guessed = if f.guessed_tokens > 0 { format!(" ({} guessed)", f.guessed_tokens) } else { String::new() };
     format!(
-        "[{} prompt tokens at {:.1} t/s, {} generated at {:.1} t/s{guessed}, {:.1} MB read per token]",
+        "[{} prompt tokens at {:.1} t/s, {} generated{forced} at {:.1} t/s{guessed}, {:.1} MB read per token]",
         f.prompt_tokens,
         f.prompt_tokens_per_second,
         f.generated_tokens,

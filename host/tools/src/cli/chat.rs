@@ -6,24 +6,11 @@ use crate::print;
 use rustyline::error::ReadlineError;
 use shadowllm_host::conversation::Reply;
 use shadowllm_host::{Chat, Error, Result, Stop};
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The note when a conversation does not fit any more.
 const OVER: &str = "[the context is full: the conversation starts over]";
-
-/// The whole of standard input.
-pub fn standard_input() -> Result<String> {
-    let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| bad(&e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        bad(&format_args!(
-            "it is not UTF-8 text (byte {at} is the first that is wrong): convert it, for example with iconv"
-        ))
-    })
-}
 
 /// Messages: typed at a terminal, or the whole of standard input.
 pub enum Lines {
@@ -37,7 +24,7 @@ impl Lines {
     /// Those of standard input.
     pub fn new() -> Result<Self> {
         if !std::io::stdin().is_terminal() {
-            return standard_input().map(Lines::Given);
+            return print::standard_input().map(Lines::Given);
         }
         let editor = rustyline::DefaultEditor::new();
         editor.map(|e| Lines::Editor(Box::new(e))).map_err(|e| Error::Other(format!("no line editing: {e}")))

@@ -1,10 +1,12 @@
-//! Options that constrain answers: stop strings, biases, likelihoods.
+//! Options that hold an answer to something: stop strings, biases, a grammar; and likelihoods.
 
+use crate::print::standard_input;
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_host::conversation::Reply;
-use shadowllm_host::text::Text;
-use shadowllm_host::{Controls, Likely};
+use shadowllm_host::text::{Text, read};
+use shadowllm_host::{Controls, Error, Grammar, Likely, Model, Result, Rules};
+use std::path::{Path, PathBuf};
 
 /// Heading of options about answers.
 const ANSWER: &str = "Answers";
@@ -21,10 +23,42 @@ pub struct ControlOptions {
     /// Write how likely each token was, and the N likeliest beside it.
     #[arg(long, value_name = "N", requires = "json", help_heading = ANSWER)]
     logprobs: Option<usize>,
+    /// Answer in JSON that is valid against a JSON schema: a file, - for standard input, or the schema itself.
+    #[arg(long, value_name = "SCHEMA", group = "rules", help_heading = ANSWER)]
+    json_schema: Option<String>,
+    /// Answer with a text that a regular expression matches whole.
+    #[arg(long, value_name = "REGEX", group = "rules", allow_hyphen_values = true, help_heading = ANSWER)]
+    regex: Option<String>,
+    /// Answer with a text that the rule `start` of a grammar in Lark's notation makes; - is standard input.
+    #[arg(long, value_name = "FILE", group = "rules", help_heading = ANSWER)]
+    grammar: Option<PathBuf>,
 }
 
-/// Parses ID=BIAS, and ID+BIAS and ID-BIAS as in llama.cpp's programs.
-fn bias(text: &str) -> Result<(u32, f32), String> {
+/// What the answer may be, read from where it stands.
+pub enum Read {
+    Schema(String),
+    Regex(String),
+    Lark(String),
+}
+
+impl Read {
+    /// The grammar, and where its rules stand in messages.
+    pub fn grammar(&self, model: &Model) -> Result<Grammar> {
+        model.grammar(match self {
+            Read::Schema(text) => Rules::JsonSchema(text),
+            Read::Regex(text) => Rules::Regex(text),
+            Read::Lark(text) => Rules::Lark(text),
+        })
+    }
+}
+
+/// The text of a file, or of standard input.
+fn text_of(path: &Path) -> Result<String> {
+    if path == Path::new("-") { standard_input() } else { read(path) }
+}
+
+/// ID=BIAS; ID+BIAS and ID-BIAS, as llama.cpp's programs have them.
+fn bias(text: &str) -> std::result::Result<(u32, f32), String> {
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (id, bias) = (&text[..at], &text[at..]);
     let bias = bias.strip_prefix('=').or(bias.strip_prefix('+')).or(bias.starts_with('-').then_some(bias));
@@ -33,16 +67,34 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
 }
 
 impl ControlOptions {
-    /// The host's controls.
+    /// The host's controls, without the grammar, which needs the model.
     pub fn controls(&self) -> Controls {
-        Controls { stop: self.stop.clone(), bias: self.logit_bias.clone(), logprobs: self.logprobs }
+        Controls { stop: self.stop.clone(), bias: self.logit_bias.clone(), logprobs: self.logprobs, grammar: None }
+    }
+
+    /// What the answer may be; `prompted` says that the prompt does not come from standard input.
+    pub fn rules(&self, prompted: bool) -> Result<Option<Read>> {
+        let from_input = self.json_schema.as_deref() == Some("-") || self.grammar.as_deref() == Some(Path::new("-"));
+        if from_input && !prompted {
+            return Err(Error::Usage("standard input holds the grammar, so give the prompt with -p".into()));
+        }
+        Ok(match (&self.json_schema, &self.regex, &self.grammar) {
+            (Some(schema), ..) if schema.trim_start().starts_with('{') => Some(Read::Schema(schema.clone())),
+            (Some(file), ..) => Some(Read::Schema(text_of(Path::new(file))?)),
+            (_, Some(regex), _) => Some(Read::Regex(regex.clone())),
+            (.., Some(file)) => Some(Read::Lark(text_of(file)?)),
+            _ => None,
+        })
     }
 }
 
 /// The likelihoods of an answer's tokens.
 pub fn likelihoods(reply: &Reply, text: &Text) -> Vec<Value> {
     let token = |id: u32, logprob: f32| json!({"id": id, "text": text.piece(id), "logprob": logprob});
-    let row = |(id, likely): (&u32, &Likely)| {
+    let row = |(id, likely): (&u32, &Option<Likely>)| {
+        let Some(likely) = likely else {
+            return json!({"id": id, "text": text.piece(*id), "logprob": null, "top": []});
+        };
         let mut row = token(*id, likely.logprob);
         row["top"] = likely.top.iter().map(|(id, logprob)| token(*id, *logprob)).collect();
         row

@@ -1,12 +1,25 @@
-//! Standard output and standard error, each of which may be full or closed.
+//! Standard input, standard output and standard error, each of which may be full or closed.
 
 use shadowllm_host::{Error, Result};
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 /// The name of standard output in messages.
 const STDOUT: &str = "standard output";
+
+/// The whole of standard input.
+pub fn standard_input() -> Result<String> {
+    let bad = |e: &dyn std::fmt::Display| Error::Other(format!("cannot read standard input: {e}"));
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| bad(&e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        bad(&format_args!(
+            "it is not UTF-8 text (byte {at} is the first that is wrong): convert it, for example with iconv"
+        ))
+    })
+}
 
 /// Writes to standard output at once.
 pub fn text(text: impl Display) -> Result<()> {

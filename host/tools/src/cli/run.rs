@@ -9,7 +9,7 @@ use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, read};
-use shadowllm_host::{Chat, Error, Model, Result, SamplerOptions, Session};
+use shadowllm_host::{Chat, Error, Model, Result, SamplerOptions, Session, Stop};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,13 +127,15 @@ pub fn run(o: &Options) -> Result<()> {
     o.dial.one()?;
     let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
-        (None, Some(f)) if f == Path::new("-") => Some(chat::standard_input()?),
+        (None, Some(f)) if f == Path::new("-") => Some(print::standard_input()?),
         (None, Some(f)) => Some(read(f)?),
         (None, None) => None,
     };
+    let from_input = o.file.as_deref() == Some(Path::new("-"));
+    let rules = o.held.rules(given.is_some() && !from_input)?;
     let model = o.model.open_for(o.dial.skips())?;
     let pool = o.model.within(pool, &model)?;
-    let options = shadowllm_host::Options {
+    let mut options = shadowllm_host::Options {
         context: o.context,
         kv: o.model.kv,
         // Users may change the dial in a chat.
@@ -150,6 +152,7 @@ pub fn run(o: &Options) -> Result<()> {
     options.controls.check(model.model().config().vocab)?;
     checked_context(&model, options.engine(model.model()).context, "a smaller --context")?;
     let model = Model::from(model);
+    options.controls.grammar = rules.map(|rules| rules.grammar(&model)).transpose()?;
     let (prompt, lines) = match given {
         Some(prompt) => (Some(prompt), None),
         None => Lines::new()?.or_prompt(),
@@ -207,5 +210,8 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     }
     print::line("")?;
     print::note(summary(&reply.figures));
+    if reply.stop == Stop::Length && session.options().controls.grammar.is_some() {
+        print::note(format_args!("[cut off: the grammar wants more than -n {}]", o.n));
+    }
     Ok(())
 }

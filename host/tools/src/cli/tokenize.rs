@@ -1,7 +1,7 @@
 //! `shadowllm tokenize`.
 
-use crate::chat::standard_input;
 use crate::print;
+use crate::print::standard_input;
 use crate::setup::ModelOptions;
 use clap::Args;
 use serde_json::json;
