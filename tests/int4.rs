@@ -113,15 +113,18 @@ fn as_it_is(_: &str, shape: Vec<usize>, data: &[u8]) -> Option<Raw> {
     Some((shape, data.to_vec()))
 }
 
+/// What a refused model's user may do.
+const INSTEAD: &str = "use the model that it was made from, or a GGUF file of it";
+
+fn refuses(folder: &Path, words: &[&str]) {
+    let error = import::open(folder).map(drop).unwrap_err().to_string();
+    assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+}
+
 #[test]
-fn what_is_not_supported_is_refused_with_the_way_out() {
+fn other_quantizations_are_refused() {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("model");
-    let refuses = |words: &[&str]| {
-        let error = import::open(&folder).map(drop).unwrap_err().to_string();
-        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
-    };
-    let way_out = "use the model that it was made from, or a GGUF file of it";
     let cases: &[(&str, Value, &str)] = &[
         ("gptq", json!({"bits": 8}), "by gptq to 8 bits"),
         ("gptq", json!({"bits": null}), "an unknown number of bits"),
@@ -145,8 +148,14 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
             change.as_object().unwrap().iter().for_each(|(k, v)| drop(how.insert(k.clone(), v.clone())));
         };
         changed(name, &folder, patch, as_it_is);
-        refuses(&["config.json: ", word, way_out]);
+        refuses(&folder, &["config.json: ", word, INSTEAD]);
     }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("model");
     let scattered = |name: &str, shape: Vec<usize>, data: &[u8]| {
         let mut data = data.to_vec();
         if name.ends_with("layers.1.mlp.down_proj.g_idx") {
@@ -155,18 +164,18 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
         Some((shape, data))
     };
     changed("gptq", &folder, |_| {}, scattered);
-    refuses(&["layers.1.mlp.down_proj.qweight has its groups in the order of activations (desc_act", way_out]);
+    refuses(&folder, &["layers.1.mlp.down_proj.qweight has its groups in the order of activations (desc_act", INSTEAD]);
     let without = |end: &'static str| {
         move |name: &str, shape, data: &[u8]| (!name.ends_with(end)).then(|| (shape, data.to_vec()))
     };
     changed("awq", &folder, |_| {}, without("layers.0.self_attn.q_proj.scales"));
-    refuses(&["q_proj.qweight has no scales beside it"]);
+    refuses(&folder, &["q_proj.qweight has no scales beside it"]);
     let shorter = |name: &str, shape: Vec<usize>, data: &[u8]| match name.ends_with("q_proj.scales") {
         true => Some((vec![1, shape[1]], data[..data.len() / shape[0]].to_vec())),
         false => Some((shape, data.to_vec())),
     };
     changed("gptq", &folder, |_| {}, shorter);
-    refuses(&["q_proj.qweight does not have the words and scales of 64 outputs of 64 inputs in groups of 32"]);
+    refuses(&folder, &["q_proj.qweight does not have the words and scales of 64 outputs of 64 inputs in groups of 32"]);
     let infinite = |name: &str, shape: Vec<usize>, data: &[u8]| {
         let mut data = data.to_vec();
         if name.ends_with("q_proj.scales") {
@@ -175,7 +184,7 @@ fn what_is_not_supported_is_refused_with_the_way_out() {
         Some((shape, data))
     };
     changed("gptq", &folder, |_| {}, infinite);
-    refuses(&["q_proj.qweight has the scale inf"]);
+    refuses(&folder, &["q_proj.qweight has the scale inf"]);
 }
 
 /// Scales for whole rows, of other types, and biases of zeros.

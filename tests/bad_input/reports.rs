@@ -160,10 +160,10 @@ fn an_interrupted_pack_leaves_nothing() {
     let files = || std::fs::read_dir(place.path("out")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     let begin = || {
         let pack = place.command("pack --synthetic smollm2-135m --format f32 -o out/x.sllm");
-        // A shell makes background programs ignore SIGINT, which the tests' programs would inherit.
+        // Background programs of a shell ignore SIGINT, those of nohup SIGHUP, and the tests' programs would inherit it.
         let mut command = Command::new("env");
         if cfg!(target_os = "linux") {
-            command.arg("--default-signal=INT");
+            command.arg("--default-signal");
         }
         command.arg(pack.get_program()).args(pack.get_args());
         command.envs(pack.get_envs().filter_map(|(name, value)| Some((name, value?))));

@@ -162,6 +162,21 @@ fn read(folder: &Path) -> BTreeMap<String, Tensor> {
     all.iter().map(tensor).collect()
 }
 
+/// The parts of a tensor's name: a prefix for its layer, as in GGUF; its module, without numbers; `.weight`, `.bias` or
+/// nothing.
+fn split(name: &str) -> (String, String, String) {
+    let parts: Vec<&str> = name.split('.').filter(|p| !["model", "transformer", "gpt_neox"].contains(p)).collect();
+    let (prefix, parts) = match parts[..] {
+        ["layers" | "h", layer, ..] => (format!("blk.{layer}."), &parts[2..]),
+        _ => (String::new(), &parts[..]),
+    };
+    let module: Vec<&str> = parts.iter().copied().filter(|part| part.parse::<usize>().is_err()).collect();
+    match module[..] {
+        [.., last @ ("weight" | "bias")] => (prefix, module[..module.len() - 1].join("."), format!(".{last}")),
+        _ => (prefix, module.join("."), String::new()),
+    }
+}
+
 /// The tensors under their names in GGUF.
 fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
     let n = |key: &str| c[key].as_u64().map(|n| n as usize);
@@ -174,17 +189,8 @@ fn tensors(folder: &Path, arch: &str, c: &Value) -> BTreeMap<String, Tensor> {
     let expert = |name: &str| name.split('.').filter_map(|part| part.parse::<usize>().ok()).nth(1).unwrap_or(0);
     names.sort_by_key(|name| expert(name));
     for name in names {
-        let parts: Vec<&str> = name.split('.').filter(|p| !["model", "transformer", "gpt_neox"].contains(p)).collect();
-        let (prefix, parts) = match parts[..] {
-            ["layers" | "h", layer, ..] => (format!("blk.{layer}."), &parts[2..]),
-            _ => (String::new(), &parts[..]),
-        };
-        let module: Vec<&str> = parts.iter().copied().filter(|part| part.parse::<usize>().is_err()).collect();
+        let (prefix, module, suffix) = split(name);
         let mut t = source[name].clone();
-        let (module, suffix) = match module[..] {
-            [.., "weight" | "bias"] => (module[..module.len() - 1].join("."), format!(".{}", module[module.len() - 1])),
-            _ => (module.join("."), String::new()),
-        };
         if arch == "gpt-oss" && module.starts_with("mlp.experts.") {
             gpt_oss_experts(&mut out, &prefix, &module, &t);
             continue;

@@ -207,6 +207,15 @@ impl Learning {
     }
 }
 
+/// Names a calibration: an interrupted one is continued only with the same model, text and options.
+fn key(model: &LoadedModel, text: &[&[u32]], o: &Options) -> String {
+    let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
+        h.update(&id.to_le_bytes());
+        h
+    });
+    format!("{:08x} {:08x} {} {o:?}", fingerprint(model.model().image()), crc.finalize(), text.len())
+}
+
 /// Trains on the text, then measures on the held-out windows.
 fn learn(
     model: &LoadedModel,
@@ -223,12 +232,7 @@ fn learn(
         training: Training::new(&c, o.shape),
         done: 0,
     };
-    // An interrupted calibration is continued only with the same text and options.
-    let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
-        h.update(&id.to_le_bytes());
-        h
-    });
-    let key = format!("{:08x} {:08x} {} {o:?}", fingerprint(model.model().image()), crc.finalize(), text.len());
+    let key = key(model, text, o);
     if let Some(kept) = Checkpoint::read(state, &key)? {
         learning.restore(&kept)?;
     }

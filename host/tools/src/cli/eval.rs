@@ -13,7 +13,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
-use shadowllm_tools::compare::{Windows, compare};
+use shadowllm_tools::compare::{Outcome, Windows, compare};
 use shadowllm_tools::eval::{begin_windows, beginning, perplexity};
 use std::path::{Path, PathBuf};
 
@@ -115,11 +115,11 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
 
 /// Explains the table's columns.
 const LEGEND: &str = "
-asked, realised: density, the share of the skippable bytes; of all: of all bytes of weights
+target, realised: density, the share of the skippable bytes; of all: of all bytes of weights
 KL: divergence from the dense model's next token in nats, ± its standard error; top-1: share of likeliest tokens that are the dense model's
 MB/token: weights, the predictor's included; predictor, time: its share of the bytes and of the time";
 
-/// A table of policies and densities.
+/// Measures policies at densities, and prints them as a table, JSON or CSV.
 fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
     let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
@@ -150,6 +150,11 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
             "window": o.window, "dense_prefix": context, "rows": rows,
         }));
     }
+    print_table(&rows, context)
+}
+
+/// The rows for people, and what the columns mean.
+fn print_table(rows: &[Outcome], context: usize) -> Result<()> {
     let first = rows.first();
     let (tokens, dense) = first.map_or((0, 0.0), |r| (r.tokens, r.dense_perplexity));
     print::line(format_args!(
@@ -158,7 +163,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     print::line(format_args!(
         "{:<18} {:>7} {:>8} {:>10} {:>8} {:>7} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
         "policy",
-        "asked",
+        "target",
         "realised",
         "perplexity",
         "KL",
@@ -170,7 +175,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
         "time",
         "t/s"
     ))?;
-    for r in &rows {
+    for r in rows {
         let name = if r.policy == "off" {
             "dense".to_owned()
         } else if r.policy == r.used {

@@ -169,7 +169,7 @@ impl Measured {
     fn table(&self) -> Table {
         let head = [
             "policy",
-            "asked",
+            "target",
             "realised",
             "perplexity",
             "KL",
