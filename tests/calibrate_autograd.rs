@@ -206,7 +206,7 @@ fn criteria_are_their_definitions() {
 }
 
 #[test]
-fn without_gradients_only_norms_of_values_are_there() {
+fn without_gradients_there_are_only_norms_of_values() {
     let trace = Trace { head_gradient: Vec::new(), neuron_gradient: Vec::new(), ..small() };
     assert!(trace.head_importance(0).is_empty() && trace.neuron_importance(0).is_empty());
     for criterion in Criterion::ALL {

@@ -141,7 +141,7 @@ fn changed(name: &str, key: &str, value: &str, folder: &Path) {
 }
 
 #[test]
-fn gguf_twins_have_what_their_architecture_says() {
+fn gguf_twins_have_the_tensors_of_their_architecture() {
     let temp = tempfile::tempdir().unwrap();
     let (folder, file) = (temp.path().join("model"), temp.path().join("twin.gguf"));
     let ids: Vec<u32> = (3..51).collect();

@@ -42,7 +42,7 @@ fn read_back(folder: &Folder, model: &LoadedModel) -> Tensors {
 }
 
 #[test]
-fn the_kernels_compute_what_the_packed_weights_say() {
+fn the_kernels_compute_with_the_packed_weights() {
     let temp = tempfile::tempdir().unwrap();
     let folder = Folder::llama(SHAPE, true, true, &serde_json::json!({}));
     folder.write(temp.path(), safetensors::Dtype::F32, 1);

@@ -68,7 +68,7 @@ fn every_flipped_header_byte_is_noticed() {
 }
 
 #[test]
-fn another_version_says_so() {
+fn another_version_is_named() {
     let mut bytes = image("opt", Format::F16);
     for found in [0, VERSION - 1, VERSION + 1, 9] {
         bytes[8] = found as u8;
@@ -93,7 +93,7 @@ fn documents_name_the_version() {
 }
 
 #[test]
-fn a_misaligned_image_says_so() {
+fn a_misaligned_image_is_refused() {
     let bytes = image("opt", Format::F16);
     let mut shifted = vec![0u8; bytes.len() + 8];
     let at = shifted.as_ptr().align_offset(4) + 1;

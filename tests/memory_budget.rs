@@ -72,7 +72,7 @@ fn the_same_numbers_within_a_budget() {
 }
 
 #[test]
-fn what_is_wrong_with_a_budget_is_said() {
+fn bad_budgets_are_refused() {
     let place = packed("dense");
     let bench = "bench model.sllm -p 0 -n 4 -r 1 --memory-budget";
     place.fails(2, &format!("{bench} 1M"), &["the memory budget must hold 3 neighbouring layers", "give 2"]);

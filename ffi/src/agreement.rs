@@ -87,7 +87,7 @@ fn the_header_marks_first_versions() {
 }
 
 #[test]
-fn the_header_says_what_the_library_does() {
+fn the_header_agrees_with_the_library() {
     let source = assertions();
     assert!(source.lines().count() > 150);
     assert!(compiles(&source, Stdio::inherit()), "the header and the library differ");

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reserve_is_whole_again_when_all_of_it_came_back() {
+    fn the_reserve_is_complete_after_all_of_it_was_freed() {
         static RESERVE: Reserve = Reserve { bytes: UnsafeCell::new([0; SIZE]), given: AtomicU64::new(0) };
         let layout = |size, align| Layout::from_size_align(size, align).unwrap();
         let one = RESERVE.take(layout(100, 8));

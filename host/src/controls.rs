@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn controls_that_cannot_be_meant_are_refused() {
+    fn useless_controls_are_refused() {
         let said = |controls: Controls| controls.check(10).unwrap_err().to_string();
         assert!(said(Controls { bias: vec![(10, 1.0)], ..Controls::default() }).contains("token 10"));
         assert!(said(Controls { bias: vec![(1, f32::NAN)], ..Controls::default() }).contains("token 1"));

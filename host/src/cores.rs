@@ -120,7 +120,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_thread_stays_where_it_is_bound() {
+    fn a_bound_thread_stays_on_its_core() {
         let all = Cores::all();
         let one = Cores { ids: vec![all.ids[0]], chosen: true };
         let bound = std::thread::spawn(move || (one.bind(), allowed())).join().unwrap();

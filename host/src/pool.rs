@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_waited_for_rests() {
+    fn slow_workers_rest() {
         let pool = Pool::new(2).unwrap();
         let me = thread::current().id();
         // The worker's core seems to have other work.

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_stop_string_is_held_back_until_it_is_none() {
+    fn the_beginning_of_a_stop_string_is_held_back() {
         let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(run(&["\nUser:"], &["a\n", "Us", "ual"]), (texts(&["a", "", "\nUsual"]), String::new(), None));
         assert_eq!(run(&["\nUser:"], &["a\n", "Us", "er: b"]), (texts(&["a", "", ""]), String::new(), Some(0)));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_that_cannot_be_meant_are_refused() {
+    fn useless_stop_strings_are_refused() {
         assert!(check(&["a".into(), String::new()]).unwrap_err().to_string().contains("stop string 2 is empty"));
         assert!(check(&["a".repeat(1025)]).unwrap_err().to_string().contains("1025 bytes"));
         assert!(check(&vec!["a".into(); 65]).unwrap_err().to_string().contains("65 stop strings"));

@@ -109,7 +109,7 @@ fn log_probabilities_are_those_of_the_logits() {
 }
 
 #[test]
-fn what_no_answer_can_be_held_to_is_refused_before_anything_is_read() {
+fn impossible_controls_are_refused_before_anything_is_read() {
     let model = story();
     for (controls, said) in [
         (stops(&["a", ""]), "stop string 2 is empty"),

@@ -77,7 +77,7 @@ fn tokens_by_hand_are_those_of_an_answer() {
 }
 
 #[test]
-fn a_chat_reads_only_what_is_new() {
+fn a_chat_reads_only_new_tokens() {
     let mut chat = story().chat(greedy(24)).unwrap();
     let first = chat.ask(QUESTION).unwrap().complete().unwrap();
     let second = chat.ask("What do cows eat?").unwrap().complete().unwrap();
@@ -177,7 +177,7 @@ fn a_cancelled_answer_stays_in_the_chat() {
 /// A session that continues from another one's state gives the same answers, reads nothing again, and draws the same
 /// tokens.
 #[test]
-fn a_loaded_session_goes_on_as_the_saved_one() {
+fn a_loaded_session_continues_like_the_saved_one() {
     let model = story();
     let sampling = SamplerOptions { temperature: 1.5, repetition_penalty: 1.2, seed: 7, ..SamplerOptions::default() };
     let options = || Options { sampling, ..greedy(12) };

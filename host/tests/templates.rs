@@ -18,7 +18,7 @@ fn rendered(source: &str) -> String {
 
 /// The expected texts are from `transformers` 4.57 (`apply_chat_template`, without tools and documents).
 #[test]
-fn templates_find_what_the_hugging_face_library_gives_them() {
+fn templates_find_the_hugging_face_librarys_functions() {
     let cases = [
         // Marks for training.
         ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", "hi"),

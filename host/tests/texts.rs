@@ -97,7 +97,7 @@ fn an_added_token_is_its_own_text() {
 }
 
 #[test]
-fn nothing_stands_after_a_text_that_is_continued() {
+fn nothing_follows_a_text_that_is_continued() {
     let special = |id: u32, token: &str| json!({"id": token, "ids": [id], "tokens": [token]});
     let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
     let a = json!({"Sequence": {"id": "A", "type_id": 0}});
@@ -116,7 +116,7 @@ fn nothing_stands_after_a_text_that_is_continued() {
 
 /// `<|im_end|>` in a message does not end the turn.
 #[test]
-fn what_people_write_is_text() {
+fn control_tokens_in_messages_are_text() {
     let text = byte_level(json!({}));
     let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content|trim }}<|im_end|>\n{% endfor %}";
     let template = Template { source: source.into(), ..Template::default() };

@@ -25,7 +25,7 @@ fn a_text_that_is_not_utf8() {
 }
 
 #[test]
-fn a_text_that_is_not_there() {
+fn a_missing_text() {
     let place = brown();
     place.fails(1, "run brown.sllm -f nothing", &["cannot read nothing", "check the path"]);
     place.fails(1, "eval brown.sllm --text nothing", &["cannot read nothing", "check the path"]);
@@ -65,7 +65,7 @@ fn an_empty_prompt_without_a_beginning_token() {
 }
 
 #[test]
-fn no_tokens_asked_for() {
+fn no_tokens_to_generate() {
     let run = brown().works("run brown.sllm -p hello -n 0");
     assert_eq!(run.out, "hello\n");
     assert!(run.err.contains(" 0 generated at 0.0 t/s"), "{}", run.err);

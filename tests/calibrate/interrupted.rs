@@ -59,7 +59,7 @@ fn holds(place: &Place) {
 }
 
 #[test]
-fn what_was_killed_goes_on() {
+fn a_killed_calibration_continues() {
     let (place, before) = killed();
     let mut child = begin(&place, "");
     let first = wait(&place, &mut child, |n| n != before);
@@ -105,7 +105,7 @@ fn measured(place: &Place) -> usize {
 
 /// The last stages take longest on large models: their measurements are not repeated.
 #[test]
-fn what_was_killed_in_its_last_stages_goes_on_there() {
+fn a_calibration_killed_in_its_last_stages_continues_there() {
     let place = packed("neuron");
     let short = "calibrate model.sllm --text text.txt --tokens 960 --window 24 --budget-windows 2 --keep-every 0 -t 2 \
         -o out.sllm";

@@ -122,7 +122,7 @@ fn cases() -> Vec<(Shape, Vec<GgmlType>, Vec<GgmlType>)> {
 }
 
 #[test]
-fn blocks_are_taken_over_bit_by_bit() {
+fn blocks_are_kept_bit_by_bit() {
     let temp = tempfile::tempdir().unwrap();
     let (file, image) = (temp.path().join("model.gguf"), temp.path().join("model.sllm"));
     for (shape, outer, layers) in cases() {
@@ -205,7 +205,7 @@ fn a_gguf_file_and_a_folder_of_the_same_weights_are_the_same_model() {
 
 /// Blocks that no format of a layout can hold are rounded, and the output says so.
 #[test]
-fn what_cannot_be_taken_over_is_named() {
+fn blocks_that_must_be_rounded_are_named() {
     let temp = tempfile::tempdir().unwrap();
     let (file, image) = (temp.path().join("model.gguf"), temp.path().join("model.sllm"));
     let write = |layers: &[GgmlType]| {

@@ -123,7 +123,7 @@ fn error(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn other_files_are_refused_in_so_many_words() {
+fn other_files_are_refused_with_the_reason() {
     assert!(error(b"FUGG\0\0\0\x03").contains("big-endian"));
     assert!(error(b"GGUF\0\0\0\x03\0\0\0\0").contains("big-endian"));
     assert_eq!(error(b"PK\x03\x04rest"), "this is not a GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\"");

@@ -69,7 +69,7 @@ fn every_known_pre_tokenizer_loads() {
 }
 
 #[test]
-fn what_cannot_be_built_is_an_error_that_names_it() {
+fn damaged_tokenizers_are_refused_by_name() {
     let error = |entries: &[Vec<u8>]| tokenizer_json(&gguf(entries)).unwrap_err();
     let model = |name| string("tokenizer.ggml.model", name);
     let tokens = |texts: &[&str]| strings("tokenizer.ggml.tokens", texts);
@@ -92,7 +92,7 @@ fn what_cannot_be_built_is_an_error_that_names_it() {
 }
 
 #[test]
-fn bos_is_added_where_the_file_or_its_kind_says_so() {
+fn bos_is_added_as_the_file_or_its_kind_requires() {
     let bos = number("tokenizer.ggml.bos_token_id", 0);
     let pre = |name| string("tokenizer.ggml.pre", name);
     let add = |add| truth("tokenizer.ggml.add_bos_token", add);

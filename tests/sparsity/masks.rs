@@ -76,7 +76,7 @@ impl Mask {
 }
 
 #[test]
-fn what_is_masked_counts_as_zero() {
+fn masked_units_count_as_zero() {
     let temp = tempfile::tempdir().unwrap();
     let (image, zeroed) = (temp.path().join("model.sllm"), temp.path().join("zeroed.sllm"));
     let (pool, mut random) = (Pool::new(2).unwrap(), Random(3));
@@ -108,7 +108,7 @@ fn what_is_masked_counts_as_zero() {
 
 /// For integers stored by input, masks of heads and of blocks of neurons give the same results as for tiles.
 #[test]
-fn what_is_masked_by_input_is_what_is_masked_in_tiles() {
+fn masks_by_input_and_by_tile_agree() {
     let temp = tempfile::tempdir().unwrap();
     let [tiles, inputs] = ["tiles.sllm", "inputs.sllm"].map(|name| temp.path().join(name));
     let pool = Pool::new(2).unwrap();

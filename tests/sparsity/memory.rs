@@ -28,7 +28,7 @@ fn each_refresh(check: impl Fn(&str, &shadowllm_host::model::LoadedModel, &Dial)
 }
 
 #[test]
-fn a_saved_or_copied_session_goes_on_as_it_would_have() {
+fn saved_and_copied_sessions_continue_like_the_first() {
     each_refresh(|name, model, dial| {
         let ids = ids_for(model);
         // Six decoded tokens: in the middle of a choice that lasts for four.

@@ -46,7 +46,7 @@ pub fn each(density: f32, test: &dyn Fn(&str, &LoadedModel, &Dial)) {
 }
 
 #[test]
-fn every_policy_runs_where_it_can_and_says_where_not() {
+fn every_policy_runs_where_it_can_and_is_refused_elsewhere() {
     for small in small_models() {
         for calibrated in [false, true] {
             let model = small.open(calibrated, None);
@@ -113,7 +113,7 @@ fn later_tokens_do_not_count() {
 }
 
 #[test]
-fn what_was_rewound_does_not_count() {
+fn rewound_tokens_do_not_count() {
     each(0.5, &|name, model, dial| {
         let ids = ids_for(model);
         let others: Vec<u32> = ids.iter().map(|id| (id + 3) % model.model().config().vocab as u32).collect();
@@ -159,7 +159,7 @@ unsafe impl Executor for Cancelling {
 
 /// Whether a token was cancelled in the first or in the last layer, the next choice is the same.
 #[test]
-fn what_was_cancelled_does_not_count() {
+fn cancelled_tokens_do_not_count() {
     each(0.5, &|name, model, dial| {
         let ids = ids_for(model);
         let read = |steps: usize, decoding: bool| {
@@ -217,7 +217,7 @@ fn dense_trail(small: &Small, ids: &[u32]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn below_density_1_nobody_is_dense() {
+fn below_density_1_no_policy_is_dense() {
     each(0.3, &|name, model, dial| {
         if matches!(dial.policy, Policy::Off | Policy::Given) {
             return;
@@ -238,7 +238,7 @@ fn below_density_1_nobody_is_dense() {
 
 /// Some policies cannot skip enough in some arrangements; the best policy is never one of those.
 #[test]
-fn the_best_policy_reads_what_it_is_asked_to() {
+fn the_best_policy_reads_its_density() {
     for small in small_models() {
         let model = small.open(true, None);
         let ids = made_up_ids(32, model.model().config().vocab);
@@ -296,7 +296,7 @@ fn chosen(session: &mut Session) -> Vec<Option<Vec<u32>>> {
 }
 
 #[test]
-fn a_choice_lasts_as_long_as_asked() {
+fn a_choice_lasts_for_refresh_tokens() {
     // Policies whose choice changed from token to token in some model: with few groups, a predictor may rank them
     // always in the same way.
     let mut changing = Vec::new();

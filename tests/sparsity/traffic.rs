@@ -140,7 +140,7 @@ fn mask(session: &mut Session) {
 }
 
 #[test]
-fn bytes_said_are_bytes_read() {
+fn reported_bytes_are_read_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let image = temp.path().join("model.sllm");
     for family in ["qwen3", "llama-relu", "opt", "opt-postnorm-proj"] {
@@ -179,7 +179,7 @@ fn scales_are_counted_with_their_inputs() {
 }
 
 #[test]
-fn bytes_said_are_bytes_read_by_calibrated_policies() {
+fn reported_bytes_are_read_bytes_for_calibrated_policies() {
     let temp = tempfile::tempdir().unwrap();
     let image = temp.path().join("model.sllm");
     let groups = Arrangement { neuron_group: 8, attention_by_input: true, ffn_by_input: false };
@@ -206,7 +206,7 @@ fn bytes_said_are_bytes_read_by_calibrated_policies() {
 
 /// The sums of an evaluation must not exceed those of a dense run, under any policy.
 #[test]
-fn nobody_reads_more_than_everything() {
+fn no_policy_reads_more_than_everything() {
     for small in small_models() {
         let model = small.open(true, None);
         let ids = made_up_ids(12, model.model().config().vocab);

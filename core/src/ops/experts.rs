@@ -201,7 +201,7 @@ mod tests {
 
     /// Hand-computed: soft-max .1 .2 .3 .4; sigmoids 1/2 2/3 3/4 4/5.
     #[test]
-    fn shares_are_what_the_rules_say() {
+    fn shares_follow_the_rules() {
         let near = |(experts, shares): ([u32; 2], [f32; 2]), e: [u32; 2], s: [f32; 2]| {
             assert_eq!(experts, e);
             assert!(shares.iter().zip(s).all(|(a, b)| (a - b).abs() < 1e-6), "{shares:?} for {s:?}");

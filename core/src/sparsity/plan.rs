@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_stands_at_its_code() {
+    fn every_row_is_at_its_code() {
         for (code, policy) in Policy::ALL.into_iter().enumerate() {
             let plan = policy.plan();
             assert!(policy as usize == code && plan.policy == policy && !plan.name.is_empty(), "{policy:?}");

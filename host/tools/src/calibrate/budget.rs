@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_meets_its_density_and_spares_what_is_dear() {
+    fn a_budget_meets_its_density_and_keeps_costly_layers() {
         let part = |column, bytes, dear: f64| Part {
             column,
             layers: 1..3,
