@@ -668,6 +668,20 @@ int32_t sllm_chat_free(sllm_chat **chat);
  * "system", some "tool" and others; one that does not know a role refuses the messages when they are rendered. */
 int32_t sllm_chat_add(sllm_chat *chat, const char *role, const char *content);
 
+/* Adds a message with all its fields, a JSON object with a role: {"role": "tool", "content": "...", "name": "..."}, or an
+ * answer with its "tool_calls". What is no such object gives SLLM_STATUS_INVALID_ARGUMENT. */
+int32_t sllm_chat_add_json(sllm_chat *chat, const char *json);
+
+/* Gives the template a variable besides the messages, in JSON: "tools" (a list of descriptions), "documents",
+ * "enable_thinking" (true or false), or what else the model's template knows. NULL for `json` removes it. What is no JSON
+ * gives SLLM_STATUS_INVALID_ARGUMENT. */
+int32_t sllm_chat_set_variable(sllm_chat *chat, const char *name, const char *json);
+
+/* The tool calls in an answer, in the conventions of Hermes and Qwen, Llama 3, Mistral and Gemma, as JSON followed by a NUL
+ * that `length` does not count: {"text": the rest of the answer, "calls": [{"name": "...", "arguments": {...}}]}. Without
+ * calls the list is empty. With NULL for `json` and a capacity of 0 only the length is written. */
+int32_t sllm_parse_tool_calls(const char *answer, size_t answer_length, char *json, size_t capacity, size_t *length);
+
 /* The number of messages, answers included. */
 int32_t sllm_chat_count(const sllm_chat *chat, size_t *count);
 

@@ -6,7 +6,7 @@ use shadowllm_tests::{smollm2, vectors};
 use shadowllm_tools::import::gguf::{Gguf, tokenizer_json};
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn brown_opt() -> Text {

@@ -3,6 +3,8 @@
 paths() {
   step "paths that pages name"
   python3 .ci/paths.py
+  step "the table of features"
+  python3 .ci/features.py
 }
 
 # The shell lines of the README, on a small model that takes the place of a downloaded one: calibrating SmolLM2 takes many

@@ -1,6 +1,6 @@
 //! Conversations by the model's chat template.
 
-use crate::args::{array_out, put, text, wanted};
+use crate::args::{array_out, put, text, text_of_length, wanted};
 use crate::generate::{Request, same_model, show};
 use crate::message::boundary;
 use crate::object::{Kind, Object, boxed, check, free};
@@ -13,7 +13,8 @@ use crate::text::{BYTES, Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::conversation::{Answering, Conversation, Reply};
 use shadowllm_host::generate::Stop;
-use shadowllm_host::text::render;
+use shadowllm_host::template::{Message, render_with, set_variable};
+use shadowllm_host::tool_calls::parse;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -110,6 +111,71 @@ pub unsafe extern "C" fn sllm_chat_add(chat: *mut sllm_chat, role: *const c_char
             c.conversation.add(role, content);
             Ok(())
         })
+    })
+}
+
+/// Adds a message with all its fields.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_add_json(chat: *mut sllm_chat, json: *const c_char) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and texts end with a NUL, by the header's rules.
+        let (chat, json) = unsafe { (check(chat)?, text(json)?) };
+        wanted_bytes(BYTES * json.len())?;
+        let message = Message::from_json(json)?;
+        chat.with(|c| {
+            c.conversation.messages.push(message);
+            Ok(())
+        })
+    })
+}
+
+/// Sets a variable of the template.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_set_variable(chat: *mut sllm_chat, name: *const c_char, json: *const c_char) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects and texts end with a NUL, by the header's rules.
+        let (chat, name) = unsafe { (check(chat)?, text(name)?) };
+        // SAFETY: as above.
+        let json = if json.is_null() { None } else { Some(unsafe { text(json) }?) };
+        wanted_bytes(BYTES * json.map_or(0, str::len))?;
+        chat.with(|c| {
+            let variables = &mut c.conversation.variables;
+            match json {
+                Some(json) => set_variable(variables, name, json)?,
+                None => _ = variables.shift_remove(name),
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The tool calls in an answer.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_parse_tool_calls(
+    answer: *const c_char,
+    answer_length: usize,
+    json: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: texts are as long as their length says, by the header's rules.
+        let answer = unsafe { text_of_length(answer, answer_length) }?;
+        wanted(length)?;
+        wanted_bytes(BYTES * answer.len())?;
+        let parsed = parse(answer).to_json();
+        // SAFETY: the buffer has room for `capacity` bytes, by the header's rules; `length` is not NULL, checked by
+        // `wanted`.
+        unsafe { array_out(parsed.as_bytes(), Some(0), (json.cast(), capacity), length) }
     })
 }
 
@@ -235,7 +301,8 @@ pub unsafe extern "C" fn sllm_chat_render(
         wanted(length)?;
         let prompt = chat.with(|c| {
             c.check_messages()?;
-            Ok(render(&c.tokenizer.language.template, &c.conversation.messages)?)
+            let conversation = &c.conversation;
+            Ok(render_with(&c.tokenizer.language.template, &conversation.messages, &conversation.variables)?)
         })?;
         // SAFETY: the buffer has room for `capacity` bytes, by the header's rules; `length` is not NULL, checked by
         // `wanted`.

@@ -40,6 +40,9 @@ unsupported! {
     sllm_chat_new(Handle, *mut Handle);
     sllm_chat_free(*mut Handle);
     sllm_chat_add(Handle, *const c_char, *const c_char);
+    sllm_chat_add_json(Handle, *const c_char);
+    sllm_chat_set_variable(Handle, *const c_char, *const c_char);
+    sllm_parse_tool_calls(*const c_char, usize, *mut c_char, usize, *mut usize);
     sllm_chat_count(Const, *mut usize);
     sllm_chat_message(Const, usize, *mut *const c_char, *mut usize, *mut *const c_char, *mut usize);
     sllm_chat_truncate(Handle, usize);

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::generate::{Figures, Generation, Stop};
 use crate::stops::Stops;
 use crate::template::cancelled_by;
-use crate::text::{Language, Message, Template, Text, TextStream};
+use crate::text::{Language, Message, Template, Text, TextStream, Variables};
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 
@@ -148,12 +148,14 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Whether the texts of control tokens in messages become control tokens ([`Text::prompt`]).
     pub control: bool,
+    /// What the template is given besides the messages.
+    pub variables: Variables,
 }
 
 impl Conversation {
     /// Adds a message.
     pub fn add(&mut self, role: &str, content: &str) {
-        self.messages.push(Message { role: role.to_owned(), content: content.to_owned() });
+        self.messages.push(Message::new(role, content));
     }
 
     /// Begins to answer the messages: the session goes back to the last token that it can keep, and reads the rest.
@@ -196,7 +198,7 @@ impl Conversation {
     /// # Errors
     /// As [`Text::prompt`].
     pub fn prompt(&self, text: &Text, template: &Template, bos: Option<u32>) -> Result<Vec<u32>> {
-        text.prompt(template, &self.messages, false, bos, self.control)
+        text.prompt(template, (&self.messages, &self.variables), false, bos, self.control)
     }
 
     /// Removes all messages.

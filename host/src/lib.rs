@@ -19,7 +19,7 @@
 //! the engine alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
-//! [`text_guard`], [`text`], [`grammar`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! [`text_guard`], [`text`], [`tool_calls`], [`grammar`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
@@ -51,6 +51,8 @@ pub mod text;
 mod text_bytes;
 #[cfg(feature = "tokenizer")]
 pub mod text_guard;
+#[cfg(feature = "tokenizer")]
+pub mod tool_calls;
 
 #[cfg(feature = "tokenizer")]
 pub use chat::Chat;

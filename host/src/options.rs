@@ -43,6 +43,9 @@ pub struct Options {
     /// Whether the texts of control tokens in messages become control tokens, so that a message can end a turn and
     /// begin another. Those of the chat template always do.
     pub control_tokens: bool,
+    /// What the chat template is given besides the messages: tools, documents, `enable_thinking`.
+    #[cfg(feature = "tokenizer")]
+    pub variables: crate::text::Variables,
 }
 
 impl Default for Options {
@@ -63,6 +66,8 @@ impl Default for Options {
             memory_budget: None,
             system: None,
             control_tokens: false,
+            #[cfg(feature = "tokenizer")]
+            variables: crate::text::Variables::new(),
         }
     }
 }

@@ -216,6 +216,7 @@ impl Session {
         let Session { engine, pool, sampler, model, options } = self;
         let language = model.language()?;
         conversation.control = options.control_tokens;
+        conversation.variables.clone_from(&options.variables);
         let answering =
             match engine.with(|session| conversation.begin(language, session, &**pool, sampler, held(options))) {
                 Ok(answering) => answering,

@@ -3,9 +3,11 @@
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
 use crate::template::is_cancelled;
-pub use crate::template::{Message, Template, render};
+use crate::template::render_with;
+pub use crate::template::{Message, Template, Variables, render};
 use crate::text_bytes::{TokenBytes, complete};
 use crate::text_guard::{Parts, admit, guarded};
+use serde_json::Value;
 use shadowllm_core::image::SectionKind;
 use std::collections::HashMap;
 use std::path::Path;
@@ -197,7 +199,7 @@ impl Text {
     pub fn prompt(
         &self,
         template: &Template,
-        messages: &[Message],
+        (messages, variables): (&[Message], &Variables),
         raw: bool,
         bos: Option<u32>,
         control: bool,
@@ -206,8 +208,8 @@ impl Text {
         let ids = match (raw || template.source.is_empty(), control) {
             (true, true) => self.encode(last, true)?,
             (true, false) => self.encode_plain(last, true)?,
-            (false, true) => self.encode(&render(template, messages)?, false)?,
-            (false, false) => self.rendered(template, messages)?,
+            (false, true) => self.encode(&render_with(template, messages, variables)?, false)?,
+            (false, false) => self.rendered(template, messages, variables)?,
         };
         // With a beginning token, an empty prompt is allowed.
         match bos.filter(|_| ids.is_empty()) {
@@ -221,14 +223,35 @@ impl Text {
 
     /// The template's control tokens become control tokens, those in messages do not: the messages go through the
     /// template with marks inside, at which the prompt is divided before tokenizing.
-    fn rendered(&self, template: &Template, messages: &[Message]) -> Result<Vec<u32>> {
+    fn rendered(&self, template: &Template, messages: &[Message], variables: &Variables) -> Result<Vec<u32>> {
+        let values = messages.iter().map(|m| &m.more).chain([variables]);
+        let values: Vec<String> = values.map(|map| Value::Object(map.clone()).to_string()).collect();
         let said = messages.iter().flat_map(|m| [m.role.as_str(), m.content.as_str()]);
+        let said = said.chain(values.iter().map(String::as_str));
         let mark = unused_letter(&said.chain([template.source.as_str()]).collect::<Vec<_>>());
         let messages: Vec<Message> = messages
             .iter()
-            .map(|m| Message { role: self.marked(&m.role, mark), content: self.marked(&m.content, mark) })
+            .map(|m| Message {
+                role: self.marked(&m.role, mark),
+                content: self.marked(&m.content, mark),
+                more: self.marked_map(&m.more, mark),
+            })
             .collect();
-        self.encode_marked(&render(template, &messages)?, mark, false)
+        self.encode_marked(&render_with(template, &messages, &self.marked_map(variables, mark))?, mark, false)
+    }
+
+    /// The map with marks in all its texts.
+    fn marked_map(&self, map: &Variables, mark: char) -> Variables {
+        map.iter().map(|(name, value)| (self.marked(name, mark), self.marked_value(value, mark))).collect()
+    }
+
+    fn marked_value(&self, value: &Value, mark: char) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.marked(text, mark)),
+            Value::Array(list) => list.iter().map(|value| self.marked_value(value, mark)).collect(),
+            Value::Object(map) => Value::Object(self.marked_map(map, mark)),
+            other => other.clone(),
+        }
     }
 
     /// A decoder for single tokens.
@@ -351,7 +374,7 @@ impl Language {
     /// # Errors
     /// As [`Text::prompt`].
     pub fn prompt(&self, messages: &[Message], control: bool) -> Result<Vec<u32>> {
-        self.text.prompt(&self.template, messages, false, self.bos, control)
+        self.text.prompt(&self.template, (messages, &Variables::new()), false, self.bos, control)
     }
 
     /// Ids of a plain text that begins a session.
@@ -359,8 +382,8 @@ impl Language {
     /// # Errors
     /// As [`Text::prompt`].
     pub fn plain(&self, text: &str, control: bool) -> Result<Vec<u32>> {
-        let message = Message { role: String::new(), content: text.to_owned() };
-        self.text.prompt(&self.template, &[message], true, self.bos, control)
+        let message = Message::new("", text);
+        self.text.prompt(&self.template, (&[message], &Variables::new()), true, self.bos, control)
     }
 
     /// Ids of a text that follows the tokens that a session has read.

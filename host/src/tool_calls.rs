@@ -29,6 +29,13 @@ pub struct Parsed {
     pub calls: Vec<ToolCall>,
 }
 
+impl Parsed {
+    /// As JSON: `{"text": "...", "calls": [{"name": "...", "arguments": {...}}]}`.
+    pub fn to_json(&self) -> String {
+        serde_json::json!({"text": self.text, "calls": self.calls}).to_string()
+    }
+}
+
 /// The calls in an answer. What looks like calls and cannot be read is text.
 pub fn parse(text: &str) -> Parsed {
     let found = [marked, listed, named, objects, pythonic].into_iter().find_map(|convention| convention(text));
@@ -257,17 +264,29 @@ mod tests {
         let two = json!([{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]);
         let one = json!([{"name": "f", "arguments": {"x": "a \"b\"", "y": [1, -2.5, null], "z": {"k": true}}}]);
         for (text, said, expected) in [
-            ("I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}", "I look.", &two),
+            (
+                "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}",
+                "I look.",
+                &two,
+            ),
             ("{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}", "", &two),
             ("<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}\n{\"name\": \"g\"}", "", &two),
             ("<function=f>{\"x\": 1}</function><function=g>{}</function>", "", &two),
-            ("[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\": \"{}\"}]", "", &two),
+            (
+                "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\": \"{}\"}]",
+                "",
+                &two,
+            ),
             ("[{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\": {}}]", "", &two),
             ("Yes.[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[ARGS]{}", "Yes.", &two),
             ("Sure:\n```tool_code\nprint(f(x=1))\ng()\n```", "Sure:", &two),
             ("[f(x=1), g()]", "", &two),
             ("[f(x='a \"b\"', y=[1, -2.5, None,], z={'k': True})]", "", &one),
-            ("<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"a \\\"b\\\"\", \"y\": [1, -2.5, null], \"z\": {\"k\": true}}}</tool_call>", "", &one),
+            (
+                "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"a \\\"b\\\"\", \"y\": [1, -2.5, null], \"z\": {\"k\": true}}}</tool_call>",
+                "",
+                &one,
+            ),
         ] {
             assert_eq!(calls(text), (said.to_owned(), expected.clone()), "{text}");
         }
@@ -277,9 +296,25 @@ mod tests {
     fn what_is_no_call_is_text() {
         let deep = format!("[f(x={})]", "[".repeat(100_000));
         for text in [
-            "", "Hello", "{\"name\": \"Ann\", \"age\": 3}", "[1, 2]", "[]", "[]()", "{}", "{\"name\": \"\"}", "[f(x=)]",
-            "<tool_call>not JSON</tool_call>", "<tool_call>{\"name\": 3}</tool_call>", "<function=f>x</function>",
-            "<function=", "```tool_code\nx = 3\n```", "[f(1)]", "[f(x='a]", "[TOOL_CALLS]", "{\"name\": \"f\"} and more", &deep,
+            "",
+            "Hello",
+            "{\"name\": \"Ann\", \"age\": 3}",
+            "[1, 2]",
+            "[]",
+            "[]()",
+            "{}",
+            "{\"name\": \"\"}",
+            "[f(x=)]",
+            "<tool_call>not JSON</tool_call>",
+            "<tool_call>{\"name\": 3}</tool_call>",
+            "<function=f>x</function>",
+            "<function=",
+            "```tool_code\nx = 3\n```",
+            "[f(1)]",
+            "[f(x='a]",
+            "[TOOL_CALLS]",
+            "{\"name\": \"f\"} and more",
+            &deep,
         ] {
             assert_eq!(calls(text), (text.to_owned(), json!([])), "{text:.80}");
         }

@@ -141,7 +141,7 @@ fn answers_are_not_read_again() {
     let first = chat.ask(QUESTION).unwrap().complete().unwrap();
     assert!(first.ids.len() > 3 && first.stop == Stop::EndOfText, "{first:?}");
     let second = chat.ask(QUESTION).unwrap().complete().unwrap();
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message = |role: &str, content: &str| Message::new(role, content);
     let whole = [message("user", QUESTION), message("assistant", &first.text), message("user", QUESTION)];
     let whole = model.language().unwrap().prompt(&whole, false).unwrap().len();
     let known = first.figures.prompt_tokens + first.ids.len();

@@ -1,11 +1,11 @@
 //! Chat templates: the parts of Python and Jinja that they use, and what a hostile template cannot do.
 
-use shadowllm_host::template::{Message, Template, cancelled_by, render};
+use shadowllm_host::template::{Message, Template, Variables, cancelled_by, render, render_with, set_variable};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn template(source: &str) -> Template {
@@ -180,4 +180,66 @@ fn a_template_can_be_cancelled() {
     let error = cancelled_by(Some(&flag), || render(&template(source), &[message("user", "hi")])).unwrap_err();
     assert!(matches!(error, shadowllm_host::Error::Engine { source: shadowllm_core::Error::Cancelled, .. }), "{error}");
     assert_eq!(rendered(source), "hi");
+}
+
+/// Prompts of `transformers` 5.24 by `tests/vectors/chat/make.py`: tools, their calls and results, documents, parts, variables.
+#[test]
+fn prompts_are_those_of_the_hugging_face_library() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/chat");
+    let cases: Vec<serde_json::Value> =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("prompts.json")).unwrap()).unwrap();
+    let (mut same, mut refused) = (0, 0);
+    for case in &cases {
+        let text = |name: &str| case[name].as_str().unwrap();
+        let source = std::fs::read_to_string(folder.join(text("template")).with_extension("jinja")).unwrap();
+        let messages = case["messages"].as_array().unwrap();
+        let messages: Vec<Message> = messages.iter().map(|m| Message::from_json(&m.to_string()).unwrap()).collect();
+        let prompt = render_with(&template(&source), &messages, case["variables"].as_object().unwrap());
+        let name = format!("{}, {}", text("template"), text("name"));
+        match (case["prompt"].as_str(), prompt) {
+            (None, Err(_)) => refused += 1,
+            (Some(expected), Ok(prompt)) => {
+                let today = rendered("{{ strftime_now('%d %b %Y') }}");
+                assert_eq!(prompt, expected.replace("{TODAY}", &today), "{name}");
+                same += 1;
+            }
+            (expected, prompt) => panic!("{name}: {prompt:?} instead of {expected:?}"),
+        }
+    }
+    assert!(same > 50 && refused == 5 && same + refused == cases.len());
+}
+
+#[test]
+fn variables_and_messages_that_are_none_are_refused_by_name() {
+    let mut variables = Variables::new();
+    for (name, json, said) in [
+        ("", "1", "no name"),
+        ("a b", "1", "\"a b\" is no name"),
+        ("1a", "1", "no name"),
+        ("messages", "[]", "the conversation itself"),
+        ("tools", "[1", "variable tools is no JSON"),
+        ("x", "text", "needs quotes"),
+    ] {
+        let error = set_variable(&mut variables, name, json).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    assert!(variables.is_empty());
+    for (json, said) in
+        [("", "is no JSON"), ("[]", "is no object"), ("{}", "has no role"), ("{\"role\": 1}", "has no role")]
+    {
+        let error = Message::from_json(json).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    // What a person or a tool says is text, also in variables and in other fields of messages.
+    let model = shadowllm_host::Model::open("models/story.sllm").unwrap();
+    let language = model.language().unwrap();
+    let source = "{{ messages[0].content }}{{ messages[0].note }}{{ tools[0]['</s>'] }}{{ eos_token }}";
+    set_variable(&mut variables, "tools", "[{\"</s>\": \"</s>\"}]").unwrap();
+    let message = Message::from_json("{\"role\": \"user\", \"content\": \"</s>\", \"note\": \"</s>\"}").unwrap();
+    let end = language.text.id("</s>").unwrap();
+    for (control, count) in [(false, 1), (true, 4)] {
+        let said = (std::slice::from_ref(&message), &variables);
+        let ids = language.text.prompt(&template(source), said, false, None, control).unwrap();
+        assert_eq!(ids.iter().filter(|id| **id == end).count(), count, "{ids:?}");
+    }
 }

@@ -12,7 +12,9 @@ use budget::{Budget, LARGEST, Weight, refused};
 use minijinja::machinery::{eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value, context};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value};
+use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a chat needs beside the tokenizer, stored in the image as JSON.
@@ -39,13 +41,94 @@ impl Template {
     }
 }
 
+/// What a template can use besides the messages: tools, documents, `enable_thinking` and the like, by their names.
+pub type Variables = Map<String, Json>;
+
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// "system", "user" or "assistant".
+    /// "system", "user", "assistant", "tool" or another role that the template knows.
     pub role: String,
     /// Its text.
     pub content: String,
+    /// Its other fields, such as `tool_calls`; a `content` among them takes the place of the text.
+    pub more: Map<String, Json>,
+}
+
+impl Message {
+    /// A message of nothing but a text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Message { role: role.into(), content: content.into(), more: Map::new() }
+    }
+
+    /// A message as chat programs write it: `{"role": "tool", "content": "...", "name": "..."}`.
+    ///
+    /// # Errors
+    /// When it is no JSON object, or has no role.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let bad =
+            |why: &str| Error::Usage(format!("a message is a JSON object with a role and a content, and this {why}"));
+        let message: Json = serde_json::from_str(json).map_err(|e| bad(&format!("is no JSON: {e}")))?;
+        let Json::Object(mut more) = message else { return Err(bad("is no object")) };
+        let Some(Json::String(role)) = more.shift_remove("role") else { return Err(bad("has no role")) };
+        let content = match more.get("content") {
+            Some(Json::String(text)) => text.clone(),
+            _ => return Ok(Message { role, content: String::new(), more }),
+        };
+        more.shift_remove("content");
+        Ok(Message { role, content, more })
+    }
+
+    /// As templates see it.
+    fn value(&self) -> Value {
+        let mut fields = Map::new();
+        fields.insert("role".into(), self.role.clone().into());
+        fields.insert("content".into(), self.content.clone().into());
+        fields.extend(self.more.clone());
+        template_value(&Json::Object(fields))
+    }
+}
+
+/// A value of JSON as templates see it; maps keep their order.
+fn template_value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(*value),
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(list) => list.iter().map(template_value).collect(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(name, value)| (name.as_str(), template_value(value)))),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (_, Some(number)) => Value::from(number),
+            _ => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+    }
+}
+
+/// Names that templates find without being given them.
+const OWN: [&str; 1] = ["messages"];
+/// Bytes of a variable at most.
+const LONGEST: usize = 4 << 20;
+
+/// Sets a variable from JSON.
+///
+/// # Errors
+/// When the name is no variable's or is taken, or the value is no JSON.
+pub fn set_variable(variables: &mut Variables, name: &str, json: &str) -> Result<()> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(letters) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(Error::Usage(format!("{name:?} is no name of a template's variable: use letters, digits and _")));
+    }
+    if OWN.contains(&name) {
+        return Err(Error::Usage(format!("the template's variable {name} is the conversation itself")));
+    }
+    if json.len() > LONGEST {
+        return Err(Error::Usage(format!("the template's variable {name} has more than {LONGEST} bytes")));
+    }
+    let value = serde_json::from_str(json)
+        .map_err(|e| Error::Usage(format!("the template's variable {name} is no JSON (a text needs quotes): {e}")))?;
+    variables.insert(name.to_owned(), value);
+    Ok(())
 }
 
 type Answer<T = Value> = std::result::Result<T, minijinja::Error>;
@@ -56,30 +139,39 @@ type Answer<T = Value> = std::result::Result<T, minijinja::Error>;
 /// When the model has no template, the template refuses the messages, or uses more time or memory than any template
 /// needs; [`shadowllm_core::Error::Cancelled`] inside [`cancelled_by`].
 pub fn render(template: &Template, messages: &[Message]) -> Result<String> {
+    render_with(template, messages, &Variables::new())
+}
+
+/// [`render`] with variables, which may also take the place of what the template is given otherwise.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_with(template: &Template, messages: &[Message], variables: &Variables) -> Result<String> {
     if template.source.is_empty() {
         return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
     }
-    rendered(template, messages).map_err(|e| match is_cancelled() {
+    rendered(template, messages, variables).map_err(|e| match is_cancelled() {
         true => shadowllm_core::Error::Cancelled.into(),
         false => Error::Other(format!("the model's chat template does not take this: {e}")),
     })
 }
 
-fn rendered(template: &Template, messages: &[Message]) -> Answer<String> {
+fn rendered(template: &Template, messages: &[Message], variables: &Variables) -> Answer<String> {
     // The settings of the Hugging Face library, for which templates are written.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let source = watch::prepared(&template.source, syntax.clone())?;
     let (steps, blocks) = watch::compile(&source, syntax)?;
     let env = environment();
-    let message = |m: &Message| Value::from_pairs([("role", m.role.clone()), ("content", m.content.clone())]);
-    let values = context! {
-        messages => messages.iter().map(message).collect::<Value>(),
-        tools => (),
-        documents => (),
-        add_generation_prompt => true,
-        bos_token => template.bos_token.as_str(),
-        eos_token => template.eos_token.as_str(),
-    };
+    let mut values = BTreeMap::from([
+        ("messages", messages.iter().map(Message::value).collect::<Value>()),
+        ("tools", Value::from(())),
+        ("documents", Value::from(())),
+        ("add_generation_prompt", Value::from(true)),
+        ("bos_token", Value::from(template.bos_token.as_str())),
+        ("eos_token", Value::from(template.eos_token.as_str())),
+    ]);
+    values.extend(variables.iter().map(|(name, value)| (name.as_str(), template_value(value))));
+    let values = Value::from_pairs(values);
     let mut text = String::new();
     eval(&env, &steps, values, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
     Ok(text)

@@ -67,7 +67,27 @@ fn repr(value: &Value, out: &mut Text, depth: usize) -> Result<(), Error> {
             out.push("}")
         }
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
+        ValueKind::Number => out.push(&number(value, ["nan", "inf"])),
         _ => out.push(&value.to_string()),
+    }
+}
+
+/// A number as Python writes it; `names` are those of what is no number and of infinity.
+fn number(value: &Value, names: [&str; 2]) -> String {
+    let float = if value.is_integer() { None } else { f64::try_from(value.clone()).ok() };
+    let Some(float) = float else { return value.to_string() };
+    if float.is_nan() {
+        return names[0].into();
+    }
+    if float.is_infinite() {
+        return if float > 0.0 { names[1].into() } else { format!("-{}", names[1]) };
+    }
+    let short = format!("{float:e}");
+    let (digits, exponent) = short.split_once('e').unwrap_or((&short, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        -4..16 if float.fract() == 0.0 => format!("{float}.0"),
+        -4..16 => float.to_string(),
+        exponent => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
     }
 }
 
@@ -145,6 +165,7 @@ impl Json {
             ValueKind::String => return self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Map => ("{", "}", true),
             ValueKind::Seq | ValueKind::Iterable => ("[", "]", false),
+            ValueKind::Number => return out.push(&number(value, ["NaN", "Infinity"])),
             _ => return out.push(&value.to_string()),
         };
         out.push(open)?;
@@ -302,6 +323,30 @@ fn strftime(format: &str, seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_pythons() {
+        // `print(x)` of Python 3.
+        for (float, text) in [
+            (1.0, "1.0"),
+            (-0.5, "-0.5"),
+            (1e-7, "1e-07"),
+            (1.5e-5, "1.5e-05"),
+            (0.0001, "0.0001"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.25e100, "1.25e+100"),
+            (0.1, "0.1"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (f64::INFINITY, "inf"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(number(&Value::from(float), ["nan", "inf"]), text);
+        }
+        assert_eq!(number(&Value::from(7), ["", ""]), "7");
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

@@ -152,6 +152,11 @@ void test_nulls(void) {
     INVALID(sllm_chat_free(NULL));
     INVALID(sllm_chat_add(NULL, "user", "a"));
     INVALID(sllm_chat_clear(NULL));
+    INVALID(sllm_chat_add_json(NULL, "{\"role\": \"user\"}"));
+    INVALID(sllm_chat_set_variable(NULL, "tools", "[]"));
+    INVALID(sllm_parse_tool_calls(NULL, 1, (char *)room, sizeof room, &n));
+    INVALID(sllm_parse_tool_calls("a", 1, NULL, sizeof room, &n));
+    INVALID(sllm_parse_tool_calls("a", 1, (char *)room, sizeof room, NULL));
     INVALID(sllm_chat_count(NULL, &n));
     INVALID(sllm_chat_message(NULL, 0, &json, &n, &json, &n));
     INVALID(sllm_chat_truncate(NULL, 0));
@@ -167,6 +172,8 @@ void test_nulls(void) {
         INVALID(sllm_chat_add(chat, NULL, "a"));
         INVALID(sllm_chat_add(chat, "user", NULL));
         INVALID(sllm_chat_count(chat, NULL));
+        INVALID(sllm_chat_add_json(chat, NULL));
+        INVALID(sllm_chat_set_variable(chat, NULL, "1"));
         INVALID(sllm_chat_fork(chat, NULL));
         OK(sllm_chat_add(chat, "user", "a"));
         INVALID(sllm_chat_message(chat, 0, NULL, &n, &json, &n));

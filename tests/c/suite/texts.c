@@ -292,6 +292,37 @@ void test_text(void) {
     free(answer);
 }
 
+/* Variables of the template, messages with more than a text, and tool calls in answers. */
+static void tools(sllm_chat *chat) {
+    static const char *const bad[] = {"", "[]", "{}", "{\"role\": 3}", "{"};
+    char text[512];
+    const char *role = NULL, *content = NULL;
+    size_t i, n = 7, role_length = 0, length = 0;
+    for (i = 0; i < COUNT(bad); i++) INVALID(sllm_chat_add_json(chat, bad[i]));
+    INVALID(sllm_chat_set_variable(chat, "messages", "[]"));
+    INVALID(sllm_chat_set_variable(chat, "a b", "1"));
+    INVALID(sllm_chat_set_variable(chat, "tools", "[1"));
+    OK(sllm_chat_set_variable(chat, "tools", "[]"));
+    OK(sllm_chat_set_variable(chat, "nothing", NULL));
+    OK(sllm_chat_add_json(chat, "{\"role\": \"tool\", \"content\": \"42\", \"name\": \"f\"}"));
+    OK(sllm_chat_message(chat, 0, &role, &role_length, &content, &length));
+    CHECK(role_length == 4 && memcmp(role, "tool", 4) == 0 && length == 2 && memcmp(content, "42", 2) == 0);
+    OK(sllm_chat_set_variable(chat, "add_generation_prompt", "false"));
+    OK(sllm_chat_render(chat, text, sizeof text, &n));
+    CHECK(strcmp(text, "tool: 42\n") == 0);
+    OK(sllm_chat_set_variable(chat, "add_generation_prompt", NULL));
+    OK(sllm_chat_render(chat, text, sizeof text, &n));
+    CHECK(strcmp(text, "tool: 42\nassistant:") == 0);
+    OK(sllm_chat_set_variable(chat, "tools", NULL));
+    OK(sllm_chat_clear(chat));
+    OK(sllm_parse_tool_calls("<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}}</tool_call>", SLLM_NUL_TERMINATED,
+                             text, sizeof text, &n));
+    CHECK(strcmp(text, "{\"text\":\"\",\"calls\":[{\"name\":\"f\",\"arguments\":{\"x\":1}}]}") == 0 && n == strlen(text));
+    STATUS(SLLM_STATUS_BUFFER_TOO_SMALL, sllm_parse_tool_calls("no calls", 8, text, 9, &n));
+    OK(sllm_parse_tool_calls("no calls", 8, text, sizeof text, &n));
+    CHECK(strcmp(text, "{\"text\":\"no calls\",\"calls\":[]}") == 0);
+}
+
 /* Messages are read back, removed and forked; a fork with a fork of the session reads only the new tokens. */
 static void messages(sllm_chat *chat, sllm_session *session, const char *last) {
     sllm_chat *fork = NULL;
@@ -365,6 +396,7 @@ void test_chat(void) {
         STATUS(SLLM_STATUS_INVALID_UTF8, sllm_chat_add(chat, BAD[i], "x"));
     }
     CHECK(length == 7);
+    tools(chat);
     OK(sllm_chat_add(chat, "user", "Who was the mayor?"));
     OK(sllm_chat_render(chat, NULL, 0, &length));
     memset(text, 0x5a, sizeof text);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use shadowllm_core::Executor;
 use shadowllm_host::conversation::Reply;
 use shadowllm_host::generate::peak_memory;
+use shadowllm_host::tool_calls::parse;
 use shadowllm_host::{Answer, Error, Figures, Result, Session};
 
 /// What is written to standard output during an answer.
@@ -57,6 +58,10 @@ pub fn as_json(reply: &Reply, session: &Session) -> Value {
     }
     if let (Some(_), Ok(language)) = (controls.logprobs, session.model().language()) {
         value["logprobs"] = likelihoods(reply, &language.text).into();
+    }
+    if session.options().variables.contains_key("tools") {
+        let parsed = parse(&reply.text);
+        value["tool_calls"] = json!(parsed.calls);
     }
     value
 }

@@ -4,7 +4,8 @@ use crate::print::standard_input;
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_host::conversation::Reply;
-use shadowllm_host::text::{Text, read};
+use shadowllm_host::template::set_variable;
+use shadowllm_host::text::{Text, Variables, read};
 use shadowllm_host::{Controls, Error, Grammar, Likely, Model, Result, Rules};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,12 @@ pub struct ControlOptions {
     /// Answer with a text that the rule `start` of a grammar in Lark's notation makes; - is standard input.
     #[arg(long, value_name = "FILE", group = "rules", help_heading = ANSWER)]
     grammar: Option<PathBuf>,
+    /// Tools that the model may call: a file with a JSON list of descriptions, as chat programs write them; --json lists calls.
+    #[arg(long, value_name = "FILE", conflicts_with = "raw", help_heading = ANSWER)]
+    tools: Option<PathBuf>,
+    /// Give the chat template a variable, as enable_thinking=false; may be given several times.
+    #[arg(long, value_name = "NAME=JSON", conflicts_with = "raw", help_heading = ANSWER)]
+    template_var: Vec<String>,
 }
 
 /// What the answer may be, read from where it stands.
@@ -70,6 +77,27 @@ impl ControlOptions {
     /// The host's controls, without the grammar, which needs the model.
     pub fn controls(&self) -> Controls {
         Controls { stop: self.stop.clone(), bias: self.logit_bias.clone(), logprobs: self.logprobs, grammar: None }
+    }
+
+    /// What the chat template is given besides the messages.
+    pub fn variables(&self) -> Result<Variables> {
+        let mut variables = Variables::new();
+        if let Some(file) = &self.tools {
+            set_variable(&mut variables, "tools", &read(file)?)
+                .map_err(|_| Error::file(file, "is no JSON: give a list of tools"))?;
+            if !variables["tools"].is_array() {
+                return Err(Error::file(file, "is no JSON list of tools, such as [{\"type\": \"function\", ...}]"));
+            }
+        }
+        for given in &self.template_var {
+            let Some((name, json)) = given.split_once('=') else {
+                return Err(Error::Usage(format!(
+                    "--template-var {given}: give a name and JSON, as enable_thinking=false"
+                )));
+            };
+            set_variable(&mut variables, name, json)?;
+        }
+        Ok(variables)
     }
 
     /// What the answer may be; `prompted` says that the prompt does not come from standard input.

@@ -95,7 +95,7 @@ fn fetched(o: &Options) -> Result<LoadedModel> {
 fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
     let pool = Arc::new(pool(o.threads)?);
     let engine = model.file().model();
-    let question = Message { role: "user".into(), content: task.prompt.into() };
+    let question = Message::new("user", task.prompt);
     let ids = model.language()?.prompt(&[question], false)?;
     let skips = engine.predictor()?.is_some();
     let options = shadowllm_host::Options {

@@ -124,6 +124,7 @@ pub fn run(o: &Options) -> Result<()> {
     let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
     let controls = o.held.controls();
     controls.check(u32::MAX as usize)?;
+    let variables = o.held.variables()?;
     o.dial.one()?;
     let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
@@ -145,6 +146,7 @@ pub fn run(o: &Options) -> Result<()> {
         sampling,
         max_tokens: o.n,
         controls,
+        variables,
         system: o.system.clone(),
         control_tokens: o.control_tokens,
         ..Default::default()
@@ -188,10 +190,11 @@ fn longer(e: shadowllm_core::Error, n: usize) -> Error {
 fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let model = session.model().clone();
     let language = model.language()?;
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message = |role: &str, content: &str| Message::new(role, content);
     let system = o.system.iter().map(|s| message("system", s));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    let ids = language.text.prompt(&language.template, &messages, o.raw, language.bos, o.control_tokens)?;
+    let said = (messages.as_slice(), &session.options().variables);
+    let ids = language.text.prompt(&language.template, said, o.raw, language.bos, o.control_tokens)?;
     // Checked before the prompt is shown, so that a refused one is not.
     session.engine().admit(&ids).map_err(|e| longer(e, o.n))?;
     if !o.json && (o.raw || language.template.is_empty()) {

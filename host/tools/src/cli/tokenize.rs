@@ -66,7 +66,7 @@ fn ids(o: &Options, language: &Language, text: String) -> Result<Vec<u32>> {
         return Err(Error::Usage("the model has no chat template: leave --chat out".into()));
     }
     match (o.chat, o.no_special) {
-        (true, _) => language.prompt(&[Message { role: "user".into(), content: text }], o.control_tokens),
+        (true, _) => language.prompt(&[Message::new("user", text)], o.control_tokens),
         (false, true) => language.continued(&text, o.control_tokens),
         (false, false) => language.plain(&text, o.control_tokens),
     }
