@@ -228,7 +228,7 @@ typedef struct sllm_session_options {
     sllm_clock_fn clock; /* for statistics; NULL: the system's, or without one all times are 0 */
     void *clock_user;
     uint32_t exact;      /* 1: answers (sllm_generate, sllm_chat_generate) are those of a session that skips nothing, bit
-                            for bit. What follows is guessed, from the text so far and as the dial says, and several
+                            for bit. Tokens are guessed, from the text so far or under the dial, and several
                             guesses are checked in one pass, so that the dial changes the time of an answer only. Takes
                             memory for 15 more rows of logits */
     uint32_t reserved;   /* 0 */
@@ -531,7 +531,7 @@ int32_t sllm_sampler_new(const sllm_sampler_options *options, sllm_sampler **sam
 typedef struct sllm_tokenizer sllm_tokenizer;
 /* A conversation: its messages. */
 typedef struct sllm_chat sllm_chat;
-/* What answers may be: immutable, for any threads. */
+/* A form for answers: immutable, for any threads. */
 typedef struct sllm_grammar sllm_grammar;
 
 /* The model's tokenizer. Takes some tens of milliseconds. SLLM_STATUS_UNSUPPORTED if the image has none. */
@@ -572,9 +572,9 @@ typedef struct sllm_logprob {
 
 #define SLLM_GRAMMAR_JSON_SCHEMA 1 /* JSON that is valid against a JSON schema */
 #define SLLM_GRAMMAR_REGEX 2       /* a text that a regular expression matches whole */
-#define SLLM_GRAMMAR_LARK 3        /* what the rule `start` of a grammar in Lark's notation makes */
+#define SLLM_GRAMMAR_LARK 3        /* a text that the rule `start` of a grammar in Lark's notation produces */
 
-/* A grammar for the `grammar` of sllm_generate_options: answers then are texts that it makes, unless they are cut off. Rules
+/* A grammar for the `grammar` of sllm_generate_options: answers are then texts that it produces, unless they are cut off. Rules
  * that cannot be followed, or that would take too much time or memory, give SLLM_STATUS_INVALID_ARGUMENT and a message
  * that says why; in a library without grammars: SLLM_STATUS_UNSUPPORTED. The first grammar of a tokenizer takes some tens of
  * milliseconds more. */
@@ -626,7 +626,7 @@ typedef struct sllm_generate_options {
     size_t stop_count;
     const sllm_bias *bias;  /* `bias_count` tokens with a bias, at most 4096 */
     size_t bias_count;
-    const sllm_grammar *grammar; /* NULL; what the answer may be. Tokens about which it leaves no choice are read together */
+    const sllm_grammar *grammar; /* NULL; the form of the answer. Tokens that are the only possible ones are read together */
 } sllm_generate_options;
 
 /* Fills in the defaults. */
@@ -649,7 +649,7 @@ typedef struct sllm_generation {
     double decode_tokens_per_second;
     int32_t stop_string;       /* for SLLM_STOP_STRING its place in the options' list, else -1 */
     uint32_t reserved;
-    uint64_t forced_tokens;    /* of the generated ones: about which the grammar left no choice */
+    uint64_t forced_tokens;    /* of the generated ones: the only ones that the grammar allowed */
 } sllm_generation;
 
 /* Reads a plain text after the tokens that the session has read, and continues it. At position 0 the special tokens

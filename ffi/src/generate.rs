@@ -53,20 +53,20 @@ impl Request {
         Ok(Request { options, controls, result })
     }
 
-    /// Takes the options' grammar, which has to be of the tokenizer's model.
+    /// The options' grammar, which must be one of the tokenizer's model.
     ///
     /// # Safety
-    /// The header's rules for handles.
+    /// `grammar` of the options is NULL or a live object.
     pub unsafe fn follow(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         let grammar = self.options.grammar.cast::<sllm_grammar>();
         if !grammar.is_null() {
-            // SAFETY: a live object, by the caller's word.
+            // SAFETY: not NULL, and a live object as the caller promises.
             self.controls.grammar = Some(unsafe { check(grammar) }?.of(tokenizer)?);
         }
         Ok(())
     }
 
-    /// How long the answer may be, and what it is held to.
+    /// The answer's length, stop strings, biases and grammar.
     pub fn held(&self) -> (usize, &Controls) {
         (self.options.max_tokens as usize, &self.controls)
     }

@@ -11,12 +11,12 @@ use shadowllm_host::{Grammar, Rules};
 use std::ffi::c_char;
 use std::sync::Arc;
 
-/// A grammar as handles point to it.
+/// The object of a grammar's handles.
 #[repr(C)]
 pub struct sllm_grammar {
     tag: Tag,
     grammar: Grammar,
-    /// Its model's, whose tokens it knows.
+    /// The tokenizer of its model, whose tokens it uses.
     tokenizer: Arc<Tokenizer>,
 }
 
@@ -34,7 +34,7 @@ pub const SLLM_GRAMMAR_REGEX: i32 = 2;
 /// Kinds of [`sllm_grammar_new`].
 pub const SLLM_GRAMMAR_LARK: i32 = 3;
 
-/// About what a token takes in the tables of a vocabulary.
+/// About the bytes of a token in the tables of a vocabulary.
 const TOKEN: usize = 64;
 
 impl sllm_grammar {
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn sllm_grammar_new(
             SLLM_GRAMMAR_JSON_SCHEMA => Rules::JsonSchema(text),
             SLLM_GRAMMAR_REGEX => Rules::Regex(text),
             SLLM_GRAMMAR_LARK => Rules::Lark(text),
-            _ => return Err(invalid("the kind is none of SLLM_GRAMMAR_...")),
+            _ => return Err(invalid("the kind is not one of SLLM_GRAMMAR_...")),
         };
         let made = Box::new(sllm_grammar::new(tokenizer, rules)?);
         // SAFETY: not NULL, checked by `wanted`.
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn sllm_grammar_new(
     })
 }
 
-/// Ends a grammar.
+/// Frees a grammar.
 ///
 /// # Safety
 /// See the header.

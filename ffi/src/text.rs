@@ -25,7 +25,7 @@ pub struct sllm_tokenizer {
 pub struct Tokenizer {
     pub language: Language,
     pub model: Reference,
-    /// Made with the first grammar.
+    /// Built with the first grammar.
     pub vocabulary: OnceLock<Vocabulary>,
 }
 

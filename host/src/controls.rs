@@ -21,7 +21,7 @@ pub struct Controls {
     pub bias: Vec<(u32, f32)>,
     /// Log-probabilities of the tokens, with this number of the likeliest ones beside each.
     pub logprobs: Option<usize>,
-    /// What the answer may be.
+    /// The form of the answer.
     pub grammar: Option<Grammar>,
 }
 
@@ -85,7 +85,7 @@ pub trait Choose {
     /// When the session has no logits, or no token can follow.
     fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32>;
 
-    /// The next token where there is no choice, so that the session need not be asked.
+    /// The next token, if the grammar allows only one, so that no logits are needed.
     fn forced(&mut self) -> Option<u32> {
         None
     }
@@ -111,7 +111,7 @@ pub struct Controlled {
     bias: Vec<(u32, f32)>,
     logprobs: Option<usize>,
     grammar: Option<Following>,
-    /// How likely the last token was, where that is asked for.
+    /// The log-probability of the last token, if `logprobs` is set.
     pub likely: Option<Likely>,
 }
 
@@ -122,7 +122,7 @@ impl Controlled {
         Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, grammar, likely: None }
     }
 
-    /// Whether likelihoods are asked for.
+    /// Whether log-probabilities are computed.
     pub fn asks(&self) -> bool {
         self.logprobs.is_some()
     }

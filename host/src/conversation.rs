@@ -44,7 +44,7 @@ pub struct Reply {
     pub stop: Stop,
     /// The index in [`Controls::stop`] of the stop string that ended it.
     pub stop_string: Option<usize>,
-    /// How likely each token was, where [`Controls::logprobs`] asks; `None` for one that the grammar forced.
+    /// The log-probability of each token, if [`Controls::logprobs`] is set; `None` for one that the grammar forced.
     pub likely: Vec<Option<Likely>>,
 }
 

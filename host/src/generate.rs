@@ -24,9 +24,9 @@ pub struct Figures {
     pub tokens_per_second: f64,
     /// Bytes of weights and cache read per decoded token, on average.
     pub bytes_per_token: u64,
-    /// Decoded tokens that had been guessed rightly, so that they needed no pass of their own.
+    /// Decoded tokens that were guessed right, so that they needed no pass of their own.
     pub guessed_tokens: usize,
-    /// Of the generated tokens, those that a grammar left no choice about: all that follow one another are read at once.
+    /// Of the generated tokens, those that were the only ones the grammar allowed: consecutive ones are read at once.
     pub forced_tokens: usize,
 }
 
@@ -63,7 +63,7 @@ pub struct Generation {
     drafter: Option<Drafter>,
     /// The token that was returned last, which the session has not read yet.
     last: Option<u32>,
-    /// Tokens before it that the session has not read either.
+    /// Earlier tokens that the session has not read either.
     unread: Vec<u32>,
     stop: Option<Stop>,
 }
@@ -162,7 +162,7 @@ impl Generation {
         Ok(self.hand_out(session, token))
     }
 
-    /// Takes a token for the next one, or says that it ends the text.
+    /// Makes a token the next one, or reports that it ends the text.
     fn hand_out(&mut self, session: &Session, token: u32) -> Option<Stop> {
         if self.figures.generated_tokens == 0 {
             self.first = Instant::now();
@@ -176,7 +176,7 @@ impl Generation {
         None
     }
 
-    /// Reads a token of the answer, and with it the tokens before it that were not read.
+    /// Reads a token of the answer, together with earlier ones that were not read.
     fn read(
         &mut self,
         session: &mut Session,

@@ -10,21 +10,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of a grammar's text at most.
+/// The most bytes of a grammar's text.
 const LONGEST: usize = 1 << 20;
-/// Brackets in brackets at most: readers of grammars recurse.
+/// The deepest nesting of brackets: parsers of grammars recurse.
 const DEEPEST: usize = 100;
-/// Bytes of a token that a grammar can use at most.
+/// The most bytes of a token that a grammar can use.
 const WORD: usize = 1024;
 
-/// What an answer may be.
+/// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules<'a> {
     /// JSON that is valid against a JSON schema.
     JsonSchema(&'a str),
     /// A text that a regular expression matches whole.
     Regex(&'a str),
-    /// What the rule `start` of a grammar in Lark's notation makes.
+    /// A text that the rule `start` of a grammar in Lark's notation produces.
     Lark(&'a str),
 }
 
@@ -35,7 +35,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// What messages call them.
+    /// The name of the kind of rules in messages.
     fn name(self) -> &'static str {
         match self {
             Rules::JsonSchema(_) => "JSON schema",
@@ -51,7 +51,7 @@ impl<'a> Rules<'a> {
             return Err("it is empty".into());
         }
         if text.len() > LONGEST {
-            return Err(format!("it has {} bytes, and {LONGEST} are the most that is taken", text.len()));
+            return Err(format!("it has {} bytes, but at most {LONGEST} are accepted", text.len()));
         }
         if deepest(text) > DEEPEST {
             return Err(format!("it has more than {DEEPEST} brackets inside one another"));
@@ -60,14 +60,15 @@ impl<'a> Rules<'a> {
             Rules::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
             Rules::Lark(text) => Ok(TopLevelGrammar::from_lark(text.to_owned())),
             Rules::JsonSchema(text) => {
-                let mut schema: Value = serde_json::from_str(text).map_err(|e| format!("it is no JSON: {e}"))?;
+                let mut schema: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
                 if schema == true {
                     schema = json!({});
                 }
                 let Some(fields) = schema.as_object_mut() else {
                     return Err("a schema is a JSON object".into());
                 };
-                // As most programs write JSON, and models too: free spaces would be an endless choice.
+                // The spaces of most programs and models. If any spaces were allowed, an answer could consist of them
+                // without end.
                 let spaces = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
                 fields.entry("x-guidance").or_insert(spaces);
                 Ok(TopLevelGrammar::from_json_schema(schema))
@@ -76,7 +77,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// How deep brackets of any kind lie in each other, whatever they mean.
+/// The depth of nested brackets of any kind.
 fn deepest(text: &str) -> usize {
     let (mut depth, mut most) = (0usize, 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -95,11 +96,11 @@ fn deepest(text: &str) -> usize {
     most
 }
 
-/// A model's tokens, as grammars see them. Takes some tens of milliseconds to make; clones are the same one.
+/// A model's tokens in the form that grammars use. Building one takes tens of milliseconds; clones share it.
 #[derive(Clone)]
 pub struct Vocabulary(Arc<ParserFactory>);
 
-/// Tokens by their bytes, and the tokenizer for texts that are forced.
+/// The bytes of each token, and the tokenizer for forced texts.
 struct Tokens {
     trie: TokTrie,
     text: Text,
@@ -107,7 +108,7 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Ids of a text, if they are its bytes.
+    /// Ids of a text, if their bytes together are the text.
     fn encode(&self, text: &str) -> Option<Vec<TokenId>> {
         let ids = self.text.encode_plain(text, false).ok()?;
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.trie.token(*id)).copied().collect();
@@ -131,7 +132,7 @@ impl TokenizerEnv for Tokens {
 }
 
 impl Vocabulary {
-    /// The tokens of a model's language.
+    /// The vocabulary of a model's tokenizer.
     ///
     /// # Errors
     /// When the model has no end token, or its tokenizer is damaged.
@@ -158,7 +159,7 @@ impl Vocabulary {
     }
 }
 
-/// Bytes of a token; control tokens are marked, so that no text is one.
+/// Bytes of a token; control tokens get a mark, so that no text matches them.
 fn word(text: &Text, id: u32) -> Vec<u8> {
     let mut word = text.bytes(id, false);
     if word.is_empty() {
@@ -170,7 +171,7 @@ fn word(text: &Text, id: u32) -> Vec<u8> {
     if word.len() > WORD { Vec::new() } else { word }
 }
 
-/// What a grammar may take, of time and memory: the library's own limits, tighter where one answer needs no more.
+/// Limits of time and memory for a grammar: the library's own, or tighter ones where one answer needs no more.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_lexer_states: 50_000,
@@ -181,7 +182,7 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// A grammar, ready to be followed by any number of answers. Its clones are the same one.
+/// A compiled grammar for any number of answers. Clones share it.
 #[derive(Clone)]
 pub struct Grammar(Arc<Mutex<Matcher>>);
 
@@ -195,7 +196,7 @@ impl Grammar {
     /// The grammar of these rules.
     ///
     /// # Errors
-    /// What is wrong with the rules: no JSON, a rule that is not there, more than a grammar may take.
+    /// If the rules are not valid (not JSON, an undefined rule), or exceed the limits of a grammar.
     pub fn new(vocabulary: &Vocabulary, rules: Rules) -> Result<Self> {
         let bad = |e: String| Error::Usage(format!("the {} cannot be followed: {e}", rules.name()));
         let grammar = rules.read().map_err(bad)?;
@@ -204,7 +205,7 @@ impl Grammar {
         if let Some(e) = matcher.get_error() {
             return Err(bad(first_line(&e)));
         }
-        // A grammar that nothing follows says so at once.
+        // A grammar that no text can follow is an error here already.
         matcher.compute_mask_or_eos().map_err(|e| bad(first_line(&e.to_string())))?;
         Ok(Grammar(Arc::new(Mutex::new(matcher))))
     }
@@ -218,12 +219,12 @@ impl Grammar {
     }
 }
 
-/// The library's errors have what led to them in further lines.
+/// The library's errors continue with their causes in further lines.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
 
-/// A grammar, as far as an answer has followed it.
+/// The state of an answer within its grammar.
 pub struct Following {
     matcher: Matcher,
     mask: Option<SimpleVob>,
@@ -237,20 +238,20 @@ impl fmt::Debug for Following {
 }
 
 impl Following {
-    /// Whether nothing can follow any more.
+    /// Whether no token can follow.
     pub fn is_over(&self) -> bool {
         self.forced.is_empty() && self.matcher.is_stopped()
     }
 
-    /// The next token, where the grammar leaves no choice.
+    /// The next token, if the grammar allows only one.
     pub fn forced(&mut self) -> Option<u32> {
         self.forced.pop_front()
     }
 
-    /// Finds out what may follow.
+    /// Computes the tokens that may follow.
     ///
     /// # Errors
-    /// When that takes more than a grammar may.
+    /// If that exceeds the limits of a grammar.
     pub fn look(&mut self) -> Result<()> {
         self.mask = Some(self.matcher.compute_mask_or_eos().map_err(stopped)?);
         Ok(())
@@ -261,7 +262,7 @@ impl Following {
         self.mask.as_ref().is_some_and(|mask| (id as usize) < mask.len() && mask.is_allowed(id))
     }
 
-    /// Goes on after a token.
+    /// Continues after a token.
     ///
     /// # Errors
     /// When the grammar does not allow it.
@@ -278,7 +279,7 @@ impl Following {
     }
 }
 
-/// Why an answer cannot go on.
+/// The error of an answer that cannot continue.
 fn stopped(e: impl fmt::Display) -> Error {
     Error::Other(format!("the grammar cannot be followed further: {}", first_line(&e.to_string())))
 }

@@ -17,10 +17,10 @@ pub struct Model(Arc<Shared>);
 
 struct Shared {
     file: LoadedModel,
-    /// Read when it is first used.
+    /// Read on first use.
     #[cfg(feature = "tokenizer")]
     language: OnceLock<Language>,
-    /// Made when the first grammar is.
+    /// Built with the first grammar.
     #[cfg(feature = "tokenizer")]
     vocabulary: OnceLock<Vocabulary>,
 }
@@ -75,7 +75,7 @@ impl Model {
     #[cfg(feature = "tokenizer")]
     pub fn grammar(&self, rules: Rules) -> Result<Grammar> {
         if self.0.vocabulary.get().is_none() {
-            // Of two threads at once one is kept.
+            // If two threads build one at the same time, one of the two is kept.
             let _ = self.0.vocabulary.set(Vocabulary::of(self.language()?)?);
         }
         match self.0.vocabulary.get() {

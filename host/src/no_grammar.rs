@@ -1,29 +1,29 @@
-//! In place of `grammar` in a build without it: there is no grammar to follow.
+//! Replaces `grammar` in a build without grammars.
 
 use crate::error::{Error, Result};
 #[cfg(feature = "tokenizer")]
 use crate::text::Language;
 
-/// What an answer may be.
+/// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules<'a> {
     /// JSON that is valid against a JSON schema.
     JsonSchema(&'a str),
     /// A text that a regular expression matches whole.
     Regex(&'a str),
-    /// What the rule `start` of a grammar in Lark's notation makes.
+    /// A text that the rule `start` of a grammar in Lark's notation produces.
     Lark(&'a str),
 }
 
-/// A model's tokens, as grammars see them: there are none.
+/// A model's tokens in the form that grammars use; never built.
 #[derive(Clone, Debug)]
 pub enum Vocabulary {}
 
-/// A grammar: there is none.
+/// A grammar; never built.
 #[derive(Clone, Debug)]
 pub enum Grammar {}
 
-/// A grammar that an answer follows: there is none.
+/// The state of an answer within its grammar; never built.
 #[derive(Debug)]
 pub enum Following {}
 
@@ -32,9 +32,9 @@ impl Vocabulary {
     /// Always an error.
     ///
     /// # Errors
-    /// That this build has no grammars.
+    /// Always, because this build has no grammars.
     pub fn of(_: &Language) -> Result<Self> {
-        Err(Error::Usage("this build follows no grammars: build it with the feature `grammar`".into()))
+        Err(Error::Usage("this build has no grammars: build it with the feature `grammar`".into()))
     }
 }
 
@@ -54,17 +54,17 @@ impl Grammar {
 }
 
 impl Following {
-    /// Whether nothing can follow any more.
+    /// Whether no token can follow.
     pub fn is_over(&self) -> bool {
         match *self {}
     }
 
-    /// The next token, where the grammar leaves no choice.
+    /// The next token, if the grammar allows only one.
     pub fn forced(&mut self) -> Option<u32> {
         match *self {}
     }
 
-    /// Finds out what may follow.
+    /// Computes the tokens that may follow.
     ///
     /// # Errors
     /// None.
@@ -77,7 +77,7 @@ impl Following {
         match *self {}
     }
 
-    /// Goes on after a token.
+    /// Continues after a token.
     ///
     /// # Errors
     /// None.

@@ -26,9 +26,9 @@ pub struct Options {
     pub dial: Dial,
     /// How tokens are chosen. The seed is fixed, so that the same calls give the same text.
     pub sampling: SamplerOptions,
-    /// Whether answers are those of the dense model, bit for bit: tokens are guessed, from the text so far or by the model
-    /// under the dial, and several guesses are checked in one dense pass. The dial then only changes the time that an
-    /// answer takes.
+    /// Whether answers are those of the dense model, bit for bit: tokens are guessed, from the text so far or by the
+    /// model under the dial, and several guesses are checked in one dense pass. The dial then changes only the time of
+    /// an answer.
     pub exact: bool,
     /// The most tokens of an answer.
     pub max_tokens: usize,

@@ -1,29 +1,31 @@
-//! Guessing what follows, for answers that are the dense model's: which guess, and how many tokens of it.
+//! Guesses of the next tokens, for answers that are the dense model's: where the guesses come from, and how many are
+//! read.
 //!
-//! A guess of n tokens costs what a pass over 1 + n tokens costs more than a pass over one, and what making it costs. It
-//! brings as many tokens as are right before the first wrong one. Both are measured while the answer is made: the time
-//! of passes by their length, and how often a guess's token is right, by how much of the text before it is the same.
-//! Where no guess pays, every token is decoded as without guessing.
+//! The cost of a guess of n tokens is the time of making it, and the time by which a pass over 1 + n tokens is longer
+//! than a pass over one. Its gain is the number of tokens before the first wrong one. Both are measured while the
+//! answer is made: the time of passes by their length, and the share of guessed tokens that are right, by the number of
+//! tokens before them that are the same. When no guess pays, every token is decoded as without guessing.
 
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::sparsity::Policy;
 use shadowllm_core::{Error, Executor, Session, SessionOptions, lookup};
 use std::time::Instant;
 
-/// Tokens guessed at most.
+/// The most tokens that are guessed.
 const MOST: usize = SessionOptions::AHEAD;
-/// Lengths of guesses that are weighed against each other. Passes over 2, 4, 8 and 16 tokens are those with kernels.
+/// The lengths of guesses that are compared. There are kernels for passes over 2, 4, 8 and 16 tokens.
 const LENGTHS: [usize; 7] = [1, 2, 3, 5, 7, 11, MOST];
-/// What one more token of a pass is taken to cost before it was measured, in passes of one token.
+/// The assumed cost of one more token in a pass before it was measured, in passes of one token.
 const MARGIN: f64 = 0.1;
-/// The weight of a new measurement in a mean of the recent ones.
+/// The weight of a new measurement in a running mean.
 const NEW: f64 = 0.15;
-/// After how many tokens without one a guess by the model itself is tried again, should it pay by then.
+/// After this number of tokens without a guess by the model itself, one is tried again, in case it has become worth its
+/// cost.
 const RETRY: usize = 128;
-/// Guesses by the model itself that are made before they are judged.
+/// The number of guesses by the model itself before their share of right tokens is used.
 const TRIALS: usize = 3;
 
-/// Where a guess came from. Copies are told apart by the number of tokens before them that are the same.
+/// The source of a guess. Copies are divided into classes by the number of tokens before them that are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Copy(usize),
@@ -50,7 +52,7 @@ impl Origin {
     }
 }
 
-/// What is guessed to follow, and how much of it has come true.
+/// The guessed tokens; those before `at` were right.
 #[derive(Clone, Copy, Debug)]
 struct Guesses {
     origin: Origin,
@@ -63,18 +65,18 @@ struct Guesses {
 /// Guesses for one answer. Allocates nothing.
 #[derive(Debug)]
 pub struct Drafter {
-    /// How often a guess's next token was right, by origin.
+    /// The share of guessed tokens that were right, by origin.
     right: [f64; Origin::COUNT],
     /// Seconds of a pass over one token; 0 before the first.
     one: f64,
-    /// What one more token of a pass cost, in passes of one token, by the number of tokens; 0 where not measured.
+    /// The cost of one more token in a pass, in passes of one token, by the number of tokens; 0 where not measured.
     margins: [f64; MOST + 2],
-    /// Seconds of a token that the model decodes under its dial.
+    /// Seconds to decode a token under the dial.
     sparse: f64,
     guesses: Option<Guesses>,
     /// Guesses by the model itself so far, and tokens since the last.
     own: (usize, usize),
-    /// Bytes of weights that the last token took, guesses included.
+    /// Bytes of weights that were read for the last token, guesses included.
     bytes: usize,
     /// Tokens that needed no pass of their own.
     free: usize,
@@ -96,8 +98,8 @@ impl Default for Drafter {
 }
 
 impl Drafter {
-    /// Reads a token of the answer, and in the same pass the guesses that are worth it. Afterwards the session is as after
-    /// a dense decode.
+    /// Reads a token of the answer, and in the same pass as many guesses as pay. Afterwards the session is as after a
+    /// dense decode.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -124,7 +126,7 @@ impl Drafter {
         Ok(())
     }
 
-    /// Bytes of weights that the last token took, guesses included.
+    /// Bytes of weights that were read for the last token, guesses included.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -134,12 +136,12 @@ impl Drafter {
         self.free
     }
 
-    /// Compares the token that came with the one that was guessed.
+    /// Compares the actual token with the guessed one.
     fn learn(&mut self, token: u32) {
         let Some(guesses) = &mut self.guesses else { return };
         let right = guesses.tokens[guesses.at] == token;
         let mean = &mut self.right[guesses.origin.index()];
-        // Rare origins first move fast enough, and none is given up for good.
+        // The limits keep every origin in use, however often it failed.
         *mean = (*mean + NEW * (f64::from(u8::from(right)) - *mean)).clamp(0.02, 0.99);
         guesses.at += 1;
         if !right || guesses.at == guesses.len {
@@ -147,7 +149,7 @@ impl Drafter {
         }
     }
 
-    /// Seconds of a pass over so many tokens, in passes of one.
+    /// The time of a pass over this number of tokens, in passes of one.
     fn cost(&self, tokens: usize) -> f64 {
         // The nearest number of tokens that was measured.
         let measured = (2..self.margins.len()).filter(|n| self.margins[*n] > 0.0).min_by_key(|n| n.abs_diff(tokens));
@@ -164,8 +166,9 @@ impl Drafter {
         }
     }
 
-    /// The number of guessed tokens that brings the most tokens per second, of `most` at most, where each of them is
-    /// right as often as said and takes so many passes of one token to guess; and how many times as fast as without.
+    /// The number of guessed tokens, at most `most`, that gives the most tokens per second, and how many times as fast
+    /// that is as without guesses. Each guess is right with the probability `right` and takes `each` passes of one
+    /// token to make.
     fn best(&self, most: usize, right: f64, each: f64) -> (usize, f64) {
         let gain = |n: usize| {
             let tokens = (1.0 - right.powi(n as i32 + 1)) / (1.0 - right);
@@ -175,7 +178,7 @@ impl Drafter {
         lengths.fold((0, 1.0), |best, next| if next.1 > best.1 { next } else { best })
     }
 
-    /// Guesses what follows a token, and returns how many of the guesses are worth reading.
+    /// Guesses the tokens after a token, and returns how many of the guesses are worth reading.
     fn guess(
         &mut self,
         session: &mut Session,
@@ -197,12 +200,13 @@ impl Drafter {
         if let Some(count) = self.own(session, exec, sampler, token, gain)? {
             return Ok(count);
         }
-        // Compared with what comes even where it is not worth reading, so that it can become so.
+        // A guess is also compared with the actual tokens when it is not worth reading, so that its share of right ones
+        // stays current.
         self.guesses = (len > 0).then_some(Guesses { origin, tokens, len: count.max(1), at: 0 });
         Ok(count)
     }
 
-    /// Lets the model guess under its dial, where that is expected to gain more than a copy does.
+    /// Lets the model guess under its dial if that is expected to gain more than a copy.
     fn own(
         &mut self,
         session: &mut Session,
@@ -225,7 +229,8 @@ impl Drafter {
         if count == 0 || (own_gain <= gain && !(trial && gain <= 1.0)) {
             return Ok(None);
         }
-        // With the answer's own random numbers, so that likely tokens are chosen alike.
+        // Guesses use the same random numbers as the answer, so that both choose the same token when the logits are
+        // alike.
         let (mut sampler, mut tokens) = (sampler.clone(), [0; MOST]);
         let start = Instant::now();
         let made = session.draft(exec, token, &mut tokens[..count], &mut |logits, room| {

@@ -30,12 +30,12 @@ pub fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// A model's tokenizer. Its clones share what is large.
+/// A model's tokenizer. Its clones share the large tables.
 #[derive(Clone)]
 pub struct Text {
     tokenizer: Arc<Tokenizer>,
     bytes: Arc<TokenBytes>,
-    /// How many times as long normalizing can make a text.
+    /// The largest factor by which normalizing can lengthen a text.
     growth: usize,
     /// Texts of special tokens, by their first letter.
     special: Arc<HashMap<char, Vec<String>>>,

@@ -1,4 +1,4 @@
-//! Tool calls in answers: what a model wants called, in the conventions that models were trained on.
+//! Tool calls in answers, in the conventions that models were trained on.
 //!
 //! | convention | an answer |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | Mistral | `[TOOL_CALLS][{"name": "f", "arguments": {"x": 1}}]`, `[TOOL_CALLS]f[ARGS]{"x": 1}` |
 //! | Gemma, Llama 3.2 | a block of `tool_code`, or a list, with `f(x=1)` as Python writes it |
 //!
-//! Control tokens are no part of an answer's text, so that the marks may be missing.
+//! Control tokens are not a part of an answer's text, so the marks may be missing.
 
 use serde_json::{Map, Value};
 
@@ -36,7 +36,7 @@ impl Parsed {
     }
 }
 
-/// The calls in an answer. What looks like calls and cannot be read is text.
+/// The calls in an answer. A call that cannot be parsed is text.
 pub fn parse(text: &str) -> Parsed {
     let found = [marked, listed, named, objects, pythonic].into_iter().find_map(|convention| convention(text));
     found.unwrap_or_else(|| Parsed { text: text.to_owned(), calls: Vec::new() })
@@ -49,7 +49,7 @@ fn call(value: &Value) -> Option<ToolCall> {
     let name = fields.get("name")?.as_str().filter(|name| !name.is_empty() && fields.keys().all(known))?;
     let arguments = match fields.get("arguments").or(fields.get("parameters")) {
         Some(Value::Object(arguments)) => arguments.clone(),
-        // Some write them as a text.
+        // Some models write the arguments as a string of JSON.
         Some(Value::String(text)) => serde_json::from_str(text).ok()?,
         None | Some(Value::Null) => Map::new(),
         Some(_) => return None,
@@ -141,7 +141,7 @@ struct Python<'a> {
     rest: &'a str,
 }
 
-/// Lists in lists at most.
+/// The deepest nesting of lists.
 const DEPTH: usize = 32;
 
 impl Python<'_> {

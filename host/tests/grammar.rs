@@ -98,7 +98,7 @@ fn what_cannot_be_followed_is_refused_soon_and_by_name() {
         format!(r#"{{"enum": [{}]}}"#, (0..20000).map(|i| format!("\"{i:x>40}\"")).collect::<Vec<_>>().join(","));
     let many = (0..30000).map(|i| format!("r{i}: \"a\" r{}\n", i + 1)).collect::<String>();
     for (rules, said) in [
-        (Rules::JsonSchema("{"), "JSON schema cannot be followed: it is no JSON"),
+        (Rules::JsonSchema("{"), "JSON schema cannot be followed: it is not JSON"),
         (Rules::JsonSchema("[1]"), "a schema is a JSON object"),
         (Rules::JsonSchema(r#"{"type": "number", "minimum": 3, "maximum": 1}"#), "JSON schema"),
         (Rules::JsonSchema(r##"{"$ref": "#/nowhere"}"##), "JSON schema"),

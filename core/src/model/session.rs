@@ -28,8 +28,8 @@ pub struct SessionOptions {
     pub batch: usize,
     /// Tokens whose logits are kept at once (1, unless all logits of a text are needed).
     pub logit_rows: usize,
-    /// Tokens that can be read ahead of an answer at most, for an answer that is the dense model's
-    /// ([`Session::decode_ahead`]); 0 for none. Fewer than `batch`; each takes the memory of a row of logits.
+    /// The most guessed tokens that are read ahead ([`Session::decode_ahead`]); 0 for none. Fewer than `batch`; each
+    /// takes the memory of a row of logits.
     pub ahead: usize,
     /// Number format of the KV cache.
     pub kv: KvFormat,
@@ -184,7 +184,7 @@ pub struct Session<'a, 'm> {
     skippable: [usize; 2],
     pub(super) candidates: &'m mut [Candidate],
     pub(super) has_logits: bool,
-    /// Tokens that were read beyond the position, in case they follow ([`Session::decode_ahead`]).
+    /// Guessed tokens that were read beyond the position ([`Session::decode_ahead`]).
     pub(super) ahead: usize,
     /// The row of `buffers.logits` that belongs to the position.
     pub(super) row: usize,
@@ -497,8 +497,8 @@ impl<'a, 'm> Session<'a, 'm> {
         Ok(())
     }
 
-    /// Reads one token and returns its logits; the dial decides what is skipped ([`Session::set_dial`]). Nothing is left
-    /// to do for a token that [`Session::decode_ahead`] has read already.
+    /// Reads one token and returns its logits; the dial decides what is skipped ([`Session::set_dial`]). A token that
+    /// [`Session::decode_ahead`] has read is not computed again.
     ///
     /// # Errors
     /// As [`Session::prefill`].

@@ -1,10 +1,10 @@
-//! Reading ahead: tokens that are guessed to follow are read together with the token that is there, in one dense pass.
+//! Reading ahead: the next token and guesses of those after it are read together, in one dense pass.
 //!
-//! A pass over a few tokens reads the weights once, and costs little more than a pass over one. Where the guesses are
-//! right, the tokens after the first are free; where one is wrong, it and those after it are forgotten. The logits are
-//! those of a dense decode, bit for bit, because the bits do not depend on the batch: guessing changes the time that a
-//! text takes, never the text (speculative decoding, arXiv 2211.17192, with a verification that needs no rejection
-//! sampling: the caller's sampler chooses from the same logits, in the same order).
+//! A pass over a few tokens reads the weights once, and costs little more than a pass over one. Tokens that were
+//! guessed right need no pass of their own; a wrong guess and all after it are dropped. The logits are those of a dense
+//! decode, bit for bit, because the bits do not depend on the batch: guessing changes the time that a text takes, never
+//! the text (speculative decoding, arXiv 2211.17192, with a verification that needs no rejection sampling: the caller's
+//! sampler chooses from the same logits, in the same order).
 //!
 //! Guesses come from the text itself ([`lookup`]; prompt lookup decoding, github.com/apoorvumang/prompt-lookup-decoding),
 //! or from the model under the dial ([`Session::draft`]; self-speculative decoding, arXiv 2309.08168).
@@ -15,15 +15,15 @@ use crate::exec::Executor;
 use crate::sample::Candidate;
 use crate::sparsity::Kind;
 
-/// Tokens at the end of a text that are compared at most.
+/// The most tokens at the end of a text that are compared.
 const LONGEST: usize = 32;
 
-/// What followed when the text last looked as it does at its end.
+/// The tokens that followed an earlier place of the text which resembles its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guess<'t> {
     /// The tokens that followed, up to the text's end.
     pub tokens: &'t [u32],
-    /// How many tokens before them are the same as at the text's end.
+    /// The number of tokens before them that equal those at the text's end.
     pub same: usize,
 }
 
@@ -45,11 +45,11 @@ pub fn lookup(text: &[u32], last: u32) -> Guess<'_> {
 }
 
 impl Session<'_, '_> {
-    /// Reads one token densely, whatever the dial says, and guesses at what follows in the same pass. The session then
-    /// stands after `token`, as after a decode without a dial: position, logits and a saved state are the same.
-    /// [`Session::decode`] has nothing left to do for as long as it is given the guessed tokens. Guesses are left out
-    /// from the first on for which there is no room (the option `ahead`, the context) or which is no token. Policies
-    /// learn nothing from these tokens.
+    /// Reads one token and guesses of the next ones in one pass, densely, whatever the dial is. The session is then in
+    /// the state after `token`, as after a decode without a dial: position, logits and a saved state are the same.
+    /// While [`Session::decode`] gets the guessed tokens, it has nothing to compute. The first guess for which there is
+    /// no room (the option `ahead`, the context) or that is not a token is left out, with all after it. Policies gather
+    /// no statistics from these tokens.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -62,7 +62,7 @@ impl Session<'_, '_> {
         let room = self.options.ahead.min(self.options.context - start - 1);
         let vocab = self.model.config().vocab as u32;
         let count = 1 + guesses.iter().take(room).take_while(|id| **id < vocab).count();
-        // The tokens are kept where the session keeps its text, beyond the position.
+        // The guesses are kept in the buffer of the session's tokens, beyond the position.
         self.tokens[start] = token;
         self.tokens[start + 1..start + count].copy_from_slice(&guesses[..count - 1]);
         let nanoseconds = exec.nanoseconds();
@@ -73,7 +73,7 @@ impl Session<'_, '_> {
         Ok(self.logits())
     }
 
-    /// A pass over the `count` tokens that stand after the position, with the logits of all of them.
+    /// A pass over the `count` tokens after the position, with the logits of all of them.
     fn run_in_place(&mut self, exec: &dyn Executor, count: usize) -> Result<(), Error> {
         let start = self.position;
         self.cache.has_written(start + count);
@@ -83,7 +83,7 @@ impl Session<'_, '_> {
         result
     }
 
-    /// Whether this token was read ahead; the session then stands after it.
+    /// If this token was read ahead, moves the position past it and returns true.
     pub(super) fn follows(&mut self, token: u32) -> bool {
         if self.ahead == 0 || self.tokens[self.position] != token {
             return false;
@@ -103,10 +103,11 @@ impl Session<'_, '_> {
         self.ahead > 0 && self.tokens[self.position] == token
     }
 
-    /// Guesses what follows `token`: decodes it as the dial says, gives the logits to `choose` (and room for as many
-    /// candidates, as [`crate::sample::Sampler::sample`] needs), goes on with the token
-    /// that it returns, and so on until `choose` ends it, or `guesses` or the context is full; returns how many it guessed.
-    /// [`Session::traffic`] is that of all these decodes. The session then stands where it stood, without logits; what its policies remember is as before, but for the choice of units.
+    /// Guesses the tokens after `token`: decodes it under the dial, passes the logits to `choose` (and room for as many
+    /// candidates, as [`crate::sample::Sampler::sample`] needs), continues with the token that it returns, and so on
+    /// until `choose` returns none, or `guesses` or the context is full; returns the number of guesses.
+    /// [`Session::traffic`] is that of all these decodes. The session is then at its old position, without logits; the
+    /// memory of its policies is as before, except for the choice of units.
     ///
     /// # Errors
     /// As [`Session::prefill`].

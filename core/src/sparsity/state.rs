@@ -21,16 +21,17 @@ pub(crate) struct State<'m> {
     choice: Choice<'m>,
 }
 
-/// What a pass is for.
+/// The kinds of passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Tokens of a text: all of the model is read, and policies learn from them.
+    /// Tokens of a text: all weights are read, and policies gather statistics from them.
     Prefill,
-    /// A token of an answer: the dial says what is skipped, and policies learn from it.
+    /// A token of an answer: the dial decides what is skipped, and policies gather statistics from it.
     Decode,
-    /// A guess at what follows: the dial says what is skipped. It may have to be taken back, so policies learn nothing.
+    /// A token to guess the next one from: the dial decides what is skipped. It may be dropped again, so policies
+    /// gather no statistics.
     Draft,
-    /// A token of an answer, and guesses at what follows: all of the model is read, and policies learn nothing.
+    /// A token of an answer and guesses of the next ones: all weights are read, and policies gather no statistics.
     Verify,
 }
 
@@ -147,7 +148,7 @@ impl<'m> State<'m> {
         }
     }
 
-    /// Decides whether the token of this pass is chosen for anew.
+    /// Decides whether a new choice is made for the token of this pass.
     fn choose(&mut self) {
         let c = &mut self.choice;
         let decoded = c.memory.decoded;

@@ -54,7 +54,7 @@ pub struct Choice<'m> {
     pub hidden: Rows<'m>,
     /// Whether this pass skips.
     pub acting: bool,
-    /// Whether policies learn from this pass, whose tokens stay.
+    /// Whether policies gather statistics from this pass, because its tokens are final.
     pub learns: bool,
     /// Whether this pass makes a new choice.
     pub fresh: bool,

@@ -1,4 +1,4 @@
-//! Options that hold an answer to something: stop strings, biases, a grammar; and likelihoods.
+//! Options that constrain an answer: stop strings, biases, a grammar; and log-probabilities.
 
 use crate::print::standard_input;
 use clap::Args;
@@ -30,7 +30,7 @@ pub struct ControlOptions {
     /// Answer with a text that a regular expression matches whole.
     #[arg(long, value_name = "REGEX", group = "rules", allow_hyphen_values = true, help_heading = ANSWER)]
     regex: Option<String>,
-    /// Answer with a text that the rule `start` of a grammar in Lark's notation makes; - is standard input.
+    /// Answer with a text that the rule `start` of a grammar in Lark's notation produces; - is standard input.
     #[arg(long, value_name = "FILE", group = "rules", help_heading = ANSWER)]
     grammar: Option<PathBuf>,
     /// Tools that the model may call: a file with a JSON list of descriptions, as chat programs write them; --json lists calls.
@@ -41,7 +41,7 @@ pub struct ControlOptions {
     template_var: Vec<String>,
 }
 
-/// What the answer may be, read from where it stands.
+/// The form of the answer, read from its file or argument.
 pub enum Read {
     Schema(String),
     Regex(String),
@@ -49,7 +49,7 @@ pub enum Read {
 }
 
 impl Read {
-    /// The grammar, and where its rules stand in messages.
+    /// The grammar, and the name of its source for messages.
     pub fn grammar(&self, model: &Model) -> Result<Grammar> {
         model.grammar(match self {
             Read::Schema(text) => Rules::JsonSchema(text),
@@ -64,7 +64,7 @@ fn text_of(path: &Path) -> Result<String> {
     if path == Path::new("-") { standard_input() } else { read(path) }
 }
 
-/// ID=BIAS; ID+BIAS and ID-BIAS, as llama.cpp's programs have them.
+/// ID=BIAS, or ID+BIAS and ID-BIAS as in llama.cpp's programs.
 fn bias(text: &str) -> std::result::Result<(u32, f32), String> {
     let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (id, bias) = (&text[..at], &text[at..]);
@@ -79,7 +79,7 @@ impl ControlOptions {
         Controls { stop: self.stop.clone(), bias: self.logit_bias.clone(), logprobs: self.logprobs, grammar: None }
     }
 
-    /// What the chat template is given besides the messages.
+    /// Variables of the chat template besides the messages.
     pub fn variables(&self) -> Result<Variables> {
         let mut variables = Variables::new();
         if let Some(file) = &self.tools {
@@ -100,7 +100,7 @@ impl ControlOptions {
         Ok(variables)
     }
 
-    /// What the answer may be; `prompted` says that the prompt does not come from standard input.
+    /// The form of the answer; `prompted` if the prompt does not come from standard input.
     pub fn rules(&self, prompted: bool) -> Result<Option<Read>> {
         let from_input = self.json_schema.as_deref() == Some("-") || self.grammar.as_deref() == Some(Path::new("-"));
         if from_input && !prompted {

@@ -45,8 +45,8 @@ pub struct Options {
     control_tokens: bool,
     #[command(flatten)]
     dial: DialOptions,
-    /// The text of the model that skips nothing, bit for bit: what follows is guessed (from the text so far, and by the
-    /// model as --density says), and several guesses are checked at once. Faster where many are right, as in a summary.
+    /// Give the text of the model that skips nothing, bit for bit: tokens are guessed (from the text so far, and by the
+    /// model at --density), and several guesses are checked at once. Faster if many are right, as in a summary.
     #[arg(long, help_heading = SKIPPING)]
     exact: bool,
     #[command(flatten)]
@@ -214,7 +214,7 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     print::line("")?;
     print::note(summary(&reply.figures));
     if reply.stop == Stop::Length && session.options().controls.grammar.is_some() {
-        print::note(format_args!("[cut off: the grammar wants more than -n {}]", o.n));
+        print::note(format_args!("[cut off: the grammar needs more tokens than -n {}]", o.n));
     }
     Ok(())
 }
