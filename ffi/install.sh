@@ -5,7 +5,7 @@
 #   bin/       the command shadowllm, which packs models
 #   lib/pkgconfig/shadowllm.pc, lib/cmake/shadowllm: the tree may be moved as a whole
 # With DESTDIR set, files go below that folder, as packagers want it. SHADOWLLM_COMMAND=no leaves the command out.
-# SHADOWLLM_FEATURES=std builds libraries without the tokenizer (default: tokenizer).
+# SHADOWLLM_FEATURES=std builds libraries without tokenizer and grammars, =tokenizer without grammars (default: grammar).
 set -euo pipefail
 if [ $# -ne 1 ] || [ -z "$1" ]; then
   echo "usage: ffi/install.sh PREFIX" >&2
@@ -17,7 +17,7 @@ prefix=$(cd "${DESTDIR-}$1" && pwd)
 final=$prefix
 if [ -n "${DESTDIR-}" ]; then final=$1; fi
 cd "$(dirname "$0")/.."
-features=${SHADOWLLM_FEATURES-tokenizer}
+features=${SHADOWLLM_FEATURES-grammar}
 target=${CARGO_TARGET_DIR:-target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 major=${version%%.*}
@@ -46,7 +46,11 @@ if [ "$(uname)" = Darwin ]; then
   private="-lpthread"
 else
   shared=libshadowllm.so.$version
-  cp "$target/library/libshadowllm.so" "$lib/$shared"
+  # From the static library, so that functions of its dependencies are neither visible nor kept.
+  printf '{ global: sllm_*; local: *; };\n' > "$target/library/exports.map"
+  "${CC-cc}" -shared -static-libgcc -o "$lib/$shared" -Wl,-soname,"libshadowllm.so.$abi" -Wl,--gc-sections -Wl,-s \
+    -Wl,--version-script="$target/library/exports.map" -Wl,--whole-archive "$target/library/libshadowllm.a" \
+    -Wl,--no-whole-archive -lm
   ln -sf "$shared" "$lib/libshadowllm.so.$abi"
   ln -sf "$shared" "$lib/libshadowllm.so"
   private="-lpthread -ldl -lm"

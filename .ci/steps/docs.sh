@@ -24,3 +24,12 @@ first_hour() {
   cargo build --release --quiet
   "$venv/bin/python" .ci/first_hour.py target/release/shadowllm target/ci/first-hour
 }
+
+# Answers held to JSON schemas, judged by a validator that is not ours.
+schemas() {
+  step "answers held to JSON schemas"
+  local venv=$PWD/target/ci/schemas-venv
+  python_tools "$venv" jsonschema==4.26.0
+  cargo build --release --quiet
+  "$venv/bin/python" .ci/schemas.py target/release/shadowllm host/models/story.sllm
+}
