@@ -255,6 +255,27 @@ private:
     detail::Handle<sllm_tokenizer, sllm_tokenizer_free> handle_;
 };
 
+/* Options of an answer with all defaults, for the caller to change: stop strings, biases, a grammar. */
+inline sllm_generate_options generate_options() {
+    sllm_generate_options options;
+    check(sllm_generate_options_defaults(&options, sizeof options));
+    return options;
+}
+
+/* What answers may be, for the `grammar` of generate_options; `kind` is SLLM_GRAMMAR_... */
+class Grammar {
+public:
+    Grammar(const Tokenizer &tokenizer, std::int32_t kind, std::string_view text) {
+        sllm_grammar *grammar = nullptr;
+        check(sllm_grammar_new(tokenizer.get(), kind, text.data() ? text.data() : "", text.size(), &grammar));
+        handle_.reset(grammar);
+    }
+    sllm_grammar *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<sllm_grammar, sllm_grammar_free> handle_;
+};
+
 /* One token of an answer, valid during the callback. */
 struct Token {
     std::uint32_t id;
@@ -270,9 +291,12 @@ template <typename F> class Bridge {
 public:
     explicit Bridge(F &function) : function_(function) {}
     sllm_generate_options options(std::uint32_t max_tokens) {
-        sllm_generate_options options;
-        check(sllm_generate_options_defaults(&options, sizeof options));
+        auto options = generate_options();
         if (max_tokens) options.max_tokens = max_tokens;
+        return this->options(options);
+    }
+    /* Everything but the callback stays as it is. */
+    sllm_generate_options options(sllm_generate_options options) {
         options.on_token = call;
         options.user = this;
         return options;
@@ -307,6 +331,18 @@ sllm_generation generate(Session &session, const Tokenizer &tokenizer, Sampler &
                          F &&on_token, std::uint32_t max_tokens = 0) {
     detail::Bridge<std::remove_reference_t<F>> bridge(on_token);
     auto options = bridge.options(max_tokens);
+    auto result = detail::sized<sllm_generation>();
+    bridge.finish(sllm_generate(session.get(), tokenizer.get(), sampler.get(), prompt.data() ? prompt.data() : "",
+                                prompt.size(), &options, &result));
+    return result;
+}
+
+/* The same with all options; their callback is `on_token`. */
+template <typename F>
+sllm_generation generate(Session &session, const Tokenizer &tokenizer, Sampler &sampler, std::string_view prompt,
+                         F &&on_token, const sllm_generate_options &all) {
+    detail::Bridge<std::remove_reference_t<F>> bridge(on_token);
+    auto options = bridge.options(all);
     auto result = detail::sized<sllm_generation>();
     bridge.finish(sllm_generate(session.get(), tokenizer.get(), sampler.get(), prompt.data() ? prompt.data() : "",
                                 prompt.size(), &options, &result));
@@ -358,6 +394,21 @@ public:
         bridge.finish(sllm_chat_generate(get(), session.get(), sampler.get(), &options, &result));
         return result;
     }
+    /* The same with all options; their callback is `on_token`. */
+    template <typename F>
+    sllm_generation generate(Session &session, Sampler &sampler, F &&on_token, const sllm_generate_options &all) {
+        detail::Bridge<std::remove_reference_t<F>> bridge(on_token);
+        auto options = bridge.options(all);
+        auto result = detail::sized<sllm_generation>();
+        bridge.finish(sllm_chat_generate(get(), session.get(), sampler.get(), &options, &result));
+        return result;
+    }
+    /* A variable of the template, in JSON: "tools", "documents", "enable_thinking". */
+    void set_variable(const std::string &name, const std::string &json) {
+        check(sllm_chat_set_variable(get(), name.c_str(), json.c_str()));
+    }
+    /* A message with all its fields, a JSON object. */
+    void add_json(const std::string &message) { check(sllm_chat_add_json(get(), message.c_str())); }
     sllm_chat *get() const noexcept { return handle_.get(); }
 
 private:
