@@ -25,7 +25,7 @@ SCHEMAS = {
     "a person": thing(name=word, age={"type": "integer", "minimum": 0, "maximum": 120}),
     "a color": {"enum": ["red", "green", "blue"]},
     "yes or no": thing(answer={"type": "boolean"}),
-    "a number": {"type": "number", "minimum": -5, "maximum": 5.5},
+    "a number": {"type": "integer", "minimum": -5, "maximum": 55},
     "three words": {"type": "array", "items": word, "minItems": 3, "maxItems": 3},
     "a pair": {"type": "array", "prefixItems": [word, {"type": "integer", "minimum": 1, "maximum": 9}], "items": False, "minItems": 2},
     "an address": thing(city=word, street=thing(name=word, number={"type": "integer", "minimum": 1, "maximum": 999})),
