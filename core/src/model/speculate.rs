@@ -44,6 +44,9 @@ pub fn lookup(text: &[u32], last: u32) -> Guess<'_> {
     best
 }
 
+/// Chooses a guess by logits, with room for as many candidates; `None` ends the guessing.
+pub type Choose<'c> = &'c mut dyn FnMut(&[f32], &mut [Candidate]) -> Option<u32>;
+
 impl Session<'_, '_> {
     /// Reads one token and guesses of the next ones in one pass, densely, whatever the dial is. The session is then in
     /// the state after `token`, as after a decode without a dial: position, logits and a saved state are the same.
@@ -103,9 +106,9 @@ impl Session<'_, '_> {
         self.ahead > 0 && self.tokens[self.position] == token
     }
 
-    /// Guesses the tokens after `token`: decodes it under the dial, passes the logits to `choose` (and room for as many
-    /// candidates, as [`crate::sample::Sampler::sample`] needs), continues with the token that it returns, and so on
-    /// until `choose` returns none, or `guesses` or the context is full; returns the number of guesses.
+    /// Guesses the tokens after `token`: decodes it under the dial, passes the logits to `choose`, continues with the
+    /// token that it returns, and so on until `choose` returns none, or `guesses` or the context is full; returns the
+    /// number of guesses.
     /// [`Session::traffic`] is that of all these decodes. The session is then at its old position, without logits; the
     /// memory of its policies is as before, except for the choice of units.
     ///
@@ -116,7 +119,7 @@ impl Session<'_, '_> {
         exec: &dyn Executor,
         token: u32,
         guesses: &mut [u32],
-        choose: &mut dyn FnMut(&[f32], &mut [Candidate]) -> Option<u32>,
+        choose: Choose,
     ) -> Result<usize, Error> {
         let (start, mut last, mut count, mut bytes) = (self.position, token, 0, 0);
         let room = guesses.len().min(self.options.context.saturating_sub(start + 1));
