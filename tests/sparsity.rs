@@ -9,6 +9,8 @@ mod masks;
 #[cfg(feature = "calibrate")]
 #[path = "sparsity/memory.rs"]
 mod memory;
+#[path = "sparsity/output.rs"]
+mod output;
 #[cfg(feature = "calibrate")]
 #[path = "sparsity/policies.rs"]
 mod policies;
@@ -28,8 +30,15 @@ use shadowllm_tests::{
 };
 use shadowllm_tools::pack::Arrangement;
 
-const GIVEN: Dial =
-    Dial { policy: Policy::Given, density: 1.0, refresh: 1, allocation: Allocation::Global, fixed: [None; 7], seed: 0 };
+const GIVEN: Dial = Dial {
+    policy: Policy::Given,
+    density: 1.0,
+    refresh: 1,
+    allocation: Allocation::Global,
+    fixed: [None; 7],
+    seed: 0,
+    window: Dial::WINDOW,
+};
 
 /// The mask of the reference: layers 1 and up prune head 0 and every third neuron. Groups that hold a neuron
 /// to keep are kept.

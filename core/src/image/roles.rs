@@ -200,6 +200,8 @@ roles! {
     SharedRouter = 43, "shared_router", Mlp, [One, Model], |p| Some(p.mlp().router.is_some_and(|r| r.shared_gate));
     /// Bias of the output matrix.
     OutputBias = 44, "output.bias", Model, [Vocab, One], |_| None;
+    /// A smaller copy of the output matrix, to find the rows worth reading.
+    OutputSketch = 45, "output.sketch", Model, [Vocab, Embed], |_| None;
 }
 
 impl Role {

@@ -13,6 +13,7 @@ use crate::kernels::Kernels;
 use crate::ops::buffer::Rows;
 use crate::ops::for_ranges;
 use crate::ops::linear::{Product, linear};
+use crate::ops::output::sketched;
 use crate::ops::residual::{BlockNorms, add, prepare};
 use crate::sparsity::{Predictor, Run, Slot, Source, State};
 use crate::views::Disjoint;
@@ -241,8 +242,17 @@ impl Session<'_, '_> {
             input = b.embed.input();
         }
         let width = c.vocab.next_multiple_of(16);
-        let product = Product::new(w.output.matrix, w.output.bias, b.logits, width);
-        self.traffic.weights += linear(exec, kernels, &[product], &input, rows);
+        let window = self.sparsity.as_ref().and_then(State::window).filter(|_| rows == 1);
+        self.traffic.weights += match w.sketch.zip(window) {
+            Some((sketch, window)) => {
+                let logits = (&mut *b.logits, c.vocab);
+                sketched(exec, kernels, (&sketch, &w.output), logits, (window, b.panels), &input)
+            }
+            None => {
+                let product = Product::new(w.output.matrix, w.output.bias, b.logits, width);
+                linear(exec, kernels, &[product], &input, rows)
+            }
+        };
         let g = self.model.image().arch().globals();
         if (g.logit_scale, g.logit_cap) != (1.0, 0.0) {
             let logits = Disjoint::new(b.logits);

@@ -25,6 +25,8 @@ pub struct GlobalWeights<'a> {
     pub project_out: Option<Matrix<'a>>,
     /// Output matrix and its bias.
     pub output: Projection<'a>,
+    /// The sketch of the output matrix.
+    pub sketch: Option<Matrix<'a>>,
 }
 
 /// A layer.
@@ -283,6 +285,7 @@ impl<'a> GlobalWeights<'a> {
                 matrix: image.matrix(Role::Output, 0).unwrap_or(embed),
                 bias: get.vector(Role::OutputBias),
             },
+            sketch: image.matrix(Role::OutputSketch, 0),
         })
     }
 }

@@ -124,7 +124,7 @@ impl<'a> Model<'a> {
         let tied = self.image.matrix(Role::Output, 0).is_none();
         let read = |role: Role| match role {
             Role::Embed => tied,
-            Role::EmbedPositions => false,
+            Role::EmbedPositions | Role::OutputSketch => false,
             _ => true,
         };
         let used = |e: &Entry| match self.image.arch().layer(e.layer.into()).mlp().and_then(|m| m.router) {

@@ -8,8 +8,9 @@ use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
+use crate::format::TILE_ROWS;
 use crate::image::arch::{Attention, Mlp, Router};
-use crate::image::{Architecture, Config, Positions};
+use crate::image::{Config, Image, Positions, Role};
 use crate::ops::attention::KvCache;
 use crate::ops::buffer::Rows;
 use crate::ops::experts::Routes;
@@ -104,6 +105,8 @@ pub(super) struct Buffers<'m> {
     pub sin: &'m mut [f32],
     /// [`logit_rows` or `ahead` + 1, vocabulary rounded up to 16].
     pub logits: &'m mut [f32],
+    /// The panels of the output matrix that are read; only if it has a sketch.
+    pub panels: &'m mut [u32],
 }
 
 /// Width of [`Buffers::out`].
@@ -112,7 +115,8 @@ pub(super) fn out_width(c: &Config) -> usize {
 }
 
 impl<'m> Buffers<'m> {
-    fn new(arena: &mut Arena<'m>, arch: &Architecture, c: &Config, o: &SessionOptions) -> Result<Self, Error> {
+    fn new(arena: &mut Arena<'m>, image: &Image, o: &SessionOptions) -> Result<Self, Error> {
+        let (arch, c) = (image.arch(), image.config());
         let ropes = arch.globals().ropes;
         let parallel = if arch.kinds().any(|layer| layer.parallel) { o.batch } else { 0 };
         let routers = || arch.kinds().filter_map(|layer| layer.mlp().and_then(|m| m.router));
@@ -153,6 +157,11 @@ impl<'m> Buffers<'m> {
             cos: arena.zeros(o.batch * half)?,
             sin: arena.zeros(o.batch * half)?,
             logits: arena.zeros(o.logit_rows.max(o.ahead + 1) * c.vocab.next_multiple_of(16))?,
+            panels: arena.zeros(if image.matrix(Role::OutputSketch, 0).is_some() && o.sparsity {
+                c.vocab.div_ceil(TILE_ROWS)
+            } else {
+                0
+            })?,
         })
     }
 }
@@ -211,7 +220,7 @@ fn carve<'a: 'm, 'm>(
         tokens: arena.zeros(o.context)?,
         sparsity: if o.sparsity { Some(State::new(arena, model.image(), predictor)?) } else { None },
         cache: KvCache::new(arena, arch, o.kv, o.context, o.batch)?,
-        buffers: Buffers::new(arena, arch, config, o)?,
+        buffers: Buffers::new(arena, model.image(), o)?,
         candidates: arena.zeros(config.vocab)?,
     })
 }

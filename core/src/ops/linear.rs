@@ -32,6 +32,11 @@ impl<'a> Product<'a> {
         Product { matrix, bias, out: Disjoint::new(out), stride, groups: None, inputs: None }
     }
 
+    /// Computes only these panels, of a matrix of rows; the other outputs keep what they were.
+    pub fn only(self, panels: &'a [u32]) -> Self {
+        Product { groups: Some((panels, 1)), ..self }
+    }
+
     /// Computes only the outputs of these groups (heads) of `width` outputs each; the other outputs are left unchanged.
     pub fn groups(self, groups: Option<&'a [u32]>, width: usize) -> Self {
         let g = self.matrix.geometry();

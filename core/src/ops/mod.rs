@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod experts;
 pub mod feed_forward;
 pub mod linear;
+pub mod output;
 pub mod residual;
 
 use crate::exec::Executor;

@@ -34,6 +34,15 @@ pub struct Dial {
     pub fixed: [Option<f32>; SLOTS],
     /// Seed of the random policy.
     pub seed: u64,
+    /// Of an output matrix that has a sketch in the image, the rows are read whose logits are estimated at no more than
+    /// this below the largest one (0 or more); the other logits are estimates. Infinity reads all rows and no sketch.
+    pub window: f32,
+}
+
+impl Dial {
+    /// The default window: of Qwen2.5-Coder-0.5B and Gemma 3 270M it reads 54 % of the output matrix's bytes, at a
+    /// divergence of .002 to .005.
+    pub const WINDOW: f32 = 7.0;
 }
 
 impl Default for Dial {
@@ -45,6 +54,7 @@ impl Default for Dial {
             allocation: Allocation::Global,
             fixed: [None; SLOTS],
             seed: 0,
+            window: Self::WINDOW,
         }
     }
 }

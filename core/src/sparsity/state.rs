@@ -68,6 +68,11 @@ impl<'m> State<'m> {
         self.choice.plan.policy
     }
 
+    /// [`Dial::window`], if this pass skips.
+    pub fn window(&self) -> Option<f32> {
+        (self.choice.acting && self.dial.window < f32::INFINITY).then_some(self.dial.window)
+    }
+
     /// The dial.
     pub fn dial(&self) -> &Dial {
         &self.dial
@@ -112,6 +117,9 @@ impl<'m> State<'m> {
         let share = |d: f32| d > 0.0 && d <= 1.0;
         if !share(dial.density) || dial.fixed.iter().flatten().any(|d| !(0.0..=1.0).contains(d)) {
             return Err(Error::BadDensity);
+        }
+        if dial.window.is_nan() || dial.window < 0.0 {
+            return Err(Error::BadOption("the window of the output matrix must be 0 or more"));
         }
         let policy = match dial.policy {
             Policy::Auto => match predictor.and_then(|p| p.best(dial.density)) {

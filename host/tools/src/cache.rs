@@ -43,7 +43,8 @@ pub fn image_for(path: &Path, skipping: bool, note: &mut dyn FnMut(&str), progre
     let source = import::open(path)?;
     let arrangement = if skipping { Arrangement::suitable(&*source, Formats::OWN) } else { Arrangement::DENSE };
     let shipped = if arrangement == Arrangement::INPUT { shipped::of(&*source) } else { None };
-    packed_in(&folder()?, &*source, path, arrangement, shipped.map(|s| s.section), note, progress)
+    let formats = if skipping { Formats::OWN.with_sketch(&*source, arrangement)? } else { Formats::OWN };
+    packed_in(&folder()?, &*source, path, (formats, arrangement), shipped.map(|s| s.section), note, progress)
 }
 
 /// An entry of the cache: a download or an image, with its size in bytes.
@@ -99,12 +100,12 @@ fn packed_in(
     folder: &Path,
     source: &dyn Source,
     path: &Path,
-    arrangement: Arrangement,
+    (formats, arrangement): (Formats, Arrangement),
     predictor: Option<&[u8]>,
     note: &mut dyn FnMut(&str),
     progress: Progress,
 ) -> Result<PathBuf> {
-    let id = format!("{arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
+    let id = format!("{formats:?} {arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
     let target = folder.join(cache_name(path, &id)?);
     // An image that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
@@ -112,10 +113,10 @@ fn packed_in(
     }
     note(&format!("packing {} into {} (once)", path.display(), target.display()));
     let packed = match predictor {
-        None => pack(source, Formats::OWN, arrangement, &target, progress)?,
+        None => pack(source, formats, arrangement, &target, progress)?,
         Some(section) => {
             let record = serde_json::json!("shipped");
-            pack_with(source, Formats::OWN, arrangement, (section, &record), &target, progress)?
+            pack_with(source, formats, arrangement, (section, &record), &target, progress)?
         }
     };
     if !packed.has_tokenizer {
@@ -165,7 +166,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pack = |predictor: Option<&[u8]>| {
             let (path, source) = (source(), import::open(&source()).unwrap());
-            packed_in(folder.path(), &*source, &path, Arrangement::DENSE, predictor, &mut |_| {}, &mut |_, _| {})
+            packed_in(
+                folder.path(),
+                &*source,
+                &path,
+                (Formats::OWN, Arrangement::DENSE),
+                predictor,
+                &mut |_| {},
+                &mut |_, _| {},
+            )
         };
         // Packing succeeds and adding the predictor fails, as if the program was stopped in between.
         let error = pack(Some(b"no predictor")).unwrap_err().to_string();

@@ -29,6 +29,10 @@ pub struct DialOptions {
     /// down).
     #[arg(long, value_delimiter = ',', value_parser = share, help_heading = SKIPPING)]
     share: Vec<(String, f32)>,
+    /// Where something is skipped and the image has a sketch of its output matrix: rows are read whose logits are
+    /// estimated at most this far below the largest one; inf reads all rows.
+    #[arg(long, default_value_t = Dial::WINDOW, allow_negative_numbers = true, help_heading = SKIPPING)]
+    output_window: f32,
 }
 
 /// The policies that users can choose.
@@ -81,6 +85,7 @@ impl DialOptions {
         let given = [
             ("--share", !self.share.is_empty()),
             ("--refresh", self.refresh != 1),
+            ("--output-window", self.output_window != Dial::WINDOW),
             ("--allocation", self.allocation != Allocation::Global),
             ("--density", !self.policy.is_empty() && self.density.iter().any(|d| *d < 1.0)),
         ];
@@ -154,7 +159,12 @@ impl DialOptions {
             }
             fixed[slot] = Some(*share);
         }
-        Ok(Dial { policy, density, refresh: self.refresh, allocation: self.allocation, fixed, ..Dial::default() })
+        if self.output_window.is_nan() || self.output_window < 0.0 {
+            let window = self.output_window;
+            return Err(Error::Usage(format!("--output-window {window}: it must be 0 or more (inf reads all rows)")));
+        }
+        let (refresh, allocation, window) = (self.refresh, self.allocation, self.output_window);
+        Ok(Dial { policy, density, refresh, allocation, fixed, window, ..Dial::default() })
     }
 }
 

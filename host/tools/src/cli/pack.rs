@@ -42,6 +42,10 @@ pub struct Options {
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
+    /// Whether to add a sketch of the output matrix, a 4-bit copy. A session that skips reads it first, and of the matrix
+    /// then only the rows of likely tokens. auto: where it saves bytes, unless the layout is dense.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "yes", "no"])]
+    sketch: String,
     /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE rotates positions
     /// in another way beyond its trained context.
     #[arg(long)]
@@ -136,8 +140,10 @@ pub fn pack(o: &Options) -> Result<()> {
         }
         (None, None) => return Err(Error::Usage("name a source, or --synthetic SHAPE".into())),
     };
-    let formats = Formats { weights: o.format, output: o.output_format.or(o.format) };
+    let formats = Formats { weights: o.format, output: o.output_format.or(o.format), sketch: o.sketch == "yes" };
     let arrangement = arrangement(o, &*source, formats);
+    let formats =
+        if o.sketch == "auto" && o.layout != "dense" { formats.with_sketch(&*source, arrangement)? } else { formats };
     let packed = write(&*source, formats, arrangement, o)?;
     if let (false, Some(path)) = (packed.has_tokenizer, &o.source) {
         print::note(import::no_tokenizer(path));

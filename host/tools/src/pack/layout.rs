@@ -65,7 +65,8 @@ pub fn plan(source: &dyn Source, arch: &Architecture, formats: Formats) -> Resul
         for number in 0..if row.role.in_layers() { arch.globals().layers } else { 1 } {
             let layer = arch.layer(number);
             let undecided = arch.place(row.role, &layer, 0).is_some_and(|place| row.role.needed(&place).is_none());
-            if undecided && source.tensor(row.role, number)?.is_some() {
+            let left_out = row.role == Role::OutputSketch && !formats.sketch;
+            if undecided && !left_out && tensor(source, row.role, number, None)?.is_some() {
                 optional.insert((row.role, number));
             }
         }
@@ -229,6 +230,10 @@ pub fn tensor(
 ) -> shadowllm_host::Result<Option<SourceTensor<'_>>> {
     match expert {
         Some(expert) => source.expert(role, layer, expert),
+        None if role == Role::OutputSketch => match source.tensor(Role::Output, layer)? {
+            None => source.tensor(Role::Embed, layer),
+            output => Ok(output),
+        },
         None => source.tensor(role, layer),
     }
 }

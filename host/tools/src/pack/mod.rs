@@ -5,6 +5,7 @@ mod choose;
 mod encode;
 pub(crate) mod layout;
 mod outlook;
+pub mod sketch;
 
 pub use layout::format_names;
 pub use outlook::{Outlook, outlook};
@@ -33,21 +34,24 @@ pub struct Formats {
     pub weights: Option<Format>,
     /// Format of the embedding and output matrices.
     pub output: Option<Format>,
+    /// Whether the output matrix gets a sketch ([`sketch::SKETCH`]).
+    pub sketch: bool,
 }
 
 impl Formats {
     /// The source's own formats.
-    pub const OWN: Formats = Formats { weights: None, output: None };
+    pub const OWN: Formats = Formats { weights: None, output: None, sketch: false };
 
     /// One format for all matrices.
     pub const fn all(format: Format) -> Formats {
-        Formats { weights: Some(format), output: Some(format) }
+        Formats { weights: Some(format), output: Some(format), sketch: false }
     }
 
     /// The format that the user chose for a matrix.
     pub fn of(&self, role: Role) -> Option<Format> {
         match role {
             Role::Embed | Role::Output => self.output,
+            Role::OutputSketch => Some(sketch::SKETCH),
             // A router is small, and its choice of experts affects everything else.
             Role::Router | Role::SharedRouter => Some(Format::F32),
             _ => self.weights,
@@ -400,6 +404,8 @@ impl<'a> Writer<'a> {
         let used = layer.mlp().and_then(|m| m.router).map(|router| router.used);
         let share = match (entry.role, expert.and(used)) {
             (Role::Embed, _) if !self.tied => [0, 1],
+            // A dense pass does not read it.
+            (Role::OutputSketch, _) => [0, 1],
             (_, Some(used)) => [used, entry.experts.max(1)],
             _ => [1, 1],
         };
