@@ -366,6 +366,10 @@ typedef struct sllm_dial {
     int32_t allocation; /* SLLM_ALLOCATION_... */
     uint32_t reserved;  /* 0 */
     uint64_t seed;      /* of SLLM_POLICY_RANDOM */
+    float output_window; /* 8; in an image with a sketch of its output matrix, rows are read whose logits are estimated at
+                            most this far below the largest one, and the other logits are estimates. INFINITY reads all
+                            rows */
+    uint32_t reserved2; /* 0 */
 } sllm_dial;
 
 /* Off, density 1, refresh 1. */

@@ -49,11 +49,11 @@ fn engine_dial(d: &sllm_dial) -> Result<Dial> {
         2 => Allocation::Hybrid,
         _ => return Err(invalid("the allocation is none of SLLM_ALLOCATION_...")),
     };
-    if d.reserved != 0 {
-        return Err(invalid("a dial's reserved field must be 0"));
+    if d.reserved != 0 || d.reserved2 != 0 {
+        return Err(invalid("a dial's reserved fields must be 0"));
     }
-    let (refresh, seed) = (d.refresh as usize, d.seed);
-    Ok(Dial { policy, density: d.density, refresh, allocation, seed, ..Dial::default() })
+    let (refresh, seed, window) = (d.refresh as usize, d.seed, d.output_window);
+    Ok(Dial { policy, density: d.density, refresh, allocation, seed, window, ..Dial::default() })
 }
 
 /// Sets the dial in full.
@@ -90,6 +90,8 @@ pub unsafe extern "C" fn sllm_session_get_dial(session: *const sllm_session, dia
             allocation: d.allocation as i32,
             reserved: 0,
             seed: d.seed,
+            output_window: d.window,
+            reserved2: 0,
         });
         Ok(())
     })

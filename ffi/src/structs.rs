@@ -2,6 +2,7 @@
 
 use core::ffi::{c_char, c_void};
 use shadowllm_core::sample::SamplerOptions;
+use shadowllm_core::sparsity::Dial;
 
 /// A structure that begins with its size and may grow at its end.
 ///
@@ -137,6 +138,8 @@ structs! {
         allocation: i32,
         reserved: u32,
         seed: u64,
+        output_window: f32,
+        reserved2: u32,
     }
     /// Sums of a session.
     sllm_stats {
@@ -202,6 +205,8 @@ impl Options for sllm_dial {
             allocation: 0,
             reserved: 0,
             seed: 0,
+            output_window: Dial::WINDOW,
+            reserved2: 0,
         }
     }
 }

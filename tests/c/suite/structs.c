@@ -50,7 +50,8 @@ LAYOUT(sllm_memory, session_bytes);
 #undef F
 #define F(field) END(sllm_dial, field)
 static const size_t sllm_dial_ends[] = {F(struct_size), F(policy), F(density), F(refresh), F(allocation), F(reserved),
-                                        F(seed)};
+                                        F(seed), F(output_window),
+                                        F(reserved2)};
 LAYOUT(sllm_dial, refresh);
 #undef F
 #define F(field) END(sllm_stats, field)
@@ -333,6 +334,8 @@ static void dials(void) {
     REFUSED(density, 0);
     REFUSED(allocation, 3);
     REFUSED(reserved, 1);
+    REFUSED(output_window, -1);
+    REFUSED(reserved2, 1);
 #undef REFUSED
 }
 

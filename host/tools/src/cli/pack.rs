@@ -188,6 +188,10 @@ fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
     let faster = if arrangement == Arrangement::DENSE { "" } else { "; read whole, --layout dense is faster" };
     print::line(format_args!("layout: {}{faster}", arranged(arrangement)))?;
+    if packed.sketch > 0 {
+        let sketch = millions(packed.sketch);
+        print::line(format_args!("sketch of the output matrix: {sketch:.1} MB, read only where something is skipped"))?;
+    }
     let again: Vec<&str> = packed.became.iter().filter(|b| b.rounded_again).map(|b| b.from).collect();
     if !again.is_empty() {
         let way = match o.format.or(o.output_format) {

@@ -127,6 +127,8 @@ pub struct Packed {
     pub carried_over: u64,
     /// Whether the image can read and write text.
     pub has_tokenizer: bool,
+    /// Bytes of the sketch of the output matrix; 0 without one. A dense pass does not read them.
+    pub sketch: u64,
     /// How matrices were converted: an entry for each type of the source and format of the image, in order.
     pub became: Vec<Became>,
     /// Bytes of matrices that decoding a token reads densely, in the image and in the source.
@@ -400,12 +402,14 @@ impl<'a> Writer<'a> {
         let (place, rows) = self.place(entry, layer)?;
         let encoder = Encoder::new(rows, entry.role.inputs(&place), &tensor, g);
         encoder.write(out).map_err(|e| Error::file(self.source.path(), e))?;
+        if entry.role == Role::OutputSketch {
+            self.packed.sketch = g.weight_bytes() as u64;
+            return Ok(());
+        }
         let kept = encoder.kept();
         let used = layer.mlp().and_then(|m| m.router).map(|router| router.used);
         let share = match (entry.role, expert.and(used)) {
             (Role::Embed, _) if !self.tied => [0, 1],
-            // A dense pass does not read it.
-            (Role::OutputSketch, _) => [0, 1],
             (_, Some(used)) => [used, entry.experts.max(1)],
             _ => [1, 1],
         };
