@@ -125,7 +125,7 @@ fn likely_tokens_are_exact() {
     let (sketched, bytes) = run(&windowed(Dial::WINDOW));
     let saved = 1.0 - bytes as f64 / whole as f64;
     println!("{:.1} % of all bytes are saved", 100.0 * saved);
-    assert!(saved > 0.1, "only {saved}");
+    assert!(saved > 0.08, "only {saved}");
     for (dense, got) in dense.iter().zip(&sketched) {
         let largest = dense.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         for (dense, got) in dense.iter().zip(got) {

@@ -70,7 +70,7 @@ enum Command {
         echo 'Why is the sky blue?' | shadowllm run smollm2.sllm -f -\n  \
         shadowllm run model.gguf --raw -p 'Once upon a time' --greedy"
     )]
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Show the token ids of a text.
     #[command(after_help = "Examples:\n  shadowllm tokenize smollm2.sllm 'Why is the sky blue?' --pieces\n  \
         shadowllm tokenize smollm2.sllm -f text.txt > ids.json && \
