@@ -16,13 +16,13 @@ struct Lists<'m> {
 impl<'m> Lists<'m> {
     /// `bound(layer)` is the number of indices of a layer.
     fn new(arena: &mut Arena<'m>, layers: usize, bound: impl Fn(usize) -> usize) -> Result<Self, Error> {
-        let mut all = 0;
+        let mut all: usize = 0;
         let starts = arena.fill(layers + 1, |layer| {
             let start = all;
-            all += if layer < layers { bound(layer) } else { 0 };
+            all = all.saturating_add(if layer < layers { bound(layer) } else { 0 });
             Ok(start as u32)
         })?;
-        let all = (0..layers).map(bound).sum();
+        let all = (0..layers).map(bound).fold(0, usize::saturating_add);
         Ok(Lists { items: arena.zeros(all)?, counts: arena.zeros(layers)?, starts })
     }
 

@@ -57,6 +57,15 @@ impl<'a> Arena<'a> {
         Ok(unsafe { &mut *(raw as *mut [MaybeUninit<T>] as *mut [T]) })
     }
 
+    /// [`Arena::zeros`] for `rows` rows of `width`. Where the product is more than this machine can address, no memory
+    /// is enough.
+    ///
+    /// # Errors
+    /// [`Error::MemoryTooSmall`] when it does not fit.
+    pub fn rows<T: Plain>(&mut self, rows: usize, width: usize) -> Result<&'a mut [T], Error> {
+        self.zeros(rows.saturating_mul(width))
+    }
+
     /// A slice of `len` elements that are not written yet (so that untouched pages stay untouched), or
     /// `&mut []` when measuring.
     ///

@@ -277,7 +277,8 @@ impl Role {
         };
         let k_blocks = inputs.width() / BLOCK;
         let mut g = Geometry { format, order, panels, k_blocks, units_per_group, group_stride: 0, group_width };
-        g.group_stride = g.shared_bytes() + units_per_group * g.unit_bytes();
+        // Sizes that no memory holds fit no image.
+        g.group_stride = g.shared_bytes().saturating_add(units_per_group.saturating_mul(g.unit_bytes()));
         g
     }
 
@@ -363,7 +364,7 @@ impl Place<'_> {
             Dim::Model => g.d_model,
             Dim::Embed => g.d_embed,
             Dim::Vocab => g.vocab,
-            Dim::Positions => g.max_positions * g.d_model,
+            Dim::Positions => g.max_positions.saturating_mul(g.d_model),
             Dim::Rotations => self.rotated / 2,
             Dim::Queries => a.heads * a.head_dim,
             Dim::Keys => a.kv_heads * a.head_dim,

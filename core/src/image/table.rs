@@ -82,6 +82,11 @@ impl<N: Name> Entry<N> {
         self.bytes_of_one() * self.experts.max(1)
     }
 
+    /// [`Entry::bytes`], which a hostile table may make more than this machine can address.
+    pub(crate) fn bytes_in_all(&self) -> u64 {
+        self.bytes_of_one() as u64 * self.experts.max(1) as u64
+    }
+
     /// First byte of the tensor; of the last expert's, where each expert has its own.
     pub(super) fn last_start(&self) -> Option<usize> {
         self.experts.saturating_sub(1).checked_mul(self.expert_stride)?.checked_add(self.offset)

@@ -25,12 +25,12 @@ fn parse(raw: &[u8; ENTRY_LEN]) -> Result<Entry, Error> {
     Entry::parse(raw).ok_or(Error::Malformed("the tensor table has an unknown role, format or order"))
 }
 
-/// Checks the whole table against the weights section and the architecture: every entry fits, none occurs twice, and
-/// every tensor that the model needs is present, and no other.
+/// Checks the whole table against the weights section and the architecture: every entry fits, none occurs twice, all
+/// together are no longer than the section, and every tensor that the model needs is present, and no other.
 pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result<(), Error> {
     let bad = Error::Malformed("the tensor table is not in order");
     let (rows, []) = table.as_chunks::<ENTRY_LEN>() else { return Err(bad) };
-    let (mut before, mut rows) = (None, rows.iter());
+    let (mut before, mut left, mut rows) = (None, weights.len() as u64, rows.iter());
     let mut next = rows.next().map(parse).transpose()?;
     for group in 0..=arch.globals().layers {
         let layer = group.checked_sub(1).map(|l| arch.layer(l)).unwrap_or_default();
@@ -42,6 +42,8 @@ pub(super) fn check(table: &[u8], weights: &[u8], arch: &Architecture) -> Result
             let place =
                 arch.place(entry.role, &layer, entry.layer.into()).ok_or(Error::BadTensor(entry.role.name()))?;
             check_entry(&entry, weights, &place)?;
+            // Tensors of their own: sums over them, and what is computed with them, stay below the file's length.
+            left = left.checked_sub(entry.bytes_in_all()).ok_or(Error::Malformed("tensors overlap"))?;
             before = Some(entry.key());
             seen[entry.role as usize] += 1;
             next = rows.next().map(parse).transpose()?;

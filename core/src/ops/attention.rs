@@ -89,7 +89,7 @@ impl<'m> KvCache<'m> {
         let mut offset = 0;
         let layers = arena.fill(arch.globals().layers, |layer| {
             let place = Place::new(&attention_of(arch, layer), offset, format, context, batch);
-            offset += place.bytes();
+            offset = offset.saturating_add(place.bytes());
             Ok(place)
         })?;
         let memory = arena.uninit(Self::bytes(arch, format, context, batch))?;

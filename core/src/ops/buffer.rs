@@ -30,8 +30,8 @@ pub struct SharedRows<'a> {
     offsets: Disjoint<'a, Offset>,
 }
 
-fn zeros<'m, T: Plain>(arena: &mut Arena<'m>, len: usize) -> Result<&'m mut [T], Error> {
-    arena.zeros(len)
+fn rows<'m, T: Plain>(arena: &mut Arena<'m>, tokens: usize, width: usize) -> Result<&'m mut [T], Error> {
+    arena.rows(tokens, width)
 }
 
 impl<'m> Rows<'m> {
@@ -41,13 +41,13 @@ impl<'m> Rows<'m> {
     /// [`Error::MemoryTooSmall`].
     pub fn new(arena: &mut Arena<'m>, tokens: usize, width: usize) -> Result<Self, Error> {
         let width = width.next_multiple_of(BLOCK);
-        let blocks = tokens * (width / BLOCK);
+        let blocks = width / BLOCK;
         Ok(Rows {
             width,
-            values: zeros(arena, tokens * width)?,
-            quants: zeros(arena, tokens * width)?,
-            scales: zeros(arena, blocks)?,
-            offsets: zeros(arena, blocks)?,
+            values: rows(arena, tokens, width)?,
+            quants: rows(arena, tokens, width)?,
+            scales: rows(arena, tokens, blocks)?,
+            offsets: rows(arena, tokens, blocks)?,
         })
     }
 

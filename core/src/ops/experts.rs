@@ -44,9 +44,9 @@ impl<'m> Routes<'m> {
     pub fn new(arena: &mut Arena<'m>, batch: usize, experts: usize, used: usize) -> Result<Self, Error> {
         let stride = experts.next_multiple_of(TILE_ROWS);
         Ok(Routes {
-            scores: arena.zeros(batch * stride)?,
-            experts: arena.zeros(batch * used)?,
-            shares: arena.zeros(batch * used)?,
+            scores: arena.rows(batch, stride)?,
+            experts: arena.rows(batch, used)?,
+            shares: arena.rows(batch, used)?,
             members: arena.zeros(batch)?,
             weights: arena.zeros(batch)?,
             stride,

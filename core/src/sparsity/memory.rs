@@ -40,10 +40,10 @@ impl<'m> Memory<'m> {
             false => None,
         };
         Ok(Memory {
-            head_statistics: arena.zeros(c.layers * c.heads)?,
-            neuron_statistics: arena.zeros(c.layers * groups)?,
+            head_statistics: arena.rows(c.layers, c.heads)?,
+            neuron_statistics: arena.rows(c.layers, groups)?,
             observed,
-            thresholds: arena.zeros(c.layers * Slot::COUNT)?,
+            thresholds: arena.rows(c.layers, Slot::COUNT)?,
             units: Units::new(arena, c.layers, |layer| shape(layer).heads, |layer| shape(layer).groups())?,
             decoded: 0,
             random: 0,

@@ -18,7 +18,7 @@ pub struct Observed<'m> {
 impl<'m> Observed<'m> {
     /// Empty histograms.
     pub fn new(arena: &mut Arena<'m>, layers: usize) -> Result<Self, Error> {
-        Ok(Observed { counts: arena.zeros(layers * Source::COUNT * BINS)? })
+        Ok(Observed { counts: arena.rows(layers, Source::COUNT * BINS)? })
     }
 
     fn bins(&mut self, layer: usize, slot: Slot) -> &mut [u32] {

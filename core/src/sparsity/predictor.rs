@@ -110,10 +110,12 @@ impl<'a> Predictor<'a> {
         let table = rows.and_then(|end| bytes.get(HEADER_LEN..end)).ok_or(Error::BadPredictor("its table"))?;
         let (tap, ranks) = (Tap(word(bytes, 28) as u32), word(bytes, 36) as u32 & RANKS != 0);
         let p = Predictor { bytes, table, layers: c.layers, tap, ranks };
-        let mut before = None;
+        let (mut before, mut left) = (None, bytes.len() as u64);
         for entry in p.entries() {
             let entry = entry.filter(|e| before.replace(e.key()).is_none_or(|key| key < e.key()));
-            p.check(&entry.ok_or(Error::BadPredictor("its table"))?, c)?;
+            let entry = entry.ok_or(Error::BadPredictor("its table"))?;
+            p.check(&entry, c)?;
+            left = left.checked_sub(entry.bytes_in_all()).ok_or(Error::BadPredictor("its tables overlap"))?;
         }
         Ok(p)
     }
@@ -175,7 +177,7 @@ impl<'a> Predictor<'a> {
         }
         let pad = |n: usize| n.next_multiple_of(TILE_ROWS);
         let (groups, later) = (c.neuron_groups(), c.layers - 1);
-        let neurons = c.layers * c.neuron_width();
+        let neurons = c.layers.saturating_mul(c.neuron_width());
         let quantiles = |slots: usize| (c.layers * slots * QUANTILES, 0);
         let budget = |slots: usize| (c.layers * slots * GRID, 0);
         let rank = |table, layer| self.matrix(table, layer).map_or(0, |m| m.geometry().panels * TILE_ROWS);
@@ -183,12 +185,12 @@ impl<'a> Predictor<'a> {
         let (len, inputs) = match table {
             Table::ShadowIn => (0, self.tap.width(c)),
             Table::ShadowInBias => (rank(Table::ShadowIn, 0), 0),
-            Table::ShadowNeurons => (later * pad(groups), rank(Table::ShadowIn, 0)),
-            Table::ShadowNeuronBias => (later * pad(groups), 0),
-            Table::ShadowHeads => (later * pad(c.heads), rank(Table::ShadowIn, 0)),
-            Table::ShadowHeadBias => (later * pad(c.heads), 0),
-            Table::StaticNeurons => (c.layers * groups, 0),
-            Table::StaticHeads => (c.layers * c.heads, 0),
+            Table::ShadowNeurons => (later.saturating_mul(pad(groups)), rank(Table::ShadowIn, 0)),
+            Table::ShadowNeuronBias => (later.saturating_mul(pad(groups)), 0),
+            Table::ShadowHeads => (later.saturating_mul(pad(c.heads)), rank(Table::ShadowIn, 0)),
+            Table::ShadowHeadBias => (later.saturating_mul(pad(c.heads)), 0),
+            Table::StaticNeurons => (c.layers.saturating_mul(groups), 0),
+            Table::StaticHeads => (c.layers.saturating_mul(c.heads), 0),
             Table::NeuronNorms | Table::GateWeights | Table::NeuronMeans => (neurons, 0),
             Table::StaticQuantiles | Table::ShadowQuantiles | Table::PerLayerQuantiles | Table::GateQuantiles => {
                 quantiles(2)
@@ -196,7 +198,7 @@ impl<'a> Predictor<'a> {
             Table::InputQuantiles => quantiles(Slot::MAPS.len()),
             Table::StaticBudget | Table::ShadowBudget | Table::PerLayerBudget | Table::GateBudget => budget(2),
             Table::InputBudget | Table::MixedBudget => budget(Slot::MAPS.len()),
-            Table::DownMeans => (c.layers * c.d_model, 0),
+            Table::DownMeans => (c.layers.saturating_mul(c.d_model), 0),
             Table::Auto => (GRID, 0),
             Table::LayerIn => (0, c.d_model.next_multiple_of(BLOCK)),
             Table::LayerInBias => (rank(Table::LayerIn, layer), 0),
