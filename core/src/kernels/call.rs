@@ -30,13 +30,15 @@ impl Input<'_> {
     /// When the width does not fit the matrix, or there are fewer rows than tokens.
     pub(super) fn rows(&self, m: &Geometry, tokens: Range<usize>) -> RawInput {
         assert!(self.width == m.input_width(), "input width does not fit the matrix");
-        let (end, int8) = (tokens.end, m.takes_int8());
+        assert!(tokens.start <= tokens.end, "tokens out of order");
+        // A product that wraps would ask for too little.
+        let (numbers, int8) = (tokens.end.saturating_mul(self.width), m.takes_int8());
         if int8 {
-            let blocks = end * (self.width / BLOCK);
-            assert!(self.quants.len() >= end * self.width, "too few quantized inputs");
+            let blocks = tokens.end.saturating_mul(self.width / BLOCK);
+            assert!(self.quants.len() >= numbers, "too few quantized inputs");
             assert!(self.scales.len() >= blocks && self.offsets.len() >= blocks, "too few input scales");
         } else {
-            assert!(self.values.len() >= end * self.width, "too few inputs");
+            assert!(self.values.len() >= numbers, "too few inputs");
         }
         let (numbers, blocks) = (tokens.start * self.width, tokens.start * (self.width / BLOCK));
         RawInput {

@@ -203,6 +203,7 @@ impl Kernels {
         let [_, shape] = g.shapes();
         let weights = match shape {
             Shape::Rows => {
+                assert!(panel < g.panels, "panel out of range");
                 let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
                 let outputs = Outputs { rows: &rows, prefetch: &rows.map(|r| r + TILE_ROWS as u32) };
                 // SAFETY: the caller's promise about `out` is the one that `gemm_rows_shared` needs.
@@ -278,9 +279,9 @@ impl Kernels {
     /// When widths or lengths do not fit, or the matrix has no such input.
     pub fn gemv_inputs(&self, m: &Matrix, active: &[u32], block: usize, x: &Input, y: &mut [f32]) {
         let (g, lines) = (m.geometry(), m.lines());
-        let outputs = block..block + y.len() / BLOCK;
+        let outputs = block..block.saturating_add(y.len() / BLOCK);
         assert!(g.is_by_input() && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
-        assert!(outputs.end * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        assert!(outputs.end <= g.outputs() / BLOCK, "outputs out of range");
         assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
         let [shape, _] = g.shapes();
         let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
@@ -309,7 +310,7 @@ impl Kernels {
         stride: usize,
     ) {
         let g = m.geometry();
-        assert!(g.is_by_input() && (block + 1) * BLOCK <= g.panels * TILE_ROWS, "outputs out of range");
+        assert!(g.is_by_input() && block < g.outputs() / BLOCK, "outputs out of range");
         let [_, shape] = g.shapes();
         if shape == Shape::AllCodes {
             for half in 0..BLOCK / TILE_ROWS {
@@ -375,7 +376,7 @@ impl Kernels {
     /// When widths or lengths do not fit.
     pub fn gemv_columns(&self, m: &Matrix, k_block: usize, prefetch: Prefetch, from: usize, x: &Input, y: &mut [f32]) {
         assert!(y.len().is_multiple_of(TILE_ROWS), "outputs come in panels of 16");
-        let panels = from..from + y.len() / TILE_ROWS;
+        let panels = from..from.saturating_add(y.len() / TILE_ROWS);
         // SAFETY: `y` is exclusively borrowed and has 16 floats for every panel.
         unsafe { self.columns_shared(m, k_block, prefetch, panels, x, 1, y.as_mut_ptr(), 0) }
     }
@@ -462,5 +463,6 @@ impl Kernels {
 /// # Panics
 /// When `out` is too short for 16 floats at each multiple of `stride` below `tokens`.
 fn check_output(out: &[f32], tokens: usize, stride: usize) {
-    assert!(tokens == 0 || out.len() >= (tokens - 1) * stride + TILE_ROWS, "output too short");
+    let last = tokens.checked_sub(1).map(|last| last.checked_mul(stride).and_then(|at| at.checked_add(TILE_ROWS)));
+    assert!(last.is_none_or(|end| end.is_some_and(|end| end <= out.len())), "output too short");
 }

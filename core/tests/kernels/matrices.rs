@@ -192,6 +192,51 @@ pub(super) fn describe(k: &Kernels, what: &str, g: &Geometry) -> String {
     )
 }
 
+/// Safe functions refuse numbers whose products wrap, whichever they are, before anything is read or written.
+#[test]
+fn numbers_that_wrap_are_refused() {
+    let g = Geometry {
+        format: Format::F32,
+        order: Order::Rows,
+        panels: 2,
+        k_blocks: 1,
+        units_per_group: 2,
+        group_stride: 2 * TILE_ROWS * BLOCK * 4,
+        group_width: 2 * TILE_ROWS,
+    };
+    let bytes = vec![0; g.span().unwrap()];
+    let m = Matrix::new(g, &bytes).unwrap();
+    let values = vec![1.0; 4 * BLOCK];
+    let x = Input { width: BLOCK, values: &values, quants: &[], scales: &[], offsets: &[] };
+    let lines = Geometry { order: Order::ColumnLines, panels: 2, k_blocks: 1, units_per_group: 1, ..g };
+    let lines = Geometry { group_stride: lines.unit_bytes(), group_width: 0, ..lines };
+    let line_bytes = vec![0; lines.span().unwrap()];
+    let by_input = Matrix::new(lines, &line_bytes).unwrap();
+    let refused = |what: &str, call: &dyn Fn(&Kernels)| {
+        for k in sets() {
+            let call = std::panic::AssertUnwindSafe(|| call(k));
+            assert!(std::panic::catch_unwind(call).is_err(), "{}: {what}", k.isa().name());
+        }
+    };
+    // Three times the first stride is 2 more than a multiple of the word, so that 18 floats would do.
+    for stride in [usize::MAX / 3 + 1, usize::MAX, usize::MAX - 15, 1 << (usize::BITS - 1)] {
+        refused("stride", &|k| k.gemm(&m, 0, &x, 0..4, &mut [0.0; 18], stride));
+    }
+    for tokens in [usize::MAX / BLOCK..usize::MAX / BLOCK + 2, usize::MAX - 1..usize::MAX, 4..5] {
+        refused("tokens", &|k| k.gemm(&m, 0, &x, tokens.clone(), &mut [0.0; 64], TILE_ROWS));
+    }
+    for panel in [2, usize::MAX / TILE_ROWS + 1, usize::MAX] {
+        refused("panel", &|k| k.gemm(&m, panel, &x, 0..1, &mut [0.0; 64], TILE_ROWS));
+    }
+    for block in [1, usize::MAX / BLOCK + 1, usize::MAX] {
+        refused("block", &|k| k.gemv_inputs(&by_input, &[0], block, &x, &mut [0.0; BLOCK]));
+    }
+    for k in sets() {
+        k.gemm(&m, 1, &x, 0..4, &mut [0.0; 4 * TILE_ROWS], TILE_ROWS);
+        k.gemv_inputs(&by_input, &[0, 31], 0, &x, &mut [0.0; BLOCK]);
+    }
+}
+
 #[test]
 fn gemm() {
     // Numbers around those that some kernel computes at once (1, 2, 4, 8, 16), and more than two rounds of the largest.
