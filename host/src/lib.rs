@@ -52,6 +52,8 @@ mod text_bytes;
 #[cfg(feature = "tokenizer")]
 pub mod text_guard;
 #[cfg(feature = "tokenizer")]
+mod text_watch;
+#[cfg(feature = "tokenizer")]
 pub mod tool_calls;
 
 #[cfg(feature = "tokenizer")]

@@ -7,12 +7,12 @@ use crate::template::render_with;
 pub use crate::template::{Message, Template, Variables, render};
 use crate::text_bytes::{TokenBytes, complete};
 use crate::text_guard::{Parts, admit, guarded};
+use crate::text_watch::{Tokenizer, in_time};
 use serde_json::Value;
 use shadowllm_core::image::SectionKind;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use tokenizers::Tokenizer;
 
 /// The text of a file, without the byte-order mark (U+FEFF) of some editors.
 ///
@@ -72,7 +72,8 @@ impl Text {
     pub fn from_json(json: &str) -> std::result::Result<Self, String> {
         let bad = |e: String| format!("the tokenizer cannot be read: {e}");
         let (parts, growth) = Parts::of(json).map_err(bad)?;
-        let mut tokenizer: Tokenizer = guarded(|| json.parse().map_err(|e| format!("{e}"))).map_err(bad)?;
+        let read = || serde_json::from_str(json).map_err(|e| e.to_string());
+        let mut tokenizer: Tokenizer = guarded(read).map_err(bad)?;
         // Prompts are never truncated or padded, whatever the file says.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
@@ -97,11 +98,12 @@ impl Text {
     /// When the tokenizer refuses the text, or this thread's work is cancelled.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         admit(text, self.growth).map_err(refused)?;
-        if is_cancelled() {
-            return Err(shadowllm_core::Error::Cancelled.into());
-        }
+        let cancelled = || if is_cancelled() { Err(shadowllm_core::Error::Cancelled) } else { Ok(()) };
+        cancelled()?;
         let call = || self.tokenizer.encode_fast(text, special).map_err(|e| e.to_string());
-        let encoding = guarded(call).map_err(refused)?;
+        let encoding = in_time(text.len(), || guarded(call));
+        cancelled()?;
+        let encoding = encoding.map_err(refused)?;
         let after = encoding.get_special_tokens_mask().iter().rev().take_while(|mask| **mask == 1).count();
         let ids = encoding.get_ids();
         // For an empty text, all added tokens count as tokens before it.
@@ -162,7 +164,8 @@ impl Text {
 
     /// As the tokenizers library decodes.
     fn decode_all(&self, ids: &[u32]) -> Result<String> {
-        let decoded = guarded(|| self.tokenizer.decode(ids, true).map_err(|e| e.to_string()));
+        let call = || self.tokenizer.decode(ids, true).map_err(|e| e.to_string());
+        let decoded = in_time(ids.len(), || guarded(call));
         decoded.map_err(|e| Error::Other(format!("the tokens cannot be decoded: {e}")))
     }
 

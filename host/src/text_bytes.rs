@@ -1,8 +1,8 @@
 //! Tokens as bytes, which may end inside a character until a later token completes it.
 
+use crate::text_watch::Tokenizer;
 use serde_json::Value;
 use std::collections::HashMap;
-use tokenizers::Tokenizer;
 
 /// How a tokenizer's vocabulary represents bytes, according to its decoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

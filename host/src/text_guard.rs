@@ -12,6 +12,8 @@ const GROWTH: usize = 256;
 const PREFIX: usize = 1024;
 /// The most bytes of one text after normalizing.
 const LONGEST: usize = 1 << 30;
+/// Letters of a word at most.
+const LONGEST_WORD: u64 = 1000;
 
 /// The parts of `tokenizer.json` that affect lengths. Reading them parses the whole file, so syntax errors are found
 /// here.
@@ -24,8 +26,15 @@ pub struct Parts {
     /// How tokens become text.
     #[serde(default)]
     pub decoder: Value,
-    #[serde(rename = "model")]
-    _model: serde::de::IgnoredAny,
+    model: Model,
+}
+
+/// What decides about time in a model.
+#[derive(serde::Deserialize)]
+struct Model {
+    /// The longest word that a WordPiece cuts up, which takes the third power of it.
+    #[serde(default)]
+    max_input_chars_per_word: Option<u64>,
 }
 
 impl Parts {
@@ -41,6 +50,9 @@ impl Parts {
         }
         if added(&parts.post_processor) > PREFIX {
             return Err(format!("it puts more than {PREFIX} tokens around a text, which no model needs"));
+        }
+        if parts.model.max_input_chars_per_word.is_some_and(|letters| letters > LONGEST_WORD) {
+            return Err(format!("it cuts up words of more than {LONGEST_WORD} letters, which no model needs"));
         }
         Ok((parts, growth))
     }

@@ -2,8 +2,11 @@
 //! files do no harm.
 
 use serde_json::{Value, json};
-use shadowllm_host::template::{Message, Template};
+use shadowllm_host::Error;
+use shadowllm_host::template::{Message, Template, cancelled_by};
 use shadowllm_host::text::{Text, Variables};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const SPECIAL: [&str; 5] = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"];
 
@@ -196,5 +199,97 @@ fn hostile_tokenizers_are_an_error() {
         let text = Text::from_json(&tokenizer(&letters(), &[], parts));
         let result = text.and_then(|text| text.encode("banana", true).map_err(|e| e.to_string()));
         assert!(result.is_ok() || result.as_ref().is_err_and(|e| e.contains("token")), "{result:?}");
+    }
+}
+
+/// Patterns that a text makes slow: each match tries tens of thousands of ways, for every letter.
+#[test]
+fn slow_patterns_are_stopped() {
+    let slow = format!("(?={}(?=a)(?!a))x|.", "a?".repeat(15));
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let replace = |pattern: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": "y"});
+    let letters_are_long = "a".repeat(30_000);
+    let places = [
+        json!({"pre_tokenizer": split(&slow)}),
+        json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split("b"), split(&slow)]}}),
+        json!({"normalizer": replace(&slow)}),
+        json!({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replace(&slow)]}}),
+    ];
+    for parts in places {
+        let text = Text::from_json(&tokenizer(&letters(), &[], parts.clone())).unwrap();
+        let since = Instant::now();
+        let error = text.encode(&letters_are_long, false).map(drop).unwrap_err().to_string();
+        assert!(error.contains("longer than any model's"), "{error}");
+        assert!(since.elapsed() < Duration::from_secs(20), "{parts}: {:?}", since.elapsed());
+        // Short texts take no time.
+        assert!(text.encode("ab", false).is_ok());
+    }
+    // A decoder that is not a table of bytes.
+    let parts = json!({"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}, replace(&slow)]}});
+    let text = Text::from_json(&tokenizer(&letters(), &[], parts)).unwrap();
+    let ids = text.encode(&letters_are_long, false).unwrap();
+    assert!(text.decode(&ids).unwrap_err().to_string().contains("longer than any model's"));
+}
+
+#[test]
+fn tokenizing_can_be_cancelled() {
+    let slow = format!("(?={}(?=a)(?!a))x|.", "a?".repeat(15));
+    let split = json!({"type": "Split", "pattern": {"Regex": slow}, "behavior": "Isolated", "invert": false});
+    let text = Text::from_json(&tokenizer(&letters(), &[], json!({"pre_tokenizer": split}))).unwrap();
+    let cancel = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            cancel.store(true, Ordering::Relaxed);
+        });
+        let result = cancelled_by(Some(&cancel), || text.encode(&"a".repeat(30_000), false));
+        assert!(matches!(result, Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. })), "{result:?}");
+    });
+}
+
+/// The patterns that models have give the tokens that the library gives.
+#[test]
+fn watched_patterns_split_as_the_library_does() {
+    let patterns = [
+        // GPT-2, Llama 3, Qwen 2, GPT-4o, DeepSeek.
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|\s+(?!\S)|\s+",
+        r"\d{1,3}(?=(?:\d{3})*\b)",
+        "x*",
+    ];
+    let text = "It's  the 12345678 quick\r\n\n  brown fox's\t 12 tails -- and more!!   ";
+    for pattern in patterns {
+        for behavior in ["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"] {
+            for invert in [false, true] {
+                let split =
+                    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert});
+                let level =
+                    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+                let replace = json!({"type": "Replace", "pattern": {"Regex": "(?<=k) "}, "content": "--"});
+                let parts = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}, "normalizer": replace,
+                                   "model": {"merges": [], "ignore_merges": true}});
+                let json = tokenizer(&letters(), &["12"], parts);
+                let theirs: tokenizers::Tokenizer = json.parse().unwrap();
+                let ids = theirs.encode_fast(text, false).unwrap().get_ids().to_vec();
+                assert_eq!(Text::from_json(&json).unwrap().encode(text, false).unwrap(), ids, "{pattern} {behavior}");
+            }
+        }
+    }
+}
+
+/// A part of a file that hides a pattern, and a word that may be endless.
+#[test]
+fn hidden_patterns_and_endless_words_are_an_error() {
+    let hidden = [
+        json!({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated",
+               "invert": false}]}}),
+        json!({"normalizer": {"normalizers": [{"type": "Replace", "pattern": {"Regex": "a"}, "content": "b"}]}}),
+        json!({"model": {"type": "WordPiece", "continuing_subword_prefix": "##", "unk_token": "<unk>",
+               "max_input_chars_per_word": 1_000_000}}),
+    ];
+    for parts in hidden {
+        assert!(Text::from_json(&tokenizer(&letters(), &[], parts.clone())).is_err(), "{parts}");
     }
 }

@@ -1,0 +1,233 @@
+//! Regular expressions come with tokenizers, so from anybody, and one that is made for it can take minutes for a prompt. Here
+//! they run in place of the tokenizers library's own, match by match: a deadline and the flag that cancels are looked at.
+
+use crate::template::is_cancelled;
+use fancy_regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+use tokenizers::pattern::{Invert, Pattern};
+use tokenizers::{
+    Decoder, DecoderWrapper, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, Offsets,
+    PostProcessorWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
+};
+
+/// A tokenizer whose regular expressions are watched.
+pub type Tokenizer = TokenizerImpl<ModelWrapper, Before, Split, PostProcessorWrapper, After>;
+
+/// What tokenizing a text may take, besides a second for each megabyte of it: many times what any model needs.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Ways that one match may try and give up. A pattern of a model gives up a few.
+const BACKTRACKS: usize = 100_000;
+
+thread_local! {
+    static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Calls the tokenizers library, which gives up when it takes longer than any text of `bytes` bytes needs.
+pub fn in_time<T>(bytes: usize, call: impl FnOnce() -> T) -> T {
+    let until = Instant::now() + LONGEST + Duration::from_micros(bytes as u64);
+    let before = UNTIL.replace(Some(until));
+    let result = call();
+    UNTIL.set(before);
+    result
+}
+
+/// Refuses to go on when time is up or this thread's work is cancelled.
+fn look() -> tokenizers::Result<()> {
+    if is_cancelled() {
+        return Err("it is cancelled".into());
+    }
+    if UNTIL.get().is_some_and(|until| Instant::now() > until) {
+        return Err("it takes longer than any model's tokenizer does".into());
+    }
+    Ok(())
+}
+
+/// A regular expression of a file.
+pub struct Watched(Regex);
+
+impl Watched {
+    fn new(pattern: &str) -> Result<Watched, String> {
+        let regex = RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS).build();
+        regex.map(Watched).map_err(|e| format!("its pattern {pattern:?} is none: {e}"))
+    }
+}
+
+impl Pattern for &Watched {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        if inside.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let (mut done, mut parts, mut matches) = (0, Vec::new(), self.0.find_iter(inside));
+        loop {
+            look()?;
+            let Some(found) = matches.next() else { break };
+            let found = found.map_err(|_| "its pattern takes longer than any model's does")?;
+            if done != found.start() {
+                parts.push(((done, found.start()), false));
+            }
+            parts.push(((found.start(), found.end()), true));
+            done = found.end();
+        }
+        if done != inside.len() {
+            parts.push(((done, inside.len()), false));
+        }
+        Ok(parts)
+    }
+}
+
+/// Whether a regular expression stands in a part of a file.
+fn has_pattern(part: &Value) -> bool {
+    match part {
+        Value::Object(map) => map.contains_key("Regex") || map.values().any(has_pattern),
+        Value::Array(list) => list.iter().any(has_pattern),
+        _ => false,
+    }
+}
+
+/// The parts of a sequence, and the regular expression of what is none.
+fn parts<'v>(part: &'v Value, list: &str) -> (Option<&'v Vec<Value>>, Option<&'v str>) {
+    let sequence = part[list].as_array().filter(|_| part["type"] == "Sequence");
+    (sequence, part["pattern"]["Regex"].as_str())
+}
+
+/// A part that the library reads by itself: it has no regular expression.
+fn other<T: de::DeserializeOwned>(part: &Value) -> Result<T, String> {
+    if has_pattern(part) {
+        return Err(format!("a pattern stands where none is known: {}", part["type"]));
+    }
+    T::deserialize(part).map_err(|e| e.to_string())
+}
+
+macro_rules! from_a_file {
+    ($($part:ident)*) => { $(
+        impl<'de> Deserialize<'de> for $part {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $part::of(&Value::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )* };
+}
+from_a_file!(Before Split After);
+
+/// Replacing what matches, in a text or in tokens that become text.
+pub struct Replace {
+    pattern: Watched,
+    content: String,
+}
+
+impl Replace {
+    fn of(part: &Value, pattern: &str) -> Result<Replace, String> {
+        let content = part["content"].as_str().ok_or("a Replace without content")?.to_owned();
+        Ok(Replace { pattern: Watched::new(pattern)?, content })
+    }
+}
+
+/// A normalizer.
+pub enum Before {
+    /// One after the other.
+    All(Vec<Before>),
+    /// By a regular expression.
+    Replace(Replace),
+    /// One of the library's.
+    Other(Box<NormalizerWrapper>),
+}
+
+impl Before {
+    fn of(part: &Value) -> Result<Before, String> {
+        Ok(match parts(part, "normalizers") {
+            (Some(all), _) => Before::All(all.iter().map(Before::of).collect::<Result<_, _>>()?),
+            (None, Some(pattern)) if part["type"] == "Replace" => Before::Replace(Replace::of(part, pattern)?),
+            _ => Before::Other(Box::new(other(part)?)),
+        })
+    }
+}
+
+impl Normalizer for Before {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        look()?;
+        match self {
+            Before::All(all) => all.iter().try_for_each(|part| part.normalize(text)),
+            Before::Replace(replace) => text.replace(&replace.pattern, &replace.content),
+            Before::Other(part) => part.normalize(text),
+        }
+    }
+}
+
+/// What cuts a text before it becomes tokens.
+pub enum Split {
+    /// One after the other.
+    All(Vec<Split>),
+    /// By a regular expression, or by what lies between its matches.
+    Pattern(Box<Watched>, SplitDelimiterBehavior, bool),
+    /// One of the library's.
+    Other(Box<PreTokenizerWrapper>),
+}
+
+impl Split {
+    fn of(part: &Value) -> Result<Split, String> {
+        Ok(match parts(part, "pretokenizers") {
+            (Some(all), _) => Split::All(all.iter().map(Split::of).collect::<Result<_, _>>()?),
+            (None, Some(pattern)) if part["type"] == "Split" => {
+                let behavior = SplitDelimiterBehavior::deserialize(&part["behavior"]).map_err(|e| e.to_string())?;
+                let invert = part["invert"].as_bool().ok_or("a Split that does not say whether it is inverted")?;
+                Split::Pattern(Box::new(Watched::new(pattern)?), behavior, invert)
+            }
+            _ => Split::Other(Box::new(other(part)?)),
+        })
+    }
+}
+
+impl PreTokenizer for Split {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        look()?;
+        match self {
+            Split::All(all) => all.iter().try_for_each(|part| part.pre_tokenize(text)),
+            Split::Pattern(pattern, behavior, true) => {
+                text.split(|_, piece| piece.split(Invert(&**pattern), *behavior))
+            }
+            Split::Pattern(pattern, behavior, false) => text.split(|_, piece| piece.split(&**pattern, *behavior)),
+            Split::Other(part) => part.pre_tokenize(text),
+        }
+    }
+}
+
+/// What makes text of tokens.
+pub enum After {
+    /// One after the other.
+    All(Vec<After>),
+    /// By a regular expression.
+    Replace(Replace),
+    /// One of the library's.
+    Other(Box<DecoderWrapper>),
+}
+
+impl After {
+    fn of(part: &Value) -> Result<After, String> {
+        Ok(match parts(part, "decoders") {
+            (Some(all), _) => After::All(all.iter().map(After::of).collect::<Result<_, _>>()?),
+            (None, Some(pattern)) if part["type"] == "Replace" => After::Replace(Replace::of(part, pattern)?),
+            _ => After::Other(Box::new(other(part)?)),
+        })
+    }
+}
+
+impl Decoder for After {
+    fn decode_chain(&self, tokens: Vec<String>) -> tokenizers::Result<Vec<String>> {
+        look()?;
+        match self {
+            After::All(all) => all.iter().try_fold(tokens, |tokens, part| part.decode_chain(tokens)),
+            After::Replace(replace) => {
+                let replaced = |token: String| {
+                    let parts = (&replace.pattern).find_matches(&token)?.into_iter();
+                    let part = |((from, to), found)| if found { replace.content.as_str() } else { &token[from..to] };
+                    Ok(parts.map(part).collect())
+                };
+                tokens.into_iter().map(replaced).collect()
+            }
+            After::Other(part) => part.decode_chain(tokens),
+        }
+    }
+}
