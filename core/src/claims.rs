@@ -4,7 +4,10 @@
 //! *of the step that the word belongs to*. A thread that comes late, or was interrupted anywhere in this code, claims a
 //! task of the current step or none. It can never combine a number of one step with the task of another.
 
+#[cfg(not(loom))]
 use core::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(loom)] // tests/loom includes this file
+use loom::sync::atomic::{AtomicUsize, Ordering};
 
 /// The function that a step calls with the number of each task.
 pub type Task<'a> = &'a (dyn Fn(usize) + Sync);
@@ -53,7 +56,8 @@ impl Claims {
         self.task[0].store(parts[0], Ordering::Relaxed);
         self.task[1].store(parts[1], Ordering::Relaxed);
         let epoch = (self.epoch() + 1) << (BITS[0] + BITS[1]);
-        self.word.store(epoch | tasks << BITS[0], Ordering::SeqCst);
+        // A swap, though a store would do: loom takes the order of stores and additions for looser than it is.
+        self.word.swap(epoch | tasks << BITS[0], Ordering::SeqCst);
     }
 
     /// The number of this step, which wraps around.

@@ -9,6 +9,8 @@
 //! own core to the worker. A worker for which others wait too long, because its core has other work, rests for a while:
 //! it takes no tasks.
 
+mod steps;
+
 use crate::cores::Cores;
 use crate::error::{Error, Result};
 use crate::signals::blocked;
@@ -18,32 +20,22 @@ use shadowllm_core::claims::{Claims, Task};
 use shadowllm_core::{Executor, Hooks, Units};
 #[cfg(unix)]
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
+use steps::Steps;
 
 /// Share of a pass that may be spent waiting for one worker.
 const MOST_WAITING: f64 = 0.25;
 /// Nanoseconds of a worker's first rest, and of its longest one: each time that it is still slow, its rest doubles.
 const REST: [u64; 2] = [50_000_000, 1_600_000_000];
 
-/// How often a waiting thread checks before it parks: some tens of microseconds.
-const SPINS: u32 = 4_000;
-
 struct Shared {
-    claims: Claims,
-    panicked: AtomicBool,
-    parked: AtomicUsize,
-    stop: AtomicBool,
+    steps: Steps,
     born: Instant,
     /// For each worker the end of its rest, in nanoseconds since the pool was created.
     rests: Vec<AtomicU64>,
-    /// The thread that finished the step's last task, or one that finished at the same time.
-    last: AtomicUsize,
-    /// The publishing thread, and whether it sleeps until the step is done.
-    owner: Mutex<Option<Thread>>,
-    owner_sleeps: AtomicBool,
 }
 
 impl Shared {
@@ -51,66 +43,19 @@ impl Shared {
         self.born.elapsed().as_nanos() as u64
     }
 
-    /// Runs tasks of the current step until none are left; returns the step's epoch. `who` is the worker's number from
-    /// 1 on, or 0 for the publisher.
-    fn work(&self, who: usize) -> usize {
-        loop {
-            let claim = match self.claims.claim() {
-                Ok(claim) => claim,
-                Err(epoch) => return epoch,
-            };
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim.run())).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
-            }
-            self.last.store(who, Ordering::Relaxed);
-            if claim.finish()
-                && self.owner_sleeps.load(Ordering::SeqCst)
-                && let Ok(Some(owner)) = self.owner.lock().as_deref()
-            {
-                owner.unpark();
-            }
-        }
-    }
-
-    /// The remaining time of a worker's rest.
-    fn rest(&self, who: usize) -> Option<Duration> {
+    /// Sleeps and says true where a worker has still to rest.
+    fn rests(&self, who: usize) -> bool {
         let until = &self.rests[who - 1];
         let left = match until.load(Ordering::Relaxed) {
-            0 => return None,
+            0 => return false,
             at => at.saturating_sub(self.now()),
         };
         if left == 0 {
             until.store(0, Ordering::Relaxed);
-            return None;
+            return false;
         }
-        Some(Duration::from_nanos(left))
-    }
-
-    fn worker(&self, who: usize) {
-        let mut idle = 0;
-        let mut last = self.work(who);
-        while !self.stop.load(Ordering::Relaxed) {
-            if let Some(left) = self.rest(who) {
-                thread::park_timeout(left);
-                continue;
-            }
-            if self.claims.epoch() != last {
-                last = self.work(who);
-                idle = 0;
-            } else if idle < SPINS {
-                idle += 1;
-                std::hint::spin_loop();
-            } else {
-                self.parked.fetch_add(1, Ordering::SeqCst);
-                // A step that is published after this line sees `parked` and wakes this thread; one that was published
-                // before is seen here.
-                if self.claims.epoch() == last && !self.stop.load(Ordering::SeqCst) {
-                    thread::park();
-                }
-                self.parked.fetch_sub(1, Ordering::SeqCst);
-                idle = 0;
-            }
-        }
+        thread::park_timeout(Duration::from_nanos(left));
+        true
     }
 }
 
@@ -163,15 +108,9 @@ impl Pool {
             )));
         }
         let shared = Arc::new(Shared {
-            claims: Claims::default(),
-            panicked: AtomicBool::new(false),
-            parked: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
+            steps: Steps::new(),
             born: Instant::now(),
             rests: (1..threads).map(|_| AtomicU64::new(0)).collect(),
-            last: AtomicUsize::new(0),
-            owner: Mutex::new(None),
-            owner_sleeps: AtomicBool::new(false),
         });
         let mut pool = Pool {
             shared,
@@ -189,7 +128,7 @@ impl Pool {
                 thread.spawn(move || {
                     // If the system refuses, it places the thread itself.
                     let _ = cores.chosen && cores.bind();
-                    shared.worker(i);
+                    shared.steps.serve(i, || shared.rests(i));
                 })
             });
             let failed = |e| Error::Resources(format!("cannot start thread {i} of {threads}: {e}"));
@@ -220,42 +159,23 @@ impl Pool {
         thread::available_parallelism().map_or(1, usize::from)
     }
 
-    fn wake(&self) {
-        if self.shared.parked.load(Ordering::SeqCst) > 0 {
-            self.workers.iter().for_each(|(thread, _)| thread.unpark());
-        }
+    fn unpark(&self) {
+        self.workers.iter().for_each(|(thread, _)| thread.unpark());
     }
 
     fn publish(&self, tasks: usize, task: Task) {
-        let s = &*self.shared;
-        // SAFETY: only the thread that took the pool publishes, one step at a time, and it waits below until all tasks
-        // are done.
-        unsafe { s.claims.begin(tasks, task) };
-        self.wake();
-        s.work(0);
-        let mut spins = 0;
-        while s.claims.done() < tasks {
-            if spins < SPINS {
-                spins += 1;
-                std::hint::spin_loop();
-                continue;
-            }
-            let since = s.now();
-            // A swap, although a store would be enough: an emulator of Arm on x86 moves the load below before a store.
-            s.owner_sleeps.swap(true, Ordering::SeqCst);
-            // A thread that finishes the last task after this line sees that this one sleeps; if it finished before,
-            // that is seen here.
-            if s.claims.done() < tasks {
-                thread::park();
-            }
-            s.owner_sleeps.store(false, Ordering::SeqCst);
-            self.waited(s.now() - since);
-        }
+        let nap = |sleep: &dyn Fn()| {
+            let since = self.shared.now();
+            sleep();
+            self.waited(self.shared.now() - since);
+        };
+        // SAFETY: only the thread that took the pool publishes.
+        unsafe { self.shared.steps.publish(tasks, task, || self.unpark(), nap) };
     }
 
     /// Records how long the publisher slept.
     fn waited(&self, nanoseconds: u64) {
-        let who = self.shared.last.load(Ordering::Relaxed);
+        let who = self.shared.steps.last();
         if let (Ok(mut watches), true) = (self.watches.lock(), who > 0) {
             watches[who - 1].waited += nanoseconds;
         }
@@ -278,8 +198,8 @@ impl Pool {
     /// Takes the pool for this thread; false when another has it.
     fn take(&self) -> bool {
         let free = !self.busy.swap(true, Ordering::Acquire);
-        if free && let Ok(mut owner) = self.shared.owner.lock() {
-            *owner = Some(thread::current());
+        if free {
+            self.shared.steps.own();
         }
         free
     }
@@ -320,7 +240,7 @@ unsafe impl Executor for Pool {
         } else {
             self.busy.store(false, Ordering::Release);
         }
-        assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a task panicked");
+        assert!(!self.shared.steps.panicked(), "a task panicked");
     }
 
     fn pass(&self, forward: &mut dyn FnMut()) {
@@ -338,7 +258,7 @@ unsafe impl Executor for Pool {
         let _owned = Owned(self);
         OWNS.set(std::ptr::from_ref(self).addr());
         let since = self.shared.now();
-        self.wake();
+        self.shared.steps.wake(|| self.unpark());
         forward();
         self.rest_slow_workers(self.shared.now() - since);
     }
@@ -346,7 +266,7 @@ unsafe impl Executor for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.steps.end();
         for (thread, handle) in self.workers.drain(..) {
             thread.unpark();
             // A worker only ends by returning, so its result has no information.
@@ -358,6 +278,7 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_task_runs_once_in_every_step() {
