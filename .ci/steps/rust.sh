@@ -4,7 +4,7 @@
 fmt() {
   step formatting
   cargo fmt --all --check
-  for alone in tests/no_std ffi/web; do (cd $alone && cargo fmt --check); done
+  for alone in tests/no_std tests/fuzz tests/loom ffi/web; do (cd $alone && cargo fmt --check); done
 }
 
 clippy() {
@@ -87,9 +87,27 @@ package() {
   if find target/ci/package -path "*tmp-crate*" -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
+# The numbers of packages that ffi/README.md gives.
+packages() {
+  local features name said found
+  while read -r name features; do
+    said=$(sed -n "/^| library | packages |/,/^$/s/^| $name | \([0-9]*\) |$/\1/p" ffi/README.md)
+    # shellcheck disable=SC2086
+    found=$(cargo tree -p shadowllm-ffi -e no-proc-macro,normal --prefix none --no-default-features $features -f '{p}' \
+      | sed 's/ (.*//' | sort -u | wc -l)
+    [ "$said" = "$found" ] || { echo "the library '$name' has $found packages, and ffi/README.md says $said"; exit 1; }
+  done <<'END'
+with.grammars,.tokenizer.and.chat.templates --features grammar
+with.tokenizer.and.chat.templates --features tokenizer
+without --features std
+embedded
+END
+}
+
 # Licences, sources and duplicates of all dependencies; known faults where the database of them can be reached.
 deny() {
   step "dependencies"
+  packages
   local tools=$PWD/target/ci/deny
   [ -x "$tools/bin/cargo-deny" ] || cargo install -q cargo-deny --version 0.20.2 --locked --root "$tools"
   "$tools/bin/cargo-deny" --config .ci/deny.toml --workspace --all-features check --hide-inclusion-graph bans licenses sources

@@ -29,7 +29,8 @@ python_tools() {
 # Debian's Rust, whose standard library also exists for 64-bit Arm, and comes with its source for targets without one.
 # It does not mix with another toolchain's: it is called by path, into target directories of its own.
 debian_rust() {
-  if ! [ -x /usr/bin/cargo ] || ! command -v qemu-aarch64-static >/dev/null || ! dpkg -s libstd-rust-web-dev:arm64 >/dev/null 2>&1; then
+  if ! [ -x /usr/bin/cargo ] || ! command -v qemu-aarch64-static >/dev/null \
+    || ! command -v aarch64-linux-gnu-gcc >/dev/null || ! dpkg -s libstd-rust-web-dev:arm64 >/dev/null 2>&1; then
     dpkg --add-architecture arm64
     apt_install rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev:arm64 \
       gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static lld-22

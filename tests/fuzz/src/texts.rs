@@ -1,0 +1,47 @@
+//! Tokenizers and chat templates.
+
+use crate::panics_are_findings;
+use shadowllm_host::template::{Message, Template, render};
+use shadowllm_host::text::Text;
+use std::time::{Duration, Instant};
+
+/// Tokenizes a text, and makes text of the tokens again.
+pub fn exercise(text: &Text, what: &str) {
+    let Ok(ids) = text.encode(what, true) else { return };
+    let _ = (text.decode(&ids), text.encode_plain(what, true));
+    let mut stream = text.stream();
+    for id in ids.iter().take(64) {
+        text.bytes(*id, false);
+        let _ = stream.push(*id);
+    }
+    let _ = stream.finish();
+}
+
+/// A `tokenizer.json`, and after a zero the text that it gets.
+pub fn tokenizer(data: &[u8]) {
+    panics_are_findings();
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let Ok(json) = str::from_utf8(parts.next().unwrap_or_default()) else { return };
+    let own = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let Ok(text) = Text::from_json(json) else { return };
+    for what in [&*own, "The <|im_end|> quick\n brown fox's 123 ünïcode 😀"] {
+        exercise(&text, what);
+    }
+    let _ = text.decode(&[0, 1, u32::MAX, 1 << 31]);
+}
+
+/// What a template may take at most, on a slow machine with every access checked.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// A chat template, and four messages.
+pub fn template(data: &[u8]) {
+    panics_are_findings();
+    let Ok(source) = str::from_utf8(data) else { return };
+    let source = source.to_owned();
+    let template = Template { source, bos_token: "<s>".into(), eos_token: "</s>".into(), ..Template::default() };
+    let said = [("system", "Be."), ("user", "Hi {{ x }} <|im_end|>"), ("assistant", "yes"), ("user", "go")];
+    let messages = said.map(|(role, content)| Message { role: role.into(), content: content.into() });
+    let since = Instant::now();
+    std::hint::black_box(render(&template, &messages).is_ok());
+    assert!(since.elapsed() < LONGEST, "a template ran for {:?}", since.elapsed());
+}
