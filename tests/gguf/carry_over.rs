@@ -226,7 +226,7 @@ fn blocks_that_must_be_rounded_are_named() {
     let source = write(&[GgmlType::Q4K]);
     let rounded = became(&*source, Formats::OWN, Arrangement::NEURON).unwrap();
     assert!(rounded.contains(&("Q4_K", Format::Q4K, true)) && rounded.contains(&("Q4_K", Format::Q8_0, false)));
-    let asked = Formats { weights: Some(Format::Q5_0), output: None };
+    let asked = Formats { weights: Some(Format::Q5_0), output: None, ..Formats::OWN };
     let rounded = became(&*source, asked, Arrangement::DENSE).unwrap();
     assert_eq!(rounded, [("Q6_K", Format::Q6K, true), ("Q4_K", Format::Q5_0, false)]);
     let error = became(&*source, Formats::all(Format::Q4K), Arrangement::DENSE).unwrap_err().to_string();

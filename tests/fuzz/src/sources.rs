@@ -33,7 +33,9 @@ fn pack_and_run(source: &dyn Source, mut script: Script) {
     let encoders: Vec<Format> = Format::ALL.into_iter().filter(|f| f.has_encoder()).collect();
     let formats = match script.byte() % 3 {
         0 => Formats::OWN,
-        _ => Formats { weights: Some(script.one_of(&encoders)), output: Some(script.one_of(&encoders)) },
+        _ => {
+            Formats { weights: Some(script.one_of(&encoders)), output: Some(script.one_of(&encoders)), ..Formats::OWN }
+        }
     };
     let arrangement = Arrangement {
         neuron_group: script.one_of(&[1, 4, 8, 16, 32]),
