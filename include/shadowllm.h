@@ -352,6 +352,7 @@ int32_t sllm_session_set_sparsity(sllm_session *session, int32_t level);
 #define SLLM_POLICY_AUTO 11      /* the policy that calibration found best for the density */
 #define SLLM_POLICY_MIXED 12     /* thresholds in attention, the shadow predictor for neurons; calibrated */
 #define SLLM_POLICY_PROMPT_INPUT 13 /* thresholds on inputs, from statistics of the prompt; not calibrated */
+#define SLLM_POLICY_OUTPUT 14       /* all is read but rows of the output matrix, in images with a sketch of it */
 
 #define SLLM_ALLOCATION_GLOBAL 0 /* the density divided among layers as calibration found best */
 #define SLLM_ALLOCATION_LOCAL 1  /* the same density in every layer */

@@ -29,8 +29,7 @@ pub fn sketched(
     let width = vocab.next_multiple_of(TILE_ROWS);
     let estimate = Product::new(*sketch, output.bias, &mut logits[..width], width);
     let bytes = linear(exec, kernels, &[estimate], x, 1);
-    let largest = logits[..vocab].iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let least = largest - window;
+    let least = largest(&logits[..vocab]) - window;
     let mut count = 0;
     for (number, panel) in logits[..vocab].chunks(TILE_ROWS).enumerate() {
         if panel.iter().any(|logit| *logit >= least) {
@@ -40,4 +39,16 @@ pub fn sketched(
     }
     let exact = Product::new(output.matrix, output.bias, &mut logits[..width], width).only(&panels[..count]);
     bytes + linear(exec, kernels, &[exact], x, 1)
+}
+
+/// The largest of some numbers; minus infinity of none, and of what is not a number.
+fn largest(x: &[f32]) -> f32 {
+    // A maximum for each lane, which a compiler can keep in vectors.
+    let mut lanes = [f32::NEG_INFINITY; TILE_ROWS];
+    for chunk in x.chunks(TILE_ROWS) {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }

@@ -206,6 +206,11 @@ policies! {
     /// Thresholds on the inputs of every linear map with which the prompt and the tokens decoded so far would have met
     /// the density: no calibration needed.
     { inputs: Decider::Observed, slots: &Slot::MAPS }
+
+    14 Output "output"
+    /// Everything is read but the output matrix: of that, the rows of likely tokens, found by its sketch (every other
+    /// policy does that too).
+    { slots: &Slot::PARTS }
 }
 
 impl Policy {

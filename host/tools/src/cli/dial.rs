@@ -2,6 +2,7 @@
 
 use crate::print;
 use clap::Args;
+use shadowllm_core::image::Role;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
@@ -100,6 +101,13 @@ impl DialOptions {
     /// [`DialOptions::all`], with a policy that the model supports if none was named.
     pub fn all_for(&self, model: &LoadedModel) -> Result<Vec<Dial>> {
         let mut dials = self.all()?;
+        let has_sketch = model.model().image().matrix(Role::OutputSketch, 0).is_some();
+        if !has_sketch && dials.iter().any(|d| d.policy == Policy::Output) {
+            return Err(Error::file(
+                model.path(),
+                "has no sketch of its output matrix, so policy output has nothing to skip: pack it with --sketch yes",
+            ));
+        }
         if !self.policy.is_empty() || !self.share.is_empty() {
             return Ok(dials);
         }

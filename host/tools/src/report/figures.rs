@@ -18,6 +18,7 @@ const NAMES: [&str; DENSE] = [
     "auto",
     "mixed",
     "prompt-input",
+    "output",
 ];
 /// If the largest perplexity is this many times the smallest, the axis is logarithmic.
 const FAR: f64 = 4.0;

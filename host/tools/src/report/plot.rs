@@ -91,7 +91,7 @@ struct Look {
 }
 
 /// The looks of curves, by the number of [`Series::look`].
-const LOOKS: [Look; 14] = [
+const LOOKS: [Look; 15] = [
     Look { mark: Mark::Square, hollow: false, dash: "" },
     Look { mark: Mark::Cross, hollow: false, dash: "2 3" },
     Look { mark: Mark::Diamond, hollow: false, dash: "" },
@@ -104,6 +104,7 @@ const LOOKS: [Look; 14] = [
     Look { mark: Mark::Ring, hollow: true, dash: "1 4" },
     Look { mark: Mark::Diamond, hollow: true, dash: "4 2" },
     Look { mark: Mark::Up, hollow: true, dash: "4 2" },
+    Look { mark: Mark::Down, hollow: true, dash: "6 2" },
     Look { mark: Mark::Star, hollow: false, dash: "" },
     Look { mark: Mark::Dot, hollow: false, dash: "" },
 ];
