@@ -217,7 +217,7 @@ fn variables_and_messages_that_are_none_are_refused_by_name() {
         ("a b", "1", "\"a b\" is no name"),
         ("1a", "1", "no name"),
         ("messages", "[]", "the conversation itself"),
-        ("tools", "[1", "variable tools is no JSON"),
+        ("tools", "[1", "variable tools is not JSON"),
         ("x", "text", "needs quotes"),
     ] {
         let error = set_variable(&mut variables, name, json).unwrap_err().to_string();
@@ -225,7 +225,7 @@ fn variables_and_messages_that_are_none_are_refused_by_name() {
     }
     assert!(variables.is_empty());
     for (json, said) in
-        [("", "is no JSON"), ("[]", "is no object"), ("{}", "has no role"), ("{\"role\": 1}", "has no role")]
+        [("", "is not JSON"), ("[]", "is not an object"), ("{}", "has no role"), ("{\"role\": 1}", "has no role")]
     {
         let error = Message::from_json(json).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");

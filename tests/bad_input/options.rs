@@ -180,12 +180,12 @@ fn answers() {
     wrong(&format!("{RUN} --logit-bias 99999999=1"), &["token 99999999 has a bias", "0 to"]);
     wrong(&format!("{RUN} --logprobs 2"), &["--json"]);
     wrong(&format!("{RUN} --logprobs 65 --json"), &["65", "64 at most"]);
-    wrong(&format!("{RUN} --json-schema {{"), &["JSON schema cannot be followed", "is no JSON"]);
+    wrong(&format!("{RUN} --json-schema {{"), &["JSON schema cannot be followed", "is not JSON"]);
     wrong(&format!("{RUN} --regex ("), &["regular expression cannot be followed"]);
     wrong(&format!("{RUN} --regex a --json-schema {{}}"), &["--regex", "cannot be used with", "--json-schema"]);
     wrong("run brown.sllm --grammar -", &["standard input holds the grammar", "-p"]);
     wrong(&format!("{RUN} --template-var thinking"), &["--template-var thinking", "enable_thinking=false"]);
-    wrong(&format!("{RUN} --template-var a=b"), &["variable a is no JSON", "quotes"]);
+    wrong(&format!("{RUN} --template-var a=b"), &["variable a is not JSON", "quotes"]);
     wrong(&format!("{RUN} --template-var messages=[]"), &["the conversation itself"]);
     wrong(&format!("{RUN} --presence-penalty inf"), &["presence penalty must be a number"]);
     wrong(&format!("{RUN} --frequency-penalty nan"), &["frequency penalty must be a number"]);

@@ -64,12 +64,12 @@ impl Message {
     /// A message as chat programs write it: `{"role": "tool", "content": "...", "name": "..."}`.
     ///
     /// # Errors
-    /// When it is no JSON object, or has no role.
+    /// When it is not a JSON object, or has no role.
     pub fn from_json(json: &str) -> Result<Self> {
         let bad =
             |why: &str| Error::Usage(format!("a message is a JSON object with a role and a content, and this {why}"));
-        let message: Json = serde_json::from_str(json).map_err(|e| bad(&format!("is no JSON: {e}")))?;
-        let Json::Object(mut more) = message else { return Err(bad("is no object")) };
+        let message: Json = serde_json::from_str(json).map_err(|e| bad(&format!("is not JSON: {e}")))?;
+        let Json::Object(mut more) = message else { return Err(bad("is not an object")) };
         let Some(Json::String(role)) = more.shift_remove("role") else { return Err(bad("has no role")) };
         let content = match more.get("content") {
             Some(Json::String(text)) => text.clone(),
@@ -113,7 +113,7 @@ const LONGEST: usize = 4 << 20;
 /// Sets a variable from JSON.
 ///
 /// # Errors
-/// When the name is no variable's or is taken, or the value is no JSON.
+/// When the name is no variable's or is taken, or the value is not JSON.
 pub fn set_variable(variables: &mut Variables, name: &str, json: &str) -> Result<()> {
     let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(letters) || name.starts_with(|c: char| c.is_ascii_digit()) {
@@ -126,7 +126,7 @@ pub fn set_variable(variables: &mut Variables, name: &str, json: &str) -> Result
         return Err(Error::Usage(format!("the template's variable {name} has more than {LONGEST} bytes")));
     }
     let value = serde_json::from_str(json)
-        .map_err(|e| Error::Usage(format!("the template's variable {name} is no JSON (a text needs quotes): {e}")))?;
+        .map_err(|e| Error::Usage(format!("the template's variable {name} is not JSON (a text needs quotes): {e}")))?;
     variables.insert(name.to_owned(), value);
     Ok(())
 }

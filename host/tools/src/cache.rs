@@ -43,7 +43,7 @@ pub fn image_for(path: &Path, skipping: bool, note: &mut dyn FnMut(&str), progre
     let source = import::open(path)?;
     let arrangement = if skipping { Arrangement::suitable(&*source, Formats::OWN) } else { Arrangement::DENSE };
     let shipped = if arrangement == Arrangement::INPUT { shipped::of(&*source) } else { None };
-    let formats = if skipping { Formats::OWN.with_sketch(&*source, arrangement)? } else { Formats::OWN };
+    let formats = if skipping { Formats::OWN.with_sketch(&*source, arrangement) } else { Formats::OWN };
     packed_in(&folder()?, &*source, path, (formats, arrangement), shipped.map(|s| s.section), note, progress)
 }
 

@@ -84,9 +84,9 @@ impl ControlOptions {
         let mut variables = Variables::new();
         if let Some(file) = &self.tools {
             set_variable(&mut variables, "tools", &read(file)?)
-                .map_err(|_| Error::file(file, "is no JSON: give a list of tools"))?;
+                .map_err(|_| Error::file(file, "is not JSON: give a list of tools"))?;
             if !variables["tools"].is_array() {
-                return Err(Error::file(file, "is no JSON list of tools, such as [{\"type\": \"function\", ...}]"));
+                return Err(Error::file(file, "is not a JSON list of tools, such as [{\"type\": \"function\", ...}]"));
             }
         }
         for given in &self.template_var {

@@ -143,7 +143,7 @@ pub fn pack(o: &Options) -> Result<()> {
     let formats = Formats { weights: o.format, output: o.output_format.or(o.format), sketch: o.sketch == "yes" };
     let arrangement = arrangement(o, &*source, formats);
     let formats =
-        if o.sketch == "auto" && o.layout != "dense" { formats.with_sketch(&*source, arrangement)? } else { formats };
+        if o.sketch == "auto" && o.layout != "dense" { formats.with_sketch(&*source, arrangement) } else { formats };
     let packed = write(&*source, formats, arrangement, o)?;
     if let (false, Some(path)) = (packed.has_tokenizer, &o.source) {
         print::note(import::no_tokenizer(path));

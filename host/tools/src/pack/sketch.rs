@@ -4,7 +4,6 @@ use super::{Arrangement, Formats, layout};
 use crate::import::Source;
 use shadowllm_core::format::Format;
 use shadowllm_core::image::{Architecture, Role, Storage};
-use shadowllm_host::{Error, Result};
 
 /// The sketch's format. Of the formats of 4.5 bits it left the fewest rows to read at equal divergence (SmolLM2-135M,
 /// Qwen2.5-Coder-0.5B, Gemma 3 270M), before the high halves of the 8-bit codes and IQ4_NL.
@@ -15,22 +14,21 @@ const SHARE: f64 = 0.125;
 
 impl Formats {
     /// The same formats, with a sketch if that saves bytes: if the output matrix has at least 6 bits a weight, and is a
-    /// part of a token's bytes that matters.
-    ///
-    /// # Errors
-    /// As packing.
-    pub fn with_sketch(self, source: &dyn Source, arrangement: Arrangement) -> Result<Formats> {
-        let failed = |e: shadowllm_core::Error| Error::file(source.path(), e.to_string());
-        let section = arrangement.of(source.spec()).section().map_err(failed)?;
-        let arch = Architecture::parse(&section).map_err(failed)?;
-        let parts = layout::plan(source, &arch, Formats { sketch: false, ..self })?;
+    /// part of a token's bytes that matters. A source that cannot be packed gets none: packing says what is wrong.
+    pub fn with_sketch(self, source: &dyn Source, arrangement: Arrangement) -> Formats {
+        Formats { sketch: self.pays(source, arrangement).unwrap_or(false), ..self }
+    }
+
+    fn pays(self, source: &dyn Source, arrangement: Arrangement) -> Option<bool> {
+        let section = arrangement.of(source.spec()).section().ok()?;
+        let arch = Architecture::parse(&section).ok()?;
+        let parts = layout::plan(source, &arch, Formats { sketch: false, ..self }).ok()?;
         let entries = || parts.iter().flat_map(|part| &part.entries);
         let find = |role: Role| entries().find(|e| e.role == role);
-        let Some(output) = find(Role::Output).or(find(Role::Embed)) else { return Ok(self) };
-        let Storage::Tiles(geometry) = output.storage else { return Ok(self) };
+        let output = find(Role::Output).or(find(Role::Embed))?;
+        let Storage::Tiles(geometry) = output.storage else { return None };
         let looked_up = if output.role == Role::Output { find(Role::Embed).map_or(0, |e| e.bytes()) } else { 0 };
         let all = entries().map(|e| e.bytes()).sum::<usize>() - looked_up;
-        let pays = geometry.format.code_bits() >= 6 && output.bytes() as f64 >= SHARE * all as f64;
-        Ok(Formats { sketch: pays, ..self })
+        Some(geometry.format.code_bits() >= 6 && output.bytes() as f64 >= SHARE * all as f64)
     }
 }
