@@ -147,7 +147,7 @@ fn damaged_requests_are_refused() {
         two(request(4, 0, 2, "a", " b"), request(4, 1, 2, "a", " c")),
         &["document 4 has no right answer"],
     );
-    refused(Task::Piqa, two(request(4, 0, 0, "a", " b"), request(4, 2, 0, "a", " c")), &["document 4 misses"]);
+    refused(Task::Piqa, two(request(4, 0, 0, "a", " b"), request(4, 2, 0, "a", " c")), &["document 4 lacks"]);
     refused(Task::Piqa, two(request(4, 0, 0, "a", " b"), request(4, 1, 1, "a", " c")), &["disagree"]);
 }
 
