@@ -225,12 +225,13 @@ void test_sparsity(void) {
         STATUS(status, sllm_session_set_dial(with, &bad_));                                                            \
     } while (0)
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, 1);
-    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, 14);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, SLLM_POLICY_OUTPUT + 1);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, policy, -1);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, 0);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, 1.5f);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, density, NAN);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, allocation, 3);
+    REFUSED(SLLM_STATUS_INVALID_ARGUMENT, output_window, NAN);
     REFUSED(SLLM_STATUS_INVALID_ARGUMENT, reserved, 1);
     if (!info.is_calibrated) REFUSED(SLLM_STATUS_UNSUPPORTED, policy, SLLM_POLICY_INPUT);
 #undef REFUSED
