@@ -13,7 +13,7 @@ pub struct Traffic {
     pub skippable: usize,
 }
 
-/// Sums over all prefills and decodes since the session began or [`Session::reset_totals`].
+/// Sums over all prefills and decodes since the session began or [`Session::reset_totals`](crate::Session::reset_totals).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Tokens read by prefills.
