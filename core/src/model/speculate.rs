@@ -88,7 +88,7 @@ impl Session<'_, '_> {
 
     /// If this token was read ahead, moves the position past it and returns true.
     pub(super) fn follows(&mut self, token: u32) -> bool {
-        if self.ahead == 0 || self.tokens[self.position] != token {
+        if !self.has_ahead(token) {
             return false;
         }
         self.position += 1;

@@ -41,8 +41,7 @@ pub struct Dial {
 
 impl Dial {
     /// The default window. Of an output matrix in q8_0 it reads 55 % (Gemma 3 270M), 57 % (Qwen2.5-Coder-0.5B) and 65 %
-    /// (SmolLM2-135M) of the bytes, at a divergence of .003, .002 and .006 nats (`tests/sparsity/output.rs` checks that all
-    /// likely tokens stay exact).
+    /// (SmolLM2-135M) of the bytes, at a divergence of .003, .002 and .006 nats: simulated on 200 logits of each model.
     pub const WINDOW: f32 = 8.0;
 }
 

@@ -46,8 +46,8 @@ pub fn live(data: &[u8]) {
     let has_predictor = place(base, SectionKind::Predictor).1 > 0;
     patch(&mut changed, &mut script, predictor && has_predictor);
     let (at, len) = (bytes.as_mut_ptr(), bytes.len());
-    // SAFETY: for the compiler nobody writes to these bytes; the write below happens in calls that it does not see
-    // through, as another process's would. `bytes` outlives the session.
+    // SAFETY: `at` points to the `len` bytes of `bytes`, which outlives the session. The write below stands for another
+    // process that changes a mapped file: `black_box` hides from the compiler that both pointers are the same.
     let shared: &'static [u8] = unsafe { std::slice::from_raw_parts(std::hint::black_box(at), len) };
     let Ok(image) = Image::parse(shared) else { return };
     let mut calls = 0;

@@ -5,8 +5,8 @@ use crate::import::Source;
 use shadowllm_core::format::Format;
 use shadowllm_core::image::{Architecture, Role, Storage};
 
-/// The sketch's format. Of the formats of 4.5 bits it left the fewest rows to read at equal divergence (SmolLM2-135M,
-/// Qwen2.5-Coder-0.5B, Gemma 3 270M), before the high halves of the 8-bit codes and IQ4_NL.
+/// The sketch's format. With a window of 6 on 200 logits, simulated, the divergence was .012 on SmolLM2-135M and .0032 on
+/// Qwen2.5-Coder-0.5B; with IQ4_NL .016 and .0029, with the high halves of the 8-bit codes .025 and .0038.
 pub const SKETCH: Format = Format::Q4_0;
 
 /// The least share of a token's bytes that the output matrix must have.
