@@ -54,11 +54,11 @@ fn logits_are_those_of_a_dense_decode() {
             with_session(&model, AHEAD, |session| {
                 session.prefill(&Serial, &ids[..prompt]).unwrap();
                 for at in prompt..ids.len() {
-                    let mut guesses = ids[at + 1..].to_vec();
-                    guesses.truncate(right);
-                    guesses.extend([(ids[at] + 1) % vocab, if at % 2 == 0 { vocab } else { 0 }, 1, 2, 3, 4]);
+                    let mut tokens = ids[at..].to_vec();
+                    tokens.truncate(1 + right);
+                    tokens.extend([(ids[at] + 1) % vocab, if at % 2 == 0 { vocab } else { 0 }, 1, 2, 3, 4]);
                     let free = session.has_ahead(ids[at]);
-                    let got = session.decode_ahead(&Serial, ids[at], &guesses).unwrap();
+                    let got = session.decode_ahead(&Serial, &tokens).unwrap();
                     assert!(same_bits(got, &wanted[at - prompt]), "{name}: {right} right, token {at}");
                     assert_eq!(session.traffic().weights == 0, free, "{name}: a pass that reads nothing, or too much");
                     assert_eq!(session.position(), at + 1);
@@ -83,7 +83,7 @@ fn a_state_in_the_middle_goes_on_as_the_dense_one() {
         with_session(&model, AHEAD, |session| {
             session.prefill(&Serial, &ids[..8]).unwrap();
             // The first guess is right, the second wrong.
-            session.decode_ahead(&Serial, ids[8], &[ids[9], 1, 2]).unwrap();
+            session.decode_ahead(&Serial, &[ids[8], ids[9], 1, 2]).unwrap();
             session.decode(&Serial, ids[9]).unwrap();
             let logits = session.logits().to_vec();
             let mut state = vec![0; session.state_size()];
@@ -101,7 +101,7 @@ fn a_state_in_the_middle_goes_on_as_the_dense_one() {
                 check(other);
             });
             // Back to a position that was read ahead of, and on from there.
-            session.decode_ahead(&Serial, ids[10], &[5, 6, 7]).unwrap();
+            session.decode_ahead(&Serial, &[ids[10], 5, 6, 7]).unwrap();
             session.rewind(8).unwrap();
             session.prefill(&Serial, &ids[8..10]).unwrap();
             check(session);
@@ -113,22 +113,45 @@ fn a_state_in_the_middle_goes_on_as_the_dense_one() {
 fn what_is_refused_changes_nothing() {
     let (_temp, model) = packed(&vectors("models/qwen3"), Format::Q8_0);
     with_session(&model, AHEAD, |session| {
+        assert_eq!(session.decode_ahead(&Serial, &[]), Err(Error::NoTokens));
         session.prefill(&Serial, &[1; 40]).unwrap();
         let before = session.logits().to_vec();
         let vocab = model.model().config().vocab as u32;
-        assert!(matches!(session.decode_ahead(&Serial, vocab, &[1]), Err(Error::TokenOutOfRange { .. })));
+        assert!(matches!(session.decode_ahead(&Serial, &[vocab, 1]), Err(Error::TokenOutOfRange { .. })));
         assert!(same_bits(session.logits(), &before));
         // Guesses end where the context does.
         session.prefill(&Serial, &[2; 6]).unwrap();
-        session.decode_ahead(&Serial, 3, &[4, 5, 6]).unwrap();
+        session.decode_ahead(&Serial, &[3, 4, 5, 6]).unwrap();
         assert!(session.has_ahead(4));
         session.decode(&Serial, 4).unwrap();
         assert!(!session.has_ahead(5));
-        assert!(matches!(session.decode_ahead(&Serial, 5, &[6]), Err(Error::ContextFull { .. })));
+        assert!(matches!(session.decode_ahead(&Serial, &[5, 6]), Err(Error::ContextFull { .. })));
         assert_eq!(session.draft(&Serial, 5, &mut [0; 4], &mut |_, _| Some(1)), Ok(0));
     });
     let bad = SessionOptions { ahead: 8, ..AHEAD };
     assert!(matches!(Session::memory_required(model.model(), &bad), Err(Error::BadOption(_))));
+}
+
+/// Guesses that are dropped leave no trace: what a policy chooses afterwards is as without them.
+#[test]
+fn policies_learn_nothing_from_guesses() {
+    let (_temp, model) = packed(&vectors("models/opt"), Format::Q8_0);
+    for policy in [Policy::Prompt, Policy::Random] {
+        let run = |guesses: &[u32], drafts: usize| {
+            with_session(&model, AHEAD, |session| {
+                session.set_dial(&Dial { policy, density: 0.5, seed: 7, ..Dial::default() }).unwrap();
+                session.prefill(&Serial, &[5, 9, 31, 4, 8, 17]).unwrap();
+                session.draft(&Serial, 11, &mut [0; 4][..drafts], &mut |_, _| Some(40)).unwrap();
+                session.decode_ahead(&Serial, &[&[11], guesses].concat()).unwrap();
+                [6, 23, 2].map(|id| session.decode(&Serial, id).unwrap().to_vec())
+            })
+        };
+        let wanted = run(&[], 0);
+        for (guesses, drafts) in [(&[50, 60, 70][..], 0), (&[], 4), (&[50, 60], 4)] {
+            let got = run(guesses, drafts);
+            assert!(got.iter().zip(&wanted).all(|(a, b)| same_bits(a, b)), "{policy:?} {guesses:?} {drafts}");
+        }
+    }
 }
 
 /// An answer's tokens, and what it took.

@@ -97,6 +97,11 @@ impl Default for Drafter {
     }
 }
 
+/// Takes a measurement into a running mean, which is 0 before the first.
+fn renew(mean: &mut f64, measured: f64) {
+    *mean = if *mean == 0.0 { measured } else { *mean + NEW * (measured - *mean) };
+}
+
 impl Drafter {
     /// Reads a token of the answer, and in the same pass as many guesses as pay. Afterwards the session is as after a
     /// dense decode.
@@ -114,13 +119,14 @@ impl Drafter {
         self.bytes = 0;
         if session.has_ahead(token) {
             self.free += 1;
-            return session.decode_ahead(exec, token, &[]).map(drop);
+            return session.decode_ahead(exec, &[token]).map(drop);
         }
         session.admit(&[token])?;
         let count = self.guess(session, exec, sampler, token)?;
-        let tokens = self.guesses.map_or([0; MOST], |g| g.tokens);
+        let mut tokens = [token; 1 + MOST];
+        tokens[1..].copy_from_slice(&self.guesses.map_or([0; MOST], |g| g.tokens));
         let start = Instant::now();
-        session.decode_ahead(exec, token, &tokens[..count])?;
+        session.decode_ahead(exec, &tokens[..1 + count])?;
         self.took(1 + count, start.elapsed().as_secs_f64());
         self.bytes += session.traffic().weights;
         Ok(())
@@ -158,11 +164,10 @@ impl Drafter {
 
     fn took(&mut self, tokens: usize, seconds: f64) {
         if tokens == 1 {
-            self.one = if self.one == 0.0 { seconds } else { self.one + NEW * (seconds - self.one) };
+            renew(&mut self.one, seconds);
         } else if self.one > 0.0 {
             let margin = ((seconds / self.one - 1.0) / (tokens - 1) as f64).max(0.001);
-            let mean = &mut self.margins[tokens];
-            *mean = if *mean == 0.0 { margin } else { *mean + NEW * (margin - *mean) };
+            renew(&mut self.margins[tokens], margin);
         }
     }
 
@@ -238,8 +243,7 @@ impl Drafter {
             sampler.accept(next);
             Some(next)
         })?;
-        let seconds = start.elapsed().as_secs_f64() / count as f64;
-        self.sparse = if self.sparse == 0.0 { seconds } else { self.sparse + NEW * (seconds - self.sparse) };
+        renew(&mut self.sparse, start.elapsed().as_secs_f64() / count as f64);
         self.own = (tried + 1, 0);
         self.bytes += session.traffic().weights;
         self.guesses = (made > 0).then_some(Guesses { origin: Origin::Own, tokens, len: made, at: 0 });

@@ -18,6 +18,7 @@ use crate::sample::{Candidate, Sampler};
 use crate::sparsity::{Dial, Kind, Policy, Predictor, Source, State};
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The limits of a session, which decide how much memory it takes.
@@ -423,9 +424,14 @@ impl<'a, 'm> Session<'a, 'm> {
 
     /// Logits of the last token, `[vocab]`; empty before the first token and after a rewind.
     pub fn logits(&self) -> &[f32] {
+        if self.has_logits { &self.buffers.logits[self.logit_row()] } else { &[] }
+    }
+
+    /// Where the logits of the position are in their buffer.
+    pub(super) fn logit_row(&self) -> Range<usize> {
         let vocab = self.model.config().vocab;
         let start = self.row * vocab.next_multiple_of(16);
-        if self.has_logits { &self.buffers.logits[start..start + vocab] } else { &[] }
+        start..start + vocab
     }
 
     /// Reads tokens densely, and returns the logits of the last one.
@@ -556,9 +562,7 @@ impl<'a, 'm> Session<'a, 'm> {
         if !self.has_logits {
             return Err(Error::NoTokens);
         }
-        let vocab = self.model.config().vocab;
-        let start = self.row * vocab.next_multiple_of(16);
-        let logits = &self.buffers.logits[start..start + vocab];
+        let logits = &self.buffers.logits[self.logit_row()];
         sampler.sample_adjusted(logits, self.candidates, adjust)
     }
 

@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::error::Error;
 use crate::exec::Executor;
 use crate::sample::Candidate;
-use crate::sparsity::Kind;
+use crate::sparsity::{Kind, State};
 
 /// The most tokens at the end of a text that are compared.
 const LONGEST: usize = 32;
@@ -48,42 +48,30 @@ pub fn lookup(text: &[u32], last: u32) -> Guess<'_> {
 pub type Choose<'c> = &'c mut dyn FnMut(&[f32], &mut [Candidate]) -> Option<u32>;
 
 impl Session<'_, '_> {
-    /// Reads one token and guesses of the next ones in one pass, densely, whatever the dial is. The session is then in
-    /// the state after `token`, as after a decode without a dial: position, logits and a saved state are the same.
-    /// While [`Session::decode`] gets the guessed tokens, it has nothing to compute. The first guess for which there is
-    /// no room (the option `ahead`, the context) or that is not a token is left out, with all after it. Policies gather
-    /// no statistics from these tokens.
+    /// Reads one token, the first of `tokens`, and guesses of the next ones, the others, in one pass, densely, whatever
+    /// the dial is. The session is then in the state after the first, as after a decode without a dial: position, logits
+    /// and a saved state are the same. While [`Session::decode`] gets the guessed tokens, it has nothing to compute. The
+    /// first guess for which there is no room (the option `ahead`, the context) or that is not a token is left out, with
+    /// all after it. Policies gather no statistics from these tokens.
     ///
     /// # Errors
     /// As [`Session::prefill`].
-    pub fn decode_ahead(&mut self, exec: &dyn Executor, token: u32, guesses: &[u32]) -> Result<&[f32], Error> {
-        if self.follows(token) {
+    pub fn decode_ahead(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<&[f32], Error> {
+        let (token, guesses) = tokens.split_first().ok_or(Error::NoTokens)?;
+        if self.follows(*token) {
             return Ok(self.logits());
         }
-        self.begin(&[token], Kind::Verify)?;
+        self.begin(&[*token], Kind::Verify)?;
         let start = self.position;
         let room = self.options.ahead.min(self.options.context - start - 1);
         let vocab = self.model.config().vocab as u32;
         let count = 1 + guesses.iter().take(room).take_while(|id| **id < vocab).count();
-        // The guesses are kept in the buffer of the session's tokens, beyond the position.
-        self.tokens[start] = token;
-        self.tokens[start + 1..start + count].copy_from_slice(&guesses[..count - 1]);
         let nanoseconds = exec.nanoseconds();
-        self.run_in_place(exec, count)?;
-        (self.position, self.ahead, self.row, self.has_logits) = (start + 1, count - 1, 0, true);
+        self.run(exec, &tokens[..count], count)?;
+        (self.position, self.ahead, self.has_logits) = (start + 1, count - 1, true);
         self.show_position();
         self.count(exec.nanoseconds().saturating_sub(nanoseconds));
         Ok(self.logits())
-    }
-
-    /// A pass over the `count` tokens after the position, with the logits of all of them.
-    fn run_in_place(&mut self, exec: &dyn Executor, count: usize) -> Result<(), Error> {
-        let start = self.position;
-        self.cache.has_written(start + count);
-        let tokens = core::mem::take(&mut self.tokens);
-        let result = self.forward(exec, &tokens[start..start + count], count);
-        self.tokens = tokens;
-        result
     }
 
     /// If this token was read ahead, moves the position past it and returns true.
@@ -108,9 +96,9 @@ impl Session<'_, '_> {
 
     /// Guesses the tokens after `token`: decodes it under the dial, passes the logits to `choose`, continues with the
     /// token that it returns, and so on until `choose` returns none, or `guesses` or the context is full; returns the
-    /// number of guesses.
-    /// [`Session::traffic`] is that of all these decodes. The session is then at its old position, without logits; the
-    /// memory of its policies is as before, except for the choice of units.
+    /// number of guesses. [`Session::traffic`] is that of all these decodes. The session is then at its old position,
+    /// without logits. Policies gather no statistics, and the next choice is made when it would have been made; a choice
+    /// that lasts for several tokens ([`crate::sparsity::Dial::refresh`]) may have been renewed meanwhile.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -123,17 +111,21 @@ impl Session<'_, '_> {
     ) -> Result<usize, Error> {
         let (start, mut last, mut count, mut bytes) = (self.position, token, 0, 0);
         let room = guesses.len().min(self.options.context.saturating_sub(start + 1));
+        let mark = self.sparsity.as_ref().map(State::mark);
         let mut result = Ok(());
         for guess in &mut guesses[..room] {
             result = self.begin(&[last], Kind::Draft).and_then(|()| self.read(exec, &[last]));
             bytes += self.traffic.weights;
-            let vocab = self.model.config().vocab;
-            let next = if result.is_ok() { choose(&self.buffers.logits[..vocab], self.candidates) } else { None };
+            let logits = self.logit_row();
+            let next = if result.is_ok() { choose(&self.buffers.logits[logits], self.candidates) } else { None };
             let Some(next) = next else { break };
             (*guess, last, count) = (next, next, count + 1);
         }
         (self.position, self.has_logits, self.traffic.weights) = (start, false, bytes);
         self.show_position();
+        if let (Some(state), Some(mark)) = (&mut self.sparsity, mark) {
+            state.go_back(mark);
+        }
         result.map(|()| count)
     }
 }

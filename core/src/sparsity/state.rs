@@ -191,6 +191,16 @@ impl<'m> State<'m> {
         self.choice.memory.restore(words, same_dial, self.dial.seed);
     }
 
+    /// The number of decoded tokens and the state of chance, to go back to.
+    pub fn mark(&self) -> (usize, u64) {
+        (self.choice.memory.decoded, self.choice.memory.random)
+    }
+
+    /// Goes back to a mark.
+    pub fn go_back(&mut self, (decoded, random): (usize, u64)) {
+        (self.choice.memory.decoded, self.choice.memory.random) = (decoded, random);
+    }
+
     /// Bytes of predictors that this pass has read, and the nanoseconds that they took; both counts restart at 0.
     pub fn take_costs(&mut self) -> (usize, u64) {
         (core::mem::take(&mut self.choice.bytes), core::mem::take(&mut self.choice.nanoseconds))
