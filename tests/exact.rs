@@ -69,6 +69,37 @@ fn logits_are_those_of_a_dense_decode() {
     }
 }
 
+/// The padding of rows is quantized with them: whatever a step leaves there would show in the first token of a batch.
+#[test]
+fn quantized_batches_have_the_bits_of_single_tokens() {
+    let folders = ["models", "families"].map(|folder| std::fs::read_dir(vectors(folder)).unwrap());
+    // These cannot be run (`tests/families.rs`).
+    let refused = |name: &str| ["lfm2", "qwen3_5"].contains(&name);
+    let mut families = 0;
+    for entry in folders.into_iter().flatten().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if refused(&name) {
+            continue;
+        }
+        let (_temp, model) = packed(&entry.path(), Format::Q8_0);
+        let ids: Vec<u32> = (0..20).map(|i| i * 7 % 50 + 3).collect();
+        let read = |together: usize| {
+            with_session(&model, AHEAD, |session| {
+                ids.chunks(together).for_each(|part| {
+                    session.prefill(&Serial, part).unwrap();
+                });
+                session.logits().to_vec()
+            })
+        };
+        let single = read(1);
+        for together in [2, 3, 8] {
+            assert!(same_bits(&read(together), &single), "{name}, {together} tokens together");
+        }
+        families += 1;
+    }
+    assert!(families >= 39, "only {families} models were read");
+}
+
 #[test]
 fn a_state_in_the_middle_goes_on_as_the_dense_one() {
     for (name, model, _temp) in models() {
