@@ -90,6 +90,9 @@ pub(super) trait InputDot {
     type L: Lanes;
     /// The arrangement of the codes.
     type C: InputCodes;
+    /// Lines of a k-block that are read side by side. Lines to be prefetched are at least as far ahead: nearer ones are read
+    /// already.
+    const SIDE_BY_SIDE: usize = BLOCK;
 
     /// The dot products of 32 outputs, whose codes begin `skip` bytes after the beginning of the lines.
     ///
@@ -146,7 +149,7 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
     let mut sums = MaybeUninit::<[[f32; STRIP * BLOCK]; 2]>::uninit();
     let sums = sums.as_mut_ptr().cast::<[f32; STRIP * BLOCK]>();
     let sums = [sums.cast::<f32>(), sums.wrapping_add(1).cast::<f32>()];
-    let ahead = (DISTANCE / (blocks.len() * D::C::BYTES).max(1)).max(BLOCK / 4);
+    let distance = DISTANCE / (blocks.len() * D::C::BYTES).max(1);
     let mut inputs = active;
     while !inputs.is_empty() {
         let kb = k_block(inputs);
@@ -155,6 +158,7 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
         // Where halves of a block have integers of their own, the inputs of the second half are summed separately.
         let first =
             if H::HALVED { these.iter().take(n).filter(|i| **i as usize % BLOCK < BLOCK / 2).count() } else { n };
+        let ahead = distance.max(n.min(D::SIDE_BY_SIDE));
         // SAFETY: the caller's active inputs have lines with all blocks, quants, and k-blocks with heads; a strip's
         // sums are written before they are read.
         unsafe {

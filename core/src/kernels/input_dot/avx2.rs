@@ -2,17 +2,20 @@
 //! of tiles are (`tile_dot/avx2.rs`).
 //!
 //! ```text
-//! for every run of quads whose products fit into 16 bits:
-//!     for each quad: zip the codes of its four lines for 32 outputs, pairs += codes * inputs
+//! for 64 outputs (the last 32 alone), and every run of quads whose products fit into 16 bits:
+//!     for each quad: zip the bytes of its four lines, split nibbles, pairs += codes * inputs
 //!     sums += pairs
 //! ```
+//! Zipping bytes before nibbles are split takes half of the instructions of splitting first: the registers hold the codes of
+//! 64 outputs then instead of 32.
 
 use super::{Chosen, InputCodes, InputDot};
-use crate::kernels::codes::{Affine4Codes, Affine5Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes};
-use crate::kernels::tile_dot::avx2::{Unpack, products, start};
+use crate::format::BLOCK;
+use crate::kernels::codes::{Affine4Codes, Affine5Codes, Codes as _, Int5Codes, Int6Codes, Int8Codes, Table4Codes};
+use crate::kernels::tile_dot::avx2::{Unpack, fifth_bits, products, start, upper_twos};
 use crate::kernels::tile_dot::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes};
 use crate::simd::avx2::Avx2Lanes;
-use crate::simd::{Lanes, Proof};
+use crate::simd::{LANES, Lanes, Proof};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
@@ -20,6 +23,14 @@ use core::marker::PhantomData;
 pub(in crate::kernels) trait Line: Unpack {
     /// The codes' arrangement in memory.
     type C: InputCodes;
+    /// Whether it begins with nibbles.
+    const NIBBLES: bool = true;
+
+    /// The integers that bytes of nibbles stand for; `lut` is the table in both halves.
+    #[inline(always)]
+    fn looked_up(_: Proof<Avx2Lanes>, codes: Codes64, _lut: __m256i) -> Codes64 {
+        codes
+    }
 
     /// The codes of outputs 0..32, a byte each; `lut` is the table in both halves.
     ///
@@ -58,6 +69,7 @@ unsafe fn fives(isa: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
 
 impl Line for Bytes {
     type C = Int8Codes;
+    const NIBBLES: bool = false;
 
     #[inline(always)]
     unsafe fn read(_: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
@@ -68,6 +80,15 @@ impl Line for Bytes {
 
 impl Line for Entries {
     type C = Table4Codes;
+
+    #[inline(always)]
+    fn looked_up(_: Proof<Avx2Lanes>, mut codes: Codes64, lut: __m256i) -> Codes64 {
+        for code in &mut codes {
+            // SAFETY: `Proof` shows that the processor has AVX2.
+            *code = unsafe { _mm256_shuffle_epi8(lut, *code) };
+        }
+        codes
+    }
 
     #[inline(always)]
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, lut: __m256i) -> __m256i {
@@ -126,7 +147,7 @@ impl Line for SignedSixes {
         // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 24 readable bytes.
         unsafe {
             let upper = at.add(16).cast::<i32>();
-            let [a, b] = [0, 1].map(|part| _mm_set1_epi32(upper.add(part).read_unaligned()));
+            let (a, b) = (_mm_set1_epi32(upper.read_unaligned()), _mm_set1_epi32(upper.add(1).read_unaligned()));
             let upper = _mm256_srlv_epi32(_mm256_set_m128i(b, a), _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
             let upper = _mm256_slli_epi16::<4>(_mm256_and_si256(upper, _mm256_set1_epi8(3)));
             _mm256_or_si256(nibbles(isa, at), upper)
@@ -140,6 +161,24 @@ pub(in crate::kernels) struct Inputs<S>(PhantomData<S>);
 impl<S: Line> InputDot for Inputs<S> {
     type L = Avx2Lanes;
     type C = S::C;
+
+    #[inline(always)]
+    unsafe fn dots(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+        let pairs = if S::NIBBLES { n / 2 } else { 0 };
+        // SAFETY: the caller meets the requirements of `dots` for `n` blocks, of which each pair is two; `sums` is writable
+        // for all of them.
+        unsafe {
+            for b in 0..pairs {
+                let at = skip + 2 * b * Self::C::BYTES;
+                dot64::<S>(isa, chosen, at, table, sums.add(2 * b * BLOCK));
+            }
+            for b in 2 * pairs..n {
+                let [low, high] = Self::dot32(isa, chosen, skip + b * Self::C::BYTES, table);
+                low.store(&mut *sums.add(b * BLOCK).cast());
+                high.store(&mut *sums.add(b * BLOCK + LANES).cast());
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn dot32(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx2Lanes; 2] {
@@ -162,11 +201,13 @@ impl<S: Line> InputDot for Inputs<S> {
                 }
             }
             // Register i has outputs 4 * i.. in its low half and the outputs 16 further on in its high half.
-            let halves = |a: __m256i, b: __m256i| {
-                [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
-            };
-            let ([a, c], [b, d]) = (halves(sums[0], sums[1]), halves(sums[2], sums[3]));
-            [[a, b], [c, d]].map(|[x, y]| Avx2Lanes::new(isa, _mm256_cvtepi32_ps(x), _mm256_cvtepi32_ps(y)))
+            let mut floats = [[_mm256_setzero_ps(); 2]; 2];
+            for i in 0..2 {
+                let (a, b) = (sums[2 * i], sums[2 * i + 1]);
+                floats[0][i] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256::<0x20>(a, b));
+                floats[1][i] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256::<0x31>(a, b));
+            }
+            [Avx2Lanes::new(isa, floats[0][0], floats[0][1]), Avx2Lanes::new(isa, floats[1][0], floats[1][1])]
         }
     }
 }
@@ -193,13 +234,127 @@ unsafe fn zipped<S: Line>(
                 Avx2Lanes::prefetch(isa, chosen.prefetch.get_unchecked(4 * quad + i).wrapping_add(skip));
             }
         }
-        let [a, b] = [_mm256_unpacklo_epi8(lines[0], lines[1]), _mm256_unpackhi_epi8(lines[0], lines[1])];
-        let [c, d] = [_mm256_unpacklo_epi8(lines[2], lines[3]), _mm256_unpackhi_epi8(lines[2], lines[3])];
+        zip(isa, lines)
+    }
+}
+
+/// Eight registers of bytes that become 64 codes each: register q has outputs 4q..4q + 4 of one block in its low half and
+/// those of the next block in its high half, four inputs each.
+type Codes64 = [__m256i; 8];
+
+/// Writes the dot products of 64 outputs.
+///
+/// # Safety
+/// As [`InputDot::dots`] for two blocks, of codes that are nibbles first.
+#[inline(always)]
+unsafe fn dot64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, table: &[i8; 16], out: *mut f32) {
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have two blocks at
+    // `skip`, and room for 64 floats.
+    unsafe {
+        let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        let (start, ones) = (_mm256_set1_epi32(start::<S>(chosen.offset)), _mm256_set1_epi16(1));
+        let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
+        for first in (0..quads).step_by(S::TOGETHER) {
+            let mut pairs = [_mm256_setzero_si256(); 8];
+            for quad in first..quads.min(first + S::TOGETHER) {
+                let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
+                for (pairs, w) in pairs.iter_mut().zip(codes64::<S>(isa, chosen, quad, skip, lut)) {
+                    *pairs = _mm256_add_epi16(*pairs, products::<S>(isa, w, x));
+                }
+            }
+            for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        for i in 0..4 {
+            let (a, b) = (sums[2 * i], sums[2 * i + 1]);
+            let blocks = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
+            for (block, sums) in blocks.into_iter().enumerate() {
+                _mm256_storeu_ps(out.add(block * BLOCK + 8 * i), _mm256_cvtepi32_ps(sums));
+            }
+        }
+    }
+}
+
+/// The codes of a quad's four lines, two blocks of each; later lines are prefetched.
+///
+/// # Safety
+/// As [`dot64`], for a quad of `chosen`.
+#[inline(always)]
+unsafe fn codes64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, quad: usize, skip: usize, lut: __m256i) -> Codes64 {
+    let bytes = const { <S::C as crate::kernels::codes::Codes>::BYTES };
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have two blocks at `skip`, of 16 bytes of nibbles
+    // and `4 * upper` bytes after them.
+    unsafe {
+        let (mut lines, mut four) = ([core::ptr::null(); 4], [_mm256_setzero_si256(); 4]);
+        for i in 0..4 {
+            let line = chosen.lines.get_unchecked(4 * quad + i).add(skip);
+            (lines[i], four[i]) = (line, two(isa, line, line.add(bytes)));
+            // A cache line holds several blocks, so that only the first of them prefetches.
+            if skip % 64 < 2 * bytes {
+                Avx2Lanes::prefetch(isa, chosen.prefetch.get_unchecked(4 * quad + i).wrapping_add(skip));
+            }
+        }
+        let (zipped, low) = (zip(isa, four), _mm256_set1_epi8(15));
+        let mut codes = [low; 8];
+        let mut bits = [_mm256_setzero_si256(); 8];
+        if bytes == 20 {
+            bits = fifth_bits(isa, upper(isa, lines, 16, bytes));
+        } else if bytes == 24 {
+            let halves = [upper_twos(isa, upper(isa, lines, 16, bytes)), upper_twos(isa, upper(isa, lines, 20, bytes))];
+            bits.copy_from_slice(halves.as_flattened());
+        }
+        for i in 0..4 {
+            let high = _mm256_srli_epi16::<4>(zipped[i]);
+            codes[i] = _mm256_or_si256(_mm256_and_si256(zipped[i], low), bits[i]);
+            codes[4 + i] = _mm256_or_si256(_mm256_and_si256(high, low), bits[4 + i]);
+        }
+        S::looked_up(isa, codes, lut)
+    }
+}
+
+/// Sixteen bytes in either half.
+///
+/// # Safety
+/// 16 bytes must be readable at `a` and at `b`.
+#[inline(always)]
+unsafe fn two(_: Proof<Avx2Lanes>, a: *const u8, b: *const u8) -> __m256i {
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 16 readable bytes twice.
+    unsafe { _mm256_set_m128i(_mm_loadu_si128(b.cast()), _mm_loadu_si128(a.cast())) }
+}
+
+/// Four bytes at `at` of each of two blocks of four lines, the second of them `bytes` after the first, in the order of
+/// [`Codes64`]: byte i of every line, for each i.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+unsafe fn upper(_: Proof<Avx2Lanes>, lines: [*const u8; 4], at: usize, bytes: usize) -> __m256i {
+    let mut words = [0i32; 8];
+    for (i, word) in words.iter_mut().enumerate() {
+        // SAFETY: the caller gives four readable bytes for each.
+        *word = unsafe { lines[i % 4].add(at + i / 4 * bytes).cast::<i32>().read_unaligned() };
+    }
+    let [a, b, c, d, e, f, g, h] = words;
+    // SAFETY: `Proof` shows that the processor has AVX2.
+    unsafe {
+        let by_byte = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm256_shuffle_epi8(_mm256_setr_epi32(a, b, c, d, e, f, g, h), _mm256_broadcastsi128_si256(by_byte))
+    }
+}
+
+/// Interleaves the bytes of four registers: dword i of register r has byte 4r + i of each, in either half.
+#[inline(always)]
+fn zip(_: Proof<Avx2Lanes>, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: `Proof` shows that the processor has AVX2.
+    unsafe {
+        let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+        let (ef, gh) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
         [
-            _mm256_unpacklo_epi16(a, c),
-            _mm256_unpackhi_epi16(a, c),
-            _mm256_unpacklo_epi16(b, d),
-            _mm256_unpackhi_epi16(b, d),
+            _mm256_unpacklo_epi16(ab, cd),
+            _mm256_unpackhi_epi16(ab, cd),
+            _mm256_unpacklo_epi16(ef, gh),
+            _mm256_unpackhi_epi16(ef, gh),
         ]
     }
 }

@@ -202,6 +202,7 @@ macro_rules! vnni_inputs {
         impl InputDot for $name {
             type L = Avx512Lanes;
             type C = $codes;
+            const SIDE_BY_SIDE: usize = 4 * SIDE_BY_SIDE;
 
             #[inline(always)]
             unsafe fn dots(

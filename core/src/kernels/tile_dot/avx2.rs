@@ -113,27 +113,52 @@ fn nibbles(_: Proof<Avx2Lanes>, packed: &Quads<4>) -> Codes {
     }
 }
 
+/// The fifth bits of eight quads, in their place: bit q of every byte belongs to quad q.
+#[inline(always)]
+pub(in crate::kernels) fn fifth_bits(_: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 8] {
+    // SAFETY: `Proof` shows that the processor has AVX2.
+    unsafe {
+        let mut bits = [
+            _mm256_slli_epi16::<4>(upper),
+            _mm256_slli_epi16::<3>(upper),
+            _mm256_slli_epi16::<2>(upper),
+            _mm256_slli_epi16::<1>(upper),
+            upper,
+            _mm256_srli_epi16::<1>(upper),
+            _mm256_srli_epi16::<2>(upper),
+            _mm256_srli_epi16::<3>(upper),
+        ];
+        for bits in &mut bits {
+            *bits = _mm256_and_si256(*bits, _mm256_set1_epi8(16));
+        }
+        bits
+    }
+}
+
+/// The fifth and sixth bits of four quads, in their place: bits 2q and 2q + 1 of every byte belong to quad q.
+#[inline(always)]
+pub(in crate::kernels) fn upper_twos(_: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 4] {
+    // SAFETY: `Proof` shows that the processor has AVX2.
+    unsafe {
+        let mut bits =
+            [_mm256_slli_epi16::<4>(upper), _mm256_slli_epi16::<2>(upper), upper, _mm256_srli_epi16::<2>(upper)];
+        for bits in &mut bits {
+            *bits = _mm256_and_si256(*bits, _mm256_set1_epi8(48));
+        }
+        bits
+    }
+}
+
 /// Nibbles with a fifth bit.
 #[inline(always)]
 fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
     let mut codes = nibbles(isa, low);
     // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
     unsafe {
-        let fifth = _mm256_set1_epi8(16);
         for half in 0..2 {
             let upper = _mm256_loadu_si256(upper.as_ptr().cast::<__m256i>().add(half));
-            let shifted = [
-                _mm256_slli_epi16::<4>(upper),
-                _mm256_slli_epi16::<3>(upper),
-                _mm256_slli_epi16::<2>(upper),
-                _mm256_slli_epi16::<1>(upper),
-                upper,
-                _mm256_srli_epi16::<1>(upper),
-                _mm256_srli_epi16::<2>(upper),
-                _mm256_srli_epi16::<3>(upper),
-            ];
-            for (codes, bits) in codes.iter_mut().zip(shifted) {
-                codes[half] = _mm256_or_si256(codes[half], _mm256_and_si256(bits, fifth));
+            for (codes, bits) in codes.iter_mut().zip(fifth_bits(isa, upper)) {
+                codes[half] = _mm256_or_si256(codes[half], bits);
             }
         }
     }
@@ -222,19 +247,12 @@ impl Unpack for SignedSixes {
         // SAFETY: `Proof` shows that the processor has AVX2; `part` and `half` are below 2, and `upper` has twice 64
         // bytes.
         unsafe {
-            let mask = _mm256_set1_epi8(48);
             for part in 0..2 {
                 for half in [0, 1] {
                     let upper = _mm256_loadu_si256(self.upper.as_ptr().cast::<__m256i>().add(2 * part + half));
-                    let shifted = [
-                        _mm256_slli_epi16::<4>(upper),
-                        _mm256_slli_epi16::<2>(upper),
-                        upper,
-                        _mm256_srli_epi16::<2>(upper),
-                    ];
-                    for (i, bits) in shifted.into_iter().enumerate() {
+                    for (i, bits) in upper_twos(isa, upper).into_iter().enumerate() {
                         let code = &mut codes[4 * part + i][half];
-                        *code = _mm256_or_si256(*code, _mm256_and_si256(bits, mask));
+                        *code = _mm256_or_si256(*code, bits);
                     }
                 }
             }
