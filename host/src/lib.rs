@@ -19,7 +19,7 @@
 //! the engine alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
-//! [`text_guard`], [`text`], [`tool_calls`], [`grammar`], [`residency`], [`pool`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! [`text_guard`], [`text`], [`tool_calls`], [`grammar`], [`residency`], [`pool`], [`pace`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
@@ -36,6 +36,7 @@ pub mod map;
 pub mod model;
 pub mod options;
 mod owned;
+pub mod pace;
 pub mod pool;
 #[cfg(unix)]
 pub mod residency;

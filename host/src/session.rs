@@ -10,10 +10,12 @@ use crate::generate::{Figures, Stop};
 use crate::handle::Model;
 use crate::options::Options;
 use crate::owned::Owned;
+use crate::pace::{Ladder, Pace};
 use crate::pool::Pool;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::sparsity::Dial;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A session: the state of one sequence of tokens, and the threads that compute it.
 pub struct Session {
@@ -22,6 +24,7 @@ pub struct Session {
     pub(crate) sampler: Sampler,
     pub(crate) model: Model,
     pub(crate) options: Options,
+    pace: Option<Pace>,
 }
 
 impl Model {
@@ -43,7 +46,7 @@ impl Model {
         let sampler = Sampler::new(options.sampling)?;
         let mut engine = Owned::new(self.clone(), options.engine(self.file().model()))?;
         engine.with(|session| session.set_dial(&options.dial))?;
-        Ok(Session { engine, pool, sampler, model: self.clone(), options })
+        Ok(Session { engine, pool, sampler, model: self.clone(), options, pace: None })
     }
 }
 
@@ -147,13 +150,37 @@ impl Session {
         Ok(self.engine.with(|session| session.rewind(position))?)
     }
 
-    /// Sets what later tokens skip.
+    /// Sets what later tokens skip. A pace ends ([`Session::set_pace`]).
     ///
     /// # Errors
     /// When the image lacks the tables that the dial needs, or the session was made without `skipping`; the dial is
     /// then unchanged.
     pub fn set_dial(&mut self, dial: &Dial) -> Result<()> {
-        Ok(self.engine.with(|session| session.set_dial(dial))?)
+        self.engine.with(|session| session.set_dial(dial))?;
+        self.pace = None;
+        Ok(())
+    }
+
+    /// From now on answers keep the time of a token near the target: the first dial of `ladder` is taken that is fast
+    /// enough, and another one when times change. Measures times first, which takes some 20 to 40 tokens' time, on a
+    /// session that has read nothing.
+    ///
+    /// # Errors
+    /// When the session has read something already, or a dial of the ladder cannot be set.
+    pub fn set_pace(&mut self, mut ladder: Ladder, target: Duration) -> Result<&Pace> {
+        let pool = &*self.pool;
+        let pace = self.engine.with(|session| -> Result<Pace> {
+            ladder.measure(session, pool)?;
+            let pace = Pace::new(ladder, target)?;
+            session.set_dial(&pace.rung().dial)?;
+            Ok(pace)
+        })?;
+        Ok(self.pace.insert(pace))
+    }
+
+    /// How answers keep to a time, if they do ([`Session::set_pace`]).
+    pub fn pace(&self) -> Option<&Pace> {
+        self.pace.as_ref()
     }
 
     /// Begins with a new sampler.
@@ -204,16 +231,17 @@ impl Session {
     /// # Errors
     /// As [`Session::generate`]; when an id is out of range.
     pub fn generate_ids(&mut self, prompt: &[u32]) -> Result<Answer<'_>> {
-        let Session { engine, pool, sampler, model, options } = self;
+        let Session { engine, pool, sampler, model, options, pace } = self;
         let text = &model.language()?.text;
         let answering =
             engine.with(|session| Answering::begin(text, session, &**pool, sampler, prompt, held(options)))?;
-        Ok(Answer { engine, pool, sampler, answering: Some(answering), conversation: None, failed: false })
+        let answering = Some(answering);
+        Ok(Answer { engine, pool, sampler, pace, answering, conversation: None, failed: false })
     }
 
     /// Answers a conversation; its last message is removed if it cannot be read.
     pub(crate) fn answer<'a>(&'a mut self, conversation: &'a mut Conversation) -> Result<Answer<'a>> {
-        let Session { engine, pool, sampler, model, options } = self;
+        let Session { engine, pool, sampler, model, options, pace } = self;
         let language = model.language()?;
         conversation.control = options.control_tokens;
         conversation.variables.clone_from(&options.variables);
@@ -229,11 +257,31 @@ impl Session {
             engine,
             pool,
             sampler,
+            pace,
             answering: Some(answering),
             conversation: Some(conversation),
             failed: false,
         })
     }
+}
+
+/// Runs a step, and sets the dial anew if the time that it took asks for it.
+#[cfg(feature = "tokenizer")]
+fn paced<T>(
+    pace: &mut Option<Pace>,
+    session: &mut shadowllm_core::Session,
+    step: impl FnOnce(&mut shadowllm_core::Session) -> Result<T>,
+) -> Result<T> {
+    let Some(pace) = pace else { return step(session) };
+    let (start, position) = (std::time::Instant::now(), session.position());
+    let done = step(session)?;
+    // Steps that read no token, or several, say nothing about the time of one.
+    if session.position() == position + 1
+        && let Some(dial) = pace.took(start.elapsed())
+    {
+        session.set_dial(&dial)?;
+    }
+    Ok(done)
 }
 
 /// The most tokens of an answer, and its constraints.
@@ -248,6 +296,7 @@ pub struct Answer<'a> {
     engine: &'a mut Owned,
     pool: &'a Pool,
     sampler: &'a mut Sampler,
+    pace: &'a mut Option<Pace>,
     /// `None` after the answer was finished.
     answering: Option<Answering<'a>>,
     /// The conversation that the answer belongs to.
@@ -307,10 +356,10 @@ impl Iterator for Answer<'_> {
 
     /// The next piece of text, never an empty one.
     fn next(&mut self) -> Option<Self::Item> {
-        let Answer { engine, pool, sampler, answering, failed, .. } = self;
+        let Answer { engine, pool, sampler, pace, answering, failed, .. } = self;
         let answering = answering.as_mut().filter(|_| !*failed)?;
         loop {
-            match engine.with(|session| answering.next(session, *pool, sampler)) {
+            match engine.with(|session| paced(pace, session, |session| answering.next(session, *pool, sampler))) {
                 Ok(Some(piece)) if piece.text.is_empty() => {}
                 Ok(piece) => return piece.map(|piece| Ok(piece.text)),
                 Err(e) => {

@@ -200,6 +200,7 @@ impl<'a> Predictor<'a> {
             Table::InputBudget | Table::MixedBudget => budget(Slot::MAPS.len()),
             Table::DownMeans => (c.layers.saturating_mul(c.d_model), 0),
             Table::Auto => (GRID, 0),
+            Table::Quality => (GRID * 2, 0),
             Table::LayerIn => (0, c.d_model.next_multiple_of(BLOCK)),
             Table::LayerInBias => (rank(Table::LayerIn, layer), 0),
             Table::LayerNeurons => (pad(groups), rank(Table::LayerIn, layer)),
@@ -253,6 +254,24 @@ impl<'a> Predictor<'a> {
         // There is no best policy at density 0: the least density that was tried stands for all densities below it.
         let at = ((density.clamp(0.0, 1.0) * (GRID - 1) as f32 + 0.5) as usize).max(1);
         Policy::from_code(*codes.get(at)? as u8)
+    }
+
+    /// By how much policy `auto` raised the perplexity at a density, as a share of the dense model's, on calibration's own
+    /// text; `None` if calibration did not measure it.
+    pub fn loss(&self, density: f32) -> Option<f32> {
+        let rows = self.vector(Table::Quality, 0)?.as_chunks::<2>().0;
+        let at = density.clamp(0.0, 1.0) * (GRID - 1) as f32;
+        let (below, above) = (rows.get(at as usize)?[0], rows.get((at as usize + 1).min(GRID - 1))?[0]);
+        Some(below + (above - below) * (at - at as usize as f32))
+    }
+
+    /// The least density at which policy `auto` raises the perplexity by at most this share, by [`Predictor::loss`]; it
+    /// holds at all higher densities too. 1 if even the highest density below 1 that was measured loses more.
+    pub fn density_within(&self, loss: f32) -> Option<f32> {
+        let rows = self.vector(Table::Quality, 0)?.as_chunks::<2>().0;
+        // Nothing is measured at density 0.
+        let within = rows.iter().enumerate().skip(1).rev().take_while(|(_, row)| row[0] <= loss);
+        Some(within.last().map_or(1.0, |(i, _)| i as f32 / (GRID - 1) as f32))
     }
 
     /// Bytes of a policy's predictor that are read to make a new choice.

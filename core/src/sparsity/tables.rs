@@ -142,4 +142,7 @@ tables! {
     LayerHeadBias = 28,
     /// Shares kept of the slots by thresholds on attention's inputs and the shadow predictor, [GRID, layers, 7].
     MixedBudget = 29,
+    /// What skipping cost on calibration's own text under the policies of [`Table::Auto`], [GRID, 2]: by how much the
+    /// perplexity grew, as a share of the dense model's, and the divergence from the dense model in nats.
+    Quality = 30,
 }

@@ -28,22 +28,39 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// What of a model is skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Skipping {
+    /// Nothing.
+    Nothing,
+    /// Rows of the output matrix.
+    Output,
+    /// Parts of the layers, and rows of the output matrix.
+    Layers,
+}
+
 /// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are first packed into the
-/// cache, once, under a name that depends on their size and date. For `skipping`, the image's layout is the one that
-/// allows skipping, with the predictor that ships for the model, if any; else the layout is the one that is read
-/// fastest.
+/// cache, once, under a name that depends on their size and date. If parts of layers are skipped, the image's layout is the
+/// one that allows it, with the predictor that ships for the model, if any; else the layout is the one that is read
+/// fastest. If anything is skipped, the output matrix has a sketch where that saves bytes.
 ///
 /// # Errors
 /// When the path is none of them, or packing fails.
-pub fn image_for(path: &Path, skipping: bool, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
+pub fn image_for(path: &Path, skipping: Skipping, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     if meta.is_file() && !import::begins_with(path, b"GGUF") {
         return Ok(path.to_owned());
     }
     let source = import::open(path)?;
-    let arrangement = if skipping { Arrangement::suitable(&*source, Formats::OWN) } else { Arrangement::DENSE };
+    let arrangement = match skipping {
+        Skipping::Layers => Arrangement::suitable(&*source, Formats::OWN),
+        _ => Arrangement::DENSE,
+    };
     let shipped = if arrangement == Arrangement::INPUT { shipped::of(&*source) } else { None };
-    let formats = if skipping { Formats::OWN.with_sketch(&*source, arrangement) } else { Formats::OWN };
+    let formats = match skipping {
+        Skipping::Nothing => Formats::OWN,
+        _ => Formats::OWN.with_sketch(&*source, arrangement),
+    };
     packed_in(&folder()?, &*source, path, (formats, arrangement), shipped.map(|s| s.section), note, progress)
 }
 

@@ -47,8 +47,8 @@ pub struct Outcome {
 /// Sums over scored tokens.
 #[derive(Clone, Default)]
 pub(crate) struct Sums {
-    nll: f64,
-    dense_nll: f64,
+    pub(crate) nll: f64,
+    pub(crate) dense_nll: f64,
     pub(crate) kl: f64,
     /// Sums of squares: of divergences, and of differences between log-likelihoods.
     kl_squares: f64,

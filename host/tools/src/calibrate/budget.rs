@@ -40,6 +40,8 @@ pub struct Cost {
     pub kl: f64,
     /// Share of the skippable bytes that was read.
     pub read: f64,
+    /// By how much the perplexity grew, as a share of the dense model's.
+    pub loss: f64,
 }
 
 impl<'a, 'm> Probe<'a, 'm> {
@@ -80,7 +82,8 @@ impl<'a, 'm> Probe<'a, 'm> {
             }
             let skippable = session.model().skippable_bytes(session.policy().by_input()) as f64;
             let tokens = sums.tokens as f64;
-            Ok(Cost { kl: sums.kl / tokens, read: sums.skippable as f64 / tokens / skippable })
+            let loss = ((sums.nll - sums.dense_nll) / tokens).exp() - 1.0;
+            Ok(Cost { kl: sums.kl / tokens, read: sums.skippable as f64 / tokens / skippable, loss })
         };
         kept.next_search();
         let mut costs: Vec<Option<Cost>> = (0..jobs.len()).map(|i| kept.get(i)).collect();

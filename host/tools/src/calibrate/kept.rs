@@ -27,8 +27,8 @@ impl Kept {
         let mut costs = BTreeMap::new();
         if let Some(kept) = Checkpoint::read(path, &key)? {
             let (jobs, found) = (kept.u32("jobs")?, kept.f64("costs")?);
-            for (job, cost) in jobs.as_chunks::<2>().0.iter().zip(found.as_chunks::<2>().0) {
-                costs.insert((job[0], job[1]), Cost { kl: cost[0], read: cost[1] });
+            for (job, cost) in jobs.as_chunks::<2>().0.iter().zip(found.as_chunks::<3>().0) {
+                costs.insert((job[0], job[1]), Cost { kl: cost[0], read: cost[1], loss: cost[2] });
             }
         }
         Ok(Kept { path: path.to_owned(), key, every, saved: Instant::now(), search: 0, costs })
@@ -55,7 +55,7 @@ impl Kept {
         }
         let mut kept = Checkpoint::default();
         let jobs: Vec<u32> = self.costs.keys().flat_map(|(search, job)| [*search, *job]).collect();
-        let costs: Vec<f64> = self.costs.values().flat_map(|cost| [cost.kl, cost.read]).collect();
+        let costs: Vec<f64> = self.costs.values().flat_map(|cost| [cost.kl, cost.read, cost.loss]).collect();
         kept.put_u32("jobs".into(), &jobs);
         kept.put_f64("costs".into(), &costs);
         kept.write(&self.path, &self.key)?;
@@ -86,16 +86,16 @@ mod tests {
         let open = |key: &str| Kept::open(&path, key.into(), Duration::ZERO).unwrap();
         let mut first = open("one");
         first.next_search();
-        first.put(3, Cost { kl: 0.25, read: 0.5 }).unwrap();
+        first.put(3, Cost { kl: 0.25, read: 0.5, loss: 0.75 }).unwrap();
         first.next_search();
-        first.put(3, Cost { kl: 1.0, read: 0.125 }).unwrap();
+        first.put(3, Cost { kl: 1.0, read: 0.125, loss: 2.0 }).unwrap();
         drop(first);
         let mut again = open("one");
         again.next_search();
-        assert_eq!(again.get(3).map(|c| (c.kl, c.read)), Some((0.25, 0.5)));
+        assert_eq!(again.get(3).map(|c| (c.kl, c.read, c.loss)), Some((0.25, 0.5, 0.75)));
         assert!(again.get(2).is_none());
         again.next_search();
-        assert_eq!(again.get(3).map(|c| (c.kl, c.read)), Some((1.0, 0.125)));
+        assert_eq!(again.get(3).map(|c| (c.kl, c.read, c.loss)), Some((1.0, 0.125, 2.0)));
         let mut other = open("another");
         other.next_search();
         assert!(other.get(3).is_none(), "of another model or text");

@@ -416,7 +416,8 @@ fn budgets(
     let mut sum = crc32fast::Hasher::new();
     sum.update(&section.bytes(&image, tap));
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
-    let key = format!("{:08x} {:08x} {} {}", fingerprint(&image), sum.finalize(), windows.window, windows.most);
+    // The last number is that of the numbers kept of a measurement.
+    let key = format!("{:08x} {:08x} {} {} 3", fingerprint(&image), sum.finalize(), windows.window, windows.most);
     let mut kept = Kept::open(&beside(out, ".costs"), key, o.keep_every)?;
     // The first pass finds the budgets; the second uses them to find the best policies.
     for pass in 0..2 {
@@ -434,8 +435,9 @@ fn budgets(
                 }
             }
         } else {
-            let best = best(&mut probe, &mut kept, &policies, (seconds, progress))?;
+            let (best, quality) = best(&mut probe, &mut kept, &policies, (seconds, progress))?;
             section.set_vector(Table::Auto, &best);
+            section.set_vector(Table::Quality, &quality);
         }
     }
     kept.remove()?;
@@ -452,27 +454,28 @@ fn pays(policy: Policy, c: &Config) -> bool {
 
 /// Code of the best policy for every density of the grid: of the policies that read no more than the density allows,
 /// the one with the least divergence. Some policies cannot reach low densities: a gate that decides is itself read
-/// whole.
+/// whole. The second table is what these policies cost ([`Table::Quality`]).
 fn best(
     probe: &mut Probe,
     kept: &mut Kept,
     policies: &[Policy],
     (seconds, progress): (f64, &mut dyn Progress),
-) -> Result<Vec<f32>> {
+) -> Result<(Vec<f32>, Vec<f32>)> {
     let density = |g: usize| g as f32 / (GRID - 1) as f32;
     let dial = |g: usize, policy: Policy| Dial { policy, density: density(g), ..Dial::default() };
     let dials: Vec<Dial> = (1..GRID).flat_map(|g| policies.iter().map(move |p| dial(g, *p))).collect();
     progress.stage("best policies", dials.len(), seconds);
     let costs = probe.costs(kept, &dials, &|session, dial| Ok(session.set_dial(dial)?), &mut |n| progress.done(n))?;
-    let mut codes = vec![0.0; GRID];
+    let (mut codes, mut quality) = (vec![0.0; GRID], vec![0.0; GRID * 2]);
     for (g, costs) in costs.chunks(policies.len().max(1)).enumerate().map(|(i, costs)| (i + 1, costs)) {
         let over = |cost: &Cost| (cost.read - f64::from(density(g)) - OVERDRAFT).max(0.0);
         let mut least = (f64::INFINITY, f64::INFINITY);
         for (policy, cost) in policies.iter().zip(costs) {
             if (over(cost), cost.kl) < least {
                 (least, codes[g]) = ((over(cost), cost.kl), f32::from(*policy as u8));
+                quality[2 * g..2 * g + 2].copy_from_slice(&[cost.loss as f32, cost.kl as f32]);
             }
         }
     }
-    Ok(codes)
+    Ok((codes, quality))
 }

@@ -99,7 +99,7 @@ pub fn bench(o: &Options) -> Result<()> {
     }
     let threads = if o.threads.is_empty() { vec![Pool::cores()] } else { o.threads.clone() };
     let pools = threads.iter().map(|t| Pool::new(*t)).collect::<Result<Vec<_>>>()?;
-    let model = o.model.open_for(o.dial.skips())?;
+    let model = o.model.open_for(o.dial.skipping())?;
     let pools = pools.into_iter().map(|pool| o.model.within(pool, &model)).collect::<Result<Vec<_>>>()?;
     batch::check(&o.batch, model.model().config().max_positions.saturating_sub(o.depth))?;
     let most = o.batch.iter().max().map_or(0, |n| n * batch::PASSES);

@@ -14,6 +14,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
+use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{self as engine, Progress, Shape, Target};
 use shadowllm_tools::output::{Output, refuse_overwrite};
@@ -258,7 +259,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
     let start = Instant::now();
     check(o)?;
     let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    let model = o.model.open_for(true)?;
+    let model = o.model.open_for(Skipping::Layers)?;
     let ids = tokens(o, &model, &texts)?;
     let options = settings(o, model.model().config());
     warn_of_layout(o, &model);

@@ -10,7 +10,7 @@ use shadowllm_host::generate::peak_memory;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Message;
 use shadowllm_host::{Dial, Error, Figures, Model, Policy, Result, SamplerOptions};
-use shadowllm_tools::cache::image_for;
+use shadowllm_tools::cache::{Skipping, image_for};
 use shadowllm_tools::compare::{Outcome, Windows, compare};
 use shadowllm_tools::fetch;
 use std::path::Path;
@@ -84,7 +84,7 @@ fn fetched(o: &Options) -> Result<LoadedModel> {
     let gguf = fetch::smollm2()?;
     let bar = crate::setup::progress("packing");
     let note = &mut |note: &str| bar.suspend(|| print::note(note));
-    let image = image_for(&gguf, true, note, &mut |done, all| {
+    let image = image_for(&gguf, Skipping::Layers, note, &mut |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;

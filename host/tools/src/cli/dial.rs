@@ -5,7 +5,9 @@ use clap::Args;
 use shadowllm_core::image::Role;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pace;
 use shadowllm_host::{Error, Result};
+use shadowllm_tools::cache::Skipping;
 
 /// Heading of options about skipping.
 pub const SKIPPING: &str = "Skipping";
@@ -124,9 +126,21 @@ impl DialOptions {
         Ok(dials)
     }
 
-    /// Whether something is skipped.
-    pub fn skips(&self) -> bool {
-        self.policy.iter().any(|p| *p != Policy::Off) || self.density.iter().any(|d| *d < 1.0)
+    /// What is skipped.
+    pub fn skipping(&self) -> Skipping {
+        let in_layers = |p: &Policy| !matches!(p, Policy::Off | Policy::Output);
+        if self.policy.iter().any(in_layers) || self.density.iter().any(|d| *d < 1.0) {
+            Skipping::Layers
+        } else if self.policy.contains(&Policy::Output) {
+            Skipping::Output
+        } else {
+            Skipping::Nothing
+        }
+    }
+
+    /// The one policy that was named, if any.
+    pub fn named(&self) -> Option<Policy> {
+        self.policy.first().copied()
     }
 
     /// The one policy and density.
@@ -215,13 +229,7 @@ impl DialOptions {
 /// The dial for a density: with the named policy, else with the one that calibration found best, or for a model that is
 /// not calibrated with one that needs no calibration.
 pub fn suited(model: &LoadedModel, named: Option<Policy>, density: f32) -> Result<Dial> {
-    let policy = match named {
-        Some(policy) => policy,
-        None if density == 1.0 => Policy::Off,
-        None if model.model().predictor()?.is_some() => Policy::Auto,
-        None if Policy::PromptInput.plan().suits(model.model().config()) => Policy::PromptInput,
-        None => Policy::Prompt,
-    };
+    let policy = named.map_or_else(|| pace::suited(model.model(), density), Ok)?;
     Ok(Dial { policy, density, ..Dial::default() })
 }
 

@@ -71,7 +71,7 @@ pub fn eval(o: &Options) -> Result<()> {
 fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let text = read(path)?;
     let pool = pool(o.threads)?;
-    let model = o.model.open_for(o.dial.skips())?;
+    let model = o.model.open_for(o.dial.skipping())?;
     let pool = o.model.within(pool, &model)?;
     let tokenizer = Text::of(&model)?;
     let ids = tokenizer.encode(&text, false)?;

@@ -47,7 +47,7 @@ pub fn logits(o: &Options) -> Result<()> {
     let inputs = [o.ids.clone(), o.model.path().to_owned()].into_iter().chain(o.mask.clone());
     refuse_overwrite(&o.output, &inputs.collect::<Vec<_>>())?;
     let pool = pool(o.threads)?;
-    let model = o.model.open_for(o.dial.skips())?;
+    let model = o.model.open_for(o.dial.skipping())?;
     let pool = o.model.within(pool, &model)?;
     let output = Output::create(&o.output)?;
     let options = session_options(&model, ids.len().max(1), o.model.kv, "fewer --ids")?;

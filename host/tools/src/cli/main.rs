@@ -19,9 +19,11 @@ mod eval;
 mod inspect;
 mod inspect_source;
 mod logits;
+mod pace;
 mod pack;
 mod print;
 mod report;
+mod roofline;
 mod run;
 mod setup;
 #[cfg(feature = "tasks")]
@@ -103,6 +105,9 @@ enum Command {
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
     Bench(bench::Options),
+    /// Show what limits decoding here: times by density, predicted and measured, and every kernel beside the memory.
+    #[command(after_help = "Example:\n  shadowllm roofline smollm2.sllm -t 1")]
+    Roofline(roofline::Options),
     /// List or clear the cache: downloads, and images packed on the way.
     #[command(after_help = "Examples:\n  shadowllm cache list\n  shadowllm cache clear")]
     Cache(cache::Options),
@@ -196,6 +201,7 @@ fn command() -> ExitCode {
         Command::Calibrate(o) => calibrate::calibrate(&o),
         Command::Report(o) => report::report(&o),
         Command::Bench(o) => bench::bench(&o),
+        Command::Roofline(o) => roofline::roofline(&o),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
+use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::compare::{Windows, compare};
 use shadowllm_tools::output::{Output, refuse_overwrite};
 use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report};
@@ -70,7 +71,7 @@ pub fn report(o: &Options) -> Result<()> {
     let mut page = Output::create(&o.output)?;
     let mut data = o.data.as_deref().map(Output::create).transpose()?;
     let contents = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    let model = calibrated(o.model.open_for(true)?)?;
+    let model = calibrated(o.model.open_for(Skipping::Layers)?)?;
     let text = Text::of(&model)?;
     let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
     let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;

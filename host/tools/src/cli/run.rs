@@ -4,6 +4,7 @@ use crate::answer::{Show, as_json, summary, whole};
 use crate::chat::{self, Lines};
 use crate::controls::ControlOptions;
 use crate::dial::{DialOptions, SKIPPING};
+use crate::pace::PaceOptions;
 use crate::print;
 use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
@@ -45,6 +46,8 @@ pub struct Options {
     control_tokens: bool,
     #[command(flatten)]
     dial: DialOptions,
+    #[command(flatten)]
+    pace: PaceOptions,
     /// Give the text of the model that skips nothing, bit for bit: tokens are guessed (from the text so far, and by the
     /// model at --density), and several guesses are checked at once. Faster if many are right, as in a summary.
     #[arg(long, help_heading = SKIPPING)]
@@ -126,6 +129,7 @@ pub fn run(o: &Options) -> Result<()> {
     controls.check(u32::MAX as usize)?;
     let variables = o.held.variables()?;
     o.dial.one()?;
+    o.pace.check(o.exact)?;
     let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
         (None, Some(f)) if f == Path::new("-") => Some(print::standard_input()?),
@@ -134,14 +138,14 @@ pub fn run(o: &Options) -> Result<()> {
     };
     let from_input = o.file.as_deref() == Some(Path::new("-"));
     let rules = o.held.rules(given.is_some() && !from_input)?;
-    let model = o.model.open_for(o.dial.skips())?;
+    let model = o.model.open_for(o.pace.skipping(o.dial.skipping()))?;
     let pool = o.model.within(pool, &model)?;
     let mut options = shadowllm_host::Options {
         context: o.context,
         kv: o.model.kv,
         // Users may change the dial in a chat.
-        skipping: given.is_none() && std::io::stdin().is_terminal(),
-        dial: o.dial.one_for(&model)?,
+        skipping: o.pace.skips() || given.is_none() && std::io::stdin().is_terminal(),
+        dial: o.pace.dial(model.model(), o.dial.one_for(&model)?)?,
         exact: o.exact,
         sampling,
         max_tokens: o.n,
@@ -169,7 +173,8 @@ pub fn run(o: &Options) -> Result<()> {
         let why = if o.raw { "--raw continues a text" } else { "the model has no chat template" };
         return Err(Error::Usage(format!("{why}, so give it a text to continue with -p or -f")));
     }
-    let session = model.session_on(Arc::new(pool), options)?;
+    let mut session = model.session_on(Arc::new(pool), options)?;
+    o.pace.set(&mut session, &o.dial)?;
     match (prompt, lines) {
         (Some(prompt), _) => once(o, session, &prompt),
         (None, Some(lines)) => chat::chat(Chat::new(session)?, lines, o.json),

@@ -8,6 +8,7 @@ use shadowllm_host::model::{LoadedModel, Loading};
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache;
+use shadowllm_tools::cache::Skipping;
 use std::path::{Path, PathBuf};
 
 /// Heading of options about the use of the machine.
@@ -69,11 +70,11 @@ impl ModelOptions {
 
     /// Opens the model.
     pub fn open(&self) -> Result<LoadedModel> {
-        self.open_for(false)
+        self.open_for(Skipping::Nothing)
     }
 
-    /// Opens the model; a source is packed for skipping if `skipping`.
-    pub fn open_for(&self, skipping: bool) -> Result<LoadedModel> {
+    /// Opens the model; a source is packed so that this can be skipped.
+    pub fn open_for(&self, skipping: Skipping) -> Result<LoadedModel> {
         let loading = Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() };
         open_model(self.path(), skipping, loading)
     }
@@ -91,7 +92,7 @@ impl ModelOptions {
 }
 
 /// Opens an image, packing other things into the cache first.
-pub fn open_model(path: &Path, skipping: bool, loading: Loading) -> Result<LoadedModel> {
+pub fn open_model(path: &Path, skipping: Skipping, loading: Loading) -> Result<LoadedModel> {
     let bar = progress("packing");
     let note = &mut |note: &str| bar.suspend(|| print::note(note));
     let image = cache::image_for(path, skipping, note, &mut |done, all| {

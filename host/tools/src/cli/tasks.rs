@@ -48,7 +48,7 @@ pub struct Setting<'a> {
 pub fn tasks(o: &Setting, tasks: &[Task], from: &Options) -> Result<()> {
     let pool = pool(o.threads)?;
     let sets = questions(tasks, from)?;
-    let model = o.model.open_for(o.dial.skips())?;
+    let model = o.model.open_for(o.dial.skipping())?;
     let pool = o.model.within(pool, &model)?;
     let sets = encoded(&model, &sets)?;
     let all = || sets.iter().flat_map(|(_, questions)| questions);
