@@ -192,6 +192,12 @@ public:
     void load(const std::vector<unsigned char> &state) { check(sllm_session_load(get(), state.data(), state.size())); }
     void set_sparsity(std::int32_t level) { check(sllm_session_set_sparsity(get(), level)); }
     void set_dial(const sllm_dial &dial) { check(sllm_session_set_dial(get(), &dial)); }
+    /* Returns the expected seconds of a token. */
+    double set_pace(double seconds_per_token, float max_loss = -1) {
+        double expected = 0;
+        check(sllm_session_set_pace(get(), seconds_per_token, max_loss, &expected));
+        return expected;
+    }
     sllm_dial dial() const {
         auto dial = detail::sized<sllm_dial>();
         check(sllm_session_get_dial(get(), &dial));

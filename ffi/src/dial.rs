@@ -11,6 +11,18 @@ use shadowllm_core::sparsity::{Allocation, Dial, Policy};
 /// Densities of SLLM_SPARSITY_LIGHT, MEDIUM and STRONG.
 const LEVELS: [f32; 3] = [0.9, 0.8, 0.6];
 
+/// Sets the dial; a pace ends.
+fn set(session: &sllm_session, dial: &Dial) -> Result<()> {
+    run(session, |s| {
+        s.session.set_dial(dial)?;
+        #[cfg(feature = "std")]
+        {
+            s.pace = None;
+        }
+        Ok(())
+    })
+}
+
 /// Sets the dial by level.
 ///
 /// # Safety
@@ -25,7 +37,7 @@ pub unsafe extern "C" fn sllm_session_set_sparsity(session: *mut sllm_session, l
             1..=3 => Dial { policy: Policy::Auto, density: LEVELS[level as usize - 1], ..Dial::default() },
             _ => return Err(invalid("the level is none of SLLM_SPARSITY_OFF to SLLM_SPARSITY_STRONG")),
         };
-        run(session, |s| Ok(s.session.set_dial(&dial)?))
+        set(session, &dial)
     })
 }
 
@@ -68,7 +80,7 @@ pub unsafe extern "C" fn sllm_session_set_dial(session: *mut sllm_session, dial:
         wanted(dial)?;
         // SAFETY: structures are as large as their struct_size, by the header's rules.
         let dial = engine_dial(&unsafe { read(dial) }?)?;
-        run(session, |s| Ok(s.session.set_dial(&dial)?))
+        set(session, &dial)
     })
 }
 

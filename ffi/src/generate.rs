@@ -4,6 +4,7 @@ use crate::args::{Out, defaults, read, slice, text, text_of_length};
 use crate::grammar::sllm_grammar;
 use crate::message::boundary;
 use crate::object::check;
+use crate::pace::paced;
 use crate::reserve;
 use crate::sampler::{sllm_sampler, with_sampler};
 use crate::session::{SessionState, run, sllm_session};
@@ -170,7 +171,7 @@ pub fn show(
 ) -> Result<()> {
     let mut show = Show { language, options, index: 0, last: 0, live: (0.0, 1.0) };
     let before = *s.session.totals();
-    while let Some(piece) = answering.next(&mut s.session, &s.exec, sampler)? {
+    while let Some(piece) = paced(s, |s| Ok(answering.next(&mut s.session, &s.exec, sampler)?))? {
         let totals = s.session.totals().since(&before);
         show.live = (decode_speed(&totals), totals.density());
         if !show.token(piece) {

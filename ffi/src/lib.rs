@@ -31,6 +31,8 @@ mod model;
 mod no_text;
 mod object;
 #[cfg(feature = "std")]
+mod pace;
+#[cfg(feature = "std")]
 mod reserve;
 mod sampler;
 mod session;

@@ -22,6 +22,9 @@ pub struct SessionState {
     pub exec: Exec,
     pub model: Reference,
     pub options: sllm_session_options,
+    /// The time that answers keep to.
+    #[cfg(feature = "std")]
+    pub pace: Option<shadowllm_host::pace::Pace>,
     /// Bytes that the session takes.
     pub bytes: usize,
 }
@@ -108,7 +111,15 @@ unsafe fn begin(
     // content.
     let arena: &'static mut [MaybeUninit<u8>] = unsafe { core::slice::from_raw_parts_mut(at.add(1).cast(), rest) };
     let session = Session::new(model.model, engine_options(&model.model, options)?, arena)?;
-    let state = SessionState { session, exec, model: model.retain(), options: *options, bytes: needed };
+    let state = SessionState {
+        session,
+        exec,
+        model: model.retain(),
+        options: *options,
+        #[cfg(feature = "std")]
+        pace: None,
+        bytes: needed,
+    };
     // SAFETY: `place` found room for the object, and the object stays there until it is freed.
     let object = unsafe {
         at.write(Object::new(state, heap_bytes));

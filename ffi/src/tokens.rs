@@ -4,7 +4,7 @@ use crate::args::{put, slice, wanted};
 use crate::message::{boundary, report};
 use crate::object::check;
 use crate::sampler::{sllm_sampler, with_sampler};
-use crate::session::{number, run, sllm_session};
+use crate::session::{SessionState, number, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_NO_LOGITS, SLLM_STATUS_OK, invalid};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
@@ -35,8 +35,11 @@ pub unsafe extern "C" fn sllm_session_decode(session: *mut sllm_session, token: 
     boundary(|| {
         // SAFETY: handles are NULL or live objects, by the header's rules.
         run(unsafe { check(session) }?, |s| {
-            s.session.decode(&s.exec, token)?;
-            Ok(())
+            let decode = |s: &mut SessionState| Ok(s.session.decode(&s.exec, token).map(drop)?);
+            #[cfg(feature = "std")]
+            return crate::pace::paced(s, decode);
+            #[cfg(not(feature = "std"))]
+            decode(s)
         })
     })
 }

@@ -55,24 +55,18 @@ pub fn suited(model: &Model, density: f32) -> Result<Policy> {
     })
 }
 
-/// The least density at which calibration measured at most this loss of perplexity (.01 is one percent).
+/// The least density at which calibration measured at most this loss of perplexity (.01 is one percent); `None` if it did not
+/// measure any.
 ///
 /// # Errors
-/// When calibration did not measure it.
-pub fn density_within(model: &Model, loss: f32) -> Result<f32> {
+/// When the loss is not 0 or more, or the predictor section is damaged.
+pub fn density_within(model: &Model, loss: f32) -> Result<Option<f32>> {
     if !(loss >= 0.0 && loss.is_finite()) {
         return Err(Error::Usage(format!(
             "a loss of {loss}: it must be 0 or more; 0.01 is one percent more perplexity"
         )));
     }
-    let density = model.predictor()?.and_then(|p| p.density_within(loss));
-    density.ok_or_else(|| {
-        Error::Other(
-            "this image does not say what skipping costs, because it was not calibrated, or by an earlier version: \
-             calibrate it (with --keep only its budgets are made anew), or give a density"
-                .into(),
-        )
-    })
+    Ok(model.predictor()?.and_then(|p| p.density_within(loss)))
 }
 
 impl Ladder {
@@ -250,6 +244,20 @@ impl Pace {
             |(i, r): &(usize, &Rung)| r.seconds * self.factor <= self.target * if *i < self.at { room } else { 1.0 };
         let fastest = || rungs.iter().enumerate().min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds));
         rungs.iter().enumerate().find(enough).or_else(fastest).map_or(0, |(i, _)| i)
+    }
+
+    /// Takes the time that a step took since the session was at `position`, and sets the session's dial anew if the time
+    /// asks for it. Steps that read no token or several say nothing about the time of one.
+    ///
+    /// # Errors
+    /// As [`Session::set_dial`].
+    pub fn follow(&mut self, session: &mut Session, position: usize, time: Duration) -> Result<()> {
+        if session.position() == position + 1
+            && let Some(dial) = self.took(time)
+        {
+            session.set_dial(&dial)?;
+        }
+        Ok(())
     }
 
     /// Takes the time of a decoded token, and from time to time chooses a dial anew; returns it if it is another one.

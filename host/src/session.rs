@@ -265,7 +265,7 @@ impl Session {
     }
 }
 
-/// Runs a step, and sets the dial anew if the time that it took asks for it.
+/// Runs a step, and keeps to the pace.
 #[cfg(feature = "tokenizer")]
 fn paced<T>(
     pace: &mut Option<Pace>,
@@ -275,12 +275,7 @@ fn paced<T>(
     let Some(pace) = pace else { return step(session) };
     let (start, position) = (std::time::Instant::now(), session.position());
     let done = step(session)?;
-    // Steps that read no token, or several, say nothing about the time of one.
-    if session.position() == position + 1
-        && let Some(dial) = pace.took(start.elapsed())
-    {
-        session.set_dial(&dial)?;
-    }
+    pace.follow(session, position, start.elapsed())?;
     Ok(done)
 }
 

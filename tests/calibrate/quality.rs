@@ -123,3 +123,55 @@ fn every_kind_of_model_can_be_calibrated() {
         assert!(predictor.best(0.5).is_some(), "{family}");
     }
 }
+
+/// What the image says that policy `auto` costs is what it costs on the text that calibration kept for measuring, and the
+/// program reads as little as a loss allows.
+#[test]
+fn the_image_says_what_skipping_costs() {
+    let place = crate::packed("input");
+    place.works(&format!("{} -o a.sllm", crate::QUICK));
+    let model = LoadedModel::open(&place.path("a.sllm"), None).unwrap();
+    let predictor = model.model().predictor().unwrap().unwrap();
+    // 26 windows of 24 tokens: two are kept, the first of them is used, and a third of it is context.
+    let ids = Text::of(&model).unwrap().encode(&String::from_utf8(place.read("text.txt")).unwrap(), false).unwrap();
+    let windows = Windows { ids: &ids[24 * 24..25 * 24], window: 24, context: 8, most: 1 };
+    let options =
+        SessionOptions { context: 24, batch: 64, logit_rows: 16, ahead: 0, kv: KvFormat::F32, sparsity: true };
+    let options = SessionOptions { kv: if model.model().is_f32() { options.kv } else { KvFormat::F16 }, ..options };
+    let mut memory = model.memory(&options).unwrap();
+    let mut session = model.session(options, &mut memory).unwrap();
+    let densities = [0.9, 0.5, 0.2];
+    let dials: Vec<Dial> = densities.map(|d| dial(Policy::Auto, d)).to_vec();
+    let pool = Pool::new(1).unwrap();
+    let found = compare(&mut session, &pool, &windows, &dials, &mut |_, _| {}).unwrap();
+    for (density, outcome) in densities.into_iter().zip(&found) {
+        let loss = outcome.perplexity / outcome.dense_perplexity - 1.0;
+        let said = f64::from(predictor.loss(density).unwrap());
+        assert!((loss - said).abs() < 1e-4, "density {density}: {said} for {loss}");
+    }
+    assert_eq!(predictor.loss(1.0), Some(0.0));
+    assert_eq!(predictor.density_within(1e6), Some(0.05));
+    assert_eq!(predictor.density_within(-1.0), Some(1.0));
+    let least = predictor.density_within(0.001).unwrap();
+    assert!((0..=20).all(|i| i as f32 / 20.0 < least - 1e-6 || predictor.loss(i as f32 / 20.0).unwrap() <= 0.001));
+    let run = |image: &str, more: &str| format!("run {image} --raw -p The -n 4 --greedy {more}");
+    let notes = place.works(&run("a.sllm", "--max-loss 100000000%")).err;
+    assert!(notes.contains("[density 0.05: "), "{notes}");
+    place.fails(
+        1,
+        &run("model.sllm", "--max-loss 1%"),
+        &["does not say what skipping costs", "--density", "calibrate"],
+    );
+    place.fails(2, &run("a.sllm", "--max-loss 1% --density 0.5"), &["--max-loss", "--density"]);
+    place.fails(2, &run("a.sllm", "--target 5"), &["--target", "20t/s", "50ms"]);
+    place.fails(2, &run("a.sllm", "--target 5t/s --exact"), &["--target", "--exact"]);
+    // A time that is always kept, and one that never is.
+    let notes = place.works(&run("a.sllm", "--target 100s")).err;
+    assert!(notes.contains("[everything is read: "), "{notes}");
+    let notes = place.works(&run("model.sllm", "--target 0.001ms")).err;
+    assert!(notes.contains("out of reach"), "{notes}");
+    let table = place.works("roofline a.sllm -t 1").out;
+    assert!(["off", "auto", "predicted", "gate", "of bandwidth"].iter().all(|word| table.contains(word)), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&place.works("roofline a.sllm -t 1 --json").out).unwrap();
+    assert!(json["tokens"][2]["bytes"].as_u64() > json["tokens"][15]["bytes"].as_u64(), "{json}");
+}

@@ -106,6 +106,7 @@ void test_nulls(void) {
     INVALID(sllm_dial_defaults(NULL, sizeof dial));
     INVALID(sllm_session_set_dial(NULL, &dial));
     INVALID(sllm_session_set_dial(session, NULL));
+    INVALID(sllm_session_set_pace(NULL, 0, 0, NULL));
     INVALID(sllm_session_get_dial(NULL, &dial));
     INVALID(sllm_session_get_dial(session, NULL));
     INVALID(sllm_session_get_stats(NULL, &stats));

@@ -178,6 +178,33 @@ void test_sessions(void) {
     samplers();
 }
 
+/* The dial by speed: a time that is always kept reads everything, one that nobody keeps is said to be out of reach. */
+static void pace(sllm_session *session) {
+    sllm_dial found = {.struct_size = sizeof found};
+    double expected = -1;
+    OK(sllm_session_rewind(session, 0));
+    INVALID(sllm_session_set_pace(session, -1, -1, &expected));
+    INVALID(sllm_session_set_pace(session, NAN, -1, &expected));
+    INVALID(sllm_session_set_pace(session, INFINITY, -1, &expected));
+    INVALID(sllm_session_set_pace(session, 1, NAN, &expected));
+    CHECK(expected == -1);
+    OK(sllm_session_set_pace(session, 1000, -1, &expected));
+    CHECK(expected > 0 && expected < 1000);
+    OK(sllm_session_get_dial(session, &found));
+    CHECK(found.policy == SLLM_POLICY_OFF);
+    decode_greedily(session, prompt, PROMPT, NULL, 24);
+    OK(sllm_session_get_dial(session, &found));
+    CHECK(found.policy == SLLM_POLICY_OFF);
+    INVALID(sllm_session_set_pace(session, 1000, -1, NULL)); /* it has read something */
+    OK(sllm_session_rewind(session, 0));
+    OK(sllm_session_set_pace(session, 1e-9, -1, &expected));
+    CHECK(expected > 1e-9);
+    decode_greedily(session, prompt, PROMPT, NULL, 24);
+    int32_t status = sllm_session_set_pace(session, 0, 0.5f, &expected);
+    CHECK(status == SLLM_STATUS_OK ? expected == 0 : status == SLLM_STATUS_UNSUPPORTED);
+    OK(sllm_session_set_sparsity(session, SLLM_SPARSITY_OFF));
+}
+
 /* Off is dense, bit for bit; another policy reads less, and the statistics show it. */
 void test_sparsity(void) {
     sllm_session *with = short_session(64, 1), *without = NULL;
@@ -240,6 +267,7 @@ void test_sparsity(void) {
     if (!info.is_calibrated) STATUS(SLLM_STATUS_UNSUPPORTED, sllm_session_set_sparsity(with, SLLM_SPARSITY_MEDIUM));
     OK(sllm_session_get_dial(with, &found));
     CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f);
+    pace(with);
     OK(sllm_session_free(&with));
     OK(sllm_session_free(&without));
 }

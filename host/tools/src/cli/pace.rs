@@ -29,9 +29,12 @@ pub struct PaceOptions {
 /// The time of a token, from "20t/s" or "50ms".
 fn time(text: &str) -> std::result::Result<Duration, String> {
     let number = |rest: &str| rest.trim().parse::<f64>().ok().filter(|x| *x > 0.0 && x.is_finite());
-    let units: [(&str, fn(f64) -> f64); 4] =
-        [("t/s", |x| 1.0 / x), ("tok/s", |x| 1.0 / x), ("ms", |x| x / 1000.0), ("s", |x| x)];
-    let seconds = units.iter().find_map(|(unit, seconds)| Some(seconds(number(text.strip_suffix(unit)?)?)));
+    // Units of speed are inverted.
+    let units = [("tok/s", None), ("t/s", None), ("ms", Some(0.001)), ("s", Some(1.0))];
+    let seconds = units.into_iter().find_map(|(unit, factor)| {
+        let number = number(text.strip_suffix(unit)?)?;
+        Some(factor.map_or(1.0 / number, |factor| number * factor))
+    });
     let time = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).filter(|t| !t.is_zero());
     time.ok_or_else(|| "a speed such as 20t/s, or the time of a token such as 50ms".into())
 }
@@ -77,7 +80,15 @@ impl PaceOptions {
     /// The dial to begin with: `dial`, unless a loss was given.
     pub fn dial(&self, model: &Model, dial: Dial) -> Result<Dial> {
         let Some(loss) = self.max_loss else { return Ok(dial) };
-        let density = density_within(model, loss)?;
+        let unknown = || {
+            Error::Other(
+                "the model does not say what skipping costs, because it was not calibrated, or by an earlier version: give \
+                 --density in place of --max-loss, or calibrate it first (shadowllm calibrate; with --keep, only budgets are \
+                 made anew)"
+                    .into(),
+            )
+        };
+        let density = density_within(model, loss)?.ok_or_else(unknown)?;
         let policy = if density < 1.0 { Policy::Auto } else { Policy::Off };
         if self.target.is_none() {
             print::note(match policy {
@@ -100,7 +111,7 @@ impl PaceOptions {
         let least = if self.max_loss.is_some() || dial.density < 1.0 {
             dial.density
         } else {
-            density_within(model, LOSS).unwrap_or(1.0)
+            density_within(model, LOSS)?.unwrap_or(1.0)
         };
         let ladder = Ladder::new(model, named, least)?;
         let pace = session.set_pace(ladder, target)?;

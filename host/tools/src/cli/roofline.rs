@@ -204,7 +204,7 @@ fn kernels(model: &LoadedModel, pool: &Pool) -> Vec<Kernel> {
 fn pass(model: &LoadedModel, pool: &Pool, matrices: &[(Role, Matrix)], density: f32) -> Vec<Kernel> {
     let (kernels, exec): (_, &dyn Executor) = (model.model().kernels(), pool);
     let mut sums: Vec<Kernel> = Vec::new();
-    let most = |width: fn(&Geometry) -> usize| matrices.iter().map(|(_, m)| width(&m.geometry())).max().unwrap_or(0);
+    let most = |width: fn(&Geometry) -> usize| matrices.iter().map(|(_, m)| width(m.geometry())).max().unwrap_or(0);
     let (cols, rows) = (most(Geometry::input_width), most(Geometry::output_width));
     let mut state = 1;
     let values: Vec<f32> = (0..cols).map(|_| 2.0 * uniform(&mut state) - 1.0).collect();
