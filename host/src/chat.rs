@@ -9,6 +9,9 @@ use crate::text::Message;
 use shadowllm_core::sample::SamplerOptions;
 use shadowllm_core::sparsity::Dial;
 
+/// First bytes of a saved chat.
+const SAVED: &[u8] = b"shadowllm chat 1\n";
+
 /// A conversation. Tokens of it that the session has read are not read again.
 pub struct Chat {
     session: Session,
@@ -58,6 +61,37 @@ impl Chat {
     /// All messages so far.
     pub fn messages(&self) -> &[Message] {
         &self.conversation.messages
+    }
+
+    /// The messages and the state of the session, from which [`Chat::load`] continues.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        let mut saved = SAVED.to_vec();
+        let messages: Vec<_> = self.messages().iter().map(Message::to_json).collect();
+        saved.extend(serde_json::Value::from(messages).to_string().bytes());
+        saved.push(b'\n');
+        saved.extend(self.session.save()?);
+        Ok(saved)
+    }
+
+    /// Continues a chat that [`Chat::save`] saved: with the same options it goes on as that one would have.
+    ///
+    /// # Errors
+    /// When it is no saved chat, or its session is of another model or longer than the context; the chat is then
+    /// unchanged.
+    pub fn load(&mut self, saved: &[u8]) -> Result<()> {
+        let bad = |why: &str| Error::Usage(format!("this is no saved chat: {why}"));
+        let rest = saved.strip_prefix(SAVED).ok_or_else(|| bad("it begins differently"))?;
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(|| bad("it is cut off"))?;
+        let list: Vec<serde_json::Value> =
+            serde_json::from_slice(&rest[..end]).map_err(|_| bad("its messages are damaged"))?;
+        let messages: Result<Vec<Message>> = list.iter().map(|m| Message::from_json(&m.to_string())).collect();
+        let messages = messages?;
+        self.session.load(&rest[end + 1..])?;
+        self.conversation.messages = messages;
+        Ok(())
     }
 
     /// Removes all messages except the options' system message.

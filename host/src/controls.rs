@@ -1,11 +1,13 @@
 //! Constraints of an answer beyond the sampler's options: stop strings, biases, a grammar; and the likelihoods of its
 //! tokens.
 
+use crate::dry::{Dry, Repetitions};
 use crate::error::{Error, Result};
 use crate::grammar::{Following, Grammar};
 use crate::stops;
 use shadowllm_core::Session;
 use shadowllm_core::sample::{Candidate, Sampler};
+use std::time::{Duration, Instant};
 
 /// The most likeliest tokens that are listed beside each token.
 pub const MOST_LISTED: usize = 64;
@@ -21,6 +23,8 @@ pub struct Controls {
     pub bias: Vec<(u32, f32)>,
     /// Log-probabilities of the tokens, with this number of the likeliest ones beside each.
     pub logprobs: Option<usize>,
+    /// The penalty of repetitions.
+    pub dry: Dry,
     /// The form of the answer.
     pub grammar: Option<Grammar>,
 }
@@ -32,6 +36,7 @@ impl Controls {
     /// Names the stop string, the token or the number.
     pub fn check(&self, vocab: usize) -> Result<()> {
         stops::check(&self.stop)?;
+        self.dry.check()?;
         if self.bias.len() > MOST_BIASED {
             return Err(Error::Usage(format!("{} biases are given: give {MOST_BIASED} at most", self.bias.len())));
         }
@@ -94,6 +99,11 @@ pub trait Choose {
     fn is_over(&self) -> bool {
         false
     }
+
+    /// Time spent on what a grammar allows.
+    fn spent(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The sampler alone.
@@ -110,16 +120,23 @@ impl Choose for Freely {
 pub struct Controlled {
     bias: Vec<(u32, f32)>,
     logprobs: Option<usize>,
+    repetitions: Option<Repetitions>,
     grammar: Option<Following>,
+    spent: Duration,
     /// The log-probability of the last token, if `logprobs` is set.
     pub likely: Option<Likely>,
 }
 
 impl Controlled {
-    /// A chooser with these constraints, which must have been checked.
-    pub fn new(controls: &Controls) -> Self {
+    /// A chooser with these constraints, which must have been checked. `breaks` is asked which tokens break repetitions
+    /// ([`Repetitions::new`]).
+    pub fn new(controls: &Controls, breaks: impl Fn(u32) -> bool + Send + Sync + 'static) -> Self {
+        let begun = Instant::now();
         let grammar = controls.grammar.as_ref().map(Grammar::follow);
-        Controlled { bias: controls.bias.clone(), logprobs: controls.logprobs, grammar, likely: None }
+        let spent = if grammar.is_some() { begun.elapsed() } else { Duration::ZERO };
+        let repetitions = (controls.dry.multiplier > 0.0).then(|| Repetitions::new(controls.dry, Box::new(breaks)));
+        let Controls { bias, logprobs, .. } = controls;
+        Controlled { bias: bias.clone(), logprobs: *logprobs, repetitions, grammar, spent, likely: None }
     }
 
     /// Whether log-probabilities are computed.
@@ -138,21 +155,45 @@ impl Controlled {
             ruled_out.for_each(|candidate| candidate.score = f32::NEG_INFINITY);
         }
     }
+
+    /// Chooses among the tokens that the grammar allows.
+    fn chosen(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32> {
+        let mut repetitions = self.repetitions.take();
+        let tokens = repetitions.as_ref().map(|_| session.tokens().to_vec()).unwrap_or_default();
+        let mut spent = Duration::ZERO;
+        let id = session.sample_adjusted(sampler, &mut |list| {
+            if let Some(repetitions) = &mut repetitions {
+                repetitions.lower(&tokens, list);
+            }
+            let begun = Instant::now();
+            self.adjust(list);
+            spent = begun.elapsed();
+        });
+        self.repetitions = repetitions;
+        if self.grammar.is_some() {
+            self.spent += spent;
+        }
+        Ok(id?)
+    }
 }
 
 impl Choose for Controlled {
     fn choose(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<u32> {
         if let Some(grammar) = &mut self.grammar {
+            let begun = Instant::now();
             grammar.look()?;
+            self.spent += begun.elapsed();
         }
-        let id = session.sample_adjusted(sampler, &mut |list| self.adjust(list))?;
+        let id = self.chosen(session, sampler)?;
         self.likely = self.logprobs.map(|most| Likely::of(session.logits(), id, most));
         if let Some(grammar) = &mut self.grammar {
             if !grammar.allows(id) {
                 let message = "the biases rule out every token that the grammar allows here: give fewer";
                 return Err(Error::Usage(message.into()));
             }
+            let begun = Instant::now();
             grammar.accept(id)?;
+            self.spent += begun.elapsed();
         }
         Ok(id)
     }
@@ -160,6 +201,10 @@ impl Choose for Controlled {
     fn forced(&mut self) -> Option<u32> {
         self.likely = None;
         self.grammar.as_mut().and_then(Following::forced)
+    }
+
+    fn spent(&self) -> Duration {
+        self.spent
     }
 
     fn is_over(&self) -> bool {

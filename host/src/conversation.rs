@@ -1,11 +1,13 @@
 //! Answers as text, and conversations. Nothing here owns a session, so that any owner of a session can use it.
 
 use crate::controls::{Controlled, Controls, Likely};
+use crate::dry::BREAKERS;
 use crate::error::Result;
 use crate::generate::{Figures, Generation, Stop};
 use crate::stops::Stops;
 use crate::template::cancelled_by;
 use crate::text::{Language, Message, Template, Text, TextStream, Variables};
+use crate::thinking::Thinking;
 use shadowllm_core::sample::Sampler;
 use shadowllm_core::{Executor, Session};
 
@@ -18,6 +20,8 @@ pub struct Piece {
     pub text: String,
     /// The likelihood of the token, if [`Controls::logprobs`] is set.
     pub likely: Option<Likely>,
+    /// Whether the model thinks here, and does not answer yet.
+    pub thought: bool,
 }
 
 /// An answer, piece by piece. Like [`Generation`], it gets session, threads and sampler with every step.
@@ -26,7 +30,12 @@ pub struct Answering<'t> {
     stream: TextStream<'t>,
     choose: Controlled,
     stops: Stops,
+    thinking: Thinking,
+    /// Whether the last token belongs to a thought.
+    thought: bool,
     text: String,
+    thoughts: String,
+    answer: String,
     ids: Vec<u32>,
     likely: Vec<Option<Likely>>,
 }
@@ -36,6 +45,10 @@ pub struct Answering<'t> {
 pub struct Reply {
     /// Its text.
     pub text: String,
+    /// The blocks of the text in which the model thought, with the marks around them.
+    pub thoughts: String,
+    /// The text without those blocks.
+    pub answer: String,
     /// Its tokens.
     pub ids: Vec<u32>,
     /// Its figures: tokens, seconds and bytes.
@@ -63,10 +76,27 @@ impl<'t> Answering<'t> {
         (most, controls): (usize, &Controls),
     ) -> Result<Self> {
         controls.check(session.model().config().vocab)?;
-        let (stops, choose) = (Stops::new(&controls.stop)?, Controlled::new(controls));
+        let (stops, words) = (Stops::new(&controls.stop)?, text.clone());
+        let breaks = move |id| BREAKERS.iter().any(|breaker| words.piece(id).contains(breaker));
+        let choose = Controlled::new(controls, breaks);
+        let thinking = Thinking::new(text, prompt);
         let generation = Generation::begin(session, exec, sampler, prompt, most)?;
         let (stream, text) = (text.stream(), String::new());
-        Ok(Answering { generation, stream, choose, stops, text, ids: Vec::new(), likely: Vec::new() })
+        let (thoughts, answer) = (String::new(), String::new());
+        let (ids, likely) = (Vec::new(), Vec::new());
+        Ok(Answering {
+            generation,
+            stream,
+            choose,
+            stops,
+            thinking,
+            thought: false,
+            text,
+            thoughts,
+            answer,
+            ids,
+            likely,
+        })
     }
 
     /// The next piece; `None` after the last one.
@@ -87,6 +117,8 @@ impl<'t> Answering<'t> {
                     self.likely.push(likely.clone());
                 }
                 let text = self.stream.push(id)?;
+                // Text that was held back comes with the tokens after it, and counts as theirs.
+                self.thought = self.thinking.push(id);
                 (self.stops.push(&text), likely)
             }
             None => (self.rest()?, None),
@@ -94,8 +126,13 @@ impl<'t> Answering<'t> {
         if self.stops.found().is_some() {
             self.generation.stop(Stop::StopString);
         }
-        self.text.push_str(&text);
-        Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text, likely }))
+        self.write(&text);
+        Ok((id.is_some() || !text.is_empty()).then_some(Piece { id, text, likely, thought: self.thought }))
+    }
+
+    fn write(&mut self, text: &str) {
+        self.text.push_str(text);
+        if self.thought { &mut self.thoughts } else { &mut self.answer }.push_str(text);
     }
 
     /// The text that was held back, after the last token.
@@ -131,10 +168,10 @@ impl<'t> Answering<'t> {
     pub fn finish(mut self) -> Result<Reply> {
         self.generation.stop(Stop::Stopped);
         let rest = self.rest()?;
-        self.text.push_str(&rest);
+        self.write(&rest);
         let (stop, stop_string) = (self.generation.stopped().unwrap_or(Stop::Stopped), self.stops.found());
-        let Answering { text, ids, likely, generation, .. } = self;
-        Ok(Reply { text, ids, figures: generation.figures(), stop, stop_string, likely })
+        let Answering { text, thoughts, answer, ids, likely, generation, .. } = self;
+        Ok(Reply { text, thoughts, answer, ids, figures: generation.figures(), stop, stop_string, likely })
     }
 }
 

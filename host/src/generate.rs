@@ -28,6 +28,12 @@ pub struct Figures {
     pub guessed_tokens: usize,
     /// Of the generated tokens, those that were the only ones the grammar allowed: consecutive ones are read at once.
     pub forced_tokens: usize,
+    /// Seconds spent on finding out what the grammar allows.
+    pub grammar_seconds: f64,
+    /// Passes over the weights in which tokens of the answer were read.
+    pub passes: usize,
+    /// Seconds of these passes.
+    pub pass_seconds: f64,
 }
 
 /// Why a generation ended.
@@ -119,6 +125,7 @@ impl Generation {
                 self.stop = Some(Stop::Cancelled);
             }
             self.stop = step?;
+            self.figures.grammar_seconds = choose.spent().as_secs_f64();
             self.measure();
         }
         Ok(if self.stop.is_some() { None } else { self.last })
@@ -145,7 +152,11 @@ impl Generation {
             if choose.is_over() {
                 return Ok(Some(Stop::EndOfText));
             }
-            match self.read(session, exec, sampler, token) {
+            let begun = Instant::now();
+            let read = self.read(session, exec, sampler, token);
+            self.figures.passes += 1;
+            self.figures.pass_seconds += begun.elapsed().as_secs_f64();
+            match read {
                 Ok(()) => {}
                 Err(shadowllm_core::Error::ContextFull { .. }) => return Ok(Some(Stop::ContextFull)),
                 Err(e) => return Err(Error::from(e)),

@@ -19,7 +19,8 @@
 //! the engine alone ([`engine`]).
 //!
 //! Modules, lowest first; each uses only those before it: [`error`], [`map`], `signals`, [`cores`], [`model`], [`template`],
-//! [`text_guard`], [`text`], [`tool_calls`], [`grammar`], [`residency`], [`pool`], [`pace`], [`stops`], [`controls`], [`options`], [`generate`], [`conversation`], `handle`, `owned`, `session`, `chat`.
+//! [`text_guard`], [`text`], [`tool_calls`], [`grammar`], [`residency`], [`pool`], [`pace`], [`stops`], [`dry`],
+//! [`controls`], [`options`], [`generate`], [`thinking`], [`conversation`], `handle`, `owned`, `session`, `chat`.
 
 #[cfg(feature = "tokenizer")]
 mod chat;
@@ -27,6 +28,7 @@ pub mod controls;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;
 pub mod cores;
+pub mod dry;
 pub mod error;
 pub mod generate;
 #[cfg_attr(not(feature = "grammar"), path = "no_grammar.rs")]
@@ -55,6 +57,8 @@ pub mod text_guard;
 #[cfg(feature = "tokenizer")]
 mod text_watch;
 #[cfg(feature = "tokenizer")]
+pub mod thinking;
+#[cfg(feature = "tokenizer")]
 pub mod tool_calls;
 
 #[cfg(feature = "tokenizer")]
@@ -62,6 +66,7 @@ pub use chat::Chat;
 pub use controls::{Controls, Likely};
 #[cfg(feature = "tokenizer")]
 pub use conversation::Reply;
+pub use dry::Dry;
 pub use error::{Error, Result};
 pub use generate::{Figures, Stop};
 pub use grammar::{Grammar, Rules};

@@ -3,7 +3,7 @@
 #[cfg(feature = "tokenizer")]
 use crate::controls::Controls;
 #[cfg(feature = "tokenizer")]
-use crate::conversation::{Answering, Conversation, Reply};
+use crate::conversation::{Answering, Conversation, Piece, Reply};
 use crate::error::Result;
 #[cfg(feature = "tokenizer")]
 use crate::generate::{Figures, Stop};
@@ -102,6 +102,11 @@ impl Session {
         Ok(self.engine.with(|session| session.sample(sampler))?)
     }
 
+    /// Tells the sampler of tokens that it did not choose, for its penalties.
+    pub fn accept(&mut self, tokens: &[u32]) {
+        tokens.iter().for_each(|id| self.sampler.accept(*id));
+    }
+
     /// The session's state and its sampler's state, from which another session of the same model can continue.
     ///
     /// # Errors
@@ -130,6 +135,18 @@ impl Session {
         self.engine.with(|session| session.load(&state[..at]))?;
         self.sampler = sampler;
         Ok(())
+    }
+
+    /// A session of its own on the same threads, which continues from here as this one would.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn fork(&self) -> Result<Session> {
+        let mut fork = self.model.session_on(Arc::clone(&self.pool), self.options.clone())?;
+        fork.set_dial(&self.engine.get().dial())?;
+        fork.engine.with(|session| session.copy(self.engine.get()))?;
+        fork.sampler = self.sampler.clone();
+        Ok(fork)
     }
 
     /// Tokens read so far.
@@ -346,23 +363,31 @@ impl Answer<'_> {
 }
 
 #[cfg(feature = "tokenizer")]
-impl Iterator for Answer<'_> {
-    type Item = Result<String>;
-
-    /// The next piece of text, never an empty one.
-    fn next(&mut self) -> Option<Self::Item> {
+impl Answer<'_> {
+    /// The next piece of text, never an empty one, with its token.
+    pub fn piece(&mut self) -> Option<Result<Piece>> {
         let Answer { engine, pool, sampler, pace, answering, failed, .. } = self;
         let answering = answering.as_mut().filter(|_| !*failed)?;
         loop {
             match engine.with(|session| paced(pace, session, |session| answering.next(session, *pool, sampler))) {
                 Ok(Some(piece)) if piece.text.is_empty() => {}
-                Ok(piece) => return piece.map(|piece| Ok(piece.text)),
+                Ok(piece) => return piece.map(Ok),
                 Err(e) => {
                     *failed = true;
                     return Some(Err(e));
                 }
             }
         }
+    }
+}
+
+#[cfg(feature = "tokenizer")]
+impl Iterator for Answer<'_> {
+    type Item = Result<String>;
+
+    /// The text of the next [`Answer::piece`].
+    fn next(&mut self) -> Option<Self::Item> {
+        self.piece().map(|piece| piece.map(|piece| piece.text))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Constraints of answers: stop strings, biases, penalties; and the likelihoods of tokens.
 
+use shadowllm_host::dry::{BREAKERS, Dry};
 use shadowllm_host::{Controls, Error, Model, Options, SamplerOptions, Stop};
 
 fn story() -> Model {
@@ -89,6 +90,27 @@ fn biases_rule_tokens_out_or_in() {
     assert!(once.len() == 32 && once.windows(2).all(|pair| pair[0] != pair[1]), "{once:?}");
 }
 
+/// With a penalty above all logits, no token follows another one for a second time, unless it breaks repetitions.
+#[test]
+fn repetitions_can_be_ruled_out() {
+    let model = story();
+    let language = model.language().unwrap();
+    let breaks = |id: u32| BREAKERS.iter().any(|breaker| language.text.piece(id).contains(breaker));
+    let repeated = |dry: Dry| {
+        let controls = Controls { dry, ..Controls::default() };
+        let prompt = "The dog and the cat and the dog and the";
+        let reply = model.session(held(96, controls)).unwrap().generate(prompt).unwrap().complete().unwrap();
+        let mut all = language.plain(prompt, false).unwrap();
+        let prompted = all.len();
+        all.extend(&reply.ids);
+        let pair = |i: usize| (all[i - 1], all[i]);
+        let again = |i: &usize| !breaks(all[*i]) && !breaks(all[*i - 1]) && (1..*i).any(|j| pair(j) == pair(*i));
+        (prompted..all.len()).filter(again).count()
+    };
+    assert!(repeated(Dry::default()) > 0, "a small model repeats itself");
+    assert_eq!(repeated(Dry { multiplier: 1e6, allowed_length: 1, ..Dry::default() }), 0);
+}
+
 #[test]
 fn log_probabilities_are_those_of_the_logits() {
     let model = story();
@@ -115,6 +137,7 @@ fn impossible_controls_are_refused_before_anything_is_read() {
         (stops(&["a", ""]), "stop string 2 is empty"),
         (Controls { bias: vec![(1 << 30, 1.0)], ..Controls::default() }, "token 1073741824"),
         (Controls { logprobs: Some(1000), ..Controls::default() }, "1000"),
+        (Controls { dry: Dry { base: 0.0, ..Dry::default() }, ..Controls::default() }, "DRY base"),
     ] {
         let mut chat = model.chat(held(4, controls)).unwrap();
         match chat.ask("Hello").err() {

@@ -210,3 +210,42 @@ fn a_chat_is_changed_on_the_way() {
     chat.set_system(Some("Be brief.".into()));
     assert_eq!((chat.messages().len(), chat.messages()[0].content.as_str()), (1, "Be brief."));
 }
+
+#[test]
+fn a_fork_goes_on_as_its_session_would() {
+    let model = story();
+    let warm = SamplerOptions { seed: 7, ..SamplerOptions::default() };
+    let mut session = model.session(Options { sampling: warm, ..greedy(16) }).unwrap();
+    session.generate("A dog").unwrap().complete().unwrap();
+    let mut fork = session.fork().unwrap();
+    assert_eq!(fork.position(), session.position());
+    let here = session.generate(" and a cat").unwrap().complete().unwrap();
+    let there = fork.generate(" and a cat").unwrap().complete().unwrap();
+    assert_eq!((&here.text, &here.ids), (&there.text, &there.ids));
+    // Neither is the other's any more.
+    fork.rewind(0).unwrap();
+    assert!(session.position() > 16);
+}
+
+#[test]
+fn a_saved_chat_goes_on_without_reading_anything_again() {
+    let model = story();
+    let mut chat = model.chat(greedy(16)).unwrap();
+    chat.ask(QUESTION).unwrap().complete().unwrap();
+    let saved = chat.save().unwrap();
+    let mut other = model.chat(greedy(16)).unwrap();
+    other.ask("Hello").unwrap().complete().unwrap();
+    other.load(&saved).unwrap();
+    assert_eq!((other.messages(), other.session().position()), (chat.messages(), chat.session().position()));
+    let here = chat.ask("Who saw it?").unwrap().complete().unwrap();
+    let there = other.ask("Who saw it?").unwrap().complete().unwrap();
+    assert_eq!((&here.text, here.figures.prompt_tokens), (&there.text, there.figures.prompt_tokens));
+    for (bytes, said) in
+        [(&saved[1..], "begins differently"), (&saved[..20], "cut off"), (&saved[..saved.len() - 1], "")]
+    {
+        let before = other.messages().to_vec();
+        let error = other.load(bytes).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(other.messages(), before);
+    }
+}

@@ -79,13 +79,18 @@ impl Message {
         Ok(Message { role, content, more })
     }
 
-    /// As templates see it.
-    fn value(&self) -> Value {
+    /// The object that [`Message::from_json`] reads.
+    pub fn to_json(&self) -> Json {
         let mut fields = Map::new();
         fields.insert("role".into(), self.role.clone().into());
         fields.insert("content".into(), self.content.clone().into());
         fields.extend(self.more.clone());
-        template_value(&Json::Object(fields))
+        Json::Object(fields)
+    }
+
+    /// As templates see it.
+    fn value(&self) -> Value {
+        template_value(&self.to_json())
     }
 }
 
