@@ -5,6 +5,7 @@
 SHADOWLLM is the program, FOLDER is where files go. Needs the Python package pexpect.
 """
 
+import json
 import os
 import re
 import shutil
@@ -84,7 +85,8 @@ def chat():
     at_prompt(child)
     for command, said in [("/help", "/clear"), ("/foo", "there is no command /foo"), ("/density 0.5", "50 % of what"),
                           ("/density 7", "above 0 and at most 1"), ("/temperature 0", "temperature 0"),
-                          ("/clear", "starts over")]:
+                          ("/clear", "starts over"), ("/policy nonsense", "the policy as"), ("/save", "name the file"),
+                          ("/load nowhere.chat", "nowhere.chat"), ("/stats", "positions used"), ("/reset", "starts over")]:
         child.send(command + "\r")
         child.expect_exact(said)
         at_prompt(child)
@@ -99,6 +101,27 @@ def chat():
     again, _ = prompt_tokens(child)
     # The question, and not the stopped answer before it.
     assert again < first + 16, (first, said, again)
+    at_prompt(child)
+    child.send("/save kept.chat\r")
+    child.expect_exact("4 messages saved")
+    at_prompt(child)
+    for lines in (["One line and \\", "the next one."], ['"""What color', "is the sky?", '"""']):
+        for number, line in enumerate(lines):
+            if number:
+                child.expect(r"\. (\x1b\[[0-9;?]*[A-Za-z])*")
+            child.send(line + "\r")
+        prompt_tokens(child)
+        at_prompt(child)
+    child.send("/bye\r")
+    ended(child)
+    child = terminal("run", STORY, "-n", "400")
+    at_prompt(child)
+    child.send("/load kept.chat\r")
+    child.expect_exact("4 messages, all of them read")
+    at_prompt(child)
+    child.send("What color is the sky?\r")
+    loaded, _ = prompt_tokens(child)
+    assert loaded < first + 16, (first, loaded)
     at_prompt(child)
     child.send("/bye\r")
     ended(child)
@@ -161,10 +184,43 @@ def tools():
     assert len(rows) == 3 and rows[0].startswith("bytes_per_token,") | ("perplexity" in rows[0]), rows
 
 
+def samples():
+    """Several answers to one prompt, of which each is the one that its seed gives alone."""
+    asked = ("run", STORY, "Tell me a story.", "-n", "24", "--json")
+    lines = [json.loads(line) for line in piped(*asked, "--samples", "3", "--seed", "5")[0].splitlines()]
+    alone = [json.loads(piped(*asked, "--seed", str(seed))[0])["text"] for seed in (5, 6, 7)]
+    assert [line["text"] for line in lines] == alone and len(set(alone)) == 3, (lines, alone)
+    assert "give the prompt" in piped("run", STORY, "--samples", "2", code=2)[1]
+    assert "1 to 1000" in piped("run", STORY, "--samples", "0", code=2)[1]
+    assert "DRY base" in piped("run", STORY, "Hello", "--dry-base", "0.5", code=2)[1]
+
+
+def thoughts():
+    """A model whose tokenizer has marks around thoughts: they are told apart from the answer."""
+    model = folder / "thinker"
+    shutil.copytree(top / "tests/vectors/brown-opt", model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    for mark, word in zip(("<think>", "</think>"), list(words)[-2:]):
+        words[mark] = words.pop(word)
+        tokenizer["model"]["merges"] = [pair for pair in tokenizer["model"]["merges"]
+                                        if "".join(pair.split() if isinstance(pair, str) else pair) != word]
+        tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": words[mark], "content": mark})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "think.lark").write_text('start: <think> "the jury" </think> "said"\n')
+    asked = ("run", str(model), "-p", "The", "--grammar", "think.lark")
+    answer = json.loads(piped(*asked, "--json")[0])
+    assert (answer["thoughts"], answer["answer"], answer["stop"]) == ("the jury", "said", "end_of_text"), answer
+    child = terminal(*asked)
+    child.expect(pexpect.EOF)
+    assert "\x1b[2mthe jury\x1b[0msaid" in child.before.replace("\x1b[0m\x1b[2m", ""), child.before
+    assert "\x1b" not in piped(*asked)[0]
+
+
 def main():
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for part in (help_fits, pipes, tools, chat):
+    for part in (help_fits, pipes, tools, samples, thoughts, chat):
         begun = time.monotonic()
         part()
         print(f"  {part.__doc__.splitlines()[0]} ({time.monotonic() - begun:.1f} s)", flush=True)

@@ -23,17 +23,19 @@ pub enum Show {
 /// Generates an answer to its end; a cancelled answer ends there.
 pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
     let mut begun = show == Show::Text;
-    for piece in &mut answer {
+    let mut dim = print::Dim::default();
+    while let Some(piece) = answer.piece() {
         let piece = match piece {
             Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) => break,
             piece => piece?,
         };
-        let text = if begun { &piece } else { piece.trim_start() };
+        let text = if begun { &piece.text } else { piece.text.trim_start() };
         begun |= !text.is_empty();
         if show != Show::Nothing {
-            print::text(text)?;
+            dim.text(text, piece.thought)?;
         }
     }
+    dim.end()?;
     answer.finish()
 }
 
@@ -53,6 +55,10 @@ pub fn as_json(reply: &Reply, session: &Session) -> Value {
         "isa": model.model().kernels().isa().name(),
     });
     let controls = &session.options().controls;
+    if !reply.thoughts.is_empty() {
+        value["thoughts"] = json!(reply.thoughts);
+        value["answer"] = json!(reply.answer);
+    }
     if let Some(stop) = reply.stop_string.and_then(|i| controls.stop.get(i)) {
         value["stop_string"] = json!(stop);
     }
@@ -70,11 +76,19 @@ pub fn as_json(reply: &Reply, session: &Session) -> Value {
 pub fn summary(f: &Figures) -> String {
     let forced = match f.forced_tokens {
         0 => String::new(),
-        n => format!(" ({:.0} % forced by the grammar)", 100.0 * n as f64 / f.generated_tokens as f64),
+        n => format!(
+            " ({:.0} % forced by the grammar, {} passes)",
+            100.0 * n as f64 / f.generated_tokens as f64,
+            f.passes
+        ),
     };
     let guessed = if f.guessed_tokens > 0 { format!(" ({} guessed)", f.guessed_tokens) } else { String::new() };
+    let grammar = match f.grammar_seconds {
+        0.0 => String::new(),
+        seconds => format!(", the grammar took {:.1} % of the time", 100.0 * seconds / (seconds + f.pass_seconds)),
+    };
     format!(
-        "[{} prompt tokens at {:.1} t/s, {} generated{forced} at {:.1} t/s{guessed}, {:.1} MB read per token]",
+        "[{} prompt tokens at {:.1} t/s, {} generated{forced} at {:.1} t/s{guessed}, {:.1} MB read per token{grammar}]",
         f.prompt_tokens,
         f.prompt_tokens_per_second,
         f.generated_tokens,

@@ -9,6 +9,8 @@ use shadowllm_host::{Chat, Error, Result, Stop};
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Around a message of several lines.
+const QUOTES: &str = "\"\"\"";
 /// The note when a conversation does not fit any more.
 const OVER: &str = "[the context is full: the conversation starts over]";
 
@@ -60,7 +62,7 @@ pub fn chat(mut chat: Chat, lines: Lines, json: bool) -> Result<()> {
 fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> Result<()> {
     let mut leaving = false;
     loop {
-        match editor.readline("> ") {
+        match message(&mut editor) {
             Ok(line) if line.trim().is_empty() => {}
             Ok(line) => {
                 // Without history the chat still works.
@@ -85,6 +87,28 @@ fn typed(chat: &mut Chat, mut editor: rustyline::DefaultEditor, json: bool) -> R
         }
         leaving = false;
     }
+}
+
+/// A message: a line and those that continue it, or lines between triple quotes.
+fn message(editor: &mut rustyline::DefaultEditor) -> rustyline::Result<String> {
+    let mut text = editor.readline("> ")?;
+    if let Some(begun) = text.trim_start().strip_prefix(QUOTES) {
+        let mut text = begun.to_owned();
+        while !text.trim_end().ends_with(QUOTES) {
+            let line = editor.readline(". ")?;
+            text.push('\n');
+            text.push_str(&line);
+        }
+        let end = text.trim_end().len() - QUOTES.len();
+        text.truncate(end);
+        return Ok(text.trim_matches('\n').to_owned());
+    }
+    while text.ends_with('\\') {
+        text.pop();
+        text.push('\n');
+        text.push_str(&editor.readline(". ")?);
+    }
+    Ok(text)
 }
 
 /// Asks a question and shows the answer. If the question is impossible, the reason is shown and returned, and the

@@ -4,6 +4,7 @@ use crate::dial::suited;
 use crate::print;
 use shadowllm_core::sparsity::Policy;
 use shadowllm_host::{Chat, Error, Result, SamplerOptions};
+use std::path::PathBuf;
 
 /// The meaning of a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,12 +18,16 @@ pub enum Next {
 }
 
 const HELP: &str = "\
-/clear                      forget the conversation
+/clear, /reset              forget the conversation
 /system TEXT                say what the model is to be, and begin anew
 /density DENSITY [POLICY]   read less (1 reads everything)
+/policy POLICY              choose in another way what is read
 /temperature TEMPERATURE    choose tokens more freely (0: the likeliest)
+/stats                      figures of the whole conversation
+/save FILE, /load FILE      keep the conversation in a file; continue it without reading it again
 /bye                        leave (as Ctrl-D)
-Ctrl-C stops an answer. A message that begins with a slash needs a space before it.";
+Ctrl-C stops an answer. A line that ends with \\ goes on in the next one; lines between \"\"\" and \"\"\" are one message.
+A message that begins with a slash needs a space before it.";
 
 /// Runs a line if it is a command: a slash, and letters up to the first space.
 pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
@@ -37,7 +42,7 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
             print::note(HELP);
             Ok(())
         }
-        "clear" => {
+        "clear" | "reset" => {
             chat.clear();
             print::note("[the conversation starts over]");
             Ok(())
@@ -48,6 +53,13 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
             Ok(())
         }
         "density" => density(chat, rest),
+        "policy" => policy(chat, rest),
+        "stats" => {
+            print::note(stats(chat));
+            Ok(())
+        }
+        "save" => save(chat, rest.trim()),
+        "load" => load(chat, rest.trim()),
         "temperature" => temperature(chat, rest),
         _ => Err(Error::Usage(format!("there is no command /{name}: /help lists all commands"))),
     };
@@ -66,6 +78,18 @@ fn density(chat: &mut Chat, words: &str) -> Result<()> {
     };
     let named = words.next().map(crate::dial::policy).transpose();
     let named = named.map_err(|names| Error::Usage(format!("the policy is {names}")))?;
+    set(chat, named, density)
+}
+
+/// Another policy at the same density.
+fn policy(chat: &mut Chat, name: &str) -> Result<()> {
+    let named = crate::dial::policy(name.trim());
+    let named = named.map_err(|names| Error::Usage(format!("give the policy as /policy prompt: {names}")))?;
+    let density = chat.session().engine().dial().density;
+    set(chat, Some(named), density)
+}
+
+fn set(chat: &mut Chat, named: Option<Policy>, density: f32) -> Result<()> {
     let dial = suited(chat.session().model().file(), named, density)?;
     chat.set_dial(&dial)?;
     let policy = chat.session().engine().policy();
@@ -73,6 +97,59 @@ fn density(chat: &mut Chat, words: &str) -> Result<()> {
         Policy::Off => "[everything is read]".to_owned(),
         policy => format!("[{:.0} % of what can be skipped is read; policy {}]", 100.0 * density, policy.name()),
     });
+    Ok(())
+}
+
+/// The figures of all answers together.
+fn stats(chat: &Chat) -> String {
+    let session = chat.session();
+    let (engine, totals) = (session.engine(), session.engine().totals());
+    let per = |count: u64, nanoseconds: u64| count as f64 / (nanoseconds as f64 / 1e9).max(1e-9);
+    let decoded = totals.decoded_tokens.max(1) as f64;
+    format!(
+        "[{} messages; {} of {} positions used; {} tokens read at {:.1} t/s; {} generated at {:.1} t/s, {:.1} MB of weights \
+         per token, {:.1} % of what can be skipped; policy {}]",
+        chat.messages().len(),
+        engine.position(),
+        engine.options().context,
+        totals.prompt_tokens,
+        per(totals.prompt_tokens, totals.prefill_nanoseconds),
+        totals.decoded_tokens,
+        per(totals.decoded_tokens, totals.decode_nanoseconds),
+        totals.weights as f64 / decoded / 1e6,
+        100.0 * totals.density(),
+        engine.policy().name(),
+    )
+}
+
+/// The file that a command names.
+fn file(name: &str, command: &str) -> Result<PathBuf> {
+    if name.is_empty() {
+        return Err(Error::Usage(format!("name the file, as /{command} rivers.chat")));
+    }
+    Ok(PathBuf::from(name))
+}
+
+fn save(chat: &Chat, name: &str) -> Result<()> {
+    let path = file(name, "save")?;
+    let saved = chat.save()?;
+    std::fs::write(&path, &saved).map_err(|e| Error::io("write", &path, e))?;
+    print::note(format_args!(
+        "[{} messages saved, {:.1} MB: /load {name} continues]",
+        chat.messages().len(),
+        saved.len() as f64 / 1e6
+    ));
+    Ok(())
+}
+
+fn load(chat: &mut Chat, name: &str) -> Result<()> {
+    let path = file(name, "load")?;
+    let saved = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    chat.load(&saved)?;
+    for message in chat.messages() {
+        print::line(format_args!("{}: {}", message.role, message.content.trim()))?;
+    }
+    print::note(format_args!("[{} messages, all of them read]", chat.messages().len()));
     Ok(())
 }
 

@@ -76,7 +76,12 @@ fn bias(text: &str) -> std::result::Result<(u32, f32), String> {
 impl ControlOptions {
     /// The host's controls, without the grammar, which needs the model.
     pub fn controls(&self) -> Controls {
-        Controls { stop: self.stop.clone(), bias: self.logit_bias.clone(), logprobs: self.logprobs, grammar: None }
+        Controls {
+            stop: self.stop.clone(),
+            bias: self.logit_bias.clone(),
+            logprobs: self.logprobs,
+            ..Controls::default()
+        }
     }
 
     /// Variables of the chat template besides the messages.

@@ -2,7 +2,7 @@
 
 use shadowllm_host::{Error, Result};
 use std::fmt::Display;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
 
 /// The name of standard output in messages.
@@ -30,6 +30,37 @@ pub fn text(text: impl Display) -> Result<()> {
 /// Writes a line to standard output.
 pub fn line(line: impl Display) -> Result<()> {
     text(format_args!("{line}\n"))
+}
+
+/// Text on standard output, of which some is shown dimmed at a terminal, unless NO_COLOR is set.
+#[derive(Default)]
+pub struct Dim {
+    on: bool,
+}
+
+impl Dim {
+    /// Writes a text at once.
+    pub fn text(&mut self, what: &str, dimmed: bool) -> Result<()> {
+        if dimmed != self.on {
+            self.on = dimmed;
+            self.switch()?;
+        }
+        text(what)
+    }
+
+    /// Writes the following text as usual.
+    pub fn end(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.on) { self.switch() } else { Ok(()) }
+    }
+
+    fn switch(&self) -> Result<()> {
+        let colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if colors && std::io::stdout().is_terminal() {
+            text(if self.on { "\x1b[2m" } else { "\x1b[0m" })
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// Writes a value as JSON to standard output.

@@ -10,7 +10,7 @@ use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, read};
-use shadowllm_host::{Chat, Error, Model, Result, SamplerOptions, Session, Stop};
+use shadowllm_host::{Chat, Controls, Dry, Error, Model, Result, SamplerOptions, Session, Stop};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,7 +62,10 @@ pub struct Options {
     /// Positions of prompt and answer together; by default the context that the model was trained for, at most 4096.
     #[arg(short = 'c', long, alias = "ctx-size", help_heading = MACHINE)]
     context: Option<usize>,
-    /// Text and figures as JSON; in a chat a line for each answer.
+    /// Give this number of answers to the prompt, which is read once; the seeds are --seed and those after it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = samples)]
+    samples: usize,
+    /// Text and figures as JSON; in a chat, and with --samples, a line for each answer.
     #[arg(long)]
     json: bool,
 }
@@ -100,9 +103,34 @@ pub struct Sampling {
     /// Subtracted from a token's logit for each time it is among the last 64.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, help_heading = SAMPLING)]
     frequency_penalty: f32,
+    /// Makes tokens less likely that would lengthen a repetition ("DRY"); 0 is off, 0.8 is usual.
+    #[arg(long, default_value_t = Dry::default().multiplier, help_heading = SAMPLING)]
+    dry_multiplier: f32,
+    /// Factor of that penalty for each further token of the repetition.
+    #[arg(long, default_value_t = Dry::default().base, help_heading = SAMPLING)]
+    dry_base: f32,
+    /// Length of repetitions that are free.
+    #[arg(long, default_value_t = Dry::default().allowed_length, help_heading = SAMPLING)]
+    dry_allowed_length: usize,
+    /// Number of last tokens in which repetitions are looked for; 0 for all.
+    #[arg(long, default_value_t = Dry::default().last, help_heading = SAMPLING)]
+    dry_penalty_last_n: usize,
+}
+
+fn samples(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| "a number from 1 to 1000".into())
 }
 
 impl Sampling {
+    fn dry(&self) -> Dry {
+        Dry {
+            multiplier: self.dry_multiplier,
+            base: self.dry_base,
+            allowed_length: self.dry_allowed_length,
+            last: self.dry_penalty_last_n,
+        }
+    }
+
     /// The sampler's options, which are in range.
     fn options(&self) -> Result<SamplerOptions> {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
@@ -125,7 +153,7 @@ impl Sampling {
 pub fn run(o: &Options) -> Result<()> {
     // Cheap checks first.
     let (sampling, pool) = (o.sampling.options()?, pool(o.threads)?);
-    let controls = o.held.controls();
+    let controls = Controls { dry: o.sampling.dry(), ..o.held.controls() };
     controls.check(u32::MAX as usize)?;
     let variables = o.held.variables()?;
     o.dial.one()?;
@@ -163,6 +191,9 @@ pub fn run(o: &Options) -> Result<()> {
         Some(prompt) => (Some(prompt), None),
         None => Lines::new()?.or_prompt(),
     };
+    if o.samples > 1 && prompt.is_none() {
+        return Err(Error::Usage("--samples answers one prompt several times: give the prompt with -p or -f".into()));
+    }
     let template = &model.language()?.template;
     if template.is_empty() && o.system.is_some() {
         return Err(Error::Usage(
@@ -212,6 +243,9 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     } else {
         Show::Answer
     };
+    if o.samples > 1 {
+        return several(o, session, &ids, show);
+    }
     let reply = whole(session.generate_ids(&ids)?, show)?;
     if o.json {
         return print::json(&as_json(&reply, &session));
@@ -220,6 +254,31 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     print::note(summary(&reply.figures));
     if reply.stop == Stop::Length && session.options().controls.grammar.is_some() {
         print::note(format_args!("[cut off: the grammar needs more tokens than -n {}]", o.n));
+    }
+    Ok(())
+}
+
+/// Several answers to one prompt, which is read once: each begins from a fork of the session.
+fn several(o: &Options, mut session: Session, ids: &[u32], show: Show) -> Result<()> {
+    let Some((last, before)) = ids.split_last() else { return Ok(()) };
+    if !before.is_empty() {
+        session.prefill(before)?;
+    }
+    let sampling = session.options().sampling;
+    for sample in 0..o.samples {
+        let mut fork = session.fork()?;
+        fork.set_sampling(SamplerOptions { seed: sampling.seed.wrapping_add(sample as u64), ..sampling })?;
+        fork.accept(before);
+        if !o.json {
+            print::note(format_args!("[{} of {}]", sample + 1, o.samples));
+        }
+        let reply = whole(fork.generate_ids(&[*last])?, show)?;
+        if o.json {
+            print::line(as_json(&reply, &fork))?;
+        } else {
+            print::line("")?;
+            print::note(summary(&reply.figures));
+        }
     }
     Ok(())
 }
