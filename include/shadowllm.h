@@ -616,6 +616,9 @@ typedef struct sllm_token {
                                  tokens that a grammar forces */
     const sllm_logprob *top;  /* the likeliest tokens with their logarithms, likeliest first, */
     size_t top_count;         /* and their number */
+    uint32_t thought;         /* 1 within a block in which the model thinks before it answers (<think> ... </think>), with
+                                 the marks around it; else 0 */
+    uint32_t reserved;        /* 0 */
 } sllm_token;
 
 /* Gets each token as it comes; any result but 0 stops. Text that is still held back after the last token comes in one
@@ -643,6 +646,11 @@ typedef struct sllm_generate_options {
     const sllm_bias *bias;  /* `bias_count` tokens with a bias, at most 4096 */
     size_t bias_count;
     const sllm_grammar *grammar; /* NULL; the form of the answer. Tokens that are the only possible ones are read together */
+    float dry_multiplier;   /* 0; above 0 makes tokens less likely that would lengthen a repetition, as llama.cpp's DRY sampler
+                               does: by dry_multiplier * dry_base ^ (length - dry_allowed_length) */
+    float dry_base;         /* 1.75; at least 1 */
+    uint32_t dry_allowed_length; /* 2; shorter repetitions are free */
+    uint32_t dry_last;      /* 0; tokens in which repetitions are looked for; 0 for all that the session has read */
 } sllm_generate_options;
 
 /* Fills in the defaults. */

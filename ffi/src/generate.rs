@@ -13,11 +13,11 @@ use crate::status::{Result, invalid};
 use crate::structs::{sllm_generate_options, sllm_generation, sllm_logprob, sllm_token};
 use crate::text::{BYTES, Tokenizer, sllm_tokenizer};
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::Controls;
 use shadowllm_host::conversation::{Answering, Piece, Reply};
 use shadowllm_host::generate::Stop;
 use shadowllm_host::template::cancelled_by;
 use shadowllm_host::text::Language;
+use shadowllm_host::{Controls, Dry};
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -101,7 +101,14 @@ impl Request {
 /// # Safety
 /// The header's rules for the arrays and texts that the options point to.
 unsafe fn controls(o: &sllm_generate_options) -> Result<Controls> {
-    let mut controls = Controls { logprobs: (o.logprobs > 0).then_some(o.logprobs as usize), ..Controls::default() };
+    let dry = Dry {
+        multiplier: o.dry_multiplier,
+        base: o.dry_base,
+        allowed_length: o.dry_allowed_length as usize,
+        last: o.dry_last as usize,
+    };
+    let logprobs = (o.logprobs > 0).then_some(o.logprobs as usize);
+    let mut controls = Controls { logprobs, dry, ..Controls::default() };
     if o.stop_count > 0 {
         // SAFETY: NULL or `stop_count` texts, by the caller's word.
         for stop in unsafe { slice(o.stop, o.stop_count) }? {
@@ -129,7 +136,7 @@ struct Show<'a> {
 
 impl Show<'_> {
     /// Passes a new token, or for `None` the rest of the text; `text` is complete UTF-8. Returns whether to go on.
-    fn token(&mut self, Piece { id, mut text, likely }: Piece) -> bool {
+    fn token(&mut self, Piece { id, mut text, likely, thought }: Piece) -> bool {
         let Some(call) = self.options.on_token else { return true };
         let top: Vec<sllm_logprob> = likely
             .iter()
@@ -153,6 +160,8 @@ impl Show<'_> {
             logprob: likely.map_or(0.0, |likely| f64::from(likely.logprob)),
             top: top.as_ptr(),
             top_count: top.len(),
+            thought: u32::from(thought),
+            reserved: 0,
         };
         self.index += u64::from(id.is_some());
         // SAFETY: the header asks the caller for a function that may be called with this argument; the token and all it

@@ -292,6 +292,8 @@ pub mod hosted {
             logprob: f64,
             top: *const sllm_logprob,
             top_count: usize,
+            thought: u32,
+            reserved: u32,
         }
         /// Options of a generation.
         sllm_generate_options {
@@ -306,6 +308,10 @@ pub mod hosted {
             bias: *const sllm_bias,
             bias_count: usize,
             grammar: *const c_void,
+            dry_multiplier: f32,
+            dry_base: f32,
+            dry_allowed_length: u32,
+            dry_last: u32,
         }
         /// The end and the figures of a generation.
         sllm_generation {
@@ -337,6 +343,7 @@ pub mod hosted {
 
     impl Options for sllm_generate_options {
         fn defaults() -> Self {
+            let dry = shadowllm_host::Dry::default();
             sllm_generate_options {
                 struct_size: size_of::<Self>() as u32,
                 max_tokens: shadowllm_host::Options::default().max_tokens as u32,
@@ -349,6 +356,10 @@ pub mod hosted {
                 bias: core::ptr::null(),
                 bias_count: 0,
                 grammar: core::ptr::null(),
+                dry_multiplier: dry.multiplier,
+                dry_base: dry.base,
+                dry_allowed_length: dry.allowed_length as u32,
+                dry_last: dry.last as u32,
             }
         }
     }

@@ -78,7 +78,9 @@ LAYOUT(sllm_threads, threads);
 #undef F
 #define F(field) END(sllm_generate_options, field)
 static const size_t sllm_generate_options_ends[] = {F(struct_size), F(max_tokens), F(on_token), F(user), F(control_tokens),
-                                                    F(logprobs), F(stop), F(stop_count), F(bias), F(bias_count), F(grammar)};
+                                                    F(logprobs), F(stop), F(stop_count), F(bias), F(bias_count),
+                                                    F(grammar), F(dry_multiplier), F(dry_base), F(dry_allowed_length),
+                                                    F(dry_last)};
 LAYOUT(sllm_generate_options, max_tokens);
 #undef F
 #define F(field) END(sllm_generation, field)
@@ -374,6 +376,8 @@ static void generate_options(void) {
     TAKEN(sllm_generate_options, good, pass_generate, on_token, stop_at_once, SLLM_STATUS_CANCELLED);
     TAKEN(sllm_generate_options, good, pass_generate, control_tokens, 2, SLLM_STATUS_INVALID_ARGUMENT);
     TAKEN(sllm_generate_options, good, pass_generate, logprobs, 65, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_generate_options, good, pass_generate, dry_multiplier, -1, SLLM_STATUS_INVALID_ARGUMENT);
+    TAKEN(sllm_generate_options, good, pass_generate, dry_base, 0.5f, SLLM_STATUS_INVALID_ARGUMENT);
     TAKEN(sllm_generate_options, good, pass_generate, stop_count, 1, SLLM_STATUS_INVALID_ARGUMENT);
     TAKEN(sllm_generate_options, good, pass_generate, bias_count, 1, SLLM_STATUS_INVALID_ARGUMENT);
 }

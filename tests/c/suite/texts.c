@@ -101,7 +101,7 @@ static int32_t add_likely(void *user, const sllm_token *token) {
     size_t i;
     likely->tokens += token->bytes_length > 0;
     likely->listed += token->top_count;
-    CHECK(token->logprob <= 0);
+    CHECK(token->logprob <= 0 && token->thought == 0 && token->reserved == 0);
     for (i = 1; i < token->top_count; i++) CHECK(token->top[i].logprob <= token->top[i - 1].logprob);
     if (token->top_count) CHECK(token->top[0].token == token->id && token->top[0].logprob == (float)token->logprob);
     return 0;
