@@ -100,7 +100,6 @@ private fun plainText(model: Model) = model.newSession(SessionOptions(context = 
     session.setSparsity(Sparsity.MEDIUM)
     session.setSparsity(Sparsity.OFF)
     fails("no tokens", Status.INVALID_ARGUMENT) { session.continueText("The", 0) { true } }
-    fails("NUL in a text", Status.INVALID_ARGUMENT) { session.continueText("a\u0000b") { true } }
     expect("nothing read", session.position == 0L)
     fails("too long", Status.CONTEXT_FULL) { session.continueText("The jury said. ".repeat(100)) { true } }
     expect("nothing read of what is too long", session.position == 0L)
@@ -159,6 +158,101 @@ private fun chats(model: Model) = model.newSession(SessionOptions(seed = 7)).use
         expect("figures at the end: $end", end?.run { generatedTokens in 1..12 && promptTokens > 0 } == true)
         expect("a flow has the same text, in pieces", pieces.joinToString("") == answer && pieces.size > 1)
     }
+}
+
+/** Answers that are held to something. */
+private fun held(model: Model) = model.newSession(SessionOptions(context = 256, temperature = 0f)).use { session ->
+    fun text(constraints: Constraints, maxTokens: Int = 64): Pair<String, Generation> {
+        session.rewind(0)
+        val text = StringBuilder()
+        val end = session.continueText("The jury said", maxTokens, constraints) { text.append(it.text); true }
+        return text.toString() to end
+    }
+    val (free, _) = text(Constraints(), 24)
+    val word = free.trim().split(" ")[2]
+    val (stopped, end) = text(Constraints(stop = listOf("never in it", word)))
+    expect("stopped before $word: $stopped", word !in stopped && end.stop == Generation.Stop.STOP_STRING && end.stopString == 1)
+    fails("an empty stop string", Status.INVALID_ARGUMENT) { text(Constraints(stop = listOf(""))) }
+    fails("NUL in a stop string", Status.INVALID_ARGUMENT) { text(Constraints(stop = listOf("a\u0000"))) }
+
+    val ids = mutableListOf<Token>()
+    session.rewind(0)
+    session.continueText("The jury said", 4, Constraints(logprobs = 3)) { ids.add(it) }
+    expect("likelihoods", ids.size == 4 && ids.all { it.logprob < 0 && it.top.size == 3 && it.top[0].second >= it.top[1].second })
+    val other = mutableListOf<Int>()
+    session.rewind(0)
+    session.continueText("The jury said", 4, Constraints(bias = mapOf(ids[0].id to Float.NEGATIVE_INFINITY))) { other.add(it.id) }
+    expect("an excluded token", ids[0].id !in other)
+    fails("a token out of range", Status.INVALID_ARGUMENT) { text(Constraints(bias = mapOf(-1 to 1f))) }
+
+    session.grammar(Rules.JsonSchema("""{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false}""")).use {
+        val (json, done) = text(Constraints(grammar = it))
+        expect("JSON: $json", json == """{"ok": true}""" || json == """{"ok": false}""")
+        expect("forced: $done", done.forcedTokens > 0 && done.stop == Generation.Stop.END)
+    }
+    session.grammar(Rules.Regex("[0-9]{3}")).use {
+        expect("three digits", text(Constraints(grammar = it)).first.matches(kotlin.text.Regex("[0-9]{3}")))
+    }
+    session.grammar(Rules.Lark("start: \"a\" | \"bc\"")).use { expect("a grammar", text(Constraints(grammar = it)).first in listOf("a", "bc")) }
+    fails("no schema", Status.INVALID_ARGUMENT) { session.grammar(Rules.JsonSchema("{")) }
+    fails("no regular expression", Status.INVALID_ARGUMENT) { session.grammar(Rules.Regex("(")) }
+    val closed = session.grammar(Rules.Regex("a"))
+    closed.close()
+    fails<IllegalStateException>("a closed grammar") { text(Constraints(grammar = closed)) }
+    fails("a negative penalty", Status.INVALID_ARGUMENT) { text(Constraints(dryMultiplier = -1f)) }
+    val (repeated, _) = text(Constraints(dryMultiplier = 5f, dryAllowedLength = 1), 48)
+    expect("text without repetitions: $repeated", repeated.isNotEmpty())
+    val calls = parseToolCalls("<tool_call>{\"name\": \"clock\", \"arguments\": {}}</tool_call>")
+    expect("tool calls: $calls", "\"clock\"" in calls)
+}
+
+/** What is saved, loaded or forked goes on, and is not read again. */
+private fun kept(model: Model) = model.newSession(SessionOptions(seed = 9)).use { session ->
+    session.add("user", "Who was the mayor?")
+    val first = session.text(12)
+    expect("messages: ${session.messages}", session.messages.map { it.role } == listOf("user", "assistant") &&
+        session.messages[1].content == first)
+    val position = session.position
+    val saved = session.save()
+    session.fork().use { fork ->
+        model.newSession(SessionOptions(seed = 1)).use { loaded ->
+            loaded.add("user", "Something else.")
+            loaded.load(saved)
+            expect("the same messages", loaded.messages == session.messages && loaded.position == position)
+            val fresh = model.newSession()
+            session.messages.forEach { fresh.add(it.role, it.content) }
+            val answers = listOf(session, fork, loaded, fresh).map {
+                it.add("user", "And who was it before?")
+                val text = StringBuilder()
+                val end = it.answer(12) { token -> text.append(token.text); true }
+                text.toString() to end.promptTokens
+            }
+            fresh.close()
+            expect("one continuation: $answers", answers.take(3).toSet().size == 1)
+            // The last one has read nothing before.
+            expect("only what is new is read: $answers", answers[0].second < answers[3].second)
+            loaded.truncate(1)
+            expect("taken back", loaded.messages.size == 1)
+            fails("more than there are", Status.INVALID_ARGUMENT) { loaded.truncate(5) }
+        }
+    }
+    fails("a state that is cut off", Status.BAD_STATE) { session.load(saved.copyOf(saved.size / 2)) }
+    fails("no state", Status.BAD_STATE) { session.load(ByteArray(3)) }
+    fails("nothing", Status.BAD_STATE) { session.load(ByteArray(0)) }
+    expect("as it was", session.messages.size == 4)
+
+    // A cancelled answer stays, with what was said.
+    session.clear()
+    session.add("user", "Who was the mayor?")
+    fails("cancelled", Status.CANCELLED) { session.answer(40) { session.cancel(); true } }
+    expect("what was said: ${session.messages}", session.messages.size == 2 && session.messages[1].content.isNotEmpty())
+    session.addJson("""{"role": "user", "content": "And then?"}""")
+    expect("a message from JSON", session.messages.last() == Message("user", "And then?"))
+    fails("no message", Status.INVALID_ARGUMENT) { session.addJson("[]") }
+    session.setVariable("enable_thinking", "false")
+    session.setVariable("enable_thinking", null)
+    fails("no JSON", Status.INVALID_ARGUMENT) { session.setVariable("tools", "{") }
+    expect("goes on", session.text(4).isNotEmpty())
 }
 
 private fun threads(model: Model) {
@@ -267,13 +361,20 @@ private fun natives() {
     }
     fails("null path", Status.INVALID_ARGUMENT) { call("modelOpen", null, false, false, null) }
     fails("null model", Status.INVALID_HANDLE) { call("modelInfo", 0L) }
-    fails("null model's session", Status.INVALID_HANDLE) { call("sessionNew", 0L, 0, 0, 0f, 0, 1f, 0f, 1f, 0L) }
-    for (name in listOf("sessionClear", "sessionPrompt", "sessionCancel", "sessionResetCancel", "sessionPosition", "sessionStats"))
+    fails("null model's session", Status.INVALID_HANDLE) { call("sessionNew", 0L, 0, 0, 0f, 0, 1f, 0f, 1f, 0f, 0f, 0L, 0) }
+    for (name in listOf("sessionClear", "sessionPrompt", "sessionCancel", "sessionResetCancel", "sessionPosition", "sessionStats", "sessionMessages", "sessionSave", "sessionFork"))
         fails("null session, $name", Status.INVALID_HANDLE) { call(name, 0L) }
     fails("null session, rewind", Status.INVALID_HANDLE) { call("sessionRewind", 0L, 0L) }
     fails("null session, set", Status.INVALID_HANDLE) { call("sessionSetSparsity", 0L, 1) }
     fails("null session, add", Status.INVALID_HANDLE) { call("sessionAdd", 0L, null, null) }
-    fails("null session, generate", Status.INVALID_HANDLE) { call("sessionGenerate", 0L, null, 1, null) }
+    fails("null session, generate", Status.INVALID_HANDLE) { call("sessionGenerate", 0L, null, 1, null, null, null, 0, 0L, null, null) }
+    fails("null session, load", Status.INVALID_HANDLE) { call("sessionLoad", 0L, null) }
+    fails("null session, truncate", Status.INVALID_HANDLE) { call("sessionTruncate", 0L, 1) }
+    fails("null session, JSON", Status.INVALID_HANDLE) { call("sessionAddJson", 0L, null) }
+    fails("null session, variable", Status.INVALID_HANDLE) { call("sessionSetVariable", 0L, null, null) }
+    fails("null session, grammar", Status.INVALID_HANDLE) { call("grammarNew", 0L, 1, null) }
+    fails("null answer", Status.INVALID_ARGUMENT) { call("parseToolCalls", null) }
+    call("grammarFree", 0L)
     call("sessionFree", 0L)
     call("modelFree", 0L)
     val codes = (1..15).map { Status.of(it).name }
@@ -297,8 +398,8 @@ fun main(arguments: Array<String>) {
     }
     natives()
     models(arguments[1])
-    Model.open(arguments[1]).use { plainText(it); threads(it); flows(it) }
-    Model.open(arguments[2]).use(::chats)
+    Model.open(arguments[1]).use { plainText(it); held(it); threads(it); flows(it) }
+    Model.open(arguments[2]).use { chats(it); kept(it) }
     if (arguments.size > 3) Model.open(arguments[3]).use(::longPrefill)
     println("$checks checks, $failures failures")
     exitProcess(if (failures.get() == 0 && checks.get() > 100) 0 else 1)

@@ -9,9 +9,11 @@
 
 /* A session with the objects that it needs to write text. */
 struct conversation {
+    sllm_model *model;
     sllm_session *session;
     sllm_tokenizer *tokenizer;
     sllm_sampler *sampler;
+    sllm_sampler_options sampling;
     sllm_chat *chat; /* NULL when the model has no chat template */
 };
 
@@ -94,6 +96,20 @@ static jlongArray longs_of(JNIEnv *env, const jlong *values, jsize count) {
     return array;
 }
 
+/* The bytes of a text, which must not be null, and their number; the caller gives them back with `done`. */
+static jbyte *bytes_in(JNIEnv *env, jbyteArray bytes, size_t *length) {
+    if (bytes == NULL) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT, "bytes are null");
+        return NULL;
+    }
+    *length = (size_t)(*env)->GetArrayLength(env, bytes);
+    return (*env)->GetByteArrayElements(env, bytes, NULL);
+}
+
+static void done(JNIEnv *env, jbyteArray bytes, jbyte *elements) {
+    if (elements != NULL) (*env)->ReleaseByteArrayElements(env, bytes, elements, JNI_ABORT);
+}
+
 /* The Java object that a callback calls. Callbacks come on the thread of the call, so its environment is valid. */
 struct receiver {
     JNIEnv *env;
@@ -113,13 +129,27 @@ static int32_t token(void *user, const sllm_token *token) {
     const struct receiver *to = user;
     JNIEnv *env = to->env;
     jbyteArray text;
-    jboolean go_on;
+    jintArray ids;
+    jfloatArray logprobs;
+    jboolean go_on = JNI_FALSE;
+    size_t i;
     if ((*env)->ExceptionCheck(env)) return 1;
     text = bytes_of(env, token->text, token->text_length);
-    if (text == NULL) return 1;
-    go_on = (*env)->CallBooleanMethod(env, to->object, on_token, text, (jdouble)token->tokens_per_second,
-                                      (jdouble)token->density);
-    (*env)->DeleteLocalRef(env, text);
+    ids = text ? (*env)->NewIntArray(env, (jsize)token->top_count) : NULL;
+    logprobs = ids ? (*env)->NewFloatArray(env, (jsize)token->top_count) : NULL;
+    if (logprobs != NULL) {
+        for (i = 0; i < token->top_count; i++) {
+            const jint id = (jint)token->top[i].token;
+            (*env)->SetIntArrayRegion(env, ids, (jsize)i, 1, &id);
+            (*env)->SetFloatArrayRegion(env, logprobs, (jsize)i, 1, &token->top[i].logprob);
+        }
+        go_on = (*env)->CallBooleanMethod(env, to->object, on_token, text, (jdouble)token->tokens_per_second,
+                                          (jdouble)token->density, (jint)token->id, (jboolean)(token->thought != 0),
+                                          (jdouble)token->logprob, ids, logprobs);
+    }
+    if (logprobs != NULL) (*env)->DeleteLocalRef(env, logprobs);
+    if (ids != NULL) (*env)->DeleteLocalRef(env, ids);
+    if (text != NULL) (*env)->DeleteLocalRef(env, text);
     return (*env)->ExceptionCheck(env) || !go_on;
 }
 
@@ -214,11 +244,19 @@ static void release(struct conversation *it) {
     sllm_sampler_free(&it->sampler);
     sllm_session_free(&it->session);
     sllm_tokenizer_free(&it->tokenizer);
+    sllm_model_free(&it->model);
     free(it);
 }
 
+static struct conversation *allocated(JNIEnv *env) {
+    struct conversation *it = calloc(1, sizeof *it);
+    if (it == NULL) throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a session");
+    return it;
+}
+
 static jlong session_new(JNIEnv *env, jclass self, jlong handle, jint context, jint threads, jfloat temperature,
-                         jint top_k, jfloat top_p, jfloat min_p, jfloat repetition_penalty, jlong seed) {
+                         jint top_k, jfloat top_p, jfloat min_p, jfloat repetition_penalty, jfloat presence_penalty,
+                         jfloat frequency_penalty, jlong seed, jint memory_budget) {
     sllm_model *model = (sllm_model *)(intptr_t)handle;
     sllm_session_options options = session_options(model, context, threads);
     sllm_sampler_options sampling;
@@ -226,20 +264,22 @@ static jlong session_new(JNIEnv *env, jclass self, jlong handle, jint context, j
     struct conversation *it;
     (void)self;
     if (!not_null(env, handle)) return 0;
-    it = calloc(1, sizeof *it);
-    if (it == NULL) {
-        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a session");
-        return 0;
-    }
+    options.memory_budget = (uint32_t)memory_budget;
+    it = allocated(env);
+    if (it == NULL) return 0;
     sllm_sampler_options_defaults(&sampling, sizeof sampling);
     sampling.temperature = temperature;
     sampling.top_k = (uint32_t)top_k;
     sampling.top_p = top_p;
     sampling.min_p = min_p;
     sampling.repetition_penalty = repetition_penalty;
+    sampling.presence_penalty = presence_penalty;
+    sampling.frequency_penalty = frequency_penalty;
     sampling.seed = (uint64_t)seed;
+    it->sampling = sampling;
     info.struct_size = sizeof info;
-    if (ok(env, sllm_model_get_info(model, &info)) && ok(env, sllm_sampler_new(&sampling, &it->sampler))
+    if (ok(env, sllm_model_retain(model))) it->model = model;
+    if (it->model && ok(env, sllm_model_get_info(model, &info)) && ok(env, sllm_sampler_new(&sampling, &it->sampler))
         && ok(env, sllm_tokenizer_new(model, &it->tokenizer)) && ok(env, sllm_session_new(model, &options, &it->session))
         && (!info.has_chat_template || ok(env, sllm_chat_new(it->tokenizer, &it->chat))))
         return (jlong)(intptr_t)it;
@@ -298,13 +338,78 @@ static jbyteArray session_prompt(JNIEnv *env, jclass self, jlong handle) {
     return bytes;
 }
 
-/* Answers the messages, or continues `prompt` unless it is NULL. */
+/* The options of an answer that are arrays. */
+struct held {
+    char **stop; /* each of its own */
+    jsize stops;
+    sllm_bias *bias;
+};
+
+static void let_go(struct held *held) {
+    jsize i;
+    for (i = 0; held->stop != NULL && i < held->stops; i++) free(held->stop[i]);
+    free(held->stop);
+    free(held->bias);
+}
+
+/* Whether the arrays were copied; if not, an exception is pending. */
+static int hold(JNIEnv *env, struct held *held, jobjectArray stop, jintArray tokens, jfloatArray biases,
+                sllm_generate_options *options) {
+    jsize count = tokens && biases ? (*env)->GetArrayLength(env, tokens) : 0, i;
+    held->stops = stop ? (*env)->GetArrayLength(env, stop) : 0;
+    if (count > 0 && (*env)->GetArrayLength(env, biases) != count) {
+        throw_message(env, SLLM_STATUS_INVALID_ARGUMENT, "each biased token has one bias");
+        return 0;
+    }
+    held->stop = calloc((size_t)held->stops + 1, sizeof *held->stop);
+    held->bias = calloc((size_t)count + 1, sizeof *held->bias);
+    if (held->stop == NULL || held->bias == NULL) {
+        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for the options of an answer");
+        return 0;
+    }
+    for (i = 0; i < held->stops; i++) {
+        jobject text = (*env)->GetObjectArrayElement(env, stop, i);
+        held->stop[i] = text_of(env, (jbyteArray)text);
+        (*env)->DeleteLocalRef(env, text);
+        if (held->stop[i] == NULL) return 0;
+    }
+    for (i = 0; i < count; i++) {
+        jint token;
+        (*env)->GetIntArrayRegion(env, tokens, i, 1, &token);
+        (*env)->GetFloatArrayRegion(env, biases, i, 1, &held->bias[i].bias);
+        held->bias[i].token = (uint32_t)token;
+    }
+    options->stop = (const char *const *)held->stop;
+    options->stop_count = (size_t)held->stops;
+    options->bias = held->bias;
+    options->bias_count = (size_t)count;
+    return 1;
+}
+
+static int32_t generate(JNIEnv *env, struct conversation *it, jbyteArray prompt, const sllm_generate_options *options,
+                        sllm_generation *result) {
+    size_t length = 0;
+    int32_t status = SLLM_STATUS_OUT_OF_MEMORY;
+    jbyte *text;
+    if (prompt == NULL) return sllm_chat_generate(it->chat, it->session, it->sampler, options, result);
+    text = bytes_in(env, prompt, &length);
+    if (text != NULL)
+        status = sllm_generate(it->session, it->tokenizer, it->sampler, (const char *)text, length, options, result);
+    done(env, prompt, text);
+    return status;
+}
+
+/* Answers the messages, or continues `prompt` unless it is NULL. `dry` has the multiplier, the base, the length that is
+ * free, and the number of last tokens. */
 static jdoubleArray session_generate(JNIEnv *env, jclass self, jlong handle, jbyteArray prompt, jint max_tokens,
-                                     jobject sink) {
+                                     jobjectArray stop, jintArray tokens, jfloatArray biases, jint logprobs,
+                                     jlong grammar, jfloatArray dry, jobject sink) {
     struct conversation *it = prompt ? conversation(env, handle) : chatting(env, handle);
     struct receiver to = {env, sink};
     sllm_generate_options options;
     sllm_generation result = {0};
+    struct held held = {NULL, 0, NULL};
+    jfloat repetition[4] = {0, 1, 0, 0};
     int32_t status;
     (void)self;
     if (it == NULL) return NULL;
@@ -318,19 +423,22 @@ static jdoubleArray session_generate(JNIEnv *env, jclass self, jlong handle, jby
     options.on_token = token;
     options.user = &to;
     result.struct_size = sizeof result;
-    if (prompt != NULL) {
-        char *text = text_of(env, prompt);
-        if (text == NULL) return NULL;
-        status = sllm_generate(it->session, it->tokenizer, it->sampler, text, SLLM_NUL_TERMINATED, &options, &result);
-        free(text);
-    } else {
-        status = sllm_chat_generate(it->chat, it->session, it->sampler, &options, &result);
-    }
+    if (dry != NULL && (*env)->GetArrayLength(env, dry) == 4) (*env)->GetFloatArrayRegion(env, dry, 0, 4, repetition);
+    options.dry_multiplier = repetition[0];
+    options.dry_base = repetition[1];
+    options.dry_allowed_length = (uint32_t)repetition[2];
+    options.dry_last = (uint32_t)repetition[3];
+    options.logprobs = (uint32_t)logprobs;
+    options.grammar = (const sllm_grammar *)(intptr_t)grammar;
+    status = hold(env, &held, stop, tokens, biases, &options) ? generate(env, it, prompt, &options, &result)
+                                                              : SLLM_STATUS_INVALID_ARGUMENT;
+    let_go(&held);
     if (!ok(env, status)) return NULL;
     {
         const double values[] = {(double)result.stop, (double)result.prompt_tokens, (double)result.generated_tokens,
                                  result.first_token_seconds, result.prefill_tokens_per_second,
-                                 result.decode_tokens_per_second};
+                                 result.decode_tokens_per_second, (double)result.stop_string,
+                                 (double)result.forced_tokens};
         return doubles_of(env, values, sizeof values / sizeof *values);
     }
 }
@@ -382,6 +490,147 @@ static jdoubleArray session_stats(JNIEnv *env, jclass self, jlong handle) {
     }
 }
 
+/* ---- Messages, state, grammars ---------------------------------------------------------------------------------- */
+
+static void session_add_json(JNIEnv *env, jclass self, jlong handle, jbyteArray json) {
+    struct conversation *it = chatting(env, handle);
+    char *text = it ? text_of(env, json) : NULL;
+    (void)self;
+    if (text != NULL) ok(env, sllm_chat_add_json(it->chat, text));
+    free(text);
+}
+
+static void session_set_variable(JNIEnv *env, jclass self, jlong handle, jbyteArray name, jbyteArray json) {
+    struct conversation *it = chatting(env, handle);
+    char *who = it ? text_of(env, name) : NULL;
+    char *what = who && json ? text_of(env, json) : NULL;
+    (void)self;
+    if (who != NULL && (json == NULL || what != NULL)) ok(env, sllm_chat_set_variable(it->chat, who, what));
+    free(what);
+    free(who);
+}
+
+/* Roles and contents in turns; none for a model without a chat template. */
+static jobjectArray session_messages(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    jclass bytes;
+    jobjectArray all;
+    size_t count = 0, i;
+    (void)self;
+    if (it == NULL || (it->chat != NULL && !ok(env, sllm_chat_count(it->chat, &count)))) return NULL;
+    bytes = (*env)->FindClass(env, "[B");
+    if (bytes == NULL) return NULL;
+    all = (*env)->NewObjectArray(env, (jsize)(2 * count), bytes, NULL);
+    for (i = 0; all != NULL && i < count; i++) {
+        const char *texts[2];
+        size_t lengths[2];
+        int k;
+        if (!ok(env, sllm_chat_message(it->chat, i, &texts[0], &lengths[0], &texts[1], &lengths[1]))) return NULL;
+        for (k = 0; k < 2; k++) {
+            jbyteArray text = bytes_of(env, texts[k], lengths[k]);
+            if (text == NULL) return NULL;
+            (*env)->SetObjectArrayElement(env, all, (jsize)(2 * i) + k, text);
+            (*env)->DeleteLocalRef(env, text);
+        }
+    }
+    return all;
+}
+
+static void session_truncate(JNIEnv *env, jclass self, jlong handle, jint count) {
+    struct conversation *it = chatting(env, handle);
+    (void)self;
+    if (it != NULL) ok(env, sllm_chat_truncate(it->chat, count < 0 ? (size_t)-1 : (size_t)count));
+}
+
+/* The state of the sampler, then that of the session. */
+static jbyteArray session_save(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *it = conversation(env, handle);
+    size_t first = sllm_sampler_state_size(), size = 0, written = 0;
+    jbyteArray bytes = NULL;
+    char *state;
+    (void)self;
+    if (it == NULL || !ok(env, sllm_session_state_size(it->session, &size))) return NULL;
+    state = first + size <= INT32_MAX ? malloc(first + size) : NULL;
+    if (state == NULL) {
+        throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a state");
+        return NULL;
+    }
+    if (ok(env, sllm_sampler_save(it->sampler, state, first)) && ok(env, sllm_session_save(it->session, state + first, size, &written)))
+        bytes = bytes_of(env, state, first + written);
+    free(state);
+    return bytes;
+}
+
+static void session_load(JNIEnv *env, jclass self, jlong handle, jbyteArray state) {
+    struct conversation *it = conversation(env, handle);
+    size_t first = sllm_sampler_state_size(), size = 0;
+    jbyte *bytes = it ? bytes_in(env, state, &size) : NULL;
+    (void)self;
+    if (bytes == NULL) return;
+    if (size < first)
+        throw_message(env, SLLM_STATUS_BAD_STATE, "the state is cut off");
+    else if (ok(env, sllm_session_load(it->session, bytes + first, size - first)))
+        ok(env, sllm_sampler_load(it->sampler, bytes, first));
+    done(env, state, bytes);
+}
+
+static jlong session_fork(JNIEnv *env, jclass self, jlong handle) {
+    struct conversation *from = conversation(env, handle), *it = from ? allocated(env) : NULL;
+    void *state = it ? malloc(sllm_sampler_state_size()) : NULL;
+    (void)self;
+    if (it == NULL) return 0;
+    it->sampling = from->sampling;
+    if (ok(env, sllm_model_retain(from->model))) it->model = from->model;
+    if (state == NULL) throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for a state");
+    if (state && it->model && ok(env, sllm_tokenizer_new(it->model, &it->tokenizer))
+        && ok(env, sllm_sampler_new(&it->sampling, &it->sampler))
+        && ok(env, sllm_sampler_save(from->sampler, state, sllm_sampler_state_size()))
+        && ok(env, sllm_sampler_load(it->sampler, state, sllm_sampler_state_size()))
+        && ok(env, sllm_session_fork(from->session, &it->session))
+        && (from->chat == NULL || ok(env, sllm_chat_fork(from->chat, &it->chat)))) {
+        free(state);
+        return (jlong)(intptr_t)it;
+    }
+    free(state);
+    release(it);
+    return 0;
+}
+
+static jlong grammar_new(JNIEnv *env, jclass self, jlong handle, jint kind, jbyteArray rules) {
+    struct conversation *it = conversation(env, handle);
+    size_t length = 0;
+    jbyte *text = it ? bytes_in(env, rules, &length) : NULL;
+    sllm_grammar *grammar = NULL;
+    (void)self;
+    if (text != NULL) ok(env, sllm_grammar_new(it->tokenizer, kind, (const char *)text, length, &grammar));
+    done(env, rules, text);
+    return (jlong)(intptr_t)grammar;
+}
+
+static void grammar_free(JNIEnv *env, jclass self, jlong handle) {
+    sllm_grammar *grammar = (sllm_grammar *)(intptr_t)handle;
+    (void)self;
+    ok(env, sllm_grammar_free(&grammar));
+}
+
+static jbyteArray parse_tool_calls(JNIEnv *env, jclass self, jbyteArray answer) {
+    size_t length = 0, size = 0;
+    jbyte *text = bytes_in(env, answer, &length);
+    jbyteArray bytes = NULL;
+    char *json = NULL;
+    (void)self;
+    if (text != NULL && ok(env, sllm_parse_tool_calls((const char *)text, length, NULL, 0, &size))) {
+        json = malloc(size + 1);
+        if (json == NULL)
+            throw_message(env, SLLM_STATUS_OUT_OF_MEMORY, "no memory for tool calls");
+        else if (ok(env, sllm_parse_tool_calls((const char *)text, length, json, size + 1, &size)))
+            bytes = bytes_of(env, json, size);
+    }
+    free(json);
+    done(env, answer, text);
+    return bytes;
+}
+
 /* ---- Registration ----------------------------------------------------------------------------------------------- */
 
 #define PROGRESS "Lorg/shadowllm/Progress;"
@@ -393,18 +642,28 @@ static const JNINativeMethod methods[] = {
     {"modelFree", "(J)V", (void *)model_free},
     {"modelInfo", "(J)[J", (void *)model_info},
     {"modelSessionBytes", "(JII)J", (void *)model_session_bytes},
-    {"sessionNew", "(JIIFIFFFJ)J", (void *)session_new},
+    {"sessionNew", "(JIIFIFFFFFJI)J", (void *)session_new},
     {"sessionFree", "(J)V", (void *)session_free},
     {"sessionAdd", "(J[B[B)V", (void *)session_add},
     {"sessionClear", "(J)V", (void *)session_clear},
     {"sessionPrompt", "(J)[B", (void *)session_prompt},
-    {"sessionGenerate", "(J[BI" SINK ")[D", (void *)session_generate},
+    {"sessionGenerate", "(J[BI[[B[I[FIJ[F" SINK ")[D", (void *)session_generate},
     {"sessionCancel", "(J)V", (void *)session_cancel},
     {"sessionResetCancel", "(J)V", (void *)session_reset_cancel},
     {"sessionPosition", "(J)J", (void *)session_position},
     {"sessionRewind", "(JJ)V", (void *)session_rewind},
     {"sessionSetSparsity", "(JI)V", (void *)session_set_sparsity},
     {"sessionStats", "(J)[D", (void *)session_stats},
+    {"sessionAddJson", "(J[B)V", (void *)session_add_json},
+    {"sessionSetVariable", "(J[B[B)V", (void *)session_set_variable},
+    {"sessionMessages", "(J)[[B", (void *)session_messages},
+    {"sessionTruncate", "(JI)V", (void *)session_truncate},
+    {"sessionSave", "(J)[B", (void *)session_save},
+    {"sessionLoad", "(J[B)V", (void *)session_load},
+    {"sessionFork", "(J)J", (void *)session_fork},
+    {"grammarNew", "(JI[B)J", (void *)grammar_new},
+    {"grammarFree", "(J)V", (void *)grammar_free},
+    {"parseToolCalls", "([B)[B", (void *)parse_tool_calls},
 };
 
 static jclass global_class(JNIEnv *env, const char *name) {
@@ -434,7 +693,7 @@ JNIEXPORT jint JNI_OnLoad(JavaVM *vm, void *reserved) {
     if (on_progress == NULL) return JNI_ERR;
     receiver_class = (*env)->FindClass(env, "org/shadowllm/TokenSink");
     if (receiver_class == NULL) return JNI_ERR;
-    on_token = (*env)->GetMethodID(env, receiver_class, "onToken", "([BDD)Z");
+    on_token = (*env)->GetMethodID(env, receiver_class, "onToken", "([BDDIZD[I[F)Z");
     (*env)->DeleteLocalRef(env, receiver_class);
     if (on_token == NULL) return JNI_ERR;
     natives = (*env)->FindClass(env, "org/shadowllm/Native");

@@ -49,7 +49,10 @@ class Model private constructor(pointer: Long) : AutoCloseable {
     fun newSession(options: SessionOptions = SessionOptions()): Session = Session(
         handle.use {
             with(options) {
-                Native.sessionNew(it, context, threads, temperature, topK, topP, minP, repetitionPenalty, seed)
+                Native.sessionNew(
+                    it, context, threads, temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty,
+                    seed, memoryBudget,
+                )
             }
         },
     )

@@ -20,24 +20,40 @@ internal object Native {
 
     @JvmStatic external fun sessionNew(
         model: Long, context: Int, threads: Int, temperature: Float, topK: Int, topP: Float, minP: Float,
-        repetitionPenalty: Float, seed: Long,
+        repetitionPenalty: Float, presencePenalty: Float, frequencyPenalty: Float, seed: Long, memoryBudget: Int,
     ): Long
     @JvmStatic external fun sessionFree(session: Long)
     @JvmStatic external fun sessionAdd(session: Long, role: ByteArray, content: ByteArray)
     @JvmStatic external fun sessionClear(session: Long)
     @JvmStatic external fun sessionPrompt(session: Long): ByteArray
-    @JvmStatic external fun sessionGenerate(session: Long, prompt: ByteArray?, maxTokens: Int, sink: TokenSink): DoubleArray
+    @JvmStatic external fun sessionGenerate(
+        session: Long, prompt: ByteArray?, maxTokens: Int, stop: Array<ByteArray>, biased: IntArray, biases: FloatArray,
+        logprobs: Int, grammar: Long, dry: FloatArray, sink: TokenSink,
+    ): DoubleArray
     @JvmStatic external fun sessionCancel(session: Long)
     @JvmStatic external fun sessionResetCancel(session: Long)
     @JvmStatic external fun sessionPosition(session: Long): Long
     @JvmStatic external fun sessionRewind(session: Long, position: Long)
     @JvmStatic external fun sessionSetSparsity(session: Long, level: Int)
     @JvmStatic external fun sessionStats(session: Long): DoubleArray
+    @JvmStatic external fun sessionAddJson(session: Long, json: ByteArray)
+    @JvmStatic external fun sessionSetVariable(session: Long, name: ByteArray, json: ByteArray?)
+    @JvmStatic external fun sessionMessages(session: Long): Array<ByteArray>
+    @JvmStatic external fun sessionTruncate(session: Long, count: Int)
+    @JvmStatic external fun sessionSave(session: Long): ByteArray
+    @JvmStatic external fun sessionLoad(session: Long, state: ByteArray)
+    @JvmStatic external fun sessionFork(session: Long): Long
+    @JvmStatic external fun grammarNew(session: Long, kind: Int, rules: ByteArray): Long
+    @JvmStatic external fun grammarFree(grammar: Long)
+    @JvmStatic external fun parseToolCalls(answer: ByteArray): ByteArray
 }
 
 /** Gets each token from the library; false stops. */
 internal fun interface TokenSink {
-    fun onToken(text: ByteArray, tokensPerSecond: Double, density: Double): Boolean
+    fun onToken(
+        text: ByteArray, tokensPerSecond: Double, density: Double, id: Int, thought: Boolean, logprob: Double,
+        topIds: IntArray, topLogprobs: FloatArray,
+    ): Boolean
 }
 
 /**

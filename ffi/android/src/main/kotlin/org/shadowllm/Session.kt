@@ -1,5 +1,8 @@
 package org.shadowllm
 
+import java.io.ByteArrayOutputStream
+import java.io.DataOutputStream
+import java.nio.ByteBuffer
 import org.shadowllm.ShadowllmException.Status
 
 /** Options of a session and of its sampler. The defaults are the library's. */
@@ -20,14 +23,77 @@ data class SessionOptions(
     val repetitionPenalty: Float = 1f,
     /** The same seed, texts and options give the same answer everywhere. */
     val seed: Long = 0,
+    /** Subtracted from the logits of the last 64 tokens, once. */
+    val presencePenalty: Float = 0f,
+    /** Subtracted from a token's logit for each time it is among the last 64. */
+    val frequencyPenalty: Float = 0f,
+    /** MB of the weights that stay in memory; the rest is read from the file for each token. 0 leaves that to the system. */
+    val memoryBudget: Int = 0,
 ) {
     init {
-        require(context >= 0 && threads >= 0 && topK >= 0) { "context, threads and topK are never negative" }
+        require(context >= 0 && threads >= 0 && topK >= 0 && memoryBudget >= 0) {
+            "context, threads, topK and memoryBudget are never negative"
+        }
     }
 }
 
 /** A token of an answer. */
-class Token(val text: String, val tokensPerSecond: Double, /** Share of the skippable bytes read. */ val density: Double)
+class Token(
+    val id: Int,
+    /** Complete characters; several tokens may make one. */
+    val text: String,
+    /** Whether it belongs to a block in which the model thinks before it answers. */
+    val isThought: Boolean,
+    val tokensPerSecond: Double,
+    /** Share of the skippable bytes read. */
+    val density: Double,
+    /** Natural logarithm of its probability, and the likeliest ids with theirs, if [Constraints.logprobs] asks for them. */
+    val logprob: Double,
+    val top: List<Pair<Int, Float>>,
+)
+
+/** Rules of an answer's form. */
+sealed class Rules(internal val kind: Int, internal val text: String) {
+    /** JSON that is valid against a JSON schema. */
+    class JsonSchema(schema: String) : Rules(1, schema)
+
+    /** A text that a regular expression matches whole. */
+    class Regex(regex: String) : Rules(2, regex)
+
+    /** A text that the rule `start` of a grammar in Lark's notation produces. */
+    class Lark(grammar: String) : Rules(3, grammar)
+}
+
+/** Compiled rules, for any number of answers of the model's sessions. Made by [Session.grammar]; close it after use. */
+class Grammar internal constructor(pointer: Long) : AutoCloseable {
+    internal val handle = Handle(pointer, "grammar", Native::grammarFree)
+
+    override fun close() = handle.close()
+}
+
+/** What an answer is held to. */
+class Constraints(
+    /** Texts before which the answer ends. */
+    val stop: List<String> = emptyList(),
+    /** Added to the logits of tokens; minus infinity excludes a token. */
+    val bias: Map<Int, Float> = emptyMap(),
+    /** The number of likeliest tokens that come with each token and its log-probability; 0 for none of both. */
+    val logprobs: Int = 0,
+    val grammar: Grammar? = null,
+    /** Above 0 makes tokens less likely that would lengthen a repetition ("DRY"). */
+    val dryMultiplier: Float = 0f,
+    val dryBase: Float = 1.75f,
+    val dryAllowedLength: Int = 2,
+    /** Number of last tokens in which repetitions are looked for; 0 for all. */
+    val dryLast: Int = 0,
+) {
+    init {
+        require(logprobs >= 0 && dryAllowedLength >= 0 && dryLast >= 0) { "numbers of tokens are never negative" }
+    }
+}
+
+/** A message of a conversation. */
+data class Message(val role: String, val content: String)
 
 /** The end of a generation, with its figures. */
 data class Generation(
@@ -38,9 +104,13 @@ data class Generation(
     val firstTokenSeconds: Double,
     val prefillTokensPerSecond: Double,
     val decodeTokensPerSecond: Double,
+    /** The index in [Constraints.stop] of the stop string that ended it. */
+    val stopString: Int? = null,
+    /** Of the generated tokens, the only ones that the grammar allowed. */
+    val forcedTokens: Long = 0,
 ) {
     /** In the order of shadowllm.h, from 1. */
-    enum class Stop { END, MAX_TOKENS, CONTEXT_FULL, CALLBACK }
+    enum class Stop { END, MAX_TOKENS, CONTEXT_FULL, CALLBACK, STOP_STRING }
 }
 
 /** Sums since the session began. */
@@ -82,6 +152,60 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
     fun add(role: String, content: String) =
         handle.use { Native.sessionAdd(it, role.toByteArray(), content.toByteArray()) }
 
+    /** Adds a message with all its fields, a JSON object with a role: the result of a tool, or an answer with tool calls. */
+    fun addJson(json: String) = handle.use { Native.sessionAddJson(it, json.toByteArray()) }
+
+    /** Gives the chat template a variable in JSON: "tools", "documents", "enable_thinking"; null removes it. */
+    fun setVariable(name: String, json: String?) =
+        handle.use { Native.sessionSetVariable(it, name.toByteArray(), json?.toByteArray()) }
+
+    /** The messages so far, answers included. */
+    val messages: List<Message>
+        get() = handle.use(Native::sessionMessages).map { String(it, Charsets.UTF_8) }.chunked(2) { Message(it[0], it[1]) }
+
+    /** Keeps the first messages and removes the others: takes back a question, or an answer to be generated again. */
+    fun truncate(count: Int) = handle.use { Native.sessionTruncate(it, count) }
+
+    /** Rules that answers can be held to, compiled. */
+    fun grammar(rules: Rules): Grammar =
+        Grammar(handle.use { Native.grammarNew(it, rules.kind, rules.text.toByteArray()) })
+
+    /**
+     * The state of the session and of its sampler, and the messages: from it a session of the same model goes on, also in
+     * another process, without reading anything again.
+     */
+    fun save(): ByteArray {
+        val bytes = ByteArrayOutputStream()
+        DataOutputStream(bytes).use { out ->
+            val (state, texts) = handle.use { Native.sessionSave(it) to Native.sessionMessages(it) }
+            for (part in listOf(state, *texts)) {
+                out.writeInt(part.size)
+                out.write(part)
+            }
+        }
+        return bytes.toByteArray()
+    }
+
+    /** Goes on from what [save] returned; its messages take the place of this session's. */
+    fun load(saved: ByteArray) {
+        val parts = mutableListOf<ByteArray>()
+        val input = ByteBuffer.wrap(saved)
+        while (input.hasRemaining()) {
+            val size = if (input.remaining() >= 4) input.getInt() else -1
+            if (size !in 0..input.remaining()) throw ShadowllmException(Status.BAD_STATE, "the saved session is cut off")
+            parts += ByteArray(size).also(input::get)
+        }
+        if (parts.size % 2 == 0) throw ShadowllmException(Status.BAD_STATE, "this is no saved session")
+        handle.use { session ->
+            Native.sessionLoad(session, parts[0])
+            if (parts.size > 1) Native.sessionClear(session)
+            parts.drop(1).chunked(2) { (role, content) -> Native.sessionAdd(session, role, content) }
+        }
+    }
+
+    /** A second session that goes on from here, with the same messages, sparsity and random state. Close it after use. */
+    fun fork(): Session = Session(handle.use(Native::sessionFork))
+
     /** Removes all messages. */
     fun clear() = handle.use(Native::sessionClear)
 
@@ -94,28 +218,51 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
      * the text so far of an answer that is cancelled after its first token.
      */
     @JvmOverloads
-    fun answer(maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation = generate(Run(), null, maxTokens, onToken)
+    fun answer(
+        maxTokens: Int = 256, constraints: Constraints = Constraints(), onToken: (Token) -> Boolean,
+    ): Generation = generate(Run(), null, maxTokens, constraints, onToken)
 
     /** Reads a plain text after the tokens that the session has read, and continues it; otherwise like [answer]. */
     @JvmOverloads
-    fun continueText(text: String, maxTokens: Int = 256, onToken: (Token) -> Boolean): Generation =
-        generate(Run(), text, maxTokens, onToken)
+    fun continueText(
+        text: String, maxTokens: Int = 256, constraints: Constraints = Constraints(), onToken: (Token) -> Boolean,
+    ): Generation = generate(Run(), text, maxTokens, constraints, onToken)
 
-    internal fun generate(run: Run, text: String?, maxTokens: Int, onToken: (Token) -> Boolean): Generation {
-        val sink = TokenSink { bytes, speed, density ->
-            bytes.isEmpty() || onToken(Token(String(bytes, Charsets.UTF_8), speed, density))
+    internal fun generate(
+        run: Run, text: String?, maxTokens: Int, constraints: Constraints, onToken: (Token) -> Boolean,
+    ): Generation {
+        val sink = TokenSink { bytes, speed, density, id, thought, logprob, topIds, topLogprobs ->
+            val top = topIds.zip(topLogprobs.asIterable())
+            (bytes.isEmpty() && constraints.logprobs == 0) ||
+                onToken(Token(id, String(bytes, Charsets.UTF_8), thought, speed, density, logprob, top))
         }
+        val grammar = constraints.grammar ?: return generate(run, text, maxTokens, constraints, 0, sink)
+        return grammar.handle.use { generate(run, text, maxTokens, constraints, it, sink) }
+    }
+
+    private fun generate(
+        run: Run, text: String?, maxTokens: Int, constraints: Constraints, grammar: Long, sink: TokenSink,
+    ): Generation {
+        val stop = constraints.stop.map { it.toByteArray() }.toTypedArray()
+        val biases = constraints.bias.entries.toList()
+        val dry = constraints.run { floatArrayOf(dryMultiplier, dryBase, dryAllowedLength.toFloat(), dryLast.toFloat()) }
         return handle.use { pointer ->
             begin(run)
             val v = try {
-                Native.sessionGenerate(pointer, text?.toByteArray(), maxTokens, sink)
+                Native.sessionGenerate(
+                    pointer, text?.toByteArray(), maxTokens, stop, biases.map { it.key }.toIntArray(),
+                    biases.map { it.value }.toFloatArray(), constraints.logprobs, grammar, dry, sink,
+                )
             } finally {
                 synchronized(lock) {
                     running = null
                     Native.sessionResetCancel(pointer)
                 }
             }
-            Generation(Generation.Stop.entries[v[0].toInt() - 1], v[1].toLong(), v[2].toLong(), v[3], v[4], v[5])
+            Generation(
+                Generation.Stop.entries[v[0].toInt() - 1], v[1].toLong(), v[2].toLong(), v[3], v[4], v[5],
+                v[6].toInt().takeIf { it >= 0 }, v[7].toLong(),
+            )
         }
     }
 
@@ -160,3 +307,9 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
         cancel()
     }
 }
+
+/**
+ * The tool calls in an answer, in the conventions of Hermes and Qwen, Llama 3, Mistral and Gemma, as JSON:
+ * `{"text": the rest of the answer, "calls": [{"name": "...", "arguments": {...}}]}`.
+ */
+fun parseToolCalls(answer: String): String = String(Native.parseToolCalls(answer.toByteArray()), Charsets.UTF_8)
