@@ -13,7 +13,7 @@ android() {
 }
 
 # The library for iOS, compiled (not linked, not run), in an XCFramework; its module map, read by clang; the Swift files,
-# parsed. There is no Swift compiler.
+# parsed. There is no compiler for Apple's systems.
 apple() {
   step "Apple's package"
   debian_rust
@@ -32,5 +32,40 @@ apple() {
   python3 -c 'import plistlib, sys; assert plistlib.load(open(sys.argv[1], "rb"))["NSPrivacyTracking"] is False' \
     ffi/apple/Sources/ShadowLLM/PrivacyInfo.xcprivacy
   python_tools "$venv" tree-sitter==0.26.1 tree-sitter-swift==0.7.4
-  "$venv/bin/python" ffi/apple/parse.py ffi/apple/Package.swift ffi/apple/Sources/ShadowLLM/*.swift
+  "$venv/bin/python" ffi/apple/parse.py ffi/apple/Package.swift ffi/apple/Sources/*/*.swift ffi/apple/Tests/*/*.swift
+}
+
+# The Swift package over the C library for Linux, compiled as Swift 6 with its strict concurrency, and its tests. The compiler
+# is that of Debian trixie, in a folder of its own (3 GB, made once; needs root).
+swift() {
+  step "the Swift package"
+  needs debootstrap
+  local root=$PWD/target/ci/trixie repository
+  if [ ! -f "$root/complete" ]; then
+    repository=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
+    rm -rf "$root"
+    debootstrap --variant=minbase trixie "$root" "$repository" > "$root.log" 2>&1 || { tail "$root.log"; exit 1; }
+    cp /etc/apt/apt.conf.d/* "$root/etc/apt/apt.conf.d/"
+    chroot "$root" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y -qq --no-install-recommends \
+      swiftlang gcc libc6-dev libstdc++-14-dev > "$root.log" 2>&1 || { tail "$root.log"; exit 1; }
+    touch "$root/complete"
+  fi
+  tests/c/run.sh models
+  cargo build --release --quiet -p shadowllm-ffi
+  local work=$root/root/shadowllm models=${CARGO_TARGET_DIR:-$PWD/target}/ci/capi
+  mkdir -p "$work/library" "$work/models" "$work/apple"
+  cp -r ffi/apple/. "$work/apple/"
+  cp include/shadowllm.h target/release/libshadowllm.so "$work/library/"
+  cp target/release/libshadowllm.so "$work/library/libshadowllm.so.0.1"
+  cp "$models/plain.sllm" "$models/chat.sllm" "$work/models/"
+  mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
+  trap 'umount "$root/proc"' EXIT
+  chroot "$root" env LD_LIBRARY_PATH=/root/shadowllm/library SHADOWLLM_MODELS=/root/shadowllm/models HOME=/root \
+    swift test --package-path /root/shadowllm/apple -Xswiftc -warnings-as-errors \
+    -Xcc -I/root/shadowllm/library -Xlinker -L/root/shadowllm/library
+  chroot "$root" env LD_LIBRARY_PATH=/root/shadowllm/library /root/shadowllm/apple/.build/debug/Ask \
+    /root/shadowllm/models/chat.sllm "Who was the mayor?" | grep .
+  umount "$root/proc"
+  trap - EXIT
 }

@@ -38,7 +38,7 @@ HEAD
     # In a folder of their own: two frameworks with a module map in the same place collide.
     mkdir -p "$framework/$slice/Headers/CShadowLLM"
     cp "${CARGO_TARGET_DIR:-target}/$target/library/libshadowllm.a" "$framework/$slice/"
-    cp include/shadowllm.h ffi/apple/module.modulemap "$framework/$slice/Headers/CShadowLLM/"
+    cp include/shadowllm.h ffi/apple/Framework/module.modulemap "$framework/$slice/Headers/CShadowLLM/"
     cat << SLICE
     <dict>
       <key>LibraryIdentifier</key><string>$slice</string>

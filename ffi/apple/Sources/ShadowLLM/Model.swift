@@ -70,7 +70,7 @@ public final class Model: @unchecked Sendable {
 
     /// The memory that a session will take, before any is taken.
     public func memory(context: UInt32 = 0) throws -> sllm_memory {
-        var options = try sessionOptions(self, context: context, threads: 0)
+        var options = try Machine(context: context, threads: 0, memoryBudget: 0).options(self)
         var memory = sllm_memory()
         memory.struct_size = UInt32(MemoryLayout<sllm_memory>.size)
         try check(sllm_estimate_memory(pointer, &options, &memory))
@@ -86,10 +86,18 @@ private final class Progress {
 /// Positions of a session where no number is given: less than the library's, for the memory of phones.
 let defaultContext: UInt32 = 2048
 
-func sessionOptions(_ model: Model, context: UInt32, threads: UInt32) throws -> sllm_session_options {
-    var options = sllm_session_options()
-    try check(sllm_session_options_defaults(&options, UInt32(MemoryLayout<sllm_session_options>.size)))
-    options.context = context > 0 ? context : min(defaultContext, try model.info().trained_context)
-    options.threads = threads
-    return options
+/// What a session may take of the machine.
+struct Machine {
+    let context: UInt32
+    let threads: UInt32
+    let memoryBudget: UInt32
+
+    func options(_ model: Model) throws -> sllm_session_options {
+        var options = sllm_session_options()
+        try check(sllm_session_options_defaults(&options, UInt32(MemoryLayout<sllm_session_options>.size)))
+        options.context = context > 0 ? context : min(defaultContext, try model.info().trained_context)
+        options.threads = threads
+        options.memory_budget = memoryBudget
+        return options
+    }
 }

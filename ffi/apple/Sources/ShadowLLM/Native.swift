@@ -9,17 +9,30 @@ final class Native: @unchecked Sendable {
     private(set) var tokenizer: OpaquePointer?
     private(set) var sampler: OpaquePointer?
     private var conversation: OpaquePointer?
+    private let sampling: Sampling
     private let lock = NSLock()
     private var running: Run?
 
-    init(_ model: Model, context: UInt32, threads: UInt32, sampling: Sampling) throws {
-        var options = try sessionOptions(model, context: context, threads: threads)
+    init(_ model: Model, _ machine: Machine, _ sampling: Sampling) throws {
+        self.sampling = sampling
+        var options = try machine.options(model)
         var choosing = try sampling.options()
         let info = try model.info()
         try check(sllm_tokenizer_new(model.pointer, &tokenizer))
         try check(sllm_sampler_new(&choosing, &sampler))
         try check(sllm_session_new(model.pointer, &options, &session))
         if info.has_chat_template != 0 { try check(sllm_chat_new(tokenizer, &conversation)) }
+    }
+
+    /// A fork. The tokenizer is the same object, which C keeps alive for the chat; a session without one makes its own.
+    init(forking other: Native, _ model: Model) throws {
+        sampling = other.sampling
+        var choosing = try sampling.options()
+        try check(sllm_tokenizer_new(model.pointer, &tokenizer))
+        try check(sllm_sampler_new(&choosing, &sampler))
+        try check(sllm_session_fork(other.session, &session))
+        if other.conversation != nil { try check(sllm_chat_fork(other.conversation, &conversation)) }
+        try loadSampler(other.saveSampler())
     }
 
     deinit {
@@ -35,19 +48,37 @@ final class Native: @unchecked Sendable {
         return try required(conversation)
     }
 
+    var hasChat: Bool { conversation != nil }
+
+    func saveSampler() throws -> [UInt8] {
+        var state = [UInt8](repeating: 0, count: sllm_sampler_state_size())
+        try check(sllm_sampler_save(sampler, &state, state.count))
+        return state
+    }
+
+    func loadSampler(_ state: [UInt8]) throws {
+        try check(sllm_sampler_load(sampler, state, state.count))
+    }
+
     typealias Generate = @Sendable (
         Native, UnsafePointer<sllm_generate_options>, UnsafeMutablePointer<sllm_generation>
     ) throws -> Int32
     typealias OnEnd = @Sendable (Generation) -> Void
 
-    func stream(_ maxTokens: UInt32, _ onEnd: OnEnd?,
-                _ generate: @escaping Generate) -> AsyncThrowingStream<String, Error> {
+    func stream<Piece: Sendable>(
+        _ maxTokens: UInt32, _ constraints: Constraints, _ onEnd: OnEnd?,
+        _ piece: @escaping @Sendable (Token) -> Piece?, _ generate: @escaping Generate
+    ) -> AsyncThrowingStream<Piece, Error> {
         AsyncThrowingStream { continuation in
-            let run = Run(continuation)
+            let run = Run { token in
+                guard let piece = piece(token) else { return true }
+                if case .terminated = continuation.yield(piece) { return false }
+                return true
+            }
             continuation.onTermination = { _ in self.cancel(run) }
             DispatchQueue.global(qos: .userInitiated).async {
                 do {
-                    let generation = try self.generate(run, maxTokens, generate)
+                    let generation = try self.generate(run, maxTokens, constraints, generate)
                     onEnd?(generation)
                     continuation.finish()
                 } catch {
@@ -57,7 +88,8 @@ final class Native: @unchecked Sendable {
         }
     }
 
-    private func generate(_ run: Run, _ maxTokens: UInt32, _ generate: Generate) throws -> Generation {
+    private func generate(_ run: Run, _ maxTokens: UInt32, _ constraints: Constraints,
+                          _ generate: Generate) throws -> Generation {
         try begin(run)
         defer { end() }
         var options = sllm_generate_options()
@@ -65,15 +97,14 @@ final class Native: @unchecked Sendable {
         options.max_tokens = maxTokens
         options.user = Unmanaged.passUnretained(run).toOpaque()
         options.on_token = { user, token in
-            let run = Unmanaged<Run>.fromOpaque(user!).takeUnretainedValue()
-            guard let token = token?.pointee, token.text_length > 0, let text = token.text else { return 0 }
-            let bytes = UnsafeRawBufferPointer(start: text, count: token.text_length)
-            if case .terminated = run.continuation.yield(String(decoding: bytes, as: UTF8.self)) { return 1 }
-            return 0
+            guard let user, let token else { return 0 }
+            return Unmanaged<Run>.fromOpaque(user).takeUnretainedValue().onToken(Token(token.pointee)) ? 0 : 1
         }
         var result = sllm_generation()
         result.struct_size = UInt32(MemoryLayout<sllm_generation>.size)
-        try withExtendedLifetime(run) { try check(generate(self, &options, &result)) }
+        try withExtendedLifetime(run) {
+            try constraints.with(&options) { try check(generate(self, $0, &result)) }
+        }
         return Generation(result)
     }
 
@@ -100,10 +131,21 @@ final class Native: @unchecked Sendable {
         run.cancelled = true
         if running === run { sllm_session_cancel(session) }
     }
+
+    /// Stops the running generation, if there is one.
+    func cancel() {
+        lock.lock()
+        defer { lock.unlock() }
+        if let running {
+            running.cancelled = true
+            sllm_session_cancel(session)
+        }
+    }
 }
 
-private final class Run: @unchecked Sendable {
-    let continuation: AsyncThrowingStream<String, Error>.Continuation
+/// A generation. `cancelled` is accessed under the lock of its session.
+fileprivate final class Run: @unchecked Sendable {
+    let onToken: @Sendable (Token) -> Bool
     var cancelled = false
-    init(_ continuation: AsyncThrowingStream<String, Error>.Continuation) { self.continuation = continuation }
+    init(_ onToken: @escaping @Sendable (Token) -> Bool) { self.onToken = onToken }
 }

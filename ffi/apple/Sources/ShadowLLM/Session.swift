@@ -12,6 +12,10 @@ public struct Sampling: Sendable {
     public var minP: Float = 0.05
     /// Above 1 makes the last 64 tokens less likely.
     public var repetitionPenalty: Float = 1
+    /// Subtracted from the logits of the last 64 tokens, once.
+    public var presencePenalty: Float = 0
+    /// Subtracted from a token's logit for each time it is among the last 64.
+    public var frequencyPenalty: Float = 0
     /// The same seed, texts and options give the same answer everywhere.
     public var seed: UInt64 = 0
 
@@ -25,6 +29,8 @@ public struct Sampling: Sendable {
         options.top_p = topP
         options.min_p = minP
         options.repetition_penalty = repetitionPenalty
+        options.presence_penalty = presencePenalty
+        options.frequency_penalty = frequencyPenalty
         options.seed = seed
         return options
     }
@@ -33,36 +39,45 @@ public struct Sampling: Sendable {
 /// How much is skipped.
 public enum Sparsity: Int32, Sendable { case off, light, medium, strong }
 
-/// The end of a generation, with its figures.
-public struct Generation: Sendable {
-    public enum Stop: Int32, Sendable { case end = 1, maxTokens, contextFull, callback }
-    public let stop: Stop
-    /// Tokens of the prompt that were read now; the session had read the others before.
-    public let promptTokens: UInt64
-    public let generatedTokens: UInt64
-    public let firstTokenSeconds: Double
-    public let prefillTokensPerSecond: Double
-    public let decodeTokensPerSecond: Double
-
-    init(_ result: sllm_generation) {
-        stop = Stop(rawValue: result.stop) ?? .callback
-        promptTokens = result.prompt_tokens
-        generatedTokens = result.generated_tokens
-        firstTokenSeconds = result.first_token_seconds
-        prefillTokensPerSecond = result.prefill_tokens_per_second
-        decodeTokensPerSecond = result.decode_tokens_per_second
-    }
-}
-
 /// One conversation with a model, or one text that is continued. Generating happens on a thread of its own, one generation
 /// at a time: a call during a generation fails with SLLM_STATUS_BUSY.
 public actor Session {
-    private let native: Native
+    nonisolated let native: Native
+    private let model: Model
 
-    /// `context` 0 is the context that the model was trained for, at most 2048 positions. Builds a tokenizer, which
-    /// takes tens of milliseconds: make it off the main actor.
-    public init(_ model: Model, context: UInt32 = 0, threads: UInt32 = 0, sampling: Sampling = Sampling()) throws {
-        native = try Native(model, context: context, threads: threads, sampling: sampling)
+    /// `context` 0 is the context that the model was trained for, at most 2048 positions. `memoryBudget`, in MB, keeps so
+    /// much of the weights in memory and reads the rest from the file for each token; 0 leaves that to the system. Builds
+    /// a tokenizer, which takes tens of milliseconds: make it off the main actor.
+    public init(_ model: Model, context: UInt32 = 0, threads: UInt32 = 0, memoryBudget: UInt32 = 0,
+                sampling: Sampling = Sampling()) throws {
+        self.model = model
+        native = try Native(model, Machine(context: context, threads: threads, memoryBudget: memoryBudget), sampling)
+    }
+
+    init(forking other: Session) throws {
+        model = other.model
+        native = try Native(forking: other.native, other.model)
+    }
+
+    /// Stops the running answer; its text so far stays in the conversation.
+    public nonisolated func cancel() { native.cancel() }
+
+    /// Rules that answers can be held to, compiled.
+    public func grammar(_ rules: Rules) throws -> Grammar { try Grammar(native.tokenizer, rules) }
+
+    /// Adds a message with all its fields, a JSON object with a role: the result of a tool, or an answer with tool calls.
+    public func add(json: String) throws { try check(sllm_chat_add_json(try native.chat(), json)) }
+
+    /// Gives the chat template a variable besides the messages, in JSON: "tools", "documents", "enable_thinking"; nil
+    /// removes it.
+    public func setVariable(_ name: String, json: String?) throws {
+        try check(sllm_chat_set_variable(try native.chat(), name, json))
+    }
+
+    /// The prompt that the model's template makes of the messages.
+    public func prompt() throws -> String {
+        let chat = try native.chat()
+        return try text { sllm_chat_render(chat, $0, $1, $2) }
     }
 
     /// Adds a message; roles are "system", "user" and "assistant". Texts must not contain NUL characters.
@@ -80,18 +95,24 @@ public actor Session {
     /// reads the prompt. The text so far stays in the conversation; without any text, and after a failure, the messages
     /// are as they were. `onEnd` gets the figures of an answer that was not cancelled, before the iteration ends.
     public nonisolated func answer(
-        maxTokens: UInt32 = 256, onEnd: (@Sendable (Generation) -> Void)? = nil
+        maxTokens: UInt32 = 256, constraints: Constraints = Constraints(), onEnd: (@Sendable (Generation) -> Void)? = nil
     ) -> AsyncThrowingStream<String, Error> {
-        native.stream(maxTokens, onEnd) { native, options, result in
-            sllm_chat_generate(try native.chat(), native.session, native.sampler, options, result)
-        }
+        native.stream(maxTokens, constraints, onEnd, { $0.text.isEmpty ? nil : $0.text }, answering)
+    }
+
+    /// `answer`, token by token.
+    public nonisolated func tokens(
+        maxTokens: UInt32 = 256, constraints: Constraints = Constraints(), onEnd: (@Sendable (Generation) -> Void)? = nil
+    ) -> AsyncThrowingStream<Token, Error> {
+        native.stream(maxTokens, constraints, onEnd, { $0 }, answering)
     }
 
     /// Reads a plain text after the tokens that the session has read, and continues it; otherwise like `answer`.
     public nonisolated func continueText(
-        _ text: String, maxTokens: UInt32 = 256, onEnd: (@Sendable (Generation) -> Void)? = nil
+        _ text: String, maxTokens: UInt32 = 256, constraints: Constraints = Constraints(),
+        onEnd: (@Sendable (Generation) -> Void)? = nil
     ) -> AsyncThrowingStream<String, Error> {
-        native.stream(maxTokens, onEnd) { native, options, result in
+        native.stream(maxTokens, constraints, onEnd, { $0.text.isEmpty ? nil : $0.text }) { native, options, result in
             // With a length, so that a NUL inside the text does not end it.
             sllm_generate(native.session, native.tokenizer, native.sampler, text, text.utf8.count, options, result)
         }
@@ -120,4 +141,8 @@ public actor Session {
         try check(sllm_session_get_stats(native.session, &stats))
         return stats
     }
+}
+
+private let answering: Native.Generate = { native, options, result in
+    sllm_chat_generate(try native.chat(), native.session, native.sampler, options, result)
 }
