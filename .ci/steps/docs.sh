@@ -33,3 +33,20 @@ schemas() {
   cargo build --release --quiet
   "$venv/bin/python" .ci/schemas.py target/release/shadowllm host/models/story.sllm
 }
+
+# Prompts by the chat templates of some seventy models, with tools, byte for byte those of the Hugging Face library. The
+# templates are their makers', so they are fetched (in a source package that tests its own engine on them), not copied.
+templates() {
+  step "prompts by real templates"
+  local venv=$PWD/target/ci/templates-venv folder=$PWD/target/ci/templates package=llama_cpp_python-0.3.36
+  python_tools "$venv" transformers==5.24.0 jinja2==3.1.6 scikit-build-core==1.1.2
+  if [ ! -f "$folder/prompts.json" ]; then
+    mkdir -p "$folder"
+    # Without build isolation: nothing is built.
+    "$venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary :all: -d "$folder" "${package/_cpp_python-/-cpp-python==}"
+    tar xzf "$folder/$package.tar.gz" -C "$folder" --strip-components=5 --wildcards '*/vendor/llama.cpp/models/templates/*.jinja'
+    rm "$folder/$package.tar.gz"
+    "$venv/bin/python" tests/vectors/chat/make.py "$folder"
+  fi
+  SHADOWLLM_TEMPLATES=$folder cargo test --release -p shadowllm-host --test templates -- --ignored --nocapture
+}

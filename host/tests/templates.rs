@@ -1,6 +1,7 @@
 //! Chat templates: the parts of Python and Jinja that they use, and what a hostile template cannot do.
 
 use shadowllm_host::template::{Message, Template, Variables, cancelled_by, render, render_with, set_variable};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -185,28 +186,59 @@ fn a_template_can_be_cancelled() {
 /// Prompts of `transformers` 5.24 by `tests/vectors/chat/make.py`: tools, their calls and results, documents, parts, variables.
 #[test]
 fn prompts_are_those_of_the_hugging_face_library() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/chat");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/chat");
+    let compared = compare(&folder);
+    assert!(compared.wrong.is_empty(), "{}", compared.wrong.join("\n\n"));
+    assert!(compared.same > 50 && (compared.refused, compared.accepted) == (5, 0), "{compared:?}");
+}
+
+/// The templates of some seventy models; `.ci/run templates` fetches them.
+#[test]
+#[ignore = "its templates are fetched: .ci/run templates"]
+fn prompts_of_real_templates_are_those_of_the_hugging_face_library() {
+    let folder = std::env::var("SHADOWLLM_TEMPLATES").expect("SHADOWLLM_TEMPLATES names the folder");
+    let Compared { same, refused, accepted, mut wrong } = compare(Path::new(&folder));
+    // Its `|safe` makes Python's Jinja escape the text that is added, as for a web page; here `safe` changes nothing.
+    wrong.retain(|case| !case.starts_with("meetkai-functionary-medium-v3.1, "));
+    println!("{same} prompts the same, {refused} refused by both, {accepted} refused by the library alone");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(same > 650 && accepted < 30, "{same} {accepted}");
+}
+
+#[derive(Debug, Default)]
+struct Compared {
+    /// Prompts that are the Hugging Face library's.
+    same: usize,
+    /// Conversations that both refuse.
+    refused: usize,
+    /// Conversations that the library alone refuses, because in Python `None` has no items and generators are no JSON.
+    accepted: usize,
+    /// Other prompts than the library's.
+    wrong: Vec<String>,
+}
+
+fn compare(folder: &Path) -> Compared {
     let cases: Vec<serde_json::Value> =
         serde_json::from_str(&std::fs::read_to_string(folder.join("prompts.json")).unwrap()).unwrap();
-    let (mut same, mut refused) = (0, 0);
+    let today = rendered("{{ strftime_now('%d %b %Y') }}");
+    let mut compared = Compared::default();
     for case in &cases {
         let text = |name: &str| case[name].as_str().unwrap();
-        let source = std::fs::read_to_string(folder.join(text("template")).with_extension("jinja")).unwrap();
+        let source = std::fs::read_to_string(folder.join(format!("{}.jinja", text("template")))).unwrap();
         let messages = case["messages"].as_array().unwrap();
         let messages: Vec<Message> = messages.iter().map(|m| Message::from_json(&m.to_string()).unwrap()).collect();
         let prompt = render_with(&template(&source), &messages, case["variables"].as_object().unwrap());
-        let name = format!("{}, {}", text("template"), text("name"));
-        match (case["prompt"].as_str(), prompt) {
-            (None, Err(_)) => refused += 1,
-            (Some(expected), Ok(prompt)) => {
-                let today = rendered("{{ strftime_now('%d %b %Y') }}");
-                assert_eq!(prompt, expected.replace("{TODAY}", &today), "{name}");
-                same += 1;
+        match (case["prompt"].as_str().map(|p| p.replace("{TODAY}", &today)), prompt) {
+            (None, Err(_)) => compared.refused += 1,
+            (None, Ok(_)) => compared.accepted += 1,
+            (Some(expected), Ok(prompt)) if prompt == expected => compared.same += 1,
+            (expected, prompt) => {
+                let name = format!("{}, {}", text("template"), text("name"));
+                compared.wrong.push(format!("{name}: {prompt:?}\ninstead of {expected:?}"));
             }
-            (expected, prompt) => panic!("{name}: {prompt:?} instead of {expected:?}"),
         }
     }
-    assert!(same > 50 && refused == 5 && same + refused == cases.len());
+    compared
 }
 
 #[test]

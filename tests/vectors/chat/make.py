@@ -1,17 +1,19 @@
-"""Writes prompts.json: what the Hugging Face library makes of conversations by the templates of this folder.
+"""Writes prompts.json: what the Hugging Face library makes of conversations by the templates of a folder.
 
-    pip install transformers jinja2 && python3 make.py
+    pip install transformers jinja2 && python3 make.py [FOLDER]
 
-The templates are written for these tests, each in the manner of a family of models. Today's date is written as {TODAY}.
+The templates of this folder, the default, are written for these tests, each in the manner of a family of models.
+`.ci/run templates` gives a folder with those of some seventy models. Today's date is written as {TODAY}.
 """
 
 import datetime
 import json
+import sys
 from pathlib import Path
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-here = Path(__file__).parent
+here = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
 
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "Weather of a place.\nIn \u00b0C <not> \u00b0F & \"now\".",
