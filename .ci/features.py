@@ -15,7 +15,7 @@ CODE = {
     "C": ("include", "*.h"),
     "Kotlin": ("ffi/android/src/main/kotlin", "*.kt"),
     "Swift": ("ffi/apple/Sources", "*.swift"),
-    "web": ("ffi/web/src", "*.rs"),
+    "web": ("ffi/web", "*.js"),
 }
 # Words that stand for what has no name.
 WORDS = {"no", "always", "Ctrl-C"}
@@ -27,7 +27,8 @@ OTHERS = {"threads", "context", "file", "prompt", "max-tokens", "json", "control
 
 def code(column):
     folder, pattern = CODE[column]
-    return "\n".join(path.read_text() for path in sorted((top / folder).rglob(pattern)))
+    paths = sorted((top / folder).rglob(pattern)) + sorted((top / folder).glob("src/*.rs"))
+    return "\n".join(path.read_text() for path in paths)
 
 
 def rows():
@@ -59,7 +60,7 @@ def main():
             for name in names:
                 if column == "CLI":
                     plain = name.removeprefix("--")
-                    there = re.search(rf'\b{plain.replace("-", "_")}:|long = "{plain}"', texts[column])
+                    there = f'"{name[1:]}" =>' in texts[column] if name.startswith("/") else re.search(rf'\b{plain.replace("-", "_")}:|long = "{plain}"', texts[column])
                 else:
                     there = re.search(rf"\b{name}\b", texts[column])
                 if not there:
