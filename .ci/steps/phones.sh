@@ -52,7 +52,8 @@ swift() {
     touch "$root/complete"
   fi
   tests/c/run.sh models
-  cargo build --release --quiet -p shadowllm-ffi
+  # With the tools, whose features the engine has then: it is built once.
+  cargo build --release --quiet -p shadowllm-ffi -p shadowllm-tools
   local work=$root/root/shadowllm models=${CARGO_TARGET_DIR:-$PWD/target}/ci/capi
   mkdir -p "$work/library" "$work/models" "$work/apple"
   cp -r ffi/apple/. "$work/apple/"

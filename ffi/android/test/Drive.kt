@@ -97,6 +97,8 @@ private fun fails(what: String, call: () -> Unit) = fails<IllegalArgumentExcepti
 private fun plainText(model: Model) = model.newSession(SessionOptions(context = 64, temperature = 0f)).use { session ->
     fails("no template", Status.UNSUPPORTED) { session.add("user", "Hello") }
     fails("no template to answer by", Status.UNSUPPORTED) { session.answer { true } }
+    expect("no time is asked for", session.setPace() == 0.0)
+    fails("a loss that is no number", Status.INVALID_ARGUMENT) { session.setPace(maxLoss = Float.NaN) }
     session.setSparsity(Sparsity.MEDIUM)
     session.setSparsity(Sparsity.OFF)
     fails("no tokens", Status.INVALID_ARGUMENT) { session.continueText("The", 0) { true } }
@@ -369,6 +371,7 @@ private fun natives() {
     fails("null session, add", Status.INVALID_HANDLE) { call("sessionAdd", 0L, null, null) }
     fails("null session, generate", Status.INVALID_HANDLE) { call("sessionGenerate", 0L, null, 1, null, null, null, 0, 0L, null, null) }
     fails("null session, load", Status.INVALID_HANDLE) { call("sessionLoad", 0L, null) }
+    fails("null session, pace", Status.INVALID_HANDLE) { call("sessionSetPace", 0L, 0.0, 0f) }
     fails("null session, truncate", Status.INVALID_HANDLE) { call("sessionTruncate", 0L, 1) }
     fails("null session, JSON", Status.INVALID_HANDLE) { call("sessionAddJson", 0L, null) }
     fails("null session, variable", Status.INVALID_HANDLE) { call("sessionSetVariable", 0L, null, null) }

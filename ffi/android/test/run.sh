@@ -11,7 +11,8 @@ say() { printf -- '-- %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 
 say "the JNI library"
-cargo build -q --release -p shadowllm-ffi
+# With the tools, whose features the engine has then: it is built once.
+cargo build -q --release -p shadowllm-ffi -p shadowllm-tools
 cmake -S ffi/android/src/main/cpp -B "$work/cmake" -DCMAKE_BUILD_TYPE=Release \
   -DSHADOWLLM_LIBRARY="$target/release/libshadowllm.a" > "$work/cmake.log" || { cat "$work/cmake.log"; die "no build files"; }
 cmake --build "$work/cmake" > "$work/build.log" 2>&1 || { cat "$work/build.log"; die "the JNI library does not build"; }

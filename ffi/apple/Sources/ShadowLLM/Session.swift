@@ -135,6 +135,17 @@ public actor Session {
         try check(sllm_session_set_sparsity(native.session, level.rawValue))
     }
 
+    /// Sets how much is skipped by what people want. `maxLoss` is the growth of perplexity that is allowed (0.01: one
+    /// percent), as calibration measured it; below 0: 5 percent where it was measured. `secondsPerToken` above 0 reads no
+    /// less than that time asks for: the session must have read nothing, and 20 to 40 tokens are decoded to measure times.
+    /// Returns the expected seconds of a token, 0 without `secondsPerToken`.
+    @discardableResult
+    public func setPace(secondsPerToken: Double = 0, maxLoss: Float = -1) throws -> Double {
+        var expected = 0.0
+        try check(sllm_session_set_pace(native.session, secondsPerToken, maxLoss, &expected))
+        return expected
+    }
+
     public func stats() throws -> sllm_stats {
         var stats = sllm_stats()
         stats.struct_size = UInt32(MemoryLayout<sllm_stats>.size)

@@ -59,6 +59,8 @@ final class SessionTests: XCTestCase {
         let digits = try await collect(session.continueText("The jury said", constraints: constraints))
         XCTAssertTrue(digits.count == 3 && digits.allSatisfy(\.isNumber), digits)
         XCTAssertTrue(try parseToolCalls("<tool_call>{\"name\": \"clock\", \"arguments\": {}}</tool_call>").contains("clock"))
+        let noTime = try await session.setPace()
+        XCTAssertEqual(noTime, 0)
         let statistics = try await session.stats()
         XCTAssertGreaterThan(statistics.decoded_tokens, 0)
         XCTAssertGreaterThan(try model("plain").memory().session_bytes, 0)

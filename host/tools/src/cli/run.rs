@@ -63,7 +63,7 @@ pub struct Options {
     #[arg(short = 'c', long, alias = "ctx-size", help_heading = MACHINE)]
     context: Option<usize>,
     /// Give this number of answers to the prompt, which is read once; the seeds are --seed and those after it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = samples)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = samples, conflicts_with = "target")]
     samples: usize,
     /// Text and figures as JSON; in a chat, and with --samples, a line for each answer.
     #[arg(long)]

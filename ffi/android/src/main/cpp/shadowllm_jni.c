@@ -476,6 +476,14 @@ static void session_set_sparsity(JNIEnv *env, jclass self, jlong handle, jint le
     if (it != NULL) ok(env, sllm_session_set_sparsity(it->session, level));
 }
 
+static jdouble session_set_pace(JNIEnv *env, jclass self, jlong handle, jdouble seconds_per_token, jfloat max_loss) {
+    struct conversation *it = conversation(env, handle);
+    double expected = 0;
+    (void)self;
+    if (it != NULL) ok(env, sllm_session_set_pace(it->session, seconds_per_token, max_loss, &expected));
+    return expected;
+}
+
 static jdoubleArray session_stats(JNIEnv *env, jclass self, jlong handle) {
     struct conversation *it = conversation(env, handle);
     sllm_stats stats = {0};
@@ -653,6 +661,7 @@ static const JNINativeMethod methods[] = {
     {"sessionPosition", "(J)J", (void *)session_position},
     {"sessionRewind", "(JJ)V", (void *)session_rewind},
     {"sessionSetSparsity", "(JI)V", (void *)session_set_sparsity},
+    {"sessionSetPace", "(JDF)D", (void *)session_set_pace},
     {"sessionStats", "(J)[D", (void *)session_stats},
     {"sessionAddJson", "(J[B)V", (void *)session_add_json},
     {"sessionSetVariable", "(J[B[B)V", (void *)session_set_variable},

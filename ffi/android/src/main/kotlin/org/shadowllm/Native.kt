@@ -35,6 +35,7 @@ internal object Native {
     @JvmStatic external fun sessionPosition(session: Long): Long
     @JvmStatic external fun sessionRewind(session: Long, position: Long)
     @JvmStatic external fun sessionSetSparsity(session: Long, level: Int)
+    @JvmStatic external fun sessionSetPace(session: Long, secondsPerToken: Double, maxLoss: Float): Double
     @JvmStatic external fun sessionStats(session: Long): DoubleArray
     @JvmStatic external fun sessionAddJson(session: Long, json: ByteArray)
     @JvmStatic external fun sessionSetVariable(session: Long, name: ByteArray, json: ByteArray?)

@@ -293,6 +293,16 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
     /** [Status.UNSUPPORTED] for a model that is not calibrated. */
     fun setSparsity(level: Sparsity) = handle.use { Native.sessionSetSparsity(it, level.ordinal) }
 
+    /**
+     * Sets how much is skipped by what people want. [maxLoss] is the growth of perplexity that is allowed (0.01: one percent),
+     * as calibration measured it; below 0: 5 percent where it was measured. [secondsPerToken] above 0 reads no less than that
+     * time asks for: the session must have read nothing, and 20 to 40 tokens are decoded to measure times. Returns the
+     * expected seconds of a token, 0 without [secondsPerToken].
+     */
+    @JvmOverloads
+    fun setPace(secondsPerToken: Double = 0.0, maxLoss: Float = -1f): Double =
+        handle.use { Native.sessionSetPace(it, secondsPerToken, maxLoss) }
+
     val stats: Stats
         get() {
             val v = handle.use(Native::sessionStats)
