@@ -2,8 +2,8 @@
 import { Tokenizer } from "./tokenizer.js";
 
 /** A question in the form of the chat template of the model that ships. Templates of other models, which are programs,
- * are not run here. @param {string} text */
-export const question = (text) => `</s>Question: ${text}\nAnswer:`;
+ * are not run here. @param {string} text @returns {[string, string]} special tokens, and text */
+export const question = (text) => ["</s>", `Question: ${text}\nAnswer:`];
 
 export class Model {
   #wasm;
@@ -47,8 +47,15 @@ export class Model {
     if (status !== 0) throw new Error(this.#text(this.#wasm.message(), this.#wasm.message_length()));
   }
 
-  /** Continues a text, a piece at a time.
-   * @param {string} prompt
+  /** Ids of a prompt: a text, or special tokens and a text. What people type is text, whatever it looks like.
+   * @param {string | [string, string]} prompt @returns {number[]} */
+  encode(prompt) {
+    const [special, text] = Array.isArray(prompt) ? prompt : ["", prompt];
+    return [...this.tokenizer.encode(special), ...this.tokenizer.encode(text, true)];
+  }
+
+  /** Continues a prompt, a piece at a time.
+   * @param {string | [string, string]} prompt
    * @param {{most?: number, temperature?: number, topP?: number, repetitionPenalty?: number, seed?: number,
    *   density?: number}} options `temperature` 0 takes the likeliest; `density` is the share of what can be skipped
    *   that is read, 1 all
@@ -56,7 +63,7 @@ export class Model {
   *generate(prompt, options = {}) {
     const { most = 64, temperature = 0.8, topP = 0.95, repetitionPenalty = 1, seed = 0, density = 1 } = options;
     const wasm = this.#wasm;
-    const ids = this.tokenizer.encode(prompt);
+    const ids = this.encode(prompt);
     if (ids.length > this.#context) {
       throw new Error(`the prompt has ${ids.length} tokens, and there is room for ${this.#context}`);
     }

@@ -46,9 +46,19 @@ export class Tokenizer {
     model.merges.forEach((pair, rank) => this.#ranks.set(Array.isArray(pair) ? pair.join(" ") : pair, rank));
   }
 
-  /** @param {string} text where special tokens may be named @returns {number[]} */
-  encode(text) {
-    return text.split(this.#parts).flatMap((part, i) => (i % 2 ? this.#added.get(part) : this.#words(part)));
+  /** @param {string} text @param {boolean} plain whether the names of special tokens in it are text @returns {number[]} */
+  encode(text, plain = false) {
+    const parts = text.split(this.#parts);
+    if (plain) {
+      // As the program does: divided after the first letter of each name.
+      const words = [parts[0]];
+      for (let i = 1; i < parts.length; i += 2) {
+        words[words.length - 1] += parts[i][0];
+        words.push(parts[i].slice(1) + parts[i + 1]);
+      }
+      return words.flatMap((part) => this.#words(part));
+    }
+    return parts.flatMap((part, i) => (i % 2 ? this.#added.get(part) : this.#words(part)));
   }
 
   /** Ids of a text without special tokens. */
