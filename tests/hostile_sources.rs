@@ -44,25 +44,53 @@ static ALLOCATOR: Measuring = Measuring;
 /// Room for twice the file in f32, its longest lists, and the description of 4096 layers.
 const ROOM: usize = 32 << 20;
 
-/// Reads and packs a source, whatever it is; `len` is its length in bytes.
-fn survives(source: &Path, image: &Path, len: usize) {
+/// The most memory that is held in a call, in bytes.
+fn measured(call: impl FnOnce()) -> usize {
     // Memory is measured over all threads, so only one source is read at a time.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
+    call();
+    MOST.load(Ordering::Relaxed).saturating_sub(before)
+}
+
+/// Reads and packs a source, whatever it is; `len` is its length in bytes.
+fn survives(source: &Path, image: &Path, len: usize) {
     let formats = Formats::all(Format::F32);
-    let packed = import::open(source).and_then(|s| pack(&*s, formats, Arrangement::DENSE, image, &mut |_, _| {}));
-    match packed {
-        // Whether the engine accepts the image is tested elsewhere; here it must only not panic.
-        Ok(_) => drop(LoadedModel::open(image, None)),
-        Err(error) => {
-            let text = error.to_string();
-            assert!(text.len() > 20 && text.len() < 3000, "no sentence for people: {text}");
+    let most = measured(|| {
+        let packed = import::open(source).and_then(|s| pack(&*s, formats, Arrangement::DENSE, image, &mut |_, _| {}));
+        match packed {
+            // Whether the engine accepts the image is tested elsewhere; here it must only not panic.
+            Ok(_) => drop(LoadedModel::open(image, None)),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.len() > 20 && text.len() < 3000, "no sentence for people: {text}");
+            }
         }
-    }
-    let most = MOST.load(Ordering::Relaxed).saturating_sub(before);
+    });
     assert!(most < 8 * len + ROOM, "{most} bytes for {} of {len}", source.display());
+}
+
+/// Arrays of bytes, which may be most of a file, take their length and no more; long lists where a list is for layers are
+/// refused before they become JSON.
+#[test]
+fn long_arrays_take_no_more_than_they_are() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("model.gguf");
+    // Little enough for other tests of this program, whose memory is measured at the same time.
+    let bytes = vec![1; 4 << 20];
+    for (key, kind) in [("unknown", 0), ("unknown", 1), ("unknown", 7), ("llama.attention.head_count", 0)] {
+        let mut model = with_a_tokenizer();
+        model.set(key, gguf_bytes::array(key, kind, bytes.len() as u64, &bytes));
+        std::fs::write(&file, model.bytes()).unwrap();
+        let most = measured(|| {
+            let opened = import::open(&file).map(drop);
+            assert_eq!(opened.is_ok(), key == "unknown", "{key}");
+            assert!(opened.err().is_none_or(|e| e.to_string().contains("one for each of at most 4096 layers")));
+        });
+        assert!(most < 3 * bytes.len(), "{key} of type {kind}: {most} bytes for {}", bytes.len());
+    }
 }
 
 /// Families whose configurations together have most of the keys.

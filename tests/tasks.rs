@@ -133,6 +133,15 @@ fn refused(task: Task, bytes: impl AsRef<[u8]>, words: &[&str]) {
     }
 }
 
+/// A gzip file of a few hundred kilobytes that stands for more than any task set has.
+#[test]
+fn a_file_that_unpacks_without_end_is_refused() {
+    let line = [&[b' '; (1 << 20) - 1][..], b"\n"].concat();
+    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+    (0..257).for_each(|_| gz.write_all(&line).unwrap());
+    refused(Task::Piqa, gz.finish().unwrap(), &["unpacks to more than 256 MB"]);
+}
+
 #[test]
 fn damaged_requests_are_refused() {
     let two = |a: String, b: String| gzip(&[a, b].join("\n"));

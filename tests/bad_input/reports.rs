@@ -243,6 +243,10 @@ fn rotations_that_are_impossible() {
         json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 64})
     };
+    scaling(json!({"rope_type": "linear", "factor": 1e-30}), "RoPE scaling of type linear");
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0});
+    scaling(yarn, "original_max_position_embeddings 0, which is not positive");
+    scaling(llama3(8.0, 4.0), "low_freq_factor 4 below its high one, 4");
     scaling(llama3(0.0, 1.0), "RoPE scaling of type llama3");
     scaling(llama3(-8.0, 1.0), "RoPE scaling of type llama3");
 }

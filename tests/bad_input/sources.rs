@@ -119,6 +119,13 @@ fn a_configuration_with_values_that_cannot_be() {
     bad("rope_parameters", serde_json::json!({"rope_type": "dynamic"}), &["type dynamic is not supported", "linear"]);
     let yarn = serde_json::json!({"rope_type": "yarn", "factor": 4});
     bad("rope_parameters", yarn, &["type yarn needs a number original_max_position_embeddings"]);
+    bad("eos_token_id", "2".into(), &["eos_token_id is \"2\"", "never end"]);
+    bad("eos_token_id", serde_json::json!([2, [3]]), &["eos_token_id is [3]", "never end"]);
+    bad(
+        "architectures",
+        serde_json::json!(["LlamaForSequenceClassification"]),
+        &["ForSequenceClassification", "does not continue texts"],
+    );
     let gptq = serde_json::json!({"quant_method": "gptq"});
     bad("quantization_config", gptq, &["quantized by gptq", "use the model that it was made from"]);
 }
@@ -226,6 +233,27 @@ fn gguf_with_a_value_missing_or_impossible() {
     bad_gguf(&file.bytes(), &["x.gguf: ", "heads is out of range", "damaged?"]);
     file.entries.remove(heads);
     bad_gguf(&file.bytes(), &["x.gguf: the file lacks llama.attention.head_count", "convert it again"]);
+}
+
+/// Values that would be taken for missing ones, or for those of another model.
+#[test]
+fn gguf_with_a_value_that_is_no_number_or_no_language_models() {
+    let float = |x: f32| x.to_le_bytes();
+    for (key, kind, bytes, word) in [
+        ("llama.rope.freq_base", 6, float(f32::NAN), "llama.rope.freq_base is NaN"),
+        ("llama.rope.freq_base", 6, float(f32::INFINITY), "llama.rope.freq_base is inf"),
+        ("llama.rope.scaling.factor", 6, float(f32::NAN), "llama.rope.scaling.factor is NaN"),
+        ("llama.attention.layer_norm_rms_epsilon", 6, float(f32::NAN), "layer_norm_rms_epsilon is NaN"),
+        ("llama.attention.value_length", 4, 8u32.to_le_bytes(), "with values of 8 are not supported"),
+    ] {
+        let mut file = gguf();
+        file.set(key, gguf_bytes::entry(key, kind, &bytes));
+        bad_gguf(&file.bytes(), &["x.gguf: ", word]);
+    }
+    let mut file = gguf();
+    let key = "llama.attention.causal";
+    file.set(key, gguf_bytes::entry(key, 7, &[0]));
+    bad_gguf(&file.bytes(), &["x.gguf: llama.attention.causal is false", "embeddings"]);
 }
 
 #[test]

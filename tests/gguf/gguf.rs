@@ -183,6 +183,12 @@ fn tensors_that_cannot_be_are_refused() {
         let bytes = file(&[number("general.alignment", align)], &[], 64);
         assert!(error(&bytes).contains("power of two"));
     }
+    // Two tensors of the same bytes, of bytes in part, and one after the other.
+    for (offset, shared) in [(0, true), (32, true), (64, false)] {
+        let result = Gguf::parse(&file(&[], &[tensor("a", &[16], 0, 0), tensor("b", &[16], 0, offset)], 128));
+        assert_eq!(result.is_err(), shared, "offset {offset}");
+        assert!(result.err().is_none_or(|e| e.starts_with("tensors a and b share bytes of the file")));
+    }
     let wide = entry("general.alignment", 10, &(1u64 << 63).to_le_bytes());
     assert!(Gguf::parse(&file(&[wide], &[tensor("t", &[4], 0, 0)], 64)).is_err());
 }

@@ -235,10 +235,25 @@ impl HfSource {
 /// The configuration, and its family.
 fn parse(text: &str) -> std::result::Result<(Config, &'static Family), String> {
     let mut config = Config::from_json(text)?;
+    continues(&config)?;
     let family = config.text("model_type").ok_or_else(|| config.lacks("model_type"))?;
     let family = families::by_name(Kind::Hf, family)?;
     config.rename(family.keys);
     Ok((config, family))
+}
+
+/// Refuses a model that was trained for something else than continuing a text, of the same layers or not.
+fn continues(config: &Config) -> std::result::Result<(), String> {
+    let names = config.value("architectures").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let other = |name: &&str| {
+        name.contains("For") && !["ForCausalLM", "ForConditionalGeneration"].iter().any(|n| name.contains(n))
+    };
+    match names.into_iter().find(other) {
+        Some(name) => {
+            Err(format!("is of a {name}, which does not continue texts: a language model (...ForCausalLM) is needed"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A token in `tokenizer_config.json`: a string, or an object with its content.
@@ -272,6 +287,11 @@ fn ends(folder: &Path) -> Result<Vec<u32>> {
             Some(Value::Array(list)) => ids.extend(list.iter().cloned()),
             Some(one) => ids.push(one.clone()),
             None => {}
+        }
+        // Some files have -1 for none.
+        if let Some(odd) = ids.iter().find(|id| !id.is_null() && !id.is_i64() && !id.is_u64()) {
+            let why = format!("eos_token_id is {odd}, not a token's number: the model would never end an answer");
+            return Err(Error::file(&folder.join(file), why));
         }
     }
     let token = token(&json(folder, "tokenizer_config.json")?, "eos_token");

@@ -33,6 +33,10 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         let found = parameters.maybe_number(key)?;
         found.ok_or_else(|| format!("RoPE scaling of type {kind} needs a number {}", c.name(key)))
     };
+    let positive = |key: &str| match number(key)? {
+        x if x > 0.0 => Ok(x),
+        x => Err(format!("RoPE scaling of type {kind} has {} {x}, which is not positive", c.name(key))),
+    };
     let table = match kind {
         // For text, the multi-axis rotation of models with pictures is the plain one.
         "default" | "mrope" => table(plain),
@@ -42,11 +46,16 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         }
         "llama3" => {
             let (factor, low) = (number("factor")?, number("low_freq_factor")?);
-            let (high, trained) = (number("high_freq_factor")?, number("original_max_position_embeddings")?);
+            let (high, trained) = (number("high_freq_factor")?, positive("original_max_position_embeddings")?);
+            if !(0.0 < low && low < high) {
+                return Err(format!(
+                    "RoPE scaling of type llama3 needs a low_freq_factor {low} below its high one, {high}"
+                ));
+            }
             table(plain.iter().map(|f| llama3(*f, factor, low, high, trained)).collect())
         }
         "yarn" => {
-            let trained = number("original_max_position_embeddings")?;
+            let trained = positive("original_max_position_embeddings")?;
             let factor = match parameters.maybe_number("factor")? {
                 Some(factor) => factor,
                 None => c.count("max_position_embeddings")? as f64 / trained,
@@ -57,7 +66,8 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
         "longrope" | "su" => longrope(c, parameters, &plain)?,
         other => return Err(format!("RoPE scaling of type {other} is not supported ({SCALINGS} are)")),
     };
-    let possible = |x: f64| x > 0.0 && (x as f32).is_finite();
+    // No frequency of a model is above 1, and no factor far from it.
+    let possible = |x: f64| x > 0.0 && x < 1e6;
     if let Some(x) = table.frequencies.iter().copied().chain([table.factor]).find(|x| !possible(*x)) {
         return Err(format!("RoPE scaling of type {kind} gives {x}, by which no position can be rotated"));
     }

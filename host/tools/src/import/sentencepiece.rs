@@ -56,7 +56,7 @@ struct Model {
     prefix: bool,
     removes: bool,
     /// Its table for the replacement of characters.
-    table: Vec<u64>,
+    table: Vec<u8>,
     special: [(&'static str, u64); 3],
 }
 
@@ -98,7 +98,7 @@ impl Model {
     fn normalizer(&mut self, parts: Vec<(u64, Field)>) {
         for part in parts {
             match part {
-                (2, Field::Bytes(table)) => self.table = table.iter().map(|b| u64::from(*b)).collect(),
+                (2, Field::Bytes(table)) => self.table = table.to_vec(),
                 (3, Field::Number(n)) => self.prefix = n != 0,
                 (4, Field::Number(n)) => self.removes = n != 0,
                 _ => {}
@@ -134,7 +134,7 @@ pub fn metadata(file: &[u8]) -> Result<Gguf, String> {
     set("token_type", Value::Array(Array::Signed(m.kinds)));
     set("add_space_prefix", Value::Bool(m.prefix));
     set("remove_extra_whitespaces", Value::Bool(m.removes));
-    set("precompiled_charsmap", Value::Array(Array::Unsigned(m.table)));
+    set("precompiled_charsmap", Value::Array(Array::Bytes(m.table, false)));
     for (name, id) in m.special {
         set(&format!("{name}_token_id"), Value::Unsigned(id));
     }

@@ -6,7 +6,7 @@ use flate2::bufread::MultiGzDecoder;
 use shadowllm_host::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// At most `most` questions of a task from the folder of the unpacked wheel, in the file's order.
@@ -39,6 +39,10 @@ pub fn load(task: Task, folder: &Path, most: usize) -> Result<Vec<Question>> {
 /// (`uncond_docid_offset` in the configuration beside the file).
 const WITHOUT_QUESTION: u64 = 1_000_000;
 
+/// Bytes of an unpacked file at most, many times those of the largest task set: a gzip file may stand for a thousand times
+/// its own length.
+const UNPACKED: u64 = 256 << 20;
+
 /// One line of a file of requests.
 #[derive(serde::Deserialize)]
 struct Request {
@@ -58,7 +62,8 @@ struct Texts {
 fn requests(path: &Path) -> Result<Vec<Question>> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let mut documents: BTreeMap<u64, BTreeMap<usize, Request>> = BTreeMap::new();
-    for (i, line) in BufReader::new(MultiGzDecoder::new(BufReader::new(file))).lines().enumerate() {
+    let mut reader = BufReader::new(MultiGzDecoder::new(BufReader::new(file)).take(UNPACKED));
+    for (i, line) in reader.by_ref().lines().enumerate() {
         let line = line.map_err(|e| damaged(path, &format!("line {} cannot be unpacked: {e}", i + 1)))?;
         if line.trim().is_empty() {
             continue;
@@ -68,6 +73,9 @@ fn requests(path: &Path) -> Result<Vec<Question>> {
         if request.doc_id < WITHOUT_QUESTION {
             documents.entry(request.doc_id).or_default().entry(request.idx).or_insert(request);
         }
+    }
+    if reader.get_ref().limit() == 0 {
+        return Err(damaged(path, &format!("it unpacks to more than {} MB, and no task set does", UNPACKED >> 20)));
     }
     documents.into_iter().map(|(id, requests)| question_of(path, id, requests)).collect()
 }

@@ -1,10 +1,11 @@
 //! The metadata of a GGUF file, as a configuration with the names of `config.json`.
 
 use super::parts::Parts;
-use super::{Array, Value as Meta, special_tokens};
+use super::{Array, Gguf, Value as Meta, special_tokens};
 use crate::import::config::Config;
 use crate::import::families::Family;
 use serde_json::{Map, Value, json};
+use shadowllm_core::image::arch::MAX_LAYERS;
 
 /// Names in `config.json`, and the keys in GGUF after the architecture's name.
 const KEYS: &[(&str, &str)] = &[
@@ -51,12 +52,14 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     let logits =
         if matches!(family.name, "granite" | "granitemoe" | "minicpm") { "logits_scaling" } else { "logit_scale" };
     let rows = KEYS.iter().copied().chain([(family.eps.0, eps.as_str()), (logits, "logit_scale")]);
+    supported(g, arch)?;
     let mut values = Map::new();
     let mut names = Vec::new();
     for (name, theirs) in rows {
         let theirs = key(theirs);
         if let Some(value) = g.value(&theirs) {
-            let value = if MAY_BE_ARRAYS.contains(&name) { one_of_equal(&theirs, value)? } else { json_of(value) };
+            let value =
+                if MAY_BE_ARRAYS.contains(&name) { one_of_equal(&theirs, value)? } else { json_of(&theirs, value)? };
             values.insert(name.into(), value);
         }
         names.push((name.to_owned(), theirs));
@@ -64,12 +67,13 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     if values.contains_key("sliding_window") {
         values.insert("use_sliding_window".into(), true.into());
     }
-    match g.value(&key("attention.sliding_window_pattern")) {
+    let pattern = key("attention.sliding_window_pattern");
+    match g.value(&pattern) {
         Some(Meta::Array(Array::Bool(slides))) => {
             let name = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
             values.insert("layer_types".into(), slides.iter().map(name).collect());
         }
-        Some(value) => drop(values.insert("sliding_window_pattern".into(), json_of(value))),
+        Some(value) => drop(values.insert("sliding_window_pattern".into(), json_of(&pattern, value)?)),
         None => {}
     }
     values.insert("vocab_size".into(), vocab.into());
@@ -80,24 +84,71 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it again"]))
 }
 
-fn json_of(value: &Meta) -> Value {
+/// The value of a key as JSON, which takes many times the memory of a number: of short lists only.
+fn json_of(key: &str, value: &Meta) -> Result<Value, String> {
+    let long = |len: usize| match len > MAX_LAYERS {
+        true => {
+            Err(format!("{key} has {len} entries, one for each of at most {MAX_LAYERS} layers; is the file damaged?"))
+        }
+        false => Ok(()),
+    };
     match value {
+        Meta::Array(Array::Bytes(list, _)) => long(list.len())?,
+        Meta::Array(Array::Unsigned(list)) => long(list.len())?,
+        Meta::Array(Array::Signed(list)) => long(list.len())?,
+        Meta::Array(Array::Float(list)) => long(list.len())?,
+        Meta::Array(Array::Bool(list)) => long(list.len())?,
+        _ => {}
+    }
+    let floats = match value {
+        Meta::Float(x) => std::slice::from_ref(x),
+        Meta::Array(Array::Float(list)) => list,
+        _ => &[],
+    };
+    finite(key, floats)?;
+    Ok(match value {
         Meta::Unsigned(n) => json!(n),
         Meta::Signed(n) => json!(n),
         Meta::Float(x) => json!(x),
         Meta::Bool(b) => json!(b),
         Meta::String(s) => json!(s),
+        Meta::Array(Array::Bytes(list, false)) => json!(list),
+        Meta::Array(Array::Bytes(list, true)) => list.iter().map(|n| *n as i8).collect(),
         Meta::Array(Array::Unsigned(list)) => json!(list),
         Meta::Array(Array::Signed(list)) => json!(list),
         Meta::Array(Array::Float(list)) => json!(list),
         Meta::Array(Array::Bool(list)) => json!(list),
         Meta::Array(_) => Value::Array(Vec::new()),
+    })
+}
+
+/// Refuses what is no number, which JSON would take for a missing value.
+pub fn finite(key: &str, numbers: &[f64]) -> Result<(), String> {
+    match numbers.iter().find(|x| !x.is_finite()) {
+        Some(x) => Err(format!("{key} is {x}, which is not a finite number; is the file damaged?")),
+        None => Ok(()),
     }
+}
+
+/// What the families have no room for, so that the model would be another one in silence.
+fn supported(g: &Gguf, arch: &str) -> Result<(), String> {
+    let key = |name: &str| format!("{arch}.{name}");
+    if g.bool(&key("attention.causal")) == Some(false) {
+        let key = key("attention.causal");
+        return Err(format!("{key} is false: the model reads whole texts, for embeddings, and does not continue them"));
+    }
+    let [keys, values] = ["attention.key_length", "attention.value_length"].map(|name| g.f64(&key(name)));
+    if let (Some(keys), Some(values)) = (keys, values)
+        && keys != values
+    {
+        return Err(format!("keys of {keys} numbers with values of {values} are not supported"));
+    }
+    Ok(())
 }
 
 /// The number that all entries of an array are equal to.
 fn one_of_equal(key: &str, value: &Meta) -> Result<Value, String> {
-    let value = json_of(value);
+    let value = json_of(key, value)?;
     let Value::Array(list) = &value else { return Ok(value) };
     match list.first() {
         Some(first) if list.iter().all(|n| n == first) => Ok(first.clone()),
@@ -109,6 +160,10 @@ fn one_of_equal(key: &str, value: &Meta) -> Result<Value, String> {
 fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> Result<(), String> {
     let g = parts.head();
     let arch = g.str("general.architecture").unwrap_or_default();
+    for key in ["scaling.factor", "scale_linear", "scaling.attn_factor", "scaling.yarn_attn_factor"] {
+        let key = format!("{arch}.rope.{key}");
+        finite(&key, g.f64(&key).as_slice())?;
+    }
     let number = |key: &str| g.f64(&format!("{arch}.rope.{key}"));
     let heads = values.get("num_attention_heads").and_then(Value::as_u64).unwrap_or(0);
     let width = values.get("hidden_size").and_then(Value::as_u64).and_then(|d| d.checked_div(heads));
@@ -135,7 +190,9 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
         ("none", None, None) => return Ok(()),
         ("linear", None, None) => json!({ "rope_type": "linear", "factor": factor }),
         ("yarn", None, None) => json!({
-            "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained,
+            "rope_type": "yarn", "factor": factor,
+            // llama.cpp's default.
+            "original_max_position_embeddings": trained.or_else(|| values.get("max_position_embeddings")?.as_f64()),
             "beta_fast": number("scaling.yarn_beta_fast"), "beta_slow": number("scaling.yarn_beta_slow"),
             "attention_factor": number("scaling.yarn_attn_factor"), "truncate": family.name != "gpt_oss",
             // The two values are equal in files that have the key.
@@ -143,8 +200,8 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
             "mscale_all_dim": number("scaling.yarn_log_multiplier"),
         }),
         (kind, None, None) => {
-            let known = "none, linear, yarn and longrope";
-            return Err(format!("RoPE scaling of type {kind} is not supported ({known} are)"));
+            let known = "none, linear, yarn and longrope with its divisors";
+            return Err(format!("RoPE scaling of type \"{kind}\" is not supported ({known} are)"));
         }
         (kind, ..) => return Err(format!("RoPE scaling of type {kind} together with divisors is not supported")),
     };

@@ -155,8 +155,18 @@ impl Gguf {
     pub fn numbers(&self, key: &str) -> Option<Vec<f64>> {
         match self.value(key)? {
             Value::Array(Array::Float(numbers)) => Some(numbers.clone()),
+            Value::Array(Array::Bytes(bytes, true)) => Some(bytes.iter().map(|b| f64::from(*b as i8)).collect()),
+            Value::Array(Array::Bytes(bytes, false)) => Some(bytes.iter().map(|b| f64::from(*b)).collect()),
             Value::Array(Array::Unsigned(numbers)) => Some(numbers.iter().map(|n| *n as f64).collect()),
             Value::Array(Array::Signed(numbers)) => Some(numbers.iter().map(|n| *n as f64).collect()),
+            _ => None,
+        }
+    }
+
+    /// The array of bytes under this key, with a sign or without.
+    pub fn bytes(&self, key: &str) -> Option<&[u8]> {
+        match self.value(key)? {
+            Value::Array(Array::Bytes(bytes, _)) => Some(bytes),
             _ => None,
         }
     }
@@ -259,14 +269,22 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, String> {
 fn place_tensors(tensors: &mut [Entry], header: usize, len: usize, align: u64) -> Result<(), String> {
     let base = (header as u64).checked_next_multiple_of(align);
     let base = base.ok_or("metadata key general.alignment: it is too large")?;
-    for entry in tensors {
+    for entry in tensors.iter_mut() {
         let start = base.checked_add(entry.offset).filter(|_| entry.offset.is_multiple_of(align));
         let start = start.ok_or_else(|| {
             format!("tensor {}: its offset {} is not a multiple of {align}, or too large", entry.name, entry.offset)
         })?;
         entry.range = byte_range(entry, start, len)?;
     }
-    Ok(())
+    // A file of shared bytes could stand for a model many times its size.
+    let mut ordered: Vec<&Entry> = tensors.iter().filter(|entry| !entry.range.is_empty()).collect();
+    ordered.sort_by_key(|entry| entry.range.start);
+    match ordered.windows(2).find(|pair| pair[0].range.end > pair[1].range.start) {
+        Some(pair) => {
+            Err(format!("tensors {} and {} share bytes of the file; is it damaged?", pair[0].name, pair[1].name))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The bytes of a tensor that starts at byte `start` of a file of `len` bytes. For an unsupported type the length is

@@ -26,9 +26,11 @@ pub enum Value {
 /// An array in the metadata: its elements are of one type, or arrays themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Array {
-    /// Unsigned integers of any width.
+    /// Integers of one byte each, and whether they have a sign: as in the file, since they may be most of it.
+    Bytes(Vec<u8>, bool),
+    /// Unsigned integers of any other width.
     Unsigned(Vec<u64>),
-    /// Signed integers of any width.
+    /// Signed integers of any other width.
     Signed(Vec<i64>),
     /// Floats of either width.
     Float(Vec<f64>),
@@ -97,12 +99,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The next `count` bytes.
+    fn some(&mut self, count: usize, what: &str) -> Result<&'a [u8], String> {
+        let bytes = self.rest().get(..count).ok_or_else(|| self.ends(what))?;
+        self.pos += count;
+        Ok(bytes)
+    }
+
     /// A string's bytes, which follow their number.
     fn raw(&mut self, what: &str) -> Result<&'a [u8], String> {
         let len = self.count(1, what)?;
-        let text = self.rest().get(..len).ok_or_else(|| self.ends(what))?;
-        self.pos += len;
-        Ok(text)
+        self.some(len, what)
     }
 
     /// A string in which bytes that are not UTF-8 are replaced.
@@ -170,8 +177,12 @@ impl<'a> Reader<'a> {
     fn array(&mut self, what: &str, depth: usize) -> Result<Array, String> {
         let kind = self.u32(what)?;
         match kind {
-            0 | 2 | 4 | 10 => Ok(Array::Unsigned(self.many(kind, what, |r| r.unsigned(kind, what))?)),
-            1 | 3 | 5 | 11 => Ok(Array::Signed(self.many(kind, what, |r| r.signed(kind, what))?)),
+            0 | 1 => {
+                let count = self.count(1, what)?;
+                Ok(Array::Bytes(self.some(count, what)?.to_vec(), kind == 1))
+            }
+            2 | 4 | 10 => Ok(Array::Unsigned(self.many(kind, what, |r| r.unsigned(kind, what))?)),
+            3 | 5 | 11 => Ok(Array::Signed(self.many(kind, what, |r| r.signed(kind, what))?)),
             6 | 12 => Ok(Array::Float(self.many(kind, what, |r| r.float(kind, what))?)),
             7 => Ok(Array::Bool(self.many(kind, what, |r| r.truth(what))?)),
             8 => Ok(Array::Strings(self.many(kind, what, |r| r.text(what))?)),

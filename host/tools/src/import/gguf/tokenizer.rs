@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokenizers::normalizers::Precompiled;
 
 use super::Gguf;
+use super::config::finite;
 use super::pretokenizers::{Pre, by_name};
 
 /// SentencePiece's character for a space.
@@ -324,11 +325,18 @@ fn listed_merge<'g>(line: &'g str, vocab: &Vocab<'_>) -> Result<(&'g str, &'g st
     Err(format!("the merge \"{}\" does not make one token of two", line.escape_debug()))
 }
 
+/// The scores of all tokens.
+fn scores(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Vec<f64>, String> {
+    let key = "tokenizer.ggml.scores";
+    let scores = gguf.numbers(key).ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
+    check_len(key, scores.len(), vocab.texts.len())?;
+    finite(key, &scores)?;
+    Ok(scores)
+}
+
 /// The parts of a SentencePiece BPE tokenizer, as in `LlamaTokenizerFast`.
 fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
-    let scores = gguf.numbers("tokenizer.ggml.scores");
-    let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
-    check_len("tokenizer.ggml.scores", scores.len(), vocab.texts.len())?;
+    let scores = scores(gguf, vocab)?;
     let prefix = gguf.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
     let unknown = token_id(gguf, "unknown").and_then(|id| vocab.text(id));
     let options = [
@@ -348,9 +356,7 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
 
 /// The parts of a SentencePiece unigram tokenizer.
 fn unigram(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
-    let scores = gguf.numbers("tokenizer.ggml.scores");
-    let scores = scores.ok_or("the tokens have no scores: tokenizer.ggml.scores is missing")?;
-    check_len("tokenizer.ggml.scores", scores.len(), vocab.texts.len())?;
+    let scores = scores(gguf, vocab)?;
     let prefix = gguf.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
     // Control tokens are not pieces of a text, whatever their scores.
     let piece = |((_, text, kind), score): ((u32, &str, i64), &f64)| match kind {
@@ -390,19 +396,14 @@ fn normalizer(gguf: &Gguf, prefix: bool) -> Result<Value, String> {
 /// The replacement of characters by a table, if the file has one.
 fn exchanges(gguf: &Gguf) -> Result<Option<Value>, String> {
     let key = "tokenizer.ggml.precompiled_charsmap";
-    let Some(table) = gguf.numbers(key) else { return Ok(None) };
-    // The table's bytes, which may be stored as signed numbers.
-    let table: Vec<u8> = table.into_iter().map(|n| n as i64 as u8).collect();
-    if table.is_empty() {
-        return Ok(None);
-    }
+    let Some(table) = gguf.bytes(key).filter(|table| !table.is_empty()) else { return Ok(None) };
     // The library allocates an index of the length that the table gives, so the length is checked first.
     let index = table.first_chunk().map_or(usize::MAX, |b| u32::from_le_bytes(*b) as usize);
     if index > table.len() {
         return Err(format!("{key} has an index of {index} bytes in {}; is the file damaged?", table.len()));
     }
     let damaged = |e: String| format!("{key} is not a table of SentencePiece: {e}; is the file damaged?");
-    let table = Precompiled::from(&table).map_err(|e| damaged(e.to_string()))?;
+    let table = Precompiled::from(table).map_err(|e| damaged(e.to_string()))?;
     serde_json::to_value(table).map(Some).map_err(|e| damaged(e.to_string()))
 }
 
