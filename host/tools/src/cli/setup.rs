@@ -35,6 +35,9 @@ pub struct ModelOptions {
     /// Read the whole image into memory, so that later changes of the file do not matter.
     #[arg(long, alias = "no-mmap", conflicts_with = "memory_budget", help_heading = MACHINE)]
     in_memory: bool,
+    /// Compare the whole image with its checksums before it is used: weights that are damaged are an error then.
+    #[arg(long, help_heading = MACHINE)]
+    verify: bool,
 }
 
 fn size(text: &str) -> std::result::Result<usize, String> {
@@ -75,7 +78,7 @@ impl ModelOptions {
 
     /// Opens the model; a source is packed so that this can be skipped.
     pub fn open_for(&self, skipping: Skipping) -> Result<LoadedModel> {
-        let loading = Loading { isa: self.isa, in_memory: self.in_memory, ..Loading::default() };
+        let loading = Loading { isa: self.isa, in_memory: self.in_memory, verify: self.verify, ..Loading::default() };
         open_model(self.path(), skipping, loading)
     }
 
