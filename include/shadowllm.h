@@ -78,6 +78,11 @@
  * Panics. An error inside the library comes back as SLLM_STATUS_INTERNAL. The object in which it happened is then
  * poisoned: it accepts nothing but _free.
  *
+ * Memory. Where the system has no more, a call ends with SLLM_STATUS_OUT_OF_MEMORY. Large allocations are asked for first, and small
+ * ones of a call that has begun come from a reserve of 4 MB. Reading, sampling, saving and loading tokens allocates nothing.
+ * Two things are left that end the process: an allocation of a tokenizer, template or grammar that the reserve has no
+ * room for, and a new thread for whose data the system's C library has no memory.
+ *
  * Nothing is global: no environment variables, no files but those you name, no network, no state but the log callback.
  *
  * EMBEDDED USE. The first part of this header also exists as a static library without libc and without allocation:

@@ -125,6 +125,32 @@ fn a_disk_that_is_full() {
     }
 }
 
+/// Whenever a run is killed, its output is the old file or the new one, and the next run works.
+#[test]
+fn an_output_is_the_old_or_the_new_one_whenever_a_run_is_killed() {
+    let place = Place::new();
+    let mut versions = Vec::new();
+    for format in ["f32", "q8_0"] {
+        place.works(&format!("pack --synthetic tiny --format {format} -o x.sllm"));
+        versions.push(place.read("x.sllm"));
+    }
+    assert_ne!(versions[0], versions[1]);
+    for milliseconds in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144] {
+        let mut command = place.command("pack --synthetic tiny --format f32 -o x.sllm");
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        // It may be done already.
+        let _ = child.kill();
+        child.wait().unwrap();
+        let now = place.read("x.sllm");
+        assert!(versions.contains(&now), "after {milliseconds} ms: {} bytes", now.len());
+        place.works("pack --synthetic tiny --format q8_0 -o x.sllm");
+        assert_eq!(place.read("x.sllm"), versions[1]);
+        assert_eq!(place.files().len(), 1, "{:?}", place.files().keys());
+    }
+}
+
 /// A pipe without a reader.
 fn closed() -> std::io::PipeWriter {
     std::io::pipe().unwrap().1

@@ -156,8 +156,18 @@ suite() {
     "$work/suite-$kind" "$model" "$work/chat.sllm" $story "${large[@]}"
   done
   say "allocations that fail"
+  gcc -E -P -x c include/shadowllm.h | tr '\n' ' ' | grep -oE '\bsllm_[a-z_]+ ?\(' | tr -d ' (' | sort -u | while read -r name; do
+    grep -q "\b$name(" tests/c/oom.c || die "tests/c/oom.c does not call $name"
+  done
   gcc "${flags[@]}" tests/c/oom.c -o "$work/oom" "$libs/libshadowllm.so" -Wl,-rpath,"$libs"
   "$work/oom" $story
+  say "no more threads"
+  echo 'int pthread_create(void) { return 11; }' | gcc -shared -fPIC -x c - -o "$work/nothreads.so"
+  local command=$PWD/${CARGO_TARGET_DIR:-target}/release/shadowllm
+  LD_PRELOAD=$work/nothreads.so "$command" run $story -p "A dog" --greedy -n 4 --threads 1 > /dev/null
+  ! LD_PRELOAD=$work/nothreads.so "$command" run $story -p "A dog" --greedy -n 4 --threads 3 2> "$work/nothreads" \
+    || die "three threads where there is one"
+  grep -q 'cannot start thread' "$work/nothreads" || die "$(cat "$work/nothreads")"
 }
 
 # The suite with every access checked: by sanitizers in C and, with a nightly compiler, in Rust, and by valgrind.

@@ -131,7 +131,11 @@ impl Pool {
                     shared.steps.serve(i, || shared.rests(i));
                 })
             });
-            let failed = |e| Error::Resources(format!("cannot start thread {i} of {threads}: {e}"));
+            let failed = |e| {
+                Error::Resources(format!(
+                    "cannot start thread {i} of {threads}: {e}; use fewer threads, or allow more (ulimit -u)"
+                ))
+            };
             let handle = worker.map_err(failed)?;
             pool.workers.push((handle.thread().clone(), handle));
         }

@@ -209,22 +209,89 @@ static void cycle(void) {
     OK(sllm_model_free(&one));
 }
 
+/* Objects that live as long as an application. */
+struct day {
+    sllm_model *model;
+    sllm_tokenizer *tokenizer;
+    sllm_session *session;
+    sllm_sampler *sampler;
+    sllm_chat *chat;
+    void *state;
+};
+
+static void begin_day(struct day *day) {
+    sllm_session_options options;
+    size_t size = 0;
+    OK(sllm_model_open(chat_path, NULL, &day->model));
+    OK(sllm_tokenizer_new(day->model, &day->tokenizer));
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 128;
+    OK(sllm_session_new(day->model, &options, &day->session));
+    OK(sllm_sampler_new(NULL, &day->sampler));
+    OK(sllm_chat_new(day->tokenizer, &day->chat));
+    OK(sllm_session_size(day->model, &options, &size));
+    day->state = malloc(size);
+}
+
+/* What an application does again and again with them. */
+static void turn(struct day *day) {
+    sllm_generate_options options;
+    sllm_session *fork = NULL;
+    size_t size = 0, written = 0;
+    OK(sllm_generate_options_defaults(&options, sizeof options));
+    options.max_tokens = 3;
+    OK(sllm_chat_add(day->chat, "user", "Who was the mayor?"));
+    OK(sllm_chat_generate(day->chat, day->session, day->sampler, &options, NULL));
+    OK(sllm_session_state_size(day->session, &size));
+    OK(sllm_session_save(day->session, day->state, size, &written));
+    OK(sllm_session_fork(day->session, &fork));
+    OK(sllm_generate(fork, day->tokenizer, day->sampler, "The jury", 8, &options, NULL));
+    OK(sllm_session_free(&fork));
+    OK(sllm_session_rewind(day->session, 0));
+    OK(sllm_session_load(day->session, day->state, written));
+    INVALID(sllm_chat_add(day->chat, NULL, "x"));
+    OK(sllm_chat_clear(day->chat));
+}
+
+static void end_day(struct day *day) {
+    OK(sllm_chat_free(&day->chat));
+    OK(sllm_sampler_free(&day->sampler));
+    OK(sllm_session_free(&day->session));
+    OK(sllm_tokenizer_free(&day->tokenizer));
+    OK(sllm_model_free(&day->model));
+    free(day->state);
+}
+
+static void a_cycle(struct day *day) {
+    (void)day;
+    cycle();
+}
+
 /* All memory is given back. Memory that the C library keeps for later threads may grow once; leaked memory grows
  * every time. */
-void test_cycles(void) {
-    const char *wanted = getenv("SUITE_CYCLES");
-    int i, round, cycles = wanted ? atoi(wanted) : 1000;
+static void flat(const char *what, void (*body)(struct day *), struct day *day, int times, long limit) {
+    int i, round;
     long grown = 0;
-    for (i = 0; i < 20 && i < cycles; i++) cycle();
+    for (i = 0; i < 20 && i < times; i++) body(day);
     for (round = 0; round < 4; round++) {
         size_t before = resident();
-        for (i = 0; i < cycles; i++) cycle();
+        for (i = 0; i < times; i++) body(day);
         grown = (long)resident() - (long)before;
-        printf("  resident after %d cycles: %+ld KB\n", cycles, grown / 1024);
-        if (cycles < 1000 || grown < 256 * 1024) break;
+        printf("  resident after %d %s: %+ld KB\n", times, what, grown / 1024);
+        if (times < 1000 || grown < limit) break;
     }
+    if (times >= 1000) CHECK(grown < limit);
+}
+
+void test_cycles(void) {
+    const char *wanted = getenv("SUITE_CYCLES");
+    int cycles = wanted ? atoi(wanted) : 1000;
+    struct day day = {0};
     /* Less than one session for all cycles, so that no session was kept. */
-    if (cycles >= 1000) CHECK(grown < 256 * 1024);
+    flat("life cycles", a_cycle, NULL, cycles, 256 * 1024);
+    begin_day(&day);
+    flat("turns", turn, &day, cycles, 64 * 1024);
+    end_day(&day);
 }
 
 #ifdef TEST_PANIC
