@@ -24,6 +24,8 @@
 
 #[cfg(feature = "tokenizer")]
 mod chat;
+#[cfg(feature = "tokenizer")]
+mod clock;
 pub mod controls;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;

@@ -2,8 +2,11 @@
 //! and panics inside that library become errors.
 
 use crate::map::stands_for;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The most by which normalizing may lengthen a text, as a factor.
@@ -12,8 +15,16 @@ const GROWTH: usize = 256;
 const PREFIX: usize = 1024;
 /// The most bytes of one text after normalizing.
 const LONGEST: usize = 1 << 30;
+/// The most by which one replacement of a text by another may lengthen it.
+const REPLACED: usize = 16;
 /// Letters of a word at most.
-const LONGEST_WORD: u64 = 1000;
+const LONGEST_WORD: u64 = 200;
+/// The most bytes of a piece of a Unigram model, which looks for pieces at every letter.
+const LONGEST_PIECE: usize = 1024;
+/// Regular expressions at most: each may take megabytes.
+const PATTERNS: usize = 16;
+/// Replacements of a text by another at most.
+const REPLACEMENTS: usize = 64;
 
 /// The parts of `tokenizer.json` that affect lengths. Reading them parses the whole file, so syntax errors are found
 /// here.
@@ -21,6 +32,8 @@ const LONGEST_WORD: u64 = 1000;
 pub struct Parts {
     #[serde(default)]
     normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
     #[serde(default)]
     post_processor: Value,
     /// How tokens become text.
@@ -35,6 +48,44 @@ struct Model {
     /// The longest word that a WordPiece cuts up, which takes the third power of it.
     #[serde(default)]
     max_input_chars_per_word: Option<u64>,
+    #[serde(default)]
+    vocab: Pieces,
+}
+
+/// The longest piece of a list of pieces and their scores, as Unigram models have it; 0 for other vocabularies.
+#[derive(Default)]
+struct Pieces {
+    longest: usize,
+}
+
+impl<'de> Deserialize<'de> for Pieces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Pieces::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Pieces {
+    type Value = Pieces;
+
+    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str("a vocabulary")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Pieces, A::Error> {
+        while let Some((piece, _)) = list.next_element::<(Cow<str>, IgnoredAny)>()? {
+            self.longest = self.longest.max(piece.len());
+        }
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pieces, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Pieces, E> {
+        Ok(self)
+    }
 }
 
 impl Parts {
@@ -54,7 +105,28 @@ impl Parts {
         if parts.model.max_input_chars_per_word.is_some_and(|letters| letters > LONGEST_WORD) {
             return Err(format!("it cuts up words of more than {LONGEST_WORD} letters, which no model needs"));
         }
+        if parts.model.vocab.longest > LONGEST_PIECE {
+            return Err(format!("it has pieces of more than {LONGEST_PIECE} bytes, which no model needs"));
+        }
+        let all = [&parts.normalizer, &parts.pre_tokenizer, &parts.decoder];
+        for (key, most, what) in [("Regex", PATTERNS, "regular expressions"), ("pattern", REPLACEMENTS, "replacements")]
+        {
+            if all.into_iter().map(|part| times(part, key)).sum::<usize>() > most {
+                return Err(format!("it has more than {most} {what}, which no model needs"));
+            }
+        }
         Ok((parts, growth))
+    }
+}
+
+/// How often a part has a field of this name.
+fn times(part: &Value, key: &str) -> usize {
+    match part {
+        Value::Object(map) => {
+            usize::from(map.contains_key(key)) + map.values().map(|part| times(part, key)).sum::<usize>()
+        }
+        Value::Array(list) => list.iter().map(|part| times(part, key)).sum(),
+        _ => 0,
     }
 }
 
@@ -79,6 +151,9 @@ fn growth(part: &Value) -> Result<usize, String> {
             let to = text("content").len();
             match part["pattern"]["String"].as_str() {
                 Some("") => return Err("it replaces an empty text by another".into()),
+                Some(from) if to > REPLACED * from.len() => {
+                    return Err(format!("it replaces a text by one more than {REPLACED} times as long"));
+                }
                 Some(from) => to.div_ceil(from.len()).max(1),
                 // A pattern may match between any two letters.
                 None => 1 + to,

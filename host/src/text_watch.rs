@@ -1,12 +1,13 @@
 //! Regular expressions come with tokenizers, so from anybody, and one that is made for it can take minutes for a prompt. Here
 //! they run in place of the tokenizers library's own, match by match: a deadline and the flag that cancels are looked at.
 
+use crate::clock::used;
 use crate::template::is_cancelled;
 use fancy_regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokenizers::pattern::{Invert, Pattern};
 use tokenizers::{
     Decoder, DecoderWrapper, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, Offsets,
@@ -16,18 +17,24 @@ use tokenizers::{
 /// A tokenizer whose regular expressions are watched.
 pub type Tokenizer = TokenizerImpl<ModelWrapper, Before, Split, PostProcessorWrapper, After>;
 
-/// What tokenizing a text may take, besides a second for each megabyte of it: many times what any model needs.
-const LONGEST: Duration = Duration::from_secs(2);
+/// What tokenizing a text may take of the processor, besides a second for each megabyte of it: many times what any model needs.
+const LONGEST: Duration = Duration::from_millis(1500);
 /// Ways that one match may try and give up. A pattern of a model gives up a few.
 const BACKTRACKS: usize = 100_000;
+/// Bytes of a compiled pattern at most, and of its states when it runs.
+const COMPILED: usize = 2 << 20;
+const STATES: usize = 1 << 20;
+/// The most bytes of a text after normalizing: a constant and a multiple of the text's own.
+const NORMALIZED: usize = 512 << 10;
+const TIMES: usize = 16;
 
 thread_local! {
-    static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    static UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// Calls the tokenizers library, which gives up when it takes longer than any text of `bytes` bytes needs.
 pub fn in_time<T>(bytes: usize, call: impl FnOnce() -> T) -> T {
-    let until = Instant::now() + LONGEST + Duration::from_micros(bytes as u64);
+    let until = used() + LONGEST + Duration::from_micros(bytes as u64);
     let before = UNTIL.replace(Some(until));
     let result = call();
     UNTIL.set(before);
@@ -39,7 +46,7 @@ fn look() -> tokenizers::Result<()> {
     if is_cancelled() {
         return Err("it is cancelled".into());
     }
-    if UNTIL.get().is_some_and(|until| Instant::now() > until) {
+    if UNTIL.get().is_some_and(|until| used() > until) {
         return Err("it takes longer than any model's tokenizer does".into());
     }
     Ok(())
@@ -50,7 +57,9 @@ pub struct Watched(Regex);
 
 impl Watched {
     fn new(pattern: &str) -> Result<Watched, String> {
-        let regex = RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS).build();
+        let mut builder = RegexBuilder::new(pattern);
+        builder.backtrack_limit(BACKTRACKS).delegate_size_limit(COMPILED).delegate_dfa_size_limit(STATES);
+        let regex = builder.build();
         regex.map(Watched).map_err(|e| format!("its pattern {pattern:?} is none: {e}"))
     }
 }
@@ -123,13 +132,30 @@ impl Replace {
         let content = part["content"].as_str().ok_or("a Replace without content")?.to_owned();
         Ok(Replace { pattern: Watched::new(pattern)?, content })
     }
+
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        // Letters of at most four bytes take the place of one byte at least.
+        if self.content.len() > 4 {
+            let found = (&self.pattern).find_matches(text.get())?.iter().filter(|(_, found)| *found).count();
+            admit(text, text.get().len().saturating_add(found.saturating_mul(self.content.len())))?;
+        }
+        text.replace(&self.pattern, &self.content)
+    }
+}
+
+/// Refuses to make the text as long as this.
+fn admit(text: &NormalizedString, bytes: usize) -> tokenizers::Result<()> {
+    match bytes > TIMES.saturating_mul(text.get_original().len()).saturating_add(NORMALIZED) {
+        true => Err("it makes texts many times as long, which no model needs".into()),
+        false => Ok(()),
+    }
 }
 
 /// A normalizer.
 pub enum Before {
     /// One after the other.
     All(Vec<Before>),
-    /// By a regular expression.
+    /// By a regular expression or a text.
     Replace(Replace),
     /// One of the library's.
     Other(Box<NormalizerWrapper>),
@@ -140,6 +166,11 @@ impl Before {
         Ok(match parts(part, "normalizers") {
             (Some(all), _) => Before::All(all.iter().map(Before::of).collect::<Result<_, _>>()?),
             (None, Some(pattern)) if part["type"] == "Replace" => Before::Replace(Replace::of(part, pattern)?),
+            // As the library does it, with a limit of the length.
+            (None, None) if part["type"] == "Replace" => {
+                let text = part["pattern"]["String"].as_str().ok_or("a Replace without a pattern")?;
+                Before::Replace(Replace::of(part, &fancy_regex::escape(text))?)
+            }
             _ => Before::Other(Box::new(other(part)?)),
         })
     }
@@ -149,8 +180,11 @@ impl Normalizer for Before {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         look()?;
         match self {
-            Before::All(all) => all.iter().try_for_each(|part| part.normalize(text)),
-            Before::Replace(replace) => text.replace(&replace.pattern, &replace.content),
+            Before::All(all) => all.iter().try_for_each(|part| {
+                part.normalize(text)?;
+                admit(text, text.get().len())
+            }),
+            Before::Replace(replace) => replace.normalize(text),
             Before::Other(part) => part.normalize(text),
         }
     }

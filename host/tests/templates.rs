@@ -3,7 +3,6 @@
 use shadowllm_host::template::{Message, Template, Variables, cancelled_by, render, render_with, set_variable};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 fn message(role: &str, content: &str) -> Message {
     Message::new(role, content)
@@ -91,80 +90,6 @@ fn templates_find_the_hugging_face_librarys_functions() {
     }
 }
 
-/// A template's steps, bytes and seconds are limited.
-#[test]
-fn hostile_templates_are_stopped() {
-    let long = format!("{{{{ 1{} }}}}", "+1".repeat(200_000));
-    let nested = format!("{}{}", "{% if 1 %}".repeat(100_000), "{% endif %}".repeat(100_000));
-    let doubled = "{% set l = [1] %}{% for i in range(60) %}{% set l = [l, l] %}{% endfor %}";
-    let shared = "{% set l = namespace(a=1) %}";
-    let spaces = (0..60).map(|i| {
-        format!("{{% set n{} = namespace() %}}{{% set n{}.a = n{i} %}}{{% set n{}.b = n{i} %}}", i + 1, i + 1, i + 1)
-    });
-    let spaces: String = std::iter::once("{% set n0 = namespace(a=1) %}".to_owned()).chain(spaces).collect();
-    let macros: String =
-        (0..60).map(|i| format!("{{% macro m{}(x) %}}{{{{ m{i}(x ~ x) }}}}{{% endmacro %}}", i + 1)).collect();
-    let macros = format!("{{% macro m0(x) %}}{{{{ x }}}}{{% endmacro %}}{macros}{{{{ m60('ab') }}}}");
-    let sources = [
-        // Time.
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{% for j in range(100000) %}{{ 'abc'|replace('a', 'b') }}{% endfor %}{% endfor %}",
-        "{% set s = 'x' * 1000000 %}{% for i in range(100000) %}{% for j in range(99) %}{% set t = s|upper %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
-        // Bytes.
-        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s|length }}",
-        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s|length }}",
-        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s|replace('x', ns.s) %}{% endfor %}",
-        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.replace('x', ns.s) %}{% endfor %}",
-        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s]|join(ns.s) %}{% endfor %}",
-        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.join([ns.s, ns.s]) %}{% endfor %}",
-        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
-        "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l }}",
-        "{{ '%999999999d'|format(1) }}",
-        "{{ '%*d'|format(999999999, 1) }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ '{:999999999}'.format(1) }}",
-        "{{ '{:{}}'.format(1, 999999999) }}",
-        "{{ 'x\ny'|indent(2000000000) }}",
-        "{{ 'x\ny'|indent(width=2000000000) }}",
-        "{{ [1]|batch(1000000000, 0) }}",
-        "{{ [1]|slice(1000000000) }}",
-        "{{ 'x' * 100000000 }}",
-        "{{ ['x' * 90000000, 'x' * 90000000, 'x' * 90000000, 'x' * 90000000]|length }}",
-        "{{ (1,) * 100000000 }}",
-        "{{ [1] * 100000000 }}",
-        "{{ messages|tojson(indent=2000000000) }}",
-        "{% for i in range(100000) %}{% set x = range(100000)|list %}{% endfor %}",
-        // Depth.
-        "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}",
-        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
-        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns|tojson }}{{ ns|string }}{{ ns ~ 'x' }}{{ ns|upper }}",
-        &long,
-        &nested,
-        &format!("{doubled}{{{{ l }}}}").replace("set l =", "set ns.l =").replace("[l, l]", "[ns.l, ns.l]").replacen(
-            "{% set ns.l = [1] %}",
-            "{% set ns = namespace(l=[1]) %}",
-            1,
-        ),
-        &format!("{shared}{spaces}{{{{ n60|string }}}}"),
-        &format!("{spaces}{{{{ n60 }}}}"),
-        &macros,
-    ];
-    for source in sources {
-        let start = Instant::now();
-        let result = render(&template(source), &[message("user", "hi")]);
-        let (took, shown) = (start.elapsed().as_secs_f64(), &source[..source.len().min(120)]);
-        assert!(result.is_err(), "{shown}: {} bytes", result.unwrap().len());
-        assert!(took < 25.0, "{shown}: {took} s");
-    }
-    #[cfg(target_os = "linux")]
-    {
-        let peak = shadowllm_host::generate::peak_memory().unwrap();
-        assert!(peak < 2 << 30, "{peak} bytes at the worst");
-    }
-}
-
 #[test]
 fn long_conversations_are_no_hostile_ones() {
     let source = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% if m.role != 'system' %}\
@@ -172,6 +97,14 @@ fn long_conversations_are_no_hostile_ones() {
         {% for m in ns.all %}{{ '<|im_start|>' + m.role + '\n' + m.content|trim + '<|im_end|>\n' }}{% endfor %}";
     let messages: Vec<Message> = (0..1000).map(|i| message("user", &format!("{i} {}", "word ".repeat(200)))).collect();
     assert!(render(&template(source), &messages).unwrap().len() > 1_000_000);
+    // Short ones.
+    let messages: Vec<Message> = (0..1200).map(|i| message("user", &i.to_string())).collect();
+    assert!(render(&template(source), &messages).unwrap().len() > 30_000);
+    // A text that grows with every message.
+    let source =
+        "{% set ns = namespace(s='') %}{% for m in messages %}{% set ns.s = ns.s + m.content %}{% endfor %}{{ ns.s }}";
+    let messages: Vec<Message> = (0..200).map(|_| message("user", &"word ".repeat(1000))).collect();
+    assert_eq!(render(&template(source), &messages).unwrap().len(), 1_000_000);
 }
 
 #[test]

@@ -2,16 +2,18 @@
 //! that the Hugging Face library sets, and no template can hang or end the process (`budget`).
 
 mod budget;
+mod filters;
 mod python;
 mod watch;
 
 pub use budget::{cancelled_by, is_cancelled};
 
 use crate::error::{Error, Result};
-use budget::{Budget, LARGEST, Weight, refused};
+use budget::{Budget, ELEMENTS, Weight, largest, refused};
+use filters::grows;
 use minijinja::machinery::{eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -162,11 +164,13 @@ pub fn render_with(template: &Template, messages: &[Message], variables: &Variab
 }
 
 fn rendered(template: &Template, messages: &[Message], variables: &Variables) -> Answer<String> {
+    if template.source.len() > budget::SOURCE {
+        return Err(refused("is longer than any model's"));
+    }
     // The settings of the Hugging Face library, for which templates are written.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let source = watch::prepared(&template.source, syntax.clone())?;
     let (steps, blocks) = watch::compile(&source, syntax)?;
-    let env = environment();
     let mut values = BTreeMap::from([
         ("messages", messages.iter().map(Message::value).collect::<Value>()),
         ("tools", Value::from(())),
@@ -177,15 +181,19 @@ fn rendered(template: &Template, messages: &[Message], variables: &Variables) ->
     ]);
     values.extend(variables.iter().map(|(name, value)| (name.as_str(), template_value(value))));
     let values = Value::from_pairs(values);
+    let env = environment(Budget::of(&values)?);
     let mut text = String::new();
     eval(&env, &steps, values, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
     Ok(text)
 }
 
-/// A new environment with its own budget.
-fn environment() -> Environment<'static> {
+/// A new environment with a budget.
+fn environment(budget: Budget) -> Environment<'static> {
     let mut env = Environment::new();
-    let budget = Arc::new(Budget::new());
+    let budget = Arc::new(budget);
+    filters::add(&mut env, &budget);
+    // It writes all variables.
+    env.remove_global("debug");
     env.set_fuel(Some(budget::STEPS));
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
     env.add_global(watch::ONE, 1);
@@ -193,10 +201,6 @@ fn environment() -> Environment<'static> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     env.add_function("strftime_now", |format: &str| python::strftime_now(format));
-    env.add_filter("tojson", python::to_json);
-    env.add_filter("string", |value: &Value| python::text(value));
-    env.add_filter("length", length);
-    env.add_filter("count", length);
     // None is not iterable in Python.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     let counted = Arc::clone(&budget);
@@ -205,15 +209,9 @@ fn environment() -> Environment<'static> {
         counted.spend(text.len())?;
         Ok(out.write_str(&text)?)
     });
-    env.add_function(watch::LOOK, move |value: Value| -> Answer { budget.admit(&value).map(|()| value) });
+    env.add_function(watch::LOOK, move |value: Value| budget.admitted(value));
     env.add_function(watch::MULTIPLY, |a: Value, b: Value| multiply(&a, &b));
     env.add_function(watch::REMAINDER, remainder);
-    for (name, function) in watch::FILTERS {
-        env.add_function(function, move |state: &mut State, Rest(arguments): Rest<Value>| -> Answer {
-            grows(name, &arguments)?;
-            state.apply_filter(name, &arguments)
-        });
-    }
     env.set_unknown_method_callback(|state, value, method, arguments| {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         match method {
@@ -230,12 +228,6 @@ fn environment() -> Environment<'static> {
     env
 }
 
-/// The filter `length`: undefined values have length 0, as in Jinja.
-fn length(value: &Value) -> Answer<usize> {
-    let none = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{} has no length", value.kind()));
-    if value.is_undefined() { Ok(0) } else { value.len().ok_or_else(none) }
-}
-
 /// `a * b`: a product of numbers, or a text or list repeated.
 fn multiply(a: &Value, b: &Value) -> Answer {
     let bad = || {
@@ -246,7 +238,8 @@ fn multiply(a: &Value, b: &Value) -> Answer {
     if matches!(many.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable) {
         let times = i64::try_from(times.clone()).map_err(|_| bad())?.max(0) as usize;
         let weight = Weight::of(many)?;
-        if (weight.bytes + weight.elements).saturating_mul(times) > LARGEST {
+        let elements = if many.as_str().is_some() { 0 } else { weight.elements.saturating_mul(times) };
+        if weight.bytes.saturating_mul(times) > largest() || elements > ELEMENTS {
             return Err(refused("makes too much text"));
         }
         return match many.as_str() {
@@ -279,45 +272,4 @@ fn remainder(state: &mut State, a: Value, b: Value) -> Answer {
     }
     let (x, y) = (f64::try_from(a.clone())?, f64::try_from(b.clone())?);
     if y == 0.0 { Err(bad()) } else { Ok(Value::from(x - y * (x / y).floor())) }
-}
-
-/// The largest width or count in a template: prompts need no larger ones.
-const WIDEST: u64 = 100_000;
-
-/// Refuses a filter or method whose result would be too large. The first argument is the value that it changes.
-fn grows(name: &str, arguments: &[Value]) -> Answer<()> {
-    let text = |i: usize| arguments.get(i).and_then(Value::as_str).unwrap_or_default();
-    let numbers = || {
-        let named = arguments.iter().filter(|v| v.is_kwargs()).flat_map(|map| {
-            let keys = map.try_iter().into_iter().flatten();
-            keys.filter_map(|key| map.get_item(&key).ok()).collect::<Vec<_>>()
-        });
-        let all = arguments.iter().skip(1).cloned().chain(named);
-        all.filter_map(|v| i64::try_from(v).ok()).map(i64::unsigned_abs).max().unwrap_or(0)
-    };
-    let bytes = match name {
-        "replace" => {
-            let (whole, from, to) = (text(0), text(1), text(2));
-            let times = if from.is_empty() { whole.len() + 1 } else { whole.len() / from.len() };
-            whole.len() + times.saturating_mul(to.len())
-        }
-        "join" => {
-            let weight = arguments.first().map(Weight::of).transpose()?.unwrap_or_default();
-            weight.bytes + weight.elements.saturating_mul(text(1).len())
-        }
-        "indent" => {
-            let lines = text(0).bytes().filter(|b| *b == b'\n').count() + 1;
-            text(0).len() + lines.saturating_mul(numbers().min(usize::MAX as u64) as usize)
-        }
-        "format" if widths(text(0)) > WIDEST || (text(0).contains(['*', '{']) && numbers() > WIDEST) => usize::MAX,
-        "batch" | "slice" if numbers() > WIDEST => usize::MAX,
-        _ => 0,
-    };
-    if bytes > LARGEST { Err(refused("makes too much text")) } else { Ok(()) }
-}
-
-/// The largest number in a text.
-fn widths(text: &str) -> u64 {
-    let digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    digits.map(|digits| digits.parse().unwrap_or(u64::MAX)).max().unwrap_or(0)
 }

@@ -1,6 +1,6 @@
 //! The parts of Python that templates use: how values are written, JSON, dates.
 
-use super::budget::{LARGEST, refused};
+use super::budget::{largest, refused};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -12,7 +12,7 @@ struct Text(String);
 
 impl Text {
     fn push(&mut self, text: &str) -> Result<(), Error> {
-        if self.0.len() + text.len() > LARGEST {
+        if self.0.len() + text.len() > largest() {
             return Err(refused("makes too much text"));
         }
         self.0.push_str(text);

@@ -12,15 +12,6 @@ pub const LOOK: &str = "look at";
 pub const MULTIPLY: &str = "multiply by";
 /// Function in place of `%`.
 pub const REMAINDER: &str = "remainder of";
-/// Filters whose result can be much longer than their input, each with the function that replaces it.
-pub const FILTERS: [(&str, &str); 6] = [
-    ("batch", "filter batch"),
-    ("format", "filter format"),
-    ("indent", "filter indent"),
-    ("join", "filter join"),
-    ("replace", "filter replace"),
-    ("slice", "filter slice"),
-];
 /// A variable that is 1.
 pub const ONE: &str = "__one";
 /// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be processed by recursion.
@@ -80,13 +71,6 @@ fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
         I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
         I::Mul => vec![I::CallFunction(MULTIPLY, Some(2)), look()],
         I::Rem => vec![I::CallFunction(REMAINDER, Some(2)), look()],
-        I::ApplyFilter(name, count, _) => {
-            let name = name.split_whitespace().collect::<String>();
-            match FILTERS.iter().find(|(filter, _)| *filter == name) {
-                Some((_, function)) => vec![I::CallFunction(function, *count), look()],
-                None => vec![step.clone(), look()],
-            }
-        }
         I::Add
         | I::StringConcat
         | I::Slice
@@ -96,7 +80,17 @@ fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
         | I::CallFunction(..)
         | I::CallMethod(..)
         | I::CallObject(_)
-        | I::EndCapture => vec![step.clone(), look()],
+        | I::EndCapture
+        // Long texts take long to be compared, and their letters to be found.
+        | I::GetItem
+        | I::PerformTest(..)
+        | I::In
+        | I::Eq
+        | I::Ne
+        | I::Gt
+        | I::Gte
+        | I::Lt
+        | I::Lte => vec![step.clone(), look()],
         // A value that is set in a namespace makes the namespace larger.
         I::SetAttr(_) => vec![look(), step.clone()],
         _ => vec![step.clone()],
