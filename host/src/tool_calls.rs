@@ -163,11 +163,18 @@ impl Python<'_> {
     fn call(&mut self) -> Option<ToolCall> {
         let name = self.name()?;
         self.take('(')?;
-        if name == "print" {
-            let call = self.call()?;
-            self.take(')')?;
-            return Some(call);
+        if name != "print" {
+            return self.arguments(name);
         }
+        let name = self.name()?;
+        self.take('(')?;
+        let call = self.arguments(name)?;
+        self.take(')')?;
+        Some(call)
+    }
+
+    /// The rest of a call, after its first bracket.
+    fn arguments(&mut self, name: String) -> Option<ToolCall> {
         let mut arguments = Map::new();
         while self.take(')').is_none() {
             let key = self.name()?;
@@ -295,6 +302,7 @@ mod tests {
     #[test]
     fn what_is_no_call_is_text() {
         let deep = format!("[f(x={})]", "[".repeat(100_000));
+        let printed = format!("[{}]", "print(".repeat(100_000));
         for text in [
             "",
             "Hello",
@@ -315,6 +323,7 @@ mod tests {
             "[TOOL_CALLS]",
             "{\"name\": \"f\"} and more",
             &deep,
+            &printed,
         ] {
             assert_eq!(calls(text), (text.to_owned(), json!([])), "{text:.80}");
         }
