@@ -32,15 +32,15 @@ fuzz_target() {
   printf '%-12s %s\n' "$name" "$(grep -E 'number_of_executed_units|peak_rss' "$out/log" | awk '{ print $2 }' | paste -sd' ')"
 }
 
-FUZZ_TARGETS=(image live predictor state gguf safetensors tokenizer template tasks)
+FUZZ_TARGETS=(image live predictor state gguf safetensors tokenizer template chat tasks)
 
-# Every target for SHADOWLLM_FUZZ_SECONDS (13): two minutes in all.
+# Every target for SHADOWLLM_FUZZ_SECONDS (12): two minutes in all.
 fuzz() {
   step "fuzzing"
   fuzz_seeds
   fuzz_build
   local name
-  for name in "${FUZZ_TARGETS[@]}"; do fuzz_target "$name" "${SHADOWLLM_FUZZ_SECONDS:-13}"; done
+  for name in "${FUZZ_TARGETS[@]}"; do fuzz_target "$name" "${SHADOWLLM_FUZZ_SECONDS:-12}"; done
 }
 
 # Every order in which two threads can claim tasks, park and wake.
@@ -52,12 +52,17 @@ loom() {
 # Sessions under Miri, which sees every undefined behaviour that happens; with a nightly compiler only.
 miri() {
   step "sessions under Miri"
-  if ! cargo +nightly miri --version > /dev/null 2>&1; then
-    rustup component add miri rust-src --toolchain nightly 2>/dev/null \
-      || { echo "SKIPPED, NOT TESTED: no nightly Rust with Miri" >&2; return; }
-  fi
+  nightly miri rust-src || { echo "SKIPPED, NOT TESTED: no nightly Rust with Miri" >&2; return; }
   MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test -p shadowllm-core --target-dir target/miri --test hostile \
     a_session_from_beginning_to_end
+}
+
+# The pool and sessions that share one under ThreadSanitizer, the standard library too; with a nightly compiler only.
+tsan() {
+  step "threads under ThreadSanitizer"
+  nightly rust-src || { echo "SKIPPED, NOT TESTED: no nightly Rust with its source" >&2; return; }
+  RUSTFLAGS=-Zsanitizer=thread TSAN_OPTIONS=halt_on_error=1 cargo +nightly test -p shadowllm-host --no-default-features --release \
+    -Zbuild-std --target x86_64-unknown-linux-gnu --target-dir target/tsan --lib --test threads -- --test-threads 1
 }
 
 # Hostile images where words have 32 bits. The wrapping of a product would be a panic here.

@@ -26,15 +26,26 @@ python_tools() {
   touch "$folder/complete"
 }
 
+# nightly COMPONENT...: whether there is a nightly Rust with these components, which is installed where it can be.
+nightly() {
+  local component
+  for component in "$@"; do
+    rustup component list --installed --toolchain nightly 2> /dev/null | grep -q "^$component" \
+      || rustup toolchain install nightly --profile minimal --component "$component" > /dev/null 2>&1 || return 1
+  done
+}
+
 # Debian's Rust, whose standard library also exists for 64-bit Arm, and comes with its source for targets without one.
 # It does not mix with another toolchain's: it is called by path, into target directories of its own.
 debian_rust() {
-  if ! [ -x /usr/bin/cargo ] || ! command -v qemu-aarch64-static >/dev/null \
-    || ! command -v aarch64-linux-gnu-gcc >/dev/null || ! dpkg -s libstd-rust-web-dev:arm64 >/dev/null 2>&1; then
-    dpkg --add-architecture arm64
-    apt_install rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev:arm64 \
-      gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static lld-22
-  fi
+  local package missing=()
+  for package in rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu \
+    libc6-dev-arm64-cross qemu-user-static lld-22; do
+    dpkg -s $package > /dev/null 2>&1 || missing+=($package)
+  done
+  if [ ${#missing[@]} -eq 0 ]; then return; fi
+  dpkg --add-architecture arm64
+  apt_install "${missing[@]}"
 }
 
 debian_cargo() {

@@ -33,6 +33,7 @@ fn main() {
     safetensors(&Seeds::of(&corpus, "safetensors"));
     tokenizers(&Seeds::of(&corpus, "tokenizer"));
     templates(&Seeds::of(&corpus, "template"));
+    chats(&Seeds::of(&corpus, "chat"));
     tasks(&Seeds::of(&corpus, "tasks"));
 }
 
@@ -220,6 +221,23 @@ fn templates(seeds: &Seeds) {
     ];
     for (i, template) in templates.iter().enumerate() {
         seeds.add(&i.to_string(), template.as_bytes());
+    }
+}
+
+fn chats(seeds: &Seeds) {
+    let answers = [
+        "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>\n<tool_call>{\"name\": \"g\"}",
+        "{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": \"{}\"}",
+        "<|python_tag|>{\"name\": \"f\"}<function=f>{\"x\": 1}</function>",
+        "Yes.[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[ARGS]{}",
+        "Sure:\n```tool_code\nprint(f(x='a', y=[1, -2.5, None,], z={'k': True}))\n```",
+    ];
+    let message = json!({"role": "assistant", "content": [{"type": "text", "text": "Hi"}, null], "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1e300, "y": [-1, true]}}}]});
+    let tools =
+        json!([{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {"type": "object"}}}]);
+    for (i, answer) in answers.iter().enumerate() {
+        seeds.add(&i.to_string(), format!("{answer}\0{message}\0{tools}").as_bytes());
     }
 }
 

@@ -7,7 +7,7 @@ mod texts;
 
 pub use images::{image, live, predictor, state};
 pub use sources::{gguf, safetensors, tasks};
-pub use texts::{template, tokenizer};
+pub use texts::{chat, template, tokenizer};
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -1,8 +1,9 @@
 //! Tokenizers and chat templates.
 
 use crate::panics_are_findings;
-use shadowllm_host::template::{Message, Template, render};
+use shadowllm_host::template::{Message, Template, Variables, render, render_with, set_variable};
 use shadowllm_host::text::Text;
+use shadowllm_host::tool_calls;
 use std::time::{Duration, Instant};
 
 /// Tokenizes a text, and makes text of the tokens again.
@@ -44,4 +45,21 @@ pub fn template(data: &[u8]) {
     let since = Instant::now();
     std::hint::black_box(render(&template, &messages).is_ok());
     assert!(since.elapsed() < LONGEST, "a template ran for {:?}", since.elapsed());
+}
+
+/// What programs hand on from others: a message and a variable as JSON, and a model's answer with tool calls.
+pub fn chat(data: &[u8]) {
+    panics_are_findings();
+    let parts: Vec<_> = data.splitn(3, |byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let parsed = tool_calls::parse(&parts[0]);
+    let json: serde_json::Value = serde_json::from_str(&parsed.to_json()).expect("calls are JSON");
+    assert_eq!(json["calls"].as_array().map(Vec::len), Some(parsed.calls.len()));
+    let (Some(message), Some(value)) = (parts.get(1), parts.get(2)) else { return };
+    let mut variables = Variables::new();
+    let Ok(message) = Message::from_json(message) else { return };
+    let _ = set_variable(&mut variables, "tools", value);
+    let source = "{{ tools|tojson(indent=1) }}{% for m in messages %}{{ m.role }}{{ m.content }}{{ m|tojson }}{{ m }}\
+                  {% for k, v in m.items() %}{{ k|upper }}{{ v }}{% endfor %}{% endfor %}";
+    let template = Template { source: source.into(), ..Template::default() };
+    std::hint::black_box(render_with(&template, &[message], &variables).is_ok());
 }

@@ -1,0 +1,2 @@
+#![no_main]
+shadowllm_fuzz::target!(chat);
