@@ -142,6 +142,7 @@ static int32_t told(void) {
     CALL(session_save, sllm_session_save(session, state, state_size, &size)) \
     CALL(session_load, sllm_session_load(session, state, state_size)) \
     CALL(session_set_sparsity, sllm_session_set_sparsity(session, SLLM_SPARSITY_MEDIUM)) \
+    CALL(session_set_pace, sllm_session_set_pace(session, 0, -1, NULL)) \
     CALL(dial_defaults, sllm_dial_defaults(&dial, sizeof dial)) \
     CALL(session_set_dial, sllm_session_set_dial(session, &dial)) \
     CALL(session_get_dial, sllm_session_get_dial(session, WITH_SIZE(got.dial))) \
