@@ -25,8 +25,8 @@ const BACKTRACKS: usize = 100_000;
 const COMPILED: usize = 2 << 20;
 const STATES: usize = 1 << 20;
 /// The most bytes of a text after normalizing: a constant and a multiple of the text's own.
-const NORMALIZED: usize = 512 << 10;
-const TIMES: usize = 16;
+const NORMALIZED: usize = 256 << 10;
+const TIMES: usize = 8;
 
 thread_local! {
     static UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };

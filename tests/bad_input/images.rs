@@ -92,8 +92,10 @@ fn damaged_weights_when_asked_to_verify() {
     place.fails(1, "inspect x.sllm --verify", &["x.sllm: section weights is damaged", "copy or pack it again"]);
     place.fails(1, "inspect x.sllm --verify --json", &["x.sllm: section weights is damaged"]);
     // The other commands read what is there, unless they are asked to compare it first.
-    place.works("run x.sllm --raw -p 1 -n 1 --greedy");
-    for command in ["run x.sllm --raw -p 1 -n 1 --verify", "bench x.sllm -p 1 -n 1 -r 1 --verify"] {
+    place.write("ids.json", "[1]");
+    let logits = "logits x.sllm --ids ids.json -o l.safetensors";
+    place.works(logits);
+    for command in [&format!("{logits} --verify"), "bench x.sllm -p 1 -n 1 -r 1 --verify"] {
         place.fails(
             1,
             command,
