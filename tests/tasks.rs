@@ -379,6 +379,26 @@ fn the_command() {
     assert!(lines[1].starts_with("copa                2") && lines[3].starts_with("mean"), "{table}");
 }
 
+/// Exercises that the program makes up: densely first, then under every dial; the same ones each time.
+#[test]
+fn exercises() {
+    let place = asked();
+    let command = "eval story.sllm --exercises 2 --policy auto --density 0.5 --json";
+    let run = place.works(command);
+    let value: Value = serde_json::from_str(&run.out).unwrap();
+    let rows = value["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|r| r["policy"].as_str().unwrap()).collect::<Vec<_>>(), ["off", "auto"]);
+    let bytes = |i: usize| rows[i]["bytes_per_token"].as_f64().unwrap();
+    assert!(bytes(1) < 0.9 * bytes(0) && bytes(1) > 0.0, "{value}");
+    let share = |name: &str| rows[0][name].as_f64().unwrap();
+    assert!(
+        [share("copies"), share("counts")].iter().all(|s| [0.0, 0.5, 1.0].contains(s)) && rows[0]["exercises"] == 2
+    );
+    assert_eq!(place.works(command).out, run.out);
+    place.fails(2, "eval story.sllm --exercises 0", &["at least 1 exercise"]);
+    place.fails(2, "eval story.sllm --exercises 2 --window 64", &["--window", "cannot be used with"]);
+}
+
 #[test]
 fn wrong_usage_of_the_command() {
     let place = asked();

@@ -2,13 +2,14 @@
 //! `shadowllm` uses it.
 //!
 //! Modules, lowest first; each uses only those above it:
-//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `fetch`, `tasks`, `report`, `calibrate`.
+//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `exercises`, `fetch`, `tasks`, `report`, `calibrate`.
 
 pub mod cache;
 #[cfg(feature = "calibrate")]
 pub mod calibrate;
 pub mod compare;
 pub mod eval;
+pub mod exercises;
 pub mod fetch;
 pub mod import;
 pub mod output;

@@ -15,6 +15,7 @@ use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::compare::{Outcome, Windows, compare};
 use shadowllm_tools::eval::{begin_windows, beginning, perplexity};
+use shadowllm_tools::exercises::write;
 use std::path::{Path, PathBuf};
 
 /// Options of `eval`.
@@ -26,18 +27,25 @@ pub struct Options {
     /// Text to score, UTF-8.
     #[arg(long, group = "what")]
     text: Option<PathBuf>,
+    /// Let the model do this number of exercises of each of two kinds that the program makes up: copying lists of words, and
+    /// counting in steps; only answers without any error count. Several policies and densities are compared.
+    #[arg(long, group = "what", value_name = "COUNT")]
+    exercises: Option<usize>,
     /// Tokens per window; windows do not overlap, and every token except a window's first is scored.
     #[arg(long, default_value_t = 512)]
-    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with_all = ["tasks", "exercises"]))]
+    #[cfg_attr(not(feature = "tasks"), arg(conflicts_with = "exercises"))]
     window: usize,
     /// The most windows.
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
-    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with_all = ["tasks", "exercises"]))]
+    #[cfg_attr(not(feature = "tasks"), arg(conflicts_with = "exercises"))]
     max_windows: usize,
     /// With a policy: the first tokens of a window that are read densely; the rest is decoded under the policy and scored.
     /// Half a window by default.
     #[arg(long)]
-    #[cfg_attr(feature = "tasks", arg(conflicts_with = "tasks"))]
+    #[cfg_attr(feature = "tasks", arg(conflicts_with_all = ["tasks", "exercises"]))]
+    #[cfg_attr(not(feature = "tasks"), arg(conflicts_with = "exercises"))]
     dense_prefix: Option<usize>,
     #[command(flatten)]
     dial: DialOptions,
@@ -62,9 +70,10 @@ pub fn eval(o: &Options) -> Result<()> {
         let setting = Setting { model: &o.model, dial: &o.dial, threads: o.threads, json: o.json, csv: o.csv };
         return crate::tasks::tasks(&setting, &tasks.0, &o.tasks);
     }
-    match &o.text {
-        Some(text) => eval_text(o, text),
-        None => Err(Error::Usage("give a --text to score".into())),
+    match (&o.text, o.exercises) {
+        (Some(text), _) => eval_text(o, text),
+        (None, Some(count)) => exercises(o, count),
+        (None, None) => Err(Error::Usage("give a --text to score".into())),
     }
 }
 
@@ -110,6 +119,50 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     print::line(format_args!(
         "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}{begun}",
         result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
+    ))
+}
+
+/// Positions that exercises and their answers need.
+const CONTEXT: usize = 512;
+
+/// Exercises under every dial, and densely.
+fn exercises(o: &Options, count: usize) -> Result<()> {
+    let pool = pool(o.threads)?;
+    let model = o.model.open_for(o.dial.skipping())?;
+    let (pool, text) = (o.model.within(pool, &model)?, Text::of(&model)?);
+    let dials = o.dial.all_for(&model)?;
+    let options = session_options(&model, CONTEXT, o.model.kv, "another model")?;
+    let options = SessionOptions { sparsity: true, ..options };
+    let mut memory = model.memory(&options)?;
+    let mut session = model.session(options, &mut memory)?;
+    let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
+    let dials: Vec<Dial> = dense.into_iter().chain(dials).collect();
+    let bar = steps("exercises".into());
+    bar.set_length((dials.len() * count * 2) as u64);
+    let rows = write(&mut session, &pool, &text, count, &dials, &mut || bar.inc(1))?;
+    bar.finish_and_clear();
+    if o.json || o.csv {
+        let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
+        if o.csv {
+            return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
+        }
+        return print::json(&json!({
+            "model": model.path().to_string_lossy(), "version": env!("CARGO_PKG_VERSION"),
+            "isa": model.model().kernels().isa().name(), "rows": rows,
+        }));
+    }
+    print::line(format_args!(
+        "{:<14} {:>7} {:>9} {:>8} {:>9} {:>9}",
+        "policy", "density", "copies", "counts", "± mean", "MB/token"
+    ))?;
+    for r in &rows {
+        let name = if r.policy == "off" { "dense" } else { r.policy };
+        let [copies, counts, error] = [r.copies, r.counts, r.stderr].map(|x| format!("{:.1}%", 100.0 * x));
+        let mb = r.bytes_per_token / 1e6;
+        print::line(format_args!("{name:<14} {:>7.2} {copies:>9} {counts:>8} {error:>9} {mb:>9.1}", r.density))?;
+    }
+    print::line(format_args!(
+        "\nshares of {count} exercises of each kind whose whole answer is right; ±: standard error of the mean of both"
     ))
 }
 
