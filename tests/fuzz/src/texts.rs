@@ -41,7 +41,7 @@ pub fn template(data: &[u8]) {
     let source = source.to_owned();
     let template = Template { source, bos_token: "<s>".into(), eos_token: "</s>".into(), ..Template::default() };
     let said = [("system", "Be."), ("user", "Hi {{ x }} <|im_end|>"), ("assistant", "yes"), ("user", "go")];
-    let messages = said.map(|(role, content)| Message { role: role.into(), content: content.into() });
+    let messages = said.map(|(role, content)| Message::new(role, content));
     let since = Instant::now();
     std::hint::black_box(render(&template, &messages).is_ok());
     assert!(since.elapsed() < LONGEST, "a template ran for {:?}", since.elapsed());
