@@ -108,7 +108,8 @@ fn linear_scaling_in_three_spellings() {
     let none = vec![gguf_bytes::string(kind, "none"), float(factor, 4.0)];
     assert!(same_bits(&place.logits(&gguf(&place, "none.gguf", ARCEE, &[], none)).unwrap(), &plain));
     let other = vec![gguf_bytes::string(kind, "dynamic"), float(factor, 4.0)];
-    place.refuses(&gguf(&place, "x.gguf", ARCEE, &[], other), &["scaling of type \"dynamic\" is not supported", "yarn"]);
+    place
+        .refuses(&gguf(&place, "x.gguf", ARCEE, &[], other), &["scaling of type \"dynamic\" is not supported", "yarn"]);
 }
 
 #[test]
