@@ -1,6 +1,6 @@
 //! Replaces `grammar` in a build without grammars.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 #[cfg(feature = "tokenizer")]
 use crate::text::Language;
 
@@ -34,7 +34,7 @@ impl Vocabulary {
     /// # Errors
     /// Always, because this build has no grammars.
     pub fn of(_: &Language) -> Result<Self> {
-        Err(Error::Usage("this build has no grammars: build it with the feature `grammar`".into()))
+        Err(crate::error::Error::Usage("this build has no grammars: build it with the feature `grammar`".into()))
     }
 }
 
