@@ -3,7 +3,9 @@
 
 # Images and files for the fuzz targets to begin with.
 fuzz_seeds() {
-  cargo run --workspace --release --quiet --example fuzz_seeds -- "$PWD/target/fuzz-seeds"
+  # With the workspace, so that nothing is compiled anew with other features.
+  cargo build --workspace --release --quiet --example fuzz_seeds
+  target/release/examples/fuzz_seeds "$PWD/target/fuzz-seeds"
 }
 
 # The targets, instrumented: coverage of libFuzzer, AddressSanitizer, debug assertions. RUSTC_BOOTSTRAP lets a stable Rust do it.
