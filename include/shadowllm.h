@@ -521,8 +521,8 @@ int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
  *   5 percent where calibration measured it, else only rows of the output matrix are skipped (of an image with a sketch
  *   of it). 0 or more for an image without such measurements: SLLM_STATUS_UNSUPPORTED.
  * seconds_per_token: with 0, as little is read as max_loss allows. Otherwise no less is read than the time asks for: the
- *   session must have read nothing; some 20 to 40 tokens are decoded to measure times, and the dial then follows the
- *   times of decoding and of answers, until it is set otherwise.
+ *   session must have read nothing; some 20 to 40 tokens are decoded to measure times (the statistics count them), and the
+ *   dial then follows the times of decoding and of answers, until it is set otherwise.
  * expected_seconds (may be NULL): the time of a token with the dial that was chosen. Above seconds_per_token: the time is
  *   out of reach, and the fastest dial was chosen. 0 with seconds_per_token 0. */
 int32_t sllm_session_set_pace(sllm_session *session, double seconds_per_token, float max_loss, double *expected_seconds);

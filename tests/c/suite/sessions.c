@@ -178,7 +178,8 @@ void test_sessions(void) {
     samplers();
 }
 
-/* The dial by speed: a time that is always kept reads everything, one that nobody keeps is said to be out of reach. */
+/* The dial by speed. With 1000 seconds for a token everything is read; a nanosecond is out of reach, and the expected time
+ * says so. */
 static void pace(sllm_session *session) {
     sllm_dial found = {.struct_size = sizeof found};
     double expected = -1;
