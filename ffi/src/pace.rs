@@ -6,11 +6,8 @@ use crate::object::check;
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_host::pace::{Ladder, Pace, density_within};
+use shadowllm_host::pace::{LOSS, Ladder, Pace, density_within};
 use std::time::{Duration, Instant};
-
-/// The loss that is allowed if the caller names none, where calibration measured it.
-const LOSS: f32 = 0.05;
 
 /// Runs a step of an answer, and keeps to the session's pace.
 pub fn paced<T>(s: &mut SessionState, step: impl FnOnce(&mut SessionState) -> Result<T>) -> Result<T> {
@@ -41,7 +38,7 @@ fn set(s: &mut SessionState, seconds: f64, loss: f32) -> Result<f64> {
         s.pace = None;
         return Ok(0.0);
     }
-    let mut ladder = Ladder::new(model, None, least)?;
+    let mut ladder = Ladder::new(model, &Dial::default(), None, least)?;
     ladder.measure(&mut s.session, &s.exec)?;
     let pace = Pace::new(ladder, Duration::from_secs_f64(seconds))?;
     s.session.set_dial(&pace.rung().dial)?;

@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use shadowllm_core::image::Role;
+use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, Model, Session};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ const DECODED: usize = 5;
 const NEW: f64 = 0.1;
 /// Tokens between two choices of a dial.
 const EVERY: usize = 8;
+/// The loss of perplexity that is allowed if nobody names one, where calibration measured it.
+pub const LOSS: f32 = 0.05;
 /// How much faster than the target a dial that reads more must be, so that the choice does not go back and forth.
 const ROOM: f64 = 0.95;
 
@@ -70,24 +73,25 @@ pub fn density_within(model: &Model, loss: f32) -> Result<Option<f32>> {
 }
 
 impl Ladder {
-    /// Dials down to density `least` of `policy` (by default the one that [`suited`] names), not measured yet.
+    /// Dials down to density `least` of `policy` (by default the one that [`suited`] names), not measured yet. All else that
+    /// they say is from `base`.
     ///
     /// # Errors
     /// When a density is out of range, or the predictor section is damaged.
-    pub fn new(model: &Model, policy: Option<Policy>, least: f32) -> Result<Ladder> {
+    pub fn new(model: &Model, base: &Dial, policy: Option<Policy>, least: f32) -> Result<Ladder> {
         if !(least > 0.0 && least <= 1.0) {
             return Err(shadowllm_core::Error::BadDensity.into());
         }
         let mut dials = vec![Dial::default()];
         if model.image().matrix(Role::OutputSketch, 0).is_some() {
-            dials.push(Dial { policy: Policy::Output, ..Dial::default() });
+            dials.push(Dial { policy: Policy::Output, density: 1.0, fixed: Dial::default().fixed, ..*base });
         }
         if policy != Some(Policy::Output) && policy != Some(Policy::Off) {
             let steps = ((1.0 - least) / 0.05 + 0.5) as usize;
             for step in 1..=steps {
                 let density = if step == steps { least } else { 1.0 - 0.05 * step as f32 };
                 let policy = policy.map_or_else(|| suited(model, density), Ok)?;
-                dials.push(Dial { policy, density, ..Dial::default() });
+                dials.push(Dial { policy, density, ..*base });
             }
         }
         let rung = |dial| Rung { dial, seconds: f64::INFINITY, measured: false, bytes: 0 };
@@ -114,7 +118,7 @@ impl Ladder {
     /// it had. Returns how long that took.
     ///
     /// # Errors
-    /// When the session has read something or its context is shorter than 16; errors of the session.
+    /// When the session has read something or its context is shorter than 13; errors of the session.
     pub fn measure(&mut self, session: &mut Session, exec: &dyn Executor) -> Result<Duration> {
         self.measure_at(session, exec, &self.chosen())
     }
@@ -185,11 +189,10 @@ fn text(session: &mut Session, exec: &dyn Executor) -> Result<Vec<u32>> {
     session.set_dial(&Dial::default())?;
     let first = session.model().config().bos.unwrap_or(0);
     let mut text = vec![first];
+    let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
     while text.len() < TEXT + DECODED {
-        let logits = session.decode(exec, text[text.len() - 1])?;
-        let best =
-            logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
-        text.push(best.0 as u32);
+        session.decode(exec, text[text.len() - 1])?;
+        text.push(session.sample(&mut sampler)?);
     }
     Ok(text)
 }

@@ -6,7 +6,7 @@ use crate::setup::{MACHINE, ModelOptions, pool, session_options, steps};
 #[cfg(feature = "tasks")]
 use crate::tasks::Setting;
 use clap::{ArgGroup, Args};
-use serde_json::json;
+use serde_json::{Value, json};
 use shadowllm_core::SessionOptions;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_host::model::LoadedModel;
@@ -135,6 +135,10 @@ fn exercises(o: &Options, count: usize) -> Result<()> {
     let options = SessionOptions { sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
+    // A dial that the model cannot serve is refused before the first exercise.
+    for dial in &dials {
+        session.set_dial(dial)?;
+    }
     let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
     let dials: Vec<Dial> = dense.into_iter().chain(dials).collect();
     let bar = steps("exercises".into());
@@ -142,14 +146,7 @@ fn exercises(o: &Options, count: usize) -> Result<()> {
     let rows = write(&mut session, &pool, &text, count, &dials, &mut || bar.inc(1))?;
     bar.finish_and_clear();
     if o.json || o.csv {
-        let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
-        if o.csv {
-            return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
-        }
-        return print::json(&json!({
-            "model": model.path().to_string_lossy(), "version": env!("CARGO_PKG_VERSION"),
-            "isa": model.model().kernels().isa().name(), "rows": rows,
-        }));
+        return print_data(o, &model, &rows, json!({}));
     }
     print::line(format_args!(
         "{:<14} {:>7} {:>9} {:>8} {:>9} {:>9}",
@@ -193,17 +190,23 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     })?;
     bar.finish_and_clear();
     if o.json || o.csv {
-        let rows = serde_json::to_value(&rows).map_err(|e| Error::Other(e.to_string()))?;
-        if o.csv {
-            return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
-        }
-        return print::json(&json!({
-            "model": model.path().to_string_lossy(), "version": env!("CARGO_PKG_VERSION"),
-            "text": o.text.as_ref().map(|path| path.to_string_lossy()), "isa": model.model().kernels().isa().name(),
-            "window": o.window, "dense_prefix": context, "rows": rows,
-        }));
+        let text = o.text.as_ref().map(|path| path.to_string_lossy());
+        return print_data(o, model, &rows, json!({"text": text, "window": o.window, "dense_prefix": context}));
     }
     print_table(&rows, context)
+}
+
+/// The rows as CSV, or as JSON with the fields of `record` and what was run.
+fn print_data<T: serde::Serialize>(o: &Options, model: &LoadedModel, rows: &[T], mut record: Value) -> Result<()> {
+    let rows = serde_json::to_value(rows).map_err(|e| Error::Other(e.to_string()))?;
+    if o.csv {
+        return print::csv(rows.as_array().map_or(&[], Vec::as_slice));
+    }
+    record["model"] = json!(model.path().to_string_lossy());
+    record["version"] = json!(env!("CARGO_PKG_VERSION"));
+    record["isa"] = json!(model.model().kernels().isa().name());
+    record["rows"] = rows;
+    print::json(&record)
 }
 
 /// The rows for people, and what the columns mean.

@@ -5,13 +5,10 @@ use crate::print;
 use clap::Args;
 use shadowllm_core::Model;
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_host::pace::{Ladder, density_within};
+use shadowllm_host::pace::{LOSS, Ladder, density_within};
 use shadowllm_host::{Error, Result, Session};
 use shadowllm_tools::cache::Skipping;
 use std::time::Duration;
-
-/// The loss that `--target` takes by itself, where calibration measured it.
-const LOSS: f32 = 0.05;
 
 /// Options that choose the density.
 #[derive(Args, Clone, Default)]
@@ -113,7 +110,7 @@ impl PaceOptions {
         } else {
             density_within(model, LOSS)?.unwrap_or(1.0)
         };
-        let ladder = Ladder::new(model, named, least)?;
+        let ladder = Ladder::new(model, &dial, named, least)?;
         let pace = session.set_pace(ladder, target)?;
         let (rung, wanted) = (pace.rung(), 1.0 / target.as_secs_f64());
         let what = match rung.dial.policy {

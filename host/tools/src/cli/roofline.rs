@@ -56,7 +56,7 @@ pub fn roofline(o: &Options) -> Result<()> {
     let bandwidth = read_bandwidth(&pool);
     let least = if dial.density < 1.0 { dial.density } else { LEAST };
     let named = o.dial.named().filter(|p| *p != Policy::Off);
-    let rungs = rungs(&model, &pool, named, least)?;
+    let rungs = rungs(&model, &pool, &dial, named, least)?;
     let kernels = kernels(&model, &pool);
     let threads = pool.size();
     if o.json {
@@ -96,13 +96,13 @@ impl Token {
 }
 
 /// Predicts and measures the time of a token at every density.
-fn rungs(model: &LoadedModel, pool: &Pool, named: Option<Policy>, least: f32) -> Result<Vec<Token>> {
+fn rungs(model: &LoadedModel, pool: &Pool, base: &Dial, named: Option<Policy>, least: f32) -> Result<Vec<Token>> {
     let options = session_options(model, 64, None, "another model")?;
     let options = SessionOptions { sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
     session.set_dial(&Dial::default())?;
-    let ladder = Ladder::new(model.model(), named, least)?;
+    let ladder = Ladder::new(model.model(), base, named, least)?;
     let (mut fit, mut all) = (ladder.clone(), ladder);
     fit.measure(&mut session, pool)?;
     all.measure_all(&mut session, pool)?;
