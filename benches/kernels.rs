@@ -56,7 +56,7 @@ fn weights() -> MmapMut {
 struct Inputs {
     values: Vec<f32>,
     quants: Vec<i8>,
-    scales: Vec<f32>,
+    scales: Vec<[f32; 2]>,
     offsets: Vec<[i32; 2]>,
 }
 
@@ -65,7 +65,8 @@ impl Inputs {
         let (n, blocks) = (TOKENS * WIDTH, TOKENS * WIDTH / BLOCK);
         let mut random = Random(2);
         let values: Vec<f32> = (0..n).map(|_| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect();
-        let mut new = Inputs { values, quants: vec![0; n], scales: vec![0.0; blocks], offsets: vec![[0; 2]; blocks] };
+        let mut new =
+            Inputs { values, quants: vec![0; n], scales: vec![[0.0; 2]; blocks], offsets: vec![[0; 2]; blocks] };
         kernels.quantize(&new.values, &mut new.quants, &mut new.scales, &mut new.offsets);
         new
     }

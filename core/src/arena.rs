@@ -11,7 +11,7 @@ pub trait Plain: Copy + Default {}
 macro_rules! plain {
     ($($t:ty)*) => { $(impl Plain for $t {})* };
 }
-plain!(i8 u8 u16 i32 u32 f32 u64 [i32; 2]);
+plain!(i8 u8 u16 i32 u32 f32 u64 [i32; 2] [f32; 2]);
 
 /// Hands out consecutive slices. Measuring and carving are one code path: [`Arena::measure`] makes an
 /// arena without memory that only counts, so the size required is the size used.

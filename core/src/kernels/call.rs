@@ -4,6 +4,9 @@ use super::prefetch::Prefetch;
 use crate::format::{BLOCK, Geometry, Lines, PanelTiles, TILE_ROWS};
 use core::ops::Range;
 
+/// The scale of a block, and what the block adds to a sum of minima: see [`Input::scales`].
+pub type Scale = [f32; 2];
+
 /// The offsets of a block and of its first half: see [`Input::offsets`].
 pub type Offset = [i32; 2];
 
@@ -16,8 +19,9 @@ pub struct Input<'a> {
     pub values: &'a [f32],
     /// [tokens, width], round(x / scale); may be empty when only float formats read it.
     pub quants: &'a [i8],
-    /// [tokens, width / 32], largest |x| of the block / 127.
-    pub scales: &'a [f32],
+    /// [tokens, width / 32], largest |x| of the block / 127, and that times the sum of the block's quants, by which
+    /// minima of weights are multiplied.
+    pub scales: &'a [Scale],
     /// [tokens, width / 32]: -128 times the sum of the block's quants, and the same of its first half. A kernel whose
     /// weights are shifted by 128 to be unsigned begins its sum at this number, which takes the shift out again.
     pub offsets: &'a [Offset],
@@ -57,7 +61,7 @@ pub(super) struct RawInput {
     pub(super) width: usize,
     pub(super) values: *const f32,
     pub(super) quants: *const i8,
-    pub(super) scales: *const f32,
+    pub(super) scales: *const Scale,
     pub(super) offsets: *const Offset,
 }
 

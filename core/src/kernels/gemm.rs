@@ -15,7 +15,6 @@ use super::codes::Codes;
 use super::gather::{Gather, GatheredInputs, GatheredRows, InputCodes, Run, StoredTiles, Tiles};
 use super::heads::{Heads, NoHeads, read_supers};
 use super::prefetch::Prefetcher;
-use super::quantize::block_sum;
 use super::tile_dot::{Dots, Tile, TileDot};
 use crate::format::{BLOCK, Format, SUPER, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
@@ -245,10 +244,10 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
                 D::dots(isa, &tile.codes, &quants, &offsets)
             };
             for i in 0..N {
-                let sx = *x.scales.add((t + i) * blocks + kb);
+                let [sx, sum] = *x.scales.add((t + i) * blocks + kb);
                 acc[i] = acc[i].add(dots[i].mul(tile.scales.mul(D::L::splat(isa, sx))));
                 if D::H::AFFINE {
-                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sx * block_sum(offsets[i][0]))));
+                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sum)));
                 }
             }
         }

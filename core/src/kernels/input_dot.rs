@@ -166,7 +166,7 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
             let second = Chosen::new(lines, these.get(first..).unwrap_or_default(), n - first, ahead, x.quants);
             let (heads, supers) = (lines.heads(kb), lines.supers(kb));
             let prefetch = lines.heads(k_block(rest));
-            let (scale, sum) = (*x.scales.add(kb), block_sum(chosen.offset + second.offset));
+            let ([scale, _], sum) = (*x.scales.add(kb), block_sum(chosen.offset + second.offset));
             let add = Add { scale, sum, heads, supers, prefetch, outputs };
             for at in blocks.clone().step_by(STRIP) {
                 let n = STRIP.min(blocks.end - at);

@@ -41,7 +41,7 @@ mod tile_dot;
 
 pub use activation::{Activate, Activation};
 pub use attention::{Attend, KvFormat, KvView, SPAN};
-pub use call::{Input, Offset};
+pub use call::{Input, Offset, Scale};
 pub use needs::Needs;
 pub use prefetch::Prefetch;
 pub use rope::rotate;
@@ -56,7 +56,7 @@ const SHAPES: usize = Shape::AllCodes as usize + 1;
 
 /// By arithmetic and shape. `None` is a kernel that was left out ([`Kernels::portable`]), or that no order needs.
 type MatrixKernels = [[Option<MatrixKernel>; SHAPES]; Arithmetic::COUNT];
-type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [Offset]);
+type QuantizeFn = unsafe fn(&[f32], &mut [i8], &mut [Scale], &mut [Offset]);
 type SelectFn = unsafe fn(&[f32], Option<&[i8]>, f32, &mut [u32]) -> usize;
 type ActivateFn = unsafe fn(&Activate, Option<&[f32]>, &mut [f32]);
 type ScaleFn = unsafe fn(f32, f32, &mut [f32]);
@@ -386,7 +386,7 @@ impl Kernels {
     ///
     /// # Panics
     /// When lengths do not fit: x and q are n * 32, scales and offsets n.
-    pub fn quantize(&self, x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [Offset]) {
+    pub fn quantize(&self, x: &[f32], q: &mut [i8], scales: &mut [Scale], offsets: &mut [Offset]) {
         let blocks = x.len() / BLOCK;
         assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len(), "quantize: lengths differ");
         assert!(scales.len() == blocks && offsets.len() == blocks, "quantize: block counts differ");

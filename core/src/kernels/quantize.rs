@@ -1,12 +1,12 @@
 //! Quantization of inputs to 8 bits, by block of 32.
 
-use super::call::Offset;
+use super::call::{Offset, Scale};
 use crate::format::BLOCK;
 use crate::simd::{LANES, Lanes, Proof};
 
 /// See [`super::Kernels::quantize`].
 #[inline(always)]
-pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales: &mut [f32], offsets: &mut [Offset]) {
+pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales: &mut [Scale], offsets: &mut [Offset]) {
     const { assert!(BLOCK == 2 * LANES) };
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);
     for (((block, q), scale), offset) in blocks.zip(scales).zip(offsets) {
@@ -19,8 +19,9 @@ pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales:
         let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
         lo.store_i8(q_lo);
         hi.store_i8(q_hi);
-        *scale = amax / 127.0;
-        *offset = [-128 * lo.add(hi).sum() as i32, -128 * lo.sum() as i32];
+        let (largest, all) = (amax / 127.0, lo.add(hi).sum());
+        *scale = [largest, largest * all];
+        *offset = [-128 * all as i32, -128 * lo.sum() as i32];
     }
 }
 

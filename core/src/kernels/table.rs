@@ -56,7 +56,7 @@ macro_rules! instantiate {
                 super_table4::ROW,
                 int4::ROW,
             ];
-            instantiate!(@safe $features fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], o: &mut [Offset]),
+            instantiate!(@safe $features fn quantize(x: &[f32], q: &mut [i8], s: &mut [Scale], o: &mut [Offset]),
                 |isa| quantize::quantize::<L>(isa, x, q, s, o));
             instantiate!(@safe $features fn select(x: &[f32], q: Option<&[i8]>, least: f32, list: &mut [u32]) -> usize,
                 |isa| select::select_inputs::<L>(isa, x, q, least, list));

@@ -3,7 +3,7 @@
 use crate::arena::{Arena, Plain};
 use crate::error::Error;
 use crate::format::BLOCK;
-use crate::kernels::{Input, Kernels, Offset};
+use crate::kernels::{Input, Kernels, Offset, Scale};
 use crate::views::Disjoint;
 use core::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct Rows<'m> {
     /// [tokens, width].
     pub values: &'m mut [f32],
     quants: &'m mut [i8],
-    scales: &'m mut [f32],
+    scales: &'m mut [Scale],
     offsets: &'m mut [Offset],
 }
 
@@ -26,7 +26,7 @@ pub struct SharedRows<'a> {
     /// [tokens, width].
     pub values: Disjoint<'a, f32>,
     quants: Disjoint<'a, i8>,
-    scales: Disjoint<'a, f32>,
+    scales: Disjoint<'a, Scale>,
     offsets: Disjoint<'a, Offset>,
 }
 
@@ -96,7 +96,7 @@ impl<'m> Rows<'m> {
         let (row, blocks) = (t * self.width..(t + 1) * self.width, self.width / BLOCK);
         self.values[row.clone()].fill(0.0);
         self.quants[row].fill(0);
-        self.scales[t * blocks..(t + 1) * blocks].fill(0.0);
+        self.scales[t * blocks..(t + 1) * blocks].fill([0.0; 2]);
         self.offsets[t * blocks..(t + 1) * blocks].fill([0; 2]);
     }
 
@@ -105,7 +105,7 @@ impl<'m> Rows<'m> {
         self.values[range.clone()].fill(0.0);
         if range.start.is_multiple_of(BLOCK) && range.end.is_multiple_of(BLOCK) {
             self.quants[range.clone()].fill(0);
-            self.scales[range.start / BLOCK..range.end / BLOCK].fill(0.0);
+            self.scales[range.start / BLOCK..range.end / BLOCK].fill([0.0; 2]);
             self.offsets[range.start / BLOCK..range.end / BLOCK].fill([0; 2]);
         }
     }

@@ -73,7 +73,7 @@ impl<'a> Product<'a> {
     /// Whether this k-block of the first token has an input that is not zero.
     fn block_matters(&self, x: &Input, kb: usize) -> bool {
         if self.matrix.geometry().takes_int8() {
-            x.scales[kb] != 0.0
+            x.scales[kb][0] != 0.0
         } else {
             x.values[kb * BLOCK..(kb + 1) * BLOCK].iter().any(|x| *x != 0.0)
         }

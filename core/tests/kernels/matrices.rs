@@ -77,7 +77,7 @@ pub(super) struct Rows {
     width: usize,
     pub(super) values: Vec<f32>,
     pub(super) quants: Vec<i8>,
-    scales: Vec<f32>,
+    scales: Vec<[f32; 2]>,
     offsets: Vec<[i32; 2]>,
 }
 
@@ -95,16 +95,18 @@ impl Rows {
         }
         values[..BLOCK].fill(0.0);
         let blocks = n * width / BLOCK;
-        let (mut quants, mut scales, mut offsets) = (vec![0; n * width], vec![0.0; blocks], vec![[0; 2]; blocks]);
+        let (mut quants, mut scales, mut offsets) = (vec![0; n * width], vec![[0.0; 2]; blocks], vec![[0; 2]; blocks]);
         let scalar = Kernels::for_isa(cpu(), Isa::Scalar).expect("runs everywhere");
         scalar.quantize(&values, &mut quants, &mut scales, &mut offsets);
         Rows { width, values, quants, scales, offsets }
     }
 
-    /// Recomputes the offsets after quants were changed.
+    /// Recomputes the sums after quants were changed.
     pub(super) fn weigh(&mut self) {
-        for (offset, block) in self.offsets.iter_mut().zip(self.quants.as_chunks::<BLOCK>().0) {
+        let sums = self.scales.iter_mut().zip(&mut self.offsets);
+        for (([scale, sum], offset), block) in sums.zip(self.quants.as_chunks::<BLOCK>().0) {
             *offset = offset_of(block);
+            *sum = *scale * block.iter().map(|q| f32::from(*q)).sum::<f32>();
         }
     }
 
@@ -122,7 +124,7 @@ impl Rows {
     fn seen(&self, g: &Geometry, t: usize, k: usize) -> f64 {
         let at = t * self.width + k;
         if g.takes_int8() {
-            f64::from(self.quants[at]) * f64::from(self.scales[at / BLOCK])
+            f64::from(self.quants[at]) * f64::from(self.scales[at / BLOCK][0])
         } else {
             f64::from(self.values[at])
         }
@@ -380,8 +382,9 @@ fn integer_extremes() {
                     // The other blocks of a super-block are zeros.
                     let mut quants: Vec<i8> = (0..BLOCK).map(|k| quant * sign(k)).collect();
                     quants.resize(k_blocks * BLOCK, 0);
-                    let (scales, mut offsets) = (vec![1.0; k_blocks], vec![[0; 2]; k_blocks]);
+                    let (mut scales, mut offsets) = (vec![[1.0, 0.0]; k_blocks], vec![[0; 2]; k_blocks]);
                     offsets[0] = offset_of(&quants[..BLOCK]);
+                    scales[0][1] = quants.iter().map(|q| f32::from(*q)).sum();
                     let x = Input {
                         width: k_blocks * BLOCK,
                         values: &[],

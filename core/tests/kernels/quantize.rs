@@ -36,7 +36,7 @@ fn quantize() {
     for n in [0, 1, 2, 3, n] {
         let x = &x[x.len() - n * BLOCK..];
         let run = |k: &Kernels| {
-            let (mut q, mut scales, mut offsets) = (vec![99i8; n * BLOCK], vec![9.0; n], vec![[9; 2]; n]);
+            let (mut q, mut scales, mut offsets) = (vec![99i8; n * BLOCK], vec![[9.0; 2]; n], vec![[9; 2]; n]);
             k.quantize(x, &mut q, &mut scales, &mut offsets);
             (q, scales, offsets)
         };
@@ -45,7 +45,9 @@ fn quantize() {
             let largest = block.iter().fold(0f32, |a, x| a.max(x.abs()));
             let q = &q[b * BLOCK..][..BLOCK];
             let case = |what| format!("scalar quantize {b} of {n}, largest {largest:e}: {what}, {q:?}");
-            report.check(|| case("scale"), scales[b] == largest / 127.0);
+            report.check(|| case("scale"), scales[b][0] == largest / 127.0);
+            let sum = q.iter().map(|q| f32::from(*q)).sum::<f32>();
+            report.check(|| case("scaled sum"), scales[b][1] == scales[b][0] * sum);
             report.check(|| case("offset"), offsets[b] == offset_of(q));
             // If 127 / largest is infinite, all quants are zero.
             if largest <= 127.0 / f32::MAX {
@@ -68,7 +70,7 @@ fn quantize() {
                     q[range.clone()] == q2[range.clone()],
                 );
             }
-            report.same(|| case("scales"), &scales2, &scales);
+            report.same(|| case("scales"), scales2.as_flattened(), scales.as_flattened());
             report.check(|| case("offsets"), offsets2 == offsets);
         }
     }

@@ -209,7 +209,8 @@ fn pass(model: &LoadedModel, pool: &Pool, matrices: &[(Role, Matrix)], density: 
     let mut state = 1;
     let values: Vec<f32> = (0..cols).map(|_| 2.0 * uniform(&mut state) - 1.0).collect();
     let chosen: Vec<u32> = (0..cols as u32).filter(|_| uniform(&mut state) < density).collect();
-    let (mut quants, mut scales, mut offsets) = (vec![0; cols], vec![0.0; cols / BLOCK], vec![[0; 2]; cols / BLOCK]);
+    let (mut quants, mut scales, mut offsets) =
+        (vec![0; cols], vec![[0.0; 2]; cols / BLOCK], vec![[0; 2]; cols / BLOCK]);
     kernels.quantize(&values, &mut quants, &mut scales, &mut offsets);
     let mut out = vec![0.0; rows];
     for (role, m) in matrices {
