@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use shadowllm_core::Format;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::folder::Shape;
-use shadowllm_tests::gguf_file::GgufFile;
+use shadowllm_tests::gguf_file::{GgufFile, GgufTensor};
 use shadowllm_tests::{gguf_bytes, vectors};
 use shadowllm_tools::import;
 use shadowllm_tools::import::gguf::GgmlType;
@@ -199,6 +199,115 @@ fn with_a_tokenizer() -> GgufFile {
         file.set(&format!("tokenizer.ggml.{name}"), entry);
     }
     file
+}
+
+/// What the import says of a changed file; nothing if it is taken.
+fn said(change: impl FnOnce(&mut GgufFile)) -> String {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("model.gguf");
+    let mut model = with_a_tokenizer();
+    change(&mut model);
+    std::fs::write(&file, model.bytes()).unwrap();
+    let image = temp.path().join("model.sllm");
+    let formats = Formats::all(Format::F32);
+    let packed = import::open(&file).and_then(|s| pack(&*s, formats, Arrangement::DENSE, &image, &mut |_, _| {}));
+    packed.err().map_or_else(String::new, |e| e.to_string())
+}
+
+/// Numbers of tokens, layers and special tokens that do not belong together would make another model, or one that never ends
+/// an answer.
+#[test]
+fn parts_of_a_gguf_that_do_not_belong_together() {
+    let cases: [(&str, Vec<u8>, &[&str]); 5] = [
+        ("llama.block_count", 2u32.to_le_bytes().to_vec(), &["layer 1", "is the download complete?"]),
+        ("llama.block_count", 0u32.to_le_bytes().to_vec(), &["layers is out of range"]),
+        ("tokenizer.ggml.eos_token_id", 64u32.to_le_bytes().to_vec(), &["is 64", "none of the file's 64 tokens"]),
+        ("tokenizer.ggml.bos_token_id", 900u32.to_le_bytes().to_vec(), &["is 900", "none of the file's 64 tokens"]),
+        ("tokenizer.ggml.eot_token_id", 64u32.to_le_bytes().to_vec(), &["is 64", "none of the file's 64 tokens"]),
+    ];
+    for (key, value, words) in cases {
+        let said = said(|file| file.set(key, gguf_bytes::entry(key, 4, &value)));
+        let key = if key.starts_with("llama") { "" } else { key };
+        assert!(said.contains(key) && words.iter().all(|word| said.contains(word)), "{key}: {said}");
+    }
+    // The tensors of one layer more than the file says.
+    let surplus = said(|file| {
+        for i in 0..file.tensors.len() {
+            let Some(name) = file.tensors[i].name.strip_prefix("blk.0.").map(|name| format!("blk.1.{name}")) else {
+                continue;
+            };
+            let GgufTensor { rows, cols, kind, ref bytes, .. } = file.tensors[i];
+            let more = GgufTensor { name, rows, cols, kind, bytes: bytes.clone() };
+            file.tensors.push(more);
+        }
+    });
+    assert!(
+        surplus.contains("tensor blk.1.") && surplus.contains("none of the 1 layers (llama.block_count)"),
+        "{surplus}"
+    );
+    for (count, more) in [(63, -1.0), (65, 1.0)] {
+        let texts: Vec<String> = (0..count).map(|i| format!("t{i}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let said = said(|file| {
+            let lists = [
+                ("tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &texts)),
+                ("scores", gguf_bytes::floats("tokenizer.ggml.scores", &vec![more; count])),
+                ("token_type", gguf_bytes::integers("tokenizer.ggml.token_type", &vec![1; count])),
+            ];
+            lists.into_iter().for_each(|(name, list)| file.set(&format!("tokenizer.ggml.{name}"), list));
+        });
+        let words = format!("tokenizer.ggml.tokens has {count} tokens, and the embedding has 64 rows");
+        assert!(said.contains(&words), "{said}");
+    }
+}
+
+/// The largest number and negative ones say that there is no such token; as in llama.cpp, the vocabulary's default is taken.
+#[test]
+fn a_special_token_that_is_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("model.gguf");
+    let key = "tokenizer.ggml.eos_token_id";
+    for (kind, value) in [(4, u32::MAX), (5, u32::MAX)] {
+        let mut model = with_a_tokenizer();
+        model.set(key, gguf_bytes::entry(key, kind, &value.to_le_bytes()));
+        std::fs::write(&file, model.bytes()).unwrap();
+        assert_eq!(import::open(&file).unwrap().spec().globals.eos(), [2]);
+    }
+}
+
+/// A value of another type than its key's would be taken for a missing one: a model without its template, for example.
+#[test]
+fn values_of_another_type_than_their_key() {
+    let number = |key: &str| gguf_bytes::number(key, 7);
+    let list = |key: &str| gguf_bytes::integers(key, &[1, 2]);
+    let text = |key: &str| gguf_bytes::string(key, "2");
+    let of_texts = |key: &str| gguf_bytes::strings(key, &["a", "b"]);
+    let of_truths = |key: &str| gguf_bytes::array(key, 7, 2, &[1, 0]);
+    type Entry<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+    let cases: [(&str, Entry, &str); 13] = [
+        ("tokenizer.chat_template", &number, "is an integer, not a text"),
+        ("tokenizer.chat_template", &of_texts, "is an array of texts, not a text"),
+        ("tokenizer.chat_template", &|key| gguf_bytes::truth(key, true), "is true or false, not a text"),
+        ("tokenizer.ggml.eos_token_id", &text, "is a text, not an integer"),
+        ("tokenizer.ggml.eos_token_id", &list, "is an array of numbers, not an integer"),
+        (
+            "tokenizer.ggml.eos_token_id",
+            &|key| gguf_bytes::entry(key, 6, &2f32.to_le_bytes()),
+            "is a number, not an integer",
+        ),
+        ("tokenizer.ggml.tokens", &list, "is an array of numbers, not an array of texts"),
+        ("tokenizer.ggml.scores", &of_texts, "is an array of texts, not an array of numbers"),
+        ("tokenizer.ggml.token_type", &of_truths, "is an array of something else, not an array of numbers"),
+        ("tokenizer.ggml.add_bos_token", &number, "is an integer, not true or false"),
+        ("tokenizer.ggml.model", &number, "is an integer, not a text"),
+        ("llama.rope.scaling.factor", &text, "is a text, not a number"),
+        ("general.architecture", &number, "is an integer, not a text"),
+    ];
+    for (key, entry, words) in cases {
+        let said = said(|file| file.set(key, entry(key)));
+        assert!(said.contains(&format!("{key} {words}")), "{key}: {said}");
+    }
+    assert_eq!(said(|_| {}), "");
 }
 
 /// Places and widths of all numbers in a GGUF header, including those of values, but only the first ones of long

@@ -305,7 +305,9 @@ fn gguf_whose_tokenizer_is_unknown() {
     let mut file = gguf();
     file.set("tokenizer.ggml.model", gguf_bytes::string("tokenizer.ggml.model", "bert"));
     bad_gguf(&file.bytes(), &["x.gguf: the file has no tokens", "tokenizer.ggml.tokens is missing"]);
-    file.set("tokenizer.ggml.tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &["a", "b"]));
+    let texts: Vec<String> = (0..96).map(|i| format!("t{i}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    file.set("tokenizer.ggml.tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &texts));
     bad_gguf(&file.bytes(), &["x.gguf: ", "bert", "not supported"]);
 }
 

@@ -5,6 +5,7 @@
 //! thing.
 
 mod config;
+mod kinds;
 mod parts;
 mod pretokenizers;
 mod reader;
@@ -88,6 +89,7 @@ impl Gguf {
         let tensors = reader.count(MIN_TENSOR, "the number of tensors")?;
         let entries = reader.count(MIN_ENTRY, "the number of metadata entries")?;
         let metadata = read_metadata(&mut reader, entries)?;
+        kinds::check(&metadata)?;
         let (mut tensors, by_name) = read_tensors(&mut reader, tensors)?;
         place_tensors(&mut tensors, reader.pos(), bytes.len(), alignment(&metadata)?)?;
         Ok(Gguf { metadata, tensors, by_name })

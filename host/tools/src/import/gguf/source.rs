@@ -2,6 +2,7 @@
 
 use super::config::config;
 use super::parts::Parts;
+use super::tokenizer::check_tokens;
 use super::{Gguf, special_tokens, tokenizer_json};
 use crate::import::arrange::{Stock, arrange};
 use crate::import::families::{self, Family};
@@ -46,12 +47,20 @@ fn spec(parts: &Parts, context: Option<usize>) -> std::result::Result<(&'static 
     let arch = arch.ok_or("the file lacks general.architecture; is it a whole language model? convert it again")?;
     let family = families::by_name(Kind::Gguf, arch)?;
     let vocab = parts.tensor("token_embd.weight").map_err(|e| format!("the token embedding: {e}"))?.0.rows();
+    check_tokens(g, vocab)?;
     let config = config(parts, family, vocab)?.for_context(context);
     let spec = families::describe(family, &config)?;
     let find = |wanted| find(parts, family, wanted);
     let spec = spec.with_tensors(&|role, layer| find(Wanted { role, layer, expert: 0 }).is_some());
     let layer_of = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
-    all_placed(&spec, &find, parts.names().filter_map(|name| Some((name, layer_of(name)?))))?;
+    let in_layers = || parts.names().filter_map(|name| Some((name, layer_of(name)?)));
+    if let Some((name, _)) = in_layers().find(|(_, layer)| *layer >= spec.layers.len()) {
+        let layers = spec.layers.len();
+        return Err(format!(
+            "tensor {name} is of none of the {layers} layers ({arch}.block_count); is the file damaged?"
+        ));
+    }
+    all_placed(&spec, &find, in_layers())?;
     Ok((family, spec))
 }
 

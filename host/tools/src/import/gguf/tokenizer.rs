@@ -172,6 +172,11 @@ fn check_len(key: &str, len: usize, tokens: usize) -> Result<(), String> {
     Err(format!("{key} has {len} entries for {tokens} tokens"))
 }
 
+/// The number that the file gives a token, as `bos`, `eos`, ...; the largest one and negative ones say that there is none.
+fn said_id(gguf: &Gguf, name: &str) -> Option<u64> {
+    gguf.u64(&format!("tokenizer.ggml.{name}_token_id")).filter(|id| *id != u64::from(u32::MAX))
+}
+
 /// The token that the file names as `bos`, `eos`, ..., if it is one of its tokens.
 fn token_id(gguf: &Gguf, name: &str) -> Option<u32> {
     let sentencepiece = gguf.str("tokenizer.ggml.model") == Some("llama");
@@ -182,8 +187,26 @@ fn token_id(gguf: &Gguf, name: &str) -> Option<u32> {
         _ => None,
     };
     let tokens = gguf.strings("tokenizer.ggml.tokens").map_or(0, <[String]>::len);
-    let id = gguf.u64(&format!("tokenizer.ggml.{name}_token_id")).or(default)?;
-    u32::try_from(id).ok().filter(|_| id < tokens as u64)
+    u32::try_from(said_id(gguf, name).or(default)?).ok().filter(|id| (*id as usize) < tokens)
+}
+
+/// Checks that the tokens are as many as the rows of the embedding, and that the special ones are among them.
+///
+/// # Errors
+/// A sentence that names the key.
+pub fn check_tokens(gguf: &Gguf, rows: usize) -> Result<(), String> {
+    let Some(tokens) = gguf.strings("tokenizer.ggml.tokens").map(<[String]>::len) else { return Ok(()) };
+    if tokens != rows {
+        let counts = format!("tokenizer.ggml.tokens has {tokens} tokens, and the embedding has {rows} rows");
+        return Err(format!("{counts}; do they belong to one model?"));
+    }
+    for name in ["bos", "eos", "eot", "eom", "unknown"] {
+        if let Some(id) = said_id(gguf, name).filter(|id| *id >= tokens as u64) {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            return Err(format!("{key} is {id}, which is none of the file's {tokens} tokens; is the file damaged?"));
+        }
+    }
+    Ok(())
 }
 
 /// The control tokens that end a turn by their text.
