@@ -2,6 +2,7 @@
 
 use super::packed;
 use safetensors::SafeTensors;
+use shadowllm_tests::folder::Random;
 use shadowllm_tests::program::{Place, Run, finish};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -129,4 +130,67 @@ fn a_calibration_killed_in_its_last_stages_continues_there() {
     assert!(child.wait().unwrap().success());
     assert!(!place.path("out.sllm.costs").exists(), "the measurements were left behind");
     holds(&place);
+}
+
+/// Killed at any moment, again and again: the output is the earlier image or a whole new one, what was saved stays saved, and
+/// the calibration comes to its end. (Not with the same bits: the windows from which training draws are not saved.)
+#[test]
+fn a_calibration_killed_at_any_moment() {
+    let place = packed("neuron");
+    let earlier = place.read("model.sllm");
+    let short = "calibrate model.sllm --text text.txt --tokens 2400 --window 24 --budget-windows 2 --keep-every 0 -t 2";
+    let start = Instant::now();
+    place.works(&format!("{short} -o out.sllm"));
+    let (took, size) = (start.elapsed(), place.read("out.sllm").len());
+    place.write("out.sllm", &earlier);
+    let whole = |image: &[u8]| {
+        assert_eq!(image.len(), size);
+        place.works("inspect out.sllm --verify");
+    };
+    let (mut windows, mut costs, mut random) = (0, 0, Random(11));
+    for _ in 0..12 {
+        let mut command = place.command(&format!("{short} -o out.sllm"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(took.mul_f32(random.draw().abs() / 4.0));
+        // It may be done already.
+        let _ = child.kill();
+        let done = child.wait().unwrap().success();
+        let now = place.read("out.sllm");
+        assert!(!done || now != earlier);
+        if now != earlier {
+            whole(&now);
+            place.write("out.sllm", &earlier);
+            (windows, costs) = (0, 0);
+            continue;
+        }
+        let (w, c) = (seen(&place), measured(&place));
+        assert!(w >= windows && c >= costs, "{w} windows and {c} measurements, after {windows} and {costs}");
+        (windows, costs) = (w, c);
+    }
+    place.works(&format!("{short} -o out.sllm"));
+    whole(&place.read("out.sllm"));
+    let left: Vec<_> = place.files().into_keys().filter(|file| file.to_string_lossy().contains("out.sllm")).collect();
+    assert_eq!(left, [place.path("out.sllm")]);
+    holds(&place);
+}
+
+/// States are saved as often as was asked for, and what is lost is at most what came after the last one.
+#[test]
+fn the_state_is_saved_as_often_as_asked() {
+    let place = packed("neuron");
+    let often = LONG.replace("--keep-every 0", "--keep-every 1").replace("9600", "48000");
+    let mut command = place.command(&often);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let saved = || std::fs::metadata(place.path(STATE)).unwrap().modified().unwrap();
+    let mut at = wait(&place, &mut child, |n| n > 0);
+    for _ in 0..2 {
+        let before = saved();
+        let next = wait(&place, &mut child, |n| n != at);
+        let between = saved().duration_since(before).unwrap().as_secs_f64();
+        assert!(next > at && between > 0.95, "{between} s from window {at} to {next}");
+        at = next;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(seen(&place) >= at);
 }
