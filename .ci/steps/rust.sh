@@ -91,20 +91,26 @@ package() {
   if find target/ci/package -path "*tmp-crate*" -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
-# The numbers of packages that ffi/README.md gives.
+# The numbers of packages that ffi/README.md gives: after a library's name there, its package and the features of it.
 packages() {
-  local features name said found
-  while read -r name features; do
+  local name package features said found
+  while IFS=: read -r name package features; do
     said=$(sed -n "/^| library | packages |/,/^$/s/^| $name | \([0-9]*\) |$/\1/p" ffi/README.md)
     # shellcheck disable=SC2086
-    found=$(cargo tree -p shadowllm-ffi -e no-proc-macro,normal --prefix none --no-default-features $features -f '{p}' \
+    found=$(cargo tree -p $package -e no-proc-macro,normal --prefix none --no-default-features $features -f '{p}' \
       | sed 's/ (.*//' | sort -u | wc -l)
-    [ "$said" = "$found" ] || { echo "the library '$name' has $found packages, and ffi/README.md says $said"; exit 1; }
+    [ "$said" = "$found" ] || { echo "'$name' has $found packages, and ffi/README.md says $said"; exit 1; }
+    if [[ $name == '`'*Rust || $name == '`shadowllm-core`' ]] && ! grep -qF "\`$package\` ($found packages)" README.md; then
+      echo "'$package' has $found packages, and README.md says otherwise"; exit 1
+    fi
   done <<'END'
-with.grammars,.tokenizer.and.chat.templates --features grammar
-with.tokenizer.and.chat.templates --features tokenizer
-without --features std
-embedded
+with grammars, tokenizer and chat templates:shadowllm-ffi:--features grammar
+with tokenizer and chat templates:shadowllm-ffi:--features tokenizer
+without:shadowllm-ffi:--features std
+embedded:shadowllm-ffi:
+`shadowllm-host`, for Rust:shadowllm-host:--features grammar
+`shadowllm-host` without its features:shadowllm-host:
+`shadowllm-core`:shadowllm-core:
 END
 }
 
