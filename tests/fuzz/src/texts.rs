@@ -4,7 +4,6 @@ use crate::panics_are_findings;
 use shadowllm_host::template::{Message, Template, Variables, render, render_with, set_variable};
 use shadowllm_host::text::Text;
 use shadowllm_host::tool_calls;
-use std::time::{Duration, Instant};
 
 /// Tokenizes a text, and makes text of the tokens again.
 pub fn exercise(text: &Text, what: &str) {
@@ -31,10 +30,7 @@ pub fn tokenizer(data: &[u8]) {
     let _ = text.decode(&[0, 1, u32::MAX, 1 << 31]);
 }
 
-/// What a template may take at most, on a slow machine with every access checked.
-const LONGEST: Duration = Duration::from_secs(20);
-
-/// A chat template, and four messages.
+/// A chat template, and four messages. One that takes too long is found by libFuzzer.
 pub fn template(data: &[u8]) {
     panics_are_findings();
     let Ok(source) = str::from_utf8(data) else { return };
@@ -42,9 +38,7 @@ pub fn template(data: &[u8]) {
     let template = Template { source, bos_token: "<s>".into(), eos_token: "</s>".into(), ..Template::default() };
     let said = [("system", "Be."), ("user", "Hi {{ x }} <|im_end|>"), ("assistant", "yes"), ("user", "go")];
     let messages = said.map(|(role, content)| Message::new(role, content));
-    let since = Instant::now();
     std::hint::black_box(render(&template, &messages).is_ok());
-    assert!(since.elapsed() < LONGEST, "a template ran for {:?}", since.elapsed());
 }
 
 /// What programs hand on from others: a message and a variable as JSON, and a model's answer with tool calls.
