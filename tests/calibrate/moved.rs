@@ -101,6 +101,10 @@ fn budgets_searched_again() {
     place.works(&format!("{QUICK} -o a.sllm --predictor a.predictor"));
     place.works(&format!("{} -o b.sllm --predictor b.predictor", keep("a.sllm")));
     place.works(&format!("{} -o c.sllm", keep("b.sllm")));
+    // With budgets kept, policies are the same, and so is what they cost.
+    place.works(&format!("{}=budgets -o d.sllm", keep("b.sllm")));
+    assert!(place.read("b.predictor") == section(&place.read("d.sllm")));
+    place.fails(2, &format!("{}=nothing -o e.sllm", keep("b.sllm")), &["predictors or budgets"]);
     // Only budgets and their consequences change, and with the same text they are the same.
     assert!(place.read("b.predictor") == section(&place.read("c.sllm")));
     assert_eq!(place.read("a.predictor").len(), place.read("b.predictor").len());

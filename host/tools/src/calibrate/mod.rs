@@ -57,6 +57,17 @@ use train::Training;
 /// density because heads and groups are whole, and because thresholds come from other text.
 const OVERDRAFT: f64 = 0.03;
 
+/// What an earlier calibration leaves to the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// The predictors: budgets and policies are searched again, after packing in another layout.
+    Predictors,
+    /// The budgets too: the best policies are found again, and what they cost.
+    Budgets,
+}
+
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -155,7 +166,7 @@ pub fn calibrate(
     o.policies.retain(|policy| neurons || !policy.plan().only_neurons());
     let o = &o;
     let (sections, quality, pace) = learn(model, text, held, o, &state_path(out), progress)?;
-    let section = budgets(model, sections, held, o, out, (pace.cost, progress))?;
+    let section = budgets(model, sections, held, (o, Keep::Nothing), out, (pace.cost, progress))?;
     let record = serde_json::json!({"tokens": text.len() * o.window, "options": o.described(), "quality": quality});
     attach(model.path(), &section, &record, out)?;
     match std::fs::remove_file(state_path(out)) {
@@ -165,12 +176,18 @@ pub fn calibrate(
     }
 }
 
-/// Searches the budgets of the predictor in `model` again, on `ids`, and writes a copy to `out`: the costs of parts
-/// depend on the layout of the image.
+/// Searches the budgets of the predictor in `model` again, on `ids`, or only the best policies, and writes a copy to
+/// `out`: the costs of parts depend on the layout of the image.
 ///
 /// # Errors
 /// An image without a predictor, a text that is too short, files that cannot be read or written.
-pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progress: &mut dyn Progress) -> Result<()> {
+pub fn rebudget(
+    model: &LoadedModel,
+    ids: &[u32],
+    (o, keep): (&Options, Keep),
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<()> {
     let bytes = model.model().image().section(SectionKind::Predictor);
     if bytes.is_empty() {
         return Err(Error::file(model.path(), "has no predictor to keep: calibrate without --keep first"));
@@ -179,8 +196,8 @@ pub fn rebudget(model: &LoadedModel, ids: &[u32], o: &Options, out: &Path, progr
     let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
     let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
     let pace = Pace::of(model, &windows, 0.0, &o)?;
-    progress.expect(pace.cost * measurements(&o, model) as f64);
-    let section = budgets(model, section, &windows, &o, out, (pace.cost, progress))?;
+    progress.expect(pace.cost * measurements(&o, model, keep) as f64);
+    let section = budgets(model, section, &windows, (&o, keep), out, (pace.cost, progress))?;
     attach(model.path(), &section, &serde_json::json!({"budgets": ids.len()}), out)
 }
 
@@ -238,7 +255,7 @@ fn learn(
     }
     let pace = Pace::of(model, held, tracer.seconds(held, o.threads)?, o)?;
     let windows = text.len() - learning.done + held.len();
-    progress.expect(pace.window * windows as f64 + pace.cost * measurements(o, model) as f64);
+    progress.expect(pace.window * windows as f64 + pace.cost * measurements(o, model, Keep::Nothing) as f64);
     progress.stage(tracer.stage(), text.len(), pace.window);
     progress.done(learning.done);
     let mut saved = Instant::now();
@@ -375,7 +392,7 @@ fn scored_window(o: &Options) -> usize {
 }
 
 /// The approximate number of measurements for budgets and for the choice of the best policies.
-fn measurements(o: &Options, model: &LoadedModel) -> usize {
+fn measurements(o: &Options, model: &LoadedModel, keep: Keep) -> usize {
     let image = model.model().image();
     if o.budget_windows == 0 {
         return 0;
@@ -386,7 +403,8 @@ fn measurements(o: &Options, model: &LoadedModel) -> usize {
         p => o.policies.contains(p),
     };
     let found = Policy::ALL.into_iter().filter(|p| needs(p) && pays(*p, image.config()));
-    found.map(|policy| budget::steps(policy, image) + GRID - 1).sum()
+    let steps = |policy| if keep == Keep::Budgets { 0 } else { budget::steps(policy, image) };
+    found.map(|policy| steps(policy) + GRID - 1).sum()
 }
 
 /// Searches budgets with the engine itself, and for every density the best policy; returns the section.
@@ -394,7 +412,7 @@ fn budgets(
     model: &LoadedModel,
     mut section: Section,
     held: &[&[u32]],
-    o: &Options,
+    (o, keep): (&Options, Keep),
     out: &Path,
     (seconds, progress): (f64, &mut dyn Progress),
 ) -> Result<Vec<u8>> {
@@ -420,7 +438,7 @@ fn budgets(
     let key = format!("{:08x} {:08x} {} {} 3", fingerprint(&image), sum.finalize(), windows.window, windows.most);
     let mut kept = Kept::open(&beside(out, ".costs"), key, o.keep_every)?;
     // The first pass finds the budgets; the second uses them to find the best policies.
-    for pass in 0..2 {
+    for pass in usize::from(keep == Keep::Budgets)..2 {
         attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
         let trial = LoadedModel::open(&draft, None)?;
         let mut memories = (0..o.threads).map(|_| trial.memory(&options)).collect::<Result<Vec<_>>>()?;

@@ -16,7 +16,7 @@ use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::calibrate::criteria::Criterion;
-use shadowllm_tools::calibrate::{self as engine, Progress, Shape, Target};
+use shadowllm_tools::calibrate::{self as engine, Keep, Progress, Shape, Target};
 use shadowllm_tools::output::{Output, refuse_overwrite};
 #[cfg(feature = "tasks")]
 use shadowllm_tools::tasks::{Task, load};
@@ -83,9 +83,10 @@ pub struct Options {
     /// Held-out windows for the search of budgets; 0 divides every density evenly.
     #[arg(long, default_value_t = 3)]
     budget_windows: usize,
-    /// Keep the image's predictor, and only search its budgets again, after packing in another layout.
-    #[arg(long)]
-    keep: bool,
+    /// Keep the image's predictors and only search its budgets again, after packing in another layout; `--keep=budgets`
+    /// keeps these too and only measures what `auto` costs at each density, for `run --max-loss`.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "predictors", value_name = "WHAT", value_parser = keep)]
+    keep: Option<Keep>,
     /// How often to save the state for continuing after an interruption, in seconds.
     #[arg(long, default_value_t = 60)]
     keep_every: u64,
@@ -117,6 +118,14 @@ fn target(name: &str) -> std::result::Result<Target, String> {
         "active" => Ok(Target::Active),
         "importance" => Ok(Target::Importance),
         _ => Err("active or importance".into()),
+    }
+}
+
+fn keep(name: &str) -> std::result::Result<Keep, String> {
+    match name {
+        "predictors" => Ok(Keep::Predictors),
+        "budgets" => Ok(Keep::Budgets),
+        _ => Err("predictors or budgets".into()),
     }
 }
 
@@ -264,11 +273,12 @@ pub fn calibrate(o: &Options) -> Result<()> {
     let options = settings(o, model.model().config());
     warn_of_layout(o, &model);
     let mut progress = Bar::new();
-    if o.keep {
-        engine::rebudget(&model, &ids, &options, &o.output, &mut progress)?;
+    if let Some(keep) = o.keep {
+        engine::rebudget(&model, &ids, (&options, keep), &o.output, &mut progress)?;
         progress.bar.finish_and_clear();
         save_predictor(o)?;
-        print::line(format_args!("{}: budgets searched again", o.output.display()))?;
+        let what = if keep == Keep::Budgets { "costs of policies measured" } else { "budgets searched again" };
+        print::line(format_args!("{}: {what}", o.output.display()))?;
         return say_what_auto_takes(o);
     }
     let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut progress)?;

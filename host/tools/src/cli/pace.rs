@@ -80,8 +80,8 @@ impl PaceOptions {
         let unknown = || {
             Error::Other(
                 "the model does not say what skipping costs, because it was not calibrated, or by an earlier version: give \
-                 --density in place of --max-loss, or calibrate it first (shadowllm calibrate; with --keep, only budgets are \
-                 made anew)"
+                 --density in place of --max-loss, or calibrate it first (shadowllm calibrate; with --keep=budgets, only this is \
+                 measured)"
                     .into(),
             )
         };
