@@ -176,7 +176,7 @@ impl Geometry {
         }
         let group = self.shared_bytes().checked_add(self.unit_bytes().checked_mul(upg)?)?;
         // Widths are also used as element counts, so they must stay far from overflow.
-        if self.group_stride < group || self.group_width.checked_mul(units)? > isize::MAX as usize / 8 {
+        if self.group_stride < group || (units / upg).checked_mul(self.group_width)? > isize::MAX as usize / 8 {
             return None;
         }
         (units / upg - 1).checked_mul(self.group_stride)?.checked_add(group)
