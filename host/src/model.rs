@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 pub struct LoadedModel {
     // Borrows `mapping`; declared before it, so dropped before it.
     model: Model<'static>,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "it keeps the image's bytes"))]
     mapping: Option<Arc<Mmap>>,
     /// The mapped file, and the offset of the image in it; `None` for a copy in memory.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "read for memory budgets, which are for Unix"))]
     file: Option<(File, u64)>,
     path: PathBuf,
     load_time: Duration,

@@ -16,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::signals::blocked;
 #[cfg(unix)]
 use crate::{model::LoadedModel, residency::Residency};
-use shadowllm_core::claims::{Claims, Task};
-use shadowllm_core::{Executor, Hooks, Units};
 #[cfg(unix)]
+use shadowllm_core::Units;
+use shadowllm_core::claims::{Claims, Task};
+use shadowllm_core::{Executor, Hooks};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

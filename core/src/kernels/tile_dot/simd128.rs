@@ -4,8 +4,8 @@
 use super::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes, Stored, Tile, TileDot, weigh};
 use crate::kernels::call::Offset;
 use crate::kernels::heads::Heads;
+use crate::simd::Proof;
 use crate::simd::simd128::Simd128Lanes;
-use crate::simd::{Lanes, Proof};
 use core::arch::wasm32::*;
 
 /// Codes in registers.
