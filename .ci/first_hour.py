@@ -2,7 +2,7 @@
 
     python3 .ci/first_hour.py SHADOWLLM FOLDER
 
-SHADOWLLM is the program, FOLDER is where files go. Needs the Python package pexpect.
+SHADOWLLM is the program, FOLDER is where files go. Needs the Python packages pexpect and pyte.
 """
 
 import json
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pexpect
+import pyte
 
 top = Path(__file__).resolve().parent.parent
 program, folder = (Path(p).resolve() for p in sys.argv[1:])
@@ -137,6 +138,36 @@ def chat():
     ended(child)
 
 
+def live():
+    """Figures below an answer while it is written, and afterwards nothing but the answer on the screen."""
+    asked = ("run", STORY, LONG, "--greedy", "-n", "400")
+    expected = piped(*asked)[0].rstrip("\n")
+    for rows, columns in ((24, 80), (5, 80), (24, 31)):
+        child = pexpect.spawn(str(program), list(asked), dimensions=(rows, columns), timeout=60, cwd=str(folder), env=environment)
+        screen = pyte.HistoryScreen(columns, rows, history=1000, ratio=0.5)
+        stream, seen = pyte.ByteStream(screen), set()
+        while True:
+            try:
+                stream.feed(child.read_nonblocking(4096, timeout=60))
+            except pexpect.EOF:
+                break
+            figures = [line for line in screen.display if line.startswith("[") and "t/s" in line and "prompt tokens" not in line]
+            assert len(figures) <= 1, screen.display
+            seen.update(figures)
+        child.close()
+        lines = ["".join(row[x].data for x in range(columns)) for row in screen.history.top] + screen.display
+        text = "".join(lines).split("[")[0].rstrip()
+        wrapped = "".join(line.ljust(-(-max(len(line), 1) // columns) * columns) for line in expected.split("\n")).rstrip()
+        assert text == wrapped, (rows, columns, text, wrapped)
+        assert seen and all("tokens at" in line for line in seen), seen
+    plain = pexpect.spawn(str(program), list(asked), dimensions=(24, 80), timeout=60, cwd=str(folder), env=environment | {"NO_COLOR": "1"})
+    plain.expect(pexpect.EOF)
+    assert b"t/s" in plain.before and not re.search(rb"\x1b\[[0-9;]*m", plain.before), plain.before
+    dumb = pexpect.spawn(str(program), list(asked), dimensions=(24, 80), timeout=60, cwd=str(folder), env=environment | {"TERM": "dumb"})
+    dumb.expect(pexpect.EOF)
+    assert b"\x1b" not in dumb.before, dumb.before
+
+
 def pipes():
     """Text from a pipe, a closed input, a closed output, no colours."""
     out, err = piped("run", STORY, "--greedy", given="What color is the sky?\n")
@@ -220,7 +251,7 @@ def thoughts():
 def main():
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for part in (help_fits, pipes, tools, samples, thoughts, chat):
+    for part in (help_fits, pipes, tools, samples, thoughts, live, chat):
         begun = time.monotonic()
         part()
         print(f"  {part.__doc__.splitlines()[0]} ({time.monotonic() - begun:.1f} s)", flush=True)

@@ -19,8 +19,8 @@ readme() {
 # The first hour of a newcomer: a chat in a terminal, pipes, every help page.
 first_hour() {
   step "the first hour"
-  local venv=$PWD/target/ci/terminal-venv
-  python_tools "$venv" pexpect==4.9.0
+  local venv=$PWD/target/ci/screen-venv
+  python_tools "$venv" pexpect==4.9.0 pyte==0.8.2
   cargo build --release --quiet
   "$venv/bin/python" .ci/first_hour.py target/release/shadowllm target/ci/first-hour
 }

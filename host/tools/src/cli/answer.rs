@@ -1,6 +1,7 @@
 //! Answers as commands show them.
 
 use crate::controls::likelihoods;
+use crate::live::Live;
 use crate::print;
 use serde_json::{Value, json};
 use shadowllm_core::Executor;
@@ -23,7 +24,7 @@ pub enum Show {
 /// Generates an answer to its end; a cancelled answer ends there.
 pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
     let mut begun = show == Show::Text;
-    let mut dim = print::Dim::default();
+    let (mut dim, mut live) = (print::Dim::default(), Live::new(show != Show::Nothing));
     while let Some(piece) = answer.piece() {
         let piece = match piece {
             Err(Error::Engine { source: shadowllm_core::Error::Cancelled, .. }) => break,
@@ -32,9 +33,12 @@ pub fn whole(mut answer: Answer, show: Show) -> Result<Reply> {
         let text = if begun { &piece.text } else { piece.text.trim_start() };
         begun |= !text.is_empty();
         if show != Show::Nothing {
+            live.before(text)?;
             dim.text(text, piece.thought)?;
+            live.show(&answer.figures())?;
         }
     }
+    drop(live);
     dim.end()?;
     answer.finish()
 }

@@ -174,6 +174,7 @@ mod interrupt {
     #[cfg(unix)]
     extern "C" fn stop(_: libc::c_int) {
         if STOP.swap(true, Ordering::SeqCst) {
+            crate::live::abandon();
             // SAFETY: POSIX allows `_exit` in a signal handler.
             unsafe { libc::_exit(130) }
         }
@@ -184,8 +185,8 @@ mod interrupt {
         STOP.store(false, Ordering::SeqCst);
         Answering {
             #[cfg(unix)]
-            // SAFETY: both structures are plain data, and the handler only accesses an atomic or ends the process,
-            // which POSIX allows.
+            // SAFETY: both structures are plain data, and the handler only accesses atomics, writes, or ends the process, which
+            // POSIX allows.
             before: unsafe {
                 let mut new: libc::sigaction = std::mem::zeroed();
                 let mut before: libc::sigaction = std::mem::zeroed();

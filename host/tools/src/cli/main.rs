@@ -1,6 +1,7 @@
 //! The command `shadowllm`.
 //!
-//! Modules, lowest first: `print`, `setup`, `dial`, `controls`, `answer`, `commands`, `chat`, then a module for each command.
+//! Modules, lowest first: `print`, `live`, `setup`, `dial`, `controls`, `answer`, `commands`, `chat`, then a module for each
+//! command.
 
 mod answer;
 mod architecture;
@@ -18,6 +19,7 @@ mod dial;
 mod eval;
 mod inspect;
 mod inspect_source;
+mod live;
 mod logits;
 mod pace;
 mod pack;

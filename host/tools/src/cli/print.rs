@@ -32,6 +32,11 @@ pub fn line(line: impl Display) -> Result<()> {
     text(format_args!("{line}\n"))
 }
 
+/// Whether standard output shows colours and dimmed text.
+pub fn colors() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()
+}
+
 /// Text on standard output, of which some is shown dimmed at a terminal, unless NO_COLOR is set.
 #[derive(Default)]
 pub struct Dim {
@@ -54,12 +59,7 @@ impl Dim {
     }
 
     fn switch(&self) -> Result<()> {
-        let colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if colors && std::io::stdout().is_terminal() {
-            text(if self.on { "\x1b[2m" } else { "\x1b[0m" })
-        } else {
-            Ok(())
-        }
+        if colors() { text(if self.on { "\x1b[2m" } else { "\x1b[0m" }) } else { Ok(()) }
     }
 }
 
