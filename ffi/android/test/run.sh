@@ -24,11 +24,12 @@ library=$work/cmake/libshadowllm_jni.so
 say "the Kotlin classes"
 coroutines=$kotlin/lib/kotlinx-coroutines-core-jvm.jar
 "$kotlin/bin/kotlinc" -Werror -jvm-target 1.8 -cp "$coroutines" -d "$work/classes" \
-  ffi/android/src/main/kotlin/org/shadowllm ffi/android/test/Drive.kt
-run() {
+  ffi/android/src/main/kotlin/org/shadowllm ffi/android/test/Drive.kt ffi/android/sample/Chat.kt
+java_with() {
   timeout 120 java -Xcheck:jni -Xmx256m --add-opens java.base/java.io=ALL-UNNAMED -Djava.library.path="$work/cmake" \
-    -cp "$work/classes:$kotlin/lib/kotlin-stdlib.jar:$coroutines" org.shadowllm.DriveKt "$@"
+    -cp "$work/classes:$kotlin/lib/kotlin-stdlib.jar:$coroutines" "$@"
 }
+run() { java_with org.shadowllm.DriveKt "$@"; }
 # The status codes are the header's.
 run statuses > "$work/statuses"
 sed -n 's/^#define SLLM_STATUS_\([A-Z0-9_]*\) \([1-9][0-9]*\).*/\1 \2/p' include/shadowllm.h | diff - "$work/statuses" \
@@ -53,4 +54,14 @@ for image in "$models/chat.sllm" host/models/story.sllm; do for seed in 1 2; do
   [ -s "$work/java.txt" ] || die "no text"
   cmp "$work/java.txt" "$work/command.txt" || die "$image, seed $seed: Kotlin and the command write different texts"
 done; done
+say "the chat on the console"
+chat() { java_with ChatKt "$@" 2> "$work/chat.err"; }
+rm -f "$work/kept"
+printf 'What color is the sky?\n\n/save %s\nIs a dog big?\n' "$work/kept" | chat host/models/story.sllm > "$work/chat.txt"
+[ "$(grep -c . "$work/chat.txt")" -ge 2 ] || die "two questions need two answers"
+[ "$(grep -c '^\[[0-9]* tokens, .* a second, [A-Z_]*\]$' "$work/chat.err")" = 2 ] || { cat "$work/chat.err"; die "two answers have figures"; }
+printf '/load %s\nIs a dog big?\n/load nowhere\n/new\n' "$work/kept" | chat host/models/story.sllm > "$work/chat.txt"
+grep -q . "$work/chat.txt" || die "no answer after /load"
+grep -q nowhere "$work/chat.err" || die "a file that is not there must be named"
+if chat /nowhere.sllm < /dev/null || ! grep -q nowhere.sllm "$work/chat.err"; then die "a model that is not there must be named"; fi
 say "the JNI library holds"
