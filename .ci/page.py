@@ -1,15 +1,19 @@
-"""The page in a headless Chromium: python3 .ci/page.py URL MODEL EXPECTED FOLDER
+"""The page in a headless Chromium: python3 .ci/page.py URL MODEL EXPECTED FOLDER MODELS
 
 EXPECTED is a file with the text that the program writes for the question below; FOLDER gets screenshots at two widths, light
-and dark. Needs the Python package playwright and Debian's chromium.
+and dark; MODELS is a folder of models with other tokenizers and what their texts are in tokens (.ci/foreign.py). Needs the
+Python package playwright and Debian's chromium.
 """
 
+import base64
+import json
 import sys
+import unicodedata
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-url, model, expected, folder = sys.argv[1:]
+url, model, expected, folder, models = sys.argv[1:]
 QUESTION = "Tell me a story about a dog."
 
 
@@ -21,7 +25,7 @@ def done(page):
 
 
 def asked(page, **query):
-    page.goto(f"{url}?prompt={QUESTION.replace(' ', '+')}&temperature=0&most=24&" + "&".join(f"{k}={v}" for k, v in query.items()))
+    page.goto(f"{url}?prompt={QUESTION.replace(' ', '+')}&temperature=0&maxTokens=24&" + "&".join(f"{k}={v}" for k, v in query.items()))
     return done(page)
 
 
@@ -33,7 +37,8 @@ def answers(page):
     """The program's text, fewer bytes at half the density, both beside each other, nothing asked of other servers."""
     requests = []
     page.on("request", lambda request: requests.append(request.url))
-    assert asked(page, density=1) == "24 tokens"
+    said = asked(page, density=1)
+    assert said.startswith("24 tokens; cut off"), said
     text = Path(expected).read_text(encoding="utf-8").strip()
     assert page.inner_text("#answer") == text, (page.inner_text("#answer"), text)
     whole = bytes_read(page)
@@ -51,11 +56,11 @@ def stops(page):
     page.goto(url)
     page.wait_for_selector("#status[data-state=ready]")
     page.fill("[name=prompt]", "Tell me a story about a dog and a red ball.")
-    page.fill("[name=most]", "400")
+    page.fill("[name=maxTokens]", "400")
     page.press("[name=prompt]", "Enter")
     page.wait_for_function("document.getElementById('answer').textContent.length > 10")
     page.click("[name=stop]")
-    done(page)
+    assert "; stopped" in done(page)
     length = len(page.inner_text("#answer"))
     page.wait_for_timeout(200)
     assert len(page.inner_text("#answer")) == length, "it goes on"
@@ -67,10 +72,48 @@ def stops(page):
     assert "not a shadowllm image" in page.inner_text("#status"), page.inner_text("#status")
     page.set_input_files("[name=file]", model)
     page.wait_for_selector("#status[data-state=ready]")
-    page.fill("[name=prompt]", "Once upon a time")
+    page.fill("[name=prompt]", QUESTION)
+    page.fill("[name=temperature]", "0")
+    page.fill("[name=until]", " dog")
     page.click("[name=ask]")
-    done(page)
-    assert "continues a text" in page.inner_text("#about")
+    assert "text to stop at" in done(page)
+    text = Path(expected).read_text(encoding="utf-8").strip()
+    assert page.inner_text("#answer").strip() == text.split(" dog")[0].strip(), page.inner_text("#answer")
+    assert "answers questions" in page.inner_text("#about")
+
+
+IDS = """async ([image, texts]) => {
+  const {Model} = await import('./shadowllm.js');
+  const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
+  const model = await Model.open(await (await fetch('shadowllm_web.wasm')).arrayBuffer(), bytes);
+  return texts.map((text) => {
+    const ids = model.encode(text);
+    return [ids, model.decode(ids)];
+  });
+}"""
+
+
+def tokenizers(page):
+    """Models with the tokenizers of Qwen, Llama 3, Llama 2 and SentencePiece: the published ids, and their own templates."""
+    page.goto(url)
+    page.wait_for_selector("#status[data-state=ready]")
+    record = json.loads((Path(models) / "texts.json").read_text())
+    assert {"qwen3", "llama3", "llama2", "unigram-nfkc"} <= set(record), record.keys()
+    for name, cases in record.items():
+        file = Path(models) / f"{name}.sllm"
+        found = page.evaluate(IDS, [base64.b64encode(file.read_bytes()).decode(), [case["text"] for case in cases]])
+        for case, (ids, text) in zip(cases, found, strict=True):
+            assert ids == case["ids"], (name, case, ids)
+            if name == "qwen3":  # byte-level, so texts come back as they were, but for composed letters (NFC)
+                assert text == unicodedata.normalize("NFC", case["text"]), (name, case, text)
+        page.set_input_files("[name=file]", str(file))
+        page.wait_for_function("document.getElementById('about').textContent.startsWith(%s)" % json.dumps(f"{name}.sllm"))
+        page.fill("[name=prompt]", "Why is the sky blue?")
+        page.fill("[name=maxTokens]", "4")
+        page.click("[name=ask]")
+        assert "4 tokens" in done(page) or "cut off" not in page.inner_text("#status"), page.inner_text("#status")
+        chat = name in ("qwen3", "llama3", "llama2")
+        assert ("answers questions" in page.inner_text("#about")) == chat, (name, page.inner_text("#about"))
 
 
 def pictures(browser):
@@ -87,7 +130,7 @@ def pictures(browser):
 def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
-        for part in (answers, stops):
+        for part in (answers, stops, tokenizers):
             page = browser.new_page()
             page.on("pageerror", lambda error: print("error of the page:", error))
             part(page)

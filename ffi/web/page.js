@@ -1,6 +1,4 @@
 // The page: what is typed goes to the worker, and what the worker writes is shown.
-import { question } from "./shadowllm.js";
-
 const form = document.forms[0];
 const at = (id) => document.getElementById(id);
 const [status, bar] = [at("status"), document.querySelector("progress")];
@@ -50,49 +48,61 @@ async function load(name) {
 }
 
 let engine; // compiled once
+let model; // what there is to say of it
 async function open(image) {
   engine ??= await WebAssembly.compile(await load("shadowllm_web.wasm"));
-  const opened = await call({ open: { engine, image, context: 512 } }, [image.buffer]);
+  model = await call({ open: { engine, image, context: 2048 } }, [image.buffer]);
   bar.hidden = true;
   form.ask.disabled = false;
-  say("ready", `Ready: a model of ${(opened.bytes / 1e6).toFixed(1)} MB`);
+  say("ready", `Ready: a model of ${(model.bytes / 1e6).toFixed(1)} MB`);
 }
 
-/** Writes one answer, and returns its pieces. With `other`, the pieces that differ from its are marked. */
+/** Writes one answer, and returns its tokens and why it ended. With `other`, the tokens that differ from its are marked. */
 async function write(place, options, other) {
-  const prompt = ours ? question(form.prompt.value) : form.prompt.value;
+  const typed = form.prompt.value;
+  const prompt = model.chat ? [{ role: "user", content: typed }] : typed;
   const [start, pieces] = [performance.now(), []];
   place.text.textContent = place.figures.textContent = "";
   let differs = false;
-  await call({ ask: { prompt, options, id: start } }, [], ({ text, bytes }) => {
-    differs ||= other !== undefined && other[pieces.length] !== text;
-    pieces.push(text);
-    const shown = pieces.length === 1 ? text.trimStart() : text;
-    if (differs) place.text.append(Object.assign(document.createElement("mark"), { textContent: shown }));
-    else place.text.append(shown);
+  const { stop } = await call({ ask: { prompt, options, id: start } }, [], ({ piece: { text, id, bytes, thought } }) => {
+    const shown = place.text.textContent ? text : text.trimStart();
+    if (id !== null) {
+      differs ||= other !== undefined && other[pieces.length] !== id;
+      pieces.push(id);
+    }
+    const part = differs ? "mark" : thought ? "i" : "";
+    place.text.append(part ? Object.assign(document.createElement(part), { textContent: shown }) : shown);
     place.text.normalize();
     const rate = (1000 * pieces.length) / (performance.now() - start);
     place.figures.textContent = `${pieces.length} tokens, ${rate.toFixed(0)} a second, ${(bytes / 1e6).toFixed(2)} MB of weights read for the last`;
   });
-  return pieces;
+  return { pieces, stop };
 }
 
-let ours = true; // the model that ships, whose chat template is known
+/** Why an answer ended, where its end is not the model's. */
+const ENDS = {
+  length: "cut off there: raise Tokens for more",
+  context_full: "cut off there: the model has no room for more",
+  stop_string: "ended at the text to stop at",
+  stopped: "stopped",
+};
+
 async function run() {
   if (!form.prompt.value.trim()) return say("ready", "Type a question first");
   const options = {};
-  for (const name of ["density", "temperature", "most"]) options[name] = Number(form[name].value);
+  for (const name of ["density", "temperature", "maxTokens"]) options[name] = Number(form[name].value);
+  if (form.until.value) options.stop = [form.until.value];
   form.ask.disabled = true;
   form.stop.disabled = false;
   dense.section.hidden = !form.beside.checked;
   at("name").textContent = form.beside.checked ? `Density ${form.share.value}` : "Answer";
   say("running", "Writing");
   try {
-    const beside = form.beside.checked ? await write(dense, { ...options, density: 1 }) : undefined;
-    const pieces = await write(sparse, options, beside);
-    const same = beside?.findIndex((piece, i) => piece !== pieces[i]);
+    const beside = form.beside.checked ? (await write(dense, { ...options, density: 1 })).pieces : undefined;
+    const { pieces, stop } = await write(sparse, options, beside);
+    const same = beside?.findIndex((id, i) => id !== pieces[i]);
     const told = beside ? (same < 0 ? ", the same as with all weights" : `, the first ${same} as with all weights`) : "";
-    say("done", `${pieces.length} tokens${told}`);
+    say("done", `${pieces.length} tokens${told}${ENDS[stop] ? `; ${ENDS[stop]}` : ""}`);
   } finally {
     form.ask.disabled = false;
     form.stop.disabled = true;
@@ -117,8 +127,9 @@ form.file.onchange = async () => {
   form.ask.disabled = true;
   try {
     await open(new Uint8Array(await file.arrayBuffer()));
-    ours = false;
-    at("about").textContent = `${file.name} continues a text: this page has no chat templates but that of its own model.`;
+    const does = model.chat ? "answers questions" : "continues a text: it has no chat template";
+    const dial = model.calibrated ? "" : " It is not calibrated, so a low density costs more.";
+    at("about").textContent = `${file.name} ${does}.${dial}`;
   } catch (error) {
     fail(error);
   }
@@ -126,7 +137,7 @@ form.file.onchange = async () => {
 
 try {
   await open(await load("model.sllm"));
-  // index.html?prompt=...&density=...&temperature=...&most=...&beside begins by itself.
+  // index.html?prompt=...&density=...&temperature=...&maxTokens=...&until=...&beside begins by itself.
   const query = new URLSearchParams(location.search);
   for (const [name, value] of query) if (form.elements[name] && name !== "beside") form.elements[name].value = value;
   form.beside.checked = query.has("beside");

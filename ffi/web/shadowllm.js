@@ -1,85 +1,120 @@
 // A model in a page, or in node: WebAssembly (shadowllm_web.wasm) behind one class.
-import { Tokenizer } from "./tokenizer.js";
+import { system } from "./system.js";
 
-/** A question in the form of the chat template of the model that ships. Templates of other models, which are programs,
- * are not run here. @param {string} text @returns {[string, string]} special tokens, and text */
-export const question = (text) => ["</s>", `Question: ${text}\nAnswer:`];
+/** @typedef {string | {role: string, content: string}[] | {messages: object[], variables?: object, controlTokens?: boolean}
+ *   | {text: string, controlTokens?: boolean}} Prompt a text to continue, or messages to answer by the model's chat template;
+ *   `variables` are for the template (tools, documents, enable_thinking). What people type is text, whatever it looks like,
+ *   unless `controlTokens` is set */
+
+/** @typedef {object} Options
+ * @property {number} [maxTokens] 256
+ * @property {number} [density] the share of what can be skipped that is read; 1 is all
+ * @property {number} [temperature] .8; 0 takes the likeliest
+ * @property {number} [topK] 40 @property {number} [topP] .95 @property {number} [minP] .05 @property {number} [seed] 0
+ * @property {number} [repetitionPenalty] @property {number} [presencePenalty] @property {number} [frequencyPenalty]
+ * @property {number} [dryMultiplier] @property {number} [dryBase] @property {number} [dryAllowedLength]
+ * @property {number} [dryLast] the penalty of repetitions ("DRY")
+ * @property {string[]} [stop] texts before which the answer ends
+ * @property {[number, number | null][]} [bias] tokens and what is added to their logits; null rules out
+ * @property {number} [logprobs] log-probabilities, with this number of the likeliest tokens
+ * @property {object | string} [jsonSchema] the form of the answer, or else
+ * @property {string} [regex] or @property {string} [lark] */
+
+/** @typedef {object} Piece
+ * @property {string} text @property {number | null} id its token; null for text that was held back until the end
+ * @property {number} bytes of weights that were read for it @property {boolean} thought whether the model thinks here
+ * @property {number | null} logprob @property {[number, number][] | null} top the likeliest tokens */
 
 export class Model {
   #wasm;
-  #tokens;
-  #chosen;
-  #context;
+  #lost = "";
+  /** @type {{bytes: number, context: number, layers: number, vocabulary: number, chat: boolean, calibrated: boolean}} */
+  about;
 
   /** Opens an image.
    * @param {BufferSource | WebAssembly.Module} module the engine
    * @param {Uint8Array} image the model, as `shadowllm pack` writes it
    * @param {{context?: number}} options tokens that prompt and answer may have together
    * @returns {Promise<Model>} */
-  static async open(module, image, { context = 256 } = {}) {
+  static async open(module, image, { context = 0 } = {}) {
     const compiled = module instanceof WebAssembly.Module ? module : await WebAssembly.compile(module);
-    const { exports } = await WebAssembly.instantiate(compiled, {});
-    return new Model(exports, image, context);
+    let wasm;
+    const { exports } = await WebAssembly.instantiate(compiled, system(compiled, () => wasm.memory));
+    wasm = exports;
+    wasm._initialize?.();
+    return new Model(wasm, image, context);
   }
 
+  /** Use `Model.open`. */
   constructor(wasm, image, context) {
     this.#wasm = wasm;
-    const at = this.#allocate(image.length);
-    new Uint8Array(wasm.memory.buffer, at, image.length).set(image);
-    this.#check(wasm.open(at, image.length, context));
-    this.#context = wasm.room();
-    this.#tokens = this.#allocate(4 * this.#context);
-    this.#chosen = this.#allocate(4);
-    this.tokenizer = new Tokenizer(JSON.parse(this.#text(wasm.tokenizer_text(), wasm.tokenizer_length())));
+    if (!Number.isInteger(context) || context < 0) throw new Error("the context is a number of tokens");
+    const at = this.#write(image);
+    this.about = this.#call("open", at, image.length, context);
   }
 
-  #allocate(length) {
-    const at = this.#wasm.allocate(length) >>> 0;
-    if (at === 0) throw new Error(`${length} bytes of memory are not available`);
+  #write(bytes) {
+    const at = this.#wasm.allocate(bytes.length) >>> 0;
+    if (at === 0) throw new Error(`${bytes.length} bytes of memory are not available`);
+    new Uint8Array(this.#wasm.memory.buffer, at, bytes.length).set(bytes);
     return at;
   }
 
-  #text(at, length) {
-    return new TextDecoder().decode(new Uint8Array(this.#wasm.memory.buffer, at >>> 0, length));
+  #result() {
+    const [at, length] = [this.#wasm.result() >>> 0, this.#wasm.result_length()];
+    return new TextDecoder().decode(new Uint8Array(this.#wasm.memory.buffer, at, length));
   }
 
-  #check(status) {
-    if (status !== 0) throw new Error(this.#text(this.#wasm.message(), this.#wasm.message_length()));
+  /** Calls a function of the module. */
+  #call(name, ...values) {
+    if (this.#lost) throw new Error(`the model must be opened again: ${this.#lost}`);
+    let failed;
+    try {
+      failed = this.#wasm[name](...values);
+    } catch (trap) {
+      this.#lost = this.#result() || trap.message;
+      throw new Error(this.#lost);
+    }
+    const told = this.#result();
+    if (failed) throw new Error(told);
+    return JSON.parse(told);
   }
 
-  /** Ids of a prompt: a text, or special tokens and a text. What people type is text, whatever it looks like.
-   * @param {string | [string, string]} prompt @returns {number[]} */
+  /** The same with a value as JSON. */
+  #ask(name, value) {
+    const bytes = new TextEncoder().encode(JSON.stringify(value));
+    const at = this.#write(bytes);
+    try {
+      return this.#call(name, at, bytes.length);
+    } finally {
+      if (!this.#lost) this.#wasm.release(at, bytes.length);
+    }
+  }
+
+  /** Ids of a prompt. @param {Prompt} prompt @returns {number[]} */
   encode(prompt) {
-    const [special, text] = Array.isArray(prompt) ? prompt : ["", prompt];
-    return [...this.tokenizer.encode(special), ...this.tokenizer.encode(text, true)];
+    return this.#ask("encode", asked(prompt));
   }
 
-  /** Continues a prompt, a piece at a time.
-   * @param {string | [string, string]} prompt
-   * @param {{most?: number, temperature?: number, topP?: number, repetitionPenalty?: number, seed?: number,
-   *   density?: number}} options `temperature` 0 takes the likeliest; `density` is the share of what can be skipped
-   *   that is read, 1 all
-   * @returns {Generator<{text: string, bytes: number}>} `bytes` of weights were read for it */
-  *generate(prompt, options = {}) {
-    const { most = 64, temperature = 0.8, topP = 0.95, repetitionPenalty = 1, seed = 0, density = 1 } = options;
-    const wasm = this.#wasm;
-    const ids = this.encode(prompt);
-    if (ids.length > this.#context) {
-      throw new Error(`the prompt has ${ids.length} tokens, and there is room for ${this.#context}`);
-    }
-    this.#check(wasm.restart());
-    this.#check(wasm.set_density(density));
-    this.#check(wasm.set_sampler(temperature, topP, repetitionPenalty, seed));
-    new Uint32Array(wasm.memory.buffer, this.#tokens, ids.length).set(ids);
-    this.#check(wasm.prefill(this.#tokens, ids.length));
-    const decode = this.tokenizer.decoder();
-    for (let n = 0; n < most; n++) {
-      this.#check(wasm.choose(this.#chosen));
-      const [token] = new Uint32Array(wasm.memory.buffer, this.#chosen, 1);
-      if (wasm.is_end(token)) return;
-      yield { text: decode(token), bytes: wasm.bytes_read() };
-      if (n + 1 === most || wasm.room() === 0) return;
-      this.#check(wasm.decode(token));
-    }
+  /** Text of ids, without control tokens. @param {number[]} ids @returns {string} */
+  decode(ids) {
+    return this.#ask("decode", ids);
   }
+
+  /** Answers messages or continues a text, a piece at a time; returns the whole answer with its figures and why it ended.
+   * Stopping early (`break`) is allowed. Every prompt begins anew.
+   * @param {Prompt} prompt @param {Options} options
+   * @returns {Generator<Piece, {text: string, thoughts: string, answer: string, stop: string, stopString: number | null,
+   *   figures: object}>} */
+  *generate(prompt, options = {}) {
+    this.#ask("begin", { prompt: asked(prompt), ...options });
+    for (let piece; (piece = this.#call("next")); ) yield piece;
+    return this.#call("end");
+  }
+}
+
+/** A prompt as the module reads it. */
+function asked(prompt) {
+  if (typeof prompt === "string") return { text: prompt };
+  return Array.isArray(prompt) ? { messages: prompt } : prompt;
 }

@@ -1,6 +1,6 @@
 // Runs the model apart from the page, so that the page never waits for it.
 // Messages to it: {open: {engine, image, context}}, {ask: {prompt, options, id}}, {stop: true}.
-// From it: {opened: {bytes}}, {piece: {id, text, token, bytes}}, {ended: {id}}, {failed: message}.
+// From it: {opened: about the model}, {piece: {id, piece}}, {ended: {id, stop}}, {failed: message}.
 import { Model } from "./shadowllm.js";
 
 let model;
@@ -16,12 +16,14 @@ const breathe = () => new Promise((resolve) => {
 
 async function answer({ prompt, options, id }) {
   const mine = ++running;
-  for (const piece of model.generate(prompt, options)) {
-    postMessage({ piece: { id, ...piece } });
+  const pieces = model.generate(prompt, options);
+  for (;;) {
+    const { done, value } = pieces.next();
+    if (done) return postMessage({ ended: { id, stop: value.stop } });
+    postMessage({ piece: { id, piece: value } });
     await breathe();
-    if (mine !== running) break;
+    if (mine !== running) return postMessage({ ended: { id, stop: "stopped" } });
   }
-  postMessage({ ended: { id } });
 }
 
 onmessage = async ({ data: { open, ask, stop } }) => {
@@ -30,7 +32,7 @@ onmessage = async ({ data: { open, ask, stop } }) => {
     if (open) {
       model = undefined;
       model = await Model.open(open.engine, open.image, { context: open.context });
-      postMessage({ opened: { bytes: open.image.length } });
+      postMessage({ opened: model.about });
     }
     if (ask) await answer(ask);
   } catch (error) {

@@ -1,213 +1,237 @@
-//! What `shadowllm.js` calls. An instance of the module is one model with one conversation; its memory only grows.
+//! What `shadowllm.js` calls: the engine with its tokenizers, chat templates and grammars, as WebAssembly. An instance of the
+//! module is one model.
 //!
-//! Functions return 0 for success, else 1, and then [`message`] is the reason. Numbers that are addresses must come from
-//! [`allocate`].
-#![no_std]
+//! An answer comes token by token ([`next`]), so that between two of them the caller can look whether it is still wanted: a
+//! thread of a page gets no messages while it computes. Texts are UTF-8 in memory from [`allocate`]. Functions return 0 for
+//! success and then [`result`] is JSON, else 1 and then it is the reason. After a trap it is the reason too, and the instance is
+//! lost.
 
-use core::arch::wasm32;
-use core::cell::UnsafeCell;
-use core::fmt::{Display, Write};
-use core::mem::MaybeUninit;
-use heapless::String;
-use shadowllm_core::image::SectionKind;
-use shadowllm_core::sample::{Sampler, SamplerOptions};
-use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Error, KvFormat, Model, Serial, Session, SessionOptions};
+mod ask;
 
-struct State {
-    session: Option<Session<'static, 'static>>,
-    sampler: Option<Sampler>,
-    message: String<256>,
+use ask::{Ask, Prompt};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shadowllm_host::conversation::Answering;
+use shadowllm_host::engine::{Serial, Session};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::{Error, Model, Options, Policy, Result};
+use std::alloc::Layout;
+use std::cell::RefCell;
+
+/// Where images must begin, and whatever else is written to memory.
+const ALIGN: usize = 4096;
+
+/// An open model. What is borrowed lives as long as the instance.
+struct Open {
+    model: &'static Model,
+    session: Session<'static, 'static>,
+    answer: Option<Answer>,
 }
 
-struct Global(UnsafeCell<State>);
-// SAFETY: the module has one thread.
-unsafe impl Sync for Global {}
-static STATE: Global = Global(UnsafeCell::new(State { session: None, sampler: None, message: String::new() }));
-
-/// The reason for a failure of a call before [`open`].
-const NOT_OPEN: &str = "no model is open";
-
-/// Calls a function with the state, and stores the reason for a failure there.
-fn with<E: Display>(work: impl FnOnce(&mut State) -> Result<(), E>) -> u32 {
-    // SAFETY: one thread, and no function of this file calls another that takes the state.
-    let state = unsafe { &mut *STATE.0.get() };
-    let Err(reason) = work(state) else { return 0 };
-    state.message.clear();
-    // A message that is too long is cut.
-    let _ = write!(state.message, "{reason}");
-    1
+/// An answer that is being written.
+struct Answer {
+    answering: Answering<'static>,
+    sampler: shadowllm_host::engine::sample::Sampler,
 }
 
-/// [`with`] an open session.
-fn with_session(work: impl FnOnce(&mut Session<'static, 'static>) -> Result<(), Error>) -> u32 {
-    with(|state| match &mut state.session {
-        None => Err(Error::BadOption(NOT_OPEN)),
-        Some(session) => work(session),
-    })
+thread_local! {
+    static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
+    static RESULT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    wasm32::unreachable()
+fn say(text: String) {
+    RESULT.with_borrow_mut(|result| *result = text);
 }
 
-/// Memory of `length` bytes, never given back; 0 when there is none.
-#[unsafe(no_mangle)]
-pub extern "C" fn allocate(length: usize) -> usize {
-    const PAGE: usize = 65536;
-    let before = wasm32::memory_grow(0, length.div_ceil(PAGE));
-    if before == usize::MAX { 0 } else { before * PAGE }
+/// Stores the result of a call, or the reason why there is none.
+fn done<T: Serialize>(result: Result<T>) -> u32 {
+    let told = result.and_then(|value| serde_json::to_string(&value).map_err(|e| Error::Other(e.to_string())));
+    let failed = told.is_err();
+    say(told.unwrap_or_else(|reason| reason.to_string()));
+    u32::from(failed)
 }
 
-/// Opens an image for conversations of `context` tokens.
+/// Calls a function with the open model, and stores its result.
+fn with<T: Serialize>(work: impl FnOnce(&mut Open) -> Result<T>) -> u32 {
+    done(OPEN.with_borrow_mut(|open| match open {
+        Some(open) => work(open),
+        None => Err(Error::Usage("no model is open".into())),
+    }))
+}
+
+/// A text that the caller has written.
 ///
 /// # Safety
-/// The image must have been written to memory from [`allocate`], and stays there.
+/// There are `length` bytes at `text` that stay as they are while the reference lives.
+unsafe fn text<'a>(text: *const u8, length: usize) -> Result<&'a str> {
+    // SAFETY: the caller's word.
+    let bytes = unsafe { std::slice::from_raw_parts(text, length) };
+    std::str::from_utf8(bytes).map_err(|_| Error::Usage("the text is not UTF-8".into()))
+}
+
+fn layout(length: usize) -> Option<Layout> {
+    Layout::from_size_align(length.max(1), ALIGN).ok()
+}
+
+/// Memory of `length` bytes; 0 when there is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn allocate(length: usize) -> *mut u8 {
+    // SAFETY: no layout here has a size of 0.
+    layout(length).map_or(std::ptr::null_mut(), |layout| unsafe { std::alloc::alloc(layout) })
+}
+
+/// Gives memory back.
+///
+/// # Safety
+/// It came from [`allocate`] with this length, and is not used any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn release(memory: *mut u8, length: usize) {
+    if let Some(layout) = layout(length).filter(|_| !memory.is_null()) {
+        // SAFETY: the caller's word.
+        unsafe { std::alloc::dealloc(memory, layout) };
+    }
+}
+
+/// Opens an image for answers of at most `context` tokens with their prompts; 0 is what the model was trained for, within limits.
+/// Results in what there is to say of the model.
+///
+/// # Safety
+/// The image was written to memory from [`allocate`], and stays there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -> u32 {
-    with(|state| {
-        // SAFETY: the caller wrote `length` bytes to memory of `allocate`, which is never freed.
-        let model = Model::parse(unsafe { core::slice::from_raw_parts(image, length) })?;
-        let most = model.config().max_positions;
-        let context = if most == 0 { context } else { context.min(most) };
-        let options = SessionOptions { context, batch: 16, logit_rows: 1, ahead: 0, kv: KvFormat::F16, sparsity: true };
-        let needed = Session::memory_required(&model, &options)?.size();
-        let memory = allocate(needed);
-        if memory == 0 {
-            return Err(Error::MemoryTooSmall { needed, given: 0 });
-        }
-        // SAFETY: the memory was just allocated for this use, and is never freed.
-        let memory = unsafe { core::slice::from_raw_parts_mut(memory as *mut MaybeUninit<u8>, needed) };
-        state.session = Some(Session::new(model, options, memory)?);
-        Ok(())
+    // A trap says why it came.
+    std::panic::set_hook(Box::new(|panic| {
+        let damaged = "the tokenizer in this file is damaged: pack the model from a whole source".to_owned();
+        say(if shadowllm_host::text_guard::is_guarded() {
+            damaged
+        } else {
+            format!("an error of the program: {panic}")
+        });
+    }));
+    // SAFETY: the caller's word.
+    let image = unsafe { std::slice::from_raw_parts(image, length) };
+    done(opened(image, context).map(|open| {
+        let told = told(&open);
+        OPEN.set(Some(open));
+        told
+    }))
+}
+
+fn opened(image: &'static [u8], context: usize) -> Result<Open> {
+    let model: Model = LoadedModel::from_static("the file", image, None)?.into();
+    let model: &'static Model = Box::leak(Box::new(model));
+    model.language()?;
+    let file = model.file();
+    let most = file.model().config().max_positions;
+    let within = (context > 0).then(|| if most == 0 { context } else { context.min(most) });
+    let options = Options { context: within, ..Options::default() }.engine(file.model());
+    let memory = Box::leak(Box::new(file.memory(&options)?));
+    Ok(Open { model, session: file.session(options, memory)?, answer: None })
+}
+
+fn told(open: &Open) -> Value {
+    let config = open.session.model().config();
+    json!({
+        "bytes": open.model.file().file_bytes(),
+        "context": open.session.context(),
+        "layers": config.layers,
+        "vocabulary": config.vocab,
+        "chat": open.model.language().is_ok_and(|language| !language.template.is_empty()),
+        "calibrated": open.session.model().predictor().is_ok_and(|predictor| predictor.is_some()),
     })
 }
 
-/// Sets how tokens are chosen: see `SamplerOptions`.
-#[unsafe(no_mangle)]
-pub extern "C" fn set_sampler(temperature: f32, top_p: f32, repetition_penalty: f32, seed: u32) -> u32 {
-    with(|state| {
-        let seed = u64::from(seed);
-        let options = SamplerOptions { temperature, top_p, repetition_penalty, seed, ..SamplerOptions::default() };
-        Sampler::new(options).map(|sampler| state.sampler = Some(sampler))
-    })
-}
-
-/// Sets the share of the skippable weights that later tokens read: 1 is all. The policy is the one that the image was
-/// calibrated for, or else one that uses statistics of the prompt.
-#[unsafe(no_mangle)]
-pub extern "C" fn set_density(density: f32) -> u32 {
-    with_session(|session| {
-        let calibrated = session.model().predictor()?.is_some();
-        let policy = match (density == 1.0, calibrated) {
-            (true, _) => Policy::Off,
-            (false, true) => Policy::Auto,
-            (false, false) => Policy::Prompt,
-        };
-        session.set_dial(&Dial { policy, density, ..Dial::default() })
-    })
-}
-
-/// Forgets the conversation.
-#[unsafe(no_mangle)]
-pub extern "C" fn restart() -> u32 {
-    with_session(|session| session.rewind(0))
-}
-
-/// Reads tokens.
+/// Results in the ids of a prompt ([`Prompt`], as JSON).
 ///
 /// # Safety
-/// There must be this number of tokens in memory from [`allocate`].
+/// There are `length` bytes at `prompt`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn prefill(tokens: *const u32, count: usize) -> u32 {
-    with(|state| {
-        // SAFETY: the caller wrote `count` tokens to memory of `allocate`, which is never freed and aligned for them.
-        let tokens = unsafe { core::slice::from_raw_parts(tokens, count) };
-        let session = state.session.as_mut().ok_or(Error::BadOption(NOT_OPEN))?;
-        session.prefill(&Serial, tokens)?;
-        if let Some(sampler) = &mut state.sampler {
-            tokens.iter().for_each(|t| sampler.accept(*t));
-        }
-        Ok::<_, Error>(())
-    })
+pub unsafe extern "C" fn encode(prompt: *const u8, length: usize) -> u32 {
+    // SAFETY: the caller's word.
+    let prompt = unsafe { text(prompt, length) };
+    with(|open| ask::read::<Prompt>(prompt?)?.ids(open.model.language()?))
 }
 
-/// Reads one token.
-#[unsafe(no_mangle)]
-pub extern "C" fn decode(token: u32) -> u32 {
-    with_session(|session| session.decode(&Serial, token).map(|_| ()))
-}
-
-/// Chooses the next token from the latest logits, and writes it to `token`.
+/// Results in the text of ids (a list, as JSON), without control tokens.
 ///
 /// # Safety
-/// There must be room for a token in memory from [`allocate`].
+/// There are `length` bytes at `ids`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn choose(token: *mut u32) -> u32 {
-    with(|state| {
-        let session = state.session.as_mut().ok_or(Error::BadOption(NOT_OPEN))?;
-        let sampler = state.sampler.as_mut().ok_or(Error::BadOption("no sampler is set"))?;
-        let chosen = session.sample(sampler)?;
-        sampler.accept(chosen);
-        // SAFETY: `token` points to room for a token in memory of `allocate`, which is aligned for it.
-        unsafe { token.write(chosen) };
-        Ok::<_, Error>(())
+pub unsafe extern "C" fn decode(ids: *const u8, length: usize) -> u32 {
+    // SAFETY: the caller's word.
+    let ids = unsafe { text(ids, length) };
+    with(|open| open.model.language()?.text.decode(&ask::read::<Vec<u32>>(ids?)?))
+}
+
+/// Begins to answer ([`Ask`], as JSON): reads the prompt, and results in the number of its tokens. The answer before it is
+/// forgotten.
+///
+/// # Safety
+/// There are `length` bytes at `asked`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn begin(asked: *const u8, length: usize) -> u32 {
+    // SAFETY: the caller's word.
+    let asked = unsafe { text(asked, length) };
+    with(|open| {
+        open.answer = None;
+        let asked: Ask = ask::read(asked?)?;
+        let language = open.model.language()?;
+        let (controls, mut sampler) = (asked.controls(open.model)?, asked.sampler()?);
+        let ids = asked.prompt.ids(language)?;
+        let calibrated = open.session.model().predictor()?.is_some();
+        open.session.rewind(0)?;
+        open.session.set_dial(&asked.dial(if calibrated { Policy::Auto } else { Policy::Prompt }))?;
+        let held = (asked.max_tokens, &controls);
+        let answering = Answering::begin(&language.text, &mut open.session, &Serial, &mut sampler, &ids, held)?;
+        open.answer = Some(Answer { answering, sampler });
+        Ok(ids.len())
     })
 }
 
-/// Whether a token ends a text.
+/// The next piece of the answer; `null` after the last one.
 #[unsafe(no_mangle)]
-pub extern "C" fn is_end(token: u32) -> bool {
-    // SAFETY: one thread; the reference ends here.
-    let state = unsafe { &*STATE.0.get() };
-    state.session.as_ref().is_some_and(|s| s.model().config().eos().contains(&token))
+pub extern "C" fn next() -> u32 {
+    with(|open| {
+        let Some(answer) = &mut open.answer else { return Err(Error::Usage("nothing was asked".into())) };
+        let piece = answer.answering.next(&mut open.session, &Serial, &mut answer.sampler)?;
+        Ok(piece.map(|piece| {
+            json!({
+                "id": piece.id,
+                "text": piece.text,
+                "thought": piece.thought,
+                "bytes": open.session.traffic().weights,
+                "logprob": piece.likely.as_ref().map(|likely| likely.logprob),
+                "top": piece.likely.map(|likely| likely.top),
+            })
+        }))
+    })
 }
 
-/// Positions that are left.
+/// Ends the answer, early or not, and results in its text, its figures and why it ended.
 #[unsafe(no_mangle)]
-pub extern "C" fn room() -> usize {
-    // SAFETY: one thread; the reference ends here.
-    let state = unsafe { &*STATE.0.get() };
-    state.session.as_ref().map_or(0, |s| s.context() - s.position())
+pub extern "C" fn end() -> u32 {
+    with(|open| {
+        let Some(answer) = open.answer.take() else { return Err(Error::Usage("nothing was asked".into())) };
+        let reply = answer.answering.finish()?;
+        Ok(json!({
+            "text": reply.text,
+            "thoughts": reply.thoughts,
+            "answer": reply.answer,
+            "stop": reply.stop,
+            "stopString": reply.stop_string,
+            "figures": reply.figures,
+        }))
+    })
 }
 
-/// Bytes of weights that the last call read.
+/// The result of the last call, or the reason for its failure.
 #[unsafe(no_mangle)]
-pub extern "C" fn bytes_read() -> usize {
-    // SAFETY: one thread; the reference ends here.
-    let state = unsafe { &*STATE.0.get() };
-    state.session.as_ref().map_or(0, |s| s.traffic().weights)
+pub extern "C" fn result() -> *const u8 {
+    RESULT.with_borrow(|result| result.as_ptr())
 }
 
-fn tokenizer() -> &'static [u8] {
-    // SAFETY: one thread; the reference ends here, the image's bytes stay.
-    let state = unsafe { &*STATE.0.get() };
-    state.session.as_ref().map_or(&[], |s| s.model().image().section(SectionKind::Tokenizer))
-}
-
-/// The image's `tokenizer.json`.
+/// Its length in bytes.
 #[unsafe(no_mangle)]
-pub extern "C" fn tokenizer_text() -> *const u8 {
-    tokenizer().as_ptr()
-}
-
-/// Its length.
-#[unsafe(no_mangle)]
-pub extern "C" fn tokenizer_length() -> usize {
-    tokenizer().len()
-}
-
-/// Why the last call that returned 1 did.
-#[unsafe(no_mangle)]
-pub extern "C" fn message() -> *const u8 {
-    // SAFETY: one thread; the reference ends here.
-    unsafe { &*STATE.0.get() }.message.as_ptr()
-}
-
-/// Its length.
-#[unsafe(no_mangle)]
-pub extern "C" fn message_length() -> usize {
-    // SAFETY: one thread; the reference ends here.
-    unsafe { &*STATE.0.get() }.message.len()
+pub extern "C" fn result_length() -> usize {
+    RESULT.with_borrow(String::len)
 }
