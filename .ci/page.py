@@ -112,7 +112,7 @@ def tokenizers(page):
         page.fill("[name=maxTokens]", "4")
         page.click("[name=ask]")
         assert "4 tokens" in done(page) or "cut off" not in page.inner_text("#status"), page.inner_text("#status")
-        chat = name in ("qwen3", "llama3", "llama2")
+        chat = name in ("qwen3", "llama3")
         assert ("answers questions" in page.inner_text("#about")) == chat, (name, page.inner_text("#about"))
 
 
