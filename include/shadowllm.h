@@ -486,7 +486,8 @@ typedef struct sllm_load_options {
     uint32_t preload; /* 1 reads the whole file now, so that the first token does not wait for it */
     uint32_t verify;  /* 1 compares every section with its checksum (reads the whole file) */
     /* first version ends here */
-    uint32_t in_memory; /* 1 reads the whole file into memory: later changes of the file then have no effect */
+    uint32_t in_memory; /* 1 reads the whole file into memory, on huge pages where Linux has them: decoding is often faster,
+                           and later changes of the file have no effect */
     sllm_progress_fn progress; /* may be NULL */
     void *progress_user;
 } sllm_load_options;

@@ -63,7 +63,7 @@ pub struct Loading<'a> {
     /// Compares every section with its checksum, which reads the whole file.
     pub verify: bool,
     /// Copies the whole file to memory, so that later changes of the file, for example on a network drive, do not
-    /// matter.
+    /// matter. On Linux the copy lies on huge pages, if there are any, which decodes faster than a mapped file.
     pub in_memory: bool,
     /// Called with the bytes done and the total; returns whether to continue.
     pub progress: Option<&'a mut dyn FnMut(u64, u64) -> bool>,
