@@ -50,7 +50,7 @@ fun main(arguments: Array<String>) {
         Model.open(arguments[0]).use { model ->
             // Random numbers differ from run to run.
             model.newSession(SessionOptions(seed = System.nanoTime())).use { session ->
-                runBlocking { generateSequence(::readLine).forEach { line(session, it) } }
+                runBlocking { generateSequence(::readlnOrNull).forEach { line(session, it) } }
             }
         }
     } catch (failure: ShadowllmException) {
