@@ -269,7 +269,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type H = H;
     type S = S;
     type Codes<'a> = (Codes, [Avx2Lanes; 2]);
-    const TOKENS: usize = 16;
+    const TOKENS: usize = 8;
     /// The sums of four tokens take half of the registers, and codes are read from memory once for all four. Signed
     /// bytes need too many other registers for that.
     const AT_ONCE: usize = if S::SHIFT.is_none() { 1 } else { 4 };
