@@ -1,6 +1,7 @@
 //! Images from anybody, on machines of any word: those of impossible sizes, and the model that ships with its head changed.
 //! `.ci/run i686` runs this where products of sizes have 32 bits.
 
+use shadowllm_core::format::{Geometry, Order};
 use shadowllm_core::image::arch::{Attention, Block, Globals, Layer, Mlp, Norm, Norming, Norms, Op, Positions, write};
 use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::image::{
@@ -257,6 +258,17 @@ fn sizes_that_multiply_are_refused_or_wanted() {
         sparsity: true,
     };
     assert!(matches!(run(&story(), most, 1), Ok(false) | Err(Error::MemoryTooSmall { .. } | Error::BadOption(_))));
+}
+
+/// A word of 32 bits counts the outputs of a large vocabulary, and all of its bytes (`.ci/run i686` runs this with such words).
+#[test]
+fn a_large_vocabulary_fits_into_words_of_32_bits() {
+    let (panels, k_blocks) = (151_936 / 16, 896 / 32);
+    let (format, order) = (Format::Q8_0, Order::Rows);
+    let mut g =
+        Geometry { format, order, panels, k_blocks, units_per_group: panels, group_stride: 0, group_width: 151_936 };
+    g.group_stride = g.unit_bytes() * panels;
+    assert_eq!(g.span(), Some(151_936 * 896 / 32 * 34));
 }
 
 /// Its head, changed by somebody who can compute a checksum.

@@ -22,7 +22,7 @@ const DECODED: usize = 5;
 const NEW: f64 = 0.1;
 /// Tokens between two choices of a dial.
 const EVERY: usize = 8;
-/// The loss of perplexity that is allowed if nobody names one, where calibration measured it.
+/// The share by which perplexity may rise where no other share is given, in a model whose calibration measured such rises.
 pub const LOSS: f32 = 0.05;
 /// How much faster than the target a dial that reads more must be, so that the choice does not go back and forth.
 const ROOM: f64 = 0.95;
