@@ -517,7 +517,7 @@ int32_t sllm_session_new(sllm_model *model, const sllm_session_options *options,
  * same model, options (a parallel_for and a clock now serve both), dial and state. */
 int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
 
-/* Sets the dial by what people want instead of by density.
+/* Sets the dial's policy and density by what people want; the rest of the dial stays as it was set.
  * max_loss: how much the perplexity may grow (0.01: one percent), as calibration measured it on its own text; below 0:
  *   5 percent where calibration measured it, else only rows of the output matrix are skipped (of an image with a sketch
  *   of it). 0 or more for an image without such measurements: SLLM_STATUS_UNSUPPORTED.

@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 use shadowllm_core::Serial;
-use shadowllm_core::sparsity::Policy;
+use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::conversation::Conversation;
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pace::{Ladder, Rung};
 use shadowllm_host::text::{Template, Text};
 use shadowllm_tests::program::{Place, finish};
 use shadowllm_tests::sparse::{dial, made_up_ids, with_session};
@@ -90,6 +91,37 @@ fn the_demo_without_a_network() {
     // Options override the demo's defaults.
     let asked = place.works("demo --offline -n 3 --density 0.4 -p hello");
     assert!(asked.out.starts_with("> hello\n") && asked.out.contains("reading 40 %"), "{}", asked.out);
+}
+
+/// A speed chooses policy and density; the rest of the dial is what the user gave.
+#[test]
+fn what_chooses_the_density_keeps_the_rest_of_the_dial() {
+    let model = story();
+    let base = Dial { refresh: 3, allocation: Allocation::Hybrid, window: 2.5, seed: 9, ..Dial::default() };
+    for named in [None, Some(Policy::Shadow)] {
+        let base = Dial { policy: named.unwrap_or(Policy::Off), fixed: shares(named), ..base };
+        let ladder = Ladder::new(model.model(), &base, named, 0.4).unwrap();
+        assert_eq!(ladder.rungs().len(), 13, "everything, and 12 densities");
+        for Rung { dial, .. } in ladder.rungs() {
+            let own = if Some(dial.policy) == named { base.fixed } else { shares(None) };
+            assert_eq!(*dial, Dial { policy: dial.policy, density: dial.density, fixed: own, ..base });
+        }
+    }
+    let place = place();
+    // Nothing would be skipped by these without a speed or a loss, and shares belong to a policy.
+    place.fails(2, "run story.sllm -p a --refresh 0", &["--refresh", "nothing is skipped"]);
+    place.works("run story.sllm -p a -n 2 --target 1ms --refresh 0 --output-window 3 --allocation local");
+    place.works("run story.sllm -p a -n 2 --target 1ms --policy shadow --share neurons=0.5");
+    for command in ["run story.sllm -p a --max-loss 20%", "run story.sllm -p a --density 0.5 --policy auto"] {
+        place.fails(2, &format!("{command} --share neurons=0.5"), &["--share neurons", "--policy"]);
+    }
+}
+
+/// Shares of single slots, if a policy was named.
+fn shares(named: Option<Policy>) -> [Option<f32>; SLOTS] {
+    let mut fixed = [None; SLOTS];
+    fixed[1] = named.map(|_| 0.5);
+    fixed
 }
 
 /// Most neurons of this model are exactly zero for a prompt: a share of them must still be chosen exactly.

@@ -5,7 +5,7 @@ use crate::message::boundary;
 use crate::object::check;
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
-use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::sparsity::Policy;
 use shadowllm_host::pace::{LOSS, Ladder, Pace, density_within};
 use std::time::{Duration, Instant};
 
@@ -32,13 +32,14 @@ fn set(s: &mut SessionState, seconds: f64, loss: f32) -> Result<f64> {
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
     };
+    let base = s.session.dial();
     if seconds == 0.0 {
         let policy = if least < 1.0 { Policy::Auto } else { Policy::Off };
-        s.session.set_dial(&Dial { policy, density: least, ..Dial::default() })?;
+        s.session.set_dial(&base.with(policy, least))?;
         s.pace = None;
         return Ok(0.0);
     }
-    let mut ladder = Ladder::new(model, &Dial::default(), None, least)?;
+    let mut ladder = Ladder::new(model, &base, None, least)?;
     ladder.measure(&mut s.session, &s.exec)?;
     let pace = Pace::new(ladder, Duration::from_secs_f64(seconds))?;
     s.session.set_dial(&pace.rung().dial)?;

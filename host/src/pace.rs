@@ -73,8 +73,11 @@ pub fn density_within(model: &Model, loss: f32) -> Result<Option<f32>> {
 }
 
 impl Ladder {
-    /// Dials down to density `least` of `policy` (by default the one that [`suited`] names), not measured yet. All else that
-    /// they say is from `base`.
+    /// Positions that a session needs for measuring.
+    pub const CONTEXT: usize = TEXT + DECODED;
+
+    /// Dials down to density `least` of `policy` (by default the one that [`suited`] names), not measured yet. All else is
+    /// as in `base` ([`Dial::with`]).
     ///
     /// # Errors
     /// When a density is out of range, or the predictor section is damaged.
@@ -82,16 +85,16 @@ impl Ladder {
         if !(least > 0.0 && least <= 1.0) {
             return Err(shadowllm_core::Error::BadDensity.into());
         }
-        let mut dials = vec![Dial::default()];
+        let mut dials = vec![base.with(Policy::Off, 1.0)];
         if model.image().matrix(Role::OutputSketch, 0).is_some() {
-            dials.push(Dial { policy: Policy::Output, density: 1.0, fixed: Dial::default().fixed, ..*base });
+            dials.push(base.with(Policy::Output, 1.0));
         }
         if policy != Some(Policy::Output) && policy != Some(Policy::Off) {
             let steps = ((1.0 - least) / 0.05 + 0.5) as usize;
             for step in 1..=steps {
                 let density = if step == steps { least } else { 1.0 - 0.05 * step as f32 };
                 let policy = policy.map_or_else(|| suited(model, density), Ok)?;
-                dials.push(Dial { policy, density, ..*base });
+                dials.push(base.with(policy, density));
             }
         }
         let rung = |dial| Rung { dial, seconds: f64::INFINITY, measured: false, bytes: 0 };
@@ -118,7 +121,7 @@ impl Ladder {
     /// it had. Returns how long that took.
     ///
     /// # Errors
-    /// When the session has read something or its context is shorter than 13; errors of the session.
+    /// When the session has read something or its context is shorter than [`Ladder::CONTEXT`]; errors of the session.
     pub fn measure(&mut self, session: &mut Session, exec: &dyn Executor) -> Result<Duration> {
         self.measure_at(session, exec, &self.chosen())
     }

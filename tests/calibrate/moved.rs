@@ -67,6 +67,8 @@ fn a_predictor_moves_to_other_formats_of_its_model() {
     // The order of attention's matrices does not matter to the predictor.
     place.works("pack model -o moved.sllm --layout mixed --predictor p");
     used(&place, "moved.sllm", "shadow");
+    let said = place.works("inspect moved.sllm").out;
+    assert!(said.lines().any(|line| line.split_whitespace().eq(["calibration", "from", "p"])), "{said}");
 }
 
 #[test]

@@ -157,6 +157,14 @@ fn the_image_says_what_skipping_costs() {
     let run = |image: &str, more: &str| format!("run {image} --raw -p The -n 4 --greedy {more}");
     let notes = place.works(&run("a.sllm", "--max-loss 100000000%")).err;
     assert!(notes.contains("[density 0.05: "), "{notes}");
+    // The rest of the dial counts too.
+    let read = |more: &str| {
+        let value: serde_json::Value = serde_json::from_str(&place.works(&run("a.sllm", more)).out).unwrap();
+        value["figures"]["bytes_per_token"].clone()
+    };
+    let rest = "--refresh 0 --allocation local --json";
+    assert_eq!(read(&format!("--max-loss 100000000% {rest}")), read(&format!("--density 0.05 {rest}")));
+    assert_ne!(read(&format!("--max-loss 100000000% {rest}")), read("--max-loss 100000000% --json"));
     place.fails(
         1,
         &run("model.sllm", "--max-loss 1%"),

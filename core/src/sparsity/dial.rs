@@ -43,6 +43,13 @@ impl Dial {
     /// The default window. Of an output matrix in q8_0 it reads 55 % (Gemma 3 270M), 57 % (Qwen2.5-Coder-0.5B) and 65 %
     /// (SmolLM2-135M) of the bytes, at a divergence of .003, .002 and .006 nats: simulated on 200 logits of each model.
     pub const WINDOW: f32 = 8.0;
+
+    /// The same dial for another policy and density. Shares of single slots belong to a policy, and stay only with it.
+    #[must_use]
+    pub fn with(&self, policy: Policy, density: f32) -> Dial {
+        let fixed = if policy == self.policy { self.fixed } else { [None; SLOTS] };
+        Dial { policy, density, fixed, ..*self }
+    }
 }
 
 impl Default for Dial {

@@ -132,7 +132,7 @@ fn packed_in(
     let packed = match predictor {
         None => pack(source, formats, arrangement, &target, progress)?,
         Some(section) => {
-            let record = serde_json::json!("shipped");
+            let record = serde_json::json!(shipped::SHIPPED);
             pack_with(source, formats, arrangement, (section, &record), &target, progress)?
         }
     };

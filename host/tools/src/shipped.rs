@@ -13,6 +13,9 @@ pub struct Shipped {
     pub section: &'static [u8],
 }
 
+/// What the provenance of an image with one of them says of its calibration.
+pub const SHIPPED: &str = "shipped";
+
 /// All of them (host/models/README.md says how they are made).
 static ALL: [Shipped; 1] = [Shipped {
     model: "SmolLM2-135M-Instruct",

@@ -192,14 +192,18 @@ static void pace(sllm_session *session) {
     OK(sllm_session_set_pace(session, 1000, -1, &expected));
     CHECK(expected > 0 && expected < 1000);
     OK(sllm_session_get_dial(session, &found));
-    CHECK(found.policy == SLLM_POLICY_OFF);
+    CHECK(found.policy == SLLM_POLICY_OFF && found.refresh == 1);
     decode_greedily(session, prompt, PROMPT, NULL, 24);
     OK(sllm_session_get_dial(session, &found));
     CHECK(found.policy == SLLM_POLICY_OFF);
     INVALID(sllm_session_set_pace(session, 1000, -1, NULL)); /* it has read something */
     OK(sllm_session_rewind(session, 0));
+    found.refresh = 3;
+    OK(sllm_session_set_dial(session, &found));
     OK(sllm_session_set_pace(session, 1e-9, -1, &expected));
     CHECK(expected > 1e-9);
+    OK(sllm_session_get_dial(session, &found));
+    CHECK(found.refresh == 3); /* the rest of the dial stays */
     decode_greedily(session, prompt, PROMPT, NULL, 24);
     int32_t status = sllm_session_set_pace(session, 0, 0.5f, &expected);
     CHECK(status == SLLM_STATUS_OK ? expected == 0 : status == SLLM_STATUS_UNSUPPORTED);

@@ -90,7 +90,9 @@ fn policy(chat: &mut Chat, name: &str) -> Result<()> {
 }
 
 fn set(chat: &mut Chat, named: Option<Policy>, density: f32) -> Result<()> {
-    let dial = suited(chat.session().model().file(), named, density)?;
+    let policy = suited(chat.session().model().file(), named, density)?;
+    // All else that the chat began with stays.
+    let dial = chat.session().options().dial.with(policy, density);
     chat.set_dial(&dial)?;
     let policy = chat.session().engine().policy();
     print::note(match policy {

@@ -28,14 +28,17 @@ pub struct DialOptions {
     /// How the density is divided among layers: global (as calibrated), local (evenly) or hybrid.
     #[arg(long, default_value = "global", value_parser = allocation, help_heading = SKIPPING)]
     allocation: Allocation,
-    /// Shares in place of the calibrated ones, such as heads=1,neurons=0.5 or q=0.8,down=0.5 (maps q k v o gate up
-    /// down).
+    /// Shares in place of the calibrated ones, of the parts that --policy has: such as heads=1,neurons=0.5 or
+    /// q=0.8,down=0.5 (maps q k v o gate up down).
     #[arg(long, value_delimiter = ',', value_parser = share, help_heading = SKIPPING)]
     share: Vec<(String, f32)>,
     /// Where something is skipped and the image has a sketch of its output matrix: rows are read whose logits are
     /// estimated at most this far below the largest one; inf reads all rows.
     #[arg(long, default_value_t = Dial::WINDOW, allow_negative_numbers = true, help_heading = SKIPPING)]
     output_window: f32,
+    /// Whether other options choose the density ([`DialOptions::paced`]).
+    #[arg(skip)]
+    paced: bool,
 }
 
 /// The policies that users can choose.
@@ -75,7 +78,7 @@ impl DialOptions {
         let all_read = self.density.iter().all(|d| *d == 1.0);
         let fallback = if all_read { Policy::Off } else { Policy::Auto };
         let policies = if self.policy.is_empty() { vec![fallback] } else { self.policy.clone() };
-        if policies.iter().all(|p| *p == Policy::Off) {
+        if policies.iter().all(|p| *p == Policy::Off) && !self.paced {
             self.refuse_without_policy()?;
         }
         let densities = if self.density.is_empty() { vec![1.0] } else { self.density.clone() };
@@ -110,11 +113,11 @@ impl DialOptions {
                 "has no sketch of its output matrix, so policy output has nothing to skip: pack it with --sketch yes",
             ));
         }
-        if !self.policy.is_empty() || !self.share.is_empty() {
+        if !self.policy.is_empty() {
             return Ok(dials);
         }
         for dial in &mut dials {
-            dial.policy = suited(model, None, dial.density)?.policy;
+            dial.policy = suited(model, None, dial.density)?;
         }
         let uncalibrated = |d: &&Dial| matches!(d.policy, Policy::PromptInput | Policy::Prompt);
         if let Some(dial) = dials.iter().find(uncalibrated) {
@@ -169,6 +172,12 @@ impl DialOptions {
         let names: Vec<&str> = policy.plan().slots.iter().map(|slot| slot.name()).collect();
         let mut fixed = [None; SLOTS];
         for (name, share) in &self.share {
+            if matches!(policy, Policy::Auto | Policy::Off) {
+                return Err(Error::Usage(format!(
+                    "--share {name}: policies have different parts, so name the --policy that it is for, and not {}",
+                    policy.name()
+                )));
+            }
             let slot = names.iter().position(|n| n == name).ok_or_else(|| {
                 Error::Usage(format!(
                     "--share {name}: policy {} divides its budget among {}",
@@ -191,6 +200,12 @@ impl DialOptions {
 }
 
 impl DialOptions {
+    /// The same where other options may choose the density: then what is given here says how to skip, also without a
+    /// density.
+    pub fn paced(&self, paced: bool) -> Self {
+        DialOptions { paced, ..self.clone() }
+    }
+
     /// The same, with these policies and densities if none were given.
     pub fn or(&self, policies: &[Policy], densities: &[f32]) -> Self {
         let mut filled = self.clone();
@@ -218,6 +233,7 @@ impl DialOptions {
             ("density", list(&self.density, f32::to_string)),
             ("refresh", self.refresh.to_string()),
             ("allocation", allocation.to_owned()),
+            ("output-window", self.output_window.to_string()),
         ];
         if !self.share.is_empty() {
             arguments.push(("share", list(&self.share, |(name, share)| format!("{name}={share}"))));
@@ -226,11 +242,10 @@ impl DialOptions {
     }
 }
 
-/// The dial for a density: with the named policy, else with the one that calibration found best, or for a model that is
-/// not calibrated with one that needs no calibration.
-pub fn suited(model: &LoadedModel, named: Option<Policy>, density: f32) -> Result<Dial> {
-    let policy = named.map_or_else(|| pace::suited(model.model(), density), Ok)?;
-    Ok(Dial { policy, density, ..Dial::default() })
+/// The policy for a density: the named one, else the one that calibration found best, or for a model that is not
+/// calibrated one that needs no calibration.
+pub fn suited(model: &LoadedModel, named: Option<Policy>, density: f32) -> Result<Policy> {
+    named.map_or_else(|| pace::suited(model.model(), density), Ok)
 }
 
 /// Whether any of the dials skips.

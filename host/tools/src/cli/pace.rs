@@ -96,7 +96,7 @@ impl PaceOptions {
                 ),
             });
         }
-        Ok(Dial { policy, density, ..dial })
+        Ok(dial.with(policy, density))
     }
 
     /// Makes a session keep to the target.

@@ -112,7 +112,7 @@ fn write(source: &dyn Source, formats: Formats, arrangement: Arrangement, o: &Op
         (None, None) => pack::pack(source, formats, arrangement, &o.output, show),
         (None, Some(shipped)) => {
             print::note(format_args!("with the predictor that ships for {}", shipped.model));
-            pack_with(source, formats, arrangement, (shipped.section, &"shipped".into()), &o.output, show)
+            pack_with(source, formats, arrangement, (shipped.section, &shipped::SHIPPED.into()), &o.output, show)
         }
         (Some(path), _) => {
             let section = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;

@@ -49,13 +49,14 @@ const LEAST: f32 = 0.3;
 
 /// Runs the command.
 pub fn roofline(o: &Options) -> Result<()> {
-    o.dial.one()?;
-    let model = o.model.open_for(o.dial.skipping())?;
-    let dial = o.dial.one_for(&model)?;
+    let dials = o.dial.paced(true);
+    dials.one()?;
+    let model = o.model.open_for(dials.skipping())?;
+    let dial = dials.one_for(&model)?;
     let pool = o.model.within(pool(o.threads)?, &model)?;
     let bandwidth = read_bandwidth(&pool);
     let least = if dial.density < 1.0 { dial.density } else { LEAST };
-    let named = o.dial.named().filter(|p| *p != Policy::Off);
+    let named = dials.named().filter(|p| *p != Policy::Off);
     let rungs = rungs(&model, &pool, &dial, named, least)?;
     let kernels = kernels(&model, &pool);
     let threads = pool.size();

@@ -156,7 +156,8 @@ pub fn run(o: &Options) -> Result<()> {
     let controls = Controls { dry: o.sampling.dry(), ..o.held.controls() };
     controls.check(u32::MAX as usize)?;
     let variables = o.held.variables()?;
-    o.dial.one()?;
+    let dials = o.dial.paced(o.pace.skips());
+    dials.one()?;
     o.pace.check(o.exact)?;
     let given = match (o.prompt.as_ref().or(o.words.as_ref()), &o.file) {
         (Some(p), _) => Some(p.clone()),
@@ -173,7 +174,7 @@ pub fn run(o: &Options) -> Result<()> {
         kv: o.model.kv,
         // Users may change the dial in a chat.
         skipping: o.pace.skips() || given.is_none() && std::io::stdin().is_terminal(),
-        dial: o.pace.dial(model.model(), o.dial.one_for(&model)?)?,
+        dial: o.pace.dial(model.model(), dials.one_for(&model)?)?,
         exact: o.exact,
         sampling,
         max_tokens: o.n,
@@ -205,7 +206,7 @@ pub fn run(o: &Options) -> Result<()> {
         return Err(Error::Usage(format!("{why}, so give it a text to continue with -p or -f")));
     }
     let mut session = model.session_on(Arc::new(pool), options)?;
-    o.pace.set(&mut session, &o.dial)?;
+    o.pace.set(&mut session, &dials)?;
     match (prompt, lines) {
         (Some(prompt), _) => once(o, session, &prompt),
         (None, Some(lines)) => chat::chat(Chat::new(session)?, lines, o.json),
