@@ -8,7 +8,8 @@ use shadowllm_host::model::LoadedModel;
 use shadowllm_tests::program::Place;
 use shadowllm_tests::vectors;
 use shadowllm_tools::compare::Outcome;
-use shadowllm_tools::report::{self, DENSITIES, LayerQuality, Measured, Quality, Report};
+use shadowllm_tools::report::{self, DENSITIES, LayerQuality, Measured, Quality, Report, Times};
+use shadowllm_tools::times::Time;
 
 /// A row of made-up figures; the lower the density, the worse.
 fn row(policy: Policy, density: f32) -> Outcome {
@@ -52,6 +53,18 @@ fn quality(layers: usize, heads: usize) -> Quality {
     }
 }
 
+/// A time that was predicted a fifth too long, except where it was measured for that.
+fn time(density: f32, seconds: f64) -> Time {
+    Time {
+        policy: if density == 1.0 { "off" } else { "auto" },
+        density,
+        bytes: (1e8 * density) as usize,
+        predicted_seconds: if density == 0.8 { 1.2 * seconds } else { seconds },
+        measured_seconds: seconds,
+        fitted: density != 0.8,
+    }
+}
+
 /// A report of two texts with names that need care.
 fn made_up(rows: Vec<Outcome>, quality: Option<Quality>) -> Report {
     let text = |name: &str| Measured { name: name.into(), tokens: 5000, rows: rows.clone() };
@@ -62,6 +75,7 @@ fn made_up(rows: Vec<Outcome>, quality: Option<Quality>) -> Report {
         notes: vec!["Policy input-top is left out: it's <odd>.".into()],
         texts: vec![text("one.txt"), text("<two> & 'three'.txt")],
         quality,
+        times: Some(Times { threads: 2, bandwidth: 1e10, rows: [1.0, 0.8, 0.5].map(|d| time(d, 0.01)).to_vec() }),
     }
 }
 
@@ -108,6 +122,15 @@ fn a_page_of_everything() {
     for words in ["a &lt;small&gt; &amp; ", "&lt;two&gt;", "layer 29, head 8: ", "layer 1, run 32: ", "dense 20"] {
         assert!(page.contains(words), "{words}");
     }
+    for words in [
+        "auto at 0.8, 80 MB: 12 ms predicted from other densities",
+        "auto at 0.8, 80 MB: 10 ms measured",
+        "auto at 0.5, 50 MB: 5 ms reading from memory alone",
+        "error 20 % on average, 20 % at most",
+        "2 threads, memory read at 10.0 GB/s",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
     // 29 layers of 9 heads and 32 runs, and two scales of 24 colours.
     assert_eq!(page.matches("class=\"cell\"").count(), 29 * (9 + 32) + 2 * 24);
     // The best of the seven policies that can be run, in two texts.
@@ -128,6 +151,11 @@ fn one_of_each() {
     page(&made_up(vec![row(Policy::Shadow, 0.5)], Some(quality(2, 1))));
     page(&made_up(vec![row(Policy::Off, 1.0)], None));
     page(&made_up(DENSITIES.map(|d| row(Policy::Input, d)).to_vec(), Some(quality(81, 64))));
+    let times = made_up(rows(), None).times.map(|t| Times { rows: Vec::new(), ..t });
+    for none in [times, None] {
+        let page = page(&Report { times: none, ..made_up(rows(), None) });
+        assert!(page.contains("No policy was measured that saves reads") && !page.contains("ms per token"));
+    }
     let empty = made_up(Vec::new(), None);
     assert!(page(&empty).contains("nothing to show"));
 }
@@ -156,6 +184,9 @@ fn numbers_at_extremes() {
             odd.layers.iter_mut().for_each(|l| (l.active, l.rank[1], l.heads[0], l.neurons[1]) = (a, b, a, b));
             odd.layers[1].captured = [[a; 4]; 4];
             page(&made_up(rows(), Some(odd)));
+            let odd = Time { predicted_seconds: b, ..time(0.8, a) };
+            let times = Times { threads: 1, bandwidth: b, rows: vec![time(1.0, 0.1), odd, time(0.4, a)] };
+            page(&Report { times: Some(times), ..made_up(Vec::new(), None) });
         }
     }
 }
@@ -203,6 +234,14 @@ fn the_command_and_its_refusals() {
     assert_eq!(rows.len(), 15, "the dense model and 14 settings");
     assert!(page.contains("<td>dense</td>") && page.contains("1 % more perplexity"));
     assert!(value["facts"].to_string().contains("SHA-256"), "{value}");
+    // Auto is left out, so the first policy that saves is timed, in steps of 5 % down to the least density.
+    let times = value["times"]["rows"].as_array().unwrap();
+    assert_eq!((times.len(), &times[0]["policy"], &times[12]["policy"]), (13, &json!("off"), &json!("static")));
+    assert!(times[0]["bytes"].as_u64() > times[12]["bytes"].as_u64() && times[12]["density"] == 0.4f32, "{value}");
+    assert!(
+        times.iter().all(|t| t["predicted_seconds"].as_f64() > Some(0.0) && t["measured_seconds"].as_f64() > Some(0.0))
+    );
+    assert_eq!(page.matches(" ms measured</title>").count(), 2 * times.len(), "two drawings");
     for row in &rows[1..] {
         assert!(page.contains(&format!("<td>{}</td>", row["policy"].as_str().unwrap())));
     }

@@ -2,7 +2,8 @@
 //! `shadowllm` uses it.
 //!
 //! Modules, lowest first; each uses only those above it:
-//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `exercises`, `fetch`, `tasks`, `report`, `calibrate`.
+//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `exercises`, `fetch`, `tasks`, `times`, `report`,
+//! `calibrate`.
 
 pub mod cache;
 #[cfg(feature = "calibrate")]
@@ -19,3 +20,4 @@ pub mod report;
 pub mod shipped;
 #[cfg(feature = "tasks")]
 pub mod tasks;
+pub mod times;

@@ -99,7 +99,8 @@ enum Command {
         after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm"
     )]
     Calibrate(calibrate::Options),
-    /// Show on one page what skipping costs and saves, what is used, and how good predictors are.
+    /// Show on one page what skipping costs and saves, the time of a token by density, what is used, and how good
+    /// predictors are.
     #[command(after_help = "Examples:\n  shadowllm report smollm2-sparse.sllm --text book.txt -o report.html\n  \
         shadowllm report smollm2-sparse.sllm --text a.txt --text b.txt --policy input,gate,shadow \
         --density 0.8,0.5 -o report.html --data report.csv")]

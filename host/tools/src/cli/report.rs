@@ -1,20 +1,23 @@
 //! `shadowllm report`.
 
+use crate::bandwidth::read_bandwidth;
 use crate::dial::DialOptions;
 use crate::print;
 use crate::setup::{MACHINE, ModelOptions, pool, session_options, steps};
 use clap::Args;
 use sha2::{Digest, Sha256};
 use shadowllm_core::SessionOptions;
-use shadowllm_core::sparsity::Dial;
+use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pace::Ladder;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::compare::{Windows, compare};
 use shadowllm_tools::output::{Output, refuse_overwrite};
-use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report};
+use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report, Times};
+use shadowllm_tools::times::times;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +79,7 @@ pub fn report(o: &Options) -> Result<()> {
     let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
     let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;
     let pool = o.model.within(pool(o.threads)?, &model)?;
-    let (texts, notes) = measure(o, &pool, &model, &texts, &dials)?;
+    let (texts, notes, times) = measure(o, &pool, &model, &texts, &dials)?;
     let report = Report {
         name: model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         facts: facts(o, &model)?,
@@ -84,6 +87,7 @@ pub fn report(o: &Options) -> Result<()> {
         notes,
         texts,
         quality: engine::quality(&model)?,
+        times,
     };
     let write = |out: &mut Output, path: &Path, content: &str| {
         out.file().write_all(content.as_bytes()).map_err(|e| Error::io("write to", path, e))
@@ -130,15 +134,12 @@ fn calibrated(model: LoadedModel) -> Result<LoadedModel> {
     ))
 }
 
+/// What was measured, which policies were left out, and the times of a token.
+type Found = (Vec<Measured>, Vec<String>, Option<Times>);
+
 /// Measures all dials on all texts; the notes say which were left out.
-fn measure(
-    o: &Options,
-    pool: &Pool,
-    model: &LoadedModel,
-    texts: &[Tokens],
-    dials: &[Dial],
-) -> Result<(Vec<Measured>, Vec<String>)> {
-    let options = session_options(model, o.window.max(1), o.model.kv, "a smaller --window")?;
+fn measure(o: &Options, pool: &Pool, model: &LoadedModel, texts: &[Tokens], dials: &[Dial]) -> Result<Found> {
+    let options = session_options(model, o.window.max(Ladder::CONTEXT), o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
@@ -146,6 +147,7 @@ fn measure(
     if dials.is_empty() {
         return Err(Error::Usage(format!("no policy is left to measure. {}", notes.join(" "))));
     }
+    let timed = engine::timed(&dials);
     // The dense model is measured too, for its speed.
     let dials: Vec<Dial> = std::iter::once(Dial::default()).chain(dials).collect();
     for t in texts {
@@ -161,7 +163,13 @@ fn measure(
         bar.finish_and_clear();
         measured.push(Measured { name: t.path.display().to_string(), tokens: t.ids.len(), rows });
     }
-    Ok((measured, notes))
+    let base = dials[1].with(Policy::Off, 1.0);
+    let times = timed.map(|(policy, least)| -> Result<Times> {
+        session.rewind(0)?;
+        let rows = times(&mut session, pool, &base, Some(policy), least)?;
+        Ok(Times { threads: pool.size(), bandwidth: read_bandwidth(pool), rows })
+    });
+    Ok((measured, notes, times.transpose()?))
 }
 
 fn windows<'a>(o: &Options, text: &'a Tokens) -> Windows<'a> {

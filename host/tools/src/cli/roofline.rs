@@ -20,8 +20,8 @@ use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, SessionOptions};
 use shadowllm_host::Result;
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::pace::{Ladder, Rung};
 use shadowllm_host::pool::Pool;
+use shadowllm_tools::times::{LEAST, Time, conclusion, times};
 use std::time::Instant;
 
 /// Kernels that reach less than this share of the bandwidth are marked.
@@ -44,9 +44,6 @@ pub struct Options {
     json: bool,
 }
 
-/// The least density of the ladder if none is given.
-const LEAST: f32 = 0.3;
-
 /// Runs the command.
 pub fn roofline(o: &Options) -> Result<()> {
     let dials = o.dial.paced(true);
@@ -57,13 +54,13 @@ pub fn roofline(o: &Options) -> Result<()> {
     let bandwidth = read_bandwidth(&pool);
     let least = if dial.density < 1.0 { dial.density } else { LEAST };
     let named = dials.named().filter(|p| *p != Policy::Off);
-    let rungs = rungs(&model, &pool, &dial, named, least)?;
+    let tokens = tokens(&model, &pool, &dial, named, least)?;
     let kernels = kernels(&model, &pool);
     let threads = pool.size();
     if o.json {
         return print::json(&json!({
             "model": model.path(), "isa": model.model().kernels().isa().name(), "threads": threads,
-            "bandwidth": bandwidth, "tokens": rungs.iter().map(|r| r.json()).collect::<Vec<_>>(),
+            "bandwidth": bandwidth, "tokens": tokens,
             "kernels": kernels.iter().map(|k| k.json(bandwidth)).collect::<Vec<_>>(),
         }));
     }
@@ -73,72 +70,36 @@ pub fn roofline(o: &Options) -> Result<()> {
         if threads == 1 { "" } else { "s" },
         bandwidth / 1e9
     ))?;
-    show_tokens(&rungs)?;
+    show_tokens(&tokens)?;
     show_kernels(&kernels, bandwidth)
 }
 
-/// A density, its time predicted from other densities, and measured.
-struct Token {
-    rung: Rung,
-    predicted: f64,
-    /// Whether the prediction rests on a measurement at this very density.
-    fitted: bool,
-}
-
-impl Token {
-    fn error(&self) -> f64 {
-        self.predicted / self.rung.seconds - 1.0
-    }
-
-    fn json(&self) -> Value {
-        json!({"policy": self.rung.dial.policy.name(), "density": self.rung.dial.density, "bytes": self.rung.bytes,
-               "predicted_seconds": self.predicted, "measured_seconds": self.rung.seconds, "fitted": self.fitted})
-    }
-}
-
 /// Predicts and measures the time of a token at every density.
-fn rungs(model: &LoadedModel, pool: &Pool, base: &Dial, named: Option<Policy>, least: f32) -> Result<Vec<Token>> {
+fn tokens(model: &LoadedModel, pool: &Pool, base: &Dial, named: Option<Policy>, least: f32) -> Result<Vec<Time>> {
     let options = session_options(model, 64, None, "another model")?;
     let options = SessionOptions { sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
-    session.set_dial(&Dial::default())?;
-    let ladder = Ladder::new(model.model(), base, named, least)?;
-    let (mut fit, mut all) = (ladder.clone(), ladder);
-    fit.measure(&mut session, pool)?;
-    all.measure_all(&mut session, pool)?;
-    let both = fit.rungs().iter().zip(all.rungs());
-    Ok(both.map(|(p, m)| Token { rung: *m, predicted: p.seconds, fitted: p.measured }).collect())
+    times(&mut session, pool, base, named, least)
 }
 
-fn show_tokens(tokens: &[Token]) -> Result<()> {
+fn show_tokens(tokens: &[Time]) -> Result<()> {
     print::line(format_args!(
         "\n{:<14} {:>8} {:>9} {:>12} {:>12} {:>7}",
         "policy", "density", "MB/token", "predicted", "measured", "error"
     ))?;
     for t in tokens {
-        let (policy, density) = (t.rung.dial.policy.name(), t.rung.dial.density);
-        let (predicted, measured) = (1.0 / t.predicted, 1.0 / t.rung.seconds);
+        let (predicted, measured) = (1.0 / t.predicted_seconds, 1.0 / t.measured_seconds);
         let error = format!("{:+.0} %{}", 100.0 * t.error(), if t.fitted { "" } else { " *" });
-        let mb = t.rung.bytes as f64 / 1e6;
+        let mb = t.bytes as f64 / 1e6;
         print::line(format_args!(
-            "{policy:<14} {density:>8.2} {mb:>9.1} {predicted:>8.1} t/s {measured:>8.1} t/s {error:>9}"
+            "{:<14} {:>8.2} {mb:>9.1} {predicted:>8.1} t/s {measured:>8.1} t/s {error:>9}",
+            t.policy, t.density
         ))?;
     }
-    let held_out: Vec<f64> = tokens.iter().filter(|t| !t.fitted).map(|t| t.error().abs()).collect();
-    if !held_out.is_empty() {
-        let (mean, most) =
-            (held_out.iter().sum::<f64>() / held_out.len() as f64, held_out.iter().copied().fold(0.0, f64::max));
-        print::line(format_args!(
-            "* predicted from other densities: error {:.0} % on average, {:.0} % at most",
-            100.0 * mean,
-            100.0 * most
-        ))?;
-    }
-    let dense = tokens.first().map_or(f64::NAN, |t| t.rung.seconds);
-    let useless = tokens.iter().skip(1).filter(|t| t.rung.seconds > dense).count();
-    if useless > 0 {
-        print::line(format_args!("{useless} of these dials are slower here than reading everything"))?;
+    for sentence in conclusion(tokens) {
+        let mark = if sentence.starts_with("predicted") { "* " } else { "" };
+        print::line(format_args!("{mark}{sentence}"))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::plot::{ALONE, Axis, Chart, DENSE, HeatMap, Point, Row, Rule, Series, Spread, short, swatch};
 use super::record::{LayerQuality, Quality};
 use crate::compare::Outcome;
+use crate::times::Time;
 
 /// Policies and scorers, in the order of their looks (colour, mark and dashes).
 const NAMES: [&str; DENSE] = [
@@ -107,6 +108,39 @@ pub fn against_bytes(rows: &[Outcome]) -> Vec<String> {
         chart("Divergence for what is read", Axis::log("KL divergence, nats"), 0.0, &|r| r.kl),
         chart("Agreement for what is read", Axis::linear("same likeliest token, %"), 100.0, &|r| 100.0 * r.top1),
     ]
+}
+
+/// The looks of times: measured, predicted, and as memory alone allows.
+const TIMES: [(&str, usize); 3] = [("measured", ALONE), ("predicted", 8), ("reading from memory alone", 1)];
+
+/// The legend of times.
+pub fn time_legend() -> Legend {
+    TIMES.map(|(name, look)| (name.to_owned(), swatch(look))).to_vec()
+}
+
+/// The time of a token against the density that was set and against the bytes read.
+pub fn times(rows: &[Time], bandwidth: f64) -> Vec<String> {
+    let megabytes = |t: &Time| t.bytes as f64 / 1e6;
+    let curve = |which: usize, x: &dyn Fn(&Time) -> f64, seconds: &dyn Fn(&Time) -> f64| {
+        let (name, look) = TIMES[which];
+        let point = |t: &Time| {
+            let (y, held_out) = (1e3 * seconds(t), if which == 1 && !t.fitted { " from other densities" } else { "" });
+            let (density, mb) = (short(f64::from(t.density)), short(megabytes(t)));
+            Point { x: x(t), y, note: format!("{} at {density}, {mb} MB: {} ms {name}{held_out}", t.policy, short(y)) }
+        };
+        Series { look, points: rows.iter().map(point).collect() }
+    };
+    let chart = |title: &str, axis: &str, x: &dyn Fn(&Time) -> f64| Chart {
+        title: title.into(),
+        x: Axis::linear(axis),
+        y: Axis::linear("ms per token").covering(&[0.0]),
+        series: vec![curve(1, x, &|t| t.predicted_seconds), curve(0, x, &|t| t.measured_seconds)],
+        rules: Vec::new(),
+    };
+    let density = chart("Time of a token by density", "density", &|t| f64::from(t.density));
+    let mut bytes = chart("Time of a token for what is read", "MB of weights read per token", &megabytes);
+    bytes.series.insert(0, curve(2, &megabytes, &|t| t.bytes as f64 / bandwidth));
+    vec![density.svg(), bytes.svg()]
 }
 
 /// Rows of a heat map, one for each layer after the first, in percent.

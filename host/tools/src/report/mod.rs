@@ -1,4 +1,5 @@
-//! A page about a calibrated model: what skipping costs and saves, which parts are used, and how good predictors are.
+//! A page about a calibrated model: what skipping costs and saves, also in time, which parts are used, and how good
+//! predictors are.
 //! It is a single file without scripts, and needs no other files.
 
 mod figures;
@@ -8,6 +9,7 @@ mod record;
 pub use record::{LayerQuality, Quality};
 
 use crate::compare::Outcome;
+use crate::times::{Time, conclusion};
 use figures::Legend;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -57,6 +59,19 @@ pub struct Report {
     pub texts: Vec<Measured>,
     /// Calibration's record of quality, if the image has it.
     pub quality: Option<Quality>,
+    /// Times of a token, if they were measured.
+    pub times: Option<Times>,
+}
+
+/// Times of a token, and what they are compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Times {
+    /// Threads.
+    pub threads: usize,
+    /// Bytes per second that these threads read from memory.
+    pub bandwidth: f64,
+    /// From reading everything to reading little.
+    pub rows: Vec<Time>,
 }
 
 /// A table of the page: its head and its rows.
@@ -95,6 +110,18 @@ struct QualityPart {
     means: Table,
 }
 
+/// The part about time.
+#[derive(Serialize)]
+struct TimePart {
+    figures: Vec<String>,
+    legend: Legend,
+    /// The policy at the least density.
+    policy: &'static str,
+    conclusion: Vec<String>,
+    threads: usize,
+    bandwidth: String,
+}
+
 /// The values for the page's template.
 #[derive(Serialize)]
 struct Parts<'a> {
@@ -102,6 +129,7 @@ struct Parts<'a> {
     legend: Legend,
     texts: Vec<TextPart>,
     quality: Option<QualityPart>,
+    times: Option<TimePart>,
 }
 
 impl Report {
@@ -123,6 +151,7 @@ impl Report {
             legend: figures::legend_of(self.texts.iter().flat_map(|t| &t.rows).map(|r| r.policy)),
             texts: self.texts.iter().map(Measured::part).collect(),
             quality: self.quality.as_ref().filter(|q| !q.layers.is_empty()).map(quality_part),
+            times: self.times.as_ref().filter(|t| !t.rows.is_empty()).map(time_part),
         }
     }
 }
@@ -225,6 +254,17 @@ fn cells(r: &Outcome) -> Vec<String> {
     std::iter::once(name).chain(numbers.map(|(v, decimals)| fixed(v, decimals))).collect()
 }
 
+fn time_part(t: &Times) -> TimePart {
+    TimePart {
+        figures: figures::times(&t.rows, t.bandwidth),
+        legend: figures::time_legend(),
+        policy: t.rows.last().map_or("", |r| r.policy),
+        conclusion: conclusion(&t.rows),
+        threads: t.threads,
+        bandwidth: fixed(t.bandwidth / 1e9, 1),
+    }
+}
+
 fn quality_part(q: &Quality) -> QualityPart {
     let head = ["scorer".into(), "rank agreement".into()].into_iter();
     let head = head.chain(q.captured_at.iter().take(4).map(|at| format!("best {:.0} %", 100.0 * at)));
@@ -240,6 +280,15 @@ fn quality_part(q: &Quality) -> QualityPart {
         legend: figures::legend_of(q.scorers.iter().map(String::as_str).filter(|name| q.scorer(name).is_some())),
         means: Table { head: head.collect(), rows: rows.collect() },
     }
+}
+
+/// The policy whose times are shown: `auto` if it is among these dials, else the first that saves reads; and the least
+/// density of the dials.
+pub fn timed(dials: &[Dial]) -> Option<(Policy, f32)> {
+    let named = |p: &&Dial| p.policy == Policy::Auto;
+    let saves = |p: &&Dial| p.policy.plan().saves();
+    let dial = dials.iter().find(named).or_else(|| dials.iter().find(saves))?;
+    Some((dial.policy, dials.iter().map(|d| d.density).fold(1.0, f32::min)))
 }
 
 /// The dials that the session supports, and a sentence for every policy that it does not.
