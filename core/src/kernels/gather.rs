@@ -11,9 +11,11 @@ use core::marker::PhantomData;
 
 /// The tiles of one panel, in the order of the inputs. A copy starts over from the same tile.
 pub(super) trait Tiles<L: Lanes>: Copy {
-    /// The address of the next tile, which is valid until the next call. `once` says that the weights are read for one
-    /// token only, so that later weights are prefetched.
-    fn next(&mut self, isa: Proof<L>, once: bool) -> *const u8;
+    /// The address of the next tile, which is valid until the next call.
+    fn next(&mut self) -> *const u8;
+
+    /// Prefetches a tile that will be read later.
+    fn prefetch(&mut self, _isa: Proof<L>) {}
 
     /// The address of the numbers of the next tile's super-block.
     fn supers(&self) -> *const u8;
@@ -57,7 +59,7 @@ impl<P: Panel> StoredTiles<P> {
 
 impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
     #[inline(always)]
-    fn next(&mut self, isa: Proof<P::L>, once: bool) -> *const u8 {
+    fn next(&mut self) -> *const u8 {
         let tile = self.next;
         self.left -= 1;
         if self.left == 0 {
@@ -67,10 +69,12 @@ impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
         } else {
             self.next = self.next.wrapping_add(self.tiles.inner_stride);
         }
-        if once {
-            self.prefetcher.next(isa);
-        }
         tile
+    }
+
+    #[inline(always)]
+    fn prefetch(&mut self, isa: Proof<P::L>) {
+        self.prefetcher.next(isa);
     }
 
     #[inline(always)]
@@ -96,7 +100,7 @@ impl Run {
 
 impl<L: Lanes> Tiles<L> for Run {
     #[inline(always)]
-    fn next(&mut self, _isa: Proof<L>, _once: bool) -> *const u8 {
+    fn next(&mut self) -> *const u8 {
         let tile = self.next;
         self.next = tile.wrapping_add(self.tile_bytes);
         tile

@@ -2,12 +2,11 @@
 //! the parent module.
 //!
 //! ```text
-//! for every run of tokens that fits into registers (T = 16, 8, 4, 2, 1):
-//!     sums[T] = 0
-//!     for every tile of the panel, in the order of the inputs:
-//!         decode its codes once
-//!         for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
-//!     store the sums
+//! for every run of tiles of the panel, in the order of the inputs:
+//!     decode their codes once
+//!     for every run of tokens that fits into registers (T = 16, 8, 4, 2):
+//!         for every tile, for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
+//! a token alone: each tile is decoded and used at once
 //! ```
 
 use super::call::Call;
@@ -112,27 +111,17 @@ impl<D: Dots> Panel for Integers<D> {
     #[inline(always)]
     unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
         let (mut t, n) = (0, call.tokens);
-        // SAFETY: `t` plus the number of tokens is at most `n`, the number of tokens that the caller's operands have;
-        // `tiles` and `kbs` are the caller's.
+        // SAFETY: `tiles` and `kbs` are the caller's; a token is computed here if it is below `n`, the number of tokens
+        // that the caller's operands have.
         unsafe {
-            while D::Many::TOKENS >= 16 && n - t >= 16 {
-                add_int::<D::Many, S, 16>(isa, call, tiles, kbs.clone(), t);
-                t += 16;
-            }
-            while D::Many::TOKENS >= 8 && n - t >= 8 {
-                add_int::<D::Many, S, 8>(isa, call, tiles, kbs.clone(), t);
-                t += 8;
-            }
-            while D::Many::TOKENS >= 4 && n - t >= 4 {
-                add_int::<D::Many, S, 4>(isa, call, tiles, kbs.clone(), t);
-                t += 4;
-            }
-            while D::Many::TOKENS >= 2 && n - t >= 2 {
-                add_int::<D::Many, S, 2>(isa, call, tiles, kbs.clone(), t);
-                t += 2;
+            if n > 1 && D::Many::TOKENS > 1 {
+                t = match const { D::Many::RUN } {
+                    8 => add_many::<D::Many, S, 8>(isa, call, tiles, kbs.clone()),
+                    _ => add_many::<D::Many, S, 1>(isa, call, tiles, kbs.clone()),
+                };
             }
             while n - t >= 1 {
-                add_int::<D::One, S, 1>(isa, call, tiles, kbs.clone(), t);
+                add_one::<D::One, S>(isa, call, tiles, kbs.clone(), t);
                 t += 1;
             }
         }
@@ -167,36 +156,130 @@ unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usi
     }
 }
 
-/// `T` tokens from `t`: accumulators in registers, each tile decoded once.
+/// A tile with its codes.
+struct Decoded<'a, D: TileDot> {
+    codes: D::Codes<'a>,
+    scales: D::L,
+    minima: D::L,
+}
+
+/// Decodes the next tile, which is k-block `kb`; `supers` are the numbers of its super-block.
 ///
 /// # Safety
-/// As [`Panel::add`], with `t + T` rows.
+/// `tiles` must give one more whole tile, and the numbers of its super-block.
 #[inline(always)]
-unsafe fn add_int<D: TileDot, S: Tiles<D::L>, const T: usize>(
+unsafe fn decode<'a, D: TileDot, S: Tiles<D::L>>(
+    isa: Proof<D::L>,
+    (tiles, supers): (&mut S, &mut [D::L; 2]),
+    kb: usize,
+    table: &[i8; 16],
+) -> Decoded<'a, D> {
+    // SAFETY: the caller gives a whole tile, whose type consists of bytes alone, and the numbers of a super-block.
+    unsafe {
+        if D::H::SUPERS > 0 && kb % SUPER == 0 {
+            *supers = read_supers::<D::L, D::H>(isa, tiles.supers());
+        }
+        let tile: &Tile<D::H, D::S> = &*tiles.next().cast();
+        let codes = D::decode(isa, tile, table);
+        Decoded { codes, scales: tile.heads.scales(isa, supers), minima: tile.heads.minima(isa, supers) }
+    }
+}
+
+/// Token `t`: its sums stay in registers.
+///
+/// # Safety
+/// As [`Panel::add`], with more than `t` rows.
+#[inline(always)]
+unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, tiles: &S, kbs: Range<usize>, t: usize) {
+    // A local copy, so that the compiler knows that stores to the outputs do not change it.
+    let table = *call.table;
+    // SAFETY: the caller gives a whole tile for every k-block, and a row and outputs for token `t`.
+    unsafe {
+        let mut acc = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
+        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
+        for kb in kbs {
+            let tile = decode::<D, S>(isa, (&mut tiles, &mut supers), kb, &table);
+            if t == 0 {
+                tiles.prefetch(isa);
+            }
+            add_dots::<D, 1, 1>(isa, call, &tile, kb, t, &mut acc);
+        }
+        store_sums(&acc, call, t);
+    }
+}
+
+/// Several tokens: `RUN` tiles are decoded at a time, and then read by all tokens. Returns the number of tokens, which
+/// are all of them or all but one.
+///
+/// # Safety
+/// As [`Panel::add`].
+#[inline(always)]
+unsafe fn add_many<D: TileDot, S: Tiles<D::L>, const RUN: usize>(
     isa: Proof<D::L>,
     call: &Call,
     tiles: &S,
     kbs: Range<usize>,
+) -> usize {
+    // A local copy, as in `add_one`.
+    let table = *call.table;
+    let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
+    let (n, mut t) = (call.tokens, 0);
+    for first in kbs.clone().step_by(RUN) {
+        let mut run = [const { MaybeUninit::<Decoded<D>>::uninit() }; RUN];
+        let blocks = RUN.min(kbs.end - first);
+        // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for `n` tokens, below which
+        // tokens stay; the first `blocks` tiles of `run` are written before they are read.
+        unsafe {
+            for (i, place) in run.iter_mut().enumerate().take(blocks) {
+                place.write(decode::<D, S>(isa, (&mut tiles, &mut supers), first + i, &table));
+            }
+            let run = core::slice::from_raw_parts(run.as_ptr().cast::<Decoded<D>>(), blocks);
+            t = 0;
+            while D::TOKENS >= 16 && n - t >= 16 {
+                add_run::<D, S, 16>(isa, call, (run, &mut tiles), first, t);
+                t += 16;
+            }
+            while D::TOKENS >= 8 && n - t >= 8 {
+                add_run::<D, S, 8>(isa, call, (run, &mut tiles), first, t);
+                t += 8;
+            }
+            while D::TOKENS >= 4 && n - t >= 4 {
+                add_run::<D, S, 4>(isa, call, (run, &mut tiles), first, t);
+                t += 4;
+            }
+            while D::TOKENS >= 2 && n - t >= 2 {
+                add_run::<D, S, 2>(isa, call, (run, &mut tiles), first, t);
+                t += 2;
+            }
+        }
+    }
+    t
+}
+
+/// Adds the products of tiles from k-block `first` on to the sums of `T` tokens from `t`. The first tokens prefetch a
+/// later tile for each of these, so that memory has all of their products' time.
+///
+/// # Safety
+/// Tokens below `t + T` must have rows with these k-blocks, and outputs.
+#[inline(always)]
+unsafe fn add_run<D: TileDot, S: Tiles<D::L>, const T: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    (run, tiles): (&[Decoded<D>], &mut S),
+    first: usize,
     t: usize,
 ) {
-    // A local copy, so that the compiler knows that stores to the outputs do not change it.
-    let table = *call.table;
-    // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for tokens below `t + T`.
+    // SAFETY: the caller gives rows and outputs for these tokens.
     unsafe {
-        let mut acc = sums_so_far::<D::L, T>(isa, call, kbs.start, t);
-        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
-        for kb in kbs {
-            if D::H::SUPERS > 0 && kb % SUPER == 0 {
-                supers = read_supers::<D::L, D::H>(isa, tiles.supers());
+        let mut acc = sums_so_far::<D::L, T>(isa, call, first, t);
+        for (i, tile) in run.iter().enumerate() {
+            if t == 0 {
+                tiles.prefetch(isa);
             }
-            let tile: &Tile<D::H, D::S> = &*tiles.next(isa, t == 0).cast();
-            let codes = D::decode(isa, tile, &table);
-            let (scales, minima) = (tile.heads.scales(isa, &supers), tile.heads.minima(isa, &supers));
-            let tile = Decoded::<D> { codes, scales, minima };
             match const { at_once::<D>(T) } {
-                4 => add_dots::<D, T, 4>(isa, call, &tile, kb, t, &mut acc),
-                2 => add_dots::<D, T, 2>(isa, call, &tile, kb, t, &mut acc),
-                _ => add_dots::<D, T, 1>(isa, call, &tile, kb, t, &mut acc),
+                4 => add_dots::<D, T, 4>(isa, call, tile, first + i, t, &mut acc),
+                2 => add_dots::<D, T, 2>(isa, call, tile, first + i, t, &mut acc),
+                _ => add_dots::<D, T, 1>(isa, call, tile, first + i, t, &mut acc),
             }
         }
         store_sums(&acc, call, t);
@@ -208,17 +291,10 @@ const fn at_once<D: TileDot>(tokens: usize) -> usize {
     if D::AT_ONCE < tokens { D::AT_ONCE } else { tokens }
 }
 
-/// A tile with its codes.
-struct Decoded<'a, D: TileDot> {
-    codes: D::Codes<'a>,
-    scales: D::L,
-    minima: D::L,
-}
-
 /// Adds one tile's products, `T` tokens from `t`, `N` at once.
 ///
 /// # Safety
-/// As [`add_int`].
+/// Tokens below `t + T` must have rows with a k-block `kb`.
 #[inline(always)]
 unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
     isa: Proof<D::L>,
@@ -477,7 +553,10 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
         let mut acc = sums_so_far::<L, T>(isa, call, kbs.start, t);
         let mut tiles = *tiles;
         for kb in kbs {
-            let tile = core::slice::from_raw_parts(tiles.next(isa, t == 0), Floats::<L, E>::TILE);
+            let tile = core::slice::from_raw_parts(tiles.next(), Floats::<L, E>::TILE);
+            if t == 0 {
+                tiles.prefetch(isa);
+            }
             let mut rows: [&[f32]; T] = [&[]; T];
             for (i, row) in rows.iter_mut().enumerate() {
                 *row = core::slice::from_raw_parts(x.values.add((t + i) * x.width + kb * BLOCK), BLOCK);

@@ -166,6 +166,8 @@ pub(super) trait TileDot {
     const TOKENS: usize;
     /// The number of tokens for which [`TileDot::dots`] is called (1, 2 or 4).
     const AT_ONCE: usize = 1;
+    /// The number of tiles that are decoded before several tokens read them (1 or 8). They lie on the stack.
+    const RUN: usize = 8;
 
     /// Reads the codes of a tile.
     fn decode<'a>(isa: Proof<Self::L>, tile: &'a Tile<Self::H, Self::S>, table: &[i8; 16]) -> Self::Codes<'a>;

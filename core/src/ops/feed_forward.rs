@@ -10,9 +10,11 @@ use super::linear::{Product, linear};
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, TILE_ROWS};
 use crate::kernels::{Activate, Input, Kernels, Outputs};
+use core::mem::MaybeUninit;
+use core::ops::Range;
 
-/// The most tokens whose neurons are on the stack at once.
-const TOKENS: usize = 16;
+/// The most tokens of a block's product. Their gates are on the stack; weights are decoded once for all of them.
+const TOKENS: usize = 32;
 
 /// A projection with its bias, padded to the matrix's output width.
 #[derive(Clone, Copy)]
@@ -240,53 +242,70 @@ unsafe fn block_of_neurons(
     h: &SharedRows,
 ) {
     let (ffn, block) = (walk.ffn, walk.block(walk.at));
-    let mut up = [0.0; TOKENS * BLOCK];
-    let mut gate = [0.0; TOKENS * BLOCK];
-    project(kernels, walk, &ffn.up, 0, x, first, tokens, &mut up);
-    match &ffn.gate {
-        Gate::None => {}
-        Gate::Project(p) => project(kernels, walk, p, PANELS, x, first, tokens, &mut gate),
-        Gate::Given(values) => gate[..BLOCK].copy_from_slice(&values[block * BLOCK..(block + 1) * BLOCK]),
-    }
-    let n = tokens * BLOCK;
-    let gated = !matches!(ffn.gate, Gate::None);
-    kernels.activate(&ffn.activation, gated.then_some(&gate[..n]), &mut up[..n]);
-    for (t, row) in up[..n].chunks_exact(BLOCK).enumerate() {
-        let at = (first + t) * h.width + block * BLOCK;
-        // SAFETY: the caller runs no other task for this block, so nothing else accesses its part of row `first + t`.
-        unsafe {
-            h.values(at..at + BLOCK).copy_from_slice(row);
+    let place = |t: usize| (first + t) * h.width + block * BLOCK;
+    assert!(h.values.len() >= (first + tokens) * h.width, "too few rows of neurons");
+    let mut gate = MaybeUninit::<[f32; TOKENS * BLOCK]>::uninit();
+    let gate = gate.as_mut_ptr().cast::<f32>();
+    // SAFETY: the rows are inside `h`, and the caller runs no other task for this block, so nothing else accesses its part
+    // of them; `gate` has room for the most tokens, and is read only after it was written for each of these.
+    unsafe {
+        project(kernels, walk, (&ffn.up, 0), x, first..first + tokens, h.values.as_ptr().add(place(0)), h.width);
+        match &ffn.gate {
+            Gate::None => {}
+            Gate::Project(p) => {
+                project(kernels, walk, (p, PANELS), x, first..first + tokens, gate, BLOCK);
+            }
+            Gate::Given(values) => {
+                assert!(tokens == 1, "gates are given for one token");
+                gate.copy_from(values[block * BLOCK..(block + 1) * BLOCK].as_ptr(), BLOCK);
+            }
+        }
+        let gated = !matches!(ffn.gate, Gate::None);
+        for t in 0..tokens {
+            let row = h.values(place(t)..place(t) + BLOCK);
+            let gate = gated.then(|| core::slice::from_raw_parts(gate.add(t * BLOCK), BLOCK));
+            kernels.activate(&ffn.activation, gate, row);
             if ffn.int8 {
-                h.quantize(kernels, at, row);
+                h.quantize(kernels, place(t), row);
             }
         }
     }
 }
 
-/// `out[t][0..32] = p's outputs of the block`; `part` is the number of their first panel among those that the block
-/// reads.
-#[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
-fn project(
+/// `out[t][0..32] = p's outputs of the block` for some tokens, the first one's at `out`, `stride` floats from one token
+/// to the next; `part` is the number of their first panel among those that the block reads.
+///
+/// # Safety
+/// `out` must be valid for 32 floats at each multiple of `stride` below the number of tokens, at most [`TOKENS`], and
+/// no other task may access them.
+unsafe fn project(
     kernels: &Kernels,
     walk: &BlockWalk,
-    p: &Projection,
-    part: usize,
+    (p, part): (&Projection, usize),
     x: &Input,
-    first: usize,
-    tokens: usize,
-    out: &mut [f32; TOKENS * BLOCK],
+    tokens: Range<usize>,
+    out: *mut f32,
+    stride: usize,
 ) {
     let (block, ahead) = (walk.block(walk.at), part + p.matrix.prefetch_runs());
     for half in 0..PANELS {
-        let (panel, out) = (block * PANELS + half, &mut out[half * TILE_ROWS..]);
-        let ahead = ahead + half;
+        let (panel, ahead) = (block * PANELS + half, ahead + half);
         // Only the first tokens prefetch: later ones find the weights in the processor's caches.
-        let prefetch =
-            if first == 0 { [walk.panel(ahead), walk.panel(ahead + 1)] } else { [p.matrix.unit_start(panel); 2] };
-        kernels.gemm_ahead(&p.matrix, panel, prefetch, x, first..first + tokens, out, BLOCK);
+        let prefetch = if tokens.start == 0 {
+            [walk.panel(ahead), walk.panel(ahead + 1)]
+        } else {
+            [p.matrix.unit_start(panel); 2]
+        };
+        // SAFETY: the caller's 32 floats for each token are those of two panels.
+        unsafe {
+            let out = out.add(half * TILE_ROWS);
+            kernels.gemm_shared(&p.matrix, panel, prefetch, x, tokens.clone(), out, stride);
+        }
     }
     if let Some(bias) = p.bias {
-        for row in out.chunks_exact_mut(BLOCK).take(tokens) {
+        for t in 0..tokens.len() {
+            // SAFETY: these are the caller's floats of token `t`.
+            let row = unsafe { core::slice::from_raw_parts_mut(out.add(t * stride), BLOCK) };
             row.iter_mut().zip(&bias[block * BLOCK..]).for_each(|(y, b)| *y += b);
         }
     }

@@ -22,6 +22,8 @@ pub(in crate::kernels) trait Unpack: Stored {
     const SHIFT: Option<i32>;
     /// Quads whose products fit into 16 bits.
     const TOGETHER: usize;
+    /// What products need besides the codes.
+    type Magnitudes: Magnitudes;
 
     /// Reads them.
     fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes;
@@ -49,6 +51,44 @@ pub(in crate::kernels) fn products<S: Unpack>(_: Proof<Avx2Lanes>, w: __m256i, x
     }
 }
 
+/// What the products of a tile need besides its codes: nothing, or the magnitudes of signed codes.
+pub(in crate::kernels) trait Magnitudes: Copy {
+    /// Those of a tile's codes.
+    fn of(isa: Proof<Avx2Lanes>, codes: &Codes) -> Self;
+
+    /// One half's codes of a quad times inputs, with neighbouring products added.
+    fn products(&self, isa: Proof<Avx2Lanes>, codes: &Codes, quad: usize, half: usize, x: __m256i) -> __m256i;
+}
+
+impl Magnitudes for () {
+    #[inline(always)]
+    fn of(_: Proof<Avx2Lanes>, _: &Codes) -> Self {}
+
+    #[inline(always)]
+    fn products(&self, _: Proof<Avx2Lanes>, codes: &Codes, quad: usize, half: usize, x: __m256i) -> __m256i {
+        // SAFETY: `Proof` shows that the processor has AVX2.
+        unsafe { _mm256_maddubs_epi16(codes[quad][half], x) }
+    }
+}
+
+impl Magnitudes for Codes {
+    #[inline(always)]
+    fn of(_: Proof<Avx2Lanes>, codes: &Codes) -> Self {
+        let mut magnitudes = *codes;
+        for w in magnitudes.as_flattened_mut() {
+            // SAFETY: `Proof` shows that the processor has AVX2.
+            *w = unsafe { _mm256_abs_epi8(*w) };
+        }
+        magnitudes
+    }
+
+    #[inline(always)]
+    fn products(&self, _: Proof<Avx2Lanes>, codes: &Codes, quad: usize, half: usize, x: __m256i) -> __m256i {
+        // SAFETY: `Proof` shows that the processor has AVX2.
+        unsafe { _mm256_maddubs_epi16(self[quad][half], _mm256_sign_epi8(x, codes[quad][half])) }
+    }
+}
+
 /// The products of quads `FROM..TO` for `N` tokens, added to `starts`.
 /// ```text
 /// for every quad and token: sums += codes * (the quad's four inputs, broadcast)
@@ -57,7 +97,7 @@ pub(in crate::kernels) fn products<S: Unpack>(_: Proof<Avx2Lanes>, w: __m256i, x
 #[inline(always)]
 fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
     isa: Proof<Avx2Lanes>,
-    codes: &Codes,
+    (codes, magnitudes): (&Codes, &S::Magnitudes),
     x: &[&[i8; 32]; N],
     starts: [i32; N],
 ) -> [[__m256i; 2]; N] {
@@ -70,14 +110,23 @@ fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
         }
         for first in (FROM..TO).step_by(S::TOGETHER) {
             let mut pairs = [[_mm256_setzero_si256(); 2]; N];
-            for (quad, w) in codes.iter().enumerate().skip(first).take(S::TOGETHER) {
+            for quad in first..first + S::TOGETHER.min(TO - FROM) {
                 for i in 0..N {
                     let xs = _mm256_set1_epi32(x[i].as_ptr().cast::<i32>().add(quad).read_unaligned());
-                    for (pairs, w) in pairs[i].iter_mut().zip(*w) {
-                        let products = products::<S>(isa, w, xs);
-                        *pairs = if quad == first { products } else { _mm256_add_epi16(*pairs, products) };
+                    for half in 0..2 {
+                        let products = magnitudes.products(isa, codes, quad, half, xs);
+                        if S::TOGETHER == 1 {
+                            sums[i][half] = _mm256_add_epi32(sums[i][half], _mm256_madd_epi16(products, ones));
+                        } else if quad == first {
+                            pairs[i][half] = products;
+                        } else {
+                            pairs[i][half] = _mm256_add_epi16(pairs[i][half], products);
+                        }
                     }
                 }
+            }
+            if S::TOGETHER == 1 {
+                continue;
             }
             for (sums, pairs) in sums.iter_mut().zip(pairs) {
                 for (sum, pairs) in sums.iter_mut().zip(pairs) {
@@ -168,6 +217,7 @@ fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
 impl Unpack for Bytes {
     const SHIFT: Option<i32> = None;
     const TOGETHER: usize = 1;
+    type Magnitudes = Codes;
 
     #[inline(always)]
     fn unpack(&self, _: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -179,6 +229,7 @@ impl Unpack for Bytes {
 impl Unpack for Entries {
     const SHIFT: Option<i32> = None;
     const TOGETHER: usize = 1;
+    type Magnitudes = Codes;
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes {
@@ -198,6 +249,7 @@ impl Unpack for Nibbles {
     const SHIFT: Option<i32> = Some(0);
     // 15 * 127 * 2 * 8 = 30480.
     const TOGETHER: usize = 8;
+    type Magnitudes = ();
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -208,6 +260,7 @@ impl Unpack for Nibbles {
 impl Unpack for SignedFours {
     const SHIFT: Option<i32> = Some(8);
     const TOGETHER: usize = 8;
+    type Magnitudes = ();
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -219,6 +272,7 @@ impl Unpack for Fives {
     const SHIFT: Option<i32> = Some(0);
     // 31 * 127 * 2 * 4 = 31496.
     const TOGETHER: usize = 4;
+    type Magnitudes = ();
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -229,6 +283,7 @@ impl Unpack for Fives {
 impl Unpack for SignedFives {
     const SHIFT: Option<i32> = Some(16);
     const TOGETHER: usize = 4;
+    type Magnitudes = ();
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -240,6 +295,7 @@ impl Unpack for SignedSixes {
     const SHIFT: Option<i32> = Some(32);
     // 63 * 127 * 2 * 2 = 32004.
     const TOGETHER: usize = 2;
+    type Magnitudes = ();
 
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
@@ -268,15 +324,15 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type L = Avx2Lanes;
     type H = H;
     type S = S;
-    type Codes<'a> = (Codes, [Avx2Lanes; 2]);
-    const TOKENS: usize = 8;
-    /// The sums of four tokens take half of the registers, and codes are read from memory once for all four. Signed
-    /// bytes need too many other registers for that.
-    const AT_ONCE: usize = if S::SHIFT.is_none() { 1 } else { 4 };
+    type Codes<'a> = (Codes, S::Magnitudes, [Avx2Lanes; 2]);
+    /// The sums of four tokens take half of the registers, and codes are read from memory once for all four.
+    const TOKENS: usize = 4;
+    const AT_ONCE: usize = 4;
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<Avx2Lanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
-        (tile.codes.unpack(isa, table), tile.heads.halves(isa))
+        let codes = tile.codes.unpack(isa, table);
+        (codes, S::Magnitudes::of(isa, &codes), tile.heads.halves(isa))
     }
 
     #[inline(always)]
@@ -287,10 +343,11 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     #[inline(always)]
     fn dots<const N: usize>(
         isa: Proof<Avx2Lanes>,
-        (codes, halves): &Self::Codes<'_>,
+        (codes, magnitudes, halves): &Self::Codes<'_>,
         x: &[&[i8; 32]; N],
         offsets: &[Offset; N],
     ) -> [Avx2Lanes; N] {
+        let codes = (codes, magnitudes);
         let (mut starts, mut dots) = ([[0; N]; 2], [Avx2Lanes::splat(isa, 0.0); N]);
         for i in 0..N {
             let [all, first] = offsets[i];

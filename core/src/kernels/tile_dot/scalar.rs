@@ -119,6 +119,8 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type S = S;
     type Codes<'a> = (Codes, [ScalarLanes; 2]);
     const TOKENS: usize = 4;
+    /// Stacks are small on microcontrollers.
+    const RUN: usize = 1;
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<ScalarLanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
