@@ -198,7 +198,13 @@ pub fn rebudget(
     let pace = Pace::of(model, &windows, 0.0, &o)?;
     progress.expect(pace.cost * measurements(&o, model, keep) as f64);
     let section = budgets(model, section, &windows, (&o, keep), out, (pace.cost, progress))?;
-    attach(model.path(), &section, &serde_json::json!({"budgets": ids.len()}), out)
+    // What is known of the kept predictors stays known.
+    let mut record = crate::report::provenance(model)?["calibration"].take();
+    if !record.is_object() {
+        record = serde_json::json!({});
+    }
+    record["budgets"] = ids.len().into();
+    attach(model.path(), &section, &record, out)
 }
 
 /// The state of learning.

@@ -312,7 +312,7 @@ pub fn servable(session: &mut Session, dials: &[Dial]) -> Result<(Vec<Dial>, Vec
 }
 
 /// The image's provenance.
-fn provenance(model: &LoadedModel) -> Result<Value> {
+pub(crate) fn provenance(model: &LoadedModel) -> Result<Value> {
     Ok(serde_json::from_str(model.text(SectionKind::Provenance)?).unwrap_or(Value::Null))
 }
 
