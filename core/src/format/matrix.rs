@@ -188,6 +188,9 @@ impl Geometry {
 pub struct Matrix<'a> {
     geometry: Geometry,
     bytes: &'a [u8],
+    /// Those of the geometry, which kernels need for every unit that they read.
+    unit_bytes: usize,
+    shared_bytes: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -197,7 +200,10 @@ impl<'a> Matrix<'a> {
     /// [`Error::BadTensor`] when the geometry is impossible or the bytes too few.
     pub fn new(geometry: Geometry, bytes: &'a [u8]) -> Result<Self, Error> {
         match geometry.span() {
-            Some(span) if span <= bytes.len() => Ok(Matrix { geometry, bytes: &bytes[..span] }),
+            Some(span) if span <= bytes.len() => {
+                let (unit_bytes, shared_bytes) = (geometry.unit_bytes(), geometry.shared_bytes());
+                Ok(Matrix { geometry, bytes: &bytes[..span], unit_bytes, shared_bytes })
+            }
             _ => Err(Error::BadTensor("matrix")),
         }
     }
@@ -219,7 +225,26 @@ impl<'a> Matrix<'a> {
 
     /// First byte of unit `u`; a meaningless address where there is no such unit.
     pub fn unit_start(&self, u: usize) -> *const u8 {
-        self.bytes.as_ptr().wrapping_add(self.geometry.unit_offset(u))
+        self.bytes.as_ptr().wrapping_add(self.unit_offset(u))
+    }
+
+    /// [`Geometry::unit_offset`].
+    fn unit_offset(&self, u: usize) -> usize {
+        let g = &self.geometry;
+        // Many matrices are one group.
+        let (group, within) =
+            if u < g.units_per_group { (0, u) } else { (u / g.units_per_group, u % g.units_per_group) };
+        group * g.group_stride + self.shared_bytes + within * self.unit_bytes
+    }
+
+    /// Bytes of a unit ([`Geometry::unit_bytes`]).
+    pub(super) fn unit_bytes(&self) -> usize {
+        self.unit_bytes
+    }
+
+    /// The address `offset` bytes after the first one; a meaningless one where the matrix is shorter.
+    pub(super) fn address(&self, offset: usize) -> *const u8 {
+        self.bytes.as_ptr().wrapping_add(offset)
     }
 
     /// Where the lines are, in a matrix of lines.
@@ -235,11 +260,11 @@ impl<'a> Matrix<'a> {
             start: self.bytes.as_ptr(),
             per_group: g.units_per_group,
             group_stride: g.group_stride,
-            shared_bytes: g.shared_bytes(),
-            super_bytes: g.shared_bytes() - heads * format.blocks_together(),
+            shared_bytes: self.shared_bytes,
+            super_bytes: self.shared_bytes - heads * format.blocks_together(),
             head_bytes: heads,
             together: format.blocks_together(),
-            line_bytes: g.unit_bytes(),
+            line_bytes: self.unit_bytes,
             blocks: if g.order.unit_outputs() == 0 { g.outputs() / BLOCK } else { g.k_blocks },
         }
     }
@@ -252,7 +277,7 @@ impl<'a> Matrix<'a> {
         let g = &self.geometry;
         assert!(p < g.panels, "panel out of range");
         let panel = g.order.rules().panel.expect("a matrix of lines has no tiles");
-        panel(g, self.bytes.as_ptr(), p)
+        panel(self, p)
     }
 
     /// The tiles of k-block `kb` from panel `from` to `to`, which are one run of bytes, where k-blocks are the units.
@@ -262,7 +287,7 @@ impl<'a> Matrix<'a> {
     pub fn column_run(&self, kb: usize, from: usize, to: usize) -> &'a [u8] {
         let g = &self.geometry;
         assert!(g.order.unit_inputs() == BLOCK && kb < g.k_blocks && to <= g.panels, "run out of range");
-        let (start, tile) = (g.unit_offset(kb), g.format.tile_bytes());
+        let (start, tile) = (self.unit_offset(kb), g.format.tile_bytes());
         &self.bytes[start + from * tile..start + to * tile]
     }
 

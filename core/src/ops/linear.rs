@@ -235,8 +235,11 @@ pub fn linear(exec: &dyn Executor, kernels: &Kernels, products: &[Product], x: &
     let threads = exec.width().max(1);
     let total: usize = products.iter().map(Product::items).sum();
     // Long runs are fast to read, and several tasks a thread even out a slow core. A task on a matrix stored by input
-    // reads a piece of every line, so these products have few tasks, to keep the pieces long.
-    let lines = tokens == 1 && products.iter().any(|p| p.matrix.geometry().is_by_input());
+    // or by k-block reads a piece of every line or k-block, so these products have few tasks, to keep the pieces long.
+    let lines = products.iter().any(|p| match p.shape(tokens) {
+        Shape::Columns => true,
+        _ => tokens == 1 && p.matrix.geometry().is_by_input(),
+    });
     let per_thread = if lines { 1 } else { 4 };
     let chunk = if threads == 1 { total.max(1) } else { total.div_ceil(per_thread * threads).max(2) };
     let tasks = |p: &Product| p.items().div_ceil(chunk);

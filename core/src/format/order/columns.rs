@@ -1,7 +1,7 @@
 //! All tiles of a k-block together: where 32 inputs are zero, one run of bytes is skipped.
 
 use super::{Order, PanelTiles, Place, Rules, Shape, Unit};
-use crate::format::{BLOCK, Geometry, TILE_ROWS};
+use crate::format::{BLOCK, Geometry, Matrix, TILE_ROWS};
 
 pub(super) const RULES: Rules = Rules {
     order: Order::Columns,
@@ -27,13 +27,14 @@ pub(in crate::format) const fn supers(g: &Geometry, group: usize, panel: usize) 
     group * g.group_stride + panel * TILE_ROWS * g.format.super_bytes()
 }
 
-fn panel(g: &Geometry, start: *const u8, panel: usize) -> PanelTiles {
+fn panel(m: &Matrix, panel: usize) -> PanelTiles {
+    let g = m.geometry();
     PanelTiles {
-        start: start.wrapping_add(g.unit_offset(0) + panel * g.format.tile_bytes()),
-        supers: start.wrapping_add(supers(g, 0, panel)),
+        start: m.unit_start(0).wrapping_add(panel * g.format.tile_bytes()),
+        supers: m.address(supers(g, 0, panel)),
         outer: g.k_blocks / g.units_per_group,
         outer_stride: g.group_stride,
         inner: g.units_per_group,
-        inner_stride: g.unit_bytes(),
+        inner_stride: m.unit_bytes(),
     }
 }

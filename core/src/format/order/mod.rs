@@ -31,7 +31,7 @@ mod row_lines;
 mod rows;
 
 use super::block::{Block, code, set_code};
-use super::{Arithmetic, BLOCK, Format, Geometry, Head, TILE_ROWS};
+use super::{Arithmetic, BLOCK, Format, Geometry, Head, Matrix, TILE_ROWS};
 
 /// The order of a matrix's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub(super) struct Rules {
     /// Where the numbers of block `i` of line `line` are (see [`Geometry::lines`]).
     pub(super) place: fn(g: &Geometry, line: usize, i: usize) -> Place,
     /// Where the tiles of a panel are in a matrix that begins at `start`, if it is made of tiles.
-    pub(super) panel: Option<fn(g: &Geometry, start: *const u8, panel: usize) -> PanelTiles>,
+    pub(super) panel: Option<fn(m: &Matrix, panel: usize) -> PanelTiles>,
 }
 
 /// The part of a matrix that is stored in one piece.

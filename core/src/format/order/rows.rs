@@ -2,7 +2,7 @@
 //! stream.
 
 use super::{Order, PanelTiles, Place, Rules, Shape, Unit};
-use crate::format::{Format, Geometry, TILE_ROWS};
+use crate::format::{Format, Geometry, Matrix, TILE_ROWS};
 
 pub(super) const RULES: Rules = Rules {
     order: Order::Rows,
@@ -29,8 +29,9 @@ fn place(g: &Geometry, output: usize, kb: usize) -> Place {
     Place::in_tile(format, supers, tile, output % TILE_ROWS)
 }
 
-fn panel(g: &Geometry, start: *const u8, panel: usize) -> PanelTiles {
-    let (format, supers) = (g.format, start.wrapping_add(g.unit_offset(panel)));
+fn panel(m: &Matrix, panel: usize) -> PanelTiles {
+    let (g, supers) = (m.geometry(), m.unit_start(panel));
+    let format = g.format;
     let (outer, inner) = match format.blocks_together() {
         1 => (1, g.k_blocks),
         n => (g.k_blocks / n, n),
