@@ -17,7 +17,7 @@
 //! ```
 
 use super::ScaleFn;
-use super::gemm::{Element, accumulate};
+use super::floats::{Element, accumulate};
 use crate::simd::{LANES, Lanes, Proof};
 
 /// Positions per soft-max block.

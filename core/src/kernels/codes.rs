@@ -1,6 +1,6 @@
 //! Codes of 32 weights as they are stored in matrices of lines (image/FORMAT.md).
 
-use super::gemm::load_bf16;
+use super::floats::load_bf16;
 use crate::format::{BLOCK, Format, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof};
 

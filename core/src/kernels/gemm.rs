@@ -9,14 +9,14 @@
 //! a token alone: each tile is decoded and used at once
 //! ```
 
-use super::call::Call;
+use super::call::{Call, Scale};
 use super::codes::Codes;
 use super::gather::{Gather, GatheredInputs, GatheredRows, InputCodes, Run, StoredTiles, Tiles};
-use super::heads::{Heads, NoHeads, read_supers};
+use super::heads::{Heads, read_supers};
 use super::prefetch::Prefetcher;
 use super::tile_dot::{Dots, Tile, TileDot};
 use crate::format::{BLOCK, Format, SUPER, TILE_ROWS};
-use crate::simd::{LANES, Lanes, Proof};
+use crate::simd::{Lanes, Proof};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -133,7 +133,12 @@ impl<D: Dots> Panel for Integers<D> {
 /// # Safety
 /// The outputs of these tokens must be readable.
 #[inline(always)]
-unsafe fn sums_so_far<L: Lanes, const T: usize>(isa: Proof<L>, call: &Call, first: usize, t: usize) -> [L; T] {
+pub(super) unsafe fn sums_so_far<L: Lanes, const T: usize>(
+    isa: Proof<L>,
+    call: &Call,
+    first: usize,
+    t: usize,
+) -> [L; T] {
     let mut acc = [L::splat(isa, 0.0); T];
     if first > 0 {
         for (i, a) in acc.iter_mut().enumerate() {
@@ -149,7 +154,7 @@ unsafe fn sums_so_far<L: Lanes, const T: usize>(isa: Proof<L>, call: &Call, firs
 /// # Safety
 /// The outputs of these tokens must be writable.
 #[inline(always)]
-unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usize) {
+pub(super) unsafe fn store_sums<L: Lanes, const T: usize>(acc: &[L; T], call: &Call, t: usize) {
     for (i, a) in acc.iter().enumerate() {
         // SAFETY: `i` is below `T`, so these are outputs of one of the caller's tokens.
         a.store(unsafe { &mut *call.out.add((t + i) * call.stride).cast() });
@@ -163,25 +168,31 @@ struct Decoded<'a, D: TileDot> {
     minima: D::L,
 }
 
-/// Decodes the next tile, which is k-block `kb`; `supers` are the numbers of its super-block.
+impl<'a, D: TileDot> Decoded<'a, D> {
+    /// Decodes a tile; `supers` are the numbers of its super-block.
+    #[inline(always)]
+    fn new(isa: Proof<D::L>, tile: &'a Tile<D::H, D::S>, supers: &[D::L; 2], table: &[i8; 16]) -> Self {
+        let codes = D::decode(isa, tile, table);
+        Decoded { codes, scales: tile.heads.scales(isa, supers), minima: tile.heads.minima(isa, supers) }
+    }
+}
+
+/// The next tile, which is k-block `kb`; `supers` become the numbers of its super-block.
 ///
 /// # Safety
 /// `tiles` must give one more whole tile, and the numbers of its super-block.
 #[inline(always)]
-unsafe fn decode<'a, D: TileDot, S: Tiles<D::L>>(
+unsafe fn next_tile<'a, D: TileDot, S: Tiles<D::L>>(
     isa: Proof<D::L>,
     (tiles, supers): (&mut S, &mut [D::L; 2]),
     kb: usize,
-    table: &[i8; 16],
-) -> Decoded<'a, D> {
+) -> &'a Tile<D::H, D::S> {
     // SAFETY: the caller gives a whole tile, whose type consists of bytes alone, and the numbers of a super-block.
     unsafe {
         if D::H::SUPERS > 0 && kb % SUPER == 0 {
             *supers = read_supers::<D::L, D::H>(isa, tiles.supers());
         }
-        let tile: &Tile<D::H, D::S> = &*tiles.next().cast();
-        let codes = D::decode(isa, tile, table);
-        Decoded { codes, scales: tile.heads.scales(isa, supers), minima: tile.heads.minima(isa, supers) }
+        &*tiles.next().cast()
     }
 }
 
@@ -195,17 +206,52 @@ unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, til
     let table = *call.table;
     // SAFETY: the caller gives a whole tile for every k-block, and a row and outputs for token `t`.
     unsafe {
-        let mut acc = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
+        let [mut acc] = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
         let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
         for kb in kbs {
-            let tile = decode::<D, S>(isa, (&mut tiles, &mut supers), kb, &table);
+            let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), kb);
             if t == 0 {
                 tiles.prefetch(isa);
             }
-            add_dots::<D, 1, 1>(isa, call, &tile, kb, t, &mut acc);
+            acc = add_dot::<D>(isa, call, (tile, &supers, &table), kb, t, acc);
         }
-        store_sums(&acc, call, t);
+        store_sums(&[acc], call, t);
     }
+}
+
+/// Adds a tile's products for token `t`; the tile has the numbers of its super-block and a table beside it.
+///
+/// # Safety
+/// Token `t` must have a row with a k-block `kb`.
+#[inline(always)]
+unsafe fn add_dot<D: TileDot>(
+    isa: Proof<D::L>,
+    call: &Call,
+    (tile, supers, table): (&Tile<D::H, D::S>, &[D::L; 2], &[i8; 16]),
+    kb: usize,
+    t: usize,
+    acc: D::L,
+) -> D::L {
+    let x = &call.x;
+    let block = t * x.blocks() + kb;
+    // SAFETY: the caller gives token `t` a row with this block.
+    let (quants, offset, scale) =
+        unsafe { (&*x.quants.add(t * x.width + kb * BLOCK).cast(), *x.offsets.add(block), *x.scales.add(block)) };
+    let dot = D::dot_once(isa, tile, table, quants, offset);
+    add_scaled::<D>(isa, acc, dot, (tile.heads.scales(isa, supers), tile.heads.minima(isa, supers)), scale)
+}
+
+/// `acc + dot * (scales * the block's scale) + minima * (the block's scale times its sum)`.
+#[inline(always)]
+fn add_scaled<D: TileDot>(
+    isa: Proof<D::L>,
+    acc: D::L,
+    dot: D::L,
+    (scales, minima): (D::L, D::L),
+    [scale, sum]: Scale,
+) -> D::L {
+    let acc = acc.add(dot.mul(scales.mul(D::L::splat(isa, scale))));
+    if D::H::AFFINE { acc.add(minima.mul(D::L::splat(isa, sum))) } else { acc }
 }
 
 /// Several tokens: `RUN` tiles are decoded at a time, and then read by all tokens. Returns the number of tokens, which
@@ -231,7 +277,8 @@ unsafe fn add_many<D: TileDot, S: Tiles<D::L>, const RUN: usize>(
         // tokens stay; the first `blocks` tiles of `run` are written before they are read.
         unsafe {
             for (i, place) in run.iter_mut().enumerate().take(blocks) {
-                place.write(decode::<D, S>(isa, (&mut tiles, &mut supers), first + i, &table));
+                let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), first + i);
+                place.write(Decoded::new(isa, tile, &supers, &table));
             }
             let run = core::slice::from_raw_parts(run.as_ptr().cast::<Decoded<D>>(), blocks);
             t = 0;
@@ -320,11 +367,8 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
                 D::dots(isa, &tile.codes, &quants, &offsets)
             };
             for i in 0..N {
-                let [sx, sum] = *x.scales.add((t + i) * blocks + kb);
-                acc[i] = acc[i].add(dots[i].mul(tile.scales.mul(D::L::splat(isa, sx))));
-                if D::H::AFFINE {
-                    acc[i] = acc[i].add(tile.minima.mul(D::L::splat(isa, sum)));
-                }
+                let scale = *x.scales.add((t + i) * blocks + kb);
+                acc[i] = add_scaled::<D>(isa, acc[i], dots[i], (tile.scales, tile.minima), scale);
             }
         }
     }
@@ -368,14 +412,14 @@ unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);
             let supers = read_supers::<D::L, D::H>(isa, run.supers.wrapping_add(2 * TILE_ROWS * D::H::SUPERS * p));
-            let codes = D::decode(isa, tile, &table);
-            let (scales, minima) = (tile.heads.scales(isa, &supers), tile.heads.minima(isa, &supers));
-            let tile = Decoded::<D> { codes, scales, minima };
             let out = call.out.add(p * TILE_ROWS);
             if ONE {
-                add_column::<D, 1, 1>(isa, call, &tile, 0, out);
+                let acc = D::L::load(isa, &*out.cast());
+                let acc = add_dot::<D>(isa, call, (tile, &supers, &table), 0, 0, acc);
+                acc.store(&mut *out.cast());
                 continue;
             }
+            let tile = Decoded::<D>::new(isa, tile, &supers, &table);
             let mut t = 0;
             while D::AT_ONCE >= 4 && call.tokens - t >= 4 {
                 add_column::<D, 4, 4>(isa, call, &tile, t, out);
@@ -411,184 +455,6 @@ unsafe fn add_column<D: TileDot, const T: usize, const N: usize>(
         add_dots::<D, T, N>(isa, call, tile, 0, t, &mut acc);
         for (i, acc) in acc.iter().enumerate() {
             acc.store(&mut *out.add((t + i) * call.stride).cast());
-        }
-    }
-}
-
-/// An element of float tiles and of the KV cache.
-///
-/// # Safety
-/// [`Element::Row`] must consist of the bytes of 16 elements alone: then any address and any contents will do.
-pub(super) unsafe trait Element {
-    /// Bytes of 16 elements.
-    type Row;
-    /// Bytes of an element.
-    const BYTES: usize = size_of::<Self::Row>() / LANES;
-
-    /// Reads 16.
-    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L;
-}
-
-// SAFETY: the row is an array of 64 bytes.
-unsafe impl Element for f32 {
-    type Row = [u8; 4 * LANES];
-
-    #[inline(always)]
-    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
-        L::load_bytes(isa, row)
-    }
-}
-
-// SAFETY: the row is an array of 32 bytes.
-unsafe impl Element for half::bf16 {
-    type Row = [u8; 2 * LANES];
-
-    #[inline(always)]
-    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
-        load_bf16(isa, row)
-    }
-}
-
-/// Reads 16 floats of which only the upper halves are stored.
-#[inline(always)]
-pub(super) fn load_bf16<L: Lanes>(isa: Proof<L>, row: &[u8; 2 * LANES]) -> L {
-    let mut floats = [0.0; LANES];
-    for i in 0..LANES {
-        floats[i] = f32::from_bits(u32::from(u16::from_le_bytes([row[2 * i], row[2 * i + 1]])) << 16);
-    }
-    L::load(isa, &floats)
-}
-
-// SAFETY: the row is an array of 32 bytes.
-unsafe impl Element for half::f16 {
-    type Row = [u8; 2 * LANES];
-
-    #[inline(always)]
-    fn load<L: Lanes>(isa: Proof<L>, row: &Self::Row) -> L {
-        L::load_f16(isa, row)
-    }
-}
-
-/// An operand of [`accumulate`] is too short, which is a mistake of its caller.
-#[cold]
-#[inline(never)]
-fn too_short() -> ! {
-    panic!("a kernel's operand is too short")
-}
-
-/// `acc[t] += sum over k of w[k * step..][..16] * x[t][k]`, in the order of k, for the length of `x[0]`: the inner loop
-/// of float matrices and of both products of attention. `w` has the bytes of elements.
-///
-/// # Panics
-/// When `w` or another row of `x` is too short for this.
-#[inline(always)]
-pub(super) fn accumulate<L: Lanes, E: Element, const T: usize>(
-    isa: Proof<L>,
-    acc: &mut [L; T],
-    w: &[u8],
-    step: usize,
-    x: &[&[f32]; T],
-) {
-    let n = x[0].len();
-    let elements = |n: usize| (n - 1).checked_mul(step)?.checked_add(LANES)?.checked_mul(E::BYTES);
-    if n == 0 {
-        return;
-    }
-    if elements(n).is_none_or(|bytes| bytes > w.len()) || x.iter().any(|x| x.len() < n) {
-        too_short();
-    }
-    for k in 0..n {
-        // SAFETY: `k` is below `n`, and the lengths were checked: `w` has 16 elements from `k * step` on, and every
-        // `x[t]` has a number `k`.
-        unsafe {
-            let row = E::load(isa, &*w.as_ptr().add(k * step * E::BYTES).cast());
-            for t in 0..T {
-                acc[t] = acc[t].add(L::mul(row, L::splat(isa, *x[t].get_unchecked(k))));
-            }
-        }
-    }
-}
-
-/// Products of floats.
-pub(super) struct Floats<L, E>(PhantomData<(L, E)>);
-
-impl<L: Lanes, E: Element> Panel for Floats<L, E> {
-    type L = L;
-    type H = NoHeads;
-    const TILE: usize = TILE_ROWS * BLOCK * E::BYTES;
-
-    #[inline(always)]
-    unsafe fn add<S: Tiles<L>>(isa: Proof<L>, call: &Call, tiles: &S, kbs: Range<usize>) {
-        let (mut t, n) = (0, call.tokens);
-        // SAFETY: `t` plus the number of tokens is at most `n`, the number of tokens that the caller's operands have;
-        // `tiles` and `kbs` are the caller's.
-        unsafe {
-            while n - t >= 4 {
-                add_float::<L, E, S, 4>(isa, call, tiles, kbs.clone(), t);
-                t += 4;
-            }
-            while n - t >= 1 {
-                add_float::<L, E, S, 1>(isa, call, tiles, kbs.clone(), t);
-                t += 1;
-            }
-        }
-    }
-}
-
-/// `T` tokens from `t`.
-///
-/// # Safety
-/// As [`Panel::add`], with `t + T` rows.
-#[inline(always)]
-unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
-    isa: Proof<L>,
-    call: &Call,
-    tiles: &S,
-    kbs: Range<usize>,
-    t: usize,
-) {
-    let x = &call.x;
-    // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for tokens below `t + T`.
-    unsafe {
-        let mut acc = sums_so_far::<L, T>(isa, call, kbs.start, t);
-        let mut tiles = *tiles;
-        for kb in kbs {
-            let tile = core::slice::from_raw_parts(tiles.next(), Floats::<L, E>::TILE);
-            if t == 0 {
-                tiles.prefetch(isa);
-            }
-            let mut rows: [&[f32]; T] = [&[]; T];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = core::slice::from_raw_parts(x.values.add((t + i) * x.width + kb * BLOCK), BLOCK);
-            }
-            accumulate::<L, E, T>(isa, &mut acc, tile, TILE_ROWS, &rows);
-        }
-        store_sums(&acc, call, t);
-    }
-}
-
-/// Adds one k-block's products to a run of panels, for floats.
-///
-/// # Safety
-/// As [`columns_int`].
-#[inline(always)]
-pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
-    let (run, prefetch) = call.tiles();
-    let (tile, n) = (Floats::<L, E>::TILE, run.inner);
-    // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
-    // every token.
-    unsafe {
-        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(prefetch, n);
-        for p in 0..n {
-            prefetcher.next(isa);
-            let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);
-            for t in 0..call.tokens {
-                let rows = [core::slice::from_raw_parts(call.x.values.add(t * call.x.width), BLOCK)];
-                let at = &mut *call.out.add(p * TILE_ROWS + t * call.stride).cast();
-                let mut acc = [L::load(isa, at)];
-                accumulate::<L, E, 1>(isa, &mut acc, weights, TILE_ROWS, &rows);
-                acc[0].store(at);
-            }
         }
     }
 }

@@ -25,6 +25,7 @@ mod activation;
 mod attention;
 mod call;
 mod codes;
+mod floats;
 mod gather;
 mod gemm;
 mod heads;

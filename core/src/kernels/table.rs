@@ -101,10 +101,10 @@ macro_rules! instantiate {
     (@floats $features:tt, $module:ident, $element:ty, $codes:ty) => {
         mod $module {
             use super::*;
-            type Panel = gemm::Floats<L, $element>;
+            type Panel = floats::Floats<L, $element>;
             instantiate!(@kernel $features panel, gemm::gemm::<Panel>);
             instantiate!(@kernel $features rows, gemm::gemm_rows::<Panel, $codes>);
-            instantiate!(@kernel $features columns, gemm::columns_float::<L, $element>);
+            instantiate!(@kernel $features columns, floats::columns_float::<L, $element>);
             instantiate!(@kernel $features inputs, lines::gemv_lines::<L, $codes>);
             instantiate!(@kernel $features all_inputs, lines::gemm_lines::<L, $codes>);
             pub(super) const ROW: [Option<MatrixKernel>; SHAPES] =

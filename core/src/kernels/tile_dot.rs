@@ -177,6 +177,18 @@ pub(super) trait TileDot {
     /// implementations that shift the weights.
     fn dot(isa: Proof<Self::L>, codes: &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Self::L;
 
+    /// [`TileDot::decode`] and [`TileDot::dot`] in one, for one token.
+    #[inline(always)]
+    fn dot_once(
+        isa: Proof<Self::L>,
+        tile: &Tile<Self::H, Self::S>,
+        table: &[i8; 16],
+        x: &[i8; 32],
+        offset: Offset,
+    ) -> Self::L {
+        Self::dot(isa, &Self::decode(isa, tile, table), x, offset)
+    }
+
     /// The same for `N` tokens, [`TileDot::AT_ONCE`] or fewer.
     #[inline(always)]
     fn dots<const N: usize>(

@@ -12,8 +12,10 @@ use crate::simd::{Lanes, Proof};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
-/// `[quad][half]`: outputs 0..8 and 8..16 of four inputs.
-type Codes = [[__m256i; 2]; 8];
+/// `[half]`: outputs 0..8 and 8..16 of four inputs.
+type Quad = [__m256i; 2];
+/// `[quad][half]`
+type Codes = [Quad; 8];
 
 /// Codes in registers.
 pub(in crate::kernels) trait Unpack: Stored {
@@ -25,8 +27,19 @@ pub(in crate::kernels) trait Unpack: Stored {
     /// What products need besides the codes.
     type Magnitudes: Magnitudes;
 
-    /// Reads them.
-    fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes;
+    /// Reads quad `quad`, below 4, and the fourth one after it.
+    fn two(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16], quad: usize) -> [Quad; 2];
+
+    /// Reads all of them.
+    #[inline(always)]
+    fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes {
+        // SAFETY: `Proof` shows that the processor has AVX2.
+        let mut codes = [[unsafe { _mm256_setzero_si256() }; 2]; 8];
+        for quad in 0..4 {
+            [codes[quad], codes[quad + 4]] = self.two(isa, table, quad);
+        }
+        codes
+    }
 }
 
 /// The value at which the sum of products begins. `offset` is for a shift of 128; codes that are not shifted need none.
@@ -138,80 +151,135 @@ fn add<S: Unpack, const N: usize, const FROM: usize, const TO: usize>(
     }
 }
 
+/// The products of one token, added to `starts`: those of the first and of the second four quads if they are `HALVED`,
+/// else all of them in the first sums. Codes are multiplied as they are unpacked, so that they stay in registers.
+#[inline(always)]
+fn once<S: Unpack, const HALVED: bool>(
+    isa: Proof<Avx2Lanes>,
+    codes: &S,
+    table: &[i8; 16],
+    x: &[i8; 32],
+    starts: [i32; 2],
+) -> [Quad; 2] {
+    // SAFETY: `Proof` shows that the processor has AVX2; `quad` is below 4, and `x` has 32 inputs.
+    unsafe {
+        let (ones, zero) = (_mm256_set1_epi16(1), _mm256_setzero_si256());
+        let mut sums = starts.map(|start| [_mm256_set1_epi32(start); 2]);
+        let mut pairs = [[zero; 2]; 2];
+        for quad in 0..4 {
+            let two = codes.two(isa, table, quad);
+            for (part, w) in two.iter().enumerate() {
+                let xs = _mm256_set1_epi32(x.as_ptr().cast::<i32>().add(quad + 4 * part).read_unaligned());
+                for half in 0..2 {
+                    let products = products::<S>(isa, w[half], xs);
+                    // All eight quads' products, or those of each four, fit into 16 bits together, or two, or one.
+                    let at = if S::TOGETHER == 8 { 0 } else { part };
+                    let pair = &mut pairs[at][half];
+                    let first = quad % S::TOGETHER.min(4) == 0 && (S::TOGETHER < 8 || part == 0);
+                    *pair = if first { products } else { _mm256_add_epi16(*pair, products) };
+                    if S::TOGETHER < 8 && (quad + 1) % S::TOGETHER == 0 {
+                        let sum = &mut sums[if HALVED { part } else { 0 }][half];
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*pair, ones));
+                    }
+                }
+            }
+        }
+        if S::TOGETHER == 8 {
+            for (sum, pair) in sums[0].iter_mut().zip(pairs[0]) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, ones));
+            }
+        }
+        sums
+    }
+}
+
 #[inline(always)]
 fn floats(isa: Proof<Avx2Lanes>, sums: [__m256i; 2]) -> Avx2Lanes {
     // SAFETY: `Proof` shows that the processor has AVX2.
     unsafe { Avx2Lanes::new(isa, _mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])) }
 }
 
+/// Nibbles of two quads.
 #[inline(always)]
-fn nibbles(_: Proof<Avx2Lanes>, packed: &Quads<4>) -> Codes {
-    // SAFETY: `Proof` shows that the processor has AVX2; `quad` is below 4, and the type has four times 64 bytes.
+fn nibbles(_: Proof<Avx2Lanes>, packed: &Quads<4>, quad: usize) -> [Quad; 2] {
+    let packed = packed[quad].as_ptr().cast::<__m256i>();
+    // SAFETY: `Proof` shows that the processor has AVX2; a packed quad has 64 bytes.
     unsafe {
         let low = _mm256_set1_epi8(15);
-        let mut codes = [[low; 2]; 8];
-        for quad in 0..4 {
-            let p = packed.as_ptr().add(quad).cast::<__m256i>();
-            let halves = [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))];
-            for (h, v) in halves.into_iter().enumerate() {
-                codes[quad][h] = _mm256_and_si256(v, low);
-                codes[quad + 4][h] = _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
-            }
-        }
-        codes
+        let v = [_mm256_loadu_si256(packed), _mm256_loadu_si256(packed.add(1))];
+        let high = |v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
+        [[_mm256_and_si256(v[0], low), _mm256_and_si256(v[1], low)], [high(v[0]), high(v[1])]]
     }
 }
 
-/// The fifth bits of eight quads, in their place: bit q of every byte belongs to quad q.
+/// The fifth bits of a quad, in their place: bit q of every byte of `upper` belongs to quad q.
 #[inline(always)]
-pub(in crate::kernels) fn fifth_bits(_: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 8] {
+fn fifth_bit(_: Proof<Avx2Lanes>, upper: __m256i, quad: usize) -> __m256i {
     // SAFETY: `Proof` shows that the processor has AVX2.
     unsafe {
-        let mut bits = [
-            _mm256_slli_epi16::<4>(upper),
-            _mm256_slli_epi16::<3>(upper),
-            _mm256_slli_epi16::<2>(upper),
-            _mm256_slli_epi16::<1>(upper),
-            upper,
-            _mm256_srli_epi16::<1>(upper),
-            _mm256_srli_epi16::<2>(upper),
-            _mm256_srli_epi16::<3>(upper),
-        ];
-        for bits in &mut bits {
-            *bits = _mm256_and_si256(*bits, _mm256_set1_epi8(16));
-        }
-        bits
+        let bits = match quad {
+            0 => _mm256_slli_epi16::<4>(upper),
+            1 => _mm256_slli_epi16::<3>(upper),
+            2 => _mm256_slli_epi16::<2>(upper),
+            3 => _mm256_slli_epi16::<1>(upper),
+            4 => upper,
+            5 => _mm256_srli_epi16::<1>(upper),
+            6 => _mm256_srli_epi16::<2>(upper),
+            _ => _mm256_srli_epi16::<3>(upper),
+        };
+        _mm256_and_si256(bits, _mm256_set1_epi8(16))
     }
 }
 
-/// The fifth and sixth bits of four quads, in their place: bits 2q and 2q + 1 of every byte belong to quad q.
+/// Those of eight quads.
 #[inline(always)]
-pub(in crate::kernels) fn upper_twos(_: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 4] {
+pub(in crate::kernels) fn fifth_bits(isa: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 8] {
+    let mut bits = [upper; 8];
+    for (quad, bits) in bits.iter_mut().enumerate() {
+        *bits = fifth_bit(isa, upper, quad);
+    }
+    bits
+}
+
+/// The fifth and sixth bits of one of four quads, in their place: bits 2q and 2q + 1 of every byte of `upper` belong to
+/// quad q.
+#[inline(always)]
+fn upper_two(_: Proof<Avx2Lanes>, upper: __m256i, quad: usize) -> __m256i {
     // SAFETY: `Proof` shows that the processor has AVX2.
     unsafe {
-        let mut bits =
-            [_mm256_slli_epi16::<4>(upper), _mm256_slli_epi16::<2>(upper), upper, _mm256_srli_epi16::<2>(upper)];
-        for bits in &mut bits {
-            *bits = _mm256_and_si256(*bits, _mm256_set1_epi8(48));
-        }
-        bits
+        let bits = match quad {
+            0 => _mm256_slli_epi16::<4>(upper),
+            1 => _mm256_slli_epi16::<2>(upper),
+            2 => upper,
+            _ => _mm256_srli_epi16::<2>(upper),
+        };
+        _mm256_and_si256(bits, _mm256_set1_epi8(48))
     }
 }
 
-/// Nibbles with a fifth bit.
+/// Those of four quads.
 #[inline(always)]
-fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
-    let mut codes = nibbles(isa, low);
-    // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
-    unsafe {
-        for half in 0..2 {
+pub(in crate::kernels) fn upper_twos(isa: Proof<Avx2Lanes>, upper: __m256i) -> [__m256i; 4] {
+    let mut bits = [upper; 4];
+    for (quad, bits) in bits.iter_mut().enumerate() {
+        *bits = upper_two(isa, upper, quad);
+    }
+    bits
+}
+
+/// Nibbles of two quads with a fifth bit.
+#[inline(always)]
+fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>, quad: usize) -> [Quad; 2] {
+    let mut two = nibbles(isa, low, quad);
+    for half in 0..2 {
+        // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
+        unsafe {
             let upper = _mm256_loadu_si256(upper.as_ptr().cast::<__m256i>().add(half));
-            for (codes, bits) in codes.iter_mut().zip(fifth_bits(isa, upper)) {
-                codes[half] = _mm256_or_si256(codes[half], bits);
-            }
+            two[0][half] = _mm256_or_si256(two[0][half], fifth_bit(isa, upper, quad));
+            two[1][half] = _mm256_or_si256(two[1][half], fifth_bit(isa, upper, quad + 4));
         }
     }
-    codes
+    two
 }
 
 impl Unpack for Bytes {
@@ -220,9 +288,12 @@ impl Unpack for Bytes {
     type Magnitudes = Codes;
 
     #[inline(always)]
-    fn unpack(&self, _: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        // SAFETY: the type has 512 bytes, which are eight quads of two registers.
-        unsafe { self.quads.as_ptr().cast::<Codes>().read_unaligned() }
+    fn two(&self, _: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        let read = |quad: usize| {
+            // SAFETY: a quad has 64 bytes, which are two registers; any bytes will do.
+            unsafe { self.quads[quad].as_ptr().cast::<Quad>().read_unaligned() }
+        };
+        [read(quad), read(quad + 4)]
     }
 }
 
@@ -232,16 +303,16 @@ impl Unpack for Entries {
     type Magnitudes = Codes;
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16]) -> Codes {
-        let mut codes = nibbles(isa, &self.quads);
+    fn two(&self, isa: Proof<Avx2Lanes>, table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        let mut two = nibbles(isa, &self.quads, quad);
         // SAFETY: `Proof` shows that the processor has AVX2; the table has 16 bytes.
         unsafe {
             let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            for c in codes.as_flattened_mut() {
+            for c in two.as_flattened_mut() {
                 *c = _mm256_shuffle_epi8(lut, *c);
             }
         }
-        codes
+        two
     }
 }
 
@@ -252,8 +323,8 @@ impl Unpack for Nibbles {
     type Magnitudes = ();
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        nibbles(isa, &self.quads)
+    fn two(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        nibbles(isa, &self.quads, quad)
     }
 }
 
@@ -263,8 +334,8 @@ impl Unpack for SignedFours {
     type Magnitudes = ();
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        nibbles(isa, &self.quads)
+    fn two(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        nibbles(isa, &self.quads, quad)
     }
 }
 
@@ -275,8 +346,8 @@ impl Unpack for Fives {
     type Magnitudes = ();
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        fives(isa, &self.low, &self.upper)
+    fn two(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        fives(isa, &self.low, &self.upper, quad)
     }
 }
 
@@ -286,8 +357,8 @@ impl Unpack for SignedFives {
     type Magnitudes = ();
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        fives(isa, &self.low, &self.upper)
+    fn two(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        fives(isa, &self.low, &self.upper, quad)
     }
 }
 
@@ -298,22 +369,19 @@ impl Unpack for SignedSixes {
     type Magnitudes = ();
 
     #[inline(always)]
-    fn unpack(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16]) -> Codes {
-        let mut codes = nibbles(isa, &self.low);
-        // SAFETY: `Proof` shows that the processor has AVX2; `part` and `half` are below 2, and `upper` has twice 64
-        // bytes.
-        unsafe {
-            for part in 0..2 {
-                for half in [0, 1] {
+    fn two(&self, isa: Proof<Avx2Lanes>, _table: &[i8; 16], quad: usize) -> [Quad; 2] {
+        let mut two = nibbles(isa, &self.low, quad);
+        for (part, quads) in two.iter_mut().enumerate() {
+            for (half, code) in quads.iter_mut().enumerate() {
+                // SAFETY: `Proof` shows that the processor has AVX2; `part` and `half` are below 2, and `upper` has twice
+                // 64 bytes.
+                unsafe {
                     let upper = _mm256_loadu_si256(self.upper.as_ptr().cast::<__m256i>().add(2 * part + half));
-                    for (i, bits) in upper_twos(isa, upper).into_iter().enumerate() {
-                        let code = &mut codes[4 * part + i][half];
-                        *code = _mm256_or_si256(*code, bits);
-                    }
+                    *code = _mm256_or_si256(*code, upper_two(isa, upper, quad));
                 }
             }
         }
-        codes
+        two
     }
 }
 
@@ -333,6 +401,22 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     fn decode<'a>(isa: Proof<Avx2Lanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {
         let codes = tile.codes.unpack(isa, table);
         (codes, S::Magnitudes::of(isa, &codes), tile.heads.halves(isa))
+    }
+
+    #[inline(always)]
+    fn dot_once(
+        isa: Proof<Avx2Lanes>,
+        tile: &Tile<H, S>,
+        table: &[i8; 16],
+        x: &[i8; 32],
+        [all, first]: Offset,
+    ) -> Avx2Lanes {
+        if !H::HALVED {
+            return floats(isa, once::<S, false>(isa, &tile.codes, table, x, [start::<S>(all), 0])[0]);
+        }
+        let starts = [start::<S>(first), start::<S>(all - first)];
+        let [first, second] = once::<S, true>(isa, &tile.codes, table, x, starts);
+        weigh([floats(isa, first), floats(isa, second)], &tile.heads.halves(isa))
     }
 
     #[inline(always)]
