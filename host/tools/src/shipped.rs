@@ -1,6 +1,7 @@
 //! Predictors that ship with the program, found by the model that they are of.
 
 use crate::import::Source;
+use serde_json::Value;
 use shadowllm_core::image::Role;
 
 /// A predictor that ships.
@@ -29,4 +30,40 @@ pub fn of(source: &dyn Source) -> Option<&'static Shipped> {
     let bytes: Vec<u8> = norm.iter().flat_map(|x| x.to_le_bytes()).collect();
     let crc = crc32fast::hash(&bytes);
     ALL.iter().find(|shipped| shipped.final_norm == crc)
+}
+
+/// What an image's provenance says of its calibration, in words; `report` shows the quality of its predictors.
+pub fn calibration(record: &Value) -> String {
+    // Packed with a predictor that was made before.
+    if let Some(how) = record.as_str() {
+        let shipped = "by the predictor that ships with the program for this model";
+        return if how == SHIPPED { shipped.into() } else { how.to_owned() };
+    }
+    if let Some(tokens) = record["budgets"].as_u64() {
+        return format!("predictors of an earlier calibration, budgets measured again on {tokens} tokens");
+    }
+    let Some(tokens) = record["tokens"].as_u64() else { return "not recorded how".into() };
+    let options = record["options"].as_str().unwrap_or_default();
+    // Earlier versions wrote Rust's debug format.
+    let options = if options.starts_with("Options {") { "" } else { options };
+    format!("on {tokens} tokens {options}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_said_of_every_calibration() {
+        let said = [
+            (json!({"tokens": 96, "options": "--rank 8", "quality": {}}), "on 96 tokens --rank 8"),
+            (json!({"tokens": 96, "options": "Options { rank: 8 }"}), "on 96 tokens"),
+            (json!({"budgets": 96}), "predictors of an earlier calibration, budgets measured again on 96 tokens"),
+            (json!("from p.predictor"), "from p.predictor"),
+            (json!(SHIPPED), "by the predictor that ships with the program for this model"),
+            (Value::Null, "not recorded how"),
+        ];
+        said.iter().for_each(|(record, words)| assert_eq!(calibration(record), *words));
+    }
 }

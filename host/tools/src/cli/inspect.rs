@@ -10,7 +10,7 @@ use shadowllm_core::image::{Entry, GLOBAL, SectionKind, Storage};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
-use shadowllm_tools::shipped::SHIPPED;
+use shadowllm_tools::shipped::calibration;
 use std::path::PathBuf;
 
 /// Options of `inspect`.
@@ -101,23 +101,6 @@ fn parameters(model: &shadowllm_core::Model) -> usize {
     model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
 }
 
-/// A calibration in words; `report` shows the quality of its predictors.
-fn calibration(record: &Value) -> String {
-    // Packed with a predictor that was made before.
-    if let Some(how) = record.as_str() {
-        let shipped = "by the predictor that ships with the program for this model";
-        return if how == SHIPPED { shipped.into() } else { how.to_owned() };
-    }
-    if let Some(tokens) = record["budgets"].as_u64() {
-        return format!("predictors of an earlier calibration, budgets measured again on {tokens} tokens");
-    }
-    let Some(tokens) = record["tokens"].as_u64() else { return "not recorded how".into() };
-    let options = record["options"].as_str().unwrap_or_default();
-    // Earlier versions wrote Rust's debug format.
-    let options = if options.starts_with("Options {") { "" } else { options };
-    format!("on {tokens} tokens {options}").trim_end().to_owned()
-}
-
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
     let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
@@ -154,22 +137,4 @@ fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
         ))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_said_of_every_calibration() {
-        let said = [
-            (json!({"tokens": 96, "options": "--rank 8", "quality": {}}), "on 96 tokens --rank 8"),
-            (json!({"tokens": 96, "options": "Options { rank: 8 }"}), "on 96 tokens"),
-            (json!({"budgets": 96}), "predictors of an earlier calibration, budgets measured again on 96 tokens"),
-            (json!("from p.predictor"), "from p.predictor"),
-            (json!(SHIPPED), "by the predictor that ships with the program for this model"),
-            (Value::Null, "not recorded how"),
-        ];
-        said.iter().for_each(|(record, words)| assert_eq!(calibration(record), *words));
-    }
 }

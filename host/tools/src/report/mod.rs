@@ -9,6 +9,7 @@ mod record;
 pub use record::{LayerQuality, Quality};
 
 use crate::compare::Outcome;
+use crate::shipped::calibration;
 use crate::times::{Time, conclusion};
 use figures::Legend;
 use minijinja::syntax::SyntaxConfig;
@@ -340,7 +341,10 @@ pub fn facts(model: &LoadedModel) -> Result<Vec<(String, String)>> {
             format!("{:.2} MB per token when nothing is skipped", m.weight_bytes_per_token() as f64 / 1e6),
         ),
     ];
-    let provenance = provenance(model)?;
+    let mut provenance = provenance(model)?;
+    if provenance["calibration"].is_string() {
+        provenance["calibration"] = calibration(&provenance["calibration"]).into();
+    }
     let of = |prefix: &str, value: &Value| -> Vec<(String, String)> {
         let plain = |v: &Value| match v {
             Value::String(s) => Some(s.clone()),
