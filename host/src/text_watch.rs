@@ -7,6 +7,8 @@ use fancy_regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use std::cell::Cell;
+use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokenizers::pattern::{Invert, Pattern};
 use tokenizers::{
@@ -19,8 +21,9 @@ pub type Tokenizer = TokenizerImpl<ModelWrapper, Before, Split, PostProcessorWra
 
 /// What tokenizing a text may take of the processor, besides a second for each megabyte of it: many times what any model needs.
 const LONGEST: Duration = Duration::from_millis(1500);
-/// Ways that one match may try and give up. A pattern of a model gives up a few.
-const BACKTRACKS: usize = 100_000;
+/// Ways that one search may try and give up, each of which may take as long as the text is. A pattern of a model gives up
+/// a few at each letter.
+const BACKTRACKS: usize = 1000;
 /// Bytes of a compiled pattern at most, and of its states when it runs.
 const COMPILED: usize = 2 << 20;
 const STATES: usize = 1 << 20;
@@ -53,14 +56,42 @@ fn look() -> tokenizers::Result<()> {
 }
 
 /// A regular expression of a file.
-pub struct Watched(Regex);
+pub struct Watched {
+    pattern: String,
+    anywhere: Regex,
+    /// The same for one place, made for the first long stretch without a match.
+    here: OnceLock<Option<Regex>>,
+}
 
 impl Watched {
     fn new(pattern: &str) -> Result<Watched, String> {
+        let anywhere = Self::compiled(pattern).map_err(|e| format!("its pattern {pattern:?} is none: {e}"))?;
+        Ok(Watched { pattern: pattern.to_owned(), anywhere, here: OnceLock::new() })
+    }
+
+    fn compiled(pattern: &str) -> fancy_regex::Result<Regex> {
         let mut builder = RegexBuilder::new(pattern);
         builder.backtrack_limit(BACKTRACKS).delegate_size_limit(COMPILED).delegate_dfa_size_limit(STATES);
-        let regex = builder.build();
-        regex.map(Watched).map_err(|e| format!("its pattern {pattern:?} is none: {e}"))
+        builder.build()
+    }
+
+    /// The first match from a place on. A search gives up once at each letter without a match, so the places after the
+    /// first thousand are tried one by one, between which the time is looked at.
+    fn find(&self, inside: &str, from: usize) -> tokenizers::Result<Option<Range<usize>>> {
+        look()?;
+        if let Ok(found) = self.anywhere.find_from_pos(inside, from) {
+            return Ok(found.map(|found| found.range()));
+        }
+        let long = || tokenizers::Error::from("its pattern takes longer than any model's does");
+        let here = self.here.get_or_init(|| Self::compiled(&format!(r"\G(?:{})", self.pattern)).ok());
+        let here = here.as_ref().ok_or_else(long)?;
+        for place in (from..=inside.len()).filter(|place| inside.is_char_boundary(*place)) {
+            look()?;
+            if let Some(found) = here.find_from_pos(inside, place).map_err(|_| long())? {
+                return Ok(Some(found.range()));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -69,16 +100,24 @@ impl Pattern for &Watched {
         if inside.is_empty() {
             return Ok(vec![((0, 0), false)]);
         }
-        let (mut done, mut parts, mut matches) = (0, Vec::new(), self.0.find_iter(inside));
-        loop {
-            look()?;
-            let Some(found) = matches.next() else { break };
-            let found = found.map_err(|_| "its pattern takes longer than any model's does")?;
-            if done != found.start() {
-                parts.push(((done, found.start()), false));
+        let (mut done, mut parts, mut from, mut last) = (0, Vec::new(), 0, None);
+        while from <= inside.len() {
+            let Some(found) = self.find(inside, from)? else { break };
+            let (start, end) = (found.start, found.end);
+            from = end;
+            if found.is_empty() {
+                // The next search begins after the next letter; an empty match at the end of another one is none.
+                from += inside[end..].chars().next().map_or(1, char::len_utf8);
+                if last == Some(end) {
+                    continue;
+                }
             }
-            parts.push(((found.start(), found.end()), true));
-            done = found.end();
+            last = Some(end);
+            if done != start {
+                parts.push(((done, start), false));
+            }
+            parts.push(((start, end), true));
+            done = end;
         }
         if done != inside.len() {
             parts.push(((done, inside.len()), false));

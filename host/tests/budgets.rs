@@ -271,3 +271,26 @@ fn hostile_tokenizers_stay_within_the_limits() {
         }
     }
 }
+
+/// Patterns of which each try reads the whole text; the text is what a person may paste.
+#[test]
+fn patterns_that_read_a_long_text_at_each_letter() {
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let text = "a".repeat(100_000);
+    for pattern in ["a*+c", "(?=.*b)a", "(?>a*)c|(?>a*)d|(?>a*)e", "(?<=a)a*b", r"(?=(\pL+))\1c"] {
+        let tokenizer = Text::from_json(&tokenizer(json!({"pre_tokenizer": split(pattern)}))).unwrap();
+        let said = within(pattern, || tokenizer.encode(&text, true)).unwrap_err().to_string();
+        assert!(said.contains("takes longer than any model's"), "{pattern}: {said}");
+    }
+}
+
+/// What looks ahead gives up at each letter without a match: a long text without digits is no reason to refuse it.
+#[test]
+fn long_stretches_without_a_match_are_tokenized() {
+    let digits = json!({"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}(?=(?:\p{N}{3})*\b)"}, "behavior": "Isolated", "invert": false});
+    let model = json!({"type": "WordLevel", "vocab": {"<unk>": 0, "1": 1, "234": 2, "567": 3}, "unk_token": "<unk>"});
+    let tokenizer = Text::from_json(&tokenizer(json!({"pre_tokenizer": digits, "model": model}))).unwrap();
+    let letters = "é".repeat(200_000);
+    let text = format!("{letters} 1234567 {letters}");
+    assert_eq!(within("digits", || tokenizer.encode(&text, false)).unwrap(), [0, 1, 2, 3, 0]);
+}
