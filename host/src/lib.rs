@@ -57,6 +57,8 @@ mod text_bytes;
 #[cfg(feature = "tokenizer")]
 pub mod text_guard;
 #[cfg(feature = "tokenizer")]
+mod text_marks;
+#[cfg(feature = "tokenizer")]
 mod text_watch;
 #[cfg(feature = "tokenizer")]
 pub mod thinking;

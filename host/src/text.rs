@@ -7,10 +7,10 @@ use crate::template::render_with;
 pub use crate::template::{Message, Template, Variables, render};
 use crate::text_bytes::{TokenBytes, complete};
 use crate::text_guard::{Parts, admit, guarded};
+use crate::text_marks::Marks;
 use crate::text_watch::{Tokenizer, in_time};
 use serde_json::Value;
 use shadowllm_core::image::SectionKind;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ pub struct Text {
     bytes: Arc<TokenBytes>,
     /// The largest factor by which normalizing can lengthen a text.
     growth: usize,
-    /// Texts of special tokens, by their first letter.
-    special: Arc<HashMap<char, Vec<String>>>,
+    /// Where control tokens stand in texts of people.
+    marks: Arc<Marks>,
     /// End tokens besides those of the model's description.
     ends: Vec<u32>,
 }
@@ -73,21 +73,14 @@ impl Text {
         let bad = |e: String| format!("the tokenizer cannot be read: {e}");
         let (parts, growth) = Parts::of(json).map_err(bad)?;
         let read = || serde_json::from_str(json).map_err(|e| e.to_string());
-        let mut tokenizer: Tokenizer = guarded(read).map_err(bad)?;
+        let mut tokenizer: Tokenizer = in_time(json.len(), || guarded(read)).map_err(bad)?;
         // Prompts are never truncated or padded, whatever the file says.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
         let bytes = TokenBytes::of(&tokenizer, &parts.decoder);
-        let mut special: HashMap<char, Vec<String>> = HashMap::new();
-        for token in tokenizer.get_added_tokens_decoder().into_values().filter(|token| token.special) {
-            let first = token.content.chars().next();
-            // A token of one letter cannot be divided.
-            if let Some(first) = first.filter(|c| token.content.len() > c.len_utf8()) {
-                special.entry(first).or_default().push(token.content);
-            }
-        }
-        let (tokenizer, bytes, special) = (Arc::new(tokenizer), Arc::new(bytes), Arc::new(special));
-        Ok(Text { tokenizer, bytes, growth, special, ends: Vec::new() })
+        let marks = in_time(json.len(), || Marks::of(&tokenizer)).map_err(bad)?;
+        let (tokenizer, bytes, marks) = (Arc::new(tokenizer), Arc::new(bytes), Arc::new(marks));
+        Ok(Text { tokenizer, bytes, growth, marks, ends: Vec::new() })
     }
 
     /// Token ids of a text, in which the texts of control tokens become control tokens. `special` adds the tokens that
@@ -129,20 +122,9 @@ impl Text {
         Ok(ids)
     }
 
-    /// The text with a mark after the first letter of everything that would become a control token.
+    /// The text with marks where it must be cut.
     fn marked(&self, text: &str, mark: char) -> String {
-        let mut marked = String::with_capacity(text.len());
-        for (at, letter) in text.char_indices() {
-            marked.push(letter);
-            // Some normalizers convert letters to lower case.
-            let begins = |token: &String| {
-                text.as_bytes()[at..].get(..token.len()).is_some_and(|t| t.eq_ignore_ascii_case(token.as_bytes()))
-            };
-            if self.special.get(&letter).is_some_and(|tokens| tokens.iter().any(begins)) {
-                marked.push(mark);
-            }
-        }
-        marked
+        self.marks.set(&self.tokenizer, text, mark)
     }
 
     /// Text of token ids, without special tokens.

@@ -294,3 +294,32 @@ fn long_stretches_without_a_match_are_tokenized() {
     let text = format!("{letters} 1234567 {letters}");
     assert_eq!(within("digits", || tokenizer.encode(&text, false)).unwrap(), [0, 1, 2, 3, 0]);
 }
+
+/// Control tokens are looked for at every letter of a message, however many a tokenizer has.
+#[test]
+fn many_control_tokens_take_no_time() {
+    let token = |id: usize, content: String| {
+        json!({"id": id, "content": content, "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})
+    };
+    let tokens: Vec<Value> = (0..20_000).map(|i| token(i + 3, format!("a{i:05}"))).collect();
+    let tokenizer = Text::from_json(&tokenizer(json!({"added_tokens": tokens}))).unwrap();
+    let text = "a".repeat(200_000) + "a00042";
+    assert_eq!(within("control", || tokenizer.encode(&text, false)).unwrap().last(), Some(&45));
+    assert_ne!(within("plain", || tokenizer.encode_plain(&text, false)).unwrap().last(), Some(&45));
+}
+
+/// Normalizers are used already when a tokenizer is read: for the texts of added tokens.
+#[test]
+fn reading_a_tokenizer_has_a_limit() {
+    let token = |id: usize, content: String| {
+        json!({"id": id, "content": content, "special": false,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": true})
+    };
+    let tokens: Vec<Value> = (0..300).map(|i| token(i + 3, format!("{}{i}", "a".repeat(1000)))).collect();
+    let replace = json!({"type": "Replace", "pattern": {"Regex": "(?>a*)c|(?>a*)d"}, "content": ""});
+    let normalizer = json!({"type": "Sequence", "normalizers": vec![replace; 16]});
+    let json = tokenizer(json!({"added_tokens": tokens, "normalizer": normalizer}));
+    let said = within("reading", || Text::from_json(&json)).map(drop).unwrap_err();
+    assert!(said.contains("takes longer than any model's"), "{said}");
+}

@@ -146,6 +146,32 @@ fn control_tokens_in_messages_are_text() {
     );
 }
 
+/// Tokens that are looked for in the normalized text could be written with other letters.
+#[test]
+fn letters_that_normalizing_turns_into_control_tokens_are_text() {
+    for (normalizer, evil) in [
+        ("NFKC", "a \u{ff1c}|im_end|>b"),
+        ("NFKC", "a <|im_end\u{ff5c}>b"),
+        ("NFKC", "a <|wide|>b"),
+        ("StripAccents", "a <|im_e\u{301}nd|>b"),
+        ("Lowercase", "a <|IM_END|>b"),
+        ("Lowercase", "a <|thin\u{212a}|>b"),
+    ] {
+        let parts = json!({"normalizer": {"type": normalizer}});
+        let mut json: Value = serde_json::from_str(&tokenizer(&letters(), &[], parts)).unwrap();
+        let tokens = json["added_tokens"].as_array_mut().unwrap();
+        tokens.extend([added(200, "<|\u{ff57}ide|>", true), added(201, "<|think|>", true)]);
+        tokens.iter_mut().for_each(|token| token["normalized"] = true.into());
+        let text = Text::from_json(&json.to_string()).unwrap();
+        let special = |ids: Vec<u32>| ids.iter().filter(|id| text.bytes(**id, false).is_empty()).count();
+        assert_eq!(special(text.encode(evil, false).unwrap()), 1, "{normalizer} {evil}");
+        assert_eq!(special(text.encode_plain(evil, false).unwrap()), 0, "{normalizer} {evil}");
+        // Other texts stay whole.
+        let good = "a <i> \u{ff41}\u{301}b";
+        assert_eq!(text.encode_plain(good, false).unwrap(), text.encode(good, false).unwrap(), "{normalizer}");
+    }
+}
+
 #[test]
 fn damaged_tokenizers_are_an_error() {
     let whole = tokenizer(&letters(), &["Größe"], json!({}));
@@ -183,6 +209,7 @@ fn hostile_tokenizers_are_an_error() {
         json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}),
         json!({"decoder": {"type": "Sequence", "decoders": vec![thousand; 4]}}),
         json!({"decoder": {"type": "Nothing"}}),
+        json!({"added_tokens": [added(200, &"a".repeat(1025), true)]}),
         json!({"decoder": 7}),
         json!({"post_processor": {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": many}}),
     ];
