@@ -93,6 +93,46 @@ fn long_arrays_take_no_more_than_they_are() {
     }
 }
 
+/// Small files that would become many times as large: divisors as JSON, and tokens that can be cut at every letter.
+#[test]
+fn files_that_stand_for_much_more() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("model.gguf");
+    let refused = |model: &GgufFile, words: &str| {
+        let bytes = model.bytes();
+        std::fs::write(&file, &bytes).unwrap();
+        let most = measured(|| {
+            let said = import::open(&file).and_then(|source| source.tokenizer()).err().map(|e| e.to_string());
+            assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{said:?}");
+        });
+        assert!(most < 16 * bytes.len() + (16 << 20), "{words}: {most} bytes for {}", bytes.len());
+    };
+    let mut model = with_a_tokenizer();
+    let (rows, cols) = (1, 1 << 21);
+    let name = "rope_freqs.weight".to_owned();
+    model.tensors.push(GgufTensor { name, rows, cols, kind: GgmlType::Q4_0, bytes: vec![0; cols / 32 * 18] });
+    refused(&model, "rope_freqs.weight has 2097152 numbers");
+    // All parts of a text of letters that differ.
+    let text: Vec<char> = ('\u{4e00}'..).take(100).collect();
+    let texts: Vec<String> =
+        (0..100).flat_map(|i| (i + 1..=100).map(move |j| (i, j))).map(|(i, j)| text[i..j].iter().collect()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut model =
+        GgufFile::llama(Shape { vocab: texts.len(), d: 32, ffn: 32, layers: 1, heads: [2, 1, 16] }, GgmlType::Q4_0);
+    let entries = [
+        ("model", gguf_bytes::string("tokenizer.ggml.model", "llama")),
+        ("tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &texts)),
+        ("scores", gguf_bytes::floats("tokenizer.ggml.scores", &vec![0.0; texts.len()])),
+    ];
+    entries.into_iter().for_each(|(name, entry)| model.set(&format!("tokenizer.ggml.{name}"), entry));
+    refused(&model, "the 5050 tokens (tokenizer.ggml.tokens) have more than 16 merges each");
+    let merges = vec!["a b"; 16 * 64 + 1];
+    let mut model = with_a_tokenizer();
+    model.set("tokenizer.ggml.model", gguf_bytes::string("tokenizer.ggml.model", "gpt2"));
+    model.set("tokenizer.ggml.merges", gguf_bytes::strings("tokenizer.ggml.merges", &merges));
+    refused(&model, "the 64 tokens (tokenizer.ggml.tokens) have more than 16 merges each");
+}
+
 /// Families whose configurations together have most of the keys.
 const FAMILIES: [(&str, &str); 6] = [
     ("arcee-yarn", "arcee"),

@@ -2,6 +2,7 @@
 
 use super::{Gguf, Tensor};
 use memmap2::Mmap;
+use shadowllm_core::image::arch::MAX_HEAD_DIM;
 use shadowllm_host::map::map;
 use shadowllm_host::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -79,16 +80,20 @@ impl Parts {
         Ok((tensor, bytes))
     }
 
-    /// All numbers of a tensor; `None` when there is no such tensor.
+    /// All numbers of a tensor with one for each part of a head; `None` when there is no such tensor.
     ///
     /// # Errors
-    /// When the tensor is of a type that cannot be read.
+    /// When the tensor is of a type that cannot be read, or has more numbers than any head.
     pub fn numbers(&self, name: &str) -> std::result::Result<Option<Vec<f32>>, String> {
         if !self.has(name) {
             return Ok(None);
         }
         let (tensor, bytes) = self.tensor(name)?;
-        let mut numbers = vec![0.0; tensor.columns() * tensor.rows()];
+        let count = tensor.columns() * tensor.rows();
+        if count > MAX_HEAD_DIM {
+            return Err(format!("tensor {name} has {count} numbers, more than a head can have ({MAX_HEAD_DIM})"));
+        }
+        let mut numbers = vec![0.0; count];
         tensor.kind.dequantize(bytes, &mut numbers)?;
         Ok(Some(numbers))
     }

@@ -20,6 +20,8 @@ const SPACE: &str = "\u{2581}";
 /// Longer tokens (in bytes) get no merges from their scores: finding these takes time quadratic in the length, and real
 /// tokens are much shorter.
 const LONGEST_MERGED: usize = 512;
+/// Merges for each token at most; vocabularies of models have two.
+const MERGES: usize = 16;
 /// The texts of control tokens that end a turn, as in llama.cpp.
 const TURN_ENDS: [&str; 8] =
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>", "[EOT]", "<end_of_utterance>"];
@@ -329,7 +331,19 @@ fn splits(pre: &Pre) -> Value {
 fn listed_merges<'g>(gguf: &'g Gguf, vocab: &Vocab<'_>) -> Result<Vec<(&'g str, &'g str)>, String> {
     let lines = gguf.strings("tokenizer.ggml.merges");
     let lines = lines.ok_or("the tokenizer has no merges: tokenizer.ggml.merges is missing")?;
+    check_merges(lines.len(), vocab)?;
     lines.iter().map(|line| listed_merge(line, vocab)).collect()
+}
+
+/// Refuses more merges than a vocabulary has: they could take many times the memory of the file.
+fn check_merges(count: usize, vocab: &Vocab<'_>) -> Result<(), String> {
+    let tokens = vocab.texts.len();
+    if count <= MERGES * tokens {
+        return Ok(());
+    }
+    Err(format!(
+        "the {tokens} tokens (tokenizer.ggml.tokens) have more than {MERGES} merges each; is the file damaged?"
+    ))
 }
 
 /// The two sides of a merge, which are separated by a space; the first character is not the separator, but may be a
@@ -372,7 +386,7 @@ fn sentencepiece(gguf: &Gguf, vocab: &Vocab<'_>) -> Result<Parts, String> {
         normalizer: normalizer(gguf, prefix)?,
         pre_tokenizer: Value::Null,
         decoder: signs_to_spaces(prefix),
-        model: bpe(vocab, scored_merges(vocab, &scores), options),
+        model: bpe(vocab, scored_merges(vocab, &scores)?, options),
         add_bos: true,
     })
 }
@@ -461,15 +475,16 @@ impl Merge<'_> {
 
 /// The merges that follow from the tokens' scores, as `transformers` derives them: a token can be made of any two
 /// tokens whose texts join to its text, and tokens of higher scores come first.
-fn scored_merges<'g>(vocab: &Vocab<'g>, scores: &[f64]) -> Vec<(&'g str, &'g str)> {
+fn scored_merges<'g>(vocab: &Vocab<'g>, scores: &[f64]) -> Result<Vec<(&'g str, &'g str)>, String> {
     let mut merges = Vec::new();
     for ((_, text, _), score) in vocab.tokens().zip(scores) {
         if text.len() <= LONGEST_MERGED && vocab.mergeable(text).is_some() {
             merges.extend(merges_into(vocab, text, *score));
+            check_merges(merges.len(), vocab)?;
         }
     }
     merges.sort_by(Merge::order);
-    merges.into_iter().map(|merge| (merge.left, merge.right)).collect()
+    Ok(merges.into_iter().map(|merge| (merge.left, merge.right)).collect())
 }
 
 /// All ways to merge two tokens into this one, by their ids.
