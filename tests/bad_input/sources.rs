@@ -346,3 +346,29 @@ fn a_cache_that_cannot_be_made() {
     let words = ["cache/shadowllm", "cannot be made", "set XDG_CACHE_HOME"];
     place.fails(1, "logits tiny.gguf --ids ids.json -o l.safetensors", &words);
 }
+
+/// A name in a file could move the cursor, or look like a line of the program's own.
+#[test]
+fn names_do_not_command_the_terminal() {
+    let place = Place::new();
+    let shape = Shape { vocab: 64, d: 32, ffn: 32, layers: 1, heads: [2, 1, 16] };
+    let mut model = GgufFile::llama(shape, GgmlType::Q4_0);
+    let name = "x\x1b[2J\n\n  verified: every section has its checksum\u{9b}A";
+    model.set("general.name", gguf_bytes::string("general.name", name));
+    place.write("x.gguf", model.bytes());
+    place.works("pack x.gguf -o x.sllm");
+    for inspected in ["inspect x.gguf", "inspect x.sllm"] {
+        let out = place.works(inspected).out;
+        assert!(out.contains("x\\u{1b}[2J\\n\\n  verified: every"), "{out}");
+        assert!(!out.contains(['\x1b', '\u{9b}']) && !out.contains("\n  verified"), "{out}");
+    }
+    // In an error.
+    for (key, value) in [("general.architecture", "ll\x1b[2Jma"), ("tokenizer.ggml.model", "x\x1b[2J")] {
+        let mut model = GgufFile::llama(shape, GgmlType::Q4_0);
+        model.set(key, gguf_bytes::string(key, value));
+        model.set("tokenizer.ggml.tokens", gguf_bytes::strings("tokenizer.ggml.tokens", &["a"; 64]));
+        place.write("y.gguf", model.bytes());
+        let said = place.run("pack y.gguf -o y.sllm");
+        assert!(said.code == Some(1) && !said.err.contains('\x1b'), "{}", said.err);
+    }
+}

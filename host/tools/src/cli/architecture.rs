@@ -71,11 +71,11 @@ fn says(value: &Value) -> bool {
 
 /// A value in the form for users.
 pub fn shown(value: &Value) -> String {
-    let pair = |(key, v): (&String, &Value)| format!("{key} {}", shown(v));
+    let pair = |(key, v): (&String, &Value)| format!("{} {}", print::harmless(key, false), shown(v));
     match value {
         Value::Null => "none".into(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => print::harmless(text, false),
         // The value was an f32, so it is written with the digits of one.
         Value::Number(n) if n.is_f64() => (n.as_f64().unwrap_or_default() as f32).to_string(),
         Value::Number(n) => n.to_string(),

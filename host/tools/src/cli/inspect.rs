@@ -105,7 +105,8 @@ fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
     print::line(format_args!("{}  {:.1} MB", model.path().display(), model.file_bytes() as f64 / 1e6))?;
     let texts = [&value["provenance"], &value["architecture"]].into_iter().filter_map(Value::as_object).flatten();
     for (key, v) in texts.filter(|(key, _)| *key != "kinds") {
-        let text = if key == "calibration" { calibration(v) } else { shown(v) };
+        let text = if key == "calibration" { print::harmless(&calibration(v), false) } else { shown(v) };
+        let key = print::harmless(key, false);
         print::line(format_args!("  {key:<14} {text}"))?;
     }
     let parameters = parameters(model.model());

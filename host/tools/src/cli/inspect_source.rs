@@ -49,7 +49,7 @@ fn print_table(path: &Path, value: &Value) -> Result<()> {
     print_kinds(&value["architecture"])?;
     let refused = value["refused"].as_array().into_iter().flatten().filter_map(Value::as_str);
     for sentence in refused {
-        print::line(format_args!("  refused: {sentence}"))?;
+        print::line(format_args!("  refused: {}", print::harmless(sentence, false)))?;
     }
     Ok(())
 }

@@ -211,7 +211,7 @@ fn command() -> ExitCode {
         // The reader (such as `| head`) has closed the pipe.
         Err(e) if print::is_closed(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            print::note(format_args!("shadowllm: {e}"));
+            print::failure(&e);
             let usage = matches!(e, Error::Usage(_))
                 || matches!(
                     e,

@@ -32,6 +32,17 @@ pub fn line(line: impl Display) -> Result<()> {
     text(format_args!("{line}\n"))
 }
 
+/// A text of a file or a model without the characters that a terminal obeys, which could move, colour or forge what it shows;
+/// escaped, with `lines` and tabs left as they are.
+pub fn harmless(text: &str, lines: bool) -> String {
+    let obeyed = |c: char| c.is_control() && !(lines && matches!(c, '\n' | '\t'));
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
 /// Whether standard output shows colours and dimmed text.
 pub fn colors() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()
@@ -50,7 +61,8 @@ impl Dim {
             self.on = dimmed;
             self.switch()?;
         }
-        text(what)
+        // Without the first half of some systems' line breaks.
+        if std::io::stdout().is_terminal() { text(harmless(&what.replace('\r', ""), true)) } else { text(what) }
     }
 
     /// Writes the following text as usual.
@@ -94,6 +106,11 @@ pub fn as_csv(rows: &[serde_json::Value]) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::Other(e.to_string()))
 }
 
+/// Writes an error to standard error, with what files bring into it made harmless.
+pub fn failure(e: &Error) {
+    note(harmless(&format!("shadowllm: {e}"), true));
+}
+
 /// Writes a line to standard error. A failure is ignored: it cannot be reported, and is not a reason to stop.
 pub fn note(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -102,4 +119,16 @@ pub fn note(line: impl Display) {
 /// Whether an error says that the reader of standard output is gone.
 pub fn is_closed(e: &Error) -> bool {
     matches!(e, Error::Io { path, source, .. } if path == Path::new(STDOUT) && source.kind() == ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_get_nothing_to_obey() {
+        let text = "a\n\tb\u{1b}[2J\r\u{7}\u{9b}é\u{301}";
+        assert_eq!(harmless(text, true), "a\n\tb\\u{1b}[2J\\r\\u{7}\\u{9b}é\u{301}");
+        assert_eq!(harmless("a\nb", false), "a\\nb");
+    }
 }
