@@ -10,6 +10,7 @@
 //! Control tokens are not a part of an answer's text, so the marks may be missing.
 
 use serde_json::{Map, Value};
+use std::str::CharIndices;
 
 /// A call.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -243,6 +244,9 @@ impl Python<'_> {
                     'n' => text.push('\n'),
                     't' => text.push('\t'),
                     'r' => text.push('\r'),
+                    'x' => text.push(code(&mut letters, 2)?),
+                    'u' => text.push(code(&mut letters, 4)?),
+                    'U' => text.push(code(&mut letters, 8)?),
                     other => text.push(other),
                 },
                 letter if letter == quote => {
@@ -254,6 +258,15 @@ impl Python<'_> {
         }
         None
     }
+}
+
+/// The letter whose number follows in hexadecimal digits.
+fn code(letters: &mut CharIndices, digits: u32) -> Option<char> {
+    let mut number = 0;
+    for _ in 0..digits {
+        number = u32::checked_mul(number, 16)? + letters.next()?.1.to_digit(16)?;
+    }
+    char::from_u32(number)
 }
 
 #[cfg(test)]
@@ -288,6 +301,7 @@ mod tests {
             ("Yes.[TOOL_CALLS]f[ARGS]{\"x\": 1}[TOOL_CALLS]g[ARGS]{}", "Yes.", &two),
             ("Sure:\n```tool_code\nprint(f(x=1))\ng()\n```", "Sure:", &two),
             ("[f(x=1), g()]", "", &two),
+            ("[f(x='\\x61\\u0020\\\"\\U00000062\"', y=[1, -2.5, None], z={'k': True})]", "", &one),
             ("[f(x='a \"b\"', y=[1, -2.5, None,], z={'k': True})]", "", &one),
             (
                 "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"a \\\"b\\\"\", \"y\": [1, -2.5, null], \"z\": {\"k\": true}}}</tool_call>",
@@ -320,6 +334,9 @@ mod tests {
             "```tool_code\nx = 3\n```",
             "[f(1)]",
             "[f(x='a]",
+            "[f(x='\\u00e')]",
+            "[f(x='\\ud800')]",
+            "[f(x='\\UFFFFFFFF')]",
             "[TOOL_CALLS]",
             "{\"name\": \"f\"} and more",
             &deep,
