@@ -33,15 +33,18 @@ const TIMES: usize = 8;
 
 thread_local! {
     static UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// Why a normalizer has refused a text: the library goes on without normalizing then.
+    static REFUSED: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Calls the tokenizers library, which gives up when it takes longer than any text of `bytes` bytes needs.
-pub fn in_time<T>(bytes: usize, call: impl FnOnce() -> T) -> T {
+/// Calls the tokenizers library, which gives up when it takes longer than any text of `bytes` bytes needs, or when a
+/// normalizer refuses the text.
+pub fn in_time<T>(bytes: usize, call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let until = used() + LONGEST + Duration::from_micros(bytes as u64);
-    let before = UNTIL.replace(Some(until));
+    let before = (UNTIL.replace(Some(until)), REFUSED.take());
     let result = call();
-    UNTIL.set(before);
-    result
+    UNTIL.set(before.0);
+    REFUSED.replace(before.1).map_or(result, Err)
 }
 
 /// Refuses to go on when time is up or this thread's work is cancelled.
@@ -162,23 +165,23 @@ from_a_file!(Before Split After);
 
 /// Replacing what matches, in a text or in tokens that become text.
 pub struct Replace {
-    pattern: Watched,
+    pattern: Box<Watched>,
     content: String,
 }
 
 impl Replace {
     fn of(part: &Value, pattern: &str) -> Result<Replace, String> {
         let content = part["content"].as_str().ok_or("a Replace without content")?.to_owned();
-        Ok(Replace { pattern: Watched::new(pattern)?, content })
+        Ok(Replace { pattern: Box::new(Watched::new(pattern)?), content })
     }
 
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         // Letters of at most four bytes take the place of one byte at least.
         if self.content.len() > 4 {
-            let found = (&self.pattern).find_matches(text.get())?.iter().filter(|(_, found)| *found).count();
+            let found = (&*self.pattern).find_matches(text.get())?.iter().filter(|(_, found)| *found).count();
             admit(text, text.get().len().saturating_add(found.saturating_mul(self.content.len())))?;
         }
-        text.replace(&self.pattern, &self.content)
+        text.replace(&*self.pattern, &self.content)
     }
 }
 
@@ -215,17 +218,23 @@ impl Before {
     }
 }
 
-impl Normalizer for Before {
-    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+impl Before {
+    fn apply(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         look()?;
         match self {
             Before::All(all) => all.iter().try_for_each(|part| {
-                part.normalize(text)?;
+                part.apply(text)?;
                 admit(text, text.get().len())
             }),
             Before::Replace(replace) => replace.normalize(text),
             Before::Other(part) => part.normalize(text),
         }
+    }
+}
+
+impl Normalizer for Before {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        self.apply(text).inspect_err(|why| REFUSED.set(Some(why.to_string())))
     }
 }
 
@@ -294,7 +303,7 @@ impl Decoder for After {
             After::All(all) => all.iter().try_fold(tokens, |tokens, part| part.decode_chain(tokens)),
             After::Replace(replace) => {
                 let replaced = |token: String| {
-                    let parts = (&replace.pattern).find_matches(&token)?.into_iter();
+                    let parts = (&*replace.pattern).find_matches(&token)?.into_iter();
                     let part = |((from, to), found)| if found { replace.content.as_str() } else { &token[from..to] };
                     Ok(parts.map(part).collect())
                 };

@@ -229,6 +229,17 @@ fn hostile_tokenizers_are_an_error() {
     }
 }
 
+/// What a normalizer makes too long is not tokenized as it was.
+#[test]
+fn a_refused_normalization_is_an_error() {
+    let twice = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"});
+    let parts = json!({"normalizer": {"type": "Sequence", "normalizers": [twice, twice]}, "pre_tokenizer": null});
+    let text = Text::from_json(&tokenizer(&letters(), &[], parts)).unwrap();
+    assert_eq!(text.encode("ab", false).unwrap().len(), 65);
+    let said = text.encode(&"a".repeat(30_000), false).unwrap_err().to_string();
+    assert!(said.contains("many times as long"), "{said}");
+}
+
 /// Patterns that a text makes slow: each match tries tens of thousands of ways, for every letter.
 #[test]
 fn slow_patterns_are_stopped() {
@@ -241,6 +252,8 @@ fn slow_patterns_are_stopped() {
         json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split("b"), split(&slow)]}}),
         json!({"normalizer": replace(&slow)}),
         json!({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replace(&slow)]}}),
+        // Nothing after it that would look at the time.
+        json!({"normalizer": replace(&slow), "pre_tokenizer": null}),
     ];
     for parts in places {
         let text = Text::from_json(&tokenizer(&letters(), &[], parts.clone())).unwrap();
