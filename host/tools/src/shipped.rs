@@ -39,14 +39,16 @@ pub fn calibration(record: &Value) -> String {
         let shipped = "by the predictor that ships with the program for this model";
         return if how == SHIPPED { shipped.into() } else { how.to_owned() };
     }
-    if let Some(tokens) = record["budgets"].as_u64() {
-        return format!("predictors of an earlier calibration, budgets measured again on {tokens} tokens");
-    }
-    let Some(tokens) = record["tokens"].as_u64() else { return "not recorded how".into() };
+    let again = record["budgets"].as_u64().map(|n| format!("budgets measured again on {n} tokens"));
+    let Some(tokens) = record["tokens"].as_u64() else {
+        return again
+            .map_or("not recorded how".into(), |again| format!("predictors of an earlier calibration, {again}"));
+    };
     let options = record["options"].as_str().unwrap_or_default();
     // Earlier versions wrote Rust's debug format.
     let options = if options.starts_with("Options {") { "" } else { options };
-    format!("on {tokens} tokens {options}").trim_end().to_owned()
+    let first = format!("on {tokens} tokens {options}");
+    std::iter::once(first.trim_end()).chain(again.as_deref()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -60,6 +62,7 @@ mod tests {
             (json!({"tokens": 96, "options": "--rank 8", "quality": {}}), "on 96 tokens --rank 8"),
             (json!({"tokens": 96, "options": "Options { rank: 8 }"}), "on 96 tokens"),
             (json!({"budgets": 96}), "predictors of an earlier calibration, budgets measured again on 96 tokens"),
+            (json!({"tokens": 96, "budgets": 48}), "on 96 tokens, budgets measured again on 48 tokens"),
             (json!("from p.predictor"), "from p.predictor"),
             (json!(SHIPPED), "by the predictor that ships with the program for this model"),
             (Value::Null, "not recorded how"),
