@@ -189,7 +189,7 @@ unsafe fn next_tile<'a, D: TileDot, S: Tiles<D::L>>(
 ) -> &'a Tile<D::H, D::S> {
     // SAFETY: the caller gives a whole tile, whose type consists of bytes alone, and the numbers of a super-block.
     unsafe {
-        if D::H::SUPERS > 0 && kb % SUPER == 0 {
+        if D::H::SUPERS > 0 && kb.is_multiple_of(SUPER) {
             *supers = read_supers::<D::L, D::H>(isa, tiles.supers());
         }
         &*tiles.next().cast()
@@ -219,7 +219,10 @@ unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, til
     }
 }
 
-/// Adds a tile's products for token `t`; the tile has the numbers of its super-block and a table beside it.
+/// A tile, the numbers of its super-block, and the integers that 4-bit codes stand for.
+type Operand<'a, D> = (&'a Tile<<D as TileDot>::H, <D as TileDot>::S>, &'a [<D as TileDot>::L; 2], &'a [i8; 16]);
+
+/// Adds a tile's products for token `t`.
 ///
 /// # Safety
 /// Token `t` must have a row with a k-block `kb`.
@@ -227,7 +230,7 @@ unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, til
 unsafe fn add_dot<D: TileDot>(
     isa: Proof<D::L>,
     call: &Call,
-    (tile, supers, table): (&Tile<D::H, D::S>, &[D::L; 2], &[i8; 16]),
+    (tile, supers, table): Operand<D>,
     kb: usize,
     t: usize,
     acc: D::L,

@@ -271,12 +271,13 @@ pub(in crate::kernels) fn upper_twos(isa: Proof<Avx2Lanes>, upper: __m256i) -> [
 #[inline(always)]
 fn fives(isa: Proof<Avx2Lanes>, low: &Quads<4>, upper: &Quads<1>, quad: usize) -> [Quad; 2] {
     let mut two = nibbles(isa, low, quad);
-    for half in 0..2 {
-        // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
-        unsafe {
-            let upper = _mm256_loadu_si256(upper.as_ptr().cast::<__m256i>().add(half));
-            two[0][half] = _mm256_or_si256(two[0][half], fifth_bit(isa, upper, quad));
-            two[1][half] = _mm256_or_si256(two[1][half], fifth_bit(isa, upper, quad + 4));
+    for (part, quads) in two.iter_mut().enumerate() {
+        for (half, code) in quads.iter_mut().enumerate() {
+            // SAFETY: `Proof` shows that the processor has AVX2; `half` is below 2, and `upper` has 64 bytes.
+            unsafe {
+                let upper = _mm256_loadu_si256(upper.as_ptr().cast::<__m256i>().add(half));
+                *code = _mm256_or_si256(*code, fifth_bit(isa, upper, quad + 4 * part));
+            }
         }
     }
     two
