@@ -4,7 +4,7 @@
 //! ```text
 //! for every run of tiles of the panel, in the order of the inputs:
 //!     decode their codes once
-//!     for every run of tokens that fits into registers (T = 16, 8, 4, 2):
+//!     for every run of tokens that fits into registers (T = 8, 4, 2):
 //!         for every tile, for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
 //! a token alone: each tile is decoded and used at once
 //! ```
@@ -285,10 +285,6 @@ unsafe fn add_many<D: TileDot, S: Tiles<D::L>, const RUN: usize>(
             }
             let run = core::slice::from_raw_parts(run.as_ptr().cast::<Decoded<D>>(), blocks);
             t = 0;
-            while D::TOKENS >= 16 && n - t >= 16 {
-                add_run::<D, S, 16>(isa, call, (run, &mut tiles), first, t);
-                t += 16;
-            }
             while D::TOKENS >= 8 && n - t >= 8 {
                 add_run::<D, S, 8>(isa, call, (run, &mut tiles), first, t);
                 t += 8;

@@ -162,7 +162,7 @@ pub(super) trait TileDot {
     type S: Stored;
     /// A tile's codes, decoded once for several tokens.
     type Codes<'a>: Copy;
-    /// How many tokens' sums are kept in registers at once (a power of two up to 16).
+    /// How many tokens' sums are kept in registers at once (a power of two up to 8).
     const TOKENS: usize;
     /// The number of tokens for which [`TileDot::dots`] is called (1, 2 or 4).
     const AT_ONCE: usize = 1;

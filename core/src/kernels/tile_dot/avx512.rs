@@ -216,7 +216,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type H = H;
     type S = S;
     type Codes<'a> = (Codes, [Avx512Lanes; 2]);
-    const TOKENS: usize = 16;
+    const TOKENS: usize = 8;
 
     #[inline(always)]
     fn decode<'a>(isa: Proof<Avx512Lanes>, tile: &'a Tile<H, S>, table: &[i8; 16]) -> Self::Codes<'a> {

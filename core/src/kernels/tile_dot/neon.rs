@@ -362,7 +362,7 @@ impl<H: Heads, S: Unpack> TileDot for Matrix<Tile<H, S>> {
     type S = S;
     /// `[eight][two]`: inputs 8 * eight.. of two outputs from 2 * two; and the integers of halves.
     type Codes<'a> = ([[int8x16_t; 8]; 4], [NeonLanes<I8mm>; 2]);
-    const TOKENS: usize = 16;
+    const TOKENS: usize = 4;
     /// The sums of four tokens take half of the registers.
     const AT_ONCE: usize = 4;
 

@@ -118,7 +118,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type H = H;
     type S = S;
     type Codes<'a> = (Codes, [ScalarLanes; 2]);
-    const TOKENS: usize = 4;
+    const TOKENS: usize = 2;
     /// Stacks are small on microcontrollers.
     const RUN: usize = 1;
 
