@@ -166,7 +166,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
 /// Adds one k-block's products to a run of panels, for floats.
 ///
 /// # Safety
-/// As [`columns_int`].
+/// As [`super::gemm::columns_int`].
 #[inline(always)]
 pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
     let (run, prefetch) = call.tiles();

@@ -69,7 +69,7 @@ pub(super) struct Rules {
     int8_shapes: [Shape; 2],
     /// Where the numbers of block `i` of line `line` are (see [`Geometry::lines`]).
     pub(super) place: fn(g: &Geometry, line: usize, i: usize) -> Place,
-    /// Where the tiles of a panel are in a matrix that begins at `start`, if it is made of tiles.
+    /// Where the tiles of a panel of a matrix are, if it is made of tiles.
     pub(super) panel: Option<fn(m: &Matrix, panel: usize) -> PanelTiles>,
 }
 
