@@ -158,7 +158,7 @@ unsafe impl Lanes for Avx2Lanes {
     #[inline(always)]
     fn prefetch(_: Proof<Self>, p: *const u8) {
         // SAFETY: a prefetch is a hint, which no address can make fail.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]

@@ -239,7 +239,9 @@ pub unsafe trait Lanes: Copy {
         n
     }
 
-    /// Prefetches the cache line at `p`, which will be read soon; `p` may be any address.
+    /// Prefetches the cache line at `p`, which will be read soon; `p` may be any address. On x86 it goes into the second
+    /// cache: a line that is awaited in the first one keeps one of a few buffers, which bound what memory gives (Zen 4:
+    /// 1.1 to 1.3 times as fast); from the second cache, the processor's own prefetcher fetches it in time.
     #[inline(always)]
     fn prefetch(_isa: Proof<Self>, _p: *const u8) {}
 

@@ -73,7 +73,7 @@ unsafe fn add_quads<Z: Zipped, const Q: usize>(isa: Proof<Avx512Lanes>, strip: &
             for (q, x) in x.iter().enumerate() {
                 let mut four = [_mm512_setzero_si512(); 4];
                 for (i, v) in four.iter_mut().enumerate() {
-                    _mm_prefetch::<_MM_HINT_T0>((*strip.prefetch.add(4 * q + i)).wrapping_add(skip).cast());
+                    _mm_prefetch::<_MM_HINT_T1>((*strip.prefetch.add(4 * q + i)).wrapping_add(skip).cast());
                     *v = _mm512_maskz_loadu_epi32(mask, (*strip.lines.add(4 * q + i)).add(skip).cast());
                 }
                 for (r, quad) in zip(isa, four).into_iter().enumerate() {
