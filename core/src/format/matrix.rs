@@ -129,8 +129,15 @@ impl Geometry {
 
     /// Place of unit `u` in the bytes.
     pub(super) const fn unit_offset(&self, u: usize) -> usize {
-        let (group, within) = (u / self.units_per_group, u % self.units_per_group);
-        group * self.group_stride + self.shared_bytes() + within * self.unit_bytes()
+        self.offset_of(u, self.unit_bytes(), self.shared_bytes())
+    }
+
+    /// [`Geometry::unit_offset`], with bytes of a unit and of what units share that are known already.
+    const fn offset_of(&self, u: usize, unit_bytes: usize, shared_bytes: usize) -> usize {
+        let per_group = self.units_per_group;
+        // Many matrices are one group.
+        let (group, within) = if u < per_group { (0, u) } else { (u / per_group, u % per_group) };
+        group * self.group_stride + shared_bytes + within * unit_bytes
     }
 
     /// Where block `i` of line `line` is (see [`Geometry::lines`]).
@@ -230,11 +237,7 @@ impl<'a> Matrix<'a> {
 
     /// [`Geometry::unit_offset`].
     fn unit_offset(&self, u: usize) -> usize {
-        let g = &self.geometry;
-        // Many matrices are one group.
-        let (group, within) =
-            if u < g.units_per_group { (0, u) } else { (u / g.units_per_group, u % g.units_per_group) };
-        group * g.group_stride + self.shared_bytes + within * self.unit_bytes
+        self.geometry.offset_of(u, self.unit_bytes, self.shared_bytes)
     }
 
     /// Bytes of a unit ([`Geometry::unit_bytes`]).
