@@ -217,9 +217,9 @@ instantiate!(
         input_dot::avx512::Table4Inputs,
         input_dot::avx512::Affine4Inputs,
         input_dot::avx512::Table4Inputs,
-        input_dot::ByLanes<L, Int5Codes>,
-        input_dot::ByLanes<L, Affine5Codes>,
-        input_dot::ByLanes<L, Int6Codes>
+        input_dot::avx512::UpperInputs<tile_dot::SignedFives>,
+        input_dot::avx512::UpperInputs<tile_dot::Fives>,
+        input_dot::avx512::UpperInputs<tile_dot::SignedSixes>
     ]
 );
 #[cfg(target_arch = "aarch64")]

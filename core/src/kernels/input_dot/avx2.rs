@@ -240,7 +240,7 @@ unsafe fn zipped<S: Line>(
 
 /// Eight registers of bytes that become 64 codes each: register q has outputs 4q..4q + 4 of one block in its low half and
 /// those of the next block in its high half, four inputs each.
-type Codes64 = [__m256i; 8];
+pub(super) type Codes64 = [__m256i; 8];
 
 /// Writes the dot products of 64 outputs.
 ///
@@ -266,7 +266,19 @@ unsafe fn dot64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, ta
                 *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
             }
         }
-        for i in 0..4 {
+        store64(isa, sums, out);
+    }
+}
+
+/// Stores the sums of [`Codes64`] as floats, in the order of the outputs.
+///
+/// # Safety
+/// `out` must be writable for 64 floats.
+#[inline(always)]
+pub(super) unsafe fn store64(_: Proof<Avx2Lanes>, sums: [__m256i; 8], out: *mut f32) {
+    for i in 0..4 {
+        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives room for two blocks.
+        unsafe {
             let (a, b) = (sums[2 * i], sums[2 * i + 1]);
             let blocks = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
             for (block, sums) in blocks.into_iter().enumerate() {
@@ -281,7 +293,13 @@ unsafe fn dot64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, ta
 /// # Safety
 /// As [`dot64`], for a quad of `chosen`.
 #[inline(always)]
-unsafe fn codes64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, quad: usize, skip: usize, lut: __m256i) -> Codes64 {
+pub(super) unsafe fn codes64<S: Line>(
+    isa: Proof<Avx2Lanes>,
+    chosen: &Chosen,
+    quad: usize,
+    skip: usize,
+    lut: __m256i,
+) -> Codes64 {
     let bytes = const { <S::C as crate::kernels::codes::Codes>::BYTES };
     // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have two blocks at `skip`, of 16 bytes of nibbles
     // and `4 * upper` bytes after them.

@@ -10,12 +10,16 @@
 //!         store the sums; after the last quad as floats, in the order of the outputs
 //! ```
 
+use super::avx2::{Inputs, Line, codes64, store64};
 use super::{Chosen, InputDot};
 use crate::format::BLOCK;
-use crate::kernels::codes::{Affine4Codes, Int8Codes, Table4Codes};
+use crate::kernels::codes::{Affine4Codes, Codes as _, Int8Codes, Table4Codes};
+use crate::kernels::tile_dot::avx2::start;
+use crate::simd::avx2::Avx2Lanes;
 use crate::simd::avx512::Avx512Lanes;
 use crate::simd::{LANES, Proof};
 use core::arch::x86_64::*;
+use core::marker::PhantomData;
 
 /// Codes of four inputs, with a register for each input: a quarter of a register is 16 bytes of a line.
 trait Zipped {
@@ -249,3 +253,48 @@ vnni_inputs!(
     false,
     |isa, bytes, _lut| halves(isa, bytes)
 );
+
+/// Nibbles with upper bits: codes of 64 outputs, put together as by AVX2, whose products VNNI adds up.
+pub(in crate::kernels) struct UpperInputs<S>(PhantomData<S>);
+
+impl<S: Line> InputDot for UpperInputs<S> {
+    type L = Avx512Lanes;
+    type C = S::C;
+
+    #[inline(always)]
+    unsafe fn dots(_: Proof<Avx512Lanes>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+        // SAFETY: processors whose AVX-512 is used have AVX2; the caller meets the requirements of `dots` for `n` blocks, of
+        // which each pair is two.
+        unsafe {
+            let isa = Proof::assume();
+            for b in (0..n & !1).step_by(2) {
+                add64::<S>(isa, chosen, skip + b * Self::C::BYTES, sums.add(b * BLOCK));
+            }
+            if n % 2 == 1 {
+                let at = n - 1;
+                Inputs::<S>::dots(isa, chosen, skip + at * Self::C::BYTES, 1, table, sums.add(at * BLOCK));
+            }
+        }
+    }
+}
+
+/// Writes the dot products of 64 outputs.
+///
+/// # Safety
+/// As [`InputDot::dots`] for two blocks, on a processor with AVX-512 VL and VNNI.
+#[inline(always)]
+unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, out: *mut f32) {
+    // SAFETY: the caller's processor has the instructions; it gives at most 8 quads, whose lines have two blocks at `skip`,
+    // and room for 64 floats.
+    unsafe {
+        let (none, start) = (_mm256_setzero_si256(), _mm256_set1_epi32(start::<S>(chosen.offset)));
+        let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
+        for quad in 0..quads {
+            let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
+            for (sum, codes) in sums.iter_mut().zip(codes64::<S>(isa, chosen, quad, skip, none)) {
+                *sum = _mm256_dpbusd_epi32(*sum, codes, x);
+            }
+        }
+        store64(isa, sums, out);
+    }
+}
