@@ -90,10 +90,6 @@ pub(super) trait InputDot {
     type L: Lanes;
     /// The arrangement of the codes.
     type C: InputCodes;
-    /// Lines of a k-block that are read side by side. Lines to be prefetched are at least as far ahead: nearer ones are read
-    /// already.
-    const SIDE_BY_SIDE: usize = BLOCK;
-
     /// The dot products of 32 outputs, whose codes begin `skip` bytes after the beginning of the lines.
     ///
     /// # Safety
@@ -116,7 +112,8 @@ pub(super) trait InputDot {
     /// Writes the dot products of `n` blocks of 32 outputs, at most a strip, to `sums`.
     ///
     /// # Safety
-    /// As [`InputDot::dot32`] for all blocks; `sums` must be writable for 32 floats a block.
+    /// As [`InputDot::dot32`] for all blocks; `sums` must be writable for 32 floats a block, of the next multiple of four
+    /// blocks.
     #[inline(always)]
     unsafe fn dots(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
         for b in 0..n {
@@ -158,7 +155,8 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
         // Where halves of a block have integers of their own, the inputs of the second half are summed separately.
         let first =
             if H::HALVED { these.iter().take(n).filter(|i| **i as usize % BLOCK < BLOCK / 2).count() } else { n };
-        let ahead = distance.max(n.min(D::SIDE_BY_SIDE));
+        // All of a k-block's lines are read side by side, so that nearer ones are read already.
+        let ahead = distance.max(n);
         // SAFETY: the caller's active inputs have lines with all blocks, quants, and k-blocks with heads; a strip's
         // sums are written before they are read.
         unsafe {

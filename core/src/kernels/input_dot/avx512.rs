@@ -1,13 +1,12 @@
 //! AVX-512 with VNNI for integer matrices stored by input: the bytes of four inputs' lines are zipped to quads, so that
-//! `vpdpbusd` takes four inputs in each lane, and each lane is an output. Signed codes are shifted by 128, as in
+//! `vpdpbusd` takes four inputs in each lane, and each lane is an output. Signed codes are shifted to unsigned ones, as in
 //! `tile_dot/avx512.rs`.
 //!
 //! ```text
-//! for two quads of inputs at a time (sums are kept in memory for the next two):
-//!     for every register's width of outputs:
-//!         sums = offset, or those in memory
-//!         for each quad: zip its four lines, split nibbles, sums += codes * inputs
-//!         store the sums; after the last quad as floats, in the order of the outputs
+//! for every register's width of outputs:
+//!     sums = offset
+//!     for each quad: zip its four lines, split nibbles, sums += codes * inputs
+//!     store the sums as floats, in the order of the outputs
 //! ```
 
 use super::avx2::{Inputs, Line, codes64, store64};
@@ -25,81 +24,53 @@ use core::marker::PhantomData;
 trait Zipped {
     /// Blocks of outputs in a register.
     const BLOCKS: usize;
-    /// Whether codes are shifted by 128.
-    const SHIFTED: bool;
+    /// The difference between codes in registers and the integers that they stand for.
+    const SHIFT: i32;
 
     /// The unsigned codes in a register of zipped bytes: those in the low and in the high halves, where a byte has two
     /// codes.
     fn codes(isa: Proof<Avx512Lanes>, bytes: __m512i, lut: __m512i) -> [__m512i; 2];
 }
 
-/// The work of a strip: the lines of `Q` quads of inputs, from the strip's first byte to its last.
-struct Strip {
-    lines: *const *const u8,
-    prefetch: *const *const u8,
-    quants: *const i32,
-    skip: usize,
-    /// Blocks of outputs.
-    n: usize,
-    lut: __m512i,
-    /// The value at which the first quads' sums begin; later quads add to the sums in memory.
-    start: Option<__m512i>,
-    /// Whether these are the last quads, whose sums are stored as floats in the order of the outputs.
-    last: bool,
-}
-
-/// Adds `Q` quads: the bytes of the four inputs of each are zipped.
+/// Writes the dot products of the blocks of outputs in a register's width, `here` of them, whose codes begin at `skip`.
 ///
 /// # Safety
-/// As [`InputDot::dots`], with `4 * Q` lines and `Q` quants.
+/// As [`InputDot::dots`], for `here` blocks, which are at most [`Zipped::BLOCKS`].
 #[inline(always)]
-unsafe fn add_quads<Z: Zipped, const Q: usize>(isa: Proof<Avx512Lanes>, strip: &Strip, sums: *mut f32) {
-    // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for dwords of blocks
-    // that every line has, as the caller promises, and `sums` is writable for the strip.
+unsafe fn dot<Z: Zipped>(
+    isa: Proof<Avx512Lanes>,
+    chosen: &Chosen,
+    (skip, here): (usize, usize),
+    lut: __m512i,
+    sums: *mut f32,
+) {
+    let mask = ((1u32 << (here * (16 / Z::BLOCKS))) - 1) as __mmask16;
+    // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for dwords of blocks that
+    // every line has, as the caller promises; a quad is below 8; `sums` is writable for a multiple of four blocks.
     unsafe {
-        let mut x = [_mm512_setzero_si512(); Q];
-        for (q, x) in x.iter_mut().enumerate() {
-            *x = _mm512_set1_epi32(*strip.quants.add(q));
+        let start = if Z::SHIFT == 0 { 0 } else { chosen.offset / (128 / Z::SHIFT.max(1)) };
+        let mut acc = [[_mm512_set1_epi32(start); 4]; 2];
+        for quad in 0..chosen.quads.min(BLOCK / 4) {
+            let x = _mm512_set1_epi32(*chosen.quants.get_unchecked(quad));
+            let mut four = [_mm512_setzero_si512(); 4];
+            for (i, v) in four.iter_mut().enumerate() {
+                let at = 4 * quad + i;
+                _mm_prefetch::<_MM_HINT_T1>(chosen.prefetch.get_unchecked(at).wrapping_add(skip).cast());
+                *v = _mm512_maskz_loadu_epi32(mask, chosen.lines.get_unchecked(at).add(skip).cast());
+            }
+            for (r, quad) in zip(isa, four).into_iter().enumerate() {
+                let [low, high] = Z::codes(isa, quad, lut);
+                acc[0][r] = _mm512_dpbusd_epi32(acc[0][r], low, x);
+                if Z::BLOCKS == 4 {
+                    acc[1][r] = _mm512_dpbusd_epi32(acc[1][r], high, x);
+                }
+            }
         }
-        for first in (0..strip.n).step_by(Z::BLOCKS) {
-            let here = Z::BLOCKS.min(strip.n - first);
-            let mask = ((1u32 << (here * (16 / Z::BLOCKS))) - 1) as __mmask16;
-            let (skip, at) = (strip.skip + 64 / Z::BLOCKS * first, sums.add(first * BLOCK));
-            let mut acc = [[_mm512_setzero_si512(); 4]; 2];
-            for (half, acc) in acc.iter_mut().enumerate().take(Z::BLOCKS / 2) {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    *acc = match strip.start {
-                        Some(start) => start,
-                        None => _mm512_loadu_si512(at.add((4 * half + r) * LANES).cast()),
-                    };
-                }
-            }
-            for (q, x) in x.iter().enumerate() {
-                let mut four = [_mm512_setzero_si512(); 4];
-                for (i, v) in four.iter_mut().enumerate() {
-                    _mm_prefetch::<_MM_HINT_T1>((*strip.prefetch.add(4 * q + i)).wrapping_add(skip).cast());
-                    *v = _mm512_maskz_loadu_epi32(mask, (*strip.lines.add(4 * q + i)).add(skip).cast());
-                }
-                for (r, quad) in zip(isa, four).into_iter().enumerate() {
-                    let [low, high] = Z::codes(isa, quad, strip.lut);
-                    acc[0][r] = _mm512_dpbusd_epi32(acc[0][r], low, *x);
-                    if Z::BLOCKS == 4 {
-                        acc[1][r] = _mm512_dpbusd_epi32(acc[1][r], high, *x);
-                    }
-                }
-            }
-            for (half, acc) in acc.iter().enumerate().take(Z::BLOCKS / 2) {
-                if strip.last {
-                    // Sixteen outputs of the low or the high halves of four blocks, or of both halves of two blocks.
-                    let step = if Z::BLOCKS == 4 { BLOCK } else { LANES };
-                    for (i, row) in rows(isa, *acc).into_iter().enumerate() {
-                        _mm512_storeu_ps(at.add(half * LANES + i * step), row);
-                    }
-                } else {
-                    for (r, acc) in acc.iter().enumerate() {
-                        _mm512_storeu_si512(at.add((4 * half + r) * LANES).cast(), *acc);
-                    }
-                }
+        // Sixteen outputs of the low or the high halves of four blocks, or of both halves of two blocks.
+        let step = if Z::BLOCKS == 4 { BLOCK } else { LANES };
+        for (half, acc) in acc.into_iter().enumerate().take(Z::BLOCKS / 2) {
+            for (i, row) in rows(isa, acc).into_iter().enumerate() {
+                _mm512_storeu_ps(sums.add(half * LANES + i * step), row);
             }
         }
     }
@@ -147,55 +118,14 @@ fn halves(_: Proof<Avx512Lanes>, bytes: __m512i) -> [__m512i; 2] {
     }
 }
 
-/// Quads of inputs whose lines are read side by side.
-const SIDE_BY_SIDE: usize = 2;
-
-/// Adds all quads.
-///
-/// # Safety
-/// As [`InputDot::dots`].
-#[inline(always)]
-unsafe fn strip<Z: Zipped>(
-    isa: Proof<Avx512Lanes>,
-    chosen: &Chosen,
-    skip: usize,
-    n: usize,
-    table: &[i8; 16],
-    sums: *mut f32,
-) {
-    // SAFETY: `Proof` shows that the processor has AVX-512 F; `first` is below `chosen.quads`, and so is the quad after
-    // it if two are added; the caller's lines and sums are those of [`InputDot::dots`].
-    unsafe {
-        let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
-        let offset = _mm512_set1_epi32(if Z::SHIFTED { chosen.offset } else { 0 });
-        for first in (0..chosen.quads).step_by(SIDE_BY_SIDE) {
-            let strip = Strip {
-                lines: chosen.lines.as_ptr().add(4 * first),
-                prefetch: chosen.prefetch.as_ptr().add(4 * first),
-                quants: chosen.quants.as_ptr().add(first),
-                skip,
-                n,
-                lut: _mm512_broadcast_i32x4(lut),
-                start: (first == 0).then_some(offset),
-                last: first + SIDE_BY_SIDE >= chosen.quads,
-            };
-            if first + 1 < chosen.quads {
-                add_quads::<Z, SIDE_BY_SIDE>(isa, &strip, sums);
-            } else {
-                add_quads::<Z, 1>(isa, &strip, sums);
-            }
-        }
-    }
-}
-
 macro_rules! vnni_inputs {
-    ($(#[$doc:meta])* $name:ident, $codes:ty, $blocks:literal, $shifted:literal, |$isa:ident, $bytes:ident, $lut:ident| $decode:expr) => {
+    ($(#[$doc:meta])* $name:ident, $codes:ty, $blocks:literal, $shift:literal, |$isa:ident, $bytes:ident, $lut:ident| $decode:expr) => {
         $(#[$doc])*
         pub(in crate::kernels) struct $name;
 
         impl Zipped for $name {
             const BLOCKS: usize = $blocks;
-            const SHIFTED: bool = $shifted;
+            const SHIFT: i32 = $shift;
 
             #[inline(always)]
             fn codes($isa: Proof<Avx512Lanes>, $bytes: __m512i, $lut: __m512i) -> [__m512i; 2] {
@@ -206,7 +136,6 @@ macro_rules! vnni_inputs {
         impl InputDot for $name {
             type L = Avx512Lanes;
             type C = $codes;
-            const SIDE_BY_SIDE: usize = 4 * SIDE_BY_SIDE;
 
             #[inline(always)]
             unsafe fn dots(
@@ -217,8 +146,16 @@ macro_rules! vnni_inputs {
                 table: &[i8; 16],
                 sums: *mut f32,
             ) {
-                // SAFETY: the caller meets the requirements of `dots`, which are those of `strip` too.
-                unsafe { strip::<Self>(isa, chosen, skip, n, table, sums) }
+                // SAFETY: `Proof` shows that the processor has AVX-512 F; the caller meets the requirements of `dots`, which are
+                // those of `dot` too for some of the blocks.
+                unsafe {
+                    let lut = _mm_xor_si128(_mm_loadu_si128(table.as_ptr().cast()), _mm_set1_epi8(-128));
+                    let lut = _mm512_broadcast_i32x4(lut);
+                    for b in (0..n).step_by(Self::BLOCKS) {
+                        let blocks = (skip + b * Self::C::BYTES, Self::BLOCKS.min(n - b));
+                        dot::<Self>(isa, chosen, blocks, lut, sums.add(b * BLOCK));
+                    }
+                }
             }
         }
     };
@@ -229,7 +166,7 @@ vnni_inputs!(
     Int8Inputs,
     Int8Codes,
     2,
-    true,
+    128,
     // SAFETY: `Proof` shows that the processor has AVX-512 F.
     |_isa, bytes, _lut| unsafe { [_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)), _mm512_setzero_si512()] }
 );
@@ -238,7 +175,7 @@ vnni_inputs!(
     Table4Inputs,
     Table4Codes,
     4,
-    true,
+    128,
     |isa, bytes, lut| {
         let [low, high] = halves(isa, bytes);
         // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
@@ -250,7 +187,15 @@ vnni_inputs!(
     Affine4Inputs,
     Affine4Codes,
     4,
-    false,
+    0,
+    |isa, bytes, _lut| halves(isa, bytes)
+);
+vnni_inputs!(
+    /// Nibbles less 8.
+    Int4Inputs,
+    Table4Codes,
+    4,
+    8,
     |isa, bytes, _lut| halves(isa, bytes)
 );
 
