@@ -40,12 +40,12 @@ impl<P> Clone for StoredTiles<P> {
 impl<P> Copy for StoredTiles<P> {}
 
 impl<P: Panel> StoredTiles<P> {
-    /// The tiles of a panel.
+    /// The tiles of a panel, which are read for `tokens` tokens.
     #[inline(always)]
-    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch) -> Self {
+    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch, tokens: usize) -> Self {
         // All super-blocks of a panel form one run.
         let run = if P::H::SUPERS > 0 { tiles.outer * tiles.inner } else { tiles.inner };
-        let prefetcher = Prefetcher::new(prefetch, run);
+        let prefetcher = Prefetcher::new(prefetch, run, tokens);
         StoredTiles {
             tiles: *tiles,
             group: tiles.start,

@@ -46,7 +46,7 @@ pub(super) trait Panel {
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
     let (tiles, prefetch) = call.tiles();
-    let tiles = StoredTiles::<P>::new(tiles, prefetch);
+    let tiles = StoredTiles::<P>::new(tiles, prefetch, call.tokens);
     // SAFETY: the caller's call has a tile for every block of `x`.
     unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
@@ -406,7 +406,7 @@ unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
     // every token.
     unsafe {
-        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n);
+        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n, call.tokens);
         for p in 0..n {
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);

@@ -104,6 +104,7 @@ macro_rules! lanewise {
 // SAFETY: the field is private, and every constructor takes a proof.
 unsafe impl Lanes for Avx512Lanes {
     const SUMS: usize = 8;
+    const FOLLOWS_STREAMS: bool = true;
 
     #[inline(always)]
     fn splat(_: Proof<Self>, x: f32) -> Self {

@@ -121,6 +121,8 @@ fn bytes(x: &[f32; LANES]) -> &[u8; 4 * LANES] {
 pub unsafe trait Lanes: Copy {
     /// How many vectors of sums stay in registers while other numbers are added to them (a power of two).
     const SUMS: usize = 4;
+    /// Whether processors with these lanes prefetch a stream of reads by themselves as far as its page goes.
+    const FOLLOWS_STREAMS: bool = false;
 
     /// All lanes equal to `x`.
     fn splat(isa: Proof<Self>, x: f32) -> Self;
