@@ -118,6 +118,8 @@ pub(super) struct Call<'a> {
     pub(super) out: *mut f32,
     /// Floats from a token's outputs to the next token's.
     pub(super) stride: usize,
+    /// Whether no other thread reads weights meanwhile.
+    pub(super) alone: bool,
 }
 
 /// A matrix kernel of one shape and arithmetic.

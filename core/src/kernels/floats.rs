@@ -174,7 +174,7 @@ pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &C
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
     // every token.
     unsafe {
-        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(prefetch, n, call.tokens);
+        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(call, prefetch, n);
         for p in 0..n {
             prefetcher.next(isa);
             let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);

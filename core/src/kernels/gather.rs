@@ -1,10 +1,10 @@
 //! The sources of a panel's tiles: tiles as they are stored, or tiles put together from lines.
 
-use super::call::RowStarts;
+use super::call::{Call, RowStarts};
 use super::codes::{Affine4Codes, Affine5Codes, Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes, upper_bits};
 use super::gemm::Panel;
 use super::heads::Heads;
-use super::prefetch::{Prefetch, Prefetcher};
+use super::prefetch::Prefetcher;
 use crate::format::{BLOCK, Lines, PanelTiles, TILE_ROWS};
 use crate::simd::{LANES, Lanes, Proof, join_nibbles, zip};
 use core::marker::PhantomData;
@@ -40,12 +40,13 @@ impl<P> Clone for StoredTiles<P> {
 impl<P> Copy for StoredTiles<P> {}
 
 impl<P: Panel> StoredTiles<P> {
-    /// The tiles of a panel, which are read for `tokens` tokens.
+    /// The tiles of a call's panel.
     #[inline(always)]
-    pub(super) fn new(tiles: &PanelTiles, prefetch: Prefetch, tokens: usize) -> Self {
+    pub(super) fn new(call: &Call) -> Self {
+        let (tiles, prefetch) = call.tiles();
         // All super-blocks of a panel form one run.
         let run = if P::H::SUPERS > 0 { tiles.outer * tiles.inner } else { tiles.inner };
-        let prefetcher = Prefetcher::new(prefetch, run, tokens);
+        let prefetcher = Prefetcher::new(call, prefetch, run);
         StoredTiles {
             tiles: *tiles,
             group: tiles.start,

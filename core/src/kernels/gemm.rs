@@ -45,8 +45,7 @@ pub(super) trait Panel {
 /// As [`super::call::MatrixKernel`], for 16 outputs.
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
-    let (tiles, prefetch) = call.tiles();
-    let tiles = StoredTiles::<P>::new(tiles, prefetch, call.tokens);
+    let tiles = StoredTiles::<P>::new(call);
     // SAFETY: the caller's call has a tile for every block of `x`.
     unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
@@ -406,7 +405,7 @@ unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
     // every token.
     unsafe {
-        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(prefetch, n, call.tokens);
+        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(call, prefetch, n);
         for p in 0..n {
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);

@@ -70,6 +70,8 @@ type LayerNormFn = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 #[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
+    /// Whether one thread alone reads weights.
+    alone: bool,
     matrix: MatrixKernels,
     // In these, too, `None` is a kernel that was left out.
     quantize: Option<QuantizeFn>,
@@ -107,6 +109,11 @@ pub struct Outputs<'a> {
 }
 
 impl Kernels {
+    /// The same kernels for a number of threads that read weights at the same time, which decides how weights are prefetched.
+    pub(crate) fn for_threads(&self, threads: usize) -> Kernels {
+        Kernels { alone: threads <= 1, ..*self }
+    }
+
     /// The kernels of `isa`, if this processor can run them and the program contains them.
     pub fn for_isa(cpu: Cpu, isa: Isa) -> Option<&'static Kernels> {
         if !cpu.supports(isa) {
@@ -217,7 +224,7 @@ impl Kernels {
             _ => Weights::Tiles(m.panel_tiles(panel), prefetch),
         };
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
         // SAFETY: the panel is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 16 floats a token.
         unsafe { self.run(shape, m, &call) }
@@ -267,7 +274,7 @@ impl Kernels {
         }
         let weights = Weights::Rows(&starts[0], &starts[1]);
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
         // SAFETY: the lines are inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 16 floats a token.
         unsafe { self.run(Shape::Rows, m, &call) }
@@ -286,7 +293,15 @@ impl Kernels {
         assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
         let [shape, _] = g.shapes();
         let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
-        let call = Call { table: m.format().table(), weights, x, tokens: 1, out: y.as_mut_ptr(), stride: 0 };
+        let call = Call {
+            table: m.format().table(),
+            weights,
+            x,
+            tokens: 1,
+            out: y.as_mut_ptr(),
+            stride: 0,
+            alone: self.alone,
+        };
         // SAFETY: lines and blocks are inside the matrix and `x` has a row (all checked), and `y` has 32 floats a
         // block.
         unsafe { self.run(shape, m, &call) }
@@ -326,7 +341,7 @@ impl Kernels {
         }
         let weights = Weights::Inputs { lines: m.lines(), active: &[], outputs: block..block + 1 };
         let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride };
+        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
         // SAFETY: the block is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 32 floats a token.
         unsafe { self.run(shape, m, &call) }
@@ -364,7 +379,7 @@ impl Kernels {
         let inner_stride = g.format.tile_bytes();
         let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels.len(), inner_stride };
         let weights = Weights::Tiles(run, prefetch);
-        let call = Call { table: m.format().table(), weights, x, tokens, out, stride };
+        let call = Call { table: m.format().table(), weights, x, tokens, out, stride, alone: self.alone };
         // SAFETY: `column_run` has checked that the matrix has this k-block and that it has a tile for each of
         // `panels`; `x` has these rows (checked by `rows`), and the caller's `out` is valid for 16 floats a panel and
         // token.

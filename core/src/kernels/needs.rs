@@ -59,6 +59,7 @@ impl Kernels {
     pub const fn portable(needs: &Needs) -> Kernels {
         let mut table = Kernels {
             isa: Isa::Scalar,
+            alone: false,
             matrix: [[None; SHAPES]; Arithmetic::COUNT],
             quantize: None,
             select: SCALAR.select,

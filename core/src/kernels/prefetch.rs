@@ -1,5 +1,6 @@
 //! Prefetching of weights that a decode will read soon.
 
+use super::call::Call;
 use super::gemm::Panel;
 use super::heads::Heads;
 use crate::format::{Matrix, SUPER, TILE_ROWS};
@@ -43,19 +44,28 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
     /// Bytes of a tile, with its share of the super-block's numbers where runs contain these.
     const STEP: usize = P::TILE + if SUPERS { 2 * TILE_ROWS * P::H::SUPERS / SUPER } else { 0 };
 
-    /// Whether one token leaves all but the beginning of each page to the processor, where that follows streams. Measured on
-    /// a Zen 4, one and two threads, in comparison with prefetching all: 8-bit tiles 1.43 and 0.98 times as fast, but 16-bit
-    /// ones 0.90 and 0.94, 4-bit ones 1.11 and 0.93, those of K-quants 0.83 and 0.82. So it is for 8 bits.
-    const BY_PAGE: bool = P::L::FOLLOWS_STREAMS && Self::STEP / 512 == 1;
+    /// Whether one token leaves all but the beginning of each page to the processor, where that follows streams: always, or
+    /// if `alone`, for one thread that has the memory to itself. Measured on a Zen 4, one and two threads, in comparison with
+    /// prefetching all: 8-bit tiles 1.43 and 0.98 times as fast, 4-bit ones 1.11 and 0.93, those of K-quants 0.83 and 0.82,
+    /// 16-bit ones 0.90 and 0.94.
+    const fn by_page(alone: bool) -> bool {
+        P::L::FOLLOWS_STREAMS && P::H::SUPERS == 0 && (Self::STEP / 512 == 1 || alone && Self::STEP < 512)
+    }
 
-    /// A prefetcher for runs of `tiles` tiles, which are read for `tokens` tokens.
+    /// A prefetcher for the runs of a call, of `tiles` tiles.
     #[inline(always)]
-    pub(super) fn new(runs: Prefetch, tiles: usize, tokens: usize) -> Self {
+    pub(super) fn new(call: &Call, runs: Prefetch, tiles: usize) -> Self {
         let (tiles, ahead) = (tiles.max(1), const { DISTANCE / Self::STEP });
         // The comparison avoids a division: runs of weights that are read for one token are mostly longer.
         let into = if ahead < tiles { ahead } else { ahead % tiles };
         let at = runs[0].wrapping_add(into * Self::STEP);
-        Prefetcher { at, left: tiles - into, then: runs[1], pages: Self::BY_PAGE && tokens == 1, kind: PhantomData }
+        Prefetcher {
+            at,
+            left: tiles - into,
+            then: runs[1],
+            pages: Self::by_page(call.alone) && call.tokens == 1,
+            kind: PhantomData,
+        }
     }
 
     /// Prefetches one tile, or leaves that to the processor.

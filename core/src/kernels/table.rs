@@ -78,6 +78,7 @@ macro_rules! instantiate {
         }
         pub(super) static $name: Kernels = Kernels {
             isa: $isa,
+            alone: false,
             matrix: $module::MATRIX,
             quantize: Some($module::quantize),
             select: $module::select,

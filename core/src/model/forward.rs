@@ -107,7 +107,7 @@ impl Session<'_, '_> {
 
     fn layers(&mut self, exec: &dyn Executor, tokens: &[u32]) -> Result<(), Error> {
         self.embed(exec, tokens);
-        let (layers, kernels) = (self.layers, self.model.kernels());
+        let (layers, kernels) = (self.layers, &self.model.kernels().for_threads(exec.width()));
         for (number, layer) in layers.iter().enumerate() {
             if self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 // A cancelled pass must not influence the next choice, so its statistics are forgotten.
@@ -171,7 +171,7 @@ impl Session<'_, '_> {
     /// Computes token embeddings (projected, if the model projects them) plus learned positions, and the angles of
     /// RoPE.
     fn embed(&mut self, exec: &dyn Executor, tokens: &[u32]) {
-        let (w, kernels) = (self.globals, self.model.kernels());
+        let (w, kernels) = (self.globals, &self.model.kernels().for_threads(exec.width()));
         let scale = self.model.image().arch().globals().embed_scale;
         let b = &mut self.buffers;
         let target = if w.project_in.is_some() { &mut b.embed } else { &mut b.x };
@@ -223,7 +223,7 @@ impl Session<'_, '_> {
     }
 
     fn output(&mut self, exec: &dyn Executor, row: usize, rows: usize) {
-        let (w, c, kernels) = (self.globals, *self.model.config(), self.model.kernels());
+        let (w, c, kernels) = (self.globals, *self.model.config(), &self.model.kernels().for_threads(exec.width()));
         exec.before_layer(c.layers, None);
         let b = &mut self.buffers;
         let int8 = w.project_out.as_ref().unwrap_or(&w.output.matrix).geometry().takes_int8();
