@@ -13,7 +13,7 @@ use super::avx2::{Inputs, Line, codes64, store64};
 use super::{Chosen, InputDot};
 use crate::format::BLOCK;
 use crate::kernels::codes::{Affine4Codes, Codes as _, Int8Codes, Table4Codes};
-use crate::kernels::tile_dot::avx2::start;
+use crate::kernels::tile_dot::{avx2, avx512::start};
 use crate::simd::avx2::Avx2Lanes;
 use crate::simd::avx512::Avx512Lanes;
 use crate::simd::{LANES, Proof};
@@ -48,8 +48,7 @@ unsafe fn dot<Z: Zipped>(
     // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for dwords of blocks that
     // every line has, as the caller promises; a quad is below 8; `sums` is writable for a multiple of four blocks.
     unsafe {
-        let start = if Z::SHIFT == 0 { 0 } else { chosen.offset / (128 / Z::SHIFT.max(1)) };
-        let mut acc = [[_mm512_set1_epi32(start); 4]; 2];
+        let mut acc = [[_mm512_set1_epi32(start(Z::SHIFT, chosen.offset)); 4]; 2];
         for quad in 0..chosen.quads.min(BLOCK / 4) {
             let x = _mm512_set1_epi32(*chosen.quants.get_unchecked(quad));
             let mut four = [_mm512_setzero_si512(); 4];
@@ -232,7 +231,7 @@ unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, ou
     // SAFETY: the caller's processor has the instructions; it gives at most 8 quads, whose lines have two blocks at `skip`,
     // and room for 64 floats.
     unsafe {
-        let (none, start) = (_mm256_setzero_si256(), _mm256_set1_epi32(start::<S>(chosen.offset)));
+        let (none, start) = (_mm256_setzero_si256(), _mm256_set1_epi32(avx2::start::<S>(chosen.offset)));
         let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
         for quad in 0..quads {
             let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));

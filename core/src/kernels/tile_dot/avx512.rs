@@ -202,10 +202,11 @@ impl Unpack for SignedSixes {
     }
 }
 
-/// The value at which a sum begins: `offset` is for a shift of 128, and codes that are not shifted need none.
+/// The value at which a sum of codes shifted by `shift` begins: `offset` is for a shift of 128, and codes that are not shifted
+/// need none.
 #[inline(always)]
-fn start<S: Unpack>(offset: i32) -> i32 {
-    if S::SHIFT == 0 { 0 } else { offset / (128 / S::SHIFT.max(1)) }
+pub(in crate::kernels) const fn start(shift: i32, offset: i32) -> i32 {
+    if shift == 0 { 0 } else { offset / (128 / shift) }
 }
 
 /// The dot products of a kind of tiles.
@@ -227,8 +228,8 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     fn dot(isa: Proof<Avx512Lanes>, (codes, integers): &Self::Codes<'_>, x: &[i8; 32], offset: Offset) -> Avx512Lanes {
         if H::HALVED {
             let [all, first] = offset;
-            return weigh(halves(isa, codes, x, [start::<S>(first), start::<S>(all - first)]), integers);
+            return weigh(halves(isa, codes, x, [start(S::SHIFT, first), start(S::SHIFT, all - first)]), integers);
         }
-        dot(isa, codes, x, start::<S>(offset[0]))
+        dot(isa, codes, x, start(S::SHIFT, offset[0]))
     }
 }
