@@ -38,16 +38,25 @@ pub(super) unsafe trait Heads: Copy + 'static {
         [L::splat(isa, 0.0); 2]
     }
 
-    /// The heads of outputs `16 * panel..` of a matrix stored by input, where the heads of all `outputs` of a k-block
-    /// begin at `at`.
+    /// Parts of the heads that are stored apart from each other.
+    const PARTS: usize = 1;
+
+    /// Where the parts of the heads of outputs `16 * panel..` are, in a matrix stored by input whose heads of all `outputs` of a
+    /// k-block begin at `at`.
+    #[inline(always)]
+    fn places(at: *const u8, _outputs: usize, panel: usize) -> [*const u8; 2] {
+        [at.wrapping_add(panel * size_of::<Self>()); 2]
+    }
+
+    /// These heads.
     ///
     /// # Safety
     /// The heads of all outputs must be readable at `at`, and `16 * panel + 16` must be at most `outputs`.
     #[inline(always)]
-    unsafe fn of_panel(at: *const u8, _outputs: usize, panel: usize) -> Self {
+    unsafe fn of_panel(at: *const u8, outputs: usize, panel: usize) -> Self {
         // SAFETY: these heads are packed by 16, so the caller's readable heads are an array of `Self` with an element
         // `panel`.
-        unsafe { at.cast::<Self>().add(panel).read_unaligned() }
+        unsafe { Self::places(at, outputs, panel)[0].cast::<Self>().read_unaligned() }
     }
 }
 
@@ -98,6 +107,7 @@ pub(super) struct ScalesAndMinima([u8; 32], [u8; 32]);
 // SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for ScalesAndMinima {
     const AFFINE: bool = true;
+    const PARTS: usize = 2;
 
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, _supers: &[L; 2]) -> L {
@@ -109,12 +119,22 @@ unsafe impl Heads for ScalesAndMinima {
         L::load_f16(isa, &self.1)
     }
 
+    /// The scales of all outputs, then their minima, two bytes each.
+    #[inline(always)]
+    fn places(at: *const u8, outputs: usize, panel: usize) -> [*const u8; 2] {
+        let scales = at.wrapping_add(2 * panel * TILE_ROWS);
+        [scales, scales.wrapping_add(2 * outputs)]
+    }
+
     #[inline(always)]
     unsafe fn of_panel(at: *const u8, outputs: usize, panel: usize) -> Self {
-        // SAFETY: the caller's readable heads are the scales of all `outputs`, then their minima, two bytes each.
+        let places = Self::places(at, outputs, panel);
+        // SAFETY: the caller's heads are readable, 32 bytes at either place.
         unsafe {
-            let numbers = |i: usize| at.add(2 * (i * outputs + panel * TILE_ROWS)).cast::<[u8; 32]>().read_unaligned();
-            ScalesAndMinima(numbers(0), numbers(1))
+            ScalesAndMinima(
+                places[0].cast::<[u8; 32]>().read_unaligned(),
+                places[1].cast::<[u8; 32]>().read_unaligned(),
+            )
         }
     }
 }

@@ -30,12 +30,10 @@ pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
 
-/// The chosen inputs of a k-block.
+/// Chosen inputs of a k-block.
 pub(super) struct Chosen {
     /// The addresses of the inputs' lines. The last line is repeated, with quants of zero, to fill whole quads.
     pub lines: [*const u8; BLOCK],
-    /// The lines of later inputs, to be prefetched: no hardware prefetcher can predict which inputs are chosen.
-    pub prefetch: [*const u8; BLOCK],
     /// The inputs' quants, four in an i32 in their order in memory.
     pub quants: [i32; BLOCK / 4],
     /// Quads.
@@ -45,46 +43,111 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// The first `n` of `inputs`; the inputs `ahead` places after them are prefetched.
+    const NONE: Chosen = Chosen { lines: [core::ptr::null(); BLOCK], quants: [0; BLOCK / 4], quads: 0, offset: 0 };
+
+    /// Prefetches the strip at block `at` of the lines of all quads from `quad` on.
+    #[inline(always)]
+    fn prefetch_strip<D: InputDot>(
+        &self,
+        isa: Proof<D::L>,
+        quad: usize,
+        at: usize,
+        prefetch: impl Fn(Proof<D::L>, *const u8),
+    ) {
+        for i in 4 * quad..4 * self.quads.min(BLOCK / 4) {
+            for line in 0..const { (STRIP * D::C::BYTES).div_ceil(64) } {
+                prefetch(isa, self.lines[i].wrapping_add(at * D::C::BYTES + 64 * line));
+            }
+        }
+    }
+
+    /// Prefetches these bytes of the lines.
+    #[inline(always)]
+    fn prefetch_at<L: Lanes>(&self, isa: Proof<L>, at: usize) {
+        for line in &self.lines[..4 * self.quads.min(BLOCK / 4)] {
+            L::prefetch(isa, line.wrapping_add(at));
+        }
+    }
+
+    /// Makes it these inputs of one k-block, whose lines begin at `first`, each `step` bytes after the one before it.
     ///
     /// # Safety
-    /// All inputs must have lines and quants; `n` must be at most 32 and at most the number of inputs.
+    /// There must be 32 quants at `quants`.
     #[inline(always)]
-    unsafe fn new(lines: &Lines, inputs: &[u32], n: usize, ahead: usize, quants: *const i8) -> Chosen {
+    unsafe fn set(&mut self, inputs: &[u32], (first, step): (*const u8, usize), quants: *const i8) {
         let mut bytes = [0i8; BLOCK];
-        let mut chosen = Chosen {
-            lines: [core::ptr::null(); BLOCK],
-            prefetch: [core::ptr::null(); BLOCK],
-            quants: [0; BLOCK / 4],
-            quads: n.div_ceil(4),
-            offset: 0,
-        };
-        for (i, byte) in bytes.iter_mut().enumerate().take(n.next_multiple_of(4)) {
-            // SAFETY: both indices are below the number of inputs, all of which have lines and quants, as the caller
-            // promises.
-            unsafe {
-                let input = |i: usize| *inputs.as_ptr().add(i) as usize;
-                let this = input(i.min(n - 1));
-                chosen.lines[i] = lines.line(this);
-                chosen.prefetch[i] = lines.line(input((i + ahead).min(inputs.len() - 1)));
-                if i < n {
-                    *byte = *quants.add(this);
-                }
+        if inputs.len() == BLOCK {
+            for (i, line) in self.lines.iter_mut().enumerate() {
+                *line = first.wrapping_add(i * step);
             }
-            chosen.offset -= 128 * i32::from(*byte);
+            // SAFETY: the caller gives 32 quants.
+            bytes = unsafe { quants.cast::<[i8; BLOCK]>().read_unaligned() };
+        } else {
+            for ((line, byte), input) in self.lines.iter_mut().zip(&mut bytes).zip(inputs) {
+                let place = *input as usize % BLOCK;
+                *line = first.wrapping_add(place * step);
+                // SAFETY: the caller gives 32 quants, and `place` is below 32.
+                *byte = unsafe { *quants.add(place) };
+            }
+            let last = inputs.len().clamp(1, BLOCK) - 1;
+            let line = self.lines[last];
+            for i in last..BLOCK {
+                self.lines[i] = line;
+            }
         }
-        for (quad, four) in chosen.quants.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let mut sum = 0;
+        for byte in bytes {
+            sum += i32::from(byte);
+        }
+        for (quad, four) in self.quants.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *quad = i32::from_le_bytes(four.map(|b| b as u8));
         }
-        chosen
+        (self.quads, self.offset) = (inputs.len().min(BLOCK).div_ceil(4), -128 * sum);
     }
 }
 
-/// Blocks of outputs whose sums are held on the stack at once: lines are read in long runs, at which memory is fastest,
-/// but a small machine's stack is small.
-const STRIP: usize = if cfg!(target_pointer_width = "64") { 64 } else { 16 };
+/// The chosen inputs of a k-block; where halves of a block have integers of their own, those of either half.
+struct KBlock {
+    number: usize,
+    halves: [Chosen; 2],
+}
 
-/// Exact dot products of the chosen inputs, on one instruction set; other lines are prefetched meanwhile.
+impl KBlock {
+    const NONE: KBlock = KBlock { number: 0, halves: [Chosen::NONE; 2] };
+
+    /// Makes it the inputs of the next k-block that has active ones, and takes them off the list.
+    ///
+    /// # Safety
+    /// `lines` and `quants` must be those of all these inputs.
+    #[inline(always)]
+    unsafe fn take<H: Heads>(&mut self, inputs: &mut &[u32], lines: &Lines, quants: *const i8) {
+        self.number = inputs.first().map_or(0, |i| *i as usize / BLOCK);
+        let begin = (self.number * BLOCK) as u32;
+        let at_most = inputs.get(..BLOCK).unwrap_or(inputs);
+        let below = |end: usize| at_most.partition_point(|i| *i - begin < end as u32);
+        let first = below(if H::HALVED { BLOCK / 2 } else { BLOCK });
+        let n = if H::HALVED { below(BLOCK) } else { first };
+        let (these, rest) = inputs.split_at(n);
+        // SAFETY: the k-block is one of the caller's inputs, and so has lines and 32 quants.
+        unsafe {
+            let (place, quants) = (lines.of_block(self.number), quants.add(self.number * BLOCK));
+            self.halves[0].set(&these[..first], place, quants);
+            if H::HALVED {
+                self.halves[1].set(&these[first..], place, quants);
+            }
+        }
+        *inputs = rest;
+    }
+}
+
+/// Blocks of outputs whose sums are computed before they are added: sums, outputs and heads then stay in the first cache.
+const STRIP: usize = 4;
+
+/// K-blocks whose lines are known: the one that is read, and those up to the one that is prefetched.
+const RING: usize = 4;
+
+/// Exact dot products of the chosen inputs, on one instruction set; the lines of the next inputs are prefetched meanwhile: no
+/// hardware prefetcher can predict which these are.
 pub(super) trait InputDot {
     /// The float lanes that go with it; their proof is one of all instructions used here.
     type L: Lanes;
@@ -95,11 +158,11 @@ pub(super) trait InputDot {
     /// # Safety
     /// The lines must have codes of 32 outputs at `skip`; `chosen` must have at most 8 quads.
     #[inline(always)]
-    unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+    unsafe fn dot32(isa: Proof<Self::L>, [chosen, next]: [&Chosen; 2], skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // Sums of at most 32 products of 7-bit numbers are exact in f32.
         let mut sums = [Self::L::splat(isa, 0.0); 2];
         for i in 0..(4 * chosen.quads).min(BLOCK) {
-            Self::L::prefetch(isa, chosen.prefetch[i].wrapping_add(skip));
+            Self::L::prefetch(isa, next.lines[i].wrapping_add(skip));
             // SAFETY: the caller's lines have the codes of 32 outputs at `skip`.
             let codes = unsafe { &*chosen.lines[i].add(skip).cast() };
             let [a, b] = Self::C::read::<Self::L>(isa, codes, table);
@@ -115,11 +178,18 @@ pub(super) trait InputDot {
     /// As [`InputDot::dot32`] for all blocks; `sums` must be writable for 32 floats a block, of the next multiple of four
     /// blocks.
     #[inline(always)]
-    unsafe fn dots(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+    unsafe fn dots(
+        isa: Proof<Self::L>,
+        [chosen, next]: [&Chosen; 2],
+        skip: usize,
+        n: usize,
+        table: &[i8; 16],
+        sums: *mut f32,
+    ) {
         for b in 0..n {
             // SAFETY: the caller's lines have the codes of `n` blocks, and `sums` is writable for 32 floats of each.
             unsafe {
-                let [low, high] = Self::dot32(isa, chosen, skip + b * Self::C::BYTES, table);
+                let [low, high] = Self::dot32(isa, [chosen, next], skip + b * Self::C::BYTES, table);
                 low.store(&mut *sums.add(b * BLOCK).cast());
                 high.store(&mut *sums.add(b * BLOCK + LANES).cast());
             }
@@ -140,52 +210,69 @@ impl<L: Lanes, C: InputCodes> InputDot for ByLanes<L, C> {
 /// As [`super::call::MatrixKernel`], for the blocks of outputs.
 #[inline(always)]
 pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: &Call) {
-    let (lines, active, blocks) = call.inputs();
-    // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
-    let (x, outputs, table) = (&call.x, lines.blocks() * BLOCK, *call.table);
-    let mut sums = MaybeUninit::<[[f32; STRIP * BLOCK]; 2]>::uninit();
-    let sums = sums.as_mut_ptr().cast::<[f32; STRIP * BLOCK]>();
-    let sums = [sums.cast::<f32>(), sums.wrapping_add(1).cast::<f32>()];
-    let distance = DISTANCE / (blocks.len() * D::C::BYTES).max(1);
-    let mut inputs = active;
-    while !inputs.is_empty() {
-        let kb = k_block(inputs);
-        let n = inputs.iter().take_while(|i| **i as usize / BLOCK == kb).count().min(BLOCK);
-        let (these, rest) = (inputs, inputs.get(n..).unwrap_or_default());
-        // Where halves of a block have integers of their own, the inputs of the second half are summed separately.
-        let first =
-            if H::HALVED { these.iter().take(n).filter(|i| **i as usize % BLOCK < BLOCK / 2).count() } else { n };
-        // All of a k-block's lines are read side by side, so that nearer ones are read already.
-        let ahead = distance.max(n);
-        // SAFETY: the caller's active inputs have lines with all blocks, quants, and k-blocks with heads; a strip's
-        // sums are written before they are read.
-        unsafe {
-            let chosen = Chosen::new(lines, these, first, ahead, x.quants);
-            let second = Chosen::new(lines, these.get(first..).unwrap_or_default(), n - first, ahead, x.quants);
-            let (heads, supers) = (lines.heads(kb), lines.supers(kb));
-            let prefetch = lines.heads(k_block(rest));
-            let ([scale, _], sum) = (*x.scales.add(kb), block_sum(chosen.offset + second.offset));
-            let add = Add { scale, sum, heads, supers, prefetch, outputs };
-            for at in blocks.clone().step_by(STRIP) {
-                let n = STRIP.min(blocks.end - at);
-                D::dots(isa, &chosen, at * D::C::BYTES, n, &table, sums[0]);
-                if H::HALVED {
-                    D::dots(isa, &second, at * D::C::BYTES, n, &table, sums[1]);
-                }
-                for b in 0..n {
-                    let dots = sums.map(|sums| sums.wrapping_add(b * BLOCK).cast_const());
-                    let panel = (at + b) * (BLOCK / TILE_ROWS);
-                    add.to::<D::L, H>(isa, dots, panel, call.out.add((at + b - blocks.start) * BLOCK));
-                }
-            }
+    let (lines, mut inputs, blocks) = call.inputs();
+    let mut ring = [KBlock::NONE; RING];
+    let ahead = (DISTANCE / (blocks.len() * D::C::BYTES * BLOCK).max(1)).clamp(1, RING - 1);
+    // K-blocks that were added, and those that were taken off the list.
+    let (mut done, mut taken) = (0usize, 0usize);
+    loop {
+        while taken - done <= ahead && !inputs.is_empty() {
+            // SAFETY: the caller's inputs have lines and quants.
+            unsafe { ring[taken % RING].take::<H>(&mut inputs, lines, call.x.quants) };
+            taken += 1;
         }
-        inputs = rest;
+        if done == taken {
+            return;
+        }
+        let (this, later) = (&ring[done % RING], &ring[(done + ahead).min(taken - 1) % RING]);
+        // SAFETY: these k-blocks were taken off the caller's list, whose requirements are those of `add`.
+        unsafe { add::<H, D>(isa, call, this, later) };
+        done += 1;
     }
 }
 
-/// The k-block that these inputs are in.
-fn k_block(inputs: &[u32]) -> usize {
-    inputs.first().map_or(0, |i| *i as usize / BLOCK)
+/// Adds the products of a k-block's inputs to the outputs; a later k-block is prefetched.
+///
+/// # Safety
+/// As [`gemv_inputs`], for these k-blocks.
+#[inline(always)]
+unsafe fn add<H: Heads, D: InputDot>(isa: Proof<D::L>, call: &Call, this: &KBlock, later: &KBlock) {
+    let (lines, _, blocks) = call.inputs();
+    // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
+    let (outputs, table) = (lines.blocks() * BLOCK, *call.table);
+    let mut sums = MaybeUninit::<[[f32; STRIP * BLOCK]; 2]>::uninit();
+    let sums = sums.as_mut_ptr().cast::<[f32; STRIP * BLOCK]>();
+    let sums = [sums.cast::<f32>(), sums.wrapping_add(1).cast::<f32>()];
+    // SAFETY: the caller's k-blocks have lines with all blocks, quants and heads; a strip's sums are written before they
+    // are read.
+    unsafe {
+        let add = Add {
+            scale: (*call.x.scales.add(this.number))[0],
+            sum: block_sum(this.halves[0].offset + this.halves[1].offset),
+            heads: lines.heads(this.number),
+            supers: lines.supers(this.number),
+            prefetch: [lines.heads(later.number), lines.supers(later.number)],
+            outputs,
+        };
+        for at in blocks.clone().step_by(STRIP) {
+            let n = STRIP.min(blocks.end - at);
+            let halves = this.halves.iter().zip(&later.halves).zip(sums);
+            for ((this, later), sums) in halves.take(if H::HALVED { 2 } else { 1 }) {
+                this.prefetch_strip::<D>(isa, 0, at + STRIP, D::L::prefetch_near);
+                D::dots(isa, [this, later], at * D::C::BYTES, n, &table, sums);
+                later.prefetch_strip::<D>(isa, this.quads, at, D::L::prefetch);
+                if at + n == blocks.end {
+                    // Lines may end in a cache line in which no strip begins.
+                    later.prefetch_at(isa, blocks.end * D::C::BYTES - 1);
+                }
+            }
+            for b in 0..n {
+                let dots = sums.map(|sums| sums.wrapping_add(b * BLOCK).cast_const());
+                let panel = (at + b) * (BLOCK / TILE_ROWS);
+                add.to::<D::L, H>(isa, dots, panel, call.out.add((at + b - blocks.start) * BLOCK));
+            }
+        }
+    }
 }
 
 /// The numbers that turn dot products of a k-block into outputs.
@@ -198,8 +285,8 @@ struct Add {
     heads: *const u8,
     /// Numbers of their super-blocks.
     supers: *const u8,
-    /// Heads of the next k-block.
-    prefetch: *const u8,
+    /// Heads of the next k-block, and the numbers of its super-block.
+    prefetch: [*const u8; 2],
     outputs: usize,
 }
 
@@ -212,9 +299,15 @@ impl Add {
     /// `y` readable and writable for 32.
     #[inline(always)]
     unsafe fn to<L: Lanes, H: Heads>(&self, isa: Proof<L>, dots: [*const f32; 2], panel: usize, y: *mut f32) {
-        L::prefetch(isa, self.prefetch.wrapping_add(size_of::<H>() * panel));
-        if H::AFFINE {
-            L::prefetch(isa, self.prefetch.wrapping_add(2 * (self.outputs + panel * TILE_ROWS)));
+        let [heads, supers] = self.prefetch;
+        for place in 0..H::PARTS {
+            L::prefetch(isa, H::places(heads, self.outputs, panel)[place]);
+            L::prefetch_near(isa, H::places(self.heads, self.outputs, panel + STRIP * (BLOCK / TILE_ROWS))[place]);
+        }
+        if H::SUPERS > 0 && supers != self.supers {
+            for i in 0..H::SUPERS {
+                L::prefetch(isa, supers.wrapping_add(2 * TILE_ROWS * (H::SUPERS * panel + 2 * i)));
+            }
         }
         for i in 0..BLOCK / TILE_ROWS {
             // SAFETY: the caller gives 32 dot products and 32 outputs, which are the two panels, and their heads.

@@ -284,13 +284,14 @@ impl Kernels {
     /// block + y.len()` of a matrix stored by input: k-block by k-block for integers, else input by input.
     ///
     /// # Panics
-    /// When widths or lengths do not fit, or the matrix has no such input.
+    /// When widths or lengths do not fit, the inputs are not in order, or the matrix has no such input.
     pub fn gemv_inputs(&self, m: &Matrix, active: &[u32], block: usize, x: &Input, y: &mut [f32]) {
         let (g, lines) = (m.geometry(), m.lines());
         let outputs = block..block.saturating_add(y.len() / BLOCK);
         assert!(g.is_by_input() && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
         assert!(outputs.end <= g.outputs() / BLOCK, "outputs out of range");
-        assert!(active.iter().all(|i| (*i as usize) < g.units()), "input out of range");
+        assert!(active.is_sorted(), "inputs out of order");
+        assert!(active.last().is_none_or(|i| (*i as usize) < g.units()), "input out of range");
         let [shape, _] = g.shapes();
         let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
         let call = Call {

@@ -89,7 +89,7 @@ impl<'a> Product<'a> {
                 let blocks = read.clone().count();
                 (blocks * BLOCK, blocks, runs(read.map(|kb| kb / SUPER)))
             }
-            (Shape::Inputs | Shape::Codes, Some(inputs)) => {
+            (Shape::Inputs | Shape::Codes, Some(inputs)) if inputs.len() < all.0 => {
                 let blocks = inputs.iter().map(|i| *i as usize / BLOCK);
                 (inputs.len(), runs(blocks.clone()), runs(blocks.map(|kb| kb / SUPER)))
             }

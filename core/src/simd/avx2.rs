@@ -162,6 +162,12 @@ unsafe impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
+    fn prefetch_near(_: Proof<Self>, p: *const u8) {
+        // SAFETY: a prefetch is a hint, which no address can make fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     fn pow2(self) -> Self {
         // SAFETY: a value of this type exists only on processors with AVX2.
         unsafe {

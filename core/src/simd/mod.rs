@@ -247,6 +247,10 @@ pub unsafe trait Lanes: Copy {
     #[inline(always)]
     fn prefetch(_isa: Proof<Self>, _p: *const u8) {}
 
+    /// Prefetches a cache line from the second cache into the first, where the processor cannot predict which line is read next.
+    #[inline(always)]
+    fn prefetch_near(_isa: Proof<Self>, _p: *const u8) {}
+
     /// All lanes as an array.
     #[inline(always)]
     fn to_array(self) -> [f32; LANES] {

@@ -163,7 +163,14 @@ impl<S: Line> InputDot for Inputs<S> {
     type C = S::C;
 
     #[inline(always)]
-    unsafe fn dots(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+    unsafe fn dots(
+        isa: Proof<Avx2Lanes>,
+        chosen: [&Chosen; 2],
+        skip: usize,
+        n: usize,
+        table: &[i8; 16],
+        sums: *mut f32,
+    ) {
         let pairs = if S::NIBBLES { n / 2 } else { 0 };
         // SAFETY: the caller meets the requirements of `dots` for `n` blocks, of which each pair is two; `sums` is writable
         // for all of them.
@@ -181,7 +188,12 @@ impl<S: Line> InputDot for Inputs<S> {
     }
 
     #[inline(always)]
-    unsafe fn dot32(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Avx2Lanes; 2] {
+    unsafe fn dot32(
+        isa: Proof<Avx2Lanes>,
+        [chosen, next]: [&Chosen; 2],
+        skip: usize,
+        table: &[i8; 16],
+    ) -> [Avx2Lanes; 2] {
         // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have the
         // codes of 32 outputs at `skip`.
         unsafe {
@@ -192,7 +204,7 @@ impl<S: Line> InputDot for Inputs<S> {
                 let mut pairs = [_mm256_setzero_si256(); 4];
                 for quad in first..quads.min(first + S::TOGETHER) {
                     let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-                    for (pairs, w) in pairs.iter_mut().zip(zipped::<S>(isa, chosen, quad, skip, lut)) {
+                    for (pairs, w) in pairs.iter_mut().zip(zipped::<S>(isa, [chosen, next], quad, skip, lut)) {
                         *pairs = _mm256_add_epi16(*pairs, products::<S>(isa, w, x));
                     }
                 }
@@ -219,7 +231,7 @@ impl<S: Line> InputDot for Inputs<S> {
 #[inline(always)]
 unsafe fn zipped<S: Line>(
     isa: Proof<Avx2Lanes>,
-    chosen: &Chosen,
+    [chosen, next]: [&Chosen; 2],
     quad: usize,
     skip: usize,
     lut: __m256i,
@@ -231,7 +243,7 @@ unsafe fn zipped<S: Line>(
             *line = S::read(isa, chosen.lines.get_unchecked(4 * quad + i).add(skip), lut);
             // A cache line holds the codes of several blocks, so that only the first of them prefetches.
             if skip % 64 < const { size_of::<<S::C as crate::kernels::codes::Codes>::Block>() } {
-                Avx2Lanes::prefetch(isa, chosen.prefetch.get_unchecked(4 * quad + i).wrapping_add(skip));
+                Avx2Lanes::prefetch(isa, next.lines.get_unchecked(4 * quad + i).wrapping_add(skip));
             }
         }
         zip(isa, lines)
@@ -247,7 +259,13 @@ pub(super) type Codes64 = [__m256i; 8];
 /// # Safety
 /// As [`InputDot::dots`] for two blocks, of codes that are nibbles first.
 #[inline(always)]
-unsafe fn dot64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, table: &[i8; 16], out: *mut f32) {
+unsafe fn dot64<S: Line>(
+    isa: Proof<Avx2Lanes>,
+    [chosen, next]: [&Chosen; 2],
+    skip: usize,
+    table: &[i8; 16],
+    out: *mut f32,
+) {
     // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have two blocks at
     // `skip`, and room for 64 floats.
     unsafe {
@@ -258,7 +276,7 @@ unsafe fn dot64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, ta
             let mut pairs = [_mm256_setzero_si256(); 8];
             for quad in first..quads.min(first + S::TOGETHER) {
                 let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-                for (pairs, w) in pairs.iter_mut().zip(codes64::<S>(isa, chosen, quad, skip, lut)) {
+                for (pairs, w) in pairs.iter_mut().zip(codes64::<S>(isa, [chosen, next], quad, skip, lut)) {
                     *pairs = _mm256_add_epi16(*pairs, products::<S>(isa, w, x));
                 }
             }
@@ -295,7 +313,7 @@ pub(super) unsafe fn store64(_: Proof<Avx2Lanes>, sums: [__m256i; 8], out: *mut 
 #[inline(always)]
 pub(super) unsafe fn codes64<S: Line>(
     isa: Proof<Avx2Lanes>,
-    chosen: &Chosen,
+    [chosen, next]: [&Chosen; 2],
     quad: usize,
     skip: usize,
     lut: __m256i,
@@ -310,7 +328,7 @@ pub(super) unsafe fn codes64<S: Line>(
             (lines[i], four[i]) = (line, two(isa, line, line.add(bytes)));
             // A cache line holds several blocks, so that only the first of them prefetches.
             if skip % 64 < 2 * bytes {
-                Avx2Lanes::prefetch(isa, chosen.prefetch.get_unchecked(4 * quad + i).wrapping_add(skip));
+                Avx2Lanes::prefetch(isa, next.lines.get_unchecked(4 * quad + i).wrapping_add(skip));
             }
         }
         let (zipped, low) = (zip(isa, four), _mm256_set1_epi8(15));

@@ -26,6 +26,9 @@ trait Zipped {
     const BLOCKS: usize;
     /// The difference between codes in registers and the integers that they stand for.
     const SHIFT: i32;
+    /// Whether the second codes are whole bytes, 16 times the high half and the low one: the products of the low half are
+    /// subtracted from theirs at the end, which saves two instructions for each register.
+    const WHOLE: bool = false;
 
     /// The unsigned codes in a register of zipped bytes: those in the low and in the high halves, where a byte has two
     /// codes.
@@ -39,7 +42,7 @@ trait Zipped {
 #[inline(always)]
 unsafe fn dot<Z: Zipped>(
     isa: Proof<Avx512Lanes>,
-    chosen: &Chosen,
+    [chosen, next]: [&Chosen; 2],
     (skip, here): (usize, usize),
     lut: __m512i,
     sums: *mut f32,
@@ -48,13 +51,15 @@ unsafe fn dot<Z: Zipped>(
     // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for dwords of blocks that
     // every line has, as the caller promises; a quad is below 8; `sums` is writable for a multiple of four blocks.
     unsafe {
-        let mut acc = [[_mm512_set1_epi32(start(Z::SHIFT, chosen.offset)); 4]; 2];
+        let first = start(Z::SHIFT, chosen.offset);
+        let mut acc =
+            [[_mm512_set1_epi32(first); 4], [_mm512_set1_epi32(if Z::WHOLE { 17 * first } else { first }); 4]];
         for quad in 0..chosen.quads.min(BLOCK / 4) {
             let x = _mm512_set1_epi32(*chosen.quants.get_unchecked(quad));
             let mut four = [_mm512_setzero_si512(); 4];
             for (i, v) in four.iter_mut().enumerate() {
                 let at = 4 * quad + i;
-                _mm_prefetch::<_MM_HINT_T1>(chosen.prefetch.get_unchecked(at).wrapping_add(skip).cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.lines.get_unchecked(at).wrapping_add(skip).cast());
                 *v = _mm512_maskz_loadu_epi32(mask, chosen.lines.get_unchecked(at).add(skip).cast());
             }
             for (r, quad) in zip(isa, four).into_iter().enumerate() {
@@ -63,6 +68,12 @@ unsafe fn dot<Z: Zipped>(
                 if Z::BLOCKS == 4 {
                     acc[1][r] = _mm512_dpbusd_epi32(acc[1][r], high, x);
                 }
+            }
+        }
+        if Z::WHOLE {
+            let [low, whole] = &mut acc;
+            for (whole, low) in whole.iter_mut().zip(low) {
+                *whole = _mm512_srai_epi32::<4>(_mm512_sub_epi32(*whole, *low));
             }
         }
         // Sixteen outputs of the low or the high halves of four blocks, or of both halves of two blocks.
@@ -117,14 +128,22 @@ fn halves(_: Proof<Avx512Lanes>, bytes: __m512i) -> [__m512i; 2] {
     }
 }
 
+/// The low halves of bytes, and whole bytes.
+#[inline(always)]
+fn whole(_: Proof<Avx512Lanes>, bytes: __m512i) -> [__m512i; 2] {
+    // SAFETY: `Proof` shows that the processor has AVX-512 F.
+    [unsafe { _mm512_and_si512(bytes, _mm512_set1_epi8(15)) }, bytes]
+}
+
 macro_rules! vnni_inputs {
-    ($(#[$doc:meta])* $name:ident, $codes:ty, $blocks:literal, $shift:literal, |$isa:ident, $bytes:ident, $lut:ident| $decode:expr) => {
+    ($(#[$doc:meta])* $name:ident, $codes:ty, $blocks:literal, $shift:literal, $whole:expr, |$isa:ident, $bytes:ident, $lut:ident| $decode:expr) => {
         $(#[$doc])*
         pub(in crate::kernels) struct $name;
 
         impl Zipped for $name {
             const BLOCKS: usize = $blocks;
             const SHIFT: i32 = $shift;
+            const WHOLE: bool = $whole;
 
             #[inline(always)]
             fn codes($isa: Proof<Avx512Lanes>, $bytes: __m512i, $lut: __m512i) -> [__m512i; 2] {
@@ -139,7 +158,7 @@ macro_rules! vnni_inputs {
             #[inline(always)]
             unsafe fn dots(
                 isa: Proof<Avx512Lanes>,
-                chosen: &Chosen,
+                chosen: [&Chosen; 2],
                 skip: usize,
                 n: usize,
                 table: &[i8; 16],
@@ -166,6 +185,7 @@ vnni_inputs!(
     Int8Codes,
     2,
     128,
+    false,
     // SAFETY: `Proof` shows that the processor has AVX-512 F.
     |_isa, bytes, _lut| unsafe { [_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)), _mm512_setzero_si512()] }
 );
@@ -175,6 +195,7 @@ vnni_inputs!(
     Table4Codes,
     4,
     128,
+    false,
     |isa, bytes, lut| {
         let [low, high] = halves(isa, bytes);
         // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
@@ -187,7 +208,8 @@ vnni_inputs!(
     Affine4Codes,
     4,
     0,
-    |isa, bytes, _lut| halves(isa, bytes)
+    true,
+    |isa, bytes, _lut| whole(isa, bytes)
 );
 vnni_inputs!(
     /// Nibbles less 8.
@@ -195,7 +217,8 @@ vnni_inputs!(
     Table4Codes,
     4,
     8,
-    |isa, bytes, _lut| halves(isa, bytes)
+    true,
+    |isa, bytes, _lut| whole(isa, bytes)
 );
 
 /// Nibbles with upper bits: codes of 64 outputs, put together as by AVX2, whose products VNNI adds up.
@@ -206,7 +229,14 @@ impl<S: Line> InputDot for UpperInputs<S> {
     type C = S::C;
 
     #[inline(always)]
-    unsafe fn dots(_: Proof<Avx512Lanes>, chosen: &Chosen, skip: usize, n: usize, table: &[i8; 16], sums: *mut f32) {
+    unsafe fn dots(
+        _: Proof<Avx512Lanes>,
+        chosen: [&Chosen; 2],
+        skip: usize,
+        n: usize,
+        table: &[i8; 16],
+        sums: *mut f32,
+    ) {
         // SAFETY: processors whose AVX-512 is used have AVX2; the caller meets the requirements of `dots` for `n` blocks, of
         // which each pair is two.
         unsafe {
@@ -227,7 +257,7 @@ impl<S: Line> InputDot for UpperInputs<S> {
 /// # Safety
 /// As [`InputDot::dots`] for two blocks, on a processor with AVX-512 VL and VNNI.
 #[inline(always)]
-unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, out: *mut f32) {
+unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, [chosen, next]: [&Chosen; 2], skip: usize, out: *mut f32) {
     // SAFETY: the caller's processor has the instructions; it gives at most 8 quads, whose lines have two blocks at `skip`,
     // and room for 64 floats.
     unsafe {
@@ -235,7 +265,7 @@ unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, chosen: &Chosen, skip: usize, ou
         let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
         for quad in 0..quads {
             let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-            for (sum, codes) in sums.iter_mut().zip(codes64::<S>(isa, chosen, quad, skip, none)) {
+            for (sum, codes) in sums.iter_mut().zip(codes64::<S>(isa, [chosen, next], quad, skip, none)) {
                 *sum = _mm256_dpbusd_epi32(*sum, codes, x);
             }
         }

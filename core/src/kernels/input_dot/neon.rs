@@ -67,8 +67,8 @@ unsafe fn load<F>(_: Proof<NeonLanes<F>>, codes: *const u8, part: usize) -> uint
 
 /// Prefetches the same part of the four lines of a quad.
 #[inline(always)]
-fn prefetch<F: Copy>(isa: Proof<NeonLanes<F>>, chosen: &Chosen, quad: usize, skip: usize) {
-    for line in chosen.prefetch.as_chunks::<4>().0.get(quad).into_iter().flatten() {
+fn prefetch<F: Copy>(isa: Proof<NeonLanes<F>>, next: &Chosen, quad: usize, skip: usize) {
+    for line in next.lines.as_chunks::<4>().0.get(quad).into_iter().flatten() {
         NeonLanes::prefetch(isa, line.wrapping_add(skip));
     }
 }
@@ -95,14 +95,14 @@ impl<C: Spread, F: WithDotProd> InputDot for Dot<C, F> {
     type C = C;
 
     #[inline(always)]
-    unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+    unsafe fn dot32(isa: Proof<Self::L>, [chosen, next]: [&Chosen; 2], skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // SAFETY: `Proof` shows that the processor has NEON; `quad` is below `chosen.quads`, at most 8, and the
         // caller's lines have codes at `skip`.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
             for quad in 0..chosen.quads {
-                prefetch(isa, chosen, quad, skip);
+                prefetch(isa, next, quad, skip);
                 let x = vreinterpretq_s8_s32(vdupq_n_s32(*chosen.quants.as_ptr().add(quad)));
                 let lines = chosen.lines.as_ptr().add(4 * quad);
                 for part in 0..C::PARTS {
@@ -144,14 +144,14 @@ impl<C: Spread> InputDot for Plain<C> {
     type C = C;
 
     #[inline(always)]
-    unsafe fn dot32(isa: Proof<Self::L>, chosen: &Chosen, skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
+    unsafe fn dot32(isa: Proof<Self::L>, [chosen, next]: [&Chosen; 2], skip: usize, table: &[i8; 16]) -> [Self::L; 2] {
         // SAFETY: `Proof` shows that the processor has NEON; `quad` is below `chosen.quads`, at most 8, and the
         // caller's lines have codes at `skip`.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
             let mut sums = [vdupq_n_s32(0); 8];
             for quad in 0..chosen.quads {
-                prefetch(isa, chosen, quad, skip);
+                prefetch(isa, next, quad, skip);
                 for two in [0, 2] {
                     let lines = chosen.lines.as_ptr().add(4 * quad + two);
                     let quants = chosen.quants.as_ptr().cast::<i8>().add(4 * quad + two);
