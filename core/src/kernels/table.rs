@@ -218,8 +218,8 @@ instantiate!(
         input_dot::avx512::Table4Inputs,
         input_dot::avx512::Affine4Inputs,
         input_dot::avx512::Int4Inputs,
-        input_dot::avx512::UpperInputs<tile_dot::SignedFives>,
-        input_dot::avx512::UpperInputs<tile_dot::Fives>,
+        input_dot::avx512::FiveInputs<tile_dot::SignedFives>,
+        input_dot::avx512::FiveInputs<tile_dot::Fives>,
         input_dot::avx512::UpperInputs<tile_dot::SignedSixes>
     ]
 );

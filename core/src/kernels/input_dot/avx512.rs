@@ -221,6 +221,101 @@ vnni_inputs!(
     |isa, bytes, _lut| whole(isa, bytes)
 );
 
+/// Writes the dot products of `here` blocks of outputs, at most four, of nibbles with a fifth bit, whose codes begin at `skip`.
+///
+/// ```text
+/// for each quad:
+///     for each line: sort its words into nibbles and fifth bits, a quarter of a register for each block
+///     zip the nibbles and the fifth bits of the four lines, put codes together, sums += codes * inputs
+/// ```
+///
+/// The sums begin at `first`.
+///
+/// # Safety
+/// As [`InputDot::dots`], for `here` blocks of 20 bytes.
+#[inline(always)]
+unsafe fn dot_fives(
+    isa: Proof<Avx512Lanes>,
+    [chosen, next]: [&Chosen; 2],
+    (skip, here): (usize, usize),
+    first: i32,
+    sums: *mut f32,
+) {
+    // From its fifth word on, a line has the fifth bits of the first block, and then nibbles and bits of the others.
+    let mask = ((1u32 << (5 * here - 4)) - 1) as __mmask16;
+    // SAFETY: `Proof` shows that the processor has AVX-512 F, BW and VNNI. `mask` has a bit only for words of blocks that
+    // every line has, as the caller promises; a quad is below 8; `sums` is writable for a multiple of four blocks.
+    unsafe {
+        let nibbles = _mm512_setr_epi32(0, 0, 0, 0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14);
+        let fifths = _mm512_setr_epi32(0, 0, 0, 0, 5, 5, 5, 5, 10, 10, 10, 10, 15, 15, 15, 15);
+        let by_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        let (low, fifth) = (_mm512_set1_epi8(15), _mm512_set1_epi8(16));
+        let mut acc = [[_mm512_set1_epi32(first); 4]; 2];
+        for quad in 0..chosen.quads.min(BLOCK / 4) {
+            let x = _mm512_set1_epi32(*chosen.quants.get_unchecked(quad));
+            let (mut four, mut upper) = ([_mm512_setzero_si512(); 4], _mm512_setzero_si512());
+            for (i, v) in four.iter_mut().enumerate() {
+                let line = chosen.lines.get_unchecked(4 * quad + i).add(skip);
+                let ahead = next.lines.get_unchecked(4 * quad + i).wrapping_add(skip);
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64).cast());
+                let words = _mm512_maskz_loadu_epi32(mask, line.add(16).cast());
+                *v = _mm512_mask_loadu_epi32(_mm512_permutexvar_epi32(nibbles, words), 15, line.cast());
+                upper = _mm512_mask_permutexvar_epi32(upper, 0x1111 << i, fifths, words);
+            }
+            let upper = _mm512_shuffle_epi8(upper, by_byte);
+            let low_bits = [
+                _mm512_slli_epi16::<4>(upper),
+                _mm512_slli_epi16::<3>(upper),
+                _mm512_slli_epi16::<2>(upper),
+                _mm512_slli_epi16::<1>(upper),
+            ];
+            let high_bits =
+                [upper, _mm512_srli_epi16::<1>(upper), _mm512_srli_epi16::<2>(upper), _mm512_srli_epi16::<3>(upper)];
+            for (r, bytes) in zip(isa, four).into_iter().enumerate() {
+                for (half, bits) in [low_bits[r], high_bits[r]].into_iter().enumerate() {
+                    let nibble = if half == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+                    // (nibble & 15) | (bits & 16)
+                    let code = _mm512_ternarylogic_epi32::<0xf8>(_mm512_and_si512(bits, fifth), nibble, low);
+                    acc[half][r] = _mm512_dpbusd_epi32(acc[half][r], code, x);
+                }
+            }
+        }
+        for (half, acc) in acc.into_iter().enumerate() {
+            for (i, row) in rows(isa, acc).into_iter().enumerate() {
+                _mm512_storeu_ps(sums.add(half * LANES + i * BLOCK), row);
+            }
+        }
+    }
+}
+
+/// Nibbles with a fifth bit.
+pub(in crate::kernels) struct FiveInputs<S>(PhantomData<S>);
+
+impl<S: Line> InputDot for FiveInputs<S> {
+    type L = Avx512Lanes;
+    type C = S::C;
+
+    #[inline(always)]
+    unsafe fn dots(
+        isa: Proof<Avx512Lanes>,
+        chosen: [&Chosen; 2],
+        skip: usize,
+        n: usize,
+        _table: &[i8; 16],
+        sums: *mut f32,
+    ) {
+        const { assert!(Self::C::BYTES == 20) };
+        for b in (0..n).step_by(4) {
+            // SAFETY: the caller meets the requirements of `dots`, which are those of `dot_fives` too for some of the blocks.
+            unsafe {
+                let blocks = (skip + b * Self::C::BYTES, 4.min(n - b));
+                dot_fives(isa, chosen, blocks, avx2::start::<S>(chosen[0].offset), sums.add(b * BLOCK));
+            }
+        }
+    }
+}
+
 /// Nibbles with upper bits: codes of 64 outputs, put together as by AVX2, whose products VNNI adds up.
 pub(in crate::kernels) struct UpperInputs<S>(PhantomData<S>);
 
