@@ -128,13 +128,14 @@ impl KBlock {
         let below = |end: usize| at_most.partition_point(|i| *i - begin < end as u32);
         let first = below(if H::HALVED { BLOCK / 2 } else { BLOCK });
         let n = if H::HALVED { below(BLOCK) } else { first };
-        let (these, rest) = inputs.split_at(n);
+        let (these, rest) = inputs.split_at_checked(n).unwrap_or((inputs, &[]));
+        let (first, second) = these.split_at_checked(first).unwrap_or((these, &[]));
         // SAFETY: the k-block is one of the caller's inputs, and so has lines and 32 quants.
         unsafe {
             let (place, quants) = (lines.of_block(self.number), quants.add(self.number * BLOCK));
-            self.halves[0].set(&these[..first], place, quants);
+            self.halves[0].set(first, place, quants);
             if H::HALVED {
-                self.halves[1].set(&these[first..], place, quants);
+                self.halves[1].set(second, place, quants);
             }
         }
         *inputs = rest;

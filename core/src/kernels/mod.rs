@@ -280,7 +280,7 @@ impl Kernels {
         unsafe { self.run(Shape::Rows, m, &call) }
     }
 
-    /// Adds the products of the inputs in `active` (sorted; of the first token of `x`) to outputs `32 * block..32 *
+    /// Adds the products of the inputs in `active` (sorted, each once; of the first token of `x`) to outputs `32 * block..32 *
     /// block + y.len()` of a matrix stored by input: k-block by k-block for integers, else input by input.
     ///
     /// # Panics
@@ -290,7 +290,7 @@ impl Kernels {
         let outputs = block..block.saturating_add(y.len() / BLOCK);
         assert!(g.is_by_input() && y.len().is_multiple_of(BLOCK), "outputs come in blocks of 32");
         assert!(outputs.end <= g.outputs() / BLOCK, "outputs out of range");
-        assert!(active.is_sorted(), "inputs out of order");
+        assert!(active.is_sorted_by(|a, b| a < b), "inputs out of order");
         assert!(active.last().is_none_or(|i| (*i as usize) < g.units()), "input out of range");
         let [shape, _] = g.shapes();
         let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
