@@ -186,7 +186,8 @@ fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     let [image, source] = packed.per_token.map(millions);
     let ratio = image / source.max(f64::MIN_POSITIVE);
     print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
-    let faster = if arrangement == Arrangement::DENSE { "" } else { "; read whole, --layout dense is faster" };
+    let faster =
+        if arrangement == Arrangement::DENSE { "" } else { "; where nothing is skipped, --layout dense can be faster" };
     print::line(format_args!("layout: {}{faster}", arranged(arrangement)))?;
     if packed.sketch > 0 {
         let sketch = millions(packed.sketch);
