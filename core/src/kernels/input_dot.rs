@@ -74,7 +74,6 @@ impl Chosen {
     ///
     /// # Safety
     /// There must be 32 quants at `quants`.
-    #[inline(always)]
     unsafe fn set(&mut self, inputs: &[u32], (first, step): (*const u8, usize), quants: *const i8) {
         let mut bytes = [0i8; BLOCK];
         if inputs.len() == BLOCK {
@@ -120,21 +119,22 @@ impl KBlock {
     ///
     /// # Safety
     /// `lines` and `quants` must be those of all these inputs.
-    #[inline(always)]
-    unsafe fn take<H: Heads>(&mut self, inputs: &mut &[u32], lines: &Lines, quants: *const i8) {
+    // One function for all formats and instruction sets, for the library's size.
+    #[inline(never)]
+    unsafe fn take(&mut self, inputs: &mut &[u32], lines: &Lines, quants: *const i8, halved: bool) {
         self.number = inputs.first().map_or(0, |i| *i as usize / BLOCK);
         let begin = (self.number * BLOCK) as u32;
         let at_most = inputs.get(..BLOCK).unwrap_or(inputs);
         let below = |end: usize| at_most.partition_point(|i| *i - begin < end as u32);
-        let first = below(if H::HALVED { BLOCK / 2 } else { BLOCK });
-        let n = if H::HALVED { below(BLOCK) } else { first };
+        let first = below(if halved { BLOCK / 2 } else { BLOCK });
+        let n = if halved { below(BLOCK) } else { first };
         let (these, rest) = inputs.split_at_checked(n).unwrap_or((inputs, &[]));
         let (first, second) = these.split_at_checked(first).unwrap_or((these, &[]));
         // SAFETY: the k-block is one of the caller's inputs, and so has lines and 32 quants.
         unsafe {
             let (place, quants) = (lines.of_block(self.number), quants.add(self.number * BLOCK));
             self.halves[0].set(first, place, quants);
-            if H::HALVED {
+            if halved {
                 self.halves[1].set(second, place, quants);
             }
         }
@@ -220,7 +220,7 @@ pub(super) unsafe fn gemv_inputs<H: Heads, D: InputDot>(isa: Proof<D::L>, call: 
     loop {
         while taken - done <= ahead && !inputs.is_empty() {
             // SAFETY: the caller's inputs have lines and quants.
-            unsafe { ring[taken % RING].take::<H>(&mut inputs, lines, call.x.quants) };
+            unsafe { ring[taken % RING].take(&mut inputs, lines, call.x.quants, H::HALVED) };
             taken += 1;
         }
         if done == taken {
