@@ -238,6 +238,10 @@ fn numbers_that_wrap_are_refused() {
         k.gemm(&m, 1, &x, 0..4, &mut [0.0; 4 * TILE_ROWS], TILE_ROWS);
         k.gemv_inputs(&by_input, &[0, 31], 0, &x, &mut [0.0; BLOCK]);
     }
+    // A k-block with 32 inputs counts as a whole one.
+    for inputs in [&[1, 0][..], &[0; BLOCK], &[32]] {
+        refused("inputs", &|k| k.gemv_inputs(&by_input, inputs, 0, &x, &mut [0.0; BLOCK]));
+    }
 }
 
 #[test]
