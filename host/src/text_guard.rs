@@ -1,5 +1,5 @@
-//! Tokenizers come with models, so they may come from anybody: a file is checked before the tokenizers library gets it,
-//! and panics inside that library become errors.
+//! Tokenizers and chat templates come with models, so they may come from anybody: a tokenizer's file is checked before the
+//! tokenizers library gets it, and panics inside the libraries become errors.
 
 use crate::map::stands_for;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -212,12 +212,18 @@ pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Calls the tokenizers library. A panic inside it is reported as a damaged tokenizer.
-pub fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Calls a library on what came with a model; nothing if it panics.
+pub fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
     let before = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(call));
     GUARDED.set(before);
-    result.unwrap_or_else(|_| Err("the tokenizer in this file is damaged: pack the model from a whole source".into()))
+    result.ok()
+}
+
+/// Calls the tokenizers library. A panic inside it is reported as a damaged tokenizer.
+pub fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let damaged = || Err("the tokenizer in this file is damaged: pack the model from a whole source".into());
+    caught(call).unwrap_or_else(damaged)
 }
 
 #[cfg(test)]

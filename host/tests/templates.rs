@@ -208,3 +208,12 @@ fn variables_and_messages_that_are_none_are_refused_by_name() {
         assert_eq!(ids.iter().filter(|id| **id == end).count(), count, "{ids:?}");
     }
 }
+
+#[test]
+fn what_makes_the_template_library_fail_is_refused() {
+    // Its `format` takes a key byte by byte.
+    for source in ["{{ '%(\u{17e})s' % {} }}", "{{ '%(\u{17e})s'|format(1) }}"] {
+        let error = render(&template(source), &[]).unwrap_err().to_string();
+        assert!(error.contains("chat template does not take this"), "{error}");
+    }
+}

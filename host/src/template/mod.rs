@@ -9,6 +9,7 @@ mod watch;
 pub use budget::{cancelled_by, is_cancelled};
 
 use crate::error::{Error, Result};
+use crate::text_guard::caught;
 use budget::{Budget, ELEMENTS, Weight, largest, refused};
 use filters::grows;
 use minijinja::machinery::{eval, make_string_output};
@@ -17,6 +18,7 @@ use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 /// What a chat needs beside the tokenizer, stored in the image as JSON.
@@ -157,10 +159,13 @@ pub fn render_with(template: &Template, messages: &[Message], variables: &Variab
     if template.source.is_empty() {
         return Err(Error::Other("the model has no chat template; use --raw to continue plain text".into()));
     }
-    rendered(template, messages, variables).map_err(|e| match is_cancelled() {
-        true => shadowllm_core::Error::Cancelled.into(),
-        false => Error::Other(format!("the model's chat template does not take this: {e}")),
-    })
+    let refused = |why: &dyn Display| Error::Other(format!("the model's chat template does not take this: {why}"));
+    match caught(|| rendered(template, messages, variables)) {
+        Some(Ok(text)) => Ok(text),
+        Some(Err(_)) if is_cancelled() => Err(shadowllm_core::Error::Cancelled.into()),
+        Some(Err(why)) => Err(refused(&why)),
+        None => Err(refused(&"it makes the library that runs templates fail")),
+    }
 }
 
 fn rendered(template: &Template, messages: &[Message], variables: &Variables) -> Answer<String> {
