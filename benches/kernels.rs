@@ -115,12 +115,7 @@ impl Bench {
         group.bench_function(name, |b| {
             b.iter(|| {
                 let m = self.matrix(g, &mut random);
-                for (panel, out) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
-                    // The panels are read in the order in which they are stored.
-                    let ahead = panel + m.prefetch_runs();
-                    let prefetch = [m.unit_start(ahead), m.unit_start(ahead + 1)];
-                    row.kernels.gemm_ahead(&m, panel, prefetch, &self.inputs.view(), 0..1, out, TILE_ROWS);
-                }
+                row.kernels.gemv(&m, 0, &self.inputs.view(), &mut y);
                 black_box(&mut y);
             });
         });
@@ -129,21 +124,13 @@ impl Bench {
     /// One token, the whole matrix in columns: bytes of weights a second.
     fn gemv_columns(&self, group: &mut BenchmarkGroup<WallTime>, name: &str, row: Row) {
         let (g, mut random, mut y) = (geometry(row.format, Order::Columns), Random(3), vec![0.0; WIDTH]);
+        let all: Vec<usize> = (0..g.k_blocks).collect();
         group.throughput(Throughput::BytesDecimal(g.weight_bytes() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
                 let m = self.matrix(g, &mut random);
                 y.fill(0.0);
-                for k_block in 0..g.k_blocks {
-                    row.kernels.gemv_columns(
-                        &m,
-                        k_block,
-                        [m.unit_start(k_block + m.prefetch_runs()), m.unit_start(k_block + m.prefetch_runs() + 1)],
-                        0,
-                        &self.inputs.view(),
-                        &mut y,
-                    );
-                }
+                row.kernels.gemv_columns(&m, &all, 0, &self.inputs.view(), &mut y);
                 black_box(&mut y);
             });
         });

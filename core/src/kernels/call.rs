@@ -1,6 +1,5 @@
 //! The operands of a matrix kernel, the same for all of them.
 
-use super::prefetch::Prefetch;
 use crate::format::{BLOCK, Geometry, Lines, PanelTiles, TILE_ROWS};
 use core::ops::Range;
 
@@ -87,10 +86,44 @@ impl RawInput {
 /// First bytes of the lines of 16 outputs.
 pub(super) type RowStarts = [*const u8; TILE_ROWS];
 
+/// The most runs of tiles of one call. Between calls a thread touches so many other pages that the processor loses track of the
+/// stream of weights: on a Zen 4, ten loads from other pages after every 36 KB of it cost 300 ns, a fifth of the time.
+pub const RUNS: usize = 16;
+
+/// Tiles that are read one after the other: those of a panel in the order of its inputs or, to add one k-block, those of several
+/// panels.
+#[derive(Clone, Copy)]
+pub(super) struct TileRun {
+    /// First tile.
+    pub(super) start: *const u8,
+    /// The numbers of the first super-block, where the format has super-blocks.
+    pub(super) supers: *const u8,
+    /// The first k-block of `x` that they are multiplied by.
+    pub(super) block: usize,
+    /// Where the first token's outputs go.
+    pub(super) out: *mut f32,
+}
+
+impl TileRun {
+    pub(super) const NONE: TileRun =
+        TileRun { start: core::ptr::null(), supers: core::ptr::null(), block: 0, out: core::ptr::null_mut() };
+}
+
+/// Runs of tiles of the same shape, which is that of `tiles`.
+#[derive(Clone, Copy)]
+pub(super) struct Runs<'a> {
+    /// The runs, in the order in which they are read.
+    pub(super) list: &'a [TileRun],
+    /// Where the run begins that is read after these: a hint.
+    pub(super) next: *const u8,
+    /// The groups of tiles of a run. Addresses are those of the first run.
+    pub(super) tiles: PanelTiles,
+}
+
 /// The part of a matrix that a kernel reads.
 pub(super) enum Weights<'a> {
-    /// Tiles: those of a panel in the order of its inputs or, to add one k-block, those of several panels in a run.
-    Tiles(PanelTiles, Prefetch),
+    /// Tiles.
+    Tiles(Runs<'a>),
     /// Lines of 16 outputs, and lines to be prefetched.
     Rows(&'a RowStarts, &'a RowStarts),
     /// Lines of inputs.
@@ -114,7 +147,7 @@ pub(super) struct Call<'a> {
     pub(super) x: RawInput,
     /// Tokens.
     pub(super) tokens: usize,
-    /// Where the first token's outputs go, as many as the kernel computes.
+    /// Where the first token's outputs go, as many as the kernel computes; those of runs of tiles go where these say.
     pub(super) out: *mut f32,
     /// Floats from a token's outputs to the next token's.
     pub(super) stride: usize,
@@ -126,7 +159,8 @@ pub(super) struct Call<'a> {
 ///
 /// # Safety
 /// The processor must have the kernel's instruction set; every tile or line in `weights` must be readable, `x` must
-/// have `tokens` rows, and `out` must be valid for the shape's outputs at each multiple of `stride` below `tokens`.
+/// have `tokens` rows, and `out` (of every run of tiles) must be valid for the shape's outputs at each multiple of `stride` below
+/// `tokens`.
 pub(super) type MatrixKernel = unsafe fn(&Call);
 
 /// The call is for another shape, which is a mistake in the dispatch.
@@ -137,12 +171,30 @@ fn wrong_shape() -> ! {
 }
 
 impl Call<'_> {
-    /// Tiles, and the runs to be prefetched.
+    /// Runs of tiles.
     #[inline(always)]
-    pub(super) fn tiles(&self) -> (&PanelTiles, Prefetch) {
+    pub(super) fn runs(&self) -> &Runs<'_> {
         match &self.weights {
-            Weights::Tiles(tiles, prefetch) => (tiles, *prefetch),
+            Weights::Tiles(runs) => runs,
             _ => wrong_shape(),
+        }
+    }
+
+    /// The part of the call that is run `i` of its tiles; later runs stay in the list, to be prefetched.
+    #[inline(always)]
+    pub(super) fn of_run(&self, i: usize) -> Call<'_> {
+        let runs = self.runs();
+        let list = runs.list.get(i..).unwrap_or_default();
+        let first = list.first().unwrap_or(&TileRun::NONE);
+        let tiles = PanelTiles { start: first.start, supers: first.supers, ..runs.tiles };
+        Call {
+            weights: Weights::Tiles(Runs { list, next: runs.next, tiles }),
+            x: self.x.block(first.block),
+            out: first.out,
+            table: self.table,
+            tokens: self.tokens,
+            stride: self.stride,
+            alone: self.alone,
         }
     }
 

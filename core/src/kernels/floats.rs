@@ -163,18 +163,30 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     }
 }
 
-/// Adds one k-block's products to a run of panels, for floats.
+/// Adds k-blocks' products to panels, for floats.
 ///
 /// # Safety
 /// As [`super::gemm::columns_int`].
 #[inline(always)]
 pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
-    let (run, prefetch) = call.tiles();
+    for k_block in 0..call.runs().list.len() {
+        // SAFETY: the caller's requirements hold for every k-block.
+        unsafe { add_columns::<L, E>(isa, &call.of_run(k_block)) }
+    }
+}
+
+/// Adds the first k-block's products.
+///
+/// # Safety
+/// As [`columns_float`].
+#[inline(always)]
+unsafe fn add_columns<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
+    let run = call.runs().tiles;
     let (tile, n) = (Floats::<L, E>::TILE, run.inner);
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
     // every token.
     unsafe {
-        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(call, prefetch, n);
+        let mut prefetcher = Prefetcher::<Floats<L, E>, false>::new(call, n);
         for p in 0..n {
             prefetcher.next(isa);
             let weights = core::slice::from_raw_parts(run.start.add(p * tile), tile);

@@ -39,15 +39,18 @@ pub(super) trait Panel {
     unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
 }
 
-/// A panel of stored tiles.
+/// Panels of stored tiles.
 ///
 /// # Safety
-/// As [`super::call::MatrixKernel`], for 16 outputs.
+/// As [`super::call::MatrixKernel`], for 16 outputs of every panel.
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
-    let tiles = StoredTiles::<P>::new(call);
-    // SAFETY: the caller's call has a tile for every block of `x`.
-    unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
+    for panel in 0..call.runs().list.len() {
+        let call = &call.of_run(panel);
+        let tiles = StoredTiles::<P>::new(call);
+        // SAFETY: the caller's call has a tile for every block of `x`.
+        unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
+    }
 }
 
 /// Any 16 outputs of a matrix of lines, one for each.
@@ -206,13 +209,18 @@ unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, til
     // SAFETY: the caller gives a whole tile for every k-block, and a row and outputs for token `t`.
     unsafe {
         let [mut acc] = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
-        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
-        for kb in kbs {
-            let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), kb);
-            if t == 0 {
-                tiles.prefetch(isa);
+        let (mut tiles, mut kb) = (*tiles, kbs.start);
+        while kb < kbs.end {
+            let supers = read_supers::<D::L, D::H>(isa, tiles.supers());
+            let (mut tile, step, n) = tiles.stretch(kbs.end - kb);
+            for kb in kb..kb + n {
+                if t == 0 {
+                    tiles.prefetch(isa);
+                }
+                acc = add_dot::<D>(isa, call, (&*tile.cast(), &supers, &table), kb, t, acc);
+                tile = tile.wrapping_add(step);
             }
-            acc = add_dot::<D>(isa, call, (tile, &supers, &table), kb, t, acc);
+            kb += n;
         }
         store_sums(&[acc], call, t);
     }
@@ -372,10 +380,10 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
     }
 }
 
-/// Adds one k-block's products to a run of panels.
+/// Adds k-blocks' products to panels.
 ///
 /// ```text
-/// for every panel: decode the codes of its tile
+/// for every k-block, for every panel: decode the codes of its tile
 ///     for each token: outputs += dot(codes, x) * (scale * scale of x)
 /// ```
 ///
@@ -386,26 +394,30 @@ pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
     // SAFETY: the caller meets the requirements of a matrix kernel, which are those of `add_columns` too.
     unsafe {
         if call.tokens == 1 {
-            add_columns::<D::One, true>(isa, call);
+            for k_block in 0..call.runs().list.len() {
+                add_columns::<D::One, true>(isa, &call.of_run(k_block));
+            }
         } else {
-            add_columns::<D::Many, false>(isa, call);
+            for k_block in 0..call.runs().list.len() {
+                add_columns::<D::Many, false>(isa, &call.of_run(k_block));
+            }
         }
     }
 }
 
-/// [`columns_int`], for one token or for several.
+/// Adds the first k-block's products, for one token or for several.
 ///
 /// # Safety
 /// As [`columns_int`].
 #[inline(always)]
 unsafe fn add_columns<D: TileDot, const ONE: bool>(isa: Proof<D::L>, call: &Call) {
-    let (run, prefetch) = call.tiles();
+    let run = call.runs().tiles;
     // A local copy of the table, so that the compiler knows that stores to the outputs do not change it.
     let (n, table) = (run.inner, *call.table);
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for
     // every token.
     unsafe {
-        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(call, prefetch, n);
+        let mut prefetcher = Prefetcher::<Integers<D>, false>::new(call, n);
         for p in 0..n {
             let tile = &*run.start.cast::<Tile<D::H, D::S>>().add(p);
             prefetcher.next(isa);

@@ -42,15 +42,15 @@ mod tile_dot;
 
 pub use activation::{Activate, Activation};
 pub use attention::{Attend, KvFormat, KvView, SPAN};
-pub use call::{Input, Offset, Scale};
+pub use call::{Input, Offset, RUNS, Scale};
 pub use needs::Needs;
-pub use prefetch::Prefetch;
 pub use rope::rotate;
 
 use crate::cpu::{Cpu, Isa};
 use crate::format::{Arithmetic, BLOCK, Matrix, PanelTiles, Shape, TILE_ROWS};
-use call::{Call, MatrixKernel, RowStarts, Weights};
+use call::{Call, MatrixKernel, RawInput, RowStarts, Runs, TileRun, Weights};
 use core::ops::Range;
+use heapless::Vec;
 
 /// Shapes of matrix kernels.
 const SHAPES: usize = Shape::AllCodes as usize + 1;
@@ -106,6 +106,17 @@ pub struct Outputs<'a> {
     pub rows: &'a [u32; TILE_ROWS],
     /// Outputs that will be computed next, whose weights are prefetched: a hint, which may be any numbers.
     pub prefetch: &'a [u32; TILE_ROWS],
+}
+
+/// A panel of a product.
+#[derive(Clone, Copy)]
+pub struct PanelProduct<'a> {
+    /// The matrix.
+    pub matrix: &'a Matrix<'a>,
+    /// The panel's number.
+    pub panel: usize,
+    /// Where the first token's 16 outputs go.
+    pub out: *mut f32,
 }
 
 impl Kernels {
@@ -165,69 +176,114 @@ impl Kernels {
     /// # Panics
     /// When widths or lengths do not fit.
     pub fn gemm(&self, m: &Matrix, panel: usize, x: &Input, tokens: Range<usize>, out: &mut [f32], stride: usize) {
-        self.gemm_ahead(m, panel, [m.unit_start(panel); 2], x, tokens, out, stride);
+        check_output(out, tokens.len(), stride);
+        let panels = [PanelProduct { matrix: m, panel, out: out.as_mut_ptr() }];
+        // SAFETY: `out` is exclusively borrowed, and `check_output` has checked its length.
+        unsafe { self.gemm_shared(&panels, m.unit_start(panel), x, tokens, stride) }
     }
 
-    /// [`Kernels::gemm`] that also prefetches runs of tiles.
+    /// Panels of `m` from `first` on times the first token of `x`: 16 outputs a panel.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
-    pub fn gemm_ahead(
-        &self,
-        m: &Matrix,
-        panel: usize,
-        prefetch: Prefetch,
-        x: &Input,
-        tokens: Range<usize>,
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        check_output(out, tokens.len(), stride);
-        // SAFETY: `out` is exclusively borrowed, and `check_output` has checked its length.
-        unsafe { self.gemm_shared(m, panel, prefetch, x, tokens, out.as_mut_ptr(), stride) }
+    pub fn gemv(&self, m: &Matrix, first: usize, x: &Input, y: &mut [f32]) {
+        let (panels, rest) = y.as_chunks_mut::<TILE_ROWS>();
+        assert!(rest.is_empty(), "outputs come in panels of 16");
+        for (at, run) in panels.chunks_mut(RUNS).enumerate() {
+            let first = first.saturating_add(at * RUNS);
+            let panel = |i: usize, out: &mut [f32; TILE_ROWS]| PanelProduct {
+                matrix: m,
+                panel: first + i,
+                out: out.as_mut_ptr(),
+            };
+            let products: Vec<_, RUNS> = run.iter_mut().enumerate().map(|(i, out)| panel(i, out)).collect();
+            let next = m.unit_start(first.saturating_add(RUNS).min(m.geometry().panels.saturating_sub(1)));
+            // SAFETY: every panel has its own 16 floats of `y`, which is exclusively borrowed.
+            unsafe { self.gemm_shared(&products, next, x, 0..1, TILE_ROWS) }
+        }
     }
 
-    /// [`Kernels::gemm_ahead`] into memory shared between tasks.
+    /// Panels times some tokens of `x`: writes 16 outputs per panel and token, the first token's where the panel says, each
+    /// `stride` floats after the one before. `next` is an address that will be read afterwards, a hint.
     ///
     /// # Safety
-    /// `out` must be valid for writes of 16 floats at each multiple of `stride` below the number of tokens, and no
-    /// other task may access them during the call.
+    /// The outputs of every panel must be valid for writes of 16 floats at each multiple of `stride` below the number of tokens,
+    /// and no other task may access them during the call.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    #[allow(clippy::too_many_arguments, reason = "a matrix product's operands")]
     pub unsafe fn gemm_shared(
         &self,
-        m: &Matrix,
-        panel: usize,
-        prefetch: Prefetch,
+        panels: &[PanelProduct],
+        next: *const u8,
         x: &Input,
         tokens: Range<usize>,
-        out: *mut f32,
         stride: usize,
     ) {
-        let g = m.geometry();
+        let mut rest = panels;
+        while let Some(first) = rest.first() {
+            let (m, g) = (first.matrix, first.matrix.geometry());
+            let [_, shape] = g.shapes();
+            if matches!(shape, Shape::Rows | Shape::AllCodes) {
+                rest = &rest[1..];
+                // SAFETY: the caller's promise about the outputs is the one that is needed.
+                unsafe { self.gemm_lines(first, x, tokens.clone(), stride) };
+                continue;
+            }
+            // Tiles of the same kind are read in one call.
+            let tiles = m.panel_tiles(first.panel);
+            let mut list = [TileRun::NONE; RUNS];
+            let mut n = 0;
+            for (run, panel) in list.iter_mut().zip(rest) {
+                let these = panel.matrix.panel_tiles(panel.panel);
+                if panel.matrix.format() != m.format() || !these.is_shaped_as(&tiles) {
+                    break;
+                }
+                *run = TileRun { start: these.start, supers: these.supers, block: 0, out: panel.out };
+                n += 1;
+            }
+            let (list, later) = (&list[..n], &rest[n..]);
+            let next = later.first().map_or(next, |panel| panel.matrix.unit_start(panel.panel));
+            let weights = Weights::Tiles(Runs { list, next, tiles });
+            let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (first.out, stride));
+            // SAFETY: the panels are inside their matrices, which have as many tiles as `x` has blocks (both checked), and the
+            // caller's outputs are valid for 16 floats a token.
+            unsafe { self.run(shape, m, &call) };
+            rest = later;
+        }
+    }
+
+    /// A panel of a matrix of lines: [`Kernels::gemm_shared`].
+    ///
+    /// # Safety
+    /// As [`Kernels::gemm_shared`].
+    unsafe fn gemm_lines(&self, product: &PanelProduct, x: &Input, tokens: Range<usize>, stride: usize) {
+        let (PanelProduct { matrix: m, panel, out }, g) = (*product, product.matrix.geometry());
         let [_, shape] = g.shapes();
-        let weights = match shape {
-            Shape::Rows => {
-                assert!(panel < g.panels, "panel out of range");
-                let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
-                let outputs = Outputs { rows: &rows, prefetch: &rows.map(|r| r + TILE_ROWS as u32) };
-                // SAFETY: the caller's promise about `out` is the one that `gemm_rows_shared` needs.
-                return unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out, stride) };
-            }
-            Shape::AllCodes => {
-                assert!(panel < g.panels, "panel out of range");
-                Weights::Inputs { lines: m.lines(), active: &[], outputs: panel..panel + 1 }
-            }
-            _ => Weights::Tiles(m.panel_tiles(panel), prefetch),
-        };
-        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
+        assert!(panel < g.panels, "panel out of range");
+        if shape == Shape::Rows {
+            let rows = core::array::from_fn(|r| (panel * TILE_ROWS + r) as u32);
+            let outputs = Outputs { rows: &rows, prefetch: &rows.map(|r| r + TILE_ROWS as u32) };
+            // SAFETY: the caller's promise about `out` is the one that `gemm_rows_shared` needs.
+            return unsafe { self.gemm_rows_shared(m, outputs, x, tokens, out, stride) };
+        }
+        let weights = Weights::Inputs { lines: m.lines(), active: &[], outputs: panel..panel + 1 };
+        let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (out, stride));
         // SAFETY: the panel is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 16 floats a token.
         unsafe { self.run(shape, m, &call) }
+    }
+
+    /// The operands of a kernel for this matrix; `out` is where the first token's outputs go, and the distance to the next one's.
+    fn call<'a>(
+        &self,
+        m: &Matrix<'a>,
+        weights: Weights<'a>,
+        x: RawInput,
+        tokens: usize,
+        (out, stride): (*mut f32, usize),
+    ) -> Call<'a> {
+        Call { table: m.format().table(), weights, x, tokens, out, stride, alone: self.alone }
     }
 
     /// Any 16 outputs of a matrix of [`crate::format::Order::RowLines`] times some tokens of `x`: writes 16 outputs per token in the
@@ -273,8 +329,7 @@ impl Kernels {
             }
         }
         let weights = Weights::Rows(&starts[0], &starts[1]);
-        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
+        let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (out, stride));
         // SAFETY: the lines are inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 16 floats a token.
         unsafe { self.run(Shape::Rows, m, &call) }
@@ -293,16 +348,8 @@ impl Kernels {
         assert!(active.is_sorted_by(|a, b| a < b), "inputs out of order");
         assert!(active.last().is_none_or(|i| (*i as usize) < g.units()), "input out of range");
         let [shape, _] = g.shapes();
-        let (weights, x) = (Weights::Inputs { lines, active, outputs }, x.rows(g, 0..1));
-        let call = Call {
-            table: m.format().table(),
-            weights,
-            x,
-            tokens: 1,
-            out: y.as_mut_ptr(),
-            stride: 0,
-            alone: self.alone,
-        };
+        let weights = Weights::Inputs { lines, active, outputs };
+        let call = self.call(m, weights, x.rows(g, 0..1), 1, (y.as_mut_ptr(), 0));
         // SAFETY: lines and blocks are inside the matrix and `x` has a row (all checked), and `y` has 32 floats a
         // block.
         unsafe { self.run(shape, m, &call) }
@@ -334,23 +381,22 @@ impl Kernels {
                 let panel = block * (BLOCK / TILE_ROWS) + half;
                 // SAFETY: the caller's `out` is valid for 32 floats a token, of which this is a half.
                 unsafe {
-                    let (prefetch, out) = ([m.unit_start(0); 2], out.add(half * TILE_ROWS));
-                    self.gemm_shared(m, panel, prefetch, x, tokens.clone(), out, stride);
+                    let product = PanelProduct { matrix: m, panel, out: out.add(half * TILE_ROWS) };
+                    self.gemm_lines(&product, x, tokens.clone(), stride);
                 }
             }
             return;
         }
         let weights = Weights::Inputs { lines: m.lines(), active: &[], outputs: block..block + 1 };
-        let (rows, tokens) = (x.rows(g, tokens.clone()), tokens.len());
-        let call = Call { table: m.format().table(), weights, x: rows, tokens, out, stride, alone: self.alone };
+        let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (out, stride));
         // SAFETY: the block is inside the matrix (checked), `x` has these rows (checked by `rows`), and the caller's
         // `out` is valid for 32 floats a token.
         unsafe { self.run(shape, m, &call) }
     }
 
-    /// Adds k-block `k_block`'s part of the product of some tokens of `x` to `panels` of a matrix of
-    /// [`crate::format::Order::Columns`], and prefetches runs of tiles: 16 outputs a panel, the first token's at `out`, each
-    /// `stride` floats after the one before.
+    /// Adds the parts of the product of some tokens of `x` that come from `k_blocks` (in this order) to `panels` of a matrix of
+    /// [`crate::format::Order::Columns`]: 16 outputs a panel, the first token's at `out`, each `stride` floats after the one before.
+    /// `next` is an address that will be read afterwards, a hint.
     ///
     /// # Safety
     /// `out` must be valid for reads and writes of 16 floats for every panel at each multiple of `stride` below the
@@ -362,8 +408,8 @@ impl Kernels {
     pub unsafe fn columns_shared(
         &self,
         m: &Matrix,
-        k_block: usize,
-        prefetch: Prefetch,
+        k_blocks: &[usize],
+        next: *const u8,
         panels: Range<usize>,
         x: &Input,
         tokens: usize,
@@ -371,31 +417,44 @@ impl Kernels {
         stride: usize,
     ) {
         let g = m.geometry();
-        let x = x.rows(g, 0..tokens).block(k_block);
+        let x = x.rows(g, 0..tokens);
         if panels.is_empty() {
             return;
         }
-        let start = m.column_run(k_block, panels.start, panels.end).as_ptr();
-        let supers = m.column_supers(k_block, panels.start);
-        let inner_stride = g.format.tile_bytes();
-        let run = PanelTiles { start, supers, outer: 1, outer_stride: 0, inner: panels.len(), inner_stride };
-        let weights = Weights::Tiles(run, prefetch);
-        let call = Call { table: m.format().table(), weights, x, tokens, out, stride, alone: self.alone };
-        // SAFETY: `column_run` has checked that the matrix has this k-block and that it has a tile for each of
-        // `panels`; `x` has these rows (checked by `rows`), and the caller's `out` is valid for 16 floats a panel and
-        // token.
-        unsafe { self.run(Shape::Columns, m, &call) }
+        let start = |kb: usize| m.column_run(kb, panels.start, panels.end).as_ptr();
+        for (at, these) in k_blocks.chunks(RUNS).enumerate() {
+            let mut list = [TileRun::NONE; RUNS];
+            for (run, kb) in list.iter_mut().zip(these) {
+                *run = TileRun { start: start(*kb), supers: m.column_supers(*kb, panels.start), block: *kb, out };
+            }
+            let next = k_blocks.get((at + 1) * RUNS).map_or(next, |kb| start(*kb));
+            let tiles = PanelTiles {
+                start: list[0].start,
+                supers: list[0].supers,
+                outer: 1,
+                outer_stride: 0,
+                inner: panels.len(),
+                inner_stride: g.format.tile_bytes(),
+            };
+            let runs = Runs { list: &list[..these.len()], next, tiles };
+            let call = self.call(m, Weights::Tiles(runs), x, tokens, (out, stride));
+            // SAFETY: `column_run` has checked that the matrix has these k-blocks and that they have a tile for each of
+            // `panels`; `x` has these rows (checked by `rows`), and the caller's `out` is valid for 16 floats a panel and
+            // token.
+            unsafe { self.run(Shape::Columns, m, &call) }
+        }
     }
 
     /// [`Kernels::columns_shared`] for the first token of `x`, from panel `from` on.
     ///
     /// # Panics
     /// When widths or lengths do not fit.
-    pub fn gemv_columns(&self, m: &Matrix, k_block: usize, prefetch: Prefetch, from: usize, x: &Input, y: &mut [f32]) {
+    pub fn gemv_columns(&self, m: &Matrix, k_blocks: &[usize], from: usize, x: &Input, y: &mut [f32]) {
         assert!(y.len().is_multiple_of(TILE_ROWS), "outputs come in panels of 16");
         let panels = from..from.saturating_add(y.len() / TILE_ROWS);
+        let next = m.unit_start(0);
         // SAFETY: `y` is exclusively borrowed and has 16 floats for every panel.
-        unsafe { self.columns_shared(m, k_block, prefetch, panels, x, 1, y.as_mut_ptr(), 0) }
+        unsafe { self.columns_shared(m, k_blocks, next, panels, x, 1, y.as_mut_ptr(), 0) }
     }
 
     /// Quantizes rows by block of 32: `scale = largest |x| / 127`, `q = round(x * (127 / largest |x|))`,

@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::gemm::Panel;
 use super::heads::Heads;
-use crate::format::{Matrix, SUPER, TILE_ROWS};
+use crate::format::{SUPER, TILE_ROWS};
 use crate::simd::{Lanes, Proof};
 use core::marker::PhantomData;
 
@@ -15,10 +15,6 @@ pub(super) const DISTANCE: usize = 8192;
 /// Bytes of a page.
 const PAGE: usize = 4096;
 
-/// The addresses of two runs of tiles that will be read soon: the run [`Matrix::prefetch_runs`] after the one that is
-/// read now, and the next run. They are hints, and may be any addresses.
-pub type Prefetch = [*const u8; 2];
-
 /// Prefetches tiles of `P`, [`DISTANCE`] ahead of the tiles that are read. `SUPERS` says whether runs also contain the
 /// numbers of super-blocks.
 pub(super) struct Prefetcher<P, const SUPERS: bool> {
@@ -27,8 +23,8 @@ pub(super) struct Prefetcher<P, const SUPERS: bool> {
     left: usize,
     /// Where the next run begins.
     then: *const u8,
-    /// Whether only the first tile of each page is prefetched.
-    pages: bool,
+    /// The bits of an address in a page, if only the first tile of each page is prefetched; else none.
+    mask: usize,
     kind: PhantomData<P>,
 }
 
@@ -52,18 +48,22 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
         P::L::FOLLOWS_STREAMS && P::H::SUPERS == 0 && (Self::STEP / 512 == 1 || alone && Self::STEP < 512)
     }
 
-    /// A prefetcher for the runs of a call, of `tiles` tiles.
+    /// A prefetcher for the first run of a call, of `tiles` tiles.
     #[inline(always)]
-    pub(super) fn new(call: &Call, runs: Prefetch, tiles: usize) -> Self {
-        let (tiles, ahead) = (tiles.max(1), const { DISTANCE / Self::STEP });
-        // The comparison avoids a division: runs of weights that are read for one token are mostly longer.
-        let into = if ahead < tiles { ahead } else { ahead % tiles };
-        let at = runs[0].wrapping_add(into * Self::STEP);
+    pub(super) fn new(call: &Call, tiles: usize) -> Self {
+        let (runs, tiles) = (call.runs(), tiles.max(1));
+        let begin = |i: usize| {
+            runs.list.get(i).map_or(runs.next, |run| if SUPERS && P::H::SUPERS > 0 { run.supers } else { run.start })
+        };
+        let (mut into, mut run) = (const { DISTANCE / Self::STEP }, 0);
+        while into >= tiles && run < runs.list.len() {
+            (into, run) = (into - tiles, run + 1);
+        }
         Prefetcher {
-            at,
-            left: tiles - into,
-            then: runs[1],
-            pages: Self::by_page(call.alone) && call.tokens == 1,
+            at: begin(run).wrapping_add(into * Self::STEP),
+            left: tiles.saturating_sub(into).max(1),
+            then: begin(run + 1),
+            mask: if Self::by_page(call.alone) && call.tokens == 1 { PAGE - 1 } else { 0 },
             kind: PhantomData,
         }
     }
@@ -71,22 +71,13 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
     /// Prefetches one tile, or leaves that to the processor.
     #[inline(always)]
     pub(super) fn next(&mut self, isa: Proof<P::L>) {
-        if !self.pages || self.at as usize % PAGE < Self::STEP {
+        if self.at as usize & self.mask < Self::STEP {
             for line in 0..const { Self::STEP.div_ceil(64) } {
                 P::L::prefetch(isa, self.at.wrapping_add(line * 64));
             }
         }
-        self.left -= 1;
-        self.at = if self.left == 0 { self.then } else { self.at.wrapping_add(Self::STEP) };
-        if self.left == 0 {
-            self.left = usize::MAX;
-        }
-    }
-}
-
-impl Matrix<'_> {
-    /// How many runs (panels of `Rows`, k-blocks of `Columns`) ahead of its reads a decode prefetches weights.
-    pub fn prefetch_runs(&self) -> usize {
-        DISTANCE / self.geometry().unit_bytes().max(1)
+        // After the end of the run it wraps, so that the next run goes on. A branch would be mispredicted in every short run.
+        self.left = self.left.wrapping_sub(1);
+        self.at = core::hint::select_unpredictable(self.left == 0, self.then, self.at.wrapping_add(Self::STEP));
     }
 }

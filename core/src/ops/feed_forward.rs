@@ -9,9 +9,10 @@ use super::for_ranges;
 use super::linear::{Product, linear};
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, TILE_ROWS};
-use crate::kernels::{Activate, Input, Kernels, Outputs};
+use crate::kernels::{Activate, Input, Kernels, Outputs, PanelProduct, RUNS};
 use core::mem::MaybeUninit;
 use core::ops::Range;
+use heapless::Vec;
 
 /// The most tokens of a block's product. Their gates are on the stack; weights are decoded once for all of them.
 const TOKENS: usize = 32;
@@ -82,11 +83,11 @@ pub fn neurons(
     }
     let (width, h) = (h.width, h.share());
     for_ranges(exec, width / BLOCK, &|range| {
-        for block in range.clone() {
-            let walk = BlockWalk { ffn, active: None, at: block, last: range.end - 1 };
+        let walk = BlockWalk { ffn, active: None, end: range.end };
+        for blocks in walk.steps(range, tokens) {
             for first in (0..tokens).step_by(TOKENS) {
-                // SAFETY: no other range has this block, and a block has its own part of every row of h.
-                unsafe { block_of_neurons(kernels, &walk, x, first, TOKENS.min(tokens - first), &h) };
+                // SAFETY: no other range has these blocks, and a block has its own part of every row of h.
+                unsafe { walk.compute(kernels, blocks.clone(), x, first, TOKENS.min(tokens - first), &h) };
             }
         }
     });
@@ -139,10 +140,10 @@ pub fn keep_only(h: &mut Rows, active: &[u32], group: usize) {
 fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, active: &[u32], h: &SharedRows) {
     if ffn.group == BLOCK {
         return for_ranges(exec, active.len(), &|range| {
-            for i in range.clone() {
-                let walk = BlockWalk { ffn, active: Some(active), at: i, last: range.end - 1 };
-                // SAFETY: no other range has this block.
-                unsafe { block_of_neurons(kernels, &walk, x, 0, 1, h) };
+            let walk = BlockWalk { ffn, active: Some(active), end: range.end };
+            for blocks in walk.steps(range, 1) {
+                // SAFETY: no other range has these blocks.
+                unsafe { walk.compute(kernels, blocks, x, 0, 1, h) };
             }
         });
     }
@@ -201,112 +202,111 @@ struct BlockWalk<'a> {
     ffn: &'a Neurons<'a>,
     /// The chosen blocks; `None` for all.
     active: Option<&'a [u32]>,
-    /// The current block, and the last one.
-    at: usize,
-    last: usize,
+    /// The item after the last one.
+    end: usize,
 }
 
 /// Panels of a projection in a block.
 const PANELS: usize = BLOCK / TILE_ROWS;
+/// Blocks that are computed together for one token: as many as one call of a kernel reads, with their gates.
+const TOGETHER: usize = RUNS / (2 * PANELS);
 
-impl BlockWalk<'_> {
+impl<'a> BlockWalk<'a> {
     /// Number of the `i`th block.
     fn block(&self, i: usize) -> usize {
         self.active.map_or(i, |list| list[i] as usize)
     }
 
-    /// The address of the panel that is read `i` panels after the first one of this block; a block reads the panels of
-    /// up, then those of the gate.
-    fn panel(&self, i: usize) -> *const u8 {
-        let (up, gate) = match &self.ffn.gate {
-            Gate::Project(gate) => (&self.ffn.up, Some(gate)),
-            _ => (&self.ffn.up, None),
-        };
-        let per_block = if gate.is_some() { 2 * PANELS } else { PANELS };
-        let (block, part) = (self.block((self.at + i / per_block).min(self.last)), i % per_block);
-        let from = gate.filter(|_| part >= PANELS).unwrap_or(up);
-        from.matrix.unit_start(block * PANELS + part % PANELS)
+    /// The items of `range`, in steps of as many as are computed together: several for one token, one for several tokens.
+    fn steps(&self, range: Range<usize>, tokens: usize) -> impl Iterator<Item = Range<usize>> {
+        let step = if tokens == 1 { TOGETHER } else { 1 };
+        range.clone().step_by(step).map(move |at| at..range.end.min(at + step))
     }
-}
 
-/// One block of 32 neurons for some tokens.
-///
-/// # Safety
-/// No other task may run for the same block.
-unsafe fn block_of_neurons(
-    kernels: &Kernels,
-    walk: &BlockWalk,
-    x: &Input,
-    first: usize,
-    tokens: usize,
-    h: &SharedRows,
-) {
-    let (ffn, block) = (walk.ffn, walk.block(walk.at));
-    let place = |t: usize| (first + t) * h.width + block * BLOCK;
-    assert!(h.values.len() >= (first + tokens) * h.width, "too few rows of neurons");
-    let mut gate = MaybeUninit::<[f32; TOKENS * BLOCK]>::uninit();
-    let gate = gate.as_mut_ptr().cast::<f32>();
-    // SAFETY: the rows are inside `h`, and the caller runs no other task for this block, so nothing else accesses its part
-    // of them; `gate` has room for the most tokens, and is read only after it was written for each of these.
-    unsafe {
-        project(kernels, walk, (&ffn.up, 0), x, first..first + tokens, h.values.as_ptr().add(place(0)), h.width);
-        match &ffn.gate {
-            Gate::None => {}
-            Gate::Project(p) => {
-                project(kernels, walk, (p, PANELS), x, first..first + tokens, gate, BLOCK);
-            }
-            Gate::Given(values) => {
-                assert!(tokens == 1, "gates are given for one token");
-                gate.copy_from(values[block * BLOCK..(block + 1) * BLOCK].as_ptr(), BLOCK);
-            }
-        }
-        let gated = !matches!(ffn.gate, Gate::None);
-        for t in 0..tokens {
-            let row = h.values(place(t)..place(t) + BLOCK);
-            let gate = gated.then(|| core::slice::from_raw_parts(gate.add(t * BLOCK), BLOCK));
-            kernels.activate(&ffn.activation, gate, row);
-            if ffn.int8 {
-                h.quantize(kernels, place(t), row);
-            }
+    /// Adds the panels of a projection of item `i` to a list; the first token's outputs go to `out`.
+    ///
+    /// # Safety
+    /// `out` must have 32 floats.
+    unsafe fn panels(&self, p: &'a Projection<'a>, i: usize, out: *mut f32, list: &mut Vec<PanelProduct<'a>, RUNS>) {
+        for half in 0..PANELS {
+            // SAFETY: the caller's 32 floats are those of two panels.
+            let out = unsafe { out.add(half * TILE_ROWS) };
+            let product = PanelProduct { matrix: &p.matrix, panel: self.block(i) * PANELS + half, out };
+            assert!(list.push(product).is_ok(), "too many panels");
         }
     }
-}
 
-/// `out[t][0..32] = p's outputs of the block` for some tokens, the first one's at `out`, `stride` floats from one token
-/// to the next; `part` is the number of their first panel among those that the block reads.
-///
-/// # Safety
-/// `out` must be valid for 32 floats at each multiple of `stride` below the number of tokens, at most [`TOKENS`], and
-/// no other task may access them.
-unsafe fn project(
-    kernels: &Kernels,
-    walk: &BlockWalk,
-    (p, part): (&Projection, usize),
-    x: &Input,
-    tokens: Range<usize>,
-    out: *mut f32,
-    stride: usize,
-) {
-    let (block, ahead) = (walk.block(walk.at), part + p.matrix.prefetch_runs());
-    for half in 0..PANELS {
-        let (panel, ahead) = (block * PANELS + half, ahead + half);
-        // Only the first tokens prefetch: later ones find the weights in the processor's caches.
-        let prefetch = if tokens.start == 0 {
-            [walk.panel(ahead), walk.panel(ahead + 1)]
-        } else {
-            [p.matrix.unit_start(panel); 2]
-        };
-        // SAFETY: the caller's 32 floats for each token are those of two panels.
+    /// Some items, at most [`TOGETHER`] of them for one token and one for several, at most [`TOKENS`].
+    ///
+    /// # Safety
+    /// No other task may run for the same blocks.
+    unsafe fn compute(
+        &self,
+        kernels: &Kernels,
+        items: Range<usize>,
+        x: &Input,
+        first: usize,
+        tokens: usize,
+        h: &SharedRows,
+    ) {
+        let (ffn, tokens) = (self.ffn, first..first + tokens);
+        let place = |i: usize, t: usize| (first + t) * h.width + self.block(i) * BLOCK;
+        assert!(
+            h.values.len() >= tokens.end * h.width && items.len() * tokens.len() <= TOKENS,
+            "too few rows of neurons"
+        );
+        let mut gates = MaybeUninit::<[f32; TOKENS * BLOCK]>::uninit();
+        let gates = gates.as_mut_ptr().cast::<f32>();
+        let next = ffn.up.matrix.unit_start(self.block(items.end.min(self.end - 1)) * PANELS);
+        let mut list = Vec::new();
+        // SAFETY: the rows are inside `h`, and the caller runs no other task for these blocks, so nothing else accesses their part
+        // of them; `gates` has room for every block of every token, and is read only after it was written for each of these.
         unsafe {
-            let out = out.add(half * TILE_ROWS);
-            kernels.gemm_shared(&p.matrix, panel, prefetch, x, tokens.clone(), out, stride);
+            for (at, i) in items.clone().enumerate() {
+                self.panels(&ffn.up, i, h.values.as_ptr().add(place(i, 0)), &mut list);
+                match &ffn.gate {
+                    Gate::None => {}
+                    Gate::Project(gate) => {
+                        // The rows of gates have another length.
+                        if tokens.len() > 1 {
+                            kernels.gemm_shared(&list, next, x, tokens.clone(), h.width);
+                            list.clear();
+                        }
+                        self.panels(gate, i, gates.add(at * BLOCK), &mut list);
+                    }
+                    Gate::Given(values) => {
+                        assert!(tokens.len() == 1, "gates are given for one token");
+                        gates.add(at * BLOCK).copy_from(values[self.block(i) * BLOCK..][..BLOCK].as_ptr(), BLOCK);
+                    }
+                }
+            }
+            let stride = if matches!(ffn.gate, Gate::Project(_)) { BLOCK } else { h.width };
+            kernels.gemm_shared(&list, next, x, tokens.clone(), stride);
+            for (at, i) in items.enumerate() {
+                for t in 0..tokens.len() {
+                    let (row, gate) = (h.values(place(i, t)..place(i, t) + BLOCK), gates.add((at + t) * BLOCK));
+                    let gate = (!matches!(ffn.gate, Gate::None)).then(|| core::slice::from_raw_parts_mut(gate, BLOCK));
+                    self.activate(kernels, i, row, gate);
+                    if ffn.int8 {
+                        h.quantize(kernels, place(i, t), row);
+                    }
+                }
+            }
         }
     }
-    if let Some(bias) = p.bias {
-        for t in 0..tokens.len() {
-            // SAFETY: these are the caller's floats of token `t`.
-            let row = unsafe { core::slice::from_raw_parts_mut(out.add(t * stride), BLOCK) };
-            row.iter_mut().zip(&bias[block * BLOCK..]).for_each(|(y, b)| *y += b);
+
+    /// Turns the products of a token for a block into its neurons: adds biases, and applies the activation.
+    fn activate(&self, kernels: &Kernels, i: usize, row: &mut [f32], mut gate: Option<&mut [f32]>) {
+        let ffn = self.ffn;
+        let add = |row: &mut [f32], bias: Option<&[f32]>| {
+            if let Some(bias) = bias {
+                row.iter_mut().zip(&bias[self.block(i) * BLOCK..]).for_each(|(y, b)| *y += b);
+            }
+        };
+        add(row, ffn.up.bias);
+        if let (Gate::Project(p), Some(gate)) = (&ffn.gate, &mut gate) {
+            add(gate, p.bias);
         }
+        kernels.activate(&ffn.activation, gate.as_deref(), row);
     }
 }

@@ -5,9 +5,10 @@
 
 use crate::exec::Executor;
 use crate::format::{BLOCK, Matrix, SUPER, Shape, TILE_ROWS};
-use crate::kernels::{Input, Kernels};
+use crate::kernels::{Input, Kernels, PanelProduct, RUNS};
 use crate::views::Disjoint;
 use core::ops::Range;
+use heapless::Vec;
 
 /// Up to this many tokens, a product takes as long as reading its weights.
 const FEW: usize = 8;
@@ -141,17 +142,18 @@ impl<'a> Product<'a> {
     /// As [`Product::run`].
     unsafe fn panels(&self, kernels: &Kernels, x: &Input, tokens: usize, items: Range<usize>, end: usize) {
         let m = &self.matrix;
-        let (ahead, last) = (m.prefetch_runs(), end - 1);
-        // The tiles of a panel of columns are not stored together; they are read for many tokens, so prefetching gains
-        // nothing.
-        let lies_together = m.geometry().order.unit_outputs() >= TILE_ROWS;
-        let hint = |i: usize| m.unit_start(if lies_together { self.item(i.min(last)) } else { 0 });
-        let mut prefetch = [hint(items.start + ahead); 2];
-        for i in items {
-            prefetch = [prefetch[1], hint(i + ahead + 1)];
-            let (p, from) = (self.item(i), m.output_offset(self.item(i)));
-            // SAFETY: the caller runs no other task for panel p, and `run` has checked that `out` has all rows.
-            unsafe { kernels.gemm_shared(m, p, prefetch, x, 0..tokens, self.out.as_ptr().add(from), self.stride) };
+        for first in items.clone().step_by(RUNS) {
+            let after = items.end.min(first + RUNS);
+            let panels: Vec<_, RUNS> = (first..after)
+                .map(|i| {
+                    let panel = self.item(i);
+                    // SAFETY: `run` has checked that `out` has all rows.
+                    PanelProduct { matrix: m, panel, out: unsafe { self.out.as_ptr().add(m.output_offset(panel)) } }
+                })
+                .collect();
+            let next = m.unit_start(self.item(after.min(end - 1)));
+            // SAFETY: the caller runs no other task for these panels, and `run` has checked that `out` has all rows.
+            unsafe { kernels.gemm_shared(&panels, next, x, 0..tokens, self.stride) };
         }
     }
 
@@ -190,17 +192,16 @@ impl<'a> Product<'a> {
             unsafe { self.out.range(from + outputs.start..from + outputs.end) }.fill(0.0);
         }
         let m = &self.matrix;
-        let blocks = (0..m.geometry().k_blocks).filter(|kb| tokens > 1 || self.block_matters(x, *kb));
+        let mut blocks = (0..m.geometry().k_blocks).filter(|kb| tokens > 1 || self.block_matters(x, *kb)).peekable();
         // A task reads its part of a run, and prefetches the same part of later runs.
         let skip = panels.start * m.format().tile_bytes();
-        let mut hints = blocks.clone().skip(m.prefetch_runs()).map(|kb| m.unit_start(kb).wrapping_add(skip));
-        let mut prefetch = [hints.next().unwrap_or(m.unit_start(0)); 2];
-        for kb in blocks {
-            prefetch = [prefetch[1], hints.next().unwrap_or(prefetch[1])];
+        while blocks.peek().is_some() {
+            let these: Vec<usize, RUNS> = blocks.by_ref().take(RUNS).collect();
+            let next = m.unit_start(blocks.peek().copied().unwrap_or(these[0])).wrapping_add(skip);
             // SAFETY: the caller runs no other task for these panels, and `run` has checked that `out` has all rows.
             unsafe {
                 let out = self.out.as_ptr().add(outputs.start);
-                kernels.columns_shared(m, kb, prefetch, panels.clone(), x, tokens, out, self.stride);
+                kernels.columns_shared(m, &these, next, panels.clone(), x, tokens, out, self.stride);
             }
         }
     }

@@ -298,7 +298,7 @@ fn gemv_columns() {
             let before = random.units((to - from) * TILE_ROWS);
             for kb in 0..g.k_blocks {
                 let mut want = before.clone();
-                sets[0].gemv_columns(&m, kb, [m.unit_start(kb); 2], from, &x, &mut want);
+                sets[0].gemv_columns(&m, &[kb], from, &x, &mut want);
                 let exact = before.iter().enumerate().map(|(i, y)| {
                     let (sum, tolerance) = reference(&m, from * TILE_ROWS + i, &rows, 0, kb..kb + 1);
                     let y = f64::from(*y);
@@ -310,7 +310,7 @@ fn gemv_columns() {
                 report.near(|| case(sets[0]), &want, &exact);
                 for k in &sets[1..] {
                     let mut y = before.clone();
-                    k.gemv_columns(&m, kb, [m.unit_start(kb); 2], from, &x, &mut y);
+                    k.gemv_columns(&m, &[kb], from, &x, &mut y);
                     report.same(|| case(k), &y, &want);
                 }
             }
@@ -318,21 +318,22 @@ fn gemv_columns() {
         // Adding all columns in order gives the product.
         for k in &sets {
             let mut y = vec![0.0; g.output_width()];
-            (0..g.k_blocks).for_each(|kb| k.gemv_columns(&m, kb, [m.unit_start(kb); 2], 0, &x, &mut y));
+            let all: Vec<usize> = (0..g.k_blocks).collect();
+            k.gemv_columns(&m, &all, 0, &x, &mut y);
             let mut want = vec![0.0; g.output_width()];
             for (panel, out) in want.chunks_mut(TILE_ROWS).enumerate() {
                 k.gemm(&m, panel, &x, 0..1, out, TILE_ROWS);
             }
             report.same(|| describe(k, "gemv_columns, all", &g), &y, &want);
+            y.fill(1.0);
+            k.gemv(&m, 0, &x, &mut y);
+            report.same(|| describe(k, "gemv", &g), &y, &want);
             // The same for several tokens, in rows that are longer than the outputs.
             let (width, stride) = (g.output_width(), g.output_width() + 3);
             for tokens in [2, 3, 4, 7] {
                 let (mut y, mut want) = (vec![0.0; tokens * stride], vec![0.0; tokens * stride]);
-                for kb in 0..g.k_blocks {
-                    let (prefetch, out) = ([m.unit_start(kb); 2], y.as_mut_ptr());
-                    // SAFETY: `y` has `stride` floats for every token.
-                    unsafe { k.columns_shared(&m, kb, prefetch, 0..g.panels, &x, tokens, out, stride) };
-                }
+                // SAFETY: `y` has `stride` floats for every token.
+                unsafe { k.columns_shared(&m, &all, m.unit_start(0), 0..g.panels, &x, tokens, y.as_mut_ptr(), stride) };
                 for panel in 0..g.panels {
                     k.gemm(&m, panel, &x, 0..tokens, &mut want[panel * TILE_ROWS..], stride);
                 }
@@ -408,7 +409,7 @@ fn integer_extremes() {
                         k.gemm(&m, 0, &x, 0..1, &mut out, TILE_ROWS);
                         report.same(|| case("gemm"), &out, &want);
                         out.fill(0.0);
-                        k.gemv_columns(&m, 0, [m.unit_start(0); 2], 0, &x, &mut out);
+                        k.gemv_columns(&m, &[0], 0, &x, &mut out);
                         report.same(|| case("gemv_columns"), &out, &want);
                     }
                 }

@@ -206,6 +206,14 @@ pub struct PanelTiles {
     pub inner_stride: usize,
 }
 
+impl PanelTiles {
+    /// Whether tiles of another panel are at the same distances, and as many.
+    pub fn is_shaped_as(&self, other: &PanelTiles) -> bool {
+        let shape = |t: &PanelTiles| [t.outer, t.outer_stride, t.inner, t.inner_stride];
+        shape(self) == shape(other)
+    }
+}
+
 /// Where the numbers of one block are in a matrix.
 pub(super) struct Place {
     /// First of the numbers of its super-block.

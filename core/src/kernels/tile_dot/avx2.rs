@@ -46,7 +46,7 @@ pub(in crate::kernels) trait Unpack: Stored {
 #[inline(always)]
 pub(in crate::kernels) fn start<S: Unpack>(offset: i32) -> i32 {
     match S::SHIFT {
-        Some(shift) if shift > 0 => offset / (128 / shift),
+        Some(shift) if shift > 0 => offset >> (128 / shift).trailing_zeros(),
         _ => 0,
     }
 }

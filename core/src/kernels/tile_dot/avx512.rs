@@ -206,7 +206,7 @@ impl Unpack for SignedSixes {
 /// need none.
 #[inline(always)]
 pub(in crate::kernels) const fn start(shift: i32, offset: i32) -> i32 {
-    if shift == 0 { 0 } else { offset / (128 / shift) }
+    if shift == 0 { 0 } else { offset >> (128 / shift).trailing_zeros() }
 }
 
 /// The dot products of a kind of tiles.
