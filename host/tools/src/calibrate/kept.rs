@@ -2,7 +2,7 @@
 
 use super::budget::Cost;
 use super::checkpoint::Checkpoint;
-use shadowllm_host::{Error, Result};
+use shadowllm_host::Result;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -62,17 +62,6 @@ impl Kept {
         self.saved = Instant::now();
         Ok(())
     }
-
-    /// Removes the file, when calibration is complete.
-    ///
-    /// # Errors
-    /// When the file exists but cannot be removed.
-    pub fn remove(self) -> Result<()> {
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &self.path, e)),
-            _ => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -99,7 +88,5 @@ mod tests {
         let mut other = open("another");
         other.next_search();
         assert!(other.get(3).is_none(), "of another model or text");
-        again.remove().unwrap();
-        assert!(!path.exists());
     }
 }

@@ -125,6 +125,11 @@ pub fn state_path(out: &Path) -> PathBuf {
     beside(out, ".calibration")
 }
 
+/// The path of the measurements of an unfinished search for budgets.
+fn costs_path(out: &Path) -> PathBuf {
+    beside(out, ".costs")
+}
+
 /// The path with something added to its name.
 fn beside(out: &Path, suffix: &str) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_owned();
@@ -169,10 +174,17 @@ pub fn calibrate(
     let section = budgets(model, sections, held, (o, Keep::Nothing), out, (pace.cost, progress))?;
     let record = serde_json::json!({"tokens": text.len() * o.window, "options": o.described(), "quality": quality});
     attach(model.path(), &section, &record, out)?;
-    match std::fs::remove_file(state_path(out)) {
-        Ok(()) => Ok(quality),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(quality),
-        Err(e) => Err(Error::io("remove", &state_path(out), e)),
+    // Not earlier: what was measured would be lost if the output cannot be written.
+    forget(&costs_path(out))?;
+    forget(&state_path(out))?;
+    Ok(quality)
+}
+
+/// Removes a file, if it exists.
+fn forget(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
     }
 }
 
@@ -204,7 +216,8 @@ pub fn rebudget(
         record = serde_json::json!({});
     }
     record["budgets"] = ids.len().into();
-    attach(model.path(), &section, &record, out)
+    attach(model.path(), &section, &record, out)?;
+    forget(&costs_path(out))
 }
 
 /// The state of learning.
@@ -442,7 +455,7 @@ fn budgets(
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
     // The last number is that of the numbers kept of a measurement.
     let key = format!("{:08x} {:08x} {} {} 3", fingerprint(&image), sum.finalize(), windows.window, windows.most);
-    let mut kept = Kept::open(&beside(out, ".costs"), key, o.keep_every)?;
+    let mut kept = Kept::open(&costs_path(out), key, o.keep_every)?;
     // The first pass finds the budgets; the second uses them to find the best policies.
     for pass in usize::from(keep == Keep::Budgets)..2 {
         attach(model.path(), &section.bytes(&image, tap), &serde_json::Value::Null, &draft)?;
@@ -464,7 +477,6 @@ fn budgets(
             section.set_vector(Table::Quality, &quality);
         }
     }
-    kept.remove()?;
     Ok(section.bytes(&image, tap))
 }
 
