@@ -104,11 +104,6 @@ pub(super) struct TileRun {
     pub(super) out: *mut f32,
 }
 
-impl TileRun {
-    pub(super) const NONE: TileRun =
-        TileRun { start: core::ptr::null(), supers: core::ptr::null(), block: 0, out: core::ptr::null_mut() };
-}
-
 /// Runs of tiles of the same shape, which is that of `tiles`.
 #[derive(Clone, Copy)]
 pub(super) struct Runs<'a> {
@@ -170,32 +165,22 @@ fn wrong_shape() -> ! {
     panic!("a matrix kernel was called for another shape")
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// Runs of tiles.
     #[inline(always)]
-    pub(super) fn runs(&self) -> &Runs<'_> {
+    pub(super) fn runs(&self) -> &Runs<'a> {
         match &self.weights {
             Weights::Tiles(runs) => runs,
             _ => wrong_shape(),
         }
     }
 
-    /// The part of the call that is run `i` of its tiles; later runs stay in the list, to be prefetched.
+    /// Makes it the call for the first run of `list`, multiplied by blocks of `x`; later runs are prefetched.
     #[inline(always)]
-    pub(super) fn of_run(&self, i: usize) -> Call<'_> {
-        let runs = self.runs();
-        let list = runs.list.get(i..).unwrap_or_default();
-        let first = list.first().unwrap_or(&TileRun::NONE);
-        let tiles = PanelTiles { start: first.start, supers: first.supers, ..runs.tiles };
-        Call {
-            weights: Weights::Tiles(Runs { list, next: runs.next, tiles }),
-            x: self.x.block(first.block),
-            out: first.out,
-            table: self.table,
-            tokens: self.tokens,
-            stride: self.stride,
-            alone: self.alone,
-        }
+    pub(super) fn set_run(&mut self, list: &'a [TileRun], x: &RawInput) {
+        let (Weights::Tiles(runs), Some(first)) = (&mut self.weights, list.first()) else { return };
+        (runs.list, runs.tiles.start, runs.tiles.supers) = (list, first.start, first.supers);
+        (self.x, self.out) = (x.block(first.block), first.out);
     }
 
     /// Lines of 16 outputs, and lines to be prefetched.

@@ -169,18 +169,6 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
 /// As [`super::gemm::columns_int`].
 #[inline(always)]
 pub(super) unsafe fn columns_float<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
-    for k_block in 0..call.runs().list.len() {
-        // SAFETY: the caller's requirements hold for every k-block.
-        unsafe { add_columns::<L, E>(isa, &call.of_run(k_block)) }
-    }
-}
-
-/// Adds the first k-block's products.
-///
-/// # Safety
-/// As [`columns_float`].
-#[inline(always)]
-unsafe fn add_columns<L: Lanes, E: Element>(isa: Proof<L>, call: &Call) {
     let run = call.runs().tiles;
     let (tile, n) = (Floats::<L, E>::TILE, run.inner);
     // SAFETY: the caller gives `n` whole tiles, 16 outputs of each tile for every token, and a block of inputs for

@@ -14,10 +14,6 @@ pub(super) trait Tiles<L: Lanes>: Copy {
     /// The address of the next tile, which is valid until the next call.
     fn next(&mut self) -> *const u8;
 
-    /// The next tiles that lie at equal distances, at most `most`, of one super-block in formats with super-blocks: the address of
-    /// the first one, the distance, and how many.
-    fn stretch(&mut self, most: usize) -> (*const u8, usize, usize);
-
     /// Prefetches a tile that will be read later.
     fn prefetch(&mut self, _isa: Proof<L>) {}
 
@@ -62,39 +58,19 @@ impl<P: Panel> StoredTiles<P> {
     }
 }
 
-impl<P> StoredTiles<P> {
-    /// Goes on to the next group of tiles.
-    #[inline(always)]
-    fn next_group(&mut self) {
-        self.group = self.group.wrapping_add(self.tiles.outer_stride);
-        self.supers = self.supers.wrapping_add(self.tiles.outer_stride);
-        (self.next, self.left) = (self.group, self.tiles.inner);
-    }
-}
-
 impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
     #[inline(always)]
     fn next(&mut self) -> *const u8 {
         let tile = self.next;
         self.left -= 1;
         if self.left == 0 {
-            self.next_group();
+            self.group = self.group.wrapping_add(self.tiles.outer_stride);
+            self.supers = self.supers.wrapping_add(self.tiles.outer_stride);
+            (self.next, self.left) = (self.group, self.tiles.inner);
         } else {
             self.next = self.next.wrapping_add(self.tiles.inner_stride);
         }
         tile
-    }
-
-    #[inline(always)]
-    fn stretch(&mut self, most: usize) -> (*const u8, usize, usize) {
-        let (first, step, n) = (self.next, self.tiles.inner_stride, self.left.min(most));
-        self.left -= n;
-        if self.left == 0 {
-            self.next_group();
-        } else {
-            self.next = first.wrapping_add(n * step);
-        }
-        (first, step, n)
     }
 
     #[inline(always)]
@@ -124,13 +100,6 @@ impl Run {
 }
 
 impl<L: Lanes> Tiles<L> for Run {
-    #[inline(always)]
-    fn stretch(&mut self, most: usize) -> (*const u8, usize, usize) {
-        let first = self.next;
-        self.next = first.wrapping_add(most * self.tile_bytes);
-        (first, self.tile_bytes, most)
-    }
-
     #[inline(always)]
     fn next(&mut self) -> *const u8 {
         let tile = self.next;

@@ -45,12 +45,9 @@ pub(super) trait Panel {
 /// As [`super::call::MatrixKernel`], for 16 outputs of every panel.
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
-    for panel in 0..call.runs().list.len() {
-        let call = &call.of_run(panel);
-        let tiles = StoredTiles::<P>::new(call);
-        // SAFETY: the caller's call has a tile for every block of `x`.
-        unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
-    }
+    let tiles = StoredTiles::<P>::new(call);
+    // SAFETY: the caller's call has a tile for every block of `x`.
+    unsafe { P::add(isa, call, &tiles, 0..call.x.blocks()) }
 }
 
 /// Any 16 outputs of a matrix of lines, one for each.
@@ -209,18 +206,13 @@ unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, til
     // SAFETY: the caller gives a whole tile for every k-block, and a row and outputs for token `t`.
     unsafe {
         let [mut acc] = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
-        let (mut tiles, mut kb) = (*tiles, kbs.start);
-        while kb < kbs.end {
-            let supers = read_supers::<D::L, D::H>(isa, tiles.supers());
-            let (mut tile, step, n) = tiles.stretch(kbs.end - kb);
-            for kb in kb..kb + n {
-                if t == 0 {
-                    tiles.prefetch(isa);
-                }
-                acc = add_dot::<D>(isa, call, (&*tile.cast(), &supers, &table), kb, t, acc);
-                tile = tile.wrapping_add(step);
+        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
+        for kb in kbs {
+            let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), kb);
+            if t == 0 {
+                tiles.prefetch(isa);
             }
-            kb += n;
+            acc = add_dot::<D>(isa, call, (tile, &supers, &table), kb, t, acc);
         }
         store_sums(&[acc], call, t);
     }
@@ -394,13 +386,9 @@ pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
     // SAFETY: the caller meets the requirements of a matrix kernel, which are those of `add_columns` too.
     unsafe {
         if call.tokens == 1 {
-            for k_block in 0..call.runs().list.len() {
-                add_columns::<D::One, true>(isa, &call.of_run(k_block));
-            }
+            add_columns::<D::One, true>(isa, call);
         } else {
-            for k_block in 0..call.runs().list.len() {
-                add_columns::<D::Many, false>(isa, &call.of_run(k_block));
-            }
+            add_columns::<D::Many, false>(isa, call);
         }
     }
 }

@@ -170,6 +170,21 @@ impl Kernels {
         unsafe { kernel(call) }
     }
 
+    /// Calls the kernel of a shape for every run of tiles, without anything between that would touch other memory.
+    ///
+    /// # Safety
+    /// As [`Kernels::run`].
+    unsafe fn run_all(&self, shape: Shape, m: &Matrix, mut call: Call) {
+        let kernel = present(self.matrix[m.format().arithmetic() as usize][shape as usize]);
+        let (list, x) = (call.runs().list, call.x);
+        for i in 0..list.len() {
+            call.set_run(&list[i..], &x);
+            // SAFETY: the caller meets the requirements of `MatrixKernel`, and the processor has the instruction set, since
+            // `self` exists.
+            unsafe { kernel(&call) }
+        }
+    }
+
     /// Panel `panel` of `m` times some tokens of `x`: writes 16 outputs per token, the first's at `out[0..16]`, each
     /// `stride` floats after the one before.
     ///
@@ -232,23 +247,23 @@ impl Kernels {
             }
             // Tiles of the same kind are read in one call.
             let tiles = m.panel_tiles(first.panel);
-            let mut list = [TileRun::NONE; RUNS];
-            let mut n = 0;
-            for (run, panel) in list.iter_mut().zip(rest) {
+            let mut list = Vec::<_, RUNS>::new();
+            for panel in rest {
                 let these = panel.matrix.panel_tiles(panel.panel);
-                if panel.matrix.format() != m.format() || !these.is_shaped_as(&tiles) {
+                let alike =
+                    core::ptr::eq(panel.matrix, m) || panel.matrix.format() == m.format() && these.is_shaped_as(&tiles);
+                let run = TileRun { start: these.start, supers: these.supers, block: 0, out: panel.out };
+                if !alike || list.push(run).is_err() {
                     break;
                 }
-                *run = TileRun { start: these.start, supers: these.supers, block: 0, out: panel.out };
-                n += 1;
             }
-            let (list, later) = (&list[..n], &rest[n..]);
+            let later = &rest[list.len()..];
             let next = later.first().map_or(next, |panel| panel.matrix.unit_start(panel.panel));
-            let weights = Weights::Tiles(Runs { list, next, tiles });
+            let weights = Weights::Tiles(Runs { list: &list, next, tiles });
             let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (first.out, stride));
             // SAFETY: the panels are inside their matrices, which have as many tiles as `x` has blocks (both checked), and the
             // caller's outputs are valid for 16 floats a token.
-            unsafe { self.run(shape, m, &call) };
+            unsafe { self.run_all(shape, m, call) };
             rest = later;
         }
     }
@@ -423,10 +438,9 @@ impl Kernels {
         }
         let start = |kb: usize| m.column_run(kb, panels.start, panels.end).as_ptr();
         for (at, these) in k_blocks.chunks(RUNS).enumerate() {
-            let mut list = [TileRun::NONE; RUNS];
-            for (run, kb) in list.iter_mut().zip(these) {
-                *run = TileRun { start: start(*kb), supers: m.column_supers(*kb, panels.start), block: *kb, out };
-            }
+            let run =
+                |kb: &usize| TileRun { start: start(*kb), supers: m.column_supers(*kb, panels.start), block: *kb, out };
+            let list: Vec<_, RUNS> = these.iter().map(run).collect();
             let next = k_blocks.get((at + 1) * RUNS).map_or(next, |kb| start(*kb));
             let tiles = PanelTiles {
                 start: list[0].start,
@@ -436,12 +450,12 @@ impl Kernels {
                 inner: panels.len(),
                 inner_stride: g.format.tile_bytes(),
             };
-            let runs = Runs { list: &list[..these.len()], next, tiles };
+            let runs = Runs { list: &list, next, tiles };
             let call = self.call(m, Weights::Tiles(runs), x, tokens, (out, stride));
             // SAFETY: `column_run` has checked that the matrix has these k-blocks and that they have a tile for each of
             // `panels`; `x` has these rows (checked by `rows`), and the caller's `out` is valid for 16 floats a panel and
             // token.
-            unsafe { self.run(Shape::Columns, m, &call) }
+            unsafe { self.run_all(Shape::Columns, m, call) }
         }
     }
 
