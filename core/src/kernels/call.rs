@@ -86,8 +86,9 @@ impl RawInput {
 /// First bytes of the lines of 16 outputs.
 pub(super) type RowStarts = [*const u8; TILE_ROWS];
 
-/// The most runs of tiles of one call. Between calls a thread touches so many other pages that the processor loses track of the
-/// stream of weights: on a Zen 4, ten loads from other pages after every 36 KB of it cost 300 ns, a fifth of the time.
+/// The most runs of tiles that are read with nothing between them. Otherwise a thread touches so many other pages after each run
+/// that the processor loses track of the stream of weights: on a Zen 4, ten loads from other pages after every 36 KB of it cost
+/// 300 ns, a fifth of the time.
 pub const RUNS: usize = 16;
 
 /// Tiles that are read one after the other: those of a panel in the order of its inputs or, to add one k-block, those of several
@@ -107,11 +108,11 @@ pub(super) struct TileRun {
 /// Runs of tiles of the same shape, which is that of `tiles`.
 #[derive(Clone, Copy)]
 pub(super) struct Runs<'a> {
-    /// The runs, in the order in which they are read.
+    /// The run that a kernel reads, and those that are read after it: these are prefetched.
     pub(super) list: &'a [TileRun],
     /// Where the run begins that is read after these: a hint.
     pub(super) next: *const u8,
-    /// The groups of tiles of a run. Addresses are those of the first run.
+    /// The groups of tiles of a run, with the first run's addresses.
     pub(super) tiles: PanelTiles,
 }
 
@@ -142,7 +143,7 @@ pub(super) struct Call<'a> {
     pub(super) x: RawInput,
     /// Tokens.
     pub(super) tokens: usize,
-    /// Where the first token's outputs go, as many as the kernel computes; those of runs of tiles go where these say.
+    /// Where the first token's outputs go, as many as the kernel computes.
     pub(super) out: *mut f32,
     /// Floats from a token's outputs to the next token's.
     pub(super) stride: usize,
@@ -154,8 +155,7 @@ pub(super) struct Call<'a> {
 ///
 /// # Safety
 /// The processor must have the kernel's instruction set; every tile or line in `weights` must be readable, `x` must
-/// have `tokens` rows, and `out` (of every run of tiles) must be valid for the shape's outputs at each multiple of `stride` below
-/// `tokens`.
+/// have `tokens` rows, and `out` must be valid for the shape's outputs at each multiple of `stride` below `tokens`.
 pub(super) type MatrixKernel = unsafe fn(&Call);
 
 /// The call is for another shape, which is a mistake in the dispatch.

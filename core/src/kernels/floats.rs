@@ -163,7 +163,7 @@ unsafe fn add_float<L: Lanes, E: Element, S: Tiles<L>, const T: usize>(
     }
 }
 
-/// Adds k-blocks' products to panels, for floats.
+/// Adds the products of a call's first k-block to panels, for floats.
 ///
 /// # Safety
 /// As [`super::gemm::columns_int`].

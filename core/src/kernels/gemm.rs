@@ -39,10 +39,10 @@ pub(super) trait Panel {
     unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>);
 }
 
-/// Panels of stored tiles.
+/// The first panel of a call's stored tiles.
 ///
 /// # Safety
-/// As [`super::call::MatrixKernel`], for 16 outputs of every panel.
+/// As [`super::call::MatrixKernel`], for 16 outputs.
 #[inline(always)]
 pub(super) unsafe fn gemm<P: Panel>(isa: Proof<P::L>, call: &Call) {
     let tiles = StoredTiles::<P>::new(call);
@@ -372,10 +372,10 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
     }
 }
 
-/// Adds k-blocks' products to panels.
+/// Adds the products of a call's first k-block to panels.
 ///
 /// ```text
-/// for every k-block, for every panel: decode the codes of its tile
+/// for every panel: decode the codes of its tile
 ///     for each token: outputs += dot(codes, x) * (scale * scale of x)
 /// ```
 ///
@@ -393,7 +393,7 @@ pub(super) unsafe fn columns_int<D: Dots>(isa: Proof<D::L>, call: &Call) {
     }
 }
 
-/// Adds the first k-block's products, for one token or for several.
+/// [`columns_int`], for one token or for several.
 ///
 /// # Safety
 /// As [`columns_int`].
