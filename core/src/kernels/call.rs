@@ -86,8 +86,8 @@ impl RawInput {
 /// First bytes of the lines of 16 outputs.
 pub(super) type RowStarts = [*const u8; TILE_ROWS];
 
-/// The most runs of tiles that are read with nothing between them. Otherwise a thread touches so many other pages after each run
-/// that the processor loses track of the stream of weights: on a Zen 4, ten loads from other pages after every 36 KB of it cost
+/// How many runs of tiles a thread reads at most before it does anything else. Other work touches other pages of memory, and then
+/// the processor takes the next weights for a new stream: on a Zen 4, ten loads from other pages after every 36 KB of weights cost
 /// 300 ns, a fifth of the time.
 pub const RUNS: usize = 16;
 
@@ -112,7 +112,7 @@ pub(super) struct Runs<'a> {
     pub(super) list: &'a [TileRun],
     /// Where the run begins that is read after these: a hint.
     pub(super) next: *const u8,
-    /// The groups of tiles of a run, with the first run's addresses.
+    /// How the tiles of a run lie; the addresses are those of the first run.
     pub(super) tiles: PanelTiles,
 }
 

@@ -170,7 +170,7 @@ impl Kernels {
         unsafe { kernel(call) }
     }
 
-    /// Calls the kernel of a shape for every run of tiles, without anything between that would touch other memory.
+    /// Calls the kernel of a shape for every run of tiles, and does nothing else meanwhile: see [`RUNS`].
     ///
     /// # Safety
     /// As [`Kernels::run`].
@@ -245,7 +245,7 @@ impl Kernels {
                 unsafe { self.gemm_lines(first, x, tokens.clone(), stride) };
                 continue;
             }
-            // Tiles of the same kind are read in one call.
+            // Panels whose tiles lie in the same way, up to `RUNS` of them, are read one after the other.
             let tiles = m.panel_tiles(first.panel);
             let mut list = Vec::<_, RUNS>::new();
             for panel in rest {

@@ -55,6 +55,7 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
         let begin = |i: usize| {
             runs.list.get(i).map_or(runs.next, |run| if SUPERS && P::H::SUPERS > 0 { run.supers } else { run.start })
         };
+        // The first tile to be prefetched lies in this run or, where runs are short, in a later one.
         let (mut into, mut run) = (const { DISTANCE / Self::STEP }, 0);
         while into >= tiles && run < runs.list.len() {
             (into, run) = (into - tiles, run + 1);
@@ -76,7 +77,7 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
                 P::L::prefetch(isa, self.at.wrapping_add(line * 64));
             }
         }
-        // After the end of the run it wraps, so that the next run goes on. A branch would be mispredicted in every short run.
+        // After the end of the run the count wraps, and the next run is prefetched to its end.
         self.left = self.left.wrapping_sub(1);
         self.at = core::hint::select_unpredictable(self.left == 0, self.then, self.at.wrapping_add(Self::STEP));
     }
