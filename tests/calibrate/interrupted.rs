@@ -132,6 +132,28 @@ fn a_calibration_killed_in_its_last_stages_continues_there() {
     holds(&place);
 }
 
+/// What was measured stays until the output is written, which may fail.
+#[test]
+fn a_calibration_that_cannot_write_keeps_its_measurements() {
+    let place = packed("neuron");
+    let short = "calibrate model.sllm --text text.txt --tokens 960 --window 24 --budget-windows 2 --keep-every 0 -t 2 \
+        -o out.sllm";
+    let mut child = place.command(short).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while measured(&place) < 20 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // No file can take the place of a folder.
+    std::fs::create_dir(place.path("out.sllm")).unwrap();
+    assert!(!child.wait().unwrap().success());
+    let kept = measured(&place);
+    assert!(kept >= 20, "{kept} measurements");
+    std::fs::remove_dir(place.path("out.sllm")).unwrap();
+    place.works(short);
+    assert!(!place.path("out.sllm.costs").exists(), "the measurements were left behind");
+    holds(&place);
+}
+
 /// Killed at any moment, again and again: the output is the earlier image or a whole new one, what was saved stays saved, and
 /// the calibration comes to its end. (Not with the same bits: the windows from which training draws are not saved.)
 #[test]
