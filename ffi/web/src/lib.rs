@@ -101,7 +101,8 @@ pub unsafe extern "C" fn release(memory: *mut u8, length: usize) {
 pub unsafe extern "C" fn open(image: *const u8, length: usize, context: usize) -> u32 {
     // A trap says why it came.
     std::panic::set_hook(Box::new(|panic| {
-        let damaged = "the tokenizer or chat template in this file is damaged: pack the model from a whole source".to_owned();
+        let damaged =
+            "the tokenizer or chat template in this file is damaged: pack the model from a whole source".to_owned();
         say(if shadowllm_host::text_guard::is_guarded() {
             damaged
         } else {
