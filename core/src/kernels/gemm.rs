@@ -2,11 +2,11 @@
 //! the parent module.
 //!
 //! ```text
-//! for every run of tiles of the panel, in the order of the inputs:
+//! many tokens: for every run of tiles of the panel, in the order of the inputs:
 //!     decode their codes once
-//!     for every run of tokens that fits into registers (T = 8, 4, 2):
+//!     for every group of tokens whose sums fit into registers (T = 8, 4, 2):
 //!         for every tile, for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
-//! a token alone: each tile is decoded and used at once
+//! few tokens (T = 8, 4, 2, 1): each tile is decoded and used at once
 //! ```
 
 use super::call::{Call, Scale};
@@ -109,15 +109,31 @@ impl<D: Dots> Panel for Integers<D> {
 
     #[inline(always)]
     unsafe fn add<S: Tiles<Self::L>>(isa: Proof<Self::L>, call: &Call, tiles: &S, kbs: Range<usize>) {
-        let (mut t, n) = (0, call.tokens);
+        let (mut t, n, group) = (0, call.tokens, const { D::Many::TOKENS });
         // SAFETY: `tiles` and `kbs` are the caller's; a token is computed here if it is below `n`, the number of tokens
         // that the caller's operands have.
         unsafe {
-            if n > 1 && D::Many::TOKENS > 1 {
+            if const { D::Many::MANY < usize::MAX }
+                && (const { D::Many::MANY <= D::Many::TOKENS } || n >= D::Many::MANY)
+            {
                 t = match const { D::Many::RUN } {
                     8 => add_many::<D::Many, S, 8>(isa, call, tiles, kbs.clone()),
                     _ => add_many::<D::Many, S, 1>(isa, call, tiles, kbs.clone()),
                 };
+            }
+            if const { D::Many::MANY > D::Many::TOKENS } {
+                while group >= 8 && n - t >= 8 {
+                    add_few::<D::Many, S, 8>(isa, call, tiles, kbs.clone(), t);
+                    t += 8;
+                }
+                while group >= 4 && n - t >= 4 {
+                    add_few::<D::Many, S, 4>(isa, call, tiles, kbs.clone(), t);
+                    t += 4;
+                }
+                if group >= 2 && n - t >= 2 {
+                    add_few::<D::Many, S, 2>(isa, call, tiles, kbs.clone(), t);
+                    t += 2;
+                }
             }
             while n - t >= 1 {
                 add_one::<D::One, S>(isa, call, tiles, kbs.clone(), t);
@@ -256,8 +272,37 @@ fn add_scaled<D: TileDot>(
     if D::H::AFFINE { acc.add(minima.mul(D::L::splat(isa, sum))) } else { acc }
 }
 
-/// Several tokens: `RUN` tiles are decoded at a time, and then read by all tokens. Returns the number of tokens, which
-/// are all of them or all but one.
+/// `T` tokens from `t`: each tile is decoded and used at once, and the sums stay in registers.
+///
+/// # Safety
+/// As [`Panel::add`], with rows for tokens below `t + T`.
+#[inline(always)]
+unsafe fn add_few<D: TileDot, S: Tiles<D::L>, const T: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    tiles: &S,
+    kbs: Range<usize>,
+    t: usize,
+) {
+    // A local copy, as in `add_one`.
+    let table = *call.table;
+    // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for these tokens.
+    unsafe {
+        let mut acc = sums_so_far::<D::L, T>(isa, call, kbs.start, t);
+        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
+        for kb in kbs {
+            let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), kb);
+            if t == 0 {
+                tiles.prefetch(isa);
+            }
+            add_tile::<D, T>(isa, call, &Decoded::new(isa, tile, &supers, &table), kb, t, &mut acc);
+        }
+        store_sums(&acc, call, t);
+    }
+}
+
+/// Many tokens: `RUN` tiles are decoded at a time, and then read by all tokens, [`TileDot::TOKENS`] at a time. Returns
+/// how many were computed: fewer than that are left.
 ///
 /// # Safety
 /// As [`Panel::add`].
@@ -284,17 +329,13 @@ unsafe fn add_many<D: TileDot, S: Tiles<D::L>, const RUN: usize>(
             }
             let run = core::slice::from_raw_parts(run.as_ptr().cast::<Decoded<D>>(), blocks);
             t = 0;
-            while D::TOKENS >= 8 && n - t >= 8 {
-                add_run::<D, S, 8>(isa, call, (run, &mut tiles), first, t);
-                t += 8;
-            }
-            while D::TOKENS >= 4 && n - t >= 4 {
-                add_run::<D, S, 4>(isa, call, (run, &mut tiles), first, t);
-                t += 4;
-            }
-            while D::TOKENS >= 2 && n - t >= 2 {
-                add_run::<D, S, 2>(isa, call, (run, &mut tiles), first, t);
-                t += 2;
+            while n - t >= D::TOKENS {
+                match const { D::TOKENS } {
+                    8 => add_run::<D, S, 8>(isa, call, (run, &mut tiles), first, t),
+                    4 => add_run::<D, S, 4>(isa, call, (run, &mut tiles), first, t),
+                    _ => add_run::<D, S, 2>(isa, call, (run, &mut tiles), first, t),
+                }
+                t += D::TOKENS;
             }
         }
     }
@@ -321,11 +362,7 @@ unsafe fn add_run<D: TileDot, S: Tiles<D::L>, const T: usize>(
             if t == 0 {
                 tiles.prefetch(isa);
             }
-            match const { at_once::<D>(T) } {
-                4 => add_dots::<D, T, 4>(isa, call, tile, first + i, t, &mut acc),
-                2 => add_dots::<D, T, 2>(isa, call, tile, first + i, t, &mut acc),
-                _ => add_dots::<D, T, 1>(isa, call, tile, first + i, t, &mut acc),
-            }
+            add_tile::<D, T>(isa, call, tile, first + i, t, &mut acc);
         }
         store_sums(&acc, call, t);
     }
@@ -334,6 +371,29 @@ unsafe fn add_run<D: TileDot, S: Tiles<D::L>, const T: usize>(
 /// How many of `tokens` are computed at once.
 const fn at_once<D: TileDot>(tokens: usize) -> usize {
     if D::AT_ONCE < tokens { D::AT_ONCE } else { tokens }
+}
+
+/// Adds one tile's products, `T` tokens from `t`.
+///
+/// # Safety
+/// Tokens below `t + T` must have rows with a k-block `kb`.
+#[inline(always)]
+unsafe fn add_tile<D: TileDot, const T: usize>(
+    isa: Proof<D::L>,
+    call: &Call,
+    tile: &Decoded<D>,
+    kb: usize,
+    t: usize,
+    acc: &mut [D::L; T],
+) {
+    // SAFETY: the caller's promise is the one that is needed.
+    unsafe {
+        match const { at_once::<D>(T) } {
+            4 => add_dots::<D, T, 4>(isa, call, tile, kb, t, acc),
+            2 => add_dots::<D, T, 2>(isa, call, tile, kb, t, acc),
+            _ => add_dots::<D, T, 1>(isa, call, tile, kb, t, acc),
+        }
+    }
 }
 
 /// Adds one tile's products, `T` tokens from `t`, `N` at once.

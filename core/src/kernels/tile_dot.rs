@@ -166,7 +166,10 @@ pub(super) trait TileDot {
     const TOKENS: usize;
     /// The number of tokens for which [`TileDot::dots`] is called (1, 2 or 4).
     const AT_ONCE: usize = 1;
-    /// The number of tiles that are decoded before several tokens read them (1 or 8). They lie on the stack.
+    /// The fewest tokens for which tiles are decoded before all of them read the codes, from the stack; fewer decode each tile
+    /// anew for every [`TileDot::TOKENS`] of them, which keep its codes and their sums in registers.
+    const MANY: usize = if Self::TOKENS > 1 { 2 * Self::TOKENS } else { usize::MAX };
+    /// The number of tiles that are decoded before many tokens read them (1 or 8).
     const RUN: usize = 8;
 
     /// Reads the codes of a tile.

@@ -119,6 +119,8 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type S = S;
     type Codes<'a> = (Codes, [ScalarLanes; 2]);
     const TOKENS: usize = 2;
+    /// Decoding takes longer than a product.
+    const MANY: usize = 2;
     /// Stacks are small on microcontrollers.
     const RUN: usize = 1;
 
