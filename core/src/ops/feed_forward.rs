@@ -14,8 +14,8 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 use heapless::Vec;
 
-/// The most tokens of a block's product. Their gates are on the stack; kernels that decode
-/// weights once for many tokens do it for all of them.
+/// The most tokens of a block's product. Their gates are on the stack; kernels that decode weights once for many
+/// tokens do it for all of them.
 const TOKENS: usize = 32;
 
 /// A projection with its bias, padded to the matrix's output width.

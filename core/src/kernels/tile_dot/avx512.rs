@@ -219,7 +219,7 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     type Codes<'a> = (Codes, [Avx512Lanes; 2]);
     const TOKENS: usize = 8;
     /// Decoding most formats costs less than to store the codes and load them again. Measured on a Zen 4, 8 to 32 tokens at once:
-    /// 4-bit blocks 0.82 to 0.90 of the time; K-quants 0.9 with 8 tokens, as much with 16 and 24, 1.04 in a prefill.
+    /// 4-bit blocks 0.82 to 0.90 of the time; K-quants 0.9 with 8 tokens, 0.98 to 1.03 with 16 and 24, 1.04 in a prefill.
     const MANY: usize = if H::SUPERS > 0 { 32 } else { usize::MAX };
 
     #[inline(always)]
