@@ -17,9 +17,15 @@ pub(super) fn quantize<L: Lanes>(isa: Proof<L>, x: &[f32], q: &mut [i8], scales:
         // At or below 127 / f32::MAX the quotient may be infinite: such blocks are quantized to zeros.
         let inverse = L::splat(isa, if amax > 127.0 / f32::MAX { 127.0 / amax } else { 0.0 });
         let (lo, hi) = (lo.mul(inverse).round(), hi.mul(inverse).round());
+        // The sum is NaN where an input is NaN or infinite (infinity times 0). Instruction sets convert such numbers to
+        // different integers, so the block becomes ones of scale NaN: its products are NaN everywhere.
+        let all = lo.add(hi).sum();
+        let (lo, hi, all, largest) = match all.is_nan() {
+            true => (L::splat(isa, 1.0), L::splat(isa, 1.0), BLOCK as f32, f32::NAN),
+            false => (lo, hi, all, amax / 127.0),
+        };
         lo.store_i8(q_lo);
         hi.store_i8(q_hi);
-        let (largest, all) = (amax / 127.0, lo.add(hi).sum());
         *scale = [largest, largest * all];
         *offset = [-128 * all as i32, -128 * lo.sum() as i32];
     }

@@ -199,6 +199,10 @@ fn attention_of(arch: &Architecture, layer: usize) -> Attention {
     arch.layer(layer).attention().copied().unwrap_or(Attention::NONE)
 }
 
+/// The largest number that the cache holds as f16. An infinite value would make a sum NaN even with weight 0, which the
+/// values of later positions have.
+const MOST: f32 = half::f16::MAX.to_f32_const();
+
 /// One layer's part of the cache.
 pub struct LayerCache<'a> {
     format: KvFormat,
@@ -239,7 +243,7 @@ impl LayerCache<'_> {
         }
         let put = |memory: &mut [MaybeUninit<u8>], at: usize, x: f32| match self.format {
             KvFormat::F16 => {
-                let bytes = half::f16::from_f32(x).to_le_bytes().map(MaybeUninit::new);
+                let bytes = half::f16::from_f32(x.clamp(-MOST, MOST)).to_le_bytes().map(MaybeUninit::new);
                 memory[at * 2..at * 2 + 2].copy_from_slice(&bytes);
             }
             KvFormat::F32 => memory[at * 4..at * 4 + 4].copy_from_slice(&x.to_le_bytes().map(MaybeUninit::new)),

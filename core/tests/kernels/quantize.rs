@@ -77,6 +77,26 @@ fn quantize() {
     report.finish();
 }
 
+/// A block with a number that is not finite has the same quants everywhere, and products that are NaN.
+#[test]
+fn what_is_not_finite_is_not_a_number() {
+    for others in [0.0, 1.0, 1e10, f32::MAX] {
+        for at in 0..BLOCK {
+            for x in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut block = [others; BLOCK];
+                block[at] = x;
+                for k in sets() {
+                    let (mut q, mut scales, mut offsets) = ([9; BLOCK], [[9.0; 2]], [[9; 2]]);
+                    k.quantize(&block, &mut q, &mut scales, &mut offsets);
+                    let name = k.isa().name();
+                    assert!(scales[0].iter().all(|s| s.is_nan()), "{name}: {x} at {at} beside {others}: {scales:?}");
+                    assert_eq!((q, offsets), ([1; BLOCK], [offset_of(&[1; BLOCK])]), "{name}: {x} at {at}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn select_inputs() {
     let (sets, mut report, mut random) = (sets(), Report::default(), Random(11));
