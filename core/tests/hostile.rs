@@ -7,7 +7,7 @@ use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::image::{
     Architecture, Entry, GLOBAL, HEADER_LEN, MAGIC, SECTION_LEN, SectionKind, Storage, VERSION, crc32,
 };
-use shadowllm_core::kernels::Activation;
+use shadowllm_core::kernels::{Activation, Attend, KvView};
 use shadowllm_core::random::next;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::sparsity::{Dial, Policy};
@@ -226,6 +226,38 @@ fn a_session_from_beginning_to_end() {
         session.decode(&Serial, token).unwrap();
         assert_eq!(session.position(), 5);
     }
+}
+
+/// A session of a window restores the tiles of keys that its window reaches into, and no others: these are not read.
+#[test]
+fn a_session_from_beginning_to_end_leaves_unwritten_keys_alone() {
+    // SAFETY: every processor has portable code.
+    let kernels = Kernels::for_isa(unsafe { Cpu::assume(Isa::Scalar) }, Isa::Scalar).unwrap();
+    let (width, first, window) = (16, 40, 8);
+    let mut keys = [MaybeUninit::<[f32; 16]>::uninit(); 48];
+    keys[32..].fill(MaybeUninit::new([1.0; 16]));
+    let mut values = [MaybeUninit::<[f32; 16]>::uninit(); 48];
+    values[first + 1 - window..=first].fill(MaybeUninit::new([3.0; 16]));
+    let kv =
+        KvView { format: KvFormat::F32, keys: keys.as_ptr().cast(), values: values.as_ptr().cast(), ring: usize::MAX };
+    let (q, mut out) = ([1.0; 16], [0.0; 16]);
+    let attend = Attend {
+        q: q.as_ptr(),
+        token_stride: width,
+        head_stride: width,
+        tokens: 1,
+        heads: 1,
+        picked: None,
+        head_width: width,
+        first,
+        window,
+        cap: 0.0,
+        sinks: None,
+        kv,
+    };
+    // SAFETY: the query, its output, and the positions that the window shows are there: all others are not read.
+    unsafe { kernels.attend(&attend, out.as_mut_ptr()) };
+    assert!(out.iter().all(|x| (x - 3.0).abs() < 1e-6), "{out:?}");
 }
 
 /// The calibrated model that ships.

@@ -185,19 +185,19 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
     let mut block = start / SPAN * SPAN;
     while block < end {
         let (from, to) = (within(start, block), within(end, block));
-        // SAFETY: a query sees positions below `end`, which the caller has written: keys in whole tiles of 16, and
+        // SAFETY: queries see positions from `start` to `end`, which the caller has written: keys in whole tiles of 16, and
         // values. A block of 64 positions does not wrap around a ring.
         let (keys, values) = unsafe {
-            let tiles = to.div_ceil(LANES);
+            let tiles = to.div_ceil(LANES) - from / LANES;
             let place = if block < a.kv.ring { block } else { block % a.kv.ring.max(1) };
-            let keys = a.kv.keys.add(place * width * E::BYTES);
+            let keys = a.kv.keys.add((place + from / LANES * LANES) * width * E::BYTES);
             let values = a.kv.values.add((place + from) * width * E::BYTES);
             (
                 core::slice::from_raw_parts(keys, tiles * LANES * width * E::BYTES),
                 core::slice::from_raw_parts(values, (to - from) * width * E::BYTES),
             )
         };
-        let mut scores = scores::<L, E, T>(isa, keys, &q);
+        let mut scores = scores::<L, E, T>(isa, keys, from / LANES, &q);
         if let Some(cap) = cap.filter(|_| a.cap != 0.0) {
             // SAFETY: the caller gives a `cap` that is compiled for an instruction set that this processor has.
             scores.iter_mut().for_each(|scores| unsafe { cap(1.0, a.cap, scores) });
@@ -221,12 +221,18 @@ unsafe fn attend_queries<L: Lanes, E: Element, const T: usize>(
     }
 }
 
-/// Dot products of the queries with the keys of at most 64 positions, in whole tiles of `[dimension][16]`.
+/// Dot products of the queries with keys of a block of 64 positions, in whole tiles of `[dimension][16]` from tile
+/// `first` of the block on.
 #[inline(always)]
-fn scores<L: Lanes, E: Element, const T: usize>(isa: Proof<L>, keys: &[u8], q: &[&[f32]; T]) -> [[f32; SPAN]; T] {
+fn scores<L: Lanes, E: Element, const T: usize>(
+    isa: Proof<L>,
+    keys: &[u8],
+    first: usize,
+    q: &[&[f32]; T],
+) -> [[f32; SPAN]; T] {
     let mut scores = [[f32::NEG_INFINITY; SPAN]; T];
     let tile_bytes = q[0].len() * LANES * E::BYTES;
-    let (mut keys, mut tile) = (keys, 0);
+    let (mut keys, mut tile) = (keys, first);
     while let Some((tile_keys, rest)) = keys.split_at_checked(tile_bytes).filter(|_| tile < SPAN / LANES) {
         let mut acc = [L::splat(isa, 0.0); T];
         accumulate::<L, E, T>(isa, &mut acc, tile_keys, LANES, q);
