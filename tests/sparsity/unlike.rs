@@ -1,11 +1,12 @@
 //! Layers that differ: a model with narrower layers, and layers without attention or neurons, has the bits of the whole
-//! model in which the missing parts are masked.
+//! model in which the missing parts are masked. Odd widths, and numbers that a cache cannot hold.
 
 use super::GIVEN;
 use serde_json::json;
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::{Layer, Op};
-use shadowllm_core::{Format, KvFormat, Session};
+use shadowllm_core::sparsity::Policy;
+use shadowllm_core::{Format, KvFormat, Serial, Session};
 use shadowllm_host::Result;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -14,7 +15,7 @@ use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::{Reading, arrangements, logits, logits_with, on_every_isa, same_bits, sparse};
 use shadowllm_tools::import::gguf::GgmlType;
 use shadowllm_tools::import::{self, Data, Source, SourceTensor, Spec};
-use shadowllm_tools::pack::{Formats, pack};
+use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::path::Path;
 
 /// Heads of 20 numbers, two for each key head.
@@ -126,5 +127,51 @@ fn layers_that_lack_units_are_layers_in_which_these_are_masked() {
                 assert!(same_bits(&got, &masked), "{arrangement:?} {isa:?} {reading:?}");
             }
         }
+    }
+}
+
+/// Widths that are no multiples of 32, in one head and one group of neurons: every policy finds room for its choice.
+#[test]
+fn odd_widths_have_room_for_every_choice() {
+    let temp = tempfile::tempdir().unwrap();
+    let [folder, image] = ["folder", "image.sllm"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
+    let shape = Shape { d: 33, ffn: 32, heads: [1, 1, 32], vocab: 17, layers: 2 };
+    Folder::llama(shape, false, true, &json!({})).write(&folder, safetensors::Dtype::F32, 1);
+    let ids = sparse::made_up_ids(12, shape.vocab);
+    for arrangement in arrangements() {
+        let source = import::open(&folder).unwrap();
+        pack(&*source, Formats::all(Format::Q8_0), arrangement, &image, &mut |_, _| {}).unwrap();
+        let model = LoadedModel::open(&image, None).unwrap();
+        for policy in Policy::ALL {
+            sparse::with_session(&model, |session| {
+                if session.set_dial(&sparse::dial(policy, 0.5)).is_ok() {
+                    let trail = sparse::trail(session, &Serial, &ids[..6], &ids[6..]);
+                    assert!(trail.concat().iter().all(|x| x.is_finite()), "{arrangement:?} {policy:?}");
+                }
+            });
+        }
+    }
+}
+
+/// Values beyond the largest f16: a token that reads ahead does not see them, also where they are computed together.
+#[test]
+fn values_too_large_for_the_cache_stay_with_their_tokens() {
+    let temp = tempfile::tempdir().unwrap();
+    let [folder, image] = ["folder", "image.sllm"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
+    let mut model = Folder::llama(SHAPE, false, true, &json!({}));
+    for (_, (_, numbers)) in model.tensors.iter_mut().filter(|(name, _)| name.contains("v_proj")) {
+        numbers.iter_mut().for_each(|x| *x *= 2e4);
+    }
+    model.write(&folder, safetensors::Dtype::F32, 1);
+    pack(&*import::open(&folder).unwrap(), Formats::all(Format::F32), Arrangement::DENSE, &image, &mut |_, _| {})
+        .unwrap();
+    let ids = sparse::made_up_ids(20, SHAPE.vocab);
+    for (isa, model) in on_every_isa(&image) {
+        let read = |reading| logits(&model, &Serial, &ids, KvFormat::F16, reading);
+        let one_by_one = read(Reading::Decode);
+        assert!(one_by_one.iter().all(|x| x.is_finite()), "{isa:?}");
+        assert!(same_bits(&read(Reading::Prefill(20)), &one_by_one), "{isa:?}");
     }
 }

@@ -40,7 +40,7 @@ impl<'m> State<'m> {
     pub fn new(arena: &mut Arena<'m>, image: &Image, predictor: Option<&Predictor>) -> Result<Self, Error> {
         let (c, shape) = (image.config(), |layer: usize| LayerShape::of(&image.arch().layer(layer)));
         let (tap, rank) = predictor.map_or((0, 0), |p| (p.tap().width(c), p.rank()));
-        let widest = c.neuron_width().max(c.d_model).max(c.heads * c.head_slot());
+        let widest = c.neuron_width().max(c.d_model.next_multiple_of(BLOCK)).max(c.heads * c.head_slot());
         let scores = padded(c.neuron_groups()).max(padded(c.heads)).max(widest);
         Ok(State {
             dial: Dial::default(),
