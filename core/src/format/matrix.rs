@@ -235,6 +235,14 @@ impl<'a> Matrix<'a> {
         self.bytes.as_ptr().wrapping_add(self.unit_offset(u))
     }
 
+    /// The first byte that is read of the tiles of panel `p`; a meaningless address where there is no such panel.
+    pub fn panel_start(&self, p: usize) -> *const u8 {
+        match self.geometry.order.unit_inputs() {
+            0 => self.unit_start(p),
+            _ => self.unit_start(0).wrapping_add(p * self.geometry.format.tile_bytes()),
+        }
+    }
+
     /// [`Geometry::unit_offset`].
     fn unit_offset(&self, u: usize) -> usize {
         self.geometry.offset_of(u, self.unit_bytes, self.shared_bytes)

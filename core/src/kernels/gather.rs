@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 
 /// The tiles of one panel, in the order of the inputs. A copy starts over from the same tile.
 pub(super) trait Tiles<L: Lanes>: Copy {
-    /// The address of the next tile, which is valid until the next call.
+    /// The address of the next tile, which stays valid as long as the memory that the tiles are in.
     fn next(&mut self) -> *const u8;
 
     /// Prefetches a tile that will be read later.
@@ -75,7 +75,13 @@ impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
 
     #[inline(always)]
     fn prefetch(&mut self, isa: Proof<P::L>) {
-        self.prefetcher.next(isa);
+        if self.tiles.inner_stride == P::TILE {
+            return self.prefetcher.next(isa);
+        }
+        // Tiles apart from each other: after each lies that of the next panel, which is read next.
+        for line in 0..const { P::TILE.div_ceil(64) } {
+            P::L::prefetch(isa, self.next.wrapping_add(P::TILE + line * 64));
+        }
     }
 
     #[inline(always)]

@@ -4,9 +4,9 @@
 //! ```text
 //! many tokens: for every run of tiles of the panel, in the order of the inputs:
 //!     decode their codes once
-//!     for every group of tokens whose sums fit into registers (T = 8, 4, 2):
+//!     for every whole group of tokens whose sums fit into registers:
 //!         for every tile, for each token: sums[t] += dot(codes, x[t]) * (scale * scale of x[t])
-//! few tokens (T = 8, 4, 2, 1): each tile is decoded and used at once
+//! the others, and few tokens (groups of T = 8, 4, 2, 1): each tile is decoded and used at once
 //! ```
 
 use super::call::{Call, Scale};
@@ -113,9 +113,7 @@ impl<D: Dots> Panel for Integers<D> {
         // SAFETY: `tiles` and `kbs` are the caller's; a token is computed here if it is below `n`, the number of tokens
         // that the caller's operands have.
         unsafe {
-            if const { D::Many::MANY < usize::MAX }
-                && (const { D::Many::MANY <= D::Many::TOKENS } || n >= D::Many::MANY)
-            {
+            if const { D::Many::MANY < usize::MAX } && n >= D::Many::MANY {
                 t = match const { D::Many::RUN } {
                     8 => add_many::<D::Many, S, 8>(isa, call, tiles, kbs.clone()),
                     _ => add_many::<D::Many, S, 1>(isa, call, tiles, kbs.clone()),
@@ -136,7 +134,7 @@ impl<D: Dots> Panel for Integers<D> {
                 }
             }
             while n - t >= 1 {
-                add_one::<D::One, S>(isa, call, tiles, kbs.clone(), t);
+                add_few::<D::One, S, 1>(isa, call, tiles, kbs.clone(), t);
                 t += 1;
             }
         }
@@ -211,29 +209,6 @@ unsafe fn next_tile<'a, D: TileDot, S: Tiles<D::L>>(
     }
 }
 
-/// Token `t`: its sums stay in registers.
-///
-/// # Safety
-/// As [`Panel::add`], with more than `t` rows.
-#[inline(always)]
-unsafe fn add_one<D: TileDot, S: Tiles<D::L>>(isa: Proof<D::L>, call: &Call, tiles: &S, kbs: Range<usize>, t: usize) {
-    // A local copy, so that the compiler knows that stores to the outputs do not change it.
-    let table = *call.table;
-    // SAFETY: the caller gives a whole tile for every k-block, and a row and outputs for token `t`.
-    unsafe {
-        let [mut acc] = sums_so_far::<D::L, 1>(isa, call, kbs.start, t);
-        let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
-        for kb in kbs {
-            let tile = next_tile::<D, S>(isa, (&mut tiles, &mut supers), kb);
-            if t == 0 {
-                tiles.prefetch(isa);
-            }
-            acc = add_dot::<D>(isa, call, (tile, &supers, &table), kb, t, acc);
-        }
-        store_sums(&[acc], call, t);
-    }
-}
-
 /// A tile, the numbers of its super-block, and the integers that 4-bit codes stand for.
 type Operand<'a, D> = (&'a Tile<<D as TileDot>::H, <D as TileDot>::S>, &'a [<D as TileDot>::L; 2], &'a [i8; 16]);
 
@@ -284,7 +259,7 @@ unsafe fn add_few<D: TileDot, S: Tiles<D::L>, const T: usize>(
     kbs: Range<usize>,
     t: usize,
 ) {
-    // A local copy, as in `add_one`.
+    // A local copy, so that the compiler knows that stores to the outputs do not change it.
     let table = *call.table;
     // SAFETY: the caller gives a whole tile for every k-block, and rows and outputs for these tokens.
     unsafe {
@@ -295,7 +270,11 @@ unsafe fn add_few<D: TileDot, S: Tiles<D::L>, const T: usize>(
             if t == 0 {
                 tiles.prefetch(isa);
             }
-            add_tile::<D, T>(isa, call, &Decoded::new(isa, tile, &supers, &table), kb, t, &mut acc);
+            if const { T == 1 } {
+                acc[0] = add_dot::<D>(isa, call, (tile, &supers, &table), kb, t, acc[0]);
+            } else {
+                add_tile::<D, T>(isa, call, &Decoded::new(isa, tile, &supers, &table), kb, t, &mut acc);
+            }
         }
         store_sums(&acc, call, t);
     }
@@ -313,7 +292,7 @@ unsafe fn add_many<D: TileDot, S: Tiles<D::L>, const RUN: usize>(
     tiles: &S,
     kbs: Range<usize>,
 ) -> usize {
-    // A local copy, as in `add_one`.
+    // A local copy, as in `add_few`.
     let table = *call.table;
     let (mut tiles, mut supers) = (*tiles, [D::L::splat(isa, 0.0); 2]);
     let (n, mut t) = (call.tokens, 0);

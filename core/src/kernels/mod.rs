@@ -194,7 +194,7 @@ impl Kernels {
         check_output(out, tokens.len(), stride);
         let panels = [PanelProduct { matrix: m, panel, out: out.as_mut_ptr() }];
         // SAFETY: `out` is exclusively borrowed, and `check_output` has checked its length.
-        unsafe { self.gemm_shared(&panels, m.unit_start(panel), x, tokens, stride) }
+        unsafe { self.gemm_shared(&panels, m.panel_start(panel), x, tokens, stride) }
     }
 
     /// Panels of `m` from `first` on times the first token of `x`: 16 outputs a panel.
@@ -212,7 +212,7 @@ impl Kernels {
                 out: out.as_mut_ptr(),
             };
             let products: Vec<_, RUNS> = run.iter_mut().enumerate().map(|(i, out)| panel(i, out)).collect();
-            let next = m.unit_start(first.saturating_add(RUNS).min(m.geometry().panels.saturating_sub(1)));
+            let next = m.panel_start(first.saturating_add(RUNS).min(m.geometry().panels.saturating_sub(1)));
             // SAFETY: every panel has its own 16 floats of `y`, which is exclusively borrowed.
             unsafe { self.gemm_shared(&products, next, x, 0..1, TILE_ROWS) }
         }
@@ -258,7 +258,7 @@ impl Kernels {
                 }
             }
             let later = &rest[list.len()..];
-            let next = later.first().map_or(next, |panel| panel.matrix.unit_start(panel.panel));
+            let next = later.first().map_or(next, |panel| panel.matrix.panel_start(panel.panel));
             let weights = Weights::Tiles(Runs { list: &list, next, tiles });
             let call = self.call(m, weights, x.rows(g, tokens.clone()), tokens.len(), (first.out, stride));
             // SAFETY: the panels are inside their matrices, which have as many tiles as `x` has blocks (both checked), and the

@@ -8,7 +8,7 @@ use crate::simd::{Lanes, Proof};
 use core::marker::PhantomData;
 
 /// How far ahead of a read weights are prefetched, in bytes. The processor's own prefetcher stops at the end of every
-/// page, and cannot predict bundles at a distance from each other. Measured: prefetching this far ahead, at the
+/// page, and cannot predict which groups are skipped in between. Measured: prefetching this far ahead, at the
 /// addresses that will really be read, raises one thread from half to most of the bandwidth.
 pub(super) const DISTANCE: usize = 8192;
 

@@ -167,7 +167,7 @@ pub(super) trait TileDot {
     /// The number of tokens for which [`TileDot::dots`] is called (1, 2 or 4).
     const AT_ONCE: usize = 1;
     /// The fewest tokens for which tiles are decoded before all of them read the codes, from the stack; fewer decode each tile
-    /// anew for every [`TileDot::TOKENS`] of them, which keep its codes and their sums in registers.
+    /// anew for every [`TileDot::TOKENS`] of them, whose sums stay in registers.
     const MANY: usize = if Self::TOKENS > 1 { 2 * Self::TOKENS } else { usize::MAX };
     /// The number of tiles that are decoded before many tokens read them (1 or 8).
     const RUN: usize = 8;

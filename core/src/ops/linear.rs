@@ -151,7 +151,7 @@ impl<'a> Product<'a> {
                     PanelProduct { matrix: m, panel, out: unsafe { self.out.as_ptr().add(m.output_offset(panel)) } }
                 })
                 .collect();
-            let next = m.unit_start(self.item(after.min(end - 1)));
+            let next = m.panel_start(self.item(after.min(end - 1)));
             // SAFETY: the caller runs no other task for these panels, and `run` has checked that `out` has all rows.
             unsafe { kernels.gemm_shared(&panels, next, x, 0..tokens, self.stride) };
         }

@@ -89,7 +89,7 @@ pub enum Shape {
     Panel,
     /// Any 16 outputs out of lines, for any number of tokens.
     Rows,
-    /// The tiles of a k-block, whose products are added to the outputs, for one token.
+    /// The tiles of a k-block, whose products are added to the outputs, for one token or few.
     Columns,
     /// Chosen inputs out of lines of whole blocks or of floats, added to the outputs, for one token.
     Inputs,

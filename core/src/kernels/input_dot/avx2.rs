@@ -35,7 +35,7 @@ pub(in crate::kernels) trait Line: Unpack {
     /// The codes of outputs 0..32, a byte each; `lut` is the table in both halves.
     ///
     /// # Safety
-    /// [`InputDot::C`]'s bytes must be readable at `at`.
+    /// [`Line::C`]'s bytes must be readable at `at`.
     unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, lut: __m256i) -> __m256i;
 }
 

@@ -97,7 +97,7 @@ impl Unpack for SignedSixes {
 
 /// dot[r] = sum over k of codes[k][r] * x[k], of some quads.
 #[inline(always)]
-fn dot(codes: &Codes, x: &[i8; BLOCK], quads: core::ops::Range<usize>) -> ScalarLanes {
+fn dot(isa: Proof<ScalarLanes>, codes: &Codes, x: &[i8; BLOCK], quads: core::ops::Range<usize>) -> ScalarLanes {
     let mut sums = [0i32; TILE_ROWS];
     for quad in quads {
         for (r, sum) in sums.iter_mut().enumerate() {
@@ -106,8 +106,7 @@ fn dot(codes: &Codes, x: &[i8; BLOCK], quads: core::ops::Range<usize>) -> Scalar
             }
         }
     }
-    // SAFETY: scalar lanes need no special instructions.
-    ScalarLanes::load(unsafe { Proof::assume() }, &sums.map(|s| s as f32))
+    ScalarLanes::load(isa, &sums.map(|s| s as f32))
 }
 
 /// The dot products of a kind of tiles.
@@ -130,7 +129,11 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
     }
 
     #[inline(always)]
-    fn dot(_: Proof<ScalarLanes>, (codes, halves): &Self::Codes<'_>, x: &[i8; BLOCK], _: Offset) -> ScalarLanes {
-        if H::HALVED { weigh([dot(codes, x, 0..4), dot(codes, x, 4..8)], halves) } else { dot(codes, x, 0..8) }
+    fn dot(isa: Proof<ScalarLanes>, (codes, halves): &Self::Codes<'_>, x: &[i8; BLOCK], _: Offset) -> ScalarLanes {
+        if H::HALVED {
+            weigh([dot(isa, codes, x, 0..4), dot(isa, codes, x, 4..8)], halves)
+        } else {
+            dot(isa, codes, x, 0..8)
+        }
     }
 }
