@@ -85,13 +85,13 @@ impl Sections {
     }
 }
 
-/// Little-endian u32 at `at`.
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// Little-endian u32 at `at`; 0 after the end.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-/// Little-endian u64 at `at`.
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// Little-endian u64 at `at`; 0 after the end.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 

@@ -6,7 +6,7 @@
 
 pub mod arch;
 mod config;
-mod head;
+pub(crate) mod head;
 pub mod roles;
 pub mod table;
 mod tensors;

@@ -1,8 +1,9 @@
 //! A block of attention.
 
-use super::forward::{Pass, lists, observe, units};
+use super::buffers::out_width;
+use super::forward::{Pass, lists, observe, part, units};
 use super::layers::AttentionWeights;
-use super::session::{Session, out_width};
+use super::session::Session;
 use crate::image::arch::HeadNorm;
 use crate::ops::attention::{Step, norm_heads};
 use crate::ops::linear::{Product, linear};
@@ -29,7 +30,7 @@ impl Session<'_, '_> {
             None => 0,
         };
         let by_input = self.sparsity.as_ref().is_some_and(|s| s.policy().by_input());
-        self.traffic.add(pass.layer, bytes[0] - bytes[0] * dropped / w.shape.heads, true);
+        self.traffic.add(pass.layer, bytes[0] - part(bytes[0], dropped, w.shape.heads), true);
         self.traffic.add(pass.layer, bytes[1], by_input);
         self.project_out(pass, w);
         self.add_to_stream(pass, norms);

@@ -1,8 +1,9 @@
 //! A block of a feed-forward network.
 
-use super::forward::{Pass, lists, observe, units};
+use super::buffers::out_width;
+use super::forward::{Pass, lists, observe, part, units};
 use super::layers::MlpWeights;
-use super::session::{Session, out_width};
+use super::session::Session;
 use crate::ops::feed_forward::{Gate, Neurons, Projection, keep_only, neurons, neurons_by_input};
 use crate::ops::linear::{Product, linear};
 use crate::ops::residual::{BlockNorms, quantize};
@@ -44,7 +45,7 @@ impl Session<'_, '_> {
             let dropped = state.after_neurons(self.predictor.as_ref(), pass.layer, h, pass.tokens);
             // The bytes are reduced by the share of dropped neurons, and not recounted: by input, not all inputs were
             // read.
-            bytes -= bytes * dropped / w.shape.width();
+            bytes -= part(bytes, dropped, w.shape.width());
         }
         bytes += self.project_down(pass, w);
         self.traffic.add(pass.layer, bytes, true);

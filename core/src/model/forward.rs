@@ -3,8 +3,9 @@
 //! It walks through the architecture ([`crate::image::arch`]): blocks, and the norms around them. Each operation of a
 //! block has its own file: `attention.rs`, `feed_forward.rs`, `mixture.rs`.
 
+use super::buffers::out_width;
 use super::layers::{BlockWeights, LayerWeights, OpWeights};
-use super::session::{Observer, Session, out_width};
+use super::session::{Observer, Session};
 use super::totals::Traffic;
 use crate::active::Units;
 use crate::error::Error;
@@ -78,6 +79,12 @@ pub(super) fn observe(observer: Option<Observer>, pass: &Pass, source: Source, r
 /// The filled parts of the lists.
 pub(super) fn lists<'a>(lists: &'a [&mut [u32]; 3], counts: [usize; 3]) -> [&'a [u32]; 3] {
     core::array::from_fn(|i| &lists[i][..counts[i]])
+}
+
+/// The part of some bytes that belongs to `parts` of `all` units.
+pub(super) fn part(bytes: usize, parts: usize, all: usize) -> usize {
+    // The product has more than 32 bits where addresses have 32.
+    (bytes as u64 * parts as u64 / all.max(1) as u64) as usize
 }
 
 impl Traffic {
@@ -226,7 +233,10 @@ impl Session<'_, '_> {
         let (w, c, kernels) = (self.globals, *self.model.config(), &self.model.kernels().for_threads(exec.width()));
         exec.before_layer(c.layers, None);
         let b = &mut self.buffers;
-        let int8 = w.project_out.as_ref().unwrap_or(&w.output.matrix).geometry().takes_int8();
+        let first = [w.project_out.as_ref(), Some(&w.output.matrix), w.sketch.as_ref()];
+        // Without a projection, the sketch may read quants though the matrix does not.
+        let first = if w.project_out.is_some() { &first[..1] } else { &first[1..] };
+        let int8 = first.iter().flatten().any(|m| m.geometry().takes_int8());
         let from = &b.x.values[row * b.x.width..];
         prepare(exec, kernels, w.norm.as_ref(), (from, &mut b.normed), rows, int8);
         let mut input = b.normed.input();

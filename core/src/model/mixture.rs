@@ -1,8 +1,9 @@
 //! A block of a mixture of experts.
 
+use super::buffers::out_width;
 use super::forward::{Pass, observe};
 use super::layers::{MixtureWeights, MlpWeights, RouterWeights};
-use super::session::{Session, out_width};
+use super::session::Session;
 use crate::error::Error;
 use crate::ops::experts::network;
 use crate::ops::linear::{Product, linear};

@@ -1,6 +1,7 @@
 //! A model, and sessions that run it.
 
 mod attention;
+mod buffers;
 mod feed_forward;
 mod forward;
 mod layers;

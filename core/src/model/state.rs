@@ -14,6 +14,7 @@
 
 use super::{KvFormat, Session};
 use crate::error::Error;
+use crate::image::head::{u32_at, u64_at};
 use crate::image::{SectionKind, crc32};
 
 const MAGIC: [u8; 8] = *b"SLLMSES\0";
@@ -25,14 +26,6 @@ fn code(format: KvFormat) -> u32 {
         KvFormat::F16 => 1,
         KvFormat::F32 => 2,
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 impl Session<'_, '_> {

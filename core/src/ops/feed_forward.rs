@@ -1,7 +1,7 @@
 //! The first half of a feed-forward network: gate, up and activation.
 //!
 //! If all neurons are computed, gate, up and activation are fused for blocks of 32. If some are chosen, they are
-//! computed 16 at a time, wherever they are. Neurons that are not computed are zero, and the down projection does not
+//! computed in groups of 32, or 16 at a time, wherever they are. Neurons that are not computed are zero, and the down projection does not
 //! read the weights that are multiplied by a zero.
 
 use super::buffer::{Rows, SharedRows};
@@ -137,7 +137,7 @@ pub fn keep_only(h: &mut Rows, active: &[u32], group: usize) {
     h.clear_range(from..h.width);
 }
 
-/// The neurons of some groups, 16 at a time.
+/// The neurons of some groups: groups of 32 as blocks, others 16 neurons at a time.
 fn chosen(exec: &dyn Executor, kernels: &Kernels, ffn: &Neurons, x: &Input, active: &[u32], h: &SharedRows) {
     if ffn.group == BLOCK {
         return for_ranges(exec, active.len(), &|range| {
@@ -256,9 +256,10 @@ impl<'a> BlockWalk<'a> {
             h.values.len() >= tokens.end * h.width && items.len() * tokens.len() <= TOKENS,
             "too few rows of neurons"
         );
+        assert!(items.len() == 1 || tokens.len() == 1, "several items are for one token");
         let mut gates = MaybeUninit::<[f32; TOKENS * BLOCK]>::uninit();
         let gates = gates.as_mut_ptr().cast::<f32>();
-        let next = ffn.up.matrix.unit_start(self.block(items.end.min(self.end - 1)) * PANELS);
+        let next = ffn.up.matrix.panel_start(self.block(items.end.min(self.end - 1)) * PANELS);
         let mut list = Vec::new();
         // SAFETY: the rows are inside `h`, and the caller runs no other task for these blocks, so nothing else accesses their part
         // of them; `gates` has room for every block of every token, and is read only after it was written for each of these.

@@ -10,6 +10,7 @@ use super::slot::Slot;
 use super::tables::{GRID, HEADER_LEN, MAGIC, QUANTILES, RANKS, Table, Tap, VERSION};
 use crate::error::Error;
 use crate::format::{BLOCK, Format, Geometry, Matrix, Order, TILE_ROWS};
+use crate::image::head::u32_at;
 use crate::image::table::{ENTRY_LEN, Entry, Storage, find, vector};
 use crate::image::{Config, Image, Role, crc32};
 
@@ -68,9 +69,8 @@ pub struct Predictor<'a> {
     ranks: bool,
 }
 
-/// Little-endian u32 at `at`, 0 after the end.
 fn word(bytes: &[u8], at: usize) -> usize {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, |b| u32::from_le_bytes(b) as usize)
+    u32_at(bytes, at) as usize
 }
 
 /// A number that differs between models and does not depend on the number format of the weights: CRC-32 of the shape
