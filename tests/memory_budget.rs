@@ -2,13 +2,17 @@
 // Under emulation a model of this size takes many minutes, and the test depends on the system, not on the processor.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+use safetensors::Dtype;
+use serde_json::json;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
+use shadowllm_tests::folder::{Folder, Random, Shape};
 use shadowllm_tests::program::Place;
 use shadowllm_tests::same_bits;
 use shadowllm_tests::sparse::made_up_ids;
+use std::path::Path;
 
 const TOKENS: usize = 24;
 const BUDGET: usize = 32_000_000;
@@ -69,6 +73,47 @@ fn the_same_numbers_within_a_budget() {
             }
         }
     }
+}
+
+/// A folder of eight layers of eight experts, 28 MB, of which a token uses two a layer.
+fn experts(folder: &Path) {
+    let shape = Shape { d: 128, ffn: 256, heads: [4, 2, 32], vocab: 288, layers: 8 };
+    let more = json!({ "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2 });
+    let mut model = Folder::llama(shape, false, true, &more);
+    let mut random = Random(3);
+    for layer in 0..shape.layers {
+        let (mlp, block) = (format!("model.layers.{layer}.mlp"), format!("model.layers.{layer}.block_sparse_moe"));
+        for (map, name) in [("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")] {
+            let (dims, numbers) = model.tensors.remove(&format!("{mlp}.{map}.weight")).unwrap();
+            for expert in 0..8 {
+                let numbers = numbers.iter().map(|x| x * (1.0 + 0.1 * expert as f32)).collect();
+                model.tensors.insert(format!("{block}.experts.{expert}.{name}.weight"), (dims.clone(), numbers));
+            }
+        }
+        let router = (0..8 * shape.d).map(|_| random.draw()).collect();
+        model.tensors.insert(format!("{block}.gate.weight"), (vec![8, shape.d], router));
+    }
+    model.write(folder, Dtype::F32, 1);
+}
+
+#[test]
+fn experts_stay_within_a_budget() {
+    const ROOM: usize = 14_000_000;
+    let place = Place::new();
+    std::fs::create_dir(place.path("folder")).unwrap();
+    experts(&place.path("folder"));
+    place.works("pack folder --format f32 --layout dense -o model.sllm");
+    let open = || LoadedModel::open(&place.path("model.sllm"), None).unwrap();
+    let whole = open();
+    let expected = read(&whole, &Pool::new(2).unwrap(), &Dial::default(), || ());
+    assert!(resident(&whole) > ROOM, "the test's model is not too large");
+    drop(whole);
+    let model = open();
+    let pool = Pool::new(2).unwrap().within(ROOM, &model).unwrap();
+    let mut most = 0;
+    let found = read(&model, &pool, &Dial::default(), || most = most.max(resident(&model)));
+    assert!(same_bits(&found, &expected));
+    assert!(most > ROOM / 4 && most <= ROOM, "{most} bytes in memory");
 }
 
 #[test]

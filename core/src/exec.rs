@@ -15,6 +15,12 @@ pub trait Hooks {
     fn before_layer(&self, layer: usize, active: Option<&Units>) {
         let _ = (layer, active);
     }
+
+    /// Called before the experts of a mixture are read: those that the tokens of the batch use, in any order, some of
+    /// them several times.
+    fn before_experts(&self, layer: usize, experts: &[u32]) {
+        let _ = (layer, experts);
+    }
 }
 
 /// Runs the independent tasks of one step.

@@ -4,7 +4,8 @@
 //! the most recently read pages keeps the wrong ones. Here pages are kept by how often tokens need them. A page's
 //! *heat* is a moving average over tokens: pages above a bound stay, pages at the bound stay as far as they fit, and
 //! the others are read ahead of their layer and given back after it. If heads and neurons are chosen ahead, only their
-//! pages are requested. Inputs are not chosen ahead, so their pages are always read.
+//! pages are requested. Inputs are not chosen ahead, so their pages are always read. Experts are requested when a layer's
+//! router has chosen them.
 
 use crate::error::{Error, Result};
 use crate::model::LoadedModel;
@@ -40,6 +41,7 @@ enum Unit {
     Whole,
     Heads,
     Neurons,
+    Experts,
 }
 
 /// Evenly spaced runs of bytes of a layer.
@@ -52,18 +54,28 @@ struct Part {
 }
 
 impl Part {
-    /// The bytes that are read, run by run.
+    /// The bytes of run `i`.
+    fn run(&self, i: usize) -> Range<usize> {
+        self.start + i * self.stride..self.start + i * self.stride + self.bytes
+    }
+
+    /// The bytes that will be read, as far as it is known before the layer, run by run.
     fn runs<'a>(&'a self, active: Option<&'a Units>, layer: usize) -> Box<dyn Iterator<Item = Range<usize>> + 'a> {
-        let run = |i: usize| self.start + i * self.stride..self.start + i * self.stride + self.bytes;
-        let chosen = active.and_then(|a| match self.unit {
+        let chosen = match self.unit {
             Unit::Whole => None,
-            Unit::Heads => a.heads(layer),
-            Unit::Neurons => a.neurons(layer),
-        });
+            Unit::Heads => active.and_then(|a| a.heads(layer)),
+            Unit::Neurons => active.and_then(|a| a.neurons(layer)),
+            Unit::Experts => Some(&[][..]),
+        };
         match chosen {
-            Some(list) => Box::new(list.iter().map(|i| *i as usize).filter(|i| *i < self.count).map(run)),
-            None => Box::new((0..self.count).map(run)),
+            Some(list) => Box::new(self.listed(list)),
+            None => Box::new((0..self.count).map(|i| self.run(i))),
         }
+    }
+
+    /// The bytes of the listed runs.
+    fn listed<'a>(&'a self, list: &'a [u32]) -> impl Iterator<Item = Range<usize>> + 'a {
+        list.iter().map(|i| *i as usize).filter(|i| *i < self.count).map(|i| self.run(i))
     }
 }
 
@@ -189,6 +201,16 @@ impl Residency {
         self.wait(stage);
     }
 
+    /// Called when the router of a stage has chosen: requests the experts.
+    pub fn experts(&mut self, stage: usize, experts: &[u32]) {
+        let Some(s) = self.stages.get(stage) else { return };
+        for run in s.parts.iter().filter(|part| part.unit == Unit::Experts).flat_map(|part| part.listed(experts)) {
+            self.wanted[run.start / PAGE..run.end.div_ceil(PAGE)].fill(true);
+        }
+        self.request(stage);
+        self.wait(stage);
+    }
+
     /// Waits until a stage has been requested, because reading earlier would load page by page.
     fn wait(&self, stage: usize) {
         let Ok(mut done) = self.done.0.lock() else { return };
@@ -229,14 +251,19 @@ impl Residency {
         self.heat[page] > bound || self.heat[page] == bound && place < u32::from(runs)
     }
 
-    /// Requests the pages of a stage that are not in memory; neighbouring pages are one request.
+    /// Requests what is known to be read of a stage.
     fn ask(&mut self, stage: usize, active: Option<&Units>) {
         let s = &self.stages[stage];
         for run in s.parts.iter().flat_map(|part| part.runs(active, stage)) {
             self.wanted[run.start / PAGE..run.end.div_ceil(PAGE)].fill(true);
         }
+        self.request(stage);
+    }
+
+    /// Requests the wanted pages of a stage that are not in memory; neighbouring pages are one request.
+    fn request(&mut self, stage: usize) {
         let mut missing = Pages::default();
-        for page in s.pages.clone() {
+        for page in self.stages[stage].pages.clone() {
             if self.wanted[page] && !std::mem::replace(&mut self.held[page], true) {
                 missing.add(page);
             }
@@ -364,7 +391,15 @@ fn stages(model: &LoadedModel) -> Vec<Stage> {
             _ => continue,
         };
         let shape = LayerShape::of(&image.arch().layer(entry.layer.into()));
-        stages[stage].parts.push(part(&entry.storage, entry.role, weights + entry.offset, &shape));
+        let start = weights + entry.offset;
+        stages[stage].parts.push(match entry.experts {
+            0 => part(&entry.storage, entry.role, start, &shape),
+            count => {
+                let one = part(&entry.storage, entry.role, start, &shape);
+                let bytes = one.run(one.count - 1).end - start;
+                Part { unit: Unit::Experts, start, bytes, stride: entry.expert_stride, count }
+            }
+        });
     }
     for stage in &mut stages {
         stage.parts.sort_by_key(|p| p.start);

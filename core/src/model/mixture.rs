@@ -19,6 +19,7 @@ impl Session<'_, '_> {
         let bytes = linear(pass.exec, pass.kernels, &[product], &b.normed.input(), pass.tokens);
         self.traffic.add(pass.layer, bytes, false);
         b.routes.choose(&w.shape, w.choice_bias, pass.tokens);
+        pass.exec.before_experts(pass.layer, b.routes.chosen(pass.tokens));
     }
 
     /// # Errors

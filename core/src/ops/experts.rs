@@ -87,6 +87,11 @@ impl<'m> Routes<'m> {
         }
     }
 
+    /// The experts of some tokens.
+    pub fn chosen(&self, tokens: usize) -> &[u32] {
+        &self.experts[..tokens * self.used]
+    }
+
     /// Lists the tokens that use an expert, and returns their number.
     pub fn gather(&mut self, expert: usize, used: usize, tokens: usize) -> usize {
         let mut n = 0;

@@ -221,6 +221,13 @@ impl Hooks for Pool {
             residency.stage(layer, active);
         }
     }
+
+    #[cfg(unix)]
+    fn before_experts(&self, layer: usize, experts: &[u32]) {
+        if let Some(Ok(mut residency)) = self.residency.as_ref().map(|r| r.lock()) {
+            residency.experts(layer, experts);
+        }
+    }
 }
 
 // SAFETY: `publish` gives out each number below `tasks` once (one claim each) and returns when that many calls have
