@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::{Format, KvFormat, Serial};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::Text;
+use shadowllm_host::text::{Text, TextStream};
 use shadowllm_tests::program::Place as Program;
 use shadowllm_tests::{Reading, gguf_bytes, logits, max_difference, pack_to, same_bits, tensor, vectors};
 use shadowllm_tools::eval::{begin_windows, beginning};
@@ -538,6 +538,14 @@ fn tokens_are_sentencepieces() {
             let got = text.encode(case["text"].as_str().unwrap(), false).unwrap();
             assert_eq!(json!(got), case["ids"], "{name}: {case}");
         }
+        // An answer that continues a text begins with its space.
+        let ids = text.encode("the in", false).unwrap();
+        let at = (1..ids.len()).find(|at| text.piece(ids[*at]).starts_with([' ', '▁'])).unwrap();
+        let show = |mut stream: TextStream| {
+            let pieces: String = ids[at..].iter().map(|id| stream.push(*id).unwrap()).collect();
+            pieces + &stream.finish().unwrap()
+        };
+        assert_eq!(show(text.stream_after(ids[at - 1])), " in", "{name}");
         // A beginning token is added if the folder says so.
         for add in [true, false] {
             std::fs::write(folder.join("tokenizer_config.json"), json!({"add_bos_token": add}).to_string()).unwrap();

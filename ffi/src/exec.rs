@@ -132,6 +132,13 @@ impl Hooks for Exec {
             pool.before_layer(layer, active);
         }
     }
+
+    #[cfg(feature = "std")]
+    fn before_experts(&self, layer: usize, experts: &[u32]) {
+        if let Threads::Own(pool, _) = &self.threads {
+            pool.before_experts(layer, experts);
+        }
+    }
 }
 
 // SAFETY: `Serial` and the pool run each task once themselves; `ParallelFor` claims each task by an atomic counter.

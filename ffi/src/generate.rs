@@ -200,6 +200,9 @@ fn answer(
 ) -> Result<Reply> {
     let held = request.held();
     let mut answering = Answering::begin(&language.text, &mut s.session, &s.exec, sampler, ids, held)?;
+    if let Some(last) = ids.last() {
+        answering = answering.continuing(*last);
+    }
     show(&mut answering, s, sampler, language, &request.options)?;
     Ok(answering.finish()?)
 }

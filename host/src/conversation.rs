@@ -99,6 +99,13 @@ impl<'t> Answering<'t> {
         })
     }
 
+    /// The same answer as the continuation of a plain text, whose last token is `last`: a space at its beginning belongs
+    /// to it. Otherwise an answer begins a text of its own.
+    pub fn continuing(mut self, last: u32) -> Self {
+        self.stream = self.stream.text().stream_after(last);
+        self
+    }
+
     /// The next piece; `None` after the last one.
     ///
     /// # Errors

@@ -248,6 +248,19 @@ impl Session {
     /// # Errors
     /// As [`Session::generate`]; when an id is out of range.
     pub fn generate_ids(&mut self, prompt: &[u32]) -> Result<Answer<'_>> {
+        let mut answer = self.answer_ids(prompt)?;
+        if let Some(last) = prompt.last() {
+            answer.answering = answer.answering.take().map(|answering| answering.continuing(*last));
+        }
+        Ok(answer)
+    }
+
+    /// Answers a prompt in tokens, as a chat template writes it. The answer begins a text of its own: where a tokenizer
+    /// puts a space before texts, it is not part of it.
+    ///
+    /// # Errors
+    /// As [`Session::generate_ids`].
+    pub fn answer_ids(&mut self, prompt: &[u32]) -> Result<Answer<'_>> {
         let Session { engine, pool, sampler, model, options, pace } = self;
         let text = &model.language()?.text;
         let answering =

@@ -239,9 +239,14 @@ impl Text {
         }
     }
 
-    /// A decoder for single tokens.
+    /// A decoder for single tokens, which begin a text: some tokenizers drop a space there.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { text: self, bytes: Vec::new(), begun: false, ids: Vec::new(), done: 0, prefix: 0 }
+    }
+
+    /// A decoder for single tokens that continue a text, whose last token is `last`.
+    pub fn stream_after(&self, last: u32) -> TextStream<'_> {
+        TextStream { begun: true, ids: vec![last], done: 1, ..self.stream() }
     }
 }
 
@@ -259,7 +264,7 @@ pub struct TextStream<'a> {
     text: &'a Text,
     /// Bytes of an incomplete character.
     bytes: Vec<u8>,
-    /// Whether any text was returned.
+    /// Whether there is text before the next token.
     begun: bool,
     /// All tokens, for tokenizers whose text is not just the tokens' bytes.
     ids: Vec<u32>,

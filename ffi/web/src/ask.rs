@@ -28,6 +28,11 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// Whether it is a text to continue.
+    pub fn continues(&self) -> bool {
+        self.text.is_some()
+    }
+
     /// Its ids.
     pub fn ids(&self, language: &Language) -> Result<Vec<u32>> {
         match (&self.text, self.messages.is_empty()) {

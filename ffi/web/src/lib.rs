@@ -183,7 +183,10 @@ pub unsafe extern "C" fn begin(asked: *const u8, length: usize) -> u32 {
         open.session.rewind(0)?;
         open.session.set_dial(&asked.dial(if calibrated { Policy::Auto } else { Policy::Prompt }))?;
         let held = (asked.max_tokens, &controls);
-        let answering = Answering::begin(&language.text, &mut open.session, &Serial, &mut sampler, &ids, held)?;
+        let mut answering = Answering::begin(&language.text, &mut open.session, &Serial, &mut sampler, &ids, held)?;
+        if let Some(last) = ids.last().filter(|_| asked.prompt.continues()) {
+            answering = answering.continuing(*last);
+        }
         open.answer = Some(Answer { answering, sampler });
         Ok(ids.len())
     })

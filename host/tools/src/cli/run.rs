@@ -10,7 +10,7 @@ use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, read};
-use shadowllm_host::{Chat, Controls, Dry, Error, Model, Result, SamplerOptions, Session, Stop};
+use shadowllm_host::{Answer, Chat, Controls, Dry, Error, Model, Result, SamplerOptions, Session, Stop};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -247,7 +247,7 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     if o.samples > 1 {
         return several(o, session, &ids, show);
     }
-    let reply = whole(session.generate_ids(&ids)?, show)?;
+    let reply = whole(begin(o, &mut session, &ids)?, show)?;
     if o.json {
         return print::json(&as_json(&reply, &session));
     }
@@ -257,6 +257,12 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
         print::note(format_args!("[cut off: the grammar needs more tokens than -n {}]", o.n));
     }
     Ok(())
+}
+
+/// Continues a plain text, or answers a chat's prompt.
+fn begin<'s>(o: &Options, session: &'s mut Session, ids: &[u32]) -> Result<Answer<'s>> {
+    let plain = o.raw || session.model().language()?.template.is_empty();
+    if plain { session.generate_ids(ids) } else { session.answer_ids(ids) }
 }
 
 /// Several answers to one prompt, which is read once: each begins from a fork of the session.
@@ -273,7 +279,7 @@ fn several(o: &Options, mut session: Session, ids: &[u32], show: Show) -> Result
         if !o.json {
             print::note(format_args!("[{} of {}]", sample + 1, o.samples));
         }
-        let reply = whole(fork.generate_ids(&[*last])?, show)?;
+        let reply = whole(begin(o, &mut fork, &[*last])?, show)?;
         if o.json {
             print::line(as_json(&reply, &fork))?;
         } else {
