@@ -2,7 +2,7 @@
 //! of tiles are (`tile_dot/avx2.rs`).
 //!
 //! ```text
-//! for 64 outputs (the last 32 alone), and every run of quads whose products fit into 16 bits:
+//! for 64 outputs (the last 32, if they are alone, twice), and every run of quads whose products fit into 16 bits:
 //!     for each quad: zip the bytes of its four lines, split nibbles, pairs += codes * inputs
 //!     sums += pairs
 //! ```
@@ -11,11 +11,11 @@
 
 use super::{Chosen, InputCodes, InputDot};
 use crate::format::BLOCK;
-use crate::kernels::codes::{Affine4Codes, Affine5Codes, Codes as _, Int5Codes, Int6Codes, Int8Codes, Table4Codes};
+use crate::kernels::codes::{Affine4Codes, Affine5Codes, Int5Codes, Int6Codes, Int8Codes, Table4Codes};
 use crate::kernels::tile_dot::avx2::{Unpack, fifth_bits, products, start, upper_twos};
 use crate::kernels::tile_dot::{Bytes, Entries, Fives, Nibbles, SignedFives, SignedFours, SignedSixes};
 use crate::simd::avx2::Avx2Lanes;
-use crate::simd::{LANES, Lanes, Proof};
+use crate::simd::{Lanes, Proof};
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
@@ -23,59 +23,16 @@ use core::marker::PhantomData;
 pub(in crate::kernels) trait Line: Unpack {
     /// The codes' arrangement in memory.
     type C: InputCodes;
-    /// Whether it begins with nibbles.
-    const NIBBLES: bool = true;
 
     /// The integers that bytes of nibbles stand for; `lut` is the table in both halves.
     #[inline(always)]
     fn looked_up(_: Proof<Avx2Lanes>, codes: Codes64, _lut: __m256i) -> Codes64 {
         codes
     }
-
-    /// The codes of outputs 0..32, a byte each; `lut` is the table in both halves.
-    ///
-    /// # Safety
-    /// [`Line::C`]'s bytes must be readable at `at`.
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, lut: __m256i) -> __m256i;
-}
-
-/// The low nibbles of 16 bytes, then the high ones.
-///
-/// # Safety
-/// 16 bytes must be readable at `at`.
-#[inline(always)]
-unsafe fn nibbles(_: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
-    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 16 readable bytes.
-    unsafe {
-        let packed = _mm_loadu_si128(at.cast());
-        _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), _mm256_set1_epi8(15))
-    }
-}
-
-/// Nibbles with a fifth bit: bit q of byte i of four belongs to output 4 * q + i.
-///
-/// # Safety
-/// 20 bytes must be readable at `at`.
-#[inline(always)]
-unsafe fn fives(isa: Proof<Avx2Lanes>, at: *const u8) -> __m256i {
-    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 20 readable bytes.
-    unsafe {
-        let upper = _mm256_set1_epi32(at.add(16).cast::<i32>().read_unaligned());
-        let upper = _mm256_srlv_epi32(upper, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let upper = _mm256_slli_epi16::<4>(_mm256_and_si256(upper, _mm256_set1_epi8(1)));
-        _mm256_or_si256(nibbles(isa, at), upper)
-    }
 }
 
 impl Line for Bytes {
     type C = Int8Codes;
-    const NIBBLES: bool = false;
-
-    #[inline(always)]
-    unsafe fn read(_: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 32 readable bytes.
-        unsafe { _mm256_loadu_si256(at.cast()) }
-    }
 }
 
 impl Line for Entries {
@@ -89,70 +46,26 @@ impl Line for Entries {
         }
         codes
     }
-
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, lut: __m256i) -> __m256i {
-        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 16 readable bytes.
-        unsafe { _mm256_shuffle_epi8(lut, nibbles(isa, at)) }
-    }
 }
 
 impl Line for Nibbles {
     type C = Affine4Codes;
-
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the caller gives a block of these codes, which has 16 readable bytes.
-        unsafe { nibbles(isa, at) }
-    }
 }
 
 impl Line for SignedFours {
     type C = Table4Codes;
-
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the caller gives a block of these codes, which has 16 readable bytes.
-        unsafe { nibbles(isa, at) }
-    }
 }
 
 impl Line for Fives {
     type C = Affine5Codes;
-
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the caller gives a block of these codes, which has 20 readable bytes.
-        unsafe { fives(isa, at) }
-    }
 }
 
 impl Line for SignedFives {
     type C = Int5Codes;
-
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: the caller gives a block of these codes, which has 20 readable bytes.
-        unsafe { fives(isa, at) }
-    }
 }
 
 impl Line for SignedSixes {
     type C = Int6Codes;
-
-    /// Bits 2q and 2q + 1 of byte i of the first four belong to output 4 * q + i, those of the next four bytes to
-    /// outputs 16 further on.
-    #[inline(always)]
-    unsafe fn read(isa: Proof<Avx2Lanes>, at: *const u8, _lut: __m256i) -> __m256i {
-        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives 24 readable bytes.
-        unsafe {
-            let upper = at.add(16).cast::<i32>();
-            let (a, b) = (_mm_set1_epi32(upper.read_unaligned()), _mm_set1_epi32(upper.add(1).read_unaligned()));
-            let upper = _mm256_srlv_epi32(_mm256_set_m128i(b, a), _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-            let upper = _mm256_slli_epi16::<4>(_mm256_and_si256(upper, _mm256_set1_epi8(3)));
-            _mm256_or_si256(nibbles(isa, at), upper)
-        }
-    }
 }
 
 /// The dot products of lines.
@@ -171,82 +84,10 @@ impl<S: Line> InputDot for Inputs<S> {
         table: &[i8; 16],
         sums: *mut f32,
     ) {
-        let pairs = if S::NIBBLES { n / 2 } else { 0 };
-        // SAFETY: the caller meets the requirements of `dots` for `n` blocks, of which each pair is two; `sums` is writable
-        // for all of them.
-        unsafe {
-            for b in 0..pairs {
-                let at = skip + 2 * b * Self::C::BYTES;
-                dot64::<S>(isa, chosen, at, table, sums.add(2 * b * BLOCK));
-            }
-            for b in 2 * pairs..n {
-                let [low, high] = Self::dot32(isa, chosen, skip + b * Self::C::BYTES, table);
-                low.store(&mut *sums.add(b * BLOCK).cast());
-                high.store(&mut *sums.add(b * BLOCK + LANES).cast());
-            }
+        for b in (0..n).step_by(2) {
+            // SAFETY: the caller meets the requirements of `dots` for `n` blocks, and `sums` is writable for an even number.
+            unsafe { dot64::<S>(isa, chosen, (skip, b, n), table, sums.add(b * BLOCK)) };
         }
-    }
-
-    #[inline(always)]
-    unsafe fn dot32(
-        isa: Proof<Avx2Lanes>,
-        [chosen, next]: [&Chosen; 2],
-        skip: usize,
-        table: &[i8; 16],
-    ) -> [Avx2Lanes; 2] {
-        // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have the
-        // codes of 32 outputs at `skip`.
-        unsafe {
-            let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            let mut sums = [_mm256_set1_epi32(start::<S>(chosen.offset)); 4];
-            let quads = chosen.quads.min(chosen.quants.len());
-            for first in (0..quads).step_by(S::TOGETHER) {
-                let mut pairs = [_mm256_setzero_si256(); 4];
-                for quad in first..quads.min(first + S::TOGETHER) {
-                    let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-                    for (pairs, w) in pairs.iter_mut().zip(zipped::<S>(isa, [chosen, next], quad, skip, lut)) {
-                        *pairs = _mm256_add_epi16(*pairs, products::<S>(isa, w, x));
-                    }
-                }
-                for (sum, pairs) in sums.iter_mut().zip(pairs) {
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-                }
-            }
-            // Register i has outputs 4 * i.. in its low half and the outputs 16 further on in its high half.
-            let mut floats = [[_mm256_setzero_ps(); 2]; 2];
-            for i in 0..2 {
-                let (a, b) = (sums[2 * i], sums[2 * i + 1]);
-                floats[0][i] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256::<0x20>(a, b));
-                floats[1][i] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256::<0x31>(a, b));
-            }
-            [Avx2Lanes::new(isa, floats[0][0], floats[0][1]), Avx2Lanes::new(isa, floats[1][0], floats[1][1])]
-        }
-    }
-}
-
-/// The codes of the four inputs of a quad, by output; later lines are prefetched.
-///
-/// # Safety
-/// As [`InputDot::dot32`], for a quad of `chosen`.
-#[inline(always)]
-unsafe fn zipped<S: Line>(
-    isa: Proof<Avx2Lanes>,
-    [chosen, next]: [&Chosen; 2],
-    quad: usize,
-    skip: usize,
-    lut: __m256i,
-) -> [__m256i; 4] {
-    // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have the codes of 32 outputs at `skip`.
-    unsafe {
-        let mut lines = [_mm256_setzero_si256(); 4];
-        for (i, line) in lines.iter_mut().enumerate() {
-            *line = S::read(isa, chosen.lines.get_unchecked(4 * quad + i).add(skip), lut);
-            // A cache line holds the codes of several blocks, so that only the first of them prefetches.
-            if skip % 64 < const { size_of::<<S::C as crate::kernels::codes::Codes>::Block>() } {
-                Avx2Lanes::prefetch(isa, next.lines.get_unchecked(4 * quad + i).wrapping_add(skip));
-            }
-        }
-        zip(isa, lines)
     }
 }
 
@@ -254,29 +95,30 @@ unsafe fn zipped<S: Line>(
 /// those of the next block in its high half, four inputs each.
 pub(super) type Codes64 = [__m256i; 8];
 
-/// Writes the dot products of 64 outputs.
+/// Writes the dot products of block `b` of `n` and of the one after it; of the last one twice.
 ///
 /// # Safety
-/// As [`InputDot::dots`] for two blocks, of codes that are nibbles first.
+/// As [`InputDot::dots`].
 #[inline(always)]
 unsafe fn dot64<S: Line>(
     isa: Proof<Avx2Lanes>,
-    [chosen, next]: [&Chosen; 2],
-    skip: usize,
+    chosen: [&Chosen; 2],
+    place: (usize, usize, usize),
     table: &[i8; 16],
     out: *mut f32,
 ) {
-    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have two blocks at
-    // `skip`, and room for 64 floats.
+    let [Chosen { quants, .. }, _] = chosen;
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller gives at most 8 quads, whose lines have these blocks,
+    // and room for 64 floats.
     unsafe {
         let lut = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-        let (start, ones) = (_mm256_set1_epi32(start::<S>(chosen.offset)), _mm256_set1_epi16(1));
-        let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
+        let (start, ones) = (_mm256_set1_epi32(start::<S>(chosen[0].offset)), _mm256_set1_epi16(1));
+        let (mut sums, quads) = ([start; 8], chosen[0].quads.min(quants.len()));
         for first in (0..quads).step_by(S::TOGETHER) {
             let mut pairs = [_mm256_setzero_si256(); 8];
             for quad in first..quads.min(first + S::TOGETHER) {
-                let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-                for (pairs, w) in pairs.iter_mut().zip(codes64::<S>(isa, [chosen, next], quad, skip, lut)) {
+                let x = _mm256_set1_epi32(*quants.get_unchecked(quad));
+                for (pairs, w) in pairs.iter_mut().zip(codes64::<S>(isa, chosen, quad, place, lut)) {
                     *pairs = _mm256_add_epi16(*pairs, products::<S>(isa, w, x));
                 }
             }
@@ -306,26 +148,28 @@ pub(super) unsafe fn store64(_: Proof<Avx2Lanes>, sums: [__m256i; 8], out: *mut 
     }
 }
 
-/// The codes of a quad's four lines, two blocks of each; later lines are prefetched.
+/// The codes of a quad's four lines: of block `b` of the `n` blocks at `skip` and of the one after it, or of the last one
+/// twice; later lines are prefetched.
 ///
 /// # Safety
-/// As [`dot64`], for a quad of `chosen`.
+/// As [`InputDot::dots`], for a quad of `chosen`.
 #[inline(always)]
 pub(super) unsafe fn codes64<S: Line>(
     isa: Proof<Avx2Lanes>,
     [chosen, next]: [&Chosen; 2],
     quad: usize,
-    skip: usize,
+    (skip, b, n): (usize, usize, usize),
     lut: __m256i,
 ) -> Codes64 {
     let bytes = const { <S::C as crate::kernels::codes::Codes>::BYTES };
-    // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have two blocks at `skip`, of 16 bytes of nibbles
-    // and `4 * upper` bytes after them.
+    let (skip, second) = (skip + b * bytes, if b + 1 < n { bytes } else { 0 });
+    // SAFETY: `Proof` shows that the processor has AVX2; the caller's lines have both blocks, of 16 bytes of nibbles and upper
+    // bits after them, or of 32 bytes.
     unsafe {
         let (mut lines, mut four) = ([core::ptr::null(); 4], [_mm256_setzero_si256(); 4]);
         for i in 0..4 {
             let line = chosen.lines.get_unchecked(4 * quad + i).add(skip);
-            (lines[i], four[i]) = (line, two(isa, line, line.add(bytes)));
+            (lines[i], four[i]) = (line, two(isa, line, line.add(second)));
             // A cache line holds several blocks, so that only the first of them prefetches.
             if skip % 64 < 2 * bytes {
                 Avx2Lanes::prefetch(isa, next.lines.get_unchecked(4 * quad + i).wrapping_add(skip));
@@ -333,11 +177,18 @@ pub(super) unsafe fn codes64<S: Line>(
         }
         let (zipped, low) = (zip(isa, four), _mm256_set1_epi8(15));
         let mut codes = [low; 8];
+        if bytes == 32 {
+            let more = zip(isa, lines.map(|line| two(isa, line.add(16), line.add(second + 16))));
+            codes[..4].copy_from_slice(&zipped);
+            codes[4..].copy_from_slice(&more);
+            return codes;
+        }
         let mut bits = [_mm256_setzero_si256(); 8];
         if bytes == 20 {
-            bits = fifth_bits(isa, upper(isa, lines, 16, bytes));
+            bits = fifth_bits(isa, upper(isa, lines, 16, second));
         } else if bytes == 24 {
-            let halves = [upper_twos(isa, upper(isa, lines, 16, bytes)), upper_twos(isa, upper(isa, lines, 20, bytes))];
+            let halves =
+                [upper_twos(isa, upper(isa, lines, 16, second)), upper_twos(isa, upper(isa, lines, 20, second))];
             bits.copy_from_slice(halves.as_flattened());
         }
         for i in 0..4 {
@@ -359,17 +210,17 @@ unsafe fn two(_: Proof<Avx2Lanes>, a: *const u8, b: *const u8) -> __m256i {
     unsafe { _mm256_set_m128i(_mm_loadu_si128(b.cast()), _mm_loadu_si128(a.cast())) }
 }
 
-/// Four bytes at `at` of each of two blocks of four lines, the second of them `bytes` after the first, in the order of
+/// Four bytes at `at` of each of two blocks of four lines, the second of them `step` after the first, in the order of
 /// [`Codes64`]: byte i of every line, for each i.
 ///
 /// # Safety
 /// They must be readable.
 #[inline(always)]
-unsafe fn upper(_: Proof<Avx2Lanes>, lines: [*const u8; 4], at: usize, bytes: usize) -> __m256i {
+unsafe fn upper(_: Proof<Avx2Lanes>, lines: [*const u8; 4], at: usize, step: usize) -> __m256i {
     let mut words = [0i32; 8];
     for (i, word) in words.iter_mut().enumerate() {
         // SAFETY: the caller gives four readable bytes for each.
-        *word = unsafe { lines[i % 4].add(at + i / 4 * bytes).cast::<i32>().read_unaligned() };
+        *word = unsafe { lines[i % 4].add(at + i / 4 * step).cast::<i32>().read_unaligned() };
     }
     let [a, b, c, d, e, f, g, h] = words;
     // SAFETY: `Proof` shows that the processor has AVX2.

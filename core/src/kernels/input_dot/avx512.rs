@@ -9,11 +9,12 @@
 //!     store the sums as floats, in the order of the outputs
 //! ```
 
-use super::avx2::{Inputs, Line, codes64, store64};
+use super::avx2::{Line, codes64, store64};
 use super::{Chosen, InputDot};
 use crate::format::BLOCK;
 use crate::kernels::codes::{Affine4Codes, Codes as _, Int8Codes, Table4Codes};
-use crate::kernels::tile_dot::{avx2, avx512::start};
+use crate::kernels::tile_dot::avx2;
+use crate::kernels::tile_dot::avx512::{fifth_bits, start};
 use crate::simd::avx2::Avx2Lanes;
 use crate::simd::avx512::Avx512Lanes;
 use crate::simd::{LANES, Proof};
@@ -77,12 +78,7 @@ unsafe fn dot<Z: Zipped>(
             }
         }
         // Sixteen outputs of the low or the high halves of four blocks, or of both halves of two blocks.
-        let step = if Z::BLOCKS == 4 { BLOCK } else { LANES };
-        for (half, acc) in acc.into_iter().enumerate().take(Z::BLOCKS / 2) {
-            for (i, row) in rows(isa, acc).into_iter().enumerate() {
-                _mm512_storeu_ps(sums.add(half * LANES + i * step), row);
-            }
-        }
+        store(isa, &acc[..Z::BLOCKS / 2], if Z::BLOCKS == 4 { BLOCK } else { LANES }, sums);
     }
 }
 
@@ -99,6 +95,20 @@ fn zip(_: Proof<Avx512Lanes>, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
             _mm512_unpacklo_epi16(ef, gh),
             _mm512_unpackhi_epi16(ef, gh),
         ]
+    }
+}
+
+/// Stores sums as floats, sixteen at a time: those of each half after each other, `step` apart.
+///
+/// # Safety
+/// `out` must be writable for the last of them.
+#[inline(always)]
+unsafe fn store(isa: Proof<Avx512Lanes>, sums: &[[__m512i; 4]], step: usize, out: *mut f32) {
+    for (half, sums) in sums.iter().enumerate() {
+        for (i, row) in rows(isa, *sums).into_iter().enumerate() {
+            // SAFETY: `Proof` shows that the processor has AVX-512 F; the caller gives room.
+            unsafe { _mm512_storeu_ps(out.add(half * LANES + i * step), row) };
+        }
     }
 }
 
@@ -249,7 +259,7 @@ unsafe fn dot_fives(
         let nibbles = _mm512_setr_epi32(0, 0, 0, 0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14);
         let fifths = _mm512_setr_epi32(0, 0, 0, 0, 5, 5, 5, 5, 10, 10, 10, 10, 15, 15, 15, 15);
         let by_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-        let (low, fifth) = (_mm512_set1_epi8(15), _mm512_set1_epi8(16));
+        let low = _mm512_set1_epi8(15);
         let mut acc = [[_mm512_set1_epi32(first); 4]; 2];
         for quad in 0..chosen.quads.min(BLOCK / 4) {
             let x = _mm512_set1_epi32(*chosen.quants.get_unchecked(quad));
@@ -264,28 +274,17 @@ unsafe fn dot_fives(
                 upper = _mm512_mask_permutexvar_epi32(upper, 0x1111 << i, fifths, words);
             }
             let upper = _mm512_shuffle_epi8(upper, by_byte);
-            let low_bits = [
-                _mm512_slli_epi16::<4>(upper),
-                _mm512_slli_epi16::<3>(upper),
-                _mm512_slli_epi16::<2>(upper),
-                _mm512_slli_epi16::<1>(upper),
-            ];
-            let high_bits =
-                [upper, _mm512_srli_epi16::<1>(upper), _mm512_srli_epi16::<2>(upper), _mm512_srli_epi16::<3>(upper)];
+            let bits = fifth_bits(isa, upper);
             for (r, bytes) in zip(isa, four).into_iter().enumerate() {
-                for (half, bits) in [low_bits[r], high_bits[r]].into_iter().enumerate() {
+                for half in 0..2 {
                     let nibble = if half == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
-                    // (nibble & 15) | (bits & 16)
-                    let code = _mm512_ternarylogic_epi32::<0xf8>(_mm512_and_si512(bits, fifth), nibble, low);
+                    // (nibble & 15) | bits
+                    let code = _mm512_ternarylogic_epi32::<0xf8>(bits[4 * half + r], nibble, low);
                     acc[half][r] = _mm512_dpbusd_epi32(acc[half][r], code, x);
                 }
             }
         }
-        for (half, acc) in acc.into_iter().enumerate() {
-            for (i, row) in rows(isa, acc).into_iter().enumerate() {
-                _mm512_storeu_ps(sums.add(half * LANES + i * BLOCK), row);
-            }
-        }
+        store(isa, &acc, BLOCK, sums);
     }
 }
 
@@ -329,38 +328,35 @@ impl<S: Line> InputDot for UpperInputs<S> {
         chosen: [&Chosen; 2],
         skip: usize,
         n: usize,
-        table: &[i8; 16],
+        _table: &[i8; 16],
         sums: *mut f32,
     ) {
-        // SAFETY: processors whose AVX-512 is used have AVX2; the caller meets the requirements of `dots` for `n` blocks, of
-        // which each pair is two.
+        // SAFETY: processors whose AVX-512 is used have AVX2; the caller meets the requirements of `dots` for `n` blocks, and
+        // `sums` is writable for an even number.
         unsafe {
             let isa = Proof::assume();
-            for b in (0..n & !1).step_by(2) {
-                add64::<S>(isa, chosen, skip + b * Self::C::BYTES, sums.add(b * BLOCK));
-            }
-            if n % 2 == 1 {
-                let at = n - 1;
-                Inputs::<S>::dots(isa, chosen, skip + at * Self::C::BYTES, 1, table, sums.add(at * BLOCK));
+            for b in (0..n).step_by(2) {
+                add64::<S>(isa, chosen, (skip, b, n), sums.add(b * BLOCK));
             }
         }
     }
 }
 
-/// Writes the dot products of 64 outputs.
+/// Writes the dot products of block `b` of `n` and of the one after it; of the last one twice.
 ///
 /// # Safety
-/// As [`InputDot::dots`] for two blocks, on a processor with AVX-512 VL and VNNI.
+/// As [`InputDot::dots`], on a processor with AVX-512 VL and VNNI.
 #[inline(always)]
-unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, [chosen, next]: [&Chosen; 2], skip: usize, out: *mut f32) {
-    // SAFETY: the caller's processor has the instructions; it gives at most 8 quads, whose lines have two blocks at `skip`,
-    // and room for 64 floats.
+unsafe fn add64<S: Line>(isa: Proof<Avx2Lanes>, chosen: [&Chosen; 2], place: (usize, usize, usize), out: *mut f32) {
+    let [Chosen { quants, quads, offset, .. }, _] = chosen;
+    // SAFETY: the caller's processor has the instructions; it gives at most 8 quads, whose lines have these blocks, and room
+    // for 64 floats.
     unsafe {
-        let (none, start) = (_mm256_setzero_si256(), _mm256_set1_epi32(avx2::start::<S>(chosen.offset)));
-        let (mut sums, quads) = ([start; 8], chosen.quads.min(chosen.quants.len()));
-        for quad in 0..quads {
-            let x = _mm256_set1_epi32(*chosen.quants.get_unchecked(quad));
-            for (sum, codes) in sums.iter_mut().zip(codes64::<S>(isa, [chosen, next], quad, skip, none)) {
+        let (none, start) = (_mm256_setzero_si256(), _mm256_set1_epi32(avx2::start::<S>(*offset)));
+        let mut sums = [start; 8];
+        for quad in 0..(*quads).min(quants.len()) {
+            let x = _mm256_set1_epi32(*quants.get_unchecked(quad));
+            for (sum, codes) in sums.iter_mut().zip(codes64::<S>(isa, chosen, quad, place, none)) {
                 *sum = _mm256_dpbusd_epi32(*sum, codes, x);
             }
         }

@@ -79,10 +79,21 @@ fn nibbles(_: Proof<Avx512Lanes>, packed: &Quads<4>) -> Codes {
 #[inline(always)]
 fn fives(isa: Proof<Avx512Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
     let mut codes = nibbles(isa, low);
-    // SAFETY: `Proof` shows that the processor has AVX-512 F and BW; `upper` has 64 bytes.
+    // SAFETY: `Proof` shows that the processor has AVX-512 F; `upper` has 64 bytes.
     unsafe {
-        let fifth = _mm512_set1_epi8(16);
-        let upper = _mm512_loadu_si512(upper.as_ptr().cast());
+        let bits = fifth_bits(isa, _mm512_loadu_si512(upper.as_ptr().cast()));
+        for (code, bits) in codes.iter_mut().zip(bits) {
+            *code = _mm512_or_si512(*code, bits);
+        }
+    }
+    codes
+}
+
+/// The fifth bits of eight quads, in their place: bit q of every byte belongs to quad q.
+#[inline(always)]
+pub(in crate::kernels) fn fifth_bits(_: Proof<Avx512Lanes>, upper: __m512i) -> [__m512i; 8] {
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
+    unsafe {
         let shifted = [
             _mm512_slli_epi16::<4>(upper),
             _mm512_slli_epi16::<3>(upper),
@@ -93,11 +104,8 @@ fn fives(isa: Proof<Avx512Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
             _mm512_srli_epi16::<2>(upper),
             _mm512_srli_epi16::<3>(upper),
         ];
-        for (code, bits) in codes.iter_mut().zip(shifted) {
-            *code = _mm512_or_si512(*code, _mm512_and_si512(bits, fifth));
-        }
+        shifted.map(|bits| _mm512_and_si512(bits, _mm512_set1_epi8(16)))
     }
-    codes
 }
 
 /// Shifted by flipping the sign bit.
