@@ -75,8 +75,8 @@
  *
  * Texts are UTF-8, and this is checked. Where a function takes a length, SLLM_NUL_TERMINATED stands for strlen.
  *
- * Panics. An error inside the library comes back as SLLM_STATUS_INTERNAL. The object in which it happened is then
- * poisoned: it accepts nothing but _free.
+ * Panics. An error inside the library comes back as SLLM_STATUS_INTERNAL. The session, sampler and chat that the call
+ * used are then poisoned, because they may be half changed: they accept nothing but _free.
  *
  * Memory. Where the system has no more, a call ends with SLLM_STATUS_OUT_OF_MEMORY. Large allocations are asked for first, and small
  * ones of a call that has begun come from a reserve of 4 MB. Reading, sampling, saving and loading tokens allocates nothing.
@@ -132,7 +132,7 @@ uint32_t sllm_image_version(void);
 #define SLLM_STATUS_INVALID_UTF8 12     /* a text is not UTF-8 */
 #define SLLM_STATUS_NO_LOGITS 13        /* no token was read yet, or none since the last rewind */
 #define SLLM_STATUS_BAD_STATE 14        /* a saved state that is damaged, or of another model or KV format */
-#define SLLM_STATUS_INTERNAL 15         /* an error of the library; the object is poisoned */
+#define SLLM_STATUS_INTERNAL 15         /* an error of the library; the objects are poisoned */
 
 /* The code's name ("SLLM_STATUS_OK"), or "unknown". Never NULL; do not free it. */
 const char *sllm_status_name(int32_t status);

@@ -2,7 +2,7 @@
 //! poison after a panic. And the memory of objects.
 
 use crate::status::{Failure, Result, SLLM_STATUS_BUFFER_TOO_SMALL, SLLM_STATUS_BUSY, SLLM_STATUS_INTERNAL};
-use crate::status::{SLLM_STATUS_INVALID_HANDLE, catch, invalid};
+use crate::status::{SLLM_STATUS_INVALID_HANDLE, invalid};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -107,21 +107,25 @@ impl<T: Kind> Object<T> {
         Ok(lock)
     }
 
-    /// Runs one call on the value; a panic poisons the object.
+    /// Runs one call on the value. A panic goes on to the boundary, and poisons each object on its way: all that the
+    /// call uses may be half changed.
     pub fn with<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         let _lock = self.lock(false)?;
         // SAFETY: the lock is held, so there is no other reference.
         let value = unsafe { &mut *self.value.get() };
-        let mut returned = false;
-        let result = catch(|| {
-            let result = body(value);
-            returned = true;
-            result
-        });
-        if !returned {
-            self.poisoned.store(true, Ordering::Relaxed);
-        }
+        let poison = Poison(&self.poisoned);
+        let result = body(value);
+        core::mem::forget(poison);
         result
+    }
+}
+
+/// Poisons an object when it is dropped: a call that returns forgets it.
+struct Poison<'a>(&'a AtomicBool);
+
+impl Drop for Poison<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

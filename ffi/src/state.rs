@@ -71,7 +71,7 @@ mod fork {
     use crate::message::boundary;
     use crate::object::{check, free};
     use crate::session::{SessionState, on_heap, sllm_session};
-    use crate::status::Result;
+    use crate::status::{Result, catch};
     use shadowllm_core::sparsity::Policy;
 
     /// Sets the dial of `fork` and copies the state of `from` to it.
@@ -94,8 +94,9 @@ mod fork {
             wanted(fork)?;
             let made = session.with(|from| {
                 let mut made = on_heap(from.model.model(), &from.options)?;
+                // A panic ends the new session too; the first one is only read, and stays usable.
                 // SAFETY: `on_heap` made the session just now.
-                unsafe { check(made) }?.with(|to| copy(from, to)).inspect_err(|_| {
+                catch(|| unsafe { check(made) }?.with(|to| copy(from, to))).inspect_err(|_| {
                     // SAFETY: the session was made above, and no other code has its handle.
                     let _ = unsafe { free(&mut made) };
                 })?;

@@ -30,7 +30,7 @@ codes! {
     SLLM_STATUS_INVALID_UTF8 = 12, "a text is not UTF-8";
     SLLM_STATUS_NO_LOGITS = 13, "no token was read yet, or none since the last rewind: prefill or decode first";
     SLLM_STATUS_BAD_STATE = 14, "the saved state is damaged, or of another model or KV format";
-    SLLM_STATUS_INTERNAL = 15, "an error inside the library; free the object";
+    SLLM_STATUS_INTERNAL = 15, "an error inside the library; free the objects that the call used";
 }
 
 /// Why a call failed.

@@ -303,6 +303,29 @@ static void log_line(void *user, int32_t level, const char *message) {
     if (level == SLLM_LOG_ERROR && strstr(message, "a panic that a test asked for")) logged++;
 }
 
+/* All that an answer used is poisoned, and nothing else. */
+static void panic_in_answer(int in_chat) {
+    struct day day = {0};
+    sllm_session *other = NULL;
+    size_t n = 7;
+    begin_day(&day);
+    OK(sllm_session_fork(day.session, &other));
+    OK(sllm_chat_add(day.chat, "user", "Who was the mayor?"));
+    OK(sllm_test_panic(day.session));
+    if (in_chat)
+        STATUS(SLLM_STATUS_INTERNAL, sllm_chat_generate(day.chat, day.session, day.sampler, NULL, NULL));
+    else
+        STATUS(SLLM_STATUS_INTERNAL, sllm_generate(day.session, day.tokenizer, day.sampler, "The", 3, NULL, NULL));
+    STATUS(SLLM_STATUS_INTERNAL, sllm_session_position(day.session, &n));
+    STATUS(SLLM_STATUS_INTERNAL, sllm_session_fork(day.session, &other));
+    STATUS(SLLM_STATUS_INTERNAL, sllm_sampler_accept(day.sampler, 1));
+    STATUS(in_chat ? SLLM_STATUS_INTERNAL : SLLM_STATUS_OK, sllm_chat_count(day.chat, &n));
+    CHECK(n == (in_chat ? 7 : 1));
+    OK(sllm_generate(other, day.tokenizer, NULL, "The", 3, NULL, NULL));
+    OK(sllm_session_free(&other));
+    end_day(&day);
+}
+
 void test_panics(void) {
     static const uint32_t prompt[] = {1, 2, 3};
     uint32_t threads;
@@ -319,7 +342,9 @@ void test_panics(void) {
         OK(sllm_session_free(&session));
         OK(sllm_session_free(&other));
     }
-    CHECK(logged >= 3);
+    panic_in_answer(0);
+    panic_in_answer(1);
+    CHECK(logged >= 5);
     OK(sllm_set_log(NULL, NULL, SLLM_LOG_OFF));
 }
 #endif
