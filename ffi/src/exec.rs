@@ -40,12 +40,12 @@ impl Exec {
     /// applies.
     #[cfg(feature = "std")]
     pub fn with_threads(o: &sllm_session_options, loaded: Option<&LoadedModel>) -> Result<Exec> {
-        if o.parallel_for.is_some() {
-            return Exec::without_allocation(o);
-        }
         crate::reserve::check_reserve()?;
         let cores = if o.cores == 0 { Cores::fastest() } else { Cores::all() };
         let threads = if o.threads == 0 { cores.threads() } else { o.threads as usize };
+        if o.parallel_for.is_some() {
+            return Exec::without_allocation(&sllm_session_options { threads: threads as u32, ..*o });
+        }
         let pool = Pool::on(threads, &cores)?;
         let pool = within_budget(pool, loaded, o.memory_budget)?;
         Ok(Exec::new(Threads::Own(pool, cores), Clock::new(o.clock, o.clock_user)))

@@ -110,6 +110,23 @@ static void given_away(void *user, uint32_t tasks, sllm_task_fn task, void *data
     given.task = task;
 }
 
+/* Without a number of threads, a parallel_for gets as many tasks at a time as the library's own threads would. */
+static void width(void) {
+    sllm_session *session = short_session(16, 0);
+    sllm_session_options options;
+    sllm_threads own = {0}, theirs = {0};
+    own.struct_size = theirs.struct_size = sizeof own;
+    OK(sllm_session_get_threads(session, &own));
+    OK(sllm_session_free(&session));
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 16;
+    options.parallel_for = given_away;
+    OK(sllm_session_new(model, &options, &session));
+    OK(sllm_session_get_threads(session, &theirs));
+    CHECK(theirs.threads == own.threads);
+    OK(sllm_session_free(&session));
+}
+
 static void *surplus(void *arg) {
     (void)arg;
     while (!given.over)
@@ -189,6 +206,7 @@ void test_threads(void) {
     surplus_calls();
     side_by_side();
     applied();
+    width();
     cancel_between();
     one_session_two_threads();
 }
