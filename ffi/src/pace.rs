@@ -5,8 +5,7 @@ use crate::message::boundary;
 use crate::object::check;
 use crate::session::{SessionState, run, sllm_session};
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
-use shadowllm_core::sparsity::Policy;
-use shadowllm_host::pace::{LOSS, Ladder, Pace, density_within};
+use shadowllm_host::pace::{Ladder, Pace, within};
 use std::time::{Duration, Instant};
 
 /// Runs a step of an answer, and keeps to the session's pace.
@@ -23,18 +22,12 @@ pub fn paced<T>(s: &mut SessionState, step: impl FnOnce(&mut SessionState) -> Re
 fn set(s: &mut SessionState, seconds: f64, loss: f32) -> Result<f64> {
     let model = s.model.model();
     let model = &model.model;
-    let measured = density_within(model, if loss < 0.0 { LOSS } else { loss })?;
-    let least = match measured {
-        Some(density) => density,
-        None if loss < 0.0 => 1.0,
-        None => {
-            let message = "the image does not say what skipping costs: calibrate it, or let max_loss be below 0";
-            return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
-        }
-    };
+    let (policy, least) = within(model, (loss >= 0.0).then_some(loss))?.ok_or(Failure::Fixed(
+        SLLM_STATUS_UNSUPPORTED,
+        "the image does not say what skipping costs: calibrate it, or let max_loss be below 0",
+    ))?;
     let base = s.session.dial();
     if seconds == 0.0 {
-        let policy = if least < 1.0 { Policy::Auto } else { Policy::Off };
         s.session.set_dial(&base.with(policy, least))?;
         s.pace = None;
         return Ok(0.0);

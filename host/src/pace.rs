@@ -58,18 +58,30 @@ pub fn suited(model: &Model, density: f32) -> Result<Policy> {
     })
 }
 
-/// The least density at which calibration measured at most this loss of perplexity (.01 is one percent); `None` if it did not
-/// measure any.
+/// The policy and the density that read as little as a loss of perplexity allows (.01 is one percent), as calibration
+/// measured it. Without a loss, [`LOSS`] where calibration measured any; else only rows of the output matrix are skipped, if
+/// the image has a sketch of it. `None` for a loss in an image without such measurements.
 ///
 /// # Errors
 /// When the loss is not 0 or more, or the predictor section is damaged.
-pub fn density_within(model: &Model, loss: f32) -> Result<Option<f32>> {
-    if !(loss >= 0.0 && loss.is_finite()) {
+pub fn within(model: &Model, loss: Option<f32>) -> Result<Option<(Policy, f32)>> {
+    let most = loss.unwrap_or(LOSS);
+    if !(most >= 0.0 && most.is_finite()) {
         return Err(Error::Usage(format!(
-            "a loss of {loss}: it must be 0 or more; 0.01 is one percent more perplexity"
+            "a loss of {most}: it must be 0 or more; 0.01 is one percent more perplexity"
         )));
     }
-    Ok(model.predictor()?.and_then(|p| p.density_within(loss)))
+    Ok(match model.predictor()?.and_then(|p| p.density_within(most)) {
+        Some(density) if density < 1.0 => Some((Policy::Auto, density)),
+        None if loss.is_some() => None,
+        None if has_sketch(model) => Some((Policy::Output, 1.0)),
+        _ => Some((Policy::Off, 1.0)),
+    })
+}
+
+/// Whether rows of the output matrix can be skipped.
+fn has_sketch(model: &Model) -> bool {
+    model.image().matrix(Role::OutputSketch, 0).is_some()
 }
 
 impl Ladder {
@@ -86,7 +98,7 @@ impl Ladder {
             return Err(shadowllm_core::Error::BadDensity.into());
         }
         let mut dials = vec![base.with(Policy::Off, 1.0)];
-        if model.image().matrix(Role::OutputSketch, 0).is_some() {
+        if has_sketch(model) {
             dials.push(base.with(Policy::Output, 1.0));
         }
         if policy != Some(Policy::Output) && policy != Some(Policy::Off) {

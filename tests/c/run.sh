@@ -93,8 +93,8 @@ sizes() {
   [ -z "$needed" ] || die "the embedded library needs $needed"
 }
 
-# Models for the suite: a calibrated one without a chat template, one with a template that is not calibrated, and, with a
-# network, SmolLM2.
+# Models for the suite: a calibrated one without a chat template, one with a template and a sketch that is not calibrated,
+# and, with a network, SmolLM2.
 models() {
   # Images of other format versions are made again.
   local image
@@ -117,7 +117,7 @@ config = json.load(open(sys.argv[1]))
 config["chat_template"] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 json.dump(config, open(sys.argv[1], "w"))
 END
-    cargo run -q --release -- pack "$work/chat" -o "$work/chat.sllm" --format q8_0
+    cargo run -q --release -- pack "$work/chat" -o "$work/chat.sllm" --format q8_0 --sketch yes
   fi
   if ! [ -f "$work/smollm2.sllm" ]; then
     local gguf

@@ -5,6 +5,7 @@ use shadowllm_core::image::{Role, Storage};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Error, Executor, Format, Serial, Session, SessionOptions};
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pace::within;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
 use shadowllm_tests::sparse::{dial, with_session};
@@ -106,6 +107,22 @@ fn windows_out_of_range_are_refused() {
             assert!(matches!(session.set_dial(&windowed(window)), Err(Error::BadOption(_))), "{window}");
         }
     });
+}
+
+/// What may be skipped where calibration measured nothing: rows of the output matrix, if a sketch names them.
+#[test]
+fn without_calibration_only_rows_of_the_output_are_skipped() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("model.sllm");
+    let source = import::open(&vectors("models/qwen3")).unwrap();
+    for (sketch, policy) in [(true, Policy::Output), (false, Policy::Off)] {
+        let formats = Formats { sketch, ..Formats::all(Format::Q8_0) };
+        pack(&*source, formats, Arrangement::DENSE, &image, &mut |_, _| {}).unwrap();
+        let model = LoadedModel::open(&image, None).unwrap();
+        assert_eq!(within(model.model(), None).unwrap(), Some((policy, 1.0)));
+        assert_eq!(within(model.model(), Some(0.01)).unwrap(), None);
+        assert!(within(model.model(), Some(-0.01)).is_err());
+    }
 }
 
 /// On a real model: all that is likely is exact, and a sketch is added where it saves bytes.

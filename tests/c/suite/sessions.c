@@ -210,6 +210,27 @@ static void pace(sllm_session *session) {
     OK(sllm_session_set_sparsity(session, SLLM_SPARSITY_OFF));
 }
 
+/* Without calibration and a loss, only rows of the output matrix are skipped: the chat's image has a sketch of it. */
+static void pace_without_calibration(void) {
+    sllm_session_options options;
+    sllm_dial found = {.struct_size = sizeof found};
+    sllm_model *chat_model = NULL;
+    sllm_session *session = NULL;
+    double expected = -1;
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 64;
+    OK(sllm_model_open(chat_path, NULL, &chat_model));
+    OK(sllm_session_new(chat_model, &options, &session));
+    STATUS(SLLM_STATUS_UNSUPPORTED, sllm_session_set_pace(session, 0, 0.5f, &expected));
+    CHECK(expected == -1);
+    OK(sllm_session_set_pace(session, 0, -1, &expected));
+    OK(sllm_session_get_dial(session, &found));
+    CHECK(found.policy == SLLM_POLICY_OUTPUT && found.density == 1 && expected == 0);
+    decode_greedily(session, prompt, PROMPT, NULL, 2);
+    OK(sllm_session_free(&session));
+    OK(sllm_model_free(&chat_model));
+}
+
 /* Off is dense, bit for bit; another policy reads less, and the statistics show it. */
 void test_sparsity(void) {
     sllm_session *with = short_session(64, 1), *without = NULL;
@@ -273,6 +294,7 @@ void test_sparsity(void) {
     OK(sllm_session_get_dial(with, &found));
     CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f);
     pace(with);
+    pace_without_calibration();
     OK(sllm_session_free(&with));
     OK(sllm_session_free(&without));
 }

@@ -5,7 +5,7 @@ use crate::print;
 use clap::Args;
 use shadowllm_core::Model;
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_host::pace::{LOSS, Ladder, density_within};
+use shadowllm_host::pace::{Ladder, within};
 use shadowllm_host::{Error, Result, Session};
 use shadowllm_tools::cache::Skipping;
 use std::time::Duration;
@@ -85,8 +85,7 @@ impl PaceOptions {
                     .into(),
             )
         };
-        let density = density_within(model, loss)?.ok_or_else(unknown)?;
-        let policy = if density < 1.0 { Policy::Auto } else { Policy::Off };
+        let (policy, density) = within(model, Some(loss))?.ok_or_else(unknown)?;
         if self.target.is_none() {
             print::note(match policy {
                 Policy::Off => "[everything is read: calibration measured no density that costs so little]".to_owned(),
@@ -108,7 +107,7 @@ impl PaceOptions {
         let least = if self.max_loss.is_some() || dial.density < 1.0 {
             dial.density
         } else {
-            density_within(model, LOSS)?.unwrap_or(1.0)
+            within(model, None)?.map_or(1.0, |(_, density)| density)
         };
         let ladder = Ladder::new(model, &dial, named, least)?;
         let pace = session.set_pace(ladder, target)?;
