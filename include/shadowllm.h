@@ -524,6 +524,8 @@ int32_t sllm_session_fork(const sllm_session *session, sllm_session **fork);
  * seconds_per_token: with 0, as little is read as max_loss allows. Otherwise no less is read than the time asks for: the
  *   session must have read nothing; some 20 to 40 tokens are decoded to measure times (the statistics count them), and the
  *   dial then follows the times of decoding and of answers, until it is set otherwise.
+ *   A session with `exact` refuses a time (SLLM_STATUS_INVALID_ARGUMENT): its answers check several tokens in a pass, and
+ *   do not take the time of decoding one by one.
  * expected_seconds (may be NULL): the time of a token with the dial that was chosen. Above seconds_per_token: the time is
  *   out of reach, and the fastest dial was chosen. 0 with seconds_per_token 0. */
 int32_t sllm_session_set_pace(sllm_session *session, double seconds_per_token, float max_loss, double *expected_seconds);

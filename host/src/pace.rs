@@ -133,7 +133,7 @@ impl Ladder {
     /// it had. Returns how long that took.
     ///
     /// # Errors
-    /// When the session has read something or its context is shorter than [`Ladder::CONTEXT`]; errors of the session.
+    /// When the session has read something, is exact, or has a context shorter than [`Ladder::CONTEXT`]; errors of the session.
     pub fn measure(&mut self, session: &mut Session, exec: &dyn Executor) -> Result<Duration> {
         self.measure_at(session, exec, &self.chosen())
     }
@@ -149,6 +149,10 @@ impl Ladder {
     fn measure_at(&mut self, session: &mut Session, exec: &dyn Executor, chosen: &[usize]) -> Result<Duration> {
         if session.position() > 0 {
             return Err(Error::Usage("times are measured before a session has read anything".into()));
+        }
+        if session.options().ahead > 0 {
+            let why = "an exact session checks several tokens in a pass, so its answers do not take the measured times";
+            return Err(Error::Usage(why.into()));
         }
         let (start, before) = (Instant::now(), session.dial());
         let measured = self.measure_rungs(session, exec, chosen);

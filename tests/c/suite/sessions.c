@@ -231,6 +231,22 @@ static void pace_without_calibration(void) {
     OK(sllm_model_free(&chat_model));
 }
 
+/* An exact session keeps to no time: its answers do not take the times of decoding. A loss sets the dial of its guesses. */
+static void pace_of_exact(void) {
+    sllm_session_options options;
+    sllm_session *session = NULL;
+    double expected = -1;
+    OK(sllm_session_options_defaults(&options, sizeof options));
+    options.context = 64;
+    options.exact = 1;
+    OK(sllm_session_new(model, &options, &session));
+    INVALID(sllm_session_set_pace(session, 1000, -1, &expected));
+    CHECK(expected == -1);
+    OK(sllm_session_set_pace(session, 0, -1, &expected));
+    CHECK(expected == 0);
+    OK(sllm_session_free(&session));
+}
+
 /* Off is dense, bit for bit; another policy reads less, and the statistics show it. */
 void test_sparsity(void) {
     sllm_session *with = short_session(64, 1), *without = NULL;
@@ -295,6 +311,7 @@ void test_sparsity(void) {
     CHECK(found.policy == SLLM_POLICY_PROMPT && found.density == 0.4f);
     pace(with);
     pace_without_calibration();
+    pace_of_exact();
     OK(sllm_session_free(&with));
     OK(sllm_session_free(&without));
 }
