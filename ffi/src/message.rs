@@ -24,6 +24,8 @@ pub fn report(failure: &Failure) -> i32 {
 mod hosted {
     use crate::message::boundary;
     use crate::status::{Failure, SLLM_STATUS_INTERNAL, invalid};
+    #[cfg(feature = "tokenizer")]
+    use shadowllm_host::text_guard::is_guarded;
     use std::cell::UnsafeCell;
     use std::ffi::{CString, c_char, c_void};
     use std::io::Write;
@@ -125,8 +127,54 @@ mod hosted {
     }
 
     /// From the first call on, panics are written to the log, with their place in the source, and not to standard error.
+    /// One that becomes an ordinary status, because a model's tokenizer or template caused it, is no error of the library.
     pub fn log_panics() {
         static ONCE: Once = Once::new();
-        ONCE.call_once(|| std::panic::set_hook(Box::new(|info| log(1, || info.to_string()))));
+        ONCE.call_once(|| {
+            std::panic::set_hook(Box::new(|info| {
+                if !is_guarded() {
+                    log(1, || info.to_string());
+                }
+            }));
+        });
+    }
+
+    /// Without texts no panic becomes an ordinary status.
+    #[cfg(not(feature = "tokenizer"))]
+    fn is_guarded() -> bool {
+        false
+    }
+}
+
+#[cfg(all(test, feature = "tokenizer"))]
+mod tests {
+    use super::*;
+    use shadowllm_host::text_guard::caught;
+    use std::ffi::{CStr, c_char, c_void};
+    use std::panic::{set_hook, take_hook};
+    use std::sync::Mutex;
+
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    unsafe extern "C" fn note(_: *mut c_void, _: i32, line: *const c_char) {
+        // SAFETY: the log's lines end with a NUL and live until this function returns.
+        let line = unsafe { CStr::from_ptr(line) };
+        LINES.lock().unwrap().push(line.to_string_lossy().into_owned());
+    }
+
+    #[test]
+    fn panics_that_become_ordinary_statuses_are_not_logged() {
+        let before = take_hook();
+        log_panics();
+        // SAFETY: the function may be called on any thread, and takes no argument of its own.
+        let set = unsafe { hosted::sllm_set_log(Some(note), std::ptr::null_mut(), 1) };
+        let damaged = caught(|| panic!("by a template"));
+        let status = boundary(|| panic!("by the library"));
+        set_hook(before);
+        assert_eq!((set, damaged, status), (SLLM_STATUS_OK, None::<()>, crate::status::SLLM_STATUS_INTERNAL));
+        let lines = LINES.lock().unwrap();
+        let with = |text| lines.iter().filter(|line| line.contains(text)).count();
+        // Its place, and the status.
+        assert_eq!((with("by a template"), with("by the library")), (0, 2), "{lines:?}");
     }
 }
