@@ -230,12 +230,12 @@ public:
     }
     /* `flags` are SLLM_TOKENIZE_... */
     std::vector<std::uint32_t> tokenize(std::string_view text, std::int32_t flags = 0) const {
-        /* A text has at most as many tokens as bytes, plus the special tokens around it. */
-        std::vector<std::uint32_t> tokens(text.size() + 16);
+        const char *from = text.data() ? text.data() : "";
         std::size_t count = 0;
-        check(sllm_tokenizer_tokenize(get(), text.data() ? text.data() : "", text.size(), flags, tokens.data(),
-                                      tokens.size(), &count));
-        tokens.resize(count);
+        /* The count is asked for first: normalizing can give a text more tokens than it has bytes. */
+        check(sllm_tokenizer_tokenize(get(), from, text.size(), flags, nullptr, 0, &count));
+        std::vector<std::uint32_t> tokens(count);
+        check(sllm_tokenizer_tokenize(get(), from, text.size(), flags, tokens.data(), count, &count));
         return tokens;
     }
     std::string detokenize(const std::vector<std::uint32_t> &tokens) const {

@@ -93,8 +93,8 @@ sizes() {
   [ -z "$needed" ] || die "the embedded library needs $needed"
 }
 
-# Models for the suite: a calibrated one without a chat template, one with a template and a sketch that is not calibrated,
-# and, with a network, SmolLM2.
+# Models for the suite: a calibrated one without a chat template, one with a template, a sketch and normalized texts that
+# is not calibrated, and, with a network, SmolLM2.
 models() {
   # Images of other format versions are made again.
   local image
@@ -111,11 +111,15 @@ models() {
   if ! [ -f "$work/chat.sllm" ]; then
     rm -rf "$work/chat"
     cp -r tests/vectors/brown-opt "$work/chat"
-    python3 - "$work/chat/tokenizer_config.json" <<'END'
+    python3 - "$work/chat" <<'END'
 import json, sys
-config = json.load(open(sys.argv[1]))
-config["chat_template"] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-json.dump(config, open(sys.argv[1], "w"))
+def change(name, key, value):
+    path = f"{sys.argv[1]}/{name}"
+    config = json.load(open(path))
+    config[key] = value
+    json.dump(config, open(path, "w"))
+change("tokenizer.json", "normalizer", {"type": "NFC"})
+change("tokenizer_config.json", "chat_template", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
 END
     cargo run -q --release -- pack "$work/chat" -o "$work/chat.sllm" --format q8_0 --sketch yes
   fi
@@ -155,6 +159,9 @@ suite() {
     say "suite, $kind library"
     "$work/suite-$kind" "$model" "$work/chat.sllm" $story "${large[@]}"
   done
+  say "C++"
+  g++ -std=c++17 "${warnings[@]}" -Iinclude tests/c/wrapper.cpp -o "$work/wrapper" "$libs/libshadowllm.so" -Wl,-rpath,"$libs"
+  "$work/wrapper" "$work/chat.sllm"
   say "allocations that fail"
   gcc -E -P -x c include/shadowllm.h | tr '\n' ' ' | grep -oE '\bsllm_[a-z_]+ ?\(' | tr -d ' (' | sort -u | while read -r name; do
     grep -q "\b$name(" tests/c/oom.c || die "tests/c/oom.c does not call $name"
