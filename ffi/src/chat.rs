@@ -37,7 +37,7 @@ impl ChatState {
         if self.conversation.messages.is_empty() {
             return Err(invalid("the chat has no messages: add one first"));
         }
-        wanted_bytes(BYTES * self.conversation.messages.iter().map(|m| m.content.len()).sum::<usize>())
+        wanted_bytes(self.conversation.messages.iter().map(|m| m.content.len()).sum(), BYTES)
     }
 
     /// Answers the messages, and adds the answer to them, also when it is cancelled half-way.
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn sllm_chat_add(chat: *mut sllm_chat, role: *const c_char
         if role.is_empty() {
             return Err(invalid("the role is empty: give \"user\", for example"));
         }
-        wanted_bytes(content.len())?;
+        wanted_bytes(content.len(), 1)?;
         chat.with(|c| {
             c.conversation.add(role, content);
             Ok(())
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn sllm_chat_add_json(chat: *mut sllm_chat, json: *const c
     boundary(|| {
         // SAFETY: handles are NULL or live objects and texts end with a NUL, by the header's rules.
         let (chat, json) = unsafe { (check(chat)?, text(json)?) };
-        wanted_bytes(BYTES * json.len())?;
+        wanted_bytes(json.len(), BYTES)?;
         let message = Message::from_json(json)?;
         chat.with(|c| {
             c.conversation.messages.push(message);
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn sllm_chat_set_variable(chat: *mut sllm_chat, name: *con
         let (chat, name) = unsafe { (check(chat)?, text(name)?) };
         // SAFETY: as above.
         let json = if json.is_null() { None } else { Some(unsafe { text(json) }?) };
-        wanted_bytes(BYTES * json.map_or(0, str::len))?;
+        wanted_bytes(json.map_or(0, str::len), BYTES)?;
         chat.with(|c| {
             let variables = &mut c.conversation.variables;
             match json {
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn sllm_parse_tool_calls(
         // SAFETY: texts are as long as their length says, by the header's rules.
         let answer = unsafe { text_of_length(answer, answer_length) }?;
         wanted(length)?;
-        wanted_bytes(BYTES * answer.len())?;
+        wanted_bytes(answer.len(), BYTES)?;
         let parsed = parse(answer).to_json();
         // SAFETY: the buffer has room for `capacity` bytes, by the header's rules; `length` is not NULL, checked by
         // `wanted`.
@@ -260,7 +260,7 @@ pub unsafe extern "C" fn sllm_chat_fork(chat: *const sllm_chat, fork: *mut *mut 
         let chat = unsafe { check(chat) }?;
         wanted(fork)?;
         let state = chat.with(|c| {
-            wanted_bytes(c.conversation.messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>())?;
+            wanted_bytes(c.conversation.messages.iter().map(|m| m.role.len() + m.content.len()).sum(), 1)?;
             Ok(ChatState { tokenizer: Arc::clone(&c.tokenizer), conversation: c.conversation.clone() })
         })?;
         // SAFETY: not NULL, checked by `wanted`.

@@ -246,7 +246,7 @@ pub unsafe extern "C" fn sllm_generate(
         let (session, tokenizer, prompt, mut request) = unsafe {
             (check(session)?, check(tokenizer)?, text_of_length(prompt, length)?, Request::new(options, result)?)
         };
-        reserve::wanted(BYTES * prompt.len())?;
+        reserve::wanted(prompt.len(), BYTES)?;
         // A reference of its own, because the callback may free the tokenizer.
         let shared = Arc::clone(&tokenizer.shared);
         let language = &shared.language;

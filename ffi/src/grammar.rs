@@ -46,7 +46,7 @@ impl sllm_grammar {
         let vocabulary = match tokenizer.vocabulary.get() {
             Some(vocabulary) => vocabulary.clone(),
             None => {
-                reserve::wanted(TOKEN * tokenizer.language.vocab)?;
+                reserve::wanted(tokenizer.language.vocab, TOKEN)?;
                 let made = Vocabulary::of(&tokenizer.language)?;
                 tokenizer.vocabulary.get_or_init(|| made).clone()
             }

@@ -116,9 +116,11 @@ pub fn check_reserve() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a call that will need about this number of bytes when the system does not have them.
-pub fn wanted(bytes: usize) -> Result<()> {
+/// Refuses a call that will need about `each` bytes for each of `count` parts when the system does not have them.
+pub fn wanted(count: usize, each: usize) -> Result<()> {
     check_reserve()?;
+    // More than the address space is more than the system has.
+    let bytes = count.saturating_mul(each);
     let mut probe = Vec::<u8>::new();
     probe.try_reserve_exact(bytes).map_err(|_| {
         Failure::Text(
@@ -153,5 +155,13 @@ mod tests {
         }
         assert_eq!(RESERVE.given.load(Ordering::Relaxed), 0);
         assert!(!RESERVE.take(layout(SIZE - 8, 1)).is_null());
+    }
+
+    /// A product that wraps would be 0 here; where words have 32 bits, a text of 64 MB is such a one.
+    #[test]
+    fn more_than_the_address_space_is_refused() {
+        let refused = wanted(1 << (usize::BITS - 6), 64);
+        assert_eq!(refused.err().map(|e| e.code()), Some(SLLM_STATUS_OUT_OF_MEMORY));
+        assert!(wanted(1 << 10, 64).is_ok());
     }
 }

@@ -43,7 +43,7 @@ impl Tokenizer {
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
         // About what the vocabulary takes in memory.
-        reserve::wanted(16 * model.model.image().section(SectionKind::Tokenizer).len())?;
+        reserve::wanted(model.model.image().section(SectionKind::Tokenizer).len(), 16)?;
         let made;
         let loaded = match &model.loaded {
             Some(loaded) => loaded,
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn sllm_tokenizer_tokenize(
         if flags & !(SLLM_TOKENIZE_ADD_SPECIAL | SLLM_TOKENIZE_CONTROL) != 0 {
             return Err(invalid("the flags have a bit that is none of SLLM_TOKENIZE_..."));
         }
-        reserve::wanted(BYTES * text.len())?;
+        reserve::wanted(text.len(), BYTES)?;
         let (special, control) = (flags & SLLM_TOKENIZE_ADD_SPECIAL != 0, flags & SLLM_TOKENIZE_CONTROL != 0);
         let text_of = &tokenizer.language.text;
         let ids = if control { text_of.encode(text, special)? } else { text_of.encode_plain(text, special)? };
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn sllm_tokenizer_detokenize(
         let (tokenizer, ids) = unsafe { (&check(tokenizer)?.shared, slice(tokens, count)?) };
         wanted(length)?;
         tokenizer.check_ids(ids)?;
-        reserve::wanted(BYTES * ids.len())?;
+        reserve::wanted(ids.len(), BYTES)?;
         let found = tokenizer.language.text.decode(ids)?;
         // SAFETY: the buffer has room for `capacity` elements, by the header's rules; the count's place is not NULL,
         // checked by `wanted`.
