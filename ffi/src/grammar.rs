@@ -2,7 +2,7 @@
 
 use crate::args::{put, text_of_length, wanted};
 use crate::message::boundary;
-use crate::object::{Kind, Tag, Tagged, check};
+use crate::object::{Kind, Tag, Tagged, check, unbox};
 use crate::reserve;
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use crate::text::{Tokenizer, sllm_tokenizer};
@@ -99,19 +99,6 @@ pub unsafe extern "C" fn sllm_grammar_new(
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_grammar_free(grammar: *mut *mut sllm_grammar) -> i32 {
-    boundary(|| {
-        if grammar.is_null() {
-            return Err(invalid("the pointer to the object is NULL"));
-        }
-        // SAFETY: not NULL, checked above; handles are NULL or live objects, by the header's rules, and grammars come from
-        // `Box::into_raw`.
-        unsafe {
-            if !(*grammar).is_null() {
-                check(*grammar)?.tag.kill();
-                drop(Box::from_raw(*grammar));
-                *grammar = std::ptr::null_mut();
-            }
-        }
-        Ok(())
-    })
+    // SAFETY: handles are NULL or live objects, by the header's rules, and grammars come from `Box::into_raw`.
+    boundary(|| unsafe { unbox(grammar) })
 }

@@ -167,6 +167,31 @@ pub unsafe fn free<T: Kind>(slot: *mut *mut Object<T>) -> Result<()> {
     Ok(())
 }
 
+/// As [`free`], for an object that is never locked.
+///
+/// # Safety
+/// As for [`check`], for `*slot`, which is from `Box::into_raw`; no other call uses the object any more.
+#[cfg(feature = "tokenizer")]
+pub unsafe fn unbox<T: Tagged>(slot: *mut *mut T) -> Result<()> {
+    if slot.is_null() {
+        return Err(invalid("the pointer to the object is NULL"));
+    }
+    // SAFETY: not NULL, checked above, and the caller's variable.
+    let object = unsafe { *slot };
+    if object.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the object is not freed before the end of this function, by the caller's word; it begins with a tag, as all
+    // that are `Tagged`, and is from `Box::into_raw`.
+    unsafe {
+        check(object)?;
+        (*object.cast::<Tag>()).kill();
+        *slot = core::ptr::null_mut();
+        drop(Box::from_raw(object));
+    }
+    Ok(())
+}
+
 /// Frees memory that [`take`] gave.
 ///
 /// # Safety

@@ -3,7 +3,7 @@
 use crate::args::{array_out, put, slice, text_of_length, wanted};
 use crate::message::boundary;
 use crate::model::{Reference, sllm_model};
-use crate::object::{Kind, Tag, Tagged, check};
+use crate::object::{Kind, Tag, Tagged, check, unbox};
 use crate::reserve;
 use crate::status::{Failure, Result, SLLM_STATUS_UNSUPPORTED, invalid};
 use shadowllm_core::image::SectionKind;
@@ -89,21 +89,8 @@ pub unsafe extern "C" fn sllm_tokenizer_new(model: *mut sllm_model, tokenizer: *
 /// See the header.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sllm_tokenizer_free(tokenizer: *mut *mut sllm_tokenizer) -> i32 {
-    boundary(|| {
-        if tokenizer.is_null() {
-            return Err(invalid("the pointer to the object is NULL"));
-        }
-        // SAFETY: not NULL, checked above; handles are NULL or live objects, by the header's rules, and tokenizers come
-        // from `Box::into_raw`.
-        unsafe {
-            if !(*tokenizer).is_null() {
-                check(*tokenizer)?.tag.kill();
-                drop(Box::from_raw(*tokenizer));
-                *tokenizer = std::ptr::null_mut();
-            }
-        }
-        Ok(())
-    })
+    // SAFETY: handles are NULL or live objects, by the header's rules, and tokenizers come from `Box::into_raw`.
+    boundary(|| unsafe { unbox(tokenizer) })
 }
 
 /// About what tokenizing takes for each byte of a text.
