@@ -231,11 +231,17 @@ public:
     /* `flags` are SLLM_TOKENIZE_... */
     std::vector<std::uint32_t> tokenize(std::string_view text, std::int32_t flags = 0) const {
         const char *from = text.data() ? text.data() : "";
+        /* Nearly every text has fewer tokens than bytes; normalizing can give it more, and then the count is asked for. */
+        std::vector<std::uint32_t> tokens(text.size() + 16);
         std::size_t count = 0;
-        /* The count is asked for first: normalizing can give a text more tokens than it has bytes. */
-        check(sllm_tokenizer_tokenize(get(), from, text.size(), flags, nullptr, 0, &count));
-        std::vector<std::uint32_t> tokens(count);
-        check(sllm_tokenizer_tokenize(get(), from, text.size(), flags, tokens.data(), count, &count));
+        auto status = sllm_tokenizer_tokenize(get(), from, text.size(), flags, tokens.data(), tokens.size(), &count);
+        if (status == SLLM_STATUS_BUFFER_TOO_SMALL) {
+            check(sllm_tokenizer_tokenize(get(), from, text.size(), flags, nullptr, 0, &count));
+            tokens.resize(count);
+            status = sllm_tokenizer_tokenize(get(), from, text.size(), flags, tokens.data(), tokens.size(), &count);
+        }
+        check(status);
+        tokens.resize(count);
         return tokens;
     }
     std::string detokenize(const std::vector<std::uint32_t> &tokens) const {
