@@ -183,7 +183,7 @@ impl Session {
     /// session that has read nothing.
     ///
     /// # Errors
-    /// When the session has read something already, or a dial of the ladder cannot be set.
+    /// When the session has read something already or is exact, or a dial of the ladder cannot be set.
     pub fn set_pace(&mut self, mut ladder: Ladder, target: Duration) -> Result<&Pace> {
         let pool = &*self.pool;
         let pace = self.engine.with(|session| -> Result<Pace> {
