@@ -5,13 +5,16 @@ use arrow_ipc::writer::StreamWriter;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use shadowllm_core::sparsity::Policy;
 use shadowllm_core::{KvFormat, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
 use shadowllm_tests::program::Place;
-use shadowllm_tests::{Reading, fixture_ids, logits, pack_to, vectors};
+use shadowllm_tests::sparse::{dial, with_session};
+use shadowllm_tests::{Reading, fixture_ids, logits, pack_as, pack_to, vectors};
 use shadowllm_tools::eval::nll;
+use shadowllm_tools::pack::Arrangement;
 use shadowllm_tools::tasks::{
     Choice, Encoded, EncodedChoice, Encoder, Question, Task, Tasks, accuracy, load, log_likelihood, score,
 };
@@ -244,6 +247,28 @@ fn likelihoods_are_those_of_a_prefill() {
             let alone = log_likelihood(&mut session, &pool, &ids[..*at], &ids[*at..], 0).unwrap();
             assert_eq!(alone.to_bits(), sum.to_bits(), "{family}: what was read before makes a difference");
         }
+    }
+}
+
+/// A policy that learns from the context learns from all of it, whatever was read for the choice before.
+#[test]
+fn what_a_policy_learned_is_the_same_for_every_choice() {
+    let temp = tempfile::tempdir().unwrap();
+    let (image, ids, pool) = (temp.path().join("model.sllm"), fixture_ids("qwen3"), Pool::new(1).unwrap());
+    let learn = [(Policy::Prompt, Arrangement::NEURON), (Policy::PromptInput, Arrangement::INPUT)];
+    for (policy, arrangement) in learn.into_iter().chain([(Policy::Random, Arrangement::NEURON)]) {
+        pack_as(&vectors("models/qwen3"), shadowllm_core::Format::Q8_0, arrangement, &image);
+        let model = LoadedModel::open(&image, None).unwrap();
+        with_session(&model, |session| {
+            session.set_dial(&dial(policy, 0.3)).unwrap();
+            // The same choice twice, and one whose context begins in the same way.
+            let choices = [(14, 9), (14, 9), (20, 12)].map(|(end, at)| encoded_choice(&ids[..end], at));
+            let sums = score(session, &pool, &Encoded { choices: choices.to_vec(), gold: 0 }).unwrap();
+            for (choice, sum) in choices.iter().zip(sums) {
+                let alone = log_likelihood(session, &pool, &choice.context, &choice.continuation, 0).unwrap();
+                assert_eq!(alone.to_bits(), sum.to_bits(), "{policy:?}");
+            }
+        });
     }
 }
 

@@ -96,7 +96,7 @@ impl<'a> Encoder<'a> {
 /// Log-likelihood of `continuation` after `context`, in nats. The context except its last token is read at once. The
 /// last token and the continuation are decoded one by one, so that skipping, which acts on decoded tokens only, acts on
 /// every scored token. `known` is the number of tokens of the context that the session has already read in an earlier
-/// call: it goes back to that position.
+/// call: it goes back to that position, unless its policy learns from the context and would forget it by that.
 ///
 /// # Errors
 /// What the session refuses: an empty context, one that is too long, an id out of range, a `known` beyond its position.
@@ -114,7 +114,8 @@ pub fn log_likelihood(
     }
     let (mut token, before) = context.split_last().ok_or(shadowllm_core::Error::NoTokens)?;
     let known = known.min(before.len());
-    let known = if session.reaches(known) || known > session.position() { known } else { 0 };
+    let stays = session.reaches(known) && !session.policy().plan().learns();
+    let known = if stays || known > session.position() { known } else { 0 };
     session.rewind(known)?;
     if known < before.len() {
         session.prefill(pool, &before[known..])?;
@@ -128,7 +129,7 @@ pub fn log_likelihood(
 }
 
 /// Log-likelihoods of a question's choices. The tokens that a choice's context shares with the one before are read
-/// once.
+/// once, unless the policy learns from them.
 ///
 /// # Errors
 /// As [`log_likelihood`].
