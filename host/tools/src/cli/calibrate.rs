@@ -311,8 +311,11 @@ fn show(quality: &engine::Quality) -> Result<()> {
     Ok(())
 }
 
-/// The policy that `auto` stands for in the new image, at some densities.
+/// The policy that `auto` stands for in the new image, at some densities; none where no budgets were searched.
 fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
+    if o.budget_windows == 0 {
+        return Ok(Vec::new());
+    }
     let model = LoadedModel::open(&o.output, None)?;
     let options = SessionOptions { batch: 1, sparsity: true, ..SessionOptions::of(model.model()) }.within(1);
     let mut memory = model.memory(&options)?;
