@@ -285,3 +285,32 @@ fn the_command_and_its_refusals() {
     );
     place.fails(2, "report model.sllm --text book.txt --window 1000 -o new.html", &["256", "smaller --window"]);
 }
+
+/// If the tokenizer begins texts with a token, calibration and reports begin their windows with it, as `eval` does.
+#[test]
+fn windows_begin_as_in_eval() {
+    let place = Place::new();
+    place.copy(&vectors("brown-opt"), "model");
+    place.copy(&vectors("brown-heldout.txt"), "book.txt");
+    let mut tokenizer: Value = serde_json::from_slice(&place.read("model/tokenizer.json")).unwrap();
+    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
+    place.write("model/tokenizer.json", tokenizer.to_string());
+    place.works("pack model --format q4_0 -o plain.sllm");
+    let learn = "--tokens 700 --window 32 --budget-windows 0 --policies static --json";
+    let made = place.works(&format!("calibrate plain.sllm --text book.txt {learn} -o model.sllm")).out;
+    let made: Value = serde_json::from_str(&made).unwrap();
+    // 31 tokens of the text in each window.
+    assert_eq!(made["tokens"], 700 + 700usize.div_ceil(31));
+    let measure = "model.sllm --text book.txt --window 24 --max-windows 2 --policy static --density 0.5";
+    place.works(&format!("report {measure} -o page.html --data page.json"));
+    let page: Value = serde_json::from_slice(&place.read("page.json")).unwrap();
+    let eval: Value = serde_json::from_str(&place.works(&format!("eval {measure} --json")).out).unwrap();
+    for row in 0..2 {
+        for figure in ["perplexity", "dense_perplexity", "kl", "tokens"] {
+            assert_eq!(page["texts"][0]["rows"][row][figure], eval["rows"][row][figure], "{figure} of row {row}");
+        }
+    }
+    assert!(page["facts"].to_string().contains("begun by the tokenizer's beginning token"), "{}", page["facts"]);
+}

@@ -137,7 +137,9 @@ fn beside(out: &Path, suffix: &str) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// Calibrates `model` on `ids` and writes a copy of it with predictors, thresholds and budgets to `out`.
+/// Calibrates `model` on `ids` and writes a copy of it with predictors, thresholds and budgets to `out`. Every
+/// [`Options::window`] tokens are read by themselves, so each such window should begin as the model's texts do
+/// ([`crate::eval::begin_windows`]).
 ///
 /// # Errors
 /// A text that is too short, a model with only one layer, files that cannot be read or written.
@@ -410,6 +412,11 @@ fn scored_window(o: &Options) -> usize {
     o.window.min(192)
 }
 
+/// The first `len` tokens of each window, so that shorter windows begin as these do.
+fn beginnings(windows: &[&[u32]], len: usize) -> Vec<u32> {
+    windows.iter().flat_map(|w| &w[..len.min(w.len())]).copied().collect()
+}
+
 /// The approximate number of measurements for budgets and for the choice of the best policies.
 fn measurements(o: &Options, model: &LoadedModel, keep: Keep) -> usize {
     let image = model.model().image();
@@ -443,7 +450,7 @@ fn budgets(
     // Named after the output, so that the next calibration overwrites and removes what a killed one has left.
     let draft = beside(out, ".draft");
     let draft = tempfile::TempPath::try_from_path(&draft).map_err(|e| Error::io("write to", &draft, e))?;
-    let ids: Vec<u32> = held.iter().flat_map(|w| w.iter()).copied().collect();
+    let ids = beginnings(held, scored_window(o));
     let pool = Pool::new(o.threads)?;
     let kv = if model.model().is_f32() { KvFormat::F32 } else { KvFormat::F16 };
     let windows =
@@ -514,4 +521,17 @@ fn best(
         }
     }
     Ok((codes, quality))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shorter_windows_begin_as_the_longer_ones() {
+        let windows = [[9, 1, 2, 3], [9, 4, 5, 6]];
+        let windows: Vec<&[u32]> = windows.iter().map(|w| &w[..]).collect();
+        assert_eq!(beginnings(&windows, 3), [9, 1, 2, 9, 4, 5]);
+        assert_eq!(beginnings(&windows, 4), windows.concat());
+    }
 }

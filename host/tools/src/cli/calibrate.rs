@@ -17,6 +17,7 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{self as engine, Keep, Progress, Shape, Target};
+use shadowllm_tools::eval::{begin_windows, beginning};
 use shadowllm_tools::output::{Output, refuse_overwrite};
 #[cfg(feature = "tasks")]
 use shadowllm_tools::tasks::{Task, load};
@@ -203,15 +204,15 @@ fn check(o: &Options) -> Result<()> {
     o.predictor.iter().chain([&o.output]).try_for_each(|path| Output::create(path).map(drop))
 }
 
-/// The tokens for calibration.
-fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>> {
+/// The tokens for calibration. Each window of `window` tokens begins as a text does when the model is used.
+fn tokens(o: &Options, model: &LoadedModel, texts: &[String], window: usize) -> Result<Vec<u32>> {
     let text = Text::of(model)?;
     let mut ids = Vec::new();
     for (path, content) in o.text.iter().zip(texts) {
         if content.trim().is_empty() {
             return Err(Error::file(path, "is empty: give another --text"));
         }
-        ids.extend(beginning(&text, content, o.tokens - ids.len().min(o.tokens))?);
+        ids.extend(first_tokens(&text, content, o.tokens - ids.len().min(o.tokens))?);
     }
     #[cfg(feature = "tasks")]
     if let Some(folder) = &o.tasks {
@@ -223,7 +224,7 @@ fn tokens(o: &Options, model: &LoadedModel, texts: &[String]) -> Result<Vec<u32>
         }
     }
     ids.truncate(o.tokens);
-    Ok(ids)
+    begin_windows(&ids, &beginning(&text)?, window)
 }
 
 /// The options of calibration.
@@ -269,8 +270,8 @@ pub fn calibrate(o: &Options) -> Result<()> {
     check(o)?;
     let texts = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let model = o.model.open_for(Skipping::Layers)?;
-    let ids = tokens(o, &model, &texts)?;
     let options = settings(o, model.model().config());
+    let ids = tokens(o, &model, &texts, options.window)?;
     warn_of_layout(o, &model);
     let mut progress = Bar::new();
     if let Some(keep) = o.keep {
@@ -353,7 +354,7 @@ fn save_predictor(o: &Options) -> Result<()> {
 
 /// At least the first `n` tokens of a text, if it is long enough. (A tokenizer needs a hundred times the memory of a
 /// text.)
-fn beginning(text: &Text, content: &str, n: usize) -> Result<Vec<u32>> {
+fn first_tokens(text: &Text, content: &str, n: usize) -> Result<Vec<u32>> {
     let mut bytes = n.saturating_mul(16).max(1);
     loop {
         let part = &content[..content.floor_char_boundary(bytes)];

@@ -15,6 +15,7 @@ use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::compare::{Windows, compare};
+use shadowllm_tools::eval::{begin_windows, beginning};
 use shadowllm_tools::output::{Output, refuse_overwrite};
 use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report, Times};
 use shadowllm_tools::times::times;
@@ -56,7 +57,10 @@ pub struct Options {
 /// A text's tokens.
 struct Tokens<'a> {
     path: &'a Path,
+    /// With what the tokenizer puts before a text at the beginning of every window.
     ids: Vec<u32>,
+    /// Tokens of the text alone.
+    own: usize,
 }
 
 /// Runs the command.
@@ -76,13 +80,17 @@ pub fn report(o: &Options) -> Result<()> {
     let contents = o.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let model = calibrated(o.model.open_for(Skipping::Layers)?)?;
     let text = Text::of(&model)?;
-    let encode = |(path, content): (_, &String)| Ok(Tokens { path, ids: text.encode(content, false)? });
+    let before = beginning(&text)?;
+    let encode = |(path, content): (_, &String)| {
+        let ids = text.encode(content, false)?;
+        Ok(Tokens { path, own: ids.len(), ids: begin_windows(&ids, &before, o.window)? })
+    };
     let texts = o.text.iter().map(PathBuf::as_path).zip(&contents).map(encode).collect::<Result<Vec<_>>>()?;
     let pool = o.model.within(pool(o.threads)?, &model)?;
     let (texts, notes, times) = measure(o, &pool, &model, &texts, &dials)?;
     let report = Report {
         name: model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        facts: facts(o, &model)?,
+        facts: facts(o, &model, !before.is_empty())?,
         command: command(o, &dial),
         notes,
         texts,
@@ -161,7 +169,7 @@ fn measure(o: &Options, pool: &Pool, model: &LoadedModel, texts: &[Tokens], dial
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
-        measured.push(Measured { name: t.path.display().to_string(), tokens: t.ids.len(), rows });
+        measured.push(Measured { name: t.path.display().to_string(), tokens: t.own, rows });
     }
     let base = dials[1].with(Policy::Off, 1.0);
     let times = timed.map(|(policy, least)| -> Result<Times> {
@@ -180,11 +188,13 @@ fn context(o: &Options) -> usize {
     o.dense_prefix.unwrap_or(o.window / 2)
 }
 
-/// The model's facts, and how it was measured.
-fn facts(o: &Options, model: &LoadedModel) -> Result<Vec<(String, String)>> {
+/// The model's facts, and how it was measured: whether windows are `begun` by a token of the tokenizer.
+fn facts(o: &Options, model: &LoadedModel, begun: bool) -> Result<Vec<(String, String)>> {
     let mut facts = engine::facts(model)?;
     let (window, context, most) = (o.window, context(o), o.max_windows);
-    facts.push(("measured".into(), format!("at most {most} windows of {window} tokens, after {context} read densely")));
+    let begun = if begun { ", each begun by the tokenizer's beginning token" } else { "" };
+    let how = format!("at most {most} windows of {window} tokens, after {context} read densely{begun}");
+    facts.push(("measured".into(), how));
     let (isa, threads) = (model.model().kernels().isa().name(), o.threads.unwrap_or_else(Pool::cores));
     for path in &o.text {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
