@@ -1,6 +1,6 @@
 //! Calibrations that are killed and started again.
 
-use super::packed;
+use super::{QUICK, packed};
 use safetensors::SafeTensors;
 use shadowllm_tests::folder::Random;
 use shadowllm_tests::program::{Place, Run, finish};
@@ -152,6 +152,27 @@ fn a_calibration_that_cannot_write_keeps_its_measurements() {
     place.works(short);
     assert!(!place.path("out.sllm.costs").exists(), "the measurements were left behind");
     holds(&place);
+}
+
+/// The first search of one is the last of the other: what one has measured says nothing to the other.
+#[test]
+fn a_killed_search_for_budgets_is_not_one_for_costs() {
+    let place = packed("neuron");
+    place.works(&format!("{QUICK} --policies static -o calibrated.sllm"));
+    let again =
+        "calibrate calibrated.sllm --text text.txt --tokens 480 --window 24 --budget-windows 2 --keep-every 0 -t 2";
+    place.works(&format!("{again} --keep=budgets -o whole.sllm"));
+    let mut command = place.command(&format!("{again} --keep -o out.sllm"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while measured(&place) < 8 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(measured(&place) >= 8);
+    place.works(&format!("{again} --keep=budgets -o out.sllm"));
+    assert!(place.read("out.sllm") == place.read("whole.sllm"), "costs of another search");
 }
 
 /// Killed at any moment, again and again: the output is the earlier image or a whole new one, what was saved stays saved, and

@@ -460,8 +460,9 @@ fn budgets(
     let mut sum = crc32fast::Hasher::new();
     sum.update(&section.bytes(&image, tap));
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
-    // The last number is that of the numbers kept of a measurement.
-    let key = format!("{:08x} {:08x} {} {} 3", fingerprint(&image), sum.finalize(), windows.window, windows.most);
+    // What is kept decides which search is the first. The last number is that of the numbers kept of a measurement.
+    let (model_sum, sum) = (fingerprint(&image), sum.finalize());
+    let key = format!("{model_sum:08x} {sum:08x} {} {} {keep:?} 3", windows.window, windows.most);
     let mut kept = Kept::open(&costs_path(out), key, o.keep_every)?;
     // The first pass finds the budgets; the second uses them to find the best policies.
     for pass in usize::from(keep == Keep::Budgets)..2 {
