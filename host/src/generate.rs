@@ -126,7 +126,10 @@ impl Generation {
             }
             self.stop = step?;
             self.figures.grammar_seconds = choose.spent().as_secs_f64();
-            self.measure();
+            // The pass that only found the end has no token.
+            if self.stop.is_none() {
+                self.measure();
+            }
         }
         Ok(if self.stop.is_some() { None } else { self.last })
     }

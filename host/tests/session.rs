@@ -1,7 +1,12 @@
 //! Sessions and chats that own what they use.
 
+use shadowllm_host::controls::Choose;
+use shadowllm_host::engine::sample::Sampler;
+use shadowllm_host::engine::{self, Serial, SessionOptions};
+use shadowllm_host::generate::Generation;
+use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Message;
-use shadowllm_host::{Chat, Dial, Model, Options, Policy, SamplerOptions, Session, Stop};
+use shadowllm_host::{Chat, Dial, Model, Options, Policy, Result, SamplerOptions, Session, Stop};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn story() -> Model {
@@ -53,6 +58,34 @@ fn pieces_add_up_and_an_answer_may_be_left_early() {
     let before = session.position();
     session.generate("It was red.").unwrap().complete().unwrap();
     assert!(session.position() > before);
+}
+
+/// Tokens that were written beforehand.
+struct Written(std::vec::IntoIter<u32>);
+
+impl Choose for Written {
+    fn choose(&mut self, _: &mut engine::Session, _: &mut Sampler) -> Result<u32> {
+        Ok(self.0.next().unwrap())
+    }
+}
+
+#[test]
+fn the_pass_that_finds_the_end_is_not_a_part_of_the_speed() {
+    let model = LoadedModel::open("models/story.sllm".as_ref(), None).unwrap();
+    let options = SessionOptions::of(model.model()).within(16);
+    let mut memory = model.memory(&options).unwrap();
+    let mut session = model.session(options, &mut memory).unwrap();
+    let mut sampler = Sampler::new(SamplerOptions::default()).unwrap();
+    let mut written = Written(vec![5, 6, model.model().config().eos()[0]].into_iter());
+    let mut generation = Generation::begin(&mut session, &Serial, &mut sampler, &[3, 4], 8).unwrap();
+    let mut before = generation.figures();
+    while generation.next_by(&mut session, &Serial, &mut sampler, &mut written).unwrap().is_some() {
+        before = generation.figures();
+    }
+    let after = generation.figures();
+    assert_eq!((generation.stopped(), after.generated_tokens, after.passes), (Some(Stop::EndOfText), 2, 2));
+    assert!(before.bytes_per_token > 0 && before.tokens_per_second > 0.0);
+    assert_eq!((after.bytes_per_token, after.tokens_per_second), (before.bytes_per_token, before.tokens_per_second));
 }
 
 #[test]
