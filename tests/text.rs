@@ -2,7 +2,9 @@
 
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Message, Template, Text, render};
-use shadowllm_tests::{smollm2, vectors};
+use shadowllm_host::{Model, Options};
+use shadowllm_tests::program::Place;
+use shadowllm_tests::{pack_to, smollm2, vectors};
 use shadowllm_tools::import::gguf::{Gguf, tokenizer_json};
 
 fn message(role: &str, content: &str) -> Message {
@@ -118,4 +120,25 @@ fn templates_may_use_pythons_methods() {
     let refused = render(&chat, &[message("system", "x")]).unwrap_err().to_string();
     assert!(refused.contains("no system"), "{refused}");
     assert!(render(&Template::default(), &[]).is_err());
+}
+
+/// A template may end with the mark of a thought; it counts also if the session has read it before the rest of the prompt.
+#[test]
+fn a_thought_is_one_whatever_was_read_before() {
+    let place = Place::new();
+    place.copy(&vectors("brown-opt"), "model");
+    let tokenizer = String::from_utf8(place.read("model/tokenizer.json")).unwrap();
+    place.write("model/tokenizer.json", tokenizer.replace("<pad>", "<think>").replace("</s>", "</think>"));
+    pack_to(&place.path("model"), shadowllm_core::Format::F32, &place.path("model.sllm"));
+    let model = Model::open(&place.path("model.sllm")).unwrap();
+    let prompt = [100, 0, 50];
+    for known in 0..prompt.len() {
+        let mut session = model.session(Options { max_tokens: 3, threads: Some(1), ..Options::default() }).unwrap();
+        if known > 0 {
+            session.prefill(&prompt[..known]).unwrap();
+        }
+        let reply = session.generate_ids(&prompt[known..]).unwrap().complete().unwrap();
+        assert!(!reply.text.is_empty() && reply.answer.is_empty(), "{known}: {reply:?}");
+        assert_eq!(reply.thoughts, reply.text, "{known} tokens were read before");
+    }
 }

@@ -79,8 +79,9 @@ impl<'t> Answering<'t> {
         let (stops, words) = (Stops::new(&controls.stop)?, text.clone());
         let breaks = move |id| BREAKERS.iter().any(|breaker| words.piece(id).contains(breaker));
         let choose = Controlled::new(controls, breaks);
-        let thinking = Thinking::new(text, prompt);
         let generation = Generation::begin(session, exec, sampler, prompt, most)?;
+        // Not by the prompt alone: most of it may have been read before.
+        let thinking = Thinking::new(text, session.tokens());
         let (stream, text) = (text.stream(), String::new());
         let (thoughts, answer) = (String::new(), String::new());
         let (ids, likely) = (Vec::new(), Vec::new());

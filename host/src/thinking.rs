@@ -17,11 +17,11 @@ pub struct Thinking {
 }
 
 impl Thinking {
-    /// At the beginning of an answer to `prompt`, whose template may have begun a block already.
-    pub fn new(text: &Text, prompt: &[u32]) -> Self {
+    /// At the beginning of an answer after the tokens `read`: the template may have begun a block already.
+    pub fn new(text: &Text, read: &[u32]) -> Self {
         let marks = MARKS.iter().find_map(|(begin, end)| text.id(begin).zip(text.id(end)));
         let mut thinking = Thinking { marks, inside: false };
-        for id in &prompt[prompt.len().saturating_sub(NEAR)..] {
+        for id in &read[read.len().saturating_sub(NEAR)..] {
             thinking.push(*id);
         }
         thinking
