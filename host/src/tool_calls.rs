@@ -91,18 +91,20 @@ fn listed(text: &str) -> Option<Parsed> {
     (!calls.is_empty()).then(|| Parsed { text: before.trim().to_owned(), calls })
 }
 
-/// Llama 3.1: `<function=f>{...}</function>`.
+/// Llama 3.1: `<function=f>{...}</function>`. The last one may lack its end.
 fn named(text: &str) -> Option<Parsed> {
     let (before, mut rest) = text.split_once("<function=")?;
-    let mut calls = Vec::new();
+    let (mut said, mut calls) = (before.to_owned(), Vec::new());
     loop {
         let (name, inside) = rest.split_once('>')?;
         let (arguments, after) = inside.split_once("</function>").unwrap_or((inside, ""));
         calls.push(ToolCall { name: name.to_owned(), arguments: serde_json::from_str(arguments.trim()).ok()? });
-        match after.split_once("<function=") {
-            Some((_, next)) => rest = next,
-            None => return Some(Parsed { text: before.trim().to_owned(), calls }),
-        }
+        let Some((between, next)) = after.split_once("<function=") else {
+            said.push_str(after);
+            return Some(Parsed { text: said.trim().to_owned(), calls });
+        };
+        said.push_str(between);
+        rest = next;
     }
 }
 
@@ -292,6 +294,7 @@ mod tests {
             ("{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"g\", \"parameters\": {}}", "", &two),
             ("<|python_tag|>{\"name\": \"f\", \"parameters\": {\"x\": 1}}\n{\"name\": \"g\"}", "", &two),
             ("<function=f>{\"x\": 1}</function><function=g>{}</function>", "", &two),
+            ("I look. <function=f>{\"x\": 1}</function>And <function=g>{}</function> now.", "I look. And  now.", &two),
             (
                 "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\": \"{}\"}]",
                 "",
