@@ -54,6 +54,24 @@ fn nothing_there() {
     place.fails(1, "bench nothing", &["cannot read nothing", "check the path"]);
 }
 
+/// Names as other programs fetch models by, in place of a path.
+#[test]
+fn names_that_are_not_fetched() {
+    let place = with_output(Place::new());
+    place.write("here/model.gguf", "");
+    let names = ["llama3.2", "smollm2:135m", "hf.co/foo/bar:Q4_K_M", "owner/name", "https://example.org/model.gguf"];
+    for name in names {
+        let words = [&format!("cannot read {name}"), "not fetched by name", "shadowllm demo"];
+        for command in ["run", "inspect", "pack -o other.sllm"] {
+            place.fails(1, &format!("{command} {name}"), &words.map(|w| w as &str));
+        }
+    }
+    for path in ["nothing.gguf", "./nothing", "here/nothing", "/nothing/at/all", "nothing.sllm"] {
+        let run = place.run(&format!("run {path} -p hi"));
+        assert!(run.err.contains("check the path") && !run.err.contains("by name"), "{path}: {}", run.err);
+    }
+}
+
 #[test]
 fn neither_folder_nor_gguf() {
     let place = with_output(image("opt"));

@@ -47,7 +47,7 @@ pub enum Skipping {
 /// # Errors
 /// When the path is none of them, or packing fails.
 pub fn image_for(path: &Path, skipping: Skipping, note: &mut dyn FnMut(&str), progress: Progress) -> Result<PathBuf> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    let meta = std::fs::metadata(path).map_err(|e| import::unreadable(path, e))?;
     if meta.is_file() && !import::begins_with(path, b"GGUF") {
         return Ok(path.to_owned());
     }

@@ -10,6 +10,7 @@ use shadowllm_core::image::{Entry, GLOBAL, SectionKind, Storage};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
+use shadowllm_tools::import;
 use shadowllm_tools::shipped::calibration;
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub fn inspect(o: &Options) -> Result<()> {
         }
         return inspect_source(&o.model, o.json);
     }
+    std::fs::metadata(&o.model).map_err(|e| import::unreadable(&o.model, e))?;
     let model = LoadedModel::open(&o.model, None)?;
     if o.verify {
         verify(&model)?;

@@ -191,7 +191,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
 /// # Errors
 /// As [`open`], and when the model does not take texts of this length.
 pub fn open_for(path: &Path, context: Option<usize>) -> Result<Box<dyn Source>> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    let meta = std::fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if meta.is_dir() {
         return Ok(Box::new(HfSource::open(&snapshot(path).unwrap_or_else(|| path.to_owned()), context)?));
     }
@@ -202,6 +202,29 @@ pub fn open_for(path: &Path, context: Option<usize>) -> Result<Box<dyn Source>> 
         return Err(Error::file(path, "is a part of a model: name its folder, which has the config.json"));
     }
     Ok(Box::new(GgufSource::open(path, context)?))
+}
+
+/// The error about a path that cannot be read. Of a name as other programs fetch models by (`llama3.2`, `owner/model`, an
+/// address), it says that this is none of a file.
+pub fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    let name = path.to_string_lossy();
+    if source.kind() != std::io::ErrorKind::NotFound || !fetched_elsewhere(&name) {
+        return Error::io("read", path, source);
+    }
+    Error::Other(format!(
+        "cannot read {name}: there is no such file or folder (check the path). Models are files here and are not fetched \
+         by name: download a .gguf, or a Hugging Face folder, and name its path; shadowllm demo fetches one"
+    ))
+}
+
+/// Whether something that does not exist looks less like a path than like the name of a model.
+fn fetched_elsewhere(name: &str) -> bool {
+    // A colon at 1 is that of a drive.
+    let tagged = name.rfind(':').is_some_and(|at| at > 1);
+    let ending = [".gguf", ".sllm"].iter().any(|ending| name.ends_with(ending));
+    let rooted = name.starts_with(['.', '/', '\\', '~']);
+    let first = name.split('/').next().unwrap_or_default();
+    tagged || !(ending || rooted || Path::new(first).exists())
 }
 
 /// The newest snapshot in a folder of Hugging Face's cache (`models--owner--name`).
