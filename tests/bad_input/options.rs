@@ -28,7 +28,19 @@ fn habits() {
     wrong("pull smollm2", &["models are files here"]);
     wrong("quantize a b", &["shadowllm pack FILE.gguf --format"]);
     wrong(&format!("{RUN} --n-gpu-layers 9"), &["everything runs on the CPU"]);
-    wrong(&format!("{RUN} -ngl 9"), &["everything runs on the CPU"]);
+    wrong(&format!("{RUN} -ngl 9"), &["there is no option -ngl", "everything runs on the CPU"]);
+    wrong(&format!("{RUN} -n 4 -ngl 9"), &["there is no option -ngl", "everything runs on the CPU"]);
+    wrong("run -hf owner/name", &["there is no option -hf", "not fetched by name"]);
+    wrong(&format!("{RUN} -cnv"), &["there is no option -cnv", "a chat"]);
+    wrong(&format!("{RUN} -sys Be-brief"), &["there is no option -sys", "--system TEXT"]);
+    wrong(&format!("{RUN} --lora x"), &["'--lora'", "not supported"]);
+    wrong(&format!("{RUN} --chat-template chatml"), &["model's own chat template", "--raw"]);
+    wrong(&format!("{RUN} --mlock"), &["--in-memory"]);
+    wrong("server", &["there is no server"]);
+    wrong("show brown.sllm", &["shadowllm inspect MODEL"]);
+    wrong("ps", &["there is no server"]);
+    wrong("embed brown.sllm", &["not computed"]);
+    wrong("-m brown.sllm", &["shadowllm run -m MODEL"]);
     wrong("tokenize brown.sllm", &["give a text to tokenize"]);
     wrong("tokenize brown.sllm word --chat", &["no chat template", "leave --chat out"]);
     wrong("cache clear nothing.sllm", &["the cache has no entry nothing.sllm", "cache list"]);
@@ -41,6 +53,11 @@ fn habits_that_work() {
     let other = place.works("run -m brown.sllm -p hello -n 4 --temp 0 -c 64 -s 1 --repeat-penalty 1");
     assert_eq!(plain.out, other.out);
     assert_eq!(place.works("chat brown.sllm hello --max-tokens 4 --greedy").out, plain.out);
+    assert_eq!(
+        place.works("run brown.sllm hello -n 9 --n-predict 4 --greedy").out,
+        plain.out,
+        "the last number counts"
+    );
     let ids = place.works("tokenize brown.sllm hello").out;
     place.write("ids.json", &ids);
     place.works("logits brown.sllm --ids ids.json -o l.safetensors");
@@ -166,7 +183,8 @@ fn sampling() {
     wrong(&format!("{RUN} --min-p -1"), &["min-p must be at least 0 and below 1"]);
     wrong(&format!("{RUN} --repetition-penalty 0"), &["repetition penalty must be above 0"]);
     wrong(&format!("{RUN} --repetition-penalty -2"), &["repetition penalty must be above 0"]);
-    wrong(&format!("{RUN} -n -1"), &["'-1'"]);
+    wrong(&format!("{RUN} -n -1"), &["'-1'", "a number of tokens", "--context"]);
+    wrong(&format!("{RUN} --seed -1"), &["'-1'", "leave it out"]);
     wrong(&format!("{RUN} -n 99999999999999999999"), &["invalid value"]);
 }
 

@@ -32,7 +32,7 @@ mod setup;
 mod tasks;
 mod tokenize;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shadowllm_host::Error;
 use std::process::ExitCode;
@@ -116,9 +116,20 @@ enum Command {
     Cache(cache::Options),
 }
 
+const NO_SERVER: &str = "there is no server; shadowllm run MODEL is a chat, and include/shadowllm.h is for programs";
+const ON_CPU: &str = "everything runs on the CPU: leave it out";
+const BY_PATH: &str = "models are files here and are not fetched by name: download a .gguf, or a Hugging Face folder, and name its \
+    path; shadowllm demo fetches one";
+const CHATS: &str = "run without a prompt is a chat: leave it out";
+
 /// Commands and options of other programs that do not exist here, with what to use instead.
-const HABITS: [(&str, &str); 11] = [
-    ("serve", "there is no server; shadowllm run MODEL is a chat, and include/shadowllm.h is for programs"),
+const HABITS: [(&str, &str); 28] = [
+    ("serve", NO_SERVER),
+    ("server", NO_SERVER),
+    ("ps", "there is no server, so no model stays in memory when a command has ended"),
+    ("show", "shadowllm inspect MODEL"),
+    ("embed", "embeddings of texts are not computed here"),
+    ("embedding", "embeddings of texts are not computed here"),
     (
         "pull",
         "models are files here: shadowllm run FILE.gguf, or a folder from Hugging Face; shadowllm demo fetches one",
@@ -129,17 +140,39 @@ const HABITS: [(&str, &str); 11] = [
     ("quantize", "shadowllm pack FILE.gguf --format q4_0 -o FILE.sllm"),
     ("convert", "shadowllm pack FOLDER -o FILE.sllm"),
     ("perplexity", "shadowllm eval MODEL --text FILE"),
-    ("--n-gpu-layers", "everything runs on the CPU: leave it out"),
-    // Of `-ngl`.
-    ("gl", "everything runs on the CPU: leave it out"),
-    ("--interactive", "run without a prompt is a chat: leave it out"),
+    ("-m", "shadowllm run -m MODEL"),
+    ("-p", "shadowllm run MODEL -p PROMPT"),
+    ("--n-gpu-layers", ON_CPU),
+    ("-ngl", ON_CPU),
+    ("--interactive", CHATS),
+    ("-cnv", CHATS),
+    ("--conversation", CHATS),
+    ("-no-cnv", "a prompt (-p) has one answer, and --raw continues it as plain text: leave it out"),
+    ("-sys", "--system TEXT"),
+    ("-hf", BY_PATH),
+    ("-hfr", BY_PATH),
+    ("--hf-repo", BY_PATH),
+    ("--lora", "adapters are not supported: merge it into the model before it is packed"),
+    ("--chat-template", "the model's own chat template is used; --raw goes without one"),
+    ("--mlock", "--in-memory"),
 ];
+
+/// Whether this is an option of several letters after one dash that was given. It is read as an option of one letter and its
+/// value (`-ngl` as `-n gl`), or as a question for help (`-hf`).
+fn run_together(habit: &str) -> bool {
+    let letters = habit.len() > 2 && habit.starts_with('-') && !habit.starts_with("--");
+    letters && std::env::args_os().skip(1).take_while(|a| a != "--").any(|a| a == habit)
+}
 
 /// Adds what to use instead of other programs' commands and options.
 fn with_habits(mut error: clap::Error) -> clap::Error {
     let wrong = [ContextKind::InvalidSubcommand, ContextKind::InvalidValue, ContextKind::InvalidArg];
     let wrong = wrong.into_iter().find_map(|kind| error.get(kind));
     let wrong = wrong.map(ToString::to_string).unwrap_or_default();
+    if let Some((habit, instead)) = HABITS.iter().find(|(habit, _)| run_together(habit)) {
+        return Cli::command()
+            .error(ErrorKind::UnknownArgument, format!("there is no option {habit}\n\n  tip: {instead}"));
+    }
     if let Some((_, instead)) = HABITS.iter().find(|(habit, _)| *habit == wrong) {
         error.remove(ContextKind::SuggestedSubcommand);
         error.remove(ContextKind::SuggestedArg);

@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(short, long, allow_hyphen_values = true)]
     file: Option<PathBuf>,
     /// Tokens to generate at most.
-    #[arg(short, long = "max-tokens", aliases = ["predict", "n-predict"],
+    #[arg(short, long = "max-tokens", aliases = ["predict", "n-predict"], value_parser = tokens, overrides_with = "n",
         default_value_t = shadowllm_host::Options::default().max_tokens)]
     n: usize,
     /// Continue the prompt as plain text, even if the model has a chat template.
@@ -80,7 +80,7 @@ pub struct Sampling {
     #[arg(long, help_heading = SAMPLING)]
     greedy: bool,
     /// Seed of the random choice; from the clock by default.
-    #[arg(short, long, help_heading = SAMPLING)]
+    #[arg(short, long, value_parser = seed, help_heading = SAMPLING)]
     seed: Option<u64>,
     /// Divides the logits; 0 is greedy.
     #[arg(long, alias = "temp", default_value_t = SamplerOptions::default().temperature, conflicts_with = "greedy", help_heading = SAMPLING)]
@@ -115,6 +115,14 @@ pub struct Sampling {
     /// Number of last tokens in which repetitions are looked for; 0 for all.
     #[arg(long, default_value_t = Dry::default().last, help_heading = SAMPLING)]
     dry_penalty_last_n: usize,
+}
+
+fn tokens(text: &str) -> std::result::Result<usize, String> {
+    text.parse().map_err(|_| "a number of tokens; --context limits them too".into())
+}
+
+fn seed(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| "a number from 0; leave it out for another one each time".into())
 }
 
 fn samples(text: &str) -> std::result::Result<usize, String> {
