@@ -122,9 +122,14 @@ impl DialOptions {
         let uncalibrated = |d: &&Dial| matches!(d.policy, Policy::PromptInput | Policy::Prompt);
         if let Some(dial) = dials.iter().find(uncalibrated) {
             let (file, policy) = (model.path().display(), dial.policy.name());
-            print::note(format_args!(
-                "{file} is not calibrated: policy {policy} is used; shadowllm calibrate finds better"
-            ));
+            let costs = match dial.policy {
+                Policy::Prompt => {
+                    ", which costs models with a gated FFN (most) much quality: pack --layout input allows prompt-input, \
+                     and shadowllm calibrate finds better"
+                }
+                _ => "; shadowllm calibrate finds better",
+            };
+            print::note(format_args!("{file} is not calibrated: policy {policy} is used{costs}"));
         }
         Ok(dials)
     }
