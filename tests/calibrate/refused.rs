@@ -69,7 +69,13 @@ fn densities() {
         place.fails(2, &format!("logits model.sllm --ids ids.json -o l --policy random --density {density}"), &words);
         place.fails(2, &format!("bench model.sllm -p 1 -n 1 --policy random --density {density}"), &words);
     }
-    place.fails(2, &format!("{RUN} --density much"), &["'much'", "--density"]);
+    place.fails(2, &format!("{RUN} --density much"), &["'much'", "--density", "0.8 or 80%"]);
+    let read = |density: &str| {
+        let run = place.works(&format!("{RUN} --greedy --policy random --density {density} --json"));
+        serde_json::from_str::<serde_json::Value>(&run.out).unwrap()["figures"]["bytes_per_token"].clone()
+    };
+    assert!(read("60%") == read("0.6") && read("60%") != read("1"));
+    place.fails(2, &format!("{RUN} --max-loss 1"), &["1 is 100%", "write 1%"]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(short, long = "max-tokens")]
     n: Option<usize>,
     /// Density of the second answer; 0.75 by default, 0.5 for the model that ships.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::dial::density)]
     density: Option<f32>,
     /// Threads; one per core by default.
     #[arg(short, long, help_heading = MACHINE)]

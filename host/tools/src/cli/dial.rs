@@ -18,9 +18,9 @@ pub struct DialOptions {
     // Its help lists the policies.
     #[arg(long, value_delimiter = ',', value_parser = policy, help_heading = SKIPPING, help = "How what is read is chosen", long_help = policies_help())]
     policy: Vec<Policy>,
-    /// Share of the skippable weight bytes that is read, above 0 and at most 1; without --policy, the policy is auto,
+    /// Share of the skippable weight bytes that is read, above 0 and at most 1 (0.8, or 80%); without --policy, the policy is auto,
     /// or for a model that is not calibrated one that needs no calibration.
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, help_heading = SKIPPING)]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, value_parser = density, help_heading = SKIPPING)]
     density: Vec<f32>,
     /// Choose heads and neurons once in this number of tokens; 0 chooses once per prompt.
     #[arg(long, default_value_t = 1, help_heading = SKIPPING)]
@@ -56,6 +56,15 @@ fn policies_help() -> String {
 pub fn policy(name: &str) -> std::result::Result<Policy, String> {
     let names: Vec<&str> = choosable().map(Policy::name).collect();
     choosable().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+/// A density, from "0.8" or "80%"; its range is checked where it is used.
+pub fn density(text: &str) -> std::result::Result<f32, String> {
+    let density = match text.strip_suffix('%') {
+        Some(percent) => percent.parse().map(|x: f32| x / 100.0),
+        None => text.parse(),
+    };
+    density.map_err(|_| "a share such as 0.8 or 80%".into())
 }
 
 fn allocation(name: &str) -> std::result::Result<Allocation, String> {

@@ -43,7 +43,12 @@ fn loss(text: &str) -> std::result::Result<f32, String> {
         None => text.parse(),
     };
     let share = number.ok().filter(|x| *x >= 0.0 && x.is_finite());
-    share.ok_or_else(|| "a share such as 1% or 0.01".into())
+    let share = share.ok_or("a share such as 1% or 0.01")?;
+    // Who writes 1 means one percent, not a perplexity twice as large.
+    if share >= 1.0 && !text.ends_with('%') {
+        return Err(format!("{text} is {0:.0}%: write {text}% for a hundredth of it, or {0:.0}%", 100.0 * share));
+    }
+    Ok(share)
 }
 
 impl PaceOptions {
@@ -142,6 +147,8 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert!(loss("1%").unwrap() == 0.01 && loss("0.02").unwrap() == 0.02 && loss("0").unwrap() == 0.0);
-        assert!(["-1%", "x", "nan", "%", "inf"].iter().all(|text| loss(text).is_err()));
+        assert!(loss("150%").unwrap() == 1.5, "a sign shows what is meant");
+        assert!(loss("1").unwrap_err().contains("write 1%"));
+        assert!(["-1%", "x", "nan", "%", "inf", "1", "5"].iter().all(|text| loss(text).is_err()));
     }
 }
