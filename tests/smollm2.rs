@@ -83,6 +83,11 @@ fn the_default_layout_and_the_predictor_that_ships() {
         packed.out,
         packed.err
     );
+    // The file's size with the predictor, and the model's own numbers without the sketch, a copy.
+    let size = format!("m.sllm: {:.1} MB\n", place.read("m.sllm").len() as f64 / 1e6);
+    assert!(packed.out.starts_with(&size) && packed.out.contains("sketch"), "{size}{}", packed.out);
+    let inspected: Value = serde_json::from_str(&place.works("inspect m.sllm --json").out).unwrap();
+    assert_eq!(inspected["parameters"], 134_515_008 + 32, "those of the model, and rotary frequencies");
     let answer = place.works("run m.sllm Hello -n 4 --greedy --density 0.8 --json");
     let value: Value = serde_json::from_str(&answer.out).unwrap();
     assert_ne!(value["policy"], "off");

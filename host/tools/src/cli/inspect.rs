@@ -6,7 +6,7 @@ use crate::print;
 use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::image::roles::ROLES;
-use shadowllm_core::image::{Entry, GLOBAL, SectionKind, Storage};
+use shadowllm_core::image::{Entry, GLOBAL, Role, SectionKind, Storage};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
@@ -88,7 +88,7 @@ fn describe(model: &LoadedModel) -> Result<Value> {
         "file_bytes": model.file_bytes(),
         "architecture": architecture(image.arch()),
         "weight_bytes_per_token": model.model().weight_bytes_per_token(),
-        "parameters": parameters(model.model()),
+        "parameters": parameters(model.model()).0,
         "tokenizer": image.section_info(SectionKind::Tokenizer).len > 0,
         "calibrated": image.section_info(SectionKind::Predictor).len > 0,
         "chat_template": !Template::of(model)?.is_empty(),
@@ -98,9 +98,10 @@ fn describe(model: &LoadedModel) -> Result<Value> {
     }))
 }
 
-/// Numbers in matrices and vectors.
-fn parameters(model: &shadowllm_core::Model) -> usize {
-    model.image().entries().map(|e| e.rows * e.cols * e.experts.max(1)).sum()
+/// Numbers in matrices and vectors, and their bytes; without the sketch, which is a copy.
+fn parameters(model: &shadowllm_core::Model) -> (usize, usize) {
+    let own = model.image().entries().filter(|e| e.role != Role::OutputSketch);
+    own.fold((0, 0), |(n, bytes), e| (n + e.rows * e.cols * e.experts.max(1), bytes + e.bytes()))
 }
 
 fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
@@ -111,8 +112,8 @@ fn print_table(model: &LoadedModel, value: &Value) -> Result<()> {
         let key = print::harmless(key, false);
         print::line(format_args!("  {key:<14} {text}"))?;
     }
-    let parameters = parameters(model.model());
-    let bits = 8.0 * model.file_bytes() as f64 / parameters.max(1) as f64;
+    let (parameters, bytes) = parameters(model.model());
+    let bits = 8.0 * bytes as f64 / parameters.max(1) as f64;
     print::line(format_args!("  {:<14} {:.1} million, {bits:.2} bits each", "parameters", parameters as f64 / 1e6))?;
     for key in ["tokenizer", "chat_template", "calibrated"] {
         print::line(format_args!("  {key:<14} {}", if value[key] == true { "yes" } else { "no" }))?;

@@ -169,7 +169,9 @@ fn millions(n: u64) -> f64 {
 
 /// Shows what was written, how the source's numbers were converted, and the cost.
 fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
-    print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(packed.bytes)))?;
+    // With a predictor, the file is larger than what was packed.
+    let bytes = std::fs::metadata(&o.output).map_or(packed.bytes, |meta| meta.len());
+    print::line(format_args!("{}: {:.1} MB", o.output.display(), millions(bytes)))?;
     for b in &packed.became {
         let how = match b.kept {
             Kept::All => "the same numbers",
