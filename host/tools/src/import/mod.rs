@@ -241,8 +241,9 @@ pub fn no_tokenizer(source: &Path) -> String {
     let name = source.display();
     if source.is_dir() {
         return format!(
-            "{name} has no tokenizer.json, so the image cannot read or write text (tokenizer.model, vocab.json and \
-             merges.txt are not read: Python's AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one)"
+            "{name} has neither tokenizer.json nor tokenizer.model, so the image cannot read or write text (vocab.json and \
+             merges.txt are not read: Python's AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a \
+             tokenizer.json)"
         );
     }
     format!("{name} has no tokenizer, so the image cannot read or write text")
