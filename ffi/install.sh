@@ -16,6 +16,15 @@ prefix=$(cd "${DESTDIR-}$1" && pwd)
 # The folder after installation: without the one that packagers put in front.
 final=$prefix
 if [ -n "${DESTDIR-}" ]; then final=$1; fi
+# Asked before building, which takes minutes.
+folders=(include lib/pkgconfig lib/cmake/shadowllm)
+if [ "${SHADOWLLM_COMMAND-yes}" != no ]; then folders+=(bin); fi
+for folder in "${folders[@]}"; do
+  if ! mkdir -p "$prefix/$folder" || ! [ -w "$prefix/$folder" ] || ! [ -w "$prefix/${folder%%/*}" ]; then
+    echo "$prefix/$folder cannot be written: name a folder of your own, such as ~/.local, or run this as root" >&2
+    exit 1
+  fi
+done
 cd "$(dirname "$0")/.."
 features=${SHADOWLLM_FEATURES-grammar}
 target=${CARGO_TARGET_DIR:-target}
@@ -28,13 +37,11 @@ cargo build -p shadowllm-ffi --profile library --no-default-features --features 
 if [ "${SHADOWLLM_COMMAND-yes}" != no ]; then
   # shellcheck disable=SC2086
   cargo build ${SHADOWLLM_SCOPE--p shadowllm-tools} --bin shadowllm --release
-  mkdir -p "$prefix/bin"
   cp "$target/release/shadowllm" "$prefix/bin/"
 fi
 cargo rustc -p shadowllm-ffi --profile embedded --no-default-features --lib --crate-type staticlib
 
 lib=$prefix/lib
-mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/shadowllm"
 cp include/shadowllm.h include/shadowllm.hpp "$prefix/include/"
 cp "$target/library/libshadowllm.a" "$lib/libshadowllm.a"
 cp "$target/embedded/libshadowllm.a" "$lib/libshadowllm-embedded.a"
