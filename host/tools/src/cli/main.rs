@@ -69,7 +69,7 @@ enum Command {
     #[command(
         alias = "chat",
         after_help = "Examples:\n  shadowllm run smollm2.sllm 'Why is the sky blue?' -n 64\n  \
-        shadowllm run smollm2.sllm            # chat; Ctrl-C stops an answer, /help lists commands\n  \
+        shadowllm run smollm2.sllm            # chat; /help lists commands\n  \
         shadowllm run smollm2.sllm --density 0.8   # reads less\n  \
         echo 'Why is the sky blue?' | shadowllm run smollm2.sllm -f -\n  \
         shadowllm run model.gguf --raw -p 'Once upon a time' --greedy"
@@ -77,18 +77,18 @@ enum Command {
     Run(Box<run::Options>),
     /// Show the token ids of a text.
     #[command(after_help = "Examples:\n  shadowllm tokenize smollm2.sllm 'Why is the sky blue?' --pieces\n  \
-        shadowllm tokenize smollm2.sllm -f text.txt > ids.json && \
+        shadowllm tokenize smollm2.sllm -f text.txt > ids.json && \\\n    \
         shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors")]
     Tokenize(tokenize::Options),
     /// Write the logits of given token ids to a safetensors file.
     #[command(
-        after_help = "Example:\n  echo '[1, 2, 3]' > ids.json && shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors"
+        after_help = "Example:\n  echo '[1, 2, 3]' > ids.json && \\\n    shadowllm logits smollm2.sllm --ids ids.json -o logits.safetensors"
     )]
     Logits(logits::Options),
     /// Measure the perplexity of a text, or the accuracy on task sets.
     #[command(
         after_help = "Examples:\n  shadowllm eval smollm2.sllm --text book.txt --window 512 --max-windows 40\n  \
-        shadowllm eval smollm2.sllm --text book.txt --policy input,gate --density 0.9,0.7,0.5\n  \
+        shadowllm eval smollm2.sllm --text book.txt --policy input,gate \\\n    --density 0.9,0.7,0.5\n  \
         shadowllm eval smollm2.sllm --tasks all --limit 200 --json\n  \
         shadowllm eval smollm2.sllm --tasks piqa,arc_easy --tasks-dir unpacked-wheel"
     )]
@@ -96,14 +96,14 @@ enum Command {
     /// Learn from a text what a model's tokens need, and write it into a copy of the image.
     #[cfg(feature = "calibrate")]
     #[command(
-        after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 -o smollm2-sparse.sllm"
+        after_help = "Example:\n  shadowllm calibrate smollm2.sllm --text book.txt --tokens 200000 \\\n    -o smollm2-sparse.sllm"
     )]
     Calibrate(calibrate::Options),
     /// Show on one page what skipping costs and saves, the time of a token by density, what is used, and how good
     /// predictors are.
     #[command(after_help = "Examples:\n  shadowllm report smollm2-sparse.sllm --text book.txt -o report.html\n  \
-        shadowllm report smollm2-sparse.sllm --text a.txt --text b.txt --policy input,gate,shadow \
-        --density 0.8,0.5 -o report.html --data report.csv")]
+        shadowllm report smollm2-sparse.sllm --text a.txt --text b.txt \\\n    \
+        --policy input,gate,shadow --density 0.8,0.5 \\\n    -o report.html --data report.csv")]
     Report(report::Options),
     /// Measure prefill and decode speed.
     #[command(after_help = "Example:\n  shadowllm bench smollm2.sllm -p 512 -n 128 -t 1,2 -r 5 --json")]
@@ -254,6 +254,22 @@ fn command() -> ExitCode {
                     }
                 );
             ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line that a terminal of 80 columns breaks would be two commands when it is pasted.
+    #[test]
+    fn examples_can_be_pasted() {
+        for command in Cli::command().get_subcommands() {
+            let examples = command.get_after_help().unwrap_or_else(|| panic!("{command} has no example")).to_string();
+            let long: Vec<&str> = examples.lines().filter(|line| line.len() > 79).collect();
+            assert!(long.is_empty(), "{command}: {long:?}");
+            assert!(examples.contains("\n  shadowllm ") || examples.contains("\n    shadowllm "), "{command}");
         }
     }
 }
