@@ -1,7 +1,10 @@
 //! Options out of range, unknown names, options that contradict each other: wrong usage, exit code 2.
 
 use super::{brown, gguf};
+use safetensors::tensor::Dtype;
+use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::program::{Place, program};
+use shadowllm_tests::vectors;
 
 const RUN: &str = "run brown.sllm -p hello";
 
@@ -160,6 +163,19 @@ fn contexts() {
     wrong(&format!("{RUN} --context 257"), &["257 positions", "brown.sllm has 256", "a smaller --context"]);
     wrong(&format!("{RUN} --context 18446744073709551615"), &["positions", "a smaller --context"]);
     wrong(&format!("{RUN} --context -1"), &["'-1'"]);
+}
+
+/// A model without learned positions runs beyond those it was trained for, and a note says so.
+#[test]
+fn contexts_beyond_the_trained_one() {
+    let place = Place::new();
+    place.copy(&vectors("brown-opt/tokenizer.json"), "model/tokenizer.json");
+    let shape = Shape { d: 64, ffn: 96, heads: [2, 1, 32], vocab: 2048, layers: 1 };
+    Folder::llama(shape, false, false, &serde_json::json!({})).write(&place.path("model"), Dtype::F32, 1);
+    place.works("pack model -o model.sllm");
+    let said =
+        |context: &str| place.works(&format!("run model.sllm -p hello -n 2 {context}")).err.contains("beyond the 128");
+    assert!(said("-c 129") && !said("-c 128") && !said(""));
 }
 
 /// Models without learned positions allow longer contexts.

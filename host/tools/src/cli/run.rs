@@ -193,7 +193,13 @@ pub fn run(o: &Options) -> Result<()> {
         ..Default::default()
     };
     options.controls.check(model.model().config().vocab)?;
-    checked_context(&model, options.engine(model.model()).context, "a smaller --context")?;
+    let context = checked_context(&model, options.engine(model.model()).context, "a smaller --context")?;
+    let trained = model.model().config().max_positions;
+    if context > trained {
+        print::note(format_args!(
+            "[a context of {context} is beyond the {trained} positions that the model is for: text there may be nonsense]"
+        ));
+    }
     let model = Model::from(model);
     options.controls.grammar = rules.map(|rules| rules.grammar(&model)).transpose()?;
     let (prompt, lines) = match given {
