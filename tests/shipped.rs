@@ -91,6 +91,7 @@ fn the_demo_without_a_network() {
     // Options override the demo's defaults.
     let asked = place.works("demo --offline -n 3 --density 0.4 -p hello");
     assert!(asked.out.starts_with("> hello\n") && asked.out.contains("reading 40 %"), "{}", asked.out);
+    assert!(asked.out.contains("beside the same image read whole"), "{}", asked.out);
 }
 
 /// A speed chooses policy and density; the rest of the dial is what the user gave.
