@@ -72,6 +72,23 @@ fn habits_that_work() {
     );
 }
 
+/// Each kind of use has an image of its own in the cache, and the list tells them apart.
+#[test]
+fn images_in_the_cache() {
+    let place = Place::new();
+    place.copy(&vectors("brown-opt"), "model");
+    place.works("run model -p hello -n 1");
+    place.works("run model -p hello -n 1 --density 0.8");
+    let shown = place.works("cache list").out;
+    for layout in ["dense", "neuron"] {
+        assert!(shown.contains(&format!("layout {layout}, from Hugging Face folder model,")), "{layout}: {shown}");
+    }
+    let listed: serde_json::Value = serde_json::from_str(&place.works("cache list --json").out).unwrap();
+    let layouts: Vec<_> =
+        listed["kept"].as_array().unwrap().iter().map(|row| row["layout"].as_str().unwrap()).collect();
+    assert!(layouts.len() == 2 && layouts.contains(&"dense"), "{listed}");
+}
+
 /// A density without a policy: for a model that is not calibrated, a policy that needs no calibration is used, and the
 /// output says so.
 #[test]
