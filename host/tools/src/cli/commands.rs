@@ -4,6 +4,8 @@ use crate::dial::suited;
 use crate::print;
 use shadowllm_core::sparsity::Policy;
 use shadowllm_host::{Chat, Error, Result, SamplerOptions};
+use shadowllm_tools::output::Output;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// The meaning of a line.
@@ -135,7 +137,10 @@ fn file(name: &str, command: &str) -> Result<PathBuf> {
 fn save(chat: &Chat, name: &str) -> Result<()> {
     let path = file(name, "save")?;
     let saved = chat.save()?;
-    std::fs::write(&path, &saved).map_err(|e| Error::io("write", &path, e))?;
+    // An earlier one stays until this one is whole.
+    let mut output = Output::create(&path)?;
+    output.file().write_all(&saved).map_err(|e| Error::io("write to", &path, e))?;
+    output.finish()?;
     print::note(format_args!(
         "[{} messages saved, {:.1} MB: /load {name} continues]",
         chat.messages().len(),
@@ -162,4 +167,30 @@ fn temperature(chat: &mut Chat, words: &str) -> Result<()> {
     chat.set_sampling(options)?;
     print::note(format_args!("[temperature {temperature}]"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shadowllm_host::{Model, Options};
+
+    /// A saved chat takes the place of an earlier one when it is whole, and does not write over it.
+    #[test]
+    fn a_chat_is_saved_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let [kept, linked] = ["kept", "linked"].map(|name| folder.path().join(name));
+        std::fs::write(&kept, "an earlier one").unwrap();
+        std::fs::hard_link(&kept, &linked).unwrap();
+        let model = Model::open("../models/story.sllm").unwrap();
+        let mut chat = model.chat(Options { max_tokens: 4, threads: Some(1), ..Options::default() }).unwrap();
+        let _ = chat.ask("What color is the sky?").unwrap().complete().unwrap();
+        save(&chat, kept.to_str().unwrap()).unwrap();
+        let said = chat.messages().to_vec();
+        chat.clear();
+        load(&mut chat, kept.to_str().unwrap()).unwrap();
+        assert_eq!(chat.messages(), said);
+        assert_eq!(std::fs::read(&linked).unwrap(), b"an earlier one");
+        let error = save(&chat, folder.path().to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("is a folder"), "{error}");
+    }
 }
