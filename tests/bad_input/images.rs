@@ -89,8 +89,8 @@ fn damaged_weights_when_asked_to_verify() {
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     place.write("x.sllm", bytes);
-    place.fails(1, "inspect x.sllm --verify", &["x.sllm: section weights is damaged", "copy or pack it again"]);
-    place.fails(1, "inspect x.sllm --verify --json", &["x.sllm: section weights is damaged"]);
+    place.fails(1, "inspect x.sllm --verify", &["x.sllm: its weights section is damaged", "copy or pack it again"]);
+    place.fails(1, "inspect x.sllm --verify --json", &["x.sllm: its weights section is damaged"]);
     // The other commands read the damaged bytes as they are; with --verify they compare checksums first.
     place.write("ids.json", "[1]");
     let logits = "logits x.sllm --ids ids.json -o l.safetensors";

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::image::{Entry, GLOBAL, Role, SectionKind, Storage};
-use shadowllm_host::model::LoadedModel;
+use shadowllm_host::model::{LoadedModel, Loading};
 use shadowllm_host::text::Template;
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::import;
@@ -36,10 +36,7 @@ pub fn inspect(o: &Options) -> Result<()> {
         return inspect_source(&o.model, o.json);
     }
     std::fs::metadata(&o.model).map_err(|e| import::unreadable(&o.model, e))?;
-    let model = LoadedModel::open(&o.model, None)?;
-    if o.verify {
-        verify(&model)?;
-    }
+    let model = LoadedModel::open_with(&o.model, Loading { verify: o.verify, ..Loading::default() })?;
     let mut value = describe(&model)?;
     if o.json {
         if o.verify {
@@ -49,17 +46,6 @@ pub fn inspect(o: &Options) -> Result<()> {
     }
     print_table(&model, &value)?;
     if o.verify { print::line("\n  verified: every section has its checksum") } else { Ok(()) }
-}
-
-fn verify(model: &LoadedModel) -> Result<()> {
-    let image = model.model().image();
-    for kind in SectionKind::ALL {
-        if crc32fast::hash(image.section(kind)) != image.section_info(kind).crc {
-            let message = format!("section {} is damaged (checksum mismatch): copy or pack it again", kind.name());
-            return Err(Error::file(model.path(), message));
-        }
-    }
-    Ok(())
 }
 
 fn describe(model: &LoadedModel) -> Result<Value> {
