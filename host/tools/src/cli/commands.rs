@@ -3,8 +3,9 @@
 use crate::dial::suited;
 use crate::print;
 use shadowllm_core::sparsity::Policy;
+use shadowllm_host::map::map_file;
 use shadowllm_host::{Chat, Error, Result, SamplerOptions};
-use shadowllm_tools::output::Output;
+use shadowllm_tools::output::{Output, refuse_overwrite};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -136,6 +137,7 @@ fn file(name: &str, command: &str) -> Result<PathBuf> {
 
 fn save(chat: &Chat, name: &str) -> Result<()> {
     let path = file(name, "save")?;
+    refuse_overwrite(&path, &[chat.session().model().file().path().to_owned()])?;
     let saved = chat.save()?;
     // An earlier one stays until this one is whole.
     let mut output = Output::create(&path)?;
@@ -151,8 +153,8 @@ fn save(chat: &Chat, name: &str) -> Result<()> {
 
 fn load(chat: &mut Chat, name: &str) -> Result<()> {
     let path = file(name, "load")?;
-    let saved = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-    chat.load(&saved)?;
+    // Mapped, which refuses a pipe instead of waiting for it.
+    chat.load(&map_file(&path)?.0)?;
     for message in chat.messages() {
         print::line(format_args!("{}: {}", message.role, message.content.trim()))?;
     }
@@ -192,5 +194,19 @@ mod tests {
         assert_eq!(std::fs::read(&linked).unwrap(), b"an earlier one");
         let error = save(&chat, folder.path().to_str().unwrap()).unwrap_err().to_string();
         assert!(error.contains("is a folder"), "{error}");
+        // Neither the model itself nor a pipe.
+        let model = folder.path().join("model.sllm");
+        std::fs::copy("../models/story.sllm", &model).unwrap();
+        let chat = Model::open(&model).unwrap().chat(Options { threads: Some(1), ..Options::default() }).unwrap();
+        let error = save(&chat, model.to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("would replace"), "{error}");
+        #[cfg(unix)]
+        {
+            let pipe = folder.path().join("pipe");
+            assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            let mut chat = chat;
+            let error = load(&mut chat, pipe.to_str().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("is a pipe"), "{error}");
+        }
     }
 }
