@@ -130,7 +130,7 @@ fn a_thought_is_one_whatever_was_read_before() {
     let tokenizer = String::from_utf8(place.read("model/tokenizer.json")).unwrap();
     place.write("model/tokenizer.json", tokenizer.replace("<pad>", "<think>").replace("</s>", "</think>"));
     pack_to(&place.path("model"), shadowllm_core::Format::F32, &place.path("model.sllm"));
-    let model = Model::open(&place.path("model.sllm")).unwrap();
+    let model = Model::open(place.path("model.sllm")).unwrap();
     let prompt = [100, 0, 50];
     for known in 0..prompt.len() {
         let mut session = model.session(Options { max_tokens: 3, threads: Some(1), ..Options::default() }).unwrap();
