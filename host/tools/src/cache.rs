@@ -40,7 +40,7 @@ pub enum Skipping {
 }
 
 /// The image for a model given as image, GGUF file or Hugging Face folder: the latter two are first packed into the
-/// cache, once, under a name that depends on their size and date. If parts of layers are skipped, the image's layout is the
+/// cache, once, under a name that depends on the sizes and dates of their files. If parts of layers are skipped, the image's layout is the
 /// one that allows it, with the predictor that ships for the model, if any; else the layout is the one that is read
 /// fastest. If anything is skipped, the output matrix has a sketch where that saves bytes.
 ///
@@ -123,7 +123,7 @@ fn packed_in(
     progress: Progress,
 ) -> Result<PathBuf> {
     let id = format!("{formats:?} {arrangement:?} {:08x}", predictor.map_or(0, crc32fast::hash));
-    let target = folder.join(cache_name(path, &id)?);
+    let target = folder.join(cache_name(path, source, &id)?);
     // An image that was damaged since is packed again.
     if LoadedModel::open(&target, None).is_ok() {
         return Ok(target);
@@ -142,26 +142,23 @@ fn packed_in(
     Ok(target)
 }
 
-/// Name in the cache: the source's name and a hash of path, size and date, and of `how` it is packed.
-fn cache_name(path: &Path, how: &str) -> Result<String> {
+/// Name in the cache: the source's name and a hash of its path, of the names, sizes and dates of all files that belong to
+/// it, and of `how` it is packed.
+fn cache_name(path: &Path, source: &dyn Source, how: &str) -> Result<String> {
     let mut hash = crc32fast::Hasher::new();
     hash.update(how.as_bytes());
-    let full = std::fs::canonicalize(path).map_err(|e| Error::io("read", path, e))?;
-    hash.update(full.as_os_str().as_encoded_bytes());
+    // Behind one path there may be another folder later: the cache of Hugging Face has one for each version.
+    for path in [path, source.path()] {
+        let full = std::fs::canonicalize(path).map_err(|e| Error::io("read", path, e))?;
+        hash.update(full.as_os_str().as_encoded_bytes());
+    }
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
     hash.update(&shadowllm_core::image::VERSION.to_le_bytes());
-    let files = if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(|e| Error::io("read", path, e))?;
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        files.sort();
-        files
-    } else {
-        vec![path.to_owned()]
-    };
-    for file in files {
+    for file in source.files()? {
         // A broken link is ignored: either nothing needs its file, or the error is reported where the file is read.
         let Ok(meta) = std::fs::metadata(&file) else { continue };
         let date = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
         hash.update(&meta.len().to_le_bytes());
         hash.update(&date.map_or(0, |d| d.as_nanos()).to_le_bytes());
     }
@@ -201,5 +198,36 @@ mod tests {
         assert!(LoadedModel::open(&whole, None).is_ok());
         let entries = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path());
         assert_eq!(entries.collect::<Vec<_>>(), [whole]);
+    }
+
+    /// An image of the cache is taken only for the files that it was packed from.
+    #[test]
+    fn other_files_have_another_name() {
+        let place = tempfile::tempdir().unwrap();
+        let (cache, snapshot) = (place.path().join("models--a--b"), |name: &str| format!("snapshots/{name}"));
+        let write = |name: &str, text: &str| std::fs::write(cache.join(name), text).unwrap();
+        std::fs::create_dir_all(cache.join("refs")).unwrap();
+        for name in ["old", "new"] {
+            std::fs::create_dir_all(cache.join(snapshot(name))).unwrap();
+            for file in ["config.json", "model.safetensors"] {
+                std::fs::copy(source().join(file), cache.join(snapshot(name)).join(file)).unwrap();
+            }
+        }
+        let name = || cache_name(&cache, &*import::open(&cache).unwrap(), "").unwrap();
+        write("refs/main", "old");
+        let first = name();
+        assert_eq!(name(), first);
+        // The rest of a download, and a template that was edited.
+        write("snapshots/old/chat_template.jinja", "{{ messages }}");
+        let whole = name();
+        write("snapshots/old/chat_template.jinja", "{{ messages[0] }}");
+        let edited = name();
+        // Another version: the same length, so that nothing else changes.
+        write("refs/main", "new");
+        let other = name();
+        let mut all = vec![first, whole, edited, other];
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 4, "{all:?}");
     }
 }

@@ -441,4 +441,11 @@ impl Source for HfSource {
     fn path(&self) -> &Path {
         &self.folder
     }
+
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(&self.folder).map_err(|e| Error::io("read", &self.folder, e))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        files.sort();
+        Ok(files)
+    }
 }

@@ -173,8 +173,15 @@ pub trait Source: Sync {
     }
     /// One line about the origin of the model.
     fn origin(&self) -> String;
-    /// The file or folder, for messages.
+    /// The file or folder.
     fn path(&self) -> &Path;
+    /// The files that it is read from, sorted.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        Ok(vec![self.path().to_owned()])
+    }
 }
 
 /// Opens a source of any kind.

@@ -12,7 +12,14 @@ const MOST: u64 = 9999;
 
 /// A model's files, the one with the metadata first.
 pub struct Parts {
-    files: Vec<(Mmap, Gguf)>,
+    files: Vec<Part>,
+}
+
+/// One file.
+struct Part {
+    path: PathBuf,
+    bytes: Mmap,
+    gguf: Gguf,
 }
 
 impl Parts {
@@ -21,10 +28,11 @@ impl Parts {
     /// # Errors
     /// Names the file and what is wrong with it, or the part that is missing.
     pub fn open(path: &Path) -> Result<Parts> {
-        let (bytes, gguf) = open(path)?;
+        let part = open(path)?;
+        let gguf = &part.gguf;
         let count = gguf.u64("split.count").unwrap_or(1);
         if count <= 1 {
-            return Ok(Parts { files: vec![(bytes, gguf)] });
+            return Ok(Parts { files: vec![part] });
         }
         let merge = "join the parts with llama-gguf-split --merge";
         if count > MOST {
@@ -44,7 +52,7 @@ impl Parts {
             }
             files.push(open(name)?);
         }
-        let found: usize = files.iter().map(|(_, g)| g.tensor_names().count()).sum();
+        let found: usize = files.iter().map(|part| part.gguf.tensor_names().count()).sum();
         let declared = gguf.u64("split.tensors.count").map_or(found, |n| n as usize);
         if found != declared {
             let message =
@@ -54,19 +62,24 @@ impl Parts {
         Ok(Parts { files })
     }
 
+    /// The paths of all files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|part| part.path.as_path())
+    }
+
     /// The header with the metadata.
     pub fn head(&self) -> &Gguf {
-        &self.files[0].1
+        &self.files[0].gguf
     }
 
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.files.iter().any(|(_, g)| g.has_tensor(name))
+        self.files.iter().any(|part| part.gguf.has_tensor(name))
     }
 
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().flat_map(|(_, g)| g.tensor_names())
+        self.files.iter().flat_map(|part| part.gguf.tensor_names())
     }
 
     /// A tensor and its bytes.
@@ -74,9 +87,9 @@ impl Parts {
     /// # Errors
     /// When the tensor is missing or of a type that cannot be read.
     pub fn tensor(&self, name: &str) -> std::result::Result<(Tensor<'_>, &[u8]), String> {
-        let (bytes, gguf) = self.files.iter().find(|(_, g)| g.has_tensor(name)).unwrap_or(&self.files[0]);
-        let tensor = gguf.tensor(name)?;
-        let bytes = bytes.get(tensor.range.clone()).unwrap_or_default();
+        let part = self.files.iter().find(|part| part.gguf.has_tensor(name)).unwrap_or(&self.files[0]);
+        let tensor = part.gguf.tensor(name)?;
+        let bytes = part.bytes.get(tensor.range.clone()).unwrap_or_default();
         Ok((tensor, bytes))
     }
 
@@ -99,10 +112,10 @@ impl Parts {
     }
 }
 
-fn open(path: &Path) -> Result<(Mmap, Gguf)> {
+fn open(path: &Path) -> Result<Part> {
     let bytes = map(path)?;
     let gguf = Gguf::parse(&bytes).map_err(|e| Error::file(path, e))?;
-    Ok((bytes, gguf))
+    Ok(Part { path: path.to_owned(), bytes, gguf })
 }
 
 /// The names of all parts, from the name of one of them.

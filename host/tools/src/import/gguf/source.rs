@@ -132,4 +132,8 @@ impl Source for GgufSource {
     fn path(&self) -> &Path {
         &self.path
     }
+
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.parts.paths().map(Path::to_owned).collect())
+    }
 }
