@@ -199,6 +199,18 @@ fn a_gguf_file_in_parts() {
     for file in [&first, &second] {
         assert!(same_bits(&place.logits(file).unwrap(), &expected), "{}", file.display());
     }
+    // A part of another model, a part in the place of another, and tensors that are in two parts.
+    let foreign = [split(1, count), vec![gguf_bytes::string("general.architecture", "qwen2")]].concat();
+    std::fs::write(&second, twins::part(&vectors("families/arcee"), "arcee", foreign, true)).unwrap();
+    place.refuses(&first, &["m-00002-of-00002.gguf", "not part 2 of 2", "architecture qwen2, and part 1 of arcee"]);
+    std::fs::write(&second, twins::part(&vectors("families/arcee"), "arcee", split(0, count), true)).unwrap();
+    place.refuses(&first, &["m-00002-of-00002.gguf", "not part 2 of 2", "split.no 0"]);
+    let last = u64::from_le_bytes(part(1, count)[8..16].try_into().unwrap()) as u32;
+    std::fs::write(&first, part(0, 2 * (count - last))).unwrap();
+    let doubled = twins::part(&vectors("families/arcee"), "arcee", split(1, count), false);
+    std::fs::write(&second, doubled).unwrap();
+    place.refuses(&first, &["m-00002-of-00002.gguf", "an earlier part has the tensor"]);
+    std::fs::write(&second, part(1, count)).unwrap();
     std::fs::write(&first, part(0, count + 1)).unwrap();
     place.refuses(&first, &["the 2 parts have", "do they belong to one model?"]);
     let renamed = place.path("renamed.gguf");

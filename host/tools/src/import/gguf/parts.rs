@@ -5,6 +5,7 @@ use memmap2::Mmap;
 use shadowllm_core::image::arch::MAX_HEAD_DIM;
 use shadowllm_host::map::map;
 use shadowllm_host::{Error, Result};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The most parts.
@@ -59,6 +60,7 @@ impl Parts {
                 format!("the {count} parts have {found} tensors instead of {declared}: do they belong to one model?");
             return Err(Error::file(path, message));
         }
+        belong_together(&files)?;
         Ok(Parts { files })
     }
 
@@ -116,6 +118,35 @@ fn open(path: &Path) -> Result<Part> {
     let bytes = map(path)?;
     let gguf = Gguf::parse(&bytes).map_err(|e| Error::file(path, e))?;
     Ok(Part { path: path.to_owned(), bytes, gguf })
+}
+
+/// Checks that every part is the one that its name says, of a model of the same architecture, and that no tensor is in
+/// two of them: which one is right is unknown. Parts after the first need not have metadata.
+fn belong_together(files: &[Part]) -> Result<()> {
+    let (count, arch) = (files.len() as u64, files[0].gguf.str("general.architecture"));
+    let mut names = HashSet::new();
+    for (part, number) in files.iter().zip(1..) {
+        let found = |what: String| {
+            let why = format!("is not part {number} of {count} of the model: {what}; download all parts again");
+            Err(Error::file(&part.path, why))
+        };
+        let said = [("split.no", number - 1), ("split.count", count)];
+        for (key, wanted) in said {
+            if let Some(other) = part.gguf.u64(key).filter(|n| *n != wanted) {
+                return found(format!("it has {key} {other}"));
+            }
+        }
+        let own = part.gguf.str("general.architecture");
+        if let (Some(arch), Some(own)) = (arch, own)
+            && arch != own
+        {
+            return found(format!("it is of the architecture {own}, and part 1 of {arch}"));
+        }
+        if let Some(name) = part.gguf.tensor_names().find(|name| !names.insert(*name)) {
+            return found(format!("an earlier part has the tensor {name} too"));
+        }
+    }
+    Ok(())
 }
 
 /// The names of all parts, from the name of one of them.
