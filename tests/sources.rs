@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use shadowllm_core::image::roles::ROLES;
-use shadowllm_core::{Format, KvFormat, Serial};
+use shadowllm_core::{Format, KvFormat, Serial, Session, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::{Text, TextStream};
 use shadowllm_tests::program::Place as Program;
@@ -320,7 +320,7 @@ fn ministral_3_ends_where_queries_would_be_scaled() {
     };
     let folder = place.folder("families/ministral", change, same);
     let source = import::open(&folder).unwrap();
-    assert_eq!(source.spec().globals.max_positions, 64);
+    assert_eq!((source.spec().globals.max_positions, source.spec().globals.bounded), (64, true));
     // Equal factors of both kinds leave the scores alone.
     let a = *source.spec().layers[0].attention().unwrap();
     assert_eq!((a.scale, a.window), (0.25, 0));
@@ -439,6 +439,20 @@ fn longrope_ends_at_the_trained_context() {
     assert_eq!(spec.ropes[0][6..], [0.0, 0.0]);
     let expected = tensor(&vectors("families/phi4-mini/expected.safetensors"), "input_ids");
     assert!(expected.data.len() <= 64);
+    // A longer session is refused, wherever it is asked for.
+    let place = Program::new();
+    place.works(&format!("pack {} -o short.sllm --format f32", vectors("families/phi4-mini").display()));
+    let model = LoadedModel::open(&place.path("short.sllm"), None).unwrap();
+    let options = SessionOptions::of(model.model());
+    let memory = |context| Session::memory_required(model.model(), &options.within(context));
+    assert!(memory(64).is_ok() && matches!(memory(65), Err(shadowllm_core::Error::BadOption(_))));
+    place.write("ids.json", json!(vec![7; 65]).to_string());
+    let words = ["65 positions are needed", "short.sllm has 64", "pack its source again with --context 65"];
+    place.fails(2, "logits short.sllm --ids ids.json -o l.safetensors", &words);
+    place.fails(2, "run short.sllm -p hi --context 65", &words);
+    let long = format!("pack {} -o long.sllm --context 65", vectors("families/phi4-mini").display());
+    place.works(&long);
+    place.works("logits long.sllm --ids ids.json -o l.safetensors");
 }
 
 /// With a longer context, positions are rotated by the other divisors, as in transformers for longer texts.

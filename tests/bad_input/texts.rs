@@ -38,7 +38,7 @@ fn a_missing_text() {
 fn a_prompt_longer_than_the_context() {
     let place = brown();
     place.write("long.txt", "one two three ".repeat(200));
-    let words = ["positions do not fit in the context of 256", "shorten the prompt"];
+    let words = ["positions do not fit in the context of 256, and the model has 256: shorten the prompt"];
     place.fails(1, "run brown.sllm -f long.txt", &words);
     place.fails(1, "run brown.sllm -f long.txt --json", &words);
     place.fails(1, "run brown.sllm -p hello --context 1", &["3 positions do not fit in the context of 1", "shorten"]);

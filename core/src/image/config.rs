@@ -26,6 +26,8 @@ pub struct Config {
     pub vocab: usize,
     /// Positions the model was trained for.
     pub max_positions: usize,
+    /// The most positions that a session can have, whatever it was trained for; `usize::MAX` for no bound.
+    pub most_positions: usize,
     /// Whether a layer's network is gated.
     pub gated: bool,
     /// Activation of the first network.
@@ -90,6 +92,7 @@ impl Config {
             ffn: mlp.neurons,
             vocab: g.vocab,
             max_positions: g.max_positions,
+            most_positions: if g.bounded || g.positions == Positions::Learned { g.max_positions } else { usize::MAX },
             gated: mlp.gated,
             activation: mlp.activate(),
             positions: g.positions,

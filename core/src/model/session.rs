@@ -9,7 +9,7 @@ use crate::active::Units;
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::exec::Executor;
-use crate::image::{Config, Positions};
+use crate::image::Config;
 use crate::ops::attention::KvCache;
 use crate::sample::{Candidate, Sampler};
 use crate::sparsity::{Dial, Kind, Policy, Predictor, Source, State};
@@ -486,8 +486,8 @@ fn checked(config: &Config, o: SessionOptions) -> Result<SessionOptions, Error> 
     if o.context == 0 || o.context > 1 << 26 {
         return Err(Error::BadOption("the context must be at least 1 and at most 67108864 positions"));
     }
-    if config.positions == Positions::Learned && o.context > config.max_positions {
-        return Err(Error::BadOption("the context is longer than the model's learned positions"));
+    if o.context > config.most_positions {
+        return Err(Error::BadOption("the context is longer than the positions that the image describes"));
     }
     if o.batch == 0 || o.batch > 1 << 16 {
         return Err(Error::BadOption("the batch must be at least 1 and at most 65536 tokens"));

@@ -29,6 +29,8 @@ pub struct Globals {
     pub vocab: usize,
     /// Positions that the model was trained for.
     pub max_positions: usize,
+    /// Whether the image describes no position after these: the model computes later ones in another way.
+    pub bounded: bool,
     /// How the model is given positions.
     pub positions: Positions,
     /// Tables of rotary frequencies.
@@ -57,6 +59,7 @@ impl Globals {
         layers: 0,
         vocab: 0,
         max_positions: 0,
+        bounded: false,
         positions: Positions::Rope,
         ropes: 0,
         embed_scale: 1.0,

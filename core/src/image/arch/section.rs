@@ -39,6 +39,7 @@ impl<'a> Architecture<'a> {
         let mut kinds = 0;
         globals.words(&mut words);
         words.count(&mut kinds);
+        words.flag(&mut globals.bounded);
         words.end()?;
         globals.check()?;
         if kinds == 0 || kinds > MAX_KINDS {
@@ -140,6 +141,7 @@ pub fn write(globals: &Globals, kinds: &[Layer], kind_of: &[u8], put: &mut dyn F
     let (mut globals, mut count) = (*globals, kinds.len());
     globals.words(&mut words);
     words.count(&mut count);
+    words.flag(&mut globals.bounded);
     words.pad(GLOBAL_WORDS);
     for layer in kinds {
         let mut layer = *layer;
@@ -218,10 +220,21 @@ mod tests {
         let (bytes, len) = section();
         assert_eq!(Architecture::parse(&bytes[..len]).unwrap().layer(0).attention().unwrap().heads, 2);
         let block = |block: usize, word: usize| GLOBAL_WORDS + KIND_WORDS + block * BLOCK_WORDS + word;
-        // The words for positions and the final norm, and one after the last; those for operations, norms, the norm of
+        // The words for positions, the final norm and the bound, and one after the last; those for operations, norms, the norm of
         // heads and the activation, and some after the last.
-        let words =
-            [5, 10, 31, block(0, 0), block(0, 1), block(0, 12), block(0, 31), block(1, 3), block(1, 9), block(1, 31)];
+        let words = [
+            5,
+            10,
+            23,
+            31,
+            block(0, 0),
+            block(0, 1),
+            block(0, 12),
+            block(0, 31),
+            block(1, 3),
+            block(1, 9),
+            block(1, 31),
+        ];
         for word in words {
             let mut bytes = bytes;
             bytes[4 * word] = 77;

@@ -6,7 +6,7 @@ use crate::controls::ControlOptions;
 use crate::dial::{DialOptions, SKIPPING};
 use crate::pace::PaceOptions;
 use crate::print;
-use crate::setup::{MACHINE, ModelOptions, checked_context, pool};
+use crate::setup::{MACHINE, ModelOptions, checked_context, more_positions, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, read};
@@ -228,14 +228,16 @@ pub fn run(o: &Options) -> Result<()> {
     }
 }
 
-/// Adds the option that helps if a prompt is longer than the context.
-fn longer(e: shadowllm_core::Error, n: usize) -> Error {
-    match e {
-        shadowllm_core::Error::ContextFull { needed, .. } => {
-            Error::Other(format!("{e}; with room for an answer: --context {}", needed.saturating_add(n)))
-        }
-        e => e.into(),
+/// Adds the option that helps if a prompt is longer than the context: room for an answer of `n` tokens, as far as the
+/// model has positions for it.
+fn longer(model: &shadowllm_core::Model, e: shadowllm_core::Error, n: usize) -> Error {
+    let shadowllm_core::Error::ContextFull { needed, context } = e else { return e.into() };
+    let (wanted, most) = (needed.saturating_add(n), model.config().most_positions);
+    if needed < most {
+        return Error::Other(format!("{e}; with room for an answer: --context {}", wanted.min(most)));
     }
+    let why = format!("{needed} positions do not fit in the context of {context}, and the model has {most}");
+    Error::Other(format!("{why}: shorten the prompt{}", more_positions(model, wanted)))
 }
 
 fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
@@ -247,7 +249,7 @@ fn once(o: &Options, mut session: Session, prompt: &str) -> Result<()> {
     let said = (messages.as_slice(), &session.options().variables);
     let ids = language.text.prompt(&language.template, said, o.raw, language.bos, o.control_tokens)?;
     // Checked before the prompt is shown, so that a refused one is not.
-    session.engine().admit(&ids).map_err(|e| longer(e, o.n))?;
+    session.engine().admit(&ids).map_err(|e| longer(session.engine().model(), e, o.n))?;
     if !o.json && (o.raw || language.template.is_empty()) {
         print::text(prompt)?;
     }

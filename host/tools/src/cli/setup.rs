@@ -2,8 +2,9 @@
 
 use crate::print;
 use clap::Args;
+use shadowllm_core::image::Positions;
 use shadowllm_core::sparsity::Policy;
-use shadowllm_core::{Isa, KvFormat, Session, SessionOptions};
+use shadowllm_core::{Isa, KvFormat, Model, Session, SessionOptions};
 use shadowllm_host::model::{LoadedModel, Loading};
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
@@ -128,12 +129,21 @@ pub fn pool(threads: Option<usize>) -> Result<Pool> {
 
 /// Refuses more positions than a model can have; `instead` is the advice.
 pub fn checked_context(model: &LoadedModel, context: usize, instead: &str) -> Result<usize> {
-    let c = model.model().config();
-    if c.positions == shadowllm_core::image::Positions::Learned && context > c.max_positions {
-        let (file, most) = (model.path().display(), c.max_positions);
-        return Err(Error::Usage(format!("{context} positions are needed, but {file} has {most}: give {instead}")));
+    let most = model.model().config().most_positions;
+    if context > most {
+        let (file, more) = (model.path().display(), more_positions(model.model(), context));
+        let why = format!("{context} positions are needed, but {file} has {most}: give {instead}{more}");
+        return Err(Error::Usage(why));
     }
     Ok(context)
+}
+
+/// How a model that is not given learned positions gets this number of them; empty for others.
+pub fn more_positions(model: &Model, context: usize) -> String {
+    if model.config().positions == Positions::Learned {
+        return String::new();
+    }
+    format!(", or pack its source again with --context {context}, which a model with LongRoPE needs for longer texts")
 }
 
 /// Session options for a batch of work over `context` positions; `instead` is the advice if the model has fewer.

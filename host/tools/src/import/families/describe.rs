@@ -248,6 +248,7 @@ fn rotate(family: &Family, c: &Config, spec: &mut Spec, head_dim: usize) -> Resu
     let rotated = rotated.unwrap_or(head_dim);
     if let Some(most) = tables.iter().filter_map(|t| t.positions).min() {
         spec.globals.max_positions = spec.globals.max_positions.min(most);
+        spec.globals.bounded = true;
     }
     let same = tables[0] == tables[1];
     let partly = rotated < head_dim;

@@ -204,6 +204,7 @@ fn ministral3(c: &Config, spec: &mut Spec) -> Result<(), String> {
     if p.number("llama_4_scaling_beta", 0.0)? != 0.0 {
         let trained = p.count("original_max_position_embeddings")?;
         spec.globals.max_positions = spec.globals.max_positions.min(trained);
+        spec.globals.bounded = true;
     }
     Ok(())
 }
