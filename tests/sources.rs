@@ -412,6 +412,24 @@ fn a_folder_of_the_cache_of_hugging_face() {
     place.refuses(&cache, &["has no config.json"]);
 }
 
+/// A pipe would be waited for, for ever.
+#[cfg(unix)]
+#[test]
+fn pipes_are_no_part_of_a_folder() {
+    let place = Place::new();
+    let folder = place.folder("families/arcee", |_| {}, same);
+    std::fs::create_dir(folder.join("refs")).unwrap();
+    for pipe in ["model.safetensors.index.json", "refs/main", "generation_config.json", "tokenizer.json"] {
+        assert!(std::process::Command::new("mkfifo").arg(folder.join(pipe)).status().unwrap().success());
+    }
+    assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/arcee")).unwrap()));
+    // An index that is no text is an error, and not the same as none.
+    let index = folder.join("model.safetensors.index.json");
+    std::fs::remove_file(&index).unwrap();
+    std::fs::write(index, [255, 254]).unwrap();
+    place.refuses(&folder, &["model.safetensors.index.json", "is not UTF-8 text"]);
+}
+
 #[test]
 fn unknown_tensors_and_settings_are_named() {
     let place = Place::new();

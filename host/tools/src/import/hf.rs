@@ -265,7 +265,8 @@ fn token(config: &Value, key: &str) -> String {
     }
 }
 
-/// The JSON in a file of the folder; null when the file is missing.
+/// The JSON in a file of the folder; null when the file is missing. A pipe or a device is as good as none: reading it
+/// may never end.
 fn json(folder: &Path, file: &str) -> Result<Value> {
     let path = folder.join(file);
     if !path.is_file() {
@@ -319,8 +320,8 @@ fn more_eos(folder: &Path, spec: &mut Spec) -> Result<()> {
 
 fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
-    if let Ok(text) = std::fs::read_to_string(&index) {
-        let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&index, format!("is not JSON: {e}")))?;
+    let (single, value) = (folder.join("model.safetensors"), json(folder, "model.safetensors.index.json")?);
+    if !value.is_null() {
         let map = value
             .get("weight_map")
             .and_then(Value::as_object)
@@ -333,11 +334,10 @@ fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
         }
         let shards: Vec<PathBuf> = names.into_iter().map(|n| folder.join(n)).collect();
         // The index may be left over from an earlier version, beside the one file.
-        if shards.iter().all(|shard| shard.is_file()) || !folder.join("model.safetensors").is_file() {
+        if shards.iter().all(|shard| shard.is_file()) || !single.is_file() {
             return Ok(shards);
         }
     }
-    let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok(vec![single]);
     }

@@ -236,7 +236,9 @@ fn fetched_elsewhere(name: &str) -> bool {
 
 /// The newest snapshot in a folder of Hugging Face's cache (`models--owner--name`).
 fn snapshot(folder: &Path) -> Option<PathBuf> {
-    let commit = std::fs::read_to_string(folder.join("refs/main")).ok()?;
+    let main = folder.join("refs/main");
+    // A pipe would wait, and a device may have no end.
+    let commit = main.is_file().then(|| std::fs::read_to_string(main).ok())??;
     let commit = commit.trim();
     let named = !commit.is_empty() && commit.bytes().all(|b| b.is_ascii_alphanumeric());
     let snapshot = folder.join("snapshots").join(commit);
