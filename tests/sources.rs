@@ -436,6 +436,25 @@ fn unknown_tensors_and_settings_are_named() {
     let extra = |name: &str| Some(name.replace("self_attn.q_proj.weight", "self_attn.q_proj.weight_scale"));
     let words = ["self_attn.q_proj.weight_scale has no place", "family arcee"];
     place.refuses(&place.folder("families/arcee", |_| {}, extra), &words);
+    // Beside the layers, where tensors of other parts may be.
+    let more = |into: &'static str| move |name: &str| Some(name.replace("model.layers.2.input_layernorm.weight", into));
+    let words = ["tensor model.norm.bias has no place", "family arcee has no such tensor beside the layers"];
+    place.refuses(&place.folder("families/arcee", |_| {}, more("model.norm.bias")), &words);
+    let words = ["tensor model.embed_norm.weight has no place", "beside the layers"];
+    place.refuses(&place.folder("families/arcee", |_| {}, more("model.embed_norm.weight")), &words);
+    for part in ["model.visual.norm.weight", "vision_tower.norm.weight", "mtp.norm.weight"] {
+        let folder = place.folder("families/arcee", |_| {}, more(part));
+        assert!(import::open(&folder).is_ok(), "{part}");
+    }
+    let bytes = twins::changed_twin(&vectors("families/arcee"), "arcee", |_| {});
+    for name in ["output_norm.bias", "token_embd_norm.weight"] {
+        std::fs::write(place.path("x.gguf"), with_tensor(bytes.clone(), name, 64, &[0; 256])).unwrap();
+        place.refuses(&place.path("x.gguf"), &[&format!("tensor {name} has no place"), "beside the layers"]);
+    }
+    // Layers that the configuration does not count.
+    let fewer = |c: &mut Value| c["num_hidden_layers"] = 2.into();
+    let words = ["tensor model.layers.2.", "none of the 2 layers (num_hidden_layers)"];
+    place.refuses(&place.folder("families/arcee", fewer, same), &words);
     let gate = |c: &mut Value| c["model_type"] = "nemotron".into();
     place.refuses(&place.folder("families/seed_oss", gate, same), &["gate_proj.weight has no place", "nemotron"]);
     let other = |c: &mut Value| c["layer_types"] = json!(["conv", "full_attention", "full_attention"]);

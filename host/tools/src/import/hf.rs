@@ -6,7 +6,7 @@ use super::families::{self, Family};
 use super::gguf::{self, GgmlType, tokenizer_json};
 use super::int4::{Int4, Packer, Scheme, Stored};
 use super::names::{self, Kind, Part, Wanted};
-use super::placed::all_placed;
+use super::placed::{In, all_placed};
 use super::sentencepiece;
 use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
@@ -100,8 +100,9 @@ impl HfSource {
         let spec = source.spec.clone().with_tensors(&has);
         let of_layers = format!("{}{}.", source.prefix, family.layers);
         let layer_of = |name: &str| name.strip_prefix(&of_layers)?.split_once('.')?.0.parse().ok();
-        let names = source.places.keys().filter_map(|name| Some((name.as_str(), layer_of(name)?)));
-        all_placed(&spec, &|wanted| source.find(wanted), names).map_err(|e| Error::file(folder, e))?;
+        let names = source.places.keys().map(|name| (name.as_str(), In::of(name, layer_of(name), &source.prefix)));
+        let layers = config.name("num_hidden_layers");
+        all_placed(&spec, &|wanted| source.find(wanted), names, layers).map_err(|e| Error::file(folder, e))?;
         source.spec = spec;
         Ok(source)
     }

@@ -7,7 +7,7 @@ use super::{Gguf, special_tokens, tokenizer_json};
 use crate::import::arrange::{Stock, arrange};
 use crate::import::families::{self, Family};
 use crate::import::names::{self, Kind, Part, Wanted};
-use crate::import::placed::all_placed;
+use crate::import::placed::{In, all_placed};
 use crate::import::{Data, Source, SourceTensor, Spec};
 use shadowllm_core::image::Role;
 use shadowllm_core::image::arch::MAX_EOS;
@@ -53,14 +53,8 @@ fn spec(parts: &Parts, context: Option<usize>) -> std::result::Result<(&'static 
     let find = |wanted| find(parts, family, wanted);
     let spec = spec.with_tensors(&|role, layer| find(Wanted { role, layer, expert: 0 }).is_some());
     let layer_of = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
-    let in_layers = || parts.names().filter_map(|name| Some((name, layer_of(name)?)));
-    if let Some((name, _)) = in_layers().find(|(_, layer)| *layer >= spec.layers.len()) {
-        let layers = spec.layers.len();
-        return Err(format!(
-            "tensor {name} is of none of the {layers} layers ({arch}.block_count); is the file damaged?"
-        ));
-    }
-    all_placed(&spec, &find, in_layers())?;
+    let names = parts.names().map(|name| (name, In::of(name, layer_of(name), "")));
+    all_placed(&spec, &find, names, &format!("{arch}.block_count"))?;
     Ok((family, spec))
 }
 
