@@ -356,6 +356,32 @@ fn rotation_in_the_older_style() {
     assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/gemma3")).unwrap()));
 }
 
+/// Scaling that is said beside the rotation counts, and none is taken for no scaling.
+#[test]
+fn scaling_in_two_places_or_of_no_kind() {
+    let place = Place::new();
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+    let alone = |c: &mut Value| {
+        c.as_object_mut().unwrap().remove("rope_parameters");
+        c["rope_scaling"] = yarn.clone();
+    };
+    let alone = place.logits(&place.folder("families/arcee", alone, same)).unwrap();
+    let beside = |c: &mut Value| c["rope_scaling"] = yarn.clone();
+    assert!(same_bits(&place.logits(&place.folder("families/arcee", beside, same)).unwrap(), &alone));
+    assert!(max_difference(&place.logits(&vectors("families/arcee")).unwrap(), &alone) > 0.1);
+    let other = |c: &mut Value| {
+        c["rope_parameters"]["rope_theta"] = 5e5.into();
+        c["rope_scaling"] = yarn.clone();
+    };
+    let words = ["rope_parameters has rope_theta 500000.0, and rope_scaling beside it has not"];
+    place.refuses(&place.folder("families/arcee", other, same), &words);
+    for key in ["rope_parameters", "rope_scaling"] {
+        let untyped = |c: &mut Value| c[key] = json!({"factor": 4.0});
+        let words = ["the RoPE parameters have factor and no rope_type (default, linear"];
+        place.refuses(&place.folder("families/arcee", untyped, same), &words);
+    }
+}
+
 #[test]
 fn end_tokens_of_all_files() {
     let place = Place::new();

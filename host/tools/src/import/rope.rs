@@ -7,6 +7,9 @@ use std::f64::consts::PI;
 /// The known scalings, for messages.
 pub const SCALINGS: &str = "default, linear, llama3, yarn and longrope";
 
+/// Parameters that only a scaling has.
+const SCALES: &[&str] = &["factor", "short_factor", "long_factor", "low_freq_factor"];
+
 /// A table of inverse frequencies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -28,7 +31,11 @@ pub fn table(c: &Config, parameters: &Config, theta: f64, dim: usize) -> Result<
     }
     let plain: Vec<f64> = (0..dim / 2).map(|i| f64::from(theta.powf(-(2.0 * i as f64) / dim as f64) as f32)).collect();
     let table = |frequencies| Table { frequencies, factor: 1.0, positions: None };
-    let kind = parameters.text("rope_type").or_else(|| parameters.text("type")).unwrap_or("default");
+    let said = parameters.text("rope_type").or_else(|| parameters.text("type"));
+    let kind = said.unwrap_or("default");
+    if let (None, Some(key)) = (said, SCALES.iter().find(|key| parameters.value(key).is_some())) {
+        return Err(format!("the RoPE parameters have {} and no rope_type ({SCALINGS} are supported)", c.name(key)));
+    }
     let number = |key: &str| {
         let found = parameters.maybe_number(key)?;
         found.ok_or_else(|| format!("RoPE scaling of type {kind} needs a number {}", c.name(key)))

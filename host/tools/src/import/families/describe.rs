@@ -4,7 +4,7 @@ use super::{Family, Norms, Windows};
 use crate::import::config::Config;
 use crate::import::rope::{self, Table};
 use crate::import::{Spec, end_tokens};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use shadowllm_core::image::Positions;
 use shadowllm_core::image::arch::{self, Attention, Block, Globals, Layer, MAX_LAYERS, Mlp, Norm, Op, Router, Scoring};
 use shadowllm_core::kernels::Activation;
@@ -218,13 +218,41 @@ fn experts(family: &Family, c: &Config, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
+/// The parameters of the rotation. Where `rope_scaling`, the older style, is beside `rope_parameters`, transformers takes
+/// it alone: what only the other says would be lost, so that is refused.
+fn rope_parameters(family: &Family, c: &Config) -> Result<Map<String, Value>, String> {
+    let object = |key: &str| match c.object(key) {
+        Ok(object) => Ok(object.cloned().unwrap_or_default()),
+        Err(_) => Err(format!("the RoPE parameters are {}, not an object", c.value(key).unwrap_or(&Value::Null))),
+    };
+    let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);
+    if scaling.is_empty() {
+        return Ok(parameters);
+    }
+    let default = |key: &str| match key {
+        "rope_theta" => Some(family.theta),
+        "partial_rotary_factor" => Some(family.rotated),
+        _ => None,
+    };
+    let lost = |(key, value): &(&String, &Value)| {
+        let taken = scaling.get(*key).or_else(|| c.value(key));
+        let same = match (value.as_f64(), taken.map_or(default(key), Value::as_f64)) {
+            (Some(own), Some(taken)) => own == taken,
+            _ => taken == Some(value),
+        };
+        !same && value.as_str() != Some("default")
+    };
+    match parameters.iter().find(lost) {
+        Some((key, value)) => Err(format!(
+            "rope_parameters has {key} {value}, and rope_scaling beside it has not: put all that counts into the former"
+        )),
+        None => Ok(scaling),
+    }
+}
+
 /// The tables of rotary frequencies: one, or one for layers with a window and one for the others.
 fn rotate(family: &Family, c: &Config, spec: &mut Spec, head_dim: usize) -> Result<(), String> {
-    let key = if c.value("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
-    let all = c
-        .object(key)
-        .map_err(|_| format!("the RoPE parameters are {}, not an object", c.value(key).unwrap_or(&Value::Null)))?;
-    let all = all.cloned().unwrap_or_default();
+    let all = rope_parameters(family, c)?;
     let of = |key: &str| all.get(key).and_then(Value::as_object).unwrap_or(&all).clone();
     let local = c.maybe_number("rope_local_base_freq")?.or(family.local);
     let mut tables: Vec<Table> = Vec::new();
