@@ -653,6 +653,34 @@ fn tokens_are_sentencepieces() {
     }
 }
 
+/// A folder with `tokenizer.model` alone may add tokens to it in two files.
+#[test]
+fn tokens_that_are_added_to_sentencepieces() {
+    let place = Place::new();
+    let folder = place.folder("families/arcee", |_| {}, same);
+    std::fs::copy(vectors("sentencepiece/bpe.model"), folder.join("tokenizer.model")).unwrap();
+    let plain = Text::from_json(&import::open(&folder).unwrap().tokenizer().unwrap().unwrap()).unwrap();
+    let first = (0..).find(|id| plain.piece(*id).is_empty()).unwrap();
+    let write = |file: &str, value: Value| std::fs::write(folder.join(file), value.to_string()).unwrap();
+    write("added_tokens.json", json!({"<|im_start|>": first, "<|im_end|>": first + 1, "<tool>": first + 2}));
+    write(
+        "tokenizer_config.json",
+        json!({"eos_token": "<|im_end|>", "add_bos_token": false, "additional_special_tokens": ["<|im_start|>"],
+               "added_tokens_decoder": {(first + 1).to_string(): {"content": "<|im_end|>", "special": true}}}),
+    );
+    let source = import::open(&folder).unwrap();
+    assert!(source.spec().globals.eos().contains(&(first + 1)));
+    let json = source.tokenizer().unwrap().unwrap();
+    let text = Text::from_json(&json).unwrap();
+    let ids = text.encode("<|im_start|>a<tool><|im_end|>", false).unwrap();
+    assert_eq!((ids[0], &ids[ids.len() - 2..]), (first, &[first + 2, first + 1][..]));
+    // Special tokens are no text.
+    assert_eq!(text.decode(&ids).unwrap().trim(), "a<tool>");
+    write("added_tokens.json", json!({"<|im_start|>": first, "<tool>": first + 7}));
+    let error = import::open(&folder).unwrap().tokenizer().unwrap_err().to_string();
+    assert!(error.contains(&format!("token <tool> is said to be {} and becomes {}", first + 7, first + 2)), "{error}");
+}
+
 /// The README names the families and the types of GGUF that can be read.
 #[test]
 fn the_readme_names_all_families_and_types() {

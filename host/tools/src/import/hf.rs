@@ -1,5 +1,6 @@
 //! A Hugging Face folder: `config.json`, one or several safetensors files, `tokenizer.json`.
 
+use super::added::{Files, with_tokens};
 use super::arrange::{Stock, arrange};
 use super::config::Config;
 use super::families::{self, Family};
@@ -227,8 +228,18 @@ impl HfSource {
         if let Some(add) = config.get("add_bos_token").and_then(Value::as_bool) {
             metadata.set("tokenizer.ggml.add_bos_token", gguf::Value::Bool(add));
         }
-        let text = tokenizer_json(&metadata).map_err(failed)?;
-        Text::from_json(&text).map_err(failed)?;
+        let added = added(&self.folder)?;
+        let text = tokenizer_json(&metadata).and_then(|text| with_tokens(&text, &added)).map_err(failed)?;
+        let read = Text::from_json(&text).map_err(failed)?;
+        // A token's number follows from its place, so a gap or another token in its place changes it.
+        for token in &added {
+            let (content, id) = (token["content"].as_str().unwrap_or_default(), token["id"].as_u64());
+            if let Some(got) = read.id(content).filter(|got| Some(u64::from(*got)) != id) {
+                let why = format!("token {content} is said to be {} and becomes {got}", token["id"]);
+                let files = "added_tokens.json and tokenizer_config.json belong to another tokenizer.model";
+                return Err(failed(format!("{why}: {files}, or the folder needs its tokenizer.json")));
+            }
+        }
         Ok(Some(text))
     }
 }
@@ -280,6 +291,31 @@ fn json(folder: &Path, file: &str) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}; download it again")))
 }
 
+/// The tokens that are added to the folder's `tokenizer.model`.
+fn added(folder: &Path) -> Result<Vec<Value>> {
+    let file = |name: &str| json(folder, name);
+    let [config, added, special] = ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"].map(file);
+    Ok(Files { config: config?, added: added?, special: special? }.tokens())
+}
+
+/// The number of a token.
+fn number_of(folder: &Path, token: &str) -> Result<Option<Value>> {
+    let in_list = |list: &[Value]| list.iter().find(|t| t["content"] == token).map(|t| t["id"].clone());
+    let tokenizer = json(folder, "tokenizer.json")?;
+    if !tokenizer.is_null() {
+        let added = tokenizer.get("added_tokens").and_then(Value::as_array);
+        let in_vocab = || tokenizer.get("model")?.get("vocab")?.get(token).cloned();
+        return Ok(added.and_then(|list| in_list(list)).or_else(in_vocab));
+    }
+    let in_model = || {
+        let path = folder.join("tokenizer.model");
+        // If the file cannot be read, the error is that of reading the tokenizer.
+        let metadata = path.is_file().then(|| sentencepiece::metadata(&std::fs::read(&path).ok()?).ok())??;
+        metadata.strings("tokenizer.ggml.tokens")?.iter().position(|text| text == token).map(Value::from)
+    };
+    Ok(in_list(&added(folder)?).or_else(in_model))
+}
+
 /// All end tokens: `generation_config.json` often names more than `config.json`, and `tokenizer_config.json` the one
 /// that ends a turn.
 fn ends(folder: &Path) -> Result<Vec<u32>> {
@@ -298,11 +334,7 @@ fn ends(folder: &Path) -> Result<Vec<u32>> {
     }
     let token = token(&json(folder, "tokenizer_config.json")?, "eos_token");
     if !token.is_empty() {
-        let tokenizer = json(folder, "tokenizer.json")?;
-        let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-        let added = added.into_iter().find(|t| t.get("content").and_then(Value::as_str) == Some(&token));
-        let id = added.and_then(|t| t.get("id")).or_else(|| tokenizer.get("model")?.get("vocab")?.get(&token));
-        ids.extend(id.cloned());
+        ids.extend(number_of(folder, &token)?);
     }
     Ok(ids.iter().filter_map(|v| u32::try_from(v.as_u64()?).ok()).collect())
 }

@@ -1,5 +1,6 @@
 //! The sources of models: Hugging Face folders, GGUF files, and random numbers.
 
+mod added;
 mod arrange;
 mod config;
 mod families;
