@@ -325,6 +325,25 @@ fn ministral_3_ends_where_queries_would_be_scaled() {
     let a = *source.spec().layers[0].attention().unwrap();
     assert_eq!((a.scale, a.window), (0.25, 0));
     place.logits(&folder).unwrap();
+    // The same in GGUF, with and without scaled frequencies.
+    let float = |key: &str, x: f32| gguf_bytes::entry(&format!("mistral3.{key}"), 6, &x.to_le_bytes());
+    let beta = || float("attention.temperature_scale", 0.1);
+    let yarn = vec![
+        gguf_bytes::string("mistral3.rope.scaling.type", "yarn"),
+        float("rope.scaling.factor", 4.0),
+        gguf_bytes::number("mistral3.rope.scaling.original_context_length", 64),
+    ];
+    let bounds = |entries: Vec<Vec<u8>>| {
+        let file = gguf(&place, "x.gguf", ("ministral", "mistral3"), &[], entries);
+        let globals = import::open(&file).unwrap().spec().globals;
+        (globals.max_positions, globals.bounded)
+    };
+    assert_eq!(bounds([yarn.clone(), vec![beta()]].concat()), (64, true));
+    assert_eq!(bounds(yarn), (256, false));
+    assert_eq!(bounds(vec![beta()]), (256, true));
+    let other = vec![gguf_bytes::entry("arcee.attention.temperature_scale", 6, &0.1f32.to_le_bytes())];
+    let words = ["arcee.attention.temperature_scale 0.1", "is not supported"];
+    place.refuses(&gguf(&place, "x.gguf", ARCEE, &[], other), &words);
 }
 
 #[test]

@@ -181,18 +181,21 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
     let (all, short) = (parts.numbers("rope_freqs.weight")?, parts.numbers("rope_factors_short.weight")?);
     let long = parts.numbers("rope_factors_long.weight")?;
     let trained = number("scaling.original_context_length");
-    let parameters = match (kind, short, all) {
+    // llama.cpp's default.
+    let or_most = trained.or_else(|| values.get("max_position_embeddings")?.as_f64()).map(|n| n as u64);
+    let beta = temperature(g, arch, family)?;
+    let mut parameters = match (kind, short, all) {
         ("none" | "longrope", Some(short), _) => json!({
             "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": number("scaling.attn_factor"),
             "original_max_position_embeddings": trained.map(|n| n as u64),
         }),
         ("none", None, Some(all)) => json!({ "rope_type": "longrope", "short_factor": all, "attention_factor": 1.0 }),
-        ("none", None, None) => return Ok(()),
+        ("none", None, None) if beta.is_none() => return Ok(()),
+        ("none", None, None) => json!({ "rope_type": "default", "original_max_position_embeddings": or_most }),
         ("linear", None, None) => json!({ "rope_type": "linear", "factor": factor }),
         ("yarn", None, None) => json!({
             "rope_type": "yarn", "factor": factor,
-            // llama.cpp's default.
-            "original_max_position_embeddings": trained.or_else(|| values.get("max_position_embeddings")?.as_f64()),
+            "original_max_position_embeddings": or_most,
             "beta_fast": number("scaling.yarn_beta_fast"), "beta_slow": number("scaling.yarn_beta_slow"),
             "attention_factor": number("scaling.yarn_attn_factor"), "truncate": family.name != "gpt_oss",
             // The two values are equal in files that have the key.
@@ -205,6 +208,20 @@ fn rotation(parts: &Parts, family: &Family, values: &mut Map<String, Value>) -> 
         }
         (kind, ..) => return Err(format!("RoPE scaling of type {kind} together with divisors is not supported")),
     };
+    if let Some(beta) = beta {
+        parameters["llama_4_scaling_beta"] = beta.into();
+    }
     values.insert("rope_parameters".into(), parameters);
     Ok(())
+}
+
+/// The factor by which queries grow beyond the trained context, if they do.
+fn temperature(g: &Gguf, arch: &str, family: &Family) -> Result<Option<f64>, String> {
+    let key = format!("{arch}.attention.temperature_scale");
+    let beta = g.f64(&key).filter(|beta| *beta != 0.0);
+    finite(&key, beta.as_slice())?;
+    match beta {
+        Some(beta) if family.name != "ministral3" => Err(format!("{key} {beta} is not supported")),
+        beta => Ok(beta),
+    }
 }
