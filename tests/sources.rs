@@ -133,6 +133,12 @@ fn divisors_are_llama_3s_scaling() {
     std::fs::write(&file, with_tensor(bytes, "rope_freqs.weight", 8, &divisors)).unwrap();
     let got = place.logits(&file).unwrap();
     assert!(max_difference(&got, &wanted) < 1e-4, "{}", max_difference(&got, &wanted));
+    let bytes = twins::changed_twin(&vectors("families/arcee"), "arcee", |_| {});
+    for count in [2, 16] {
+        let divisors = vec![1f32.to_le_bytes(); count].concat();
+        std::fs::write(&file, with_tensor(bytes.clone(), "rope_freqs.weight", count as u64, &divisors)).unwrap();
+        place.refuses(&file, &[&format!("rope_freqs.weight has {count} entries, 8 are needed")]);
+    }
 }
 
 /// A GGUF file with one more tensor of floats, as the first one.

@@ -136,7 +136,7 @@ fn longrope(c: &Config, p: &Config, plain: &[f64]) -> Result<Table, String> {
     let computed = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained as f64).ln()).sqrt() };
     let long = c.context().is_some_and(|n| n > trained);
     let set = if long { "long_factor" } else { "short_factor" };
-    let divisors = p.list(set, plain.len())?.ok_or_else(|| p.lacks(set))?;
+    let divisors = p.list(set, 0)?.ok_or_else(|| p.lacks(set))?;
     if divisors.len() != plain.len() {
         return Err(format!("{} has {} entries, {} are needed", c.name(set), divisors.len(), plain.len()));
     }

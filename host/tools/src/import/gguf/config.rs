@@ -81,6 +81,10 @@ pub fn config(parts: &Parts, family: &Family, vocab: usize) -> Result<Config, St
     values.insert("bos_token_id".into(), json!(special.bos));
     values.insert("eos_token_id".into(), json!(special.eos));
     rotation(parts, family, &mut values)?;
+    let short = if parts.has("rope_freqs.weight") { "rope_freqs.weight" } else { "rope_factors_short.weight" };
+    names.extend(
+        [("short_factor", short), ("long_factor", "rope_factors_long.weight")].map(|(a, b)| (a.into(), b.into())),
+    );
     Ok(Config::new(values, names, ["the file lacks ", "; is it a whole language model? convert it again"]))
 }
 
