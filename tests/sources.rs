@@ -262,6 +262,28 @@ fn the_text_model_of_a_larger_one() {
     assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/gemma3")).unwrap()));
 }
 
+/// The first configurations of Gemma 3 leave out what transformers has by default.
+#[test]
+fn a_configuration_of_gemma_3_that_names_only_what_differs() {
+    let place = Place::new();
+    let change = |c: &mut Value| {
+        let keys = ["hidden_size", "intermediate_size", "sliding_window"];
+        let text: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), c[*key].clone())).collect();
+        *c = json!({"model_type": "gemma3", "eos_token_id": [1, 106], "text_config": text});
+        c["text_config"]["rope_scaling"] = json!({"factor": 8.0, "rope_type": "linear"});
+        // The sixth layer is the first without a window; opening reads no weights.
+        c["text_config"]["num_hidden_layers"] = 6.into();
+    };
+    let source = import::open(&place.folder("families/gemma3", change, same)).unwrap();
+    let (globals, layers) = (&source.spec().globals, &source.spec().layers);
+    assert_eq!((globals.vocab, globals.max_positions, globals.bos), (262_208, 131_072, Some(2)));
+    assert_eq!(globals.eos(), [1, 106]);
+    let a = layers[0].attention().unwrap();
+    assert_eq!((a.heads, a.kv_heads, a.head_dim, a.window), (8, 4, 256, 16));
+    // Frequencies with and without scaling, for both kinds of layers.
+    assert_eq!((source.spec().ropes[0][0], source.spec().ropes[1][0]), (0.125, 1.0));
+}
+
 /// EXAONE 3.5 is Llama under GPT-2's names.
 #[test]
 fn exaone_is_llama_by_other_names() {

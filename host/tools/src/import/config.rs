@@ -56,6 +56,15 @@ impl Config {
         }
     }
 
+    /// Sets values that the file leaves out.
+    pub fn fill(&mut self, defaults: &[(&str, u64)]) {
+        for (name, default) in defaults {
+            if self.value(name).is_none() {
+                self.values.insert((*name).to_owned(), (*default).into());
+            }
+        }
+    }
+
     /// A value's name in the file.
     pub fn name<'a>(&'a self, key: &'a str) -> &'a str {
         self.names.iter().find(|(ours, _)| ours == key).map_or(key, |(_, theirs)| theirs)

@@ -251,6 +251,7 @@ fn parse(text: &str) -> std::result::Result<(Config, &'static Family), String> {
     let family = config.text("model_type").ok_or_else(|| config.lacks("model_type"))?;
     let family = families::by_name(Kind::Hf, family)?;
     config.rename(family.keys);
+    config.fill(family.defaults);
     Ok((config, family))
 }
 

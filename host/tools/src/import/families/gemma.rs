@@ -37,6 +37,18 @@ pub const GEMMA3: Family = Family {
     name: "gemma3_text",
     also: &["gemma3"],
     gguf: &["gemma3"],
+    // The configurations of the first models name only what differs from these.
+    defaults: &[
+        ("num_attention_heads", 8),
+        ("num_key_value_heads", 4),
+        ("head_dim", 256),
+        ("vocab_size", 262_208),
+        ("max_position_embeddings", 131_072),
+        ("query_pre_attn_scalar", 256),
+        ("sliding_window", 4096),
+        ("bos_token_id", 2),
+        ("eos_token_id", 1),
+    ],
     theta: 1_000_000.0,
     local: Some(10_000.0),
     windows: Windows::Except(6),

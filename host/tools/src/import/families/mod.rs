@@ -78,6 +78,8 @@ pub struct Family {
     pub gguf: &'static [&'static str],
     /// Values that `config.json` has under other names.
     pub keys: &'static Names,
+    /// Values that a `config.json` may leave out, because transformers has these for them.
+    pub defaults: &'static [(&'static str, u64)],
     /// Tensors with other names.
     pub names: &'static [Named],
     /// How experts are chosen, if models of the family can have some.
@@ -130,6 +132,7 @@ const LLAMA: Family = Family {
     also: &[],
     gguf: &["llama"],
     keys: &[],
+    defaults: &[],
     names: &[],
     experts: None,
     layers: "layers",
