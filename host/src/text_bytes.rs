@@ -100,8 +100,10 @@ impl TokenBytes {
         let Some(token) = tokenizer.id_to_token(id) else { return Vec::new() };
         match self.added.get(&id) {
             Some(true) => return Vec::new(),
-            Some(false) => return token.into_bytes(),
-            None => {}
+            // Written as they are, while other tokens are written in the alphabet. Decoders with `▁` read them like other
+            // tokens.
+            Some(false) if self.writing.alphabet => return token.into_bytes(),
+            _ => {}
         }
         if self.writing.alphabet {
             let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();

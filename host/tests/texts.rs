@@ -46,8 +46,8 @@ fn byte_level(parts: Value) -> Text {
     Text::from_json(&tokenizer(&letters(), &["Größe"], parts)).unwrap()
 }
 
-/// SentencePiece's way: `▁` for spaces, tokens for bytes.
-fn sentence_piece() -> Text {
+/// SentencePiece's way: `▁` for spaces, tokens for bytes; with these added tokens.
+fn sentence_piece_json(more: &[&str]) -> String {
     let bytes = (0..=255u8).map(|b| format!("<0x{b:02X}>"));
     let all: Vec<String> = bytes.chain(["▁", "h", "▁hello", "▁world"].map(String::from)).collect();
     let parts = json!({
@@ -60,7 +60,11 @@ fn sentence_piece() -> Text {
             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": {"byte_fallback": true, "unk_token": "<unk>"},
     });
-    Text::from_json(&tokenizer(&all, &[], parts)).unwrap()
+    tokenizer(&all, more, parts)
+}
+
+fn sentence_piece() -> Text {
+    Text::from_json(&sentence_piece_json(&[])).unwrap()
 }
 
 fn streamed(text: &Text, tokens: &[&str]) -> (String, String) {
@@ -97,6 +101,20 @@ fn a_stream_of_any_other_decoder_holds_back_no_more_than_a_character() {
 fn an_added_token_is_its_own_text() {
     let text = byte_level(json!({}));
     assert_eq!(streamed(&text, &["a", "Größe", "Ġ", "b"]), ("aGröße b".into(), "aGröße b".into()));
+}
+
+/// Gemma's runs of spaces are added tokens, written as `▁▁`.
+#[test]
+fn an_added_token_of_spaces_is_spaces() {
+    let json = sentence_piece_json(&["▁▁", "▁▁▁", "<0x41>x"]);
+    let (ours, theirs): (_, tokenizers::Tokenizer) = (Text::from_json(&json).unwrap(), json.parse().unwrap());
+    for (tokens, expected) in
+        [(&["h", "▁▁", "h", "▁▁▁", "▁world", "<0x41>x"][..], "h  h    world<0x41>x"), (&["▁▁", "h", "▁▁"], " h  ")]
+    {
+        let ids: Vec<u32> = tokens.iter().map(|token| ours.id(token).unwrap()).collect();
+        assert_eq!(theirs.decode(&ids, true).unwrap(), expected);
+        assert_eq!(streamed(&ours, tokens), (expected.into(), expected.into()));
+    }
 }
 
 #[test]
