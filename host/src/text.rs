@@ -8,7 +8,7 @@ pub use crate::template::{Message, Template, Variables, render};
 use crate::text_bytes::{TokenBytes, complete};
 use crate::text_guard::{Parts, admit, guarded};
 use crate::text_marks::Marks;
-use crate::text_watch::{Tokenizer, in_time};
+use crate::text_watch::{Tokenizer, continuing, in_time};
 use serde_json::Value;
 use shadowllm_core::image::SectionKind;
 use std::path::Path;
@@ -113,11 +113,13 @@ impl Text {
         self.encode_marked(&self.marked(text, mark), mark, special)
     }
 
-    /// Token ids of a text in which a mark divides the texts that must not become control tokens.
+    /// Token ids of a text in which a mark divides the texts that must not become control tokens. No space is put between the
+    /// parts.
     fn encode_marked(&self, text: &str, mark: char, special: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for (i, part) in text.split(mark).enumerate() {
-            ids.append(&mut self.encode(part, special && i == 0)?);
+            let encode = || self.encode(part, special && i == 0);
+            ids.append(&mut if i == 0 { encode() } else { continuing(encode) }?);
         }
         Ok(ids)
     }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokenizers::pattern::{Invert, Pattern};
+use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::{
     Decoder, DecoderWrapper, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, Offsets,
     PostProcessorWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
@@ -35,6 +36,22 @@ thread_local! {
     static UNTIL: Cell<Option<Duration>> = const { Cell::new(None) };
     /// Why a normalizer has refused a text: the library goes on without normalizing then.
     static REFUSED: Cell<Option<String>> = const { Cell::new(None) };
+    /// Whether the text continues another one.
+    static CONTINUES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls the tokenizers library on a text that continues another one: what a tokenizer puts before texts is left out at its
+/// beginning.
+pub fn continuing<T>(call: impl FnOnce() -> T) -> T {
+    let before = CONTINUES.replace(true);
+    let result = call();
+    CONTINUES.set(before);
+    result
+}
+
+/// Whether this is the beginning of a text that continues another one.
+fn continues(piece: &NormalizedString) -> bool {
+    CONTINUES.get() && piece.offsets_original().0 == 0
 }
 
 /// Calls the tokenizers library, which gives up when it takes longer than any text of `bytes` bytes needs, or when a
@@ -199,6 +216,8 @@ pub enum Before {
     All(Vec<Before>),
     /// By a regular expression or a text.
     Replace(Replace),
+    /// By a text before it.
+    Prepend(String),
     /// One of the library's.
     Other(Box<NormalizerWrapper>),
 }
@@ -213,7 +232,10 @@ impl Before {
                 let text = part["pattern"]["String"].as_str().ok_or("a Replace without a pattern")?;
                 Before::Replace(Replace::of(part, &fancy_regex::escape(text))?)
             }
-            _ => Before::Other(Box::new(other(part)?)),
+            _ => match other(part)? {
+                NormalizerWrapper::Prepend(part) => Before::Prepend(part.prepend),
+                part => Before::Other(Box::new(part)),
+            },
         })
     }
 }
@@ -227,6 +249,11 @@ impl Before {
                 admit(text, text.get().len())
             }),
             Before::Replace(replace) => replace.normalize(text),
+            Before::Prepend(_) if continues(text) || text.is_empty() => Ok(()),
+            Before::Prepend(prefix) => {
+                text.prepend(prefix);
+                Ok(())
+            }
             Before::Other(part) => part.normalize(text),
         }
     }
@@ -246,6 +273,8 @@ pub enum Split {
     Pattern(Box<Watched>, SplitDelimiterBehavior, bool),
     /// One of the library's.
     Other(Box<PreTokenizerWrapper>),
+    /// One of the library's, after a space is put before each piece, or before the first one alone.
+    Spaced { space: char, first: bool, part: Box<PreTokenizerWrapper> },
 }
 
 impl Split {
@@ -257,8 +286,33 @@ impl Split {
                 let invert = part["invert"].as_bool().ok_or("a Split that does not say whether it is inverted")?;
                 Split::Pattern(Box::new(Watched::new(pattern)?), behavior, invert)
             }
-            _ => Split::Other(Box::new(other(part)?)),
+            _ => Split::spaced(other(part)?),
         })
+    }
+
+    /// A part of the library whose spaces before texts are put there by [`Split::Spaced`].
+    fn spaced(mut part: PreTokenizerWrapper) -> Split {
+        let (space, first) = match &mut part {
+            PreTokenizerWrapper::Metaspace(part) if part.prepend_scheme != PrependScheme::Never => {
+                let first = part.prepend_scheme == PrependScheme::First;
+                part.set_prepend_scheme(PrependScheme::Never);
+                (part.get_replacement(), first)
+            }
+            PreTokenizerWrapper::ByteLevel(part) if part.add_prefix_space => {
+                part.add_prefix_space = false;
+                (' ', false)
+            }
+            _ => return Split::Other(Box::new(part)),
+        };
+        Split::Spaced { space, first, part: Box::new(part) }
+    }
+}
+
+/// Puts a space before a piece that has none.
+fn put_before(piece: &mut NormalizedString, space: char, first: bool) {
+    let elsewhere = first && piece.offsets_original().0 != 0;
+    if !elsewhere && !continues(piece) && !piece.get().starts_with([' ', space]) {
+        piece.prepend(space.encode_utf8(&mut [0; 4]));
     }
 }
 
@@ -272,6 +326,13 @@ impl PreTokenizer for Split {
             }
             Split::Pattern(pattern, behavior, false) => text.split(|_, piece| piece.split(&**pattern, *behavior)),
             Split::Other(part) => part.pre_tokenize(text),
+            Split::Spaced { space, first, part } => {
+                text.split(|_, mut piece| {
+                    put_before(&mut piece, *space, *first);
+                    Ok([piece])
+                })?;
+                part.pre_tokenize(text)
+            }
         }
     }
 }

@@ -164,6 +164,39 @@ fn control_tokens_in_messages_are_text() {
     );
 }
 
+/// Tokenizers that put a space before a text put none into it where it is cut.
+#[test]
+fn a_text_with_control_tokens_gains_no_space() {
+    let space = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
+    let level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let words = json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space("always", true)]});
+    let spaced = |part: Value| tokenizer(&[letters(), vec!["▁".into()]].concat(), &[], json!({"pre_tokenizer": part}));
+    for json in [
+        sentence_piece_json(&[]),
+        spaced(space("first", false)),
+        spaced(space("always", true)),
+        spaced(space("never", true)),
+        spaced(words),
+        spaced(level),
+    ] {
+        // The same without control tokens.
+        let mut plain: Value = serde_json::from_str(&json).unwrap();
+        plain["added_tokens"] = json!([]);
+        let plain: tokenizers::Tokenizer = plain.to_string().parse().unwrap();
+        let text = Text::from_json(&json).unwrap();
+        for said in ["see </s> and", "<s>a", " <s> a</s>", "</s>", "a b", " ", ""] {
+            let ids = plain.encode_fast(said, false).unwrap().get_ids().to_vec();
+            assert_eq!(text.encode_plain(said, false).unwrap(), ids, "{said:?} {json}");
+        }
+        // The library's own spaces stay, also behind control tokens.
+        let theirs: tokenizers::Tokenizer = json.parse().unwrap();
+        for said in ["see </s> and", "<s>a<s> b", "a  b", " ", ""] {
+            let ids = theirs.encode_fast(said, false).unwrap().get_ids().to_vec();
+            assert_eq!(text.encode(said, false).unwrap(), ids, "{said:?} {json}");
+        }
+    }
+}
+
 /// Tokens that are looked for in the normalized text could be written with other letters.
 #[test]
 fn letters_that_normalizing_turns_into_control_tokens_are_text() {
