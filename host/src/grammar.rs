@@ -108,9 +108,9 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Ids of a text, if their bytes together are the text.
+    /// Ids of a text inside an answer, if their bytes together are the text.
     fn encode(&self, text: &str) -> Option<Vec<TokenId>> {
-        let ids = self.text.encode_plain(text, false).ok()?;
+        let ids = self.text.encode_after(text).ok()?;
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.trie.token(*id)).copied().collect();
         (bytes == text.as_bytes()).then_some(ids)
     }
@@ -147,8 +147,9 @@ impl Vocabulary {
             let trie = TokTrie::from(&TokRxInfo::new(language.vocab as u32, *end), &words).with_eos_tokens(&ends);
             let mut tokens = Tokens { trie, text, canonical: false };
             tokens.canonical = tokens.encode("{\"a\": [1, true]}").is_some();
+            // Where tokens are other texts than they are made of, every token is chosen by the model.
+            let able = InferenceCapabilities { ff_tokens: tokens.canonical, ..InferenceCapabilities::default() };
             let tokens: TokEnv = Arc::new(tokens);
-            let able = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
             let slices = llguidance::earley::SlicedBiasComputer::general_slices();
             let mut factory = ParserFactory::new(&tokens, able, &slices).map_err(|e| e.to_string())?;
             factory.quiet();

@@ -113,6 +113,12 @@ impl Text {
         self.encode_marked(&self.marked(text, mark), mark, special)
     }
 
+    /// [`Text::encode_plain`] for a text that follows other text: a tokenizer that puts a space before texts puts none here.
+    #[cfg(feature = "grammar")]
+    pub(crate) fn encode_after(&self, text: &str) -> Result<Vec<u32>> {
+        continuing(|| self.encode_plain(text, false))
+    }
+
     /// Token ids of a text in which a mark divides the texts that must not become control tokens. No space is put between the
     /// parts.
     fn encode_marked(&self, text: &str, mark: char, special: bool) -> Result<Vec<u32>> {

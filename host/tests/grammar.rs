@@ -1,5 +1,7 @@
 //! Answers that follow a grammar, and grammars that nothing follows.
 
+use shadowllm_host::grammar::Vocabulary;
+use shadowllm_host::text::{Language, Template, Text};
 use shadowllm_host::{Controls, Error, Grammar, Model, Options, Rules, SamplerOptions, Stop};
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,45 @@ fn forced_tokens_change_no_bit() {
     }
     assert!(reply.ids.starts_with(&read[read.len() - reply.ids.len() + 1..]) || reply.ids.len() > 20);
     assert!(together.iter().zip(single.engine().logits()).all(|(a, b)| a.to_bits() == b.to_bits()));
+}
+
+/// A vocabulary of SentencePiece's kind, with what is done to a text before it becomes tokens.
+fn sentence_piece(steps: &str) -> Vocabulary {
+    let bytes = (0..=255u8).map(|b| format!("<0x{b:02X}>"));
+    let all = ["<unk>", "</s>", "▁"].map(String::from).into_iter().chain(bytes);
+    let vocab: serde_json::Map<String, serde_json::Value> = all.enumerate().map(|(i, t)| (t, i.into())).collect();
+    let count = vocab.len();
+    let json = format!(
+        r#"{{"version": "1.0", "added_tokens": [{{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}}], "normalizer": {{"type": "Sequence", "normalizers": [{steps}
+            {{"type": "Replace", "pattern": {{"String": " "}}, "content": "▁"}}]}}, "decoder": {{"type": "Sequence", "decoders": [
+            {{"type": "Replace", "pattern": {{"String": "▁"}}, "content": " "}}, {{"type": "ByteFallback"}}, {{"type": "Fuse"}}]}},
+            "model": {{"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "merges": [], "vocab": {}}}}}"#,
+        serde_json::Value::Object(vocab)
+    );
+    let text = Text::from_json(&json).unwrap();
+    Vocabulary::of(&Language { text, template: Template::default(), bos: None, ends: vec![1], vocab: count }).unwrap()
+}
+
+#[test]
+fn tokenizers_that_change_the_beginning_or_more_of_a_text_follow_too() {
+    let prefix = r#"{"type": "Prepend", "prepend": "▁"},"#;
+    // Not even the space of a key's separator would come back.
+    let fewer = r#"{"type": "Replace", "pattern": {"String": " "}, "content": ""},"#;
+    for (steps, forced) in [("", true), (prefix, true), (fewer, false)] {
+        let vocabulary = sentence_piece(steps);
+        Grammar::new(&vocabulary, Rules::Regex("[a-z ]+")).unwrap();
+        let grammar = Grammar::new(&vocabulary, Rules::JsonSchema(PERSON)).unwrap();
+        let mut following = grammar.follow();
+        let ids: Vec<u32> = std::iter::from_fn(|| following.forced()).collect();
+        let expected: Vec<u32> =
+            "{\"name\": \"".bytes().map(|b| if b == b' ' { 2 } else { 3 + u32::from(b) }).collect();
+        assert!(if forced { ids.len() > 8 && expected.starts_with(&ids) } else { ids.is_empty() }, "{steps} {ids:?}");
+        // The first token that is not forced.
+        let next = expected.get(ids.len()).copied().unwrap_or(3 + u32::from(b'a'));
+        following.look().unwrap();
+        assert!(following.allows(next) && !following.allows(1), "{steps}");
+    }
 }
 
 #[test]
