@@ -90,6 +90,79 @@ fn templates_find_the_hugging_face_librarys_functions() {
     }
 }
 
+/// The expected texts are from Jinja 3.1.6 for Python, with the settings of the Hugging Face library.
+#[test]
+fn templates_do_what_jinja_does() {
+    let cases = [
+        ("{% for m in messages %}\r\n{{ m.content }}\r\n{% endfor %}\r\nA\r\nB\rC{{ '\r\n' }}|\r\n", "hi\nA\nB\nC\n|"),
+        (
+            "{{ [1, 2, 3, 4][:0:-1] }}{{ [1, 2, 3, 4][-1:0:-1] }}{{ [1, 2, 3, 4][::-1] }}{{ [1, 2, 3, 4][10:0:-2] }}{{ [1, 2, 3, 4][1::-1] }}",
+            "[4, 3, 2][4, 3, 2][4, 3, 2, 1][4, 2][2, 1]",
+        ),
+        (
+            "{{ [1, 2, 3, 4][-10:2] }}{{ [1, 2, 3, 4][2:-10] }}{{ [1, 2, 3, 4][1:9:2] }}{{ [1, 2, 3][none:2] }}{{ (1, 2, 3)[::-1] }}{{ range(5)[1:3]|list }}",
+            "[1, 2][][2, 4][1, 2](3, 2, 1)[1, 2]",
+        ),
+        (
+            "{{ 'é日本x'[1:3] }} {{ 'é日本x'[::-1] }} {{ 'abcd'[:0:-1] }} {{ 'abcd'[-2:] }} {{ ''[1:] }} {{ messages[1:]|length }}",
+            "日本 x本日é dcb cd  0",
+        ),
+        (
+            "{{ 'a' is sequence }} {{ {} is sequence }} {{ [] is sequence }} {{ nothing is sequence }} {{ none is sequence }} {{ 1 is sequence }}",
+            "True True True True False False",
+        ),
+        (
+            "{{ none|default('d', boolean=true) }} {{ x|default(default_value=3) }} {{ ''|default('d') }}{{ ''|d('e', true) }} {{ x|default(none) }} {{ 0|default('z', 1) }}",
+            "d 3 e None z",
+        ),
+        (
+            "{{ 'x'|int }} {{ 'x'|int(5) }} {{ 'x'|int(default=7) }} {{ '12'|int + 1 }} {{ '0x1f'|int(0, 16) }} {{ none|int }} {{ '3.7'|int }} {{ []|int }}",
+            "0 5 7 13 31 0 3 0",
+        ),
+        (
+            "{{ 'abc'.index('c') }} {{ ['a', 'b'].index('b') }} {{ 'abcabc'.index('b', 2) }} {{ 'abcabc'.find('c', 3) }} {{ 'abc'.find('a', 1) }} {{ 'abcabc'.count('b', 2, 5) }}",
+            "2 1 4 5 -1 1",
+        ),
+        (
+            "{{ '-7'.zfill(4) }} {{ '7'.zfill(3) }} {{ 'abcd'.zfill(3) }} [{{ 'a'.center(4) }}] [{{ 'a'.ljust(3, '.') }}] [{{ 'a'.rjust(3) }}]",
+            "-007 007 abcd [ a  ] [a..] [  a]",
+        ),
+        (
+            r"{{ 'a b c d'.split(' ', maxsplit=1) }} {{ 'a,b'.split(sep=',') }} {{ ' a  b c '.split(none, 1) }} {{ 'a b c'.rsplit(maxsplit=1) }} {{ 'a-b-c'.rsplit('-', 1) }} {{ ''.split() }} {{ ''.split(',') }} {{ ' a\n b '.split() }}",
+            "['a', 'b c d'] ['a', 'b'] ['a', 'b c '] ['a b', 'c'] ['a-b', 'c'] [] [''] ['a', 'b']",
+        ),
+        (
+            "{{ 'abc'.startswith('b', 1) }} {{ 'abc'.endswith('b', 0, 2) }} {{ 'abc'.startswith(('x', 'a'), 0) }} {{ 'abc'.startswith('', 4) }} {{ 'abc'.startswith('c', -1) }}",
+            "True True True False True",
+        ),
+        (
+            r"[{{ 'a\nb'|indent('> ') }}] [{{ 'a\nb'|indent('> ', true) }}] [{{ 'a\n\nb\n'|indent(2) }}] [{{ 'a\n\nb'|indent(width=1, blank=true) }}] [{{ 'a'|indent }}] [{{ ''|indent(2, true) }}]",
+            "[a\n> b] [> a\n> b] [a\n\n  b\n] [a\n \n b] [a] [  ]",
+        ),
+        (
+            r"{{ 'a\nb\r\nc\n\nd'.splitlines() }} {{ 'a\n'.splitlines() }} {{ ''.splitlines() }}",
+            "['a', 'b', 'c', '', 'd'] ['a'] []",
+        ),
+        (
+            "{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %}{{ joiner is defined }}",
+            "1, 2, 3True",
+        ),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(rendered(source), expected, "{source}");
+    }
+    for refused in [
+        "{{ 'abc'.index('z') }}",
+        "{{ ['a'].index('z') }}",
+        "{{ 'a'.split('') }}",
+        "{{ 'a'.zfill() }}",
+        "{{ 'a'[::0] }}",
+        "{{ 'a'.center(1000000000) }}",
+    ] {
+        assert!(render(&template(refused), &[]).is_err(), "{refused}");
+    }
+}
+
 #[test]
 fn long_conversations_are_no_hostile_ones() {
     let source = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% if m.role != 'system' %}\

@@ -4,7 +4,7 @@
 use super::budget::{Budget, Weight, largest, refused};
 use super::python;
 use minijinja::filters as built_in;
-use minijinja::value::{Rest, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ const WRITTEN: usize = 4096;
 /// Gives an environment without filters those of Jinja.
 pub fn add(env: &mut Environment, budget: &Arc<Budget>) {
     let plain = filters! {
-        safe escape lower upper title capitalize replace dictsort items reverse trim join split lines default round abs int
-        float attr first last min max sort list bool batch slice sum indent select reject selectattr rejectattr map
+        safe escape lower upper title capitalize replace dictsort items reverse trim join split lines round abs float
+        attr first last min max sort list bool batch slice sum select reject selectattr rejectattr map
         groupby unique chain zip pprint format
     };
     let own = [
@@ -28,7 +28,10 @@ pub fn add(env: &mut Environment, budget: &Arc<Budget>) {
         ("length", Value::from_function(length)),
         ("count", Value::from_function(length)),
         ("e", Value::from_function(built_in::escape)),
-        ("d", Value::from_function(built_in::default)),
+        ("default", Value::from_function(default)),
+        ("d", Value::from_function(default)),
+        ("int", Value::from_function(int)),
+        ("indent", Value::from_function(python::indent)),
     ];
     for (name, filter) in plain.into_iter().chain(own) {
         let budget = Arc::clone(budget);
@@ -44,6 +47,25 @@ pub fn add(env: &mut Environment, budget: &Arc<Budget>) {
 fn length(value: &Value) -> Result<usize, Error> {
     let none = || Error::new(ErrorKind::InvalidOperation, format!("{} has no length", value.kind()));
     if value.is_undefined() { Ok(0) } else { value.len().ok_or_else(none) }
+}
+
+/// The filter `default`: its arguments have names in Jinja.
+fn default(value: &Value, Rest(given): Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+    let of = |at: usize, name: &str| match given.get(at) {
+        Some(value) => Ok(Some(value.clone())),
+        None if named.has(name) => named.get::<Value>(name).map(Some),
+        None => Ok(None),
+    };
+    let (other, lax) = (of(0, "default_value")?, of(1, "boolean")?.is_some_and(|lax| lax.is_true()));
+    named.assert_all_used()?;
+    let takes_other = value.is_undefined() || (lax && !value.is_true());
+    Ok(if takes_other { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
+}
+
+/// The filter `int`: what is no number becomes 0, or the default that is given.
+fn int(state: &State, value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.map_or_else(|| named.get::<Option<Value>>("default"), |default| Ok(Some(default)))?;
+    built_in::int(state, value, Some(default.unwrap_or_else(|| Value::from(0))), base, named)
 }
 
 /// The largest width or count in a template: prompts need no larger ones.
@@ -72,10 +94,6 @@ pub fn grows(name: &str, arguments: &[Value]) -> Result<(), Error> {
             let weight = weight()?;
             weight.bytes + weight.elements.saturating_mul(text(1).len())
         }
-        "indent" => {
-            let lines = text(0).bytes().filter(|b| *b == b'\n').count() + 1;
-            text(0).len() + lines.saturating_mul(numbers().min(usize::MAX as u64) as usize)
-        }
         // Texts and lists would be added one by one.
         "sum" => {
             let start =
@@ -84,7 +102,7 @@ pub fn grows(name: &str, arguments: &[Value]) -> Result<(), Error> {
         }
         "pprint" if weight()?.elements > WRITTEN => usize::MAX,
         "format" if widths(text(0)) > WIDEST || (text(0).contains(['*', '{']) && numbers() > WIDEST) => usize::MAX,
-        "batch" | "slice" if numbers() > WIDEST => usize::MAX,
+        "batch" | "slice" | "zfill" | "ljust" | "rjust" | "center" if numbers() > WIDEST => usize::MAX,
         _ => 0,
     };
     if bytes > largest() { Err(refused("makes too much text")) } else { Ok(()) }

@@ -174,7 +174,9 @@ fn rendered(template: &Template, messages: &[Message], variables: &Variables) ->
     }
     // The settings of the Hugging Face library, for which templates are written.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-    let source = watch::prepared(&template.source, syntax.clone())?;
+    // Jinja reads all line ends as `\n`.
+    let source = template.source.replace("\r\n", "\n").replace('\r', "\n");
+    let source = watch::prepared(&source, syntax.clone())?;
     let (steps, blocks) = watch::compile(&source, syntax)?;
     let mut values = BTreeMap::from([
         ("messages", messages.iter().map(Message::value).collect::<Value>()),
@@ -206,6 +208,11 @@ fn environment(budget: Budget) -> Environment<'static> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     env.add_function("strftime_now", |format: &str| python::strftime_now(format));
+    env.add_function("joiner", minijinja_contrib::globals::joiner);
+    // What has a length and items: also texts, maps, and what is not defined.
+    env.add_test("sequence", |value: &Value| {
+        value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    });
     // None is not iterable in Python.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     let counted = Arc::clone(&budget);
@@ -217,17 +224,18 @@ fn environment(budget: Budget) -> Environment<'static> {
     env.add_function(watch::LOOK, move |value: Value| budget.admitted(value));
     env.add_function(watch::MULTIPLY, |a: Value, b: Value| multiply(&a, &b));
     env.add_function(watch::REMAINDER, remainder);
+    env.add_function(watch::SLICE, python::slice);
     env.set_unknown_method_callback(|state, value, method, arguments| {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         match method {
             // Here the separator is the first argument.
             "join" if all.len() == 2 => grows("join", &[all[1].clone(), all[0].clone()])?,
-            "replace" | "format" => grows(method, &all)?,
+            "replace" | "format" | "zfill" | "ljust" | "rjust" | "center" => grows(method, &all)?,
             _ => {}
         }
-        match value.as_str().map(|text| python::method(text, method, arguments)) {
-            Some(Some(result)) => result,
-            _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
+        match python::method(value, method, arguments) {
+            Some(result) => result,
+            None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
         }
     });
     env

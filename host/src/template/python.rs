@@ -1,6 +1,6 @@
 //! The parts of Python that templates use: how values are written, JSON, dates.
 
-use super::budget::{largest, refused};
+use super::budget::{ELEMENTS, largest, refused};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -216,16 +216,130 @@ impl Json {
     }
 }
 
-/// Methods of Python strings that minijinja's collection lacks; `None` for other methods.
-pub fn method(text: &str, name: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
-    let part = arguments.first().and_then(Value::as_str);
+/// Python's `str.splitlines`.
+fn lines(text: &str) -> Vec<&str> {
+    let ends = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(ends) {
+        lines.push(&rest[..at]);
+        let end = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        rest = &rest[at + end..];
+    }
+    lines.extend(Some(rest).filter(|rest| !rest.is_empty()));
+    lines
+}
+
+/// The filter `indent`, by a number of spaces or by a text.
+pub fn indent(
+    value: &Value,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    let width = width.map_or_else(|| named.get::<Option<Value>>("width"), |width| Ok(Some(width)))?;
+    let flag = |given: Option<bool>, name: &str| given.map_or_else(|| named.get::<Option<bool>>(name), |v| Ok(Some(v)));
+    let (first, blank) = (flag(first, "first")?.unwrap_or(false), flag(blank, "blank")?.unwrap_or(false));
+    named.assert_all_used()?;
+    let before = match width.as_ref().map(|width| (width.as_str(), width)) {
+        None => " ".repeat(4),
+        Some((Some(text), _)) => text.to_owned(),
+        Some((None, width)) => {
+            let width = usize::try_from(i64::try_from(width.clone())?.max(0)).unwrap_or(usize::MAX);
+            if width > largest() {
+                return Err(refused("makes too much text"));
+            }
+            " ".repeat(width)
+        }
+    };
+    let text = text(value)? + "\n";
+    let mut out = Text::default();
+    for (i, line) in lines(&text).into_iter().enumerate() {
+        out.push(if i > 0 { "\n" } else { "" })?;
+        out.push(if if i == 0 { first } else { blank || !line.is_empty() } { &before } else { "" })?;
+        out.push(line)?;
+    }
+    Ok(out.0)
+}
+
+/// `value[start:stop:step]`, each of which may be none.
+pub fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Value, Error> {
+    let number = |v: Value| if v.is_none() { Ok(None) } else { i64::try_from(v).map(Some) };
+    let (start, stop, step) = (number(start)?, number(stop)?, number(step)?.unwrap_or(1));
+    let bad = |why: String| Err(Error::new(ErrorKind::InvalidOperation, why));
+    if step == 0 {
+        return bad("a slice has the step 0".into());
+    }
+    match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Ok(Value::from(Vec::<Value>::new())),
+        ValueKind::String => {
+            let letters: Vec<char> = value.as_str().unwrap_or_default().chars().collect();
+            Ok(picked(&letters, start, stop, step).collect::<String>().into())
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Vec<Value> = value.try_iter()?.take(ELEMENTS + 1).collect();
+            let items: Vec<Value> = picked(&items, start, stop, step).collect();
+            Ok(if value.is_tuple() { Value::from(Tuple::from(items)) } else { Value::from(items) })
+        }
+        kind => bad(format!("{kind} cannot be sliced")),
+    }
+}
+
+/// The items of a slice.
+fn picked<T: Clone>(items: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = T> {
+    let len = items.len() as i64;
+    // Places before the first item and after the last one, in the direction of the step.
+    let (least, most) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let place = |at: i64| if at < 0 { at.saturating_add(len).max(least) } else { at.min(most) };
+    let start = start.map_or(if step > 0 { least } else { most }, place);
+    let stop = stop.map_or(if step > 0 { most } else { least }, place);
+    let places = std::iter::successors(Some(start), move |at| at.checked_add(step));
+    let places = places.take_while(move |at| if step > 0 { *at < stop } else { *at > stop });
+    places.filter_map(|at| items.get(usize::try_from(at).ok()?).cloned())
+}
+
+/// Arguments in the order of these names, which they may be given by.
+fn ordered(arguments: &[Value], names: &[&str]) -> Result<Vec<Option<Value>>, Error> {
+    let (given, named) = match arguments.split_last() {
+        Some((last, given)) if last.is_kwargs() => (given, Kwargs::try_from(last.clone())?),
+        _ => (arguments, Kwargs::from_iter(Vec::<(String, Value)>::new())),
+    };
+    if given.len() > names.len() {
+        return Err(ErrorKind::TooManyArguments.into());
+    }
+    let at = |i: usize| match given.get(i) {
+        Some(value) => Ok(Some(value.clone())),
+        None => named.get::<Option<Value>>(names[i]),
+    };
+    let all: Result<Vec<_>, Error> = (0..names.len()).map(at).collect();
+    named.assert_all_used()?;
+    Ok(all?.into_iter().map(|value| value.filter(|value| !value.is_none())).collect())
+}
+
+/// Methods of Python that minijinja's collection lacks or knows in part; `None` for other methods.
+pub fn method(value: &Value, name: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
+    let part = arguments.first();
+    match (value.as_str(), name, arguments.len()) {
+        (Some(text), "split" | "rsplit", _) => Some(split(text, name == "rsplit", arguments)),
+        (Some(text), "ljust" | "rjust" | "center" | "zfill", _) => Some(wide(text, name, arguments)),
+        (Some(text), "splitlines", 0) => Some(Ok(lines(text).into_iter().map(Value::from).collect())),
+        (Some(text), "index", _) => Some(index(text, arguments)),
+        // From a letter, or up to one.
+        (Some(text), "startswith" | "endswith" | "find" | "count", 2..) => Some(within(text, name, arguments)),
+        (Some(text), ..) => in_parts(text, name, part.and_then(Value::as_str)),
+        (None, "index", 1) if value.kind() == ValueKind::Seq => Some(place(value, part?)),
+        _ => None,
+    }
+}
+
+/// Methods that take a text from another one or divide it once.
+fn in_parts(text: &str, name: &str, part: Option<&str>) -> Option<Result<Value, Error>> {
     let three = |a: &str, b: &str, c: &str| Value::from(Tuple::from(vec![a.into(), b.into(), c.into()]));
     let value = match (name, part) {
         ("removeprefix", Some(part)) => Value::from(text.strip_prefix(part).unwrap_or(text)),
         ("removesuffix", Some(part)) => Value::from(text.strip_suffix(part).unwrap_or(text)),
-        ("partition" | "rpartition" | "rsplit", Some("")) => {
-            return Some(Err(Error::new(ErrorKind::InvalidOperation, format!("{name} at an empty text"))));
-        }
+        ("partition" | "rpartition", Some("")) => return Some(Err(empty(name))),
         ("partition", Some(part)) => match text.split_once(part) {
             Some((before, after)) => three(before, part, after),
             None => three(text, "", ""),
@@ -234,21 +348,117 @@ pub fn method(text: &str, name: &str, arguments: &[Value]) -> Option<Result<Valu
             Some((before, after)) => three(before, part, after),
             None => three("", "", text),
         },
-        ("rsplit", Some(part)) => {
-            let most = arguments.get(1).and_then(Value::as_usize).map_or(usize::MAX, |n| n.saturating_add(1));
-            let mut parts: Vec<Value> = text.rsplitn(most, part).map(Value::from).collect();
-            parts.reverse();
-            Value::from(parts)
-        }
         _ => return None,
     };
     Some(Ok(value))
 }
 
+fn empty(name: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("{name} at an empty text"))
+}
+
+fn missing(what: &Value) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("index of {what}, which is not there"))
+}
+
+/// The place of an item in a list.
+fn place(list: &Value, item: &Value) -> Result<Value, Error> {
+    list.try_iter()?.position(|other| other == *item).map(Value::from).ok_or_else(|| missing(item))
+}
+
+/// The letters before a text in another one.
+fn index(text: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let found = within(text, "find", arguments)?;
+    if found == Value::from(-1) { Err(missing(&arguments.first().cloned().unwrap_or_default())) } else { Ok(found) }
+}
+
+/// Methods that look at a text between two places of it.
+fn within(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let [what, start, stop] = &ordered(arguments, &["", "", ""])?[..] else { unreachable!("three names") };
+    let what = what.as_ref().ok_or(ErrorKind::MissingArgument)?;
+    let all =
+        if what.as_str().is_none() && name.ends_with("with") { what.try_iter()?.collect() } else { vec![what.clone()] };
+    let bad = || Error::new(ErrorKind::InvalidOperation, format!("{name} of {}, which is no text", what.kind()));
+    let all: Vec<&str> = all.iter().map(|part| part.as_str().ok_or_else(bad)).collect::<Result<_, _>>()?;
+    let letters: Vec<char> = text.chars().collect();
+    let number = |v: &Option<Value>| v.clone().map(i64::try_from).transpose();
+    let (start, stop) = (number(start)?, number(stop)?);
+    let len = letters.len() as i64;
+    let before = start.map_or(0, |at| if at < 0 { at.saturating_add(len).max(0) } else { at });
+    let inside: String = picked(&letters, start, stop, 1).collect();
+    let one = all.first().copied().unwrap_or_default();
+    Ok(match name {
+        // Behind the end is not even an empty text.
+        _ if before > len => {
+            if name == "find" {
+                (-1).into()
+            } else if name == "count" {
+                0.into()
+            } else {
+                false.into()
+            }
+        }
+        "startswith" => all.iter().any(|part| inside.starts_with(part)).into(),
+        "endswith" => all.iter().any(|part| inside.ends_with(part)).into(),
+        "count" => inside.matches(one).count().into(),
+        _ => inside.find(one).map_or(-1, |at| before + inside[..at].chars().count() as i64).into(),
+    })
+}
+
+/// `split` and, from the end, `rsplit`.
+fn split(text: &str, from_end: bool, arguments: &[Value]) -> Result<Value, Error> {
+    let [part, most] = &ordered(arguments, &["sep", "maxsplit"])?[..] else { unreachable!("two names") };
+    let most = most.clone().map(i64::try_from).transpose()?.and_then(|most| usize::try_from(most).ok());
+    let most = most.unwrap_or(usize::MAX - 1);
+    let mut parts: Vec<&str> =
+        match part.as_ref().map(|part| part.as_str().ok_or(ErrorKind::InvalidOperation)).transpose()? {
+            Some("") => return Err(empty("split")),
+            Some(part) if from_end => text.rsplitn(most + 1, part).collect(),
+            Some(part) => text.splitn(most + 1, part).collect(),
+            None => words(text, from_end, most),
+        };
+    if from_end {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// Words between spaces; the last one in the direction of reading holds the rest.
+fn words(text: &str, from_end: bool, most: usize) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = if from_end { text.trim_end() } else { text.trim_start() };
+    while words.len() < most {
+        let cut = if from_end { rest.rfind(char::is_whitespace) } else { rest.find(char::is_whitespace) };
+        let Some(at) = cut else { break };
+        let (before, after) = rest.split_at(at);
+        let (word, left) =
+            if from_end { (after.trim_start(), before.trim_end()) } else { (before, after.trim_start()) };
+        words.push(word);
+        rest = left;
+    }
+    words.extend(Some(rest).filter(|rest| !rest.is_empty()));
+    words
+}
+
+/// A text made wider with spaces, or with zeros behind its sign.
+fn wide(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let [width, fill] = &ordered(arguments, &["", ""])?[..] else { unreachable!("two names") };
+    let width = usize::try_from(width.clone().ok_or(ErrorKind::MissingArgument)?).unwrap_or(0);
+    let fill = fill.as_ref().and_then(Value::as_str).unwrap_or(if name == "zfill" { "0" } else { " " });
+    let more = width.saturating_sub(text.chars().count());
+    let left = match name {
+        "ljust" => 0,
+        "center" => more / 2 + (more & width & 1),
+        _ => more,
+    };
+    let (sign, rest) = text.split_at(usize::from(name == "zfill" && text.starts_with(['+', '-'])));
+    Ok(Value::from([sign, &fill.repeat(left), rest, &fill.repeat(more - left)].concat()))
+}
+
 /// Today's date in the template's format, in coordinated universal time.
 pub fn strftime_now(format: &str) -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    strftime(format, seconds)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Date::of(now.as_secs(), now.subsec_micros()).written(format)
 }
 
 const MONTHS: [&str; 12] = [
@@ -267,57 +477,149 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// A time, in seconds since 1970, as C's `strftime` writes it.
-fn strftime(format: &str, seconds: u64) -> String {
-    let (days, second) = (seconds / 86400, seconds % 86400);
-    let (mut year, mut day) = (1970, days);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let length = |year: u64| 365 + u64::from(leap(year));
-    while day >= length(year) {
-        day -= length(year);
+/// The year of a day since 1970, and the days of the year before it.
+fn year_and_day(mut day: u64) -> (u64, u64) {
+    let mut year = 1970;
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
         year += 1;
     }
-    let (of_year, mut month) = (day + 1, 0);
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    while day >= lengths[month] {
-        day -= lengths[month];
-        month += 1;
-    }
-    let (hour, minute, weekday) = (second / 3600, second / 60 % 60, ((days + 4) % 7) as usize);
-    let mut out = String::new();
-    let mut letters = format.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            out.push(letter);
-            continue;
+    (year, day)
+}
+
+fn leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+}
+
+/// A time, as C's `strftime` sees it.
+struct Date {
+    seconds: u64,
+    micros: u32,
+    year: u64,
+    /// Days before it, in the year.
+    of_year: u64,
+    /// From 0 on.
+    month: usize,
+    /// From 1 on.
+    day: u64,
+    /// From Sunday on.
+    weekday: u64,
+}
+
+impl Date {
+    /// Of a time since 1970.
+    fn of(seconds: u64, micros: u32) -> Date {
+        let (year, of_year) = year_and_day(seconds / 86400);
+        let (mut month, mut day) = (0, of_year);
+        let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        while day >= lengths[month] {
+            day -= lengths[month];
+            month += 1;
         }
-        let part = match letters.next() {
-            Some('Y') => year.to_string(),
-            Some('y') => format!("{:02}", year % 100),
-            Some('m') => format!("{:02}", month + 1),
-            Some('d') => format!("{:02}", day + 1),
-            Some('e') => format!("{:2}", day + 1),
-            Some('j') => format!("{of_year:03}"),
-            Some('B') => MONTHS[month].into(),
-            Some('b' | 'h') => MONTHS[month][..3].into(),
-            Some('A') => DAYS[weekday].into(),
-            Some('a') => DAYS[weekday][..3].into(),
-            Some('H') => format!("{hour:02}"),
-            Some('I') => format!("{:02}", (hour + 11) % 12 + 1),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.into(),
-            Some('M') => format!("{minute:02}"),
-            Some('S') => format!("{:02}", second % 60),
-            Some('F') => format!("{year}-{:02}-{:02}", month + 1, day + 1),
-            Some('T') => format!("{hour:02}:{minute:02}:{:02}", second % 60),
-            Some('Z') => "UTC".into(),
-            Some('z') => "+0000".into(),
-            Some('%') => "%".into(),
-            Some(other) => format!("%{other}"),
-            None => "%".into(),
-        };
-        out.push_str(&part);
+        Date { seconds, micros, year, of_year, month, day: day + 1, weekday: (seconds / 86400 + 4) % 7 }
     }
-    out
+
+    fn hour(&self) -> u64 {
+        self.seconds % 86400 / 3600
+    }
+
+    /// The year and the number of the week, which belongs to the year of its Thursday.
+    fn week(&self) -> (u64, u64) {
+        let (year, thursday) = year_and_day(self.seconds / 86400 + 3 - (self.weekday + 6) % 7);
+        (year, thursday / 7 + 1)
+    }
+
+    /// A number, its digits, and what fills them.
+    fn number(&self, letter: char) -> Option<(u64, usize, char)> {
+        Some(match letter {
+            'Y' => (self.year, 1, '0'),
+            'C' => (self.year / 100, 2, '0'),
+            'y' => (self.year % 100, 2, '0'),
+            'G' => (self.week().0, 1, '0'),
+            'g' => (self.week().0 % 100, 2, '0'),
+            'V' => (self.week().1, 2, '0'),
+            'U' => ((self.of_year + 7 - self.weekday) / 7, 2, '0'),
+            'W' => ((self.of_year + 7 - (self.weekday + 6) % 7) / 7, 2, '0'),
+            'u' => ((self.weekday + 6) % 7 + 1, 1, '0'),
+            'w' => (self.weekday, 1, '0'),
+            'm' => (self.month as u64 + 1, 2, '0'),
+            'd' => (self.day, 2, '0'),
+            'e' => (self.day, 2, ' '),
+            'j' => (self.of_year + 1, 3, '0'),
+            'H' => (self.hour(), 2, '0'),
+            'k' => (self.hour(), 2, ' '),
+            'I' => ((self.hour() + 11) % 12 + 1, 2, '0'),
+            'l' => ((self.hour() + 11) % 12 + 1, 2, ' '),
+            'M' => (self.seconds / 60 % 60, 2, '0'),
+            'S' => (self.seconds % 60, 2, '0'),
+            's' => (self.seconds, 1, '0'),
+            'f' => (self.micros.into(), 6, '0'),
+            _ => return None,
+        })
+    }
+
+    fn text(&self, letter: char) -> Option<String> {
+        let half = if self.hour() < 12 { "AM" } else { "PM" };
+        Some(match letter {
+            'B' => MONTHS[self.month].into(),
+            'b' | 'h' => MONTHS[self.month][..3].into(),
+            'A' => DAYS[self.weekday as usize].into(),
+            'a' => DAYS[self.weekday as usize][..3].into(),
+            'p' => half.into(),
+            'P' => half.to_ascii_lowercase(),
+            'Z' => "UTC".into(),
+            'z' => "+0000".into(),
+            'n' => "\n".into(),
+            't' => "\t".into(),
+            '%' => "%".into(),
+            'F' => self.written("%Y-%m-%d"),
+            'T' | 'X' => self.written("%H:%M:%S"),
+            'R' => self.written("%H:%M"),
+            'r' => self.written("%I:%M:%S %p"),
+            'D' | 'x' => self.written("%m/%d/%y"),
+            'c' => self.written("%a %b %e %H:%M:%S %Y"),
+            _ => return None,
+        })
+    }
+
+    /// What stands for a letter after `%`, with a flag of the C library of Linux.
+    fn part(&self, flag: Option<char>, letter: char) -> Option<String> {
+        let Some((number, digits, fill)) = self.number(letter) else {
+            let text = self.text(letter);
+            return if flag == Some('^') { text.map(|text| text.to_uppercase()) } else { text };
+        };
+        Some(match (flag, fill) {
+            (Some('-'), _) => number.to_string(),
+            (Some('_'), _) | (None | Some('^'), ' ') => format!("{number:digits$}"),
+            _ => format!("{number:0digits$}"),
+        })
+    }
+
+    /// In a format.
+    fn written(&self, format: &str) -> String {
+        let mut out = String::new();
+        let mut rest = format;
+        while let Some((before, after)) = rest.split_once('%') {
+            out.push_str(before);
+            let mut letters = after.chars();
+            let mut letter = letters.next();
+            let flag = letter.filter(|letter| "-_0^".contains(*letter));
+            if flag.is_some() {
+                letter = letters.next();
+            }
+            match letter.and_then(|letter| self.part(flag, letter)) {
+                Some(part) => {
+                    out.push_str(&part);
+                    rest = letters.as_str();
+                }
+                None => {
+                    out.push('%');
+                    rest = after;
+                }
+            }
+        }
+        out + rest
+    }
 }
 
 #[cfg(test)]
@@ -351,8 +653,18 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         // As `date -u -d @N` writes them.
+        let strftime = |format: &str, seconds| Date::of(seconds, 7).written(format);
         assert_eq!(strftime("%d %B %Y %H:%M:%S %a %j %I %p", 0), "01 January 1970 00:00:00 Thu 001 12 AM");
         assert_eq!(strftime("%Y-%m-%d %A %%", 951_782_400), "2000-02-29 Tuesday %");
         assert_eq!(strftime("%e %b %y %F %T", 1_767_225_599), "31 Dec 25 2025-12-31 23:59:59");
+        assert_eq!(
+            strftime("%-d/%-m/%_H %^a %k %l %P %x %D %c", 7_200),
+            "1/1/ 2 THU  2  2 am 01/01/70 01/01/70 Thu Jan  1 02:00:00 1970"
+        );
+        assert_eq!(strftime("%R %s %f %C %r %é %", 951_782_460), "00:01 951782460 000007 20 12:01:00 AM %é %");
+        // A Saturday of the last week of the year before, a Monday, and a Thursday of week 53.
+        assert_eq!(strftime("%G %g %V %U %W %u %w", 1_640_995_200), "2021 21 52 00 00 6 6");
+        assert_eq!(strftime("%G %V %U %W %u %w", 1_735_516_800), "2025 01 52 53 1 1");
+        assert_eq!(strftime("%G %V %U %W %u %w", 1_609_372_800), "2020 53 52 52 4 4");
     }
 }

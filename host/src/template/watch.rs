@@ -12,6 +12,8 @@ pub const LOOK: &str = "look at";
 pub const MULTIPLY: &str = "multiply by";
 /// Function in place of `%`.
 pub const REMAINDER: &str = "remainder of";
+/// Function in place of `[from:to:step]`.
+pub const SLICE: &str = "slice of";
 /// A variable that is 1.
 pub const ONE: &str = "__one";
 /// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be processed by recursion.
@@ -71,9 +73,9 @@ fn steps<'s>(step: &Instruction<'s>) -> Vec<Instruction<'s>> {
         I::EmitRaw(text) => vec![I::LoadConst(Value::from(*text)), I::Emit],
         I::Mul => vec![I::CallFunction(MULTIPLY, Some(2)), look()],
         I::Rem => vec![I::CallFunction(REMAINDER, Some(2)), look()],
+        I::Slice => vec![I::CallFunction(SLICE, Some(4)), look()],
         I::Add
         | I::StringConcat
-        | I::Slice
         | I::BuildMap(_)
         | I::BuildList(_)
         | I::BuildTuple(_)
