@@ -111,6 +111,10 @@ fn a_density_is_enough() {
 fn things_that_do_not_go_together() {
     wrong("run brown.sllm -p hello -f text.txt", &["cannot be used with"]);
     wrong("pack brown.sllm --synthetic tiny -o out.sllm", &["cannot be used with"]);
+    wrong("pack --synthetic tiny --context 100 -o out.sllm", &["cannot be used with"]);
+    for dial in ["--policy gate", "--density 0.1", "--share heads=1", "--refresh 2", "--output-window 3"] {
+        wrong(&format!("logits brown.sllm --ids ids.json --mask m -o l.st {dial}"), &["cannot be used with"]);
+    }
 }
 
 #[test]

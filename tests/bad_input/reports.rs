@@ -104,6 +104,9 @@ fn options_that_would_do_nothing() {
     place.fails(2, &format!("{run} --policy off --density 0.5"), &["--density", "nothing is skipped"]);
     place.fails(2, &format!("{run} --system be"), &["no chat template", "--system"]);
     place.fails(2, &format!("{run} --raw --system be"), &["cannot be used with"]);
+    place.write("tools.json", "[]");
+    place.fails(2, &format!("{run} --tools tools.json"), &["no chat template", "--tools has no place"]);
+    place.fails(2, &format!("{run} --template-var a=1"), &["no chat template", "--template-var has no place"]);
     place.fails(2, &format!("{run} --greedy --temperature 1"), &["cannot be used with"]);
     place.fails(2, "run brown.sllm --raw", &["--raw continues a text", "-p or -f"]);
 }

@@ -1,6 +1,9 @@
 //! Prompts, texts and token ids.
 
 use super::{brown, edit, folder, image};
+use shadowllm_host::model::LoadedModel;
+use shadowllm_host::template::render_with;
+use shadowllm_host::text::{Message, Template, Variables};
 use shadowllm_tests::program::{Place, finish};
 use shadowllm_tests::vectors;
 use std::process::Stdio;
@@ -96,6 +99,45 @@ fn a_template_that_does_not_work() {
         let place = with_tokenizer(|p| p.write("model/tokenizer_config.json", config));
         place.fails(1, "run model.sllm -p hi", &["chat template does not take this", word]);
         assert_eq!(place.works("run model.sllm -p ! --raw -n 0").out, "!\n");
+    }
+}
+
+/// Of several templates, one is for conversations with tools.
+#[test]
+fn a_template_for_tools() {
+    let text = "{{ messages[0].content }}";
+    let named = serde_json::json!([{"name": "default", "template": text},
+        {"name": "tool_use", "template": format!("\n{text}{{{{ tools|length }}}}  \n")}]);
+    let map = serde_json::json!({"tool_use": named[1]["template"], "default": text});
+    for templates in [named, map] {
+        let config = serde_json::json!({ "chat_template": templates }).to_string();
+        let place = with_tokenizer(|p| p.write("model/tokenizer_config.json", config));
+        let model = LoadedModel::open(&place.path("model.sllm"), None).unwrap();
+        let template = Template::of(&model).unwrap();
+        let tools = |json: &str| [("tools".to_owned(), serde_json::from_str(json).unwrap())].into_iter().collect();
+        let prompt = |variables: &Variables| render_with(&template, &[Message::new("user", "hi")], variables).unwrap();
+        assert_eq!((prompt(&Variables::new()), prompt(&tools("[1, 2]"))), ("hi".into(), "\nhi2  ".into()));
+        place.write("tools.json", "[{}, {}]");
+        assert!(!place.works("run model.sllm -p ! -n 0 --tools tools.json").err.contains("does not read"));
+        let run = place.works("run model.sllm -p ! -n 0 --template-var mood=1");
+        assert!(run.err.contains("does not read mood"), "{}", run.err);
+    }
+    let place = folder("opt");
+    place.copy(&vectors("brown-opt/tokenizer.json"), "model/tokenizer.json");
+    for odd in ["5", "true", "[\"a\"]", "[{\"name\": \"default\"}]", "{\"default\": null}"] {
+        place.write("model/tokenizer_config.json", format!("{{\"chat_template\": {odd}}}"));
+        place.fails(1, "pack model -o model.sllm", &["tokenizer_config.json", "chat_template is not a text"]);
+    }
+}
+
+/// A download that has left a link without its file is not a model without a template.
+#[test]
+fn a_link_to_nothing() {
+    for file in ["chat_template.jinja", "tokenizer_config.json", "generation_config.json"] {
+        let place = folder("opt");
+        place.copy(&vectors("brown-opt/tokenizer.json"), "model/tokenizer.json");
+        std::os::unix::fs::symlink("nowhere", place.path("model").join(file)).unwrap();
+        place.fails(1, "pack model -o model.sllm", &[file, "not a file, nor a link", "download it again"]);
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Options {
     /// Active heads and neurons: a JSON array with an entry per layer, null for everything, or {"heads": [active
     /// indices], "neurons": [active indices]} (either may be left out). Neurons that are packed in groups can only be
     /// chosen in whole groups; single ones need pack --neuron-group 1.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["policy", "density", "refresh", "allocation", "share", "output_window"])]
     mask: Option<PathBuf>,
     #[command(flatten)]
     dial: DialOptions,

@@ -48,7 +48,7 @@ pub struct Options {
     sketch: String,
     /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE rotates positions
     /// in another way beyond its trained context.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "synthetic")]
     context: Option<usize>,
     /// Predictor of this model to add to the image (from `calibrate --predictor`); one that ships with shadowllm is
     /// found automatically.

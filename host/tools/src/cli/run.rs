@@ -9,7 +9,7 @@ use crate::print;
 use crate::setup::{MACHINE, ModelOptions, checked_context, more_positions, pool};
 use clap::Args;
 use shadowllm_core::sample::Sampler;
-use shadowllm_host::text::{Message, read};
+use shadowllm_host::text::{Message, Template, Variables, read};
 use shadowllm_host::{Answer, Chat, Controls, Dry, Error, Model, Result, SamplerOptions, Session, Stop};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -215,6 +215,7 @@ pub fn run(o: &Options) -> Result<()> {
             "the model has no chat template, so --system has no place: put it into the text".into(),
         ));
     }
+    used(&options.variables, template)?;
     if prompt.is_none() && (template.is_empty() || o.raw) {
         let why = if o.raw { "--raw continues a text" } else { "the model has no chat template" };
         return Err(Error::Usage(format!("{why}, so give it a text to continue with -p or -f")));
@@ -226,6 +227,23 @@ pub fn run(o: &Options) -> Result<()> {
         (None, Some(lines)) => chat::chat(Chat::new(session)?, lines, o.json),
         (None, None) => Ok(()),
     }
+}
+
+/// Refuses variables of a template where none is used, and says which of them a template does not read.
+fn used(variables: &Variables, template: &Template) -> Result<()> {
+    let names = |source: &str, name: &str| {
+        source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
+    };
+    for name in variables.keys() {
+        if template.is_empty() {
+            let option = if name == "tools" { "--tools" } else { "--template-var" };
+            return Err(Error::Usage(format!("the model has no chat template, so {option} has no place")));
+        }
+        if !names(&template.source, name) {
+            print::note(format_args!("note: the model's chat template does not read {name}, so it changes nothing"));
+        }
+    }
+    Ok(())
 }
 
 /// Adds the option that helps if a prompt is longer than the context: room for an answer of `n` tokens, as far as the

@@ -278,11 +278,20 @@ fn token(config: &Value, key: &str) -> String {
     }
 }
 
-/// The JSON in a file of the folder; null when the file is missing. A pipe or a device is as good as none: reading it
-/// may never end.
+/// Whether a file is there. What has its name but cannot be read is an error: without it the model would be another one.
+fn present(path: &Path) -> Result<bool> {
+    match path.is_file() {
+        false if path.symlink_metadata().is_ok() => {
+            Err(Error::file(path, "is not a file, nor a link to one that is there: download it again"))
+        }
+        present => Ok(present),
+    }
+}
+
+/// The JSON in a file of the folder; null when the file is missing.
 fn json(folder: &Path, file: &str) -> Result<Value> {
     let path = folder.join(file);
-    if !path.is_file() {
+    if !present(&path)? {
         return Ok(Value::Null);
     }
     let text = read(&path)?;
@@ -315,6 +324,49 @@ fn number_of(folder: &Path, token: &str) -> Result<Option<Value>> {
         metadata.strings("tokenizer.ggml.tokens")?.iter().position(|text| text == token).map(Value::from)
     };
     Ok(in_list(&added(folder)?).or_else(in_model))
+}
+
+/// A template in a file of its own.
+fn jinja(folder: &Path, file: &str) -> Result<Option<String>> {
+    let path = folder.join(file);
+    present(&path)?.then(|| read(&path)).transpose()
+}
+
+/// The template of `chat_template`: a text, or several with names, in a list or a map; nothing if it is null or empty.
+fn named_templates(value: &Value) -> std::result::Result<Option<String>, String> {
+    let none = || "chat_template is not a text, nor texts with names: download it again".to_owned();
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned).ok_or_else(none);
+    let named: Vec<(String, String)> = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) => return Ok(Some(text.clone())),
+        Value::Array(list) => {
+            let entry = |entry: &Value| Ok((text(entry.get("name"))?, text(entry.get("template"))?));
+            list.iter().map(entry).collect::<std::result::Result<_, String>>()?
+        }
+        Value::Object(map) => {
+            let entry = |(name, value): (&String, &Value)| Ok((name.clone(), text(Some(value))?));
+            map.iter().map(entry).collect::<std::result::Result<_, String>>()?
+        }
+        _ => return Err(none()),
+    };
+    let of = |name: &str| named.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str());
+    let default = of("default").or(named.first().map(|(_, text)| text.as_str()));
+    Ok(default.map(|default| with_tools(default, of("tool_use"))))
+}
+
+/// One template of two, of which the second is for conversations with tools.
+fn with_tools(default: &str, tools: Option<&str>) -> String {
+    // A line break at a template's end does not count.
+    let whole =
+        |text: &str| text.strip_suffix('\n').map_or(text.to_owned(), |text| text.trim_end_matches('\r').to_owned());
+    match tools.filter(|tools| *tools != default) {
+        // The signs keep the spaces beside them.
+        Some(tools) => {
+            let (tools, default) = (whole(tools), whole(default));
+            format!("{{%+ if tools is not none +%}}{tools}{{%+ else +%}}{default}{{%+ endif +%}}")
+        }
+        None => default.to_owned(),
+    }
 }
 
 /// All end tokens: `generation_config.json` often names more than `config.json`, and `tokenizer_config.json` the one
@@ -433,24 +485,20 @@ impl Source for HfSource {
 
     fn chat(&self) -> Result<Template> {
         let config = json(&self.folder, "tokenizer_config.json")?;
-        // One template, or a list of named ones; newer models have a file for it, which takes precedence.
-        let file = self.folder.join("chat_template.jinja");
-        let template = match config.get("chat_template") {
-            _ if file.is_file() => read(&file)?,
-            Some(Value::String(s)) => s.clone(),
-            Some(Value::Array(list)) => {
-                let named = |name: &str| list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some(name));
-                let entry = named("default").or(list.first());
-                entry.and_then(|t| t.get("template")?.as_str()).unwrap_or_default().to_owned()
+        // Newer models have a file for it, which takes precedence; models that also read pictures another one.
+        let mut template = jinja(&self.folder, "chat_template.jinja")?;
+        if let Some(default) = &template {
+            let tools = jinja(&self.folder, "additional_chat_templates/tool_use.jinja")?;
+            template = Some(with_tools(default, tools.as_deref()));
+        }
+        for file in ["tokenizer_config.json", "chat_template.json"] {
+            if template.is_none() {
+                let named = json(&self.folder, file)?.get("chat_template").map(named_templates).transpose();
+                template = named.map_err(|e| Error::file(&self.folder.join(file), e))?.flatten();
             }
-            // Models that also read pictures have this file.
-            _ => match json(&self.folder, "chat_template.json")?.get("chat_template") {
-                Some(Value::String(s)) => s.clone(),
-                _ => String::new(),
-            },
-        };
+        }
         Ok(Template {
-            source: template,
+            source: template.unwrap_or_default(),
             bos_token: token(&config, "bos_token"),
             eos_token: token(&config, "eos_token"),
             end_tokens: ends(&self.folder)?.into_iter().filter(|id| !self.spec.globals.eos().contains(id)).collect(),
