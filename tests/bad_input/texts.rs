@@ -1,9 +1,11 @@
 //! Prompts, texts and token ids.
 
 use super::{brown, edit, folder, image};
+use safetensors::tensor::Dtype;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::template::render_with;
 use shadowllm_host::text::{Message, Template, Variables};
+use shadowllm_tests::folder::{Folder, Shape};
 use shadowllm_tests::program::{Place, finish};
 use shadowllm_tests::vectors;
 use std::process::Stdio;
@@ -161,6 +163,23 @@ fn a_text_with_nothing_to_score() {
     place.fails(1, "eval brown.sllm --text text.txt --json", &words);
     place.write("text.txt", "a b");
     assert!(place.works("eval brown.sllm --text text.txt").out.starts_with("perplexity "));
+}
+
+/// A model whose numbers exceed single precision has no perplexity.
+#[test]
+fn logits_that_are_not_finite_are_not_scored() {
+    let place = Place::new();
+    let shape = Shape { d: 64, ffn: 96, heads: [2, 1, 32], vocab: 2048, layers: 1 };
+    let mut model = Folder::llama(shape, false, true, &serde_json::json!({}));
+    model.tensors.get_mut("model.norm.weight").unwrap().1.fill(f32::MAX);
+    std::fs::create_dir(place.path("model")).unwrap();
+    model.write(&place.path("model"), Dtype::F32, 1);
+    place.copy(&vectors("brown-opt/tokenizer.json"), "model/tokenizer.json");
+    place.works("pack model -o model.sllm --layout dense");
+    place.write("text.txt", "The jury said that it was to be done.");
+    for more in ["", " --json"] {
+        place.fails(1, &format!("eval model.sllm --text text.txt{more}"), &["are not finite", "undamaged source"]);
+    }
 }
 
 const LOGITS: &str = "logits model.sllm --ids ids.json -o l.safetensors";

@@ -28,7 +28,7 @@ pub fn nll(logits: &[f32], target: u32) -> f64 {
 /// Negative log-likelihoods of all tokens but the first, each given the tokens before it.
 ///
 /// # Errors
-/// Errors of the session.
+/// Errors of the session, and logits that are not finite.
 pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec<f64>> {
     session.rewind(0)?;
     let mut nlls = Vec::with_capacity(ids.len().saturating_sub(1));
@@ -37,7 +37,14 @@ pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec
             nlls.push(nll(logits, *next));
         }
     })?;
-    Ok(nlls)
+    match nlls.iter().position(|nll| !nll.is_finite()) {
+        Some(i) => Err(Error::Other(format!(
+            "the logits after {} tokens are not finite, so nothing can be scored: the model's weights hold such numbers, or \
+             make ones too large for single precision; pack it from an undamaged source",
+            i + 1
+        ))),
+        None => Ok(nlls),
+    }
 }
 
 /// The tokens that the tokenizer puts before a text: a beginning token, or none.
