@@ -143,6 +143,15 @@ fn templates_do_what_jinja_does() {
             r"{{ 'a\nb\r\nc\n\nd'.splitlines() }} {{ 'a\n'.splitlines() }} {{ ''.splitlines() }}",
             "['a', 'b', 'c', '', 'd'] ['a'] []",
         ),
+        ("{% macro m(x, y=x) %}{{ y }}{% endmacro %}{{ m(3) }}{{ m(3, 4) }}{{ m(3, y=5) }}{{ m(y=6, x=1) }}", "3456"),
+        (
+            "{%- macro m(x=1, y=[x, (x + 1) * 2], z=y[0], w='b') -%}  {{ y }}{{ z }}{{ w }} {%- endmacro -%} {{ m() }}{{ m(2, z=0) }}",
+            "[1, 4]1b[2, 6]0b",
+        ),
+        (
+            r#"{{ {true: 1, none: 2, 3: 4}|tojson }} {{ 'a'|float }} {{ 'a'|float(1.5) }} {{ '42'|float }} {{ "they're ok".title() }} {{ "they're ok"|title }}"#,
+            r#"{"true": 1, "null": 2, "3": 4} 0.0 1.5 42.0 They'Re Ok They're Ok"#,
+        ),
         (
             "{% set j = joiner(', ') %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %}{{ joiner is defined }}",
             "1, 2, 3True",

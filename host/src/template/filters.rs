@@ -18,7 +18,7 @@ const WRITTEN: usize = 4096;
 /// Gives an environment without filters those of Jinja.
 pub fn add(env: &mut Environment, budget: &Arc<Budget>) {
     let plain = filters! {
-        safe escape lower upper title capitalize replace dictsort items reverse trim join split lines round abs float
+        safe escape lower upper title capitalize replace dictsort items reverse trim join split lines round abs
         attr first last min max sort list bool batch slice sum select reject selectattr rejectattr map
         groupby unique chain zip pprint format
     };
@@ -31,6 +31,7 @@ pub fn add(env: &mut Environment, budget: &Arc<Budget>) {
         ("default", Value::from_function(default)),
         ("d", Value::from_function(default)),
         ("int", Value::from_function(int)),
+        ("float", Value::from_function(float)),
         ("indent", Value::from_function(python::indent)),
     ];
     for (name, filter) in plain.into_iter().chain(own) {
@@ -66,6 +67,12 @@ fn default(value: &Value, Rest(given): Rest<Value>, named: Kwargs) -> Result<Val
 fn int(state: &State, value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
     let default = default.map_or_else(|| named.get::<Option<Value>>("default"), |default| Ok(Some(default)))?;
     built_in::int(state, value, Some(default.unwrap_or_else(|| Value::from(0))), base, named)
+}
+
+/// The filter `float`, as [`int`].
+fn float(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.map_or_else(|| named.get::<Option<Value>>("default"), |default| Ok(Some(default)))?;
+    built_in::float(state, value, Some(default.unwrap_or_else(|| Value::from(0.0))), named)
 }
 
 /// The largest width or count in a template: prompts need no larger ones.

@@ -177,7 +177,11 @@ impl Json {
             out.push(if i > 0 { &self.item } else { "" })?;
             self.line(out, inner)?;
             if is_map {
-                self.string(&text(item)?, out)?;
+                match item.kind() {
+                    ValueKind::None => out.push("\"null\"")?,
+                    ValueKind::Bool => self.string(if item.is_true() { "true" } else { "false" }, out)?,
+                    _ => self.string(&text(item)?, out)?,
+                }
                 out.push(&self.key)?;
                 self.write(&value.get_item(item)?, out, inner)?;
             } else {
@@ -324,6 +328,7 @@ pub fn method(value: &Value, name: &str, arguments: &[Value]) -> Option<Result<V
         (Some(text), "split" | "rsplit", _) => Some(split(text, name == "rsplit", arguments)),
         (Some(text), "ljust" | "rjust" | "center" | "zfill", _) => Some(wide(text, name, arguments)),
         (Some(text), "splitlines", 0) => Some(Ok(lines(text).into_iter().map(Value::from).collect())),
+        (Some(text), "title", 0) => Some(Ok(title(text).into())),
         (Some(text), "index", _) => Some(index(text, arguments)),
         // From a letter, or up to one.
         (Some(text), "startswith" | "endswith" | "find" | "count", 2..) => Some(within(text, name, arguments)),
@@ -331,6 +336,19 @@ pub fn method(value: &Value, name: &str, arguments: &[Value]) -> Option<Result<V
         (None, "index", 1) if value.kind() == ValueKind::Seq => Some(place(value, part?)),
         _ => None,
     }
+}
+
+/// Every run of letters with a large one first, unlike the filter `title`.
+fn title(text: &str) -> String {
+    let (mut titled, mut inside) = (String::with_capacity(text.len()), false);
+    for letter in text.chars() {
+        match inside {
+            true => titled.extend(letter.to_lowercase()),
+            false => titled.extend(letter.to_uppercase()),
+        }
+        inside = letter.is_alphabetic();
+    }
+    titled
 }
 
 /// Methods that take a text from another one or divide it once.

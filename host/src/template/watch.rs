@@ -5,6 +5,7 @@ use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Span, Token
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, Value};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The name of the function that is called with every new value. No template can call it, since its name has a space.
 pub const LOOK: &str = "look at";
@@ -19,10 +20,80 @@ pub const ONE: &str = "__one";
 /// Tokens in one `{{ ... }}` or `{% ... %}`: a long chain of operators would be processed by recursion.
 const TOKENS: usize = 2000;
 
-/// The source, with two replacements. minijinja does not know `{% generation %}`, which marks the assistant's text for
-/// training and has no effect here. And minijinja would compute a product of constants during compilation, before it
+/// A variable that nothing sets.
+const UNSET: &str = "__unset";
+
+/// The source, with other defaults of macros. minijinja computes them from the last to the first, before an argument has its
+/// value: a default that names an argument before it becomes a statement at the beginning of the macro.
+fn with_defaults(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
+    let place = |span: Span| span.start_offset as usize..span.end_offset as usize;
+    let all = tokenize(source, false, syntax).map(|token| token.map(|(token, span)| (token, place(span))));
+    let all: Vec<(Token, Range<usize>)> = all.collect::<Result<_, _>>()?;
+    let (mut text, mut done) = (String::with_capacity(source.len()), 0);
+    for at in 1..all.len() {
+        if !matches!((&all[at - 1].0, &all[at].0), (Token::BlockStart, Token::Ident("macro"))) {
+            continue;
+        }
+        let header = all[at..].iter().take_while(|(token, _)| !matches!(token, Token::BlockEnd));
+        // Without `macro` and the name.
+        let moved = moved_defaults(source, header.clone().skip(2));
+        let Some((_, end)) = all.get(at + header.count()) else { break };
+        if let Some((last, _)) = moved.last() {
+            let last = *last;
+            for (_, place) in &moved {
+                text = text + &source[done..place.start] + UNSET;
+                done = place.end;
+            }
+            text = text + &source[done..end.start] + "%}";
+            for (name, place) in moved {
+                let default = &source[place];
+                text += &format!("{{% if {name} is undefined %}}{{% set {name} = {default} %}}{{% endif ");
+                // The last one ends as the macro's first line does, which says what becomes of the spaces behind it.
+                text += if name == last { &source[end.clone()] } else { "%}" };
+            }
+            done = end.end;
+        }
+    }
+    Ok(text + &source[done..])
+}
+
+/// The arguments of a macro whose defaults name an argument before them, and the places of these defaults.
+fn moved_defaults<'s, 't>(
+    source: &'s str,
+    header: impl Iterator<Item = &'t (Token<'s>, Range<usize>)>,
+) -> Vec<(&'s str, Range<usize>)>
+where
+    's: 't,
+{
+    let (mut depth, mut names, mut moved) = (0, Vec::new(), Vec::new());
+    // Where the default begins, and whether it names an argument.
+    let mut default = None;
+    for (token, place) in header {
+        if depth == 1
+            && matches!(token, Token::Comma | Token::ParenClose)
+            && let (Some((from, true)), Some(name)) = (default.take(), names.last())
+        {
+            moved.push((*name, from..place.start));
+        }
+        match token {
+            Token::ParenOpen | Token::BracketOpen | Token::BraceOpen => depth += 1,
+            Token::ParenClose | Token::BracketClose | Token::BraceClose => depth -= 1,
+            Token::Assign if depth == 1 => default = Some((place.end, false)),
+            Token::Ident(_) => match &mut default {
+                None => names.push(&source[place.clone()]),
+                Some((_, named)) => *named |= names.iter().rev().skip(1).any(|name| *name == &source[place.clone()]),
+            },
+            _ => {}
+        }
+    }
+    moved
+}
+
+/// The source, with three replacements. minijinja does not know `{% generation %}`, which marks the assistant's text for
+/// training and has no effect here. It takes other defaults of macros ([`with_defaults`]). And it would compute a product of constants during compilation, before it
 /// can be checked.
 pub fn prepared(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
+    let source = &with_defaults(source, syntax.clone())?;
     let mut text = String::with_capacity(source.len() + 64);
     let (mut done, mut tokens, mut in_block) = (0, 0, false);
     for token in tokenize(source, false, syntax) {
