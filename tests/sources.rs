@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shadowllm_core::image::roles::ROLES;
 use shadowllm_core::{Format, KvFormat, Serial, Session, SessionOptions};
 use shadowllm_host::model::LoadedModel;
-use shadowllm_host::text::{Text, TextStream};
+use shadowllm_host::text::{Language, Template, Text, TextStream};
 use shadowllm_tests::program::Place as Program;
 use shadowllm_tests::{Reading, gguf_bytes, logits, max_difference, pack_to, same_bits, tensor, vectors};
 use shadowllm_tools::eval::{begin_windows, beginning};
@@ -682,6 +682,13 @@ fn tokens_are_sentencepieces() {
             pieces + &stream.finish().unwrap()
         };
         assert_eq!(show(text.stream_after(ids[at - 1])), " in", "{name}");
+        // Neither does a text that continues another one get a space.
+        let language = Language { text, template: Template::default(), bos: None, ends: Vec::new(), vocab: 0 };
+        for control in [true, false] {
+            let ids = language.continued("the in", control).unwrap();
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| language.text.bytes(*id, false)).collect();
+            assert_eq!(String::from_utf8(bytes).unwrap(), "the in", "{name}");
+        }
         // A beginning token is added if the folder says so.
         for add in [true, false] {
             std::fs::write(folder.join("tokenizer_config.json"), json!({"add_bos_token": add}).to_string()).unwrap();

@@ -384,11 +384,12 @@ impl Language {
         self.text.prompt(&self.template, (&[message], &Variables::new()), true, self.bos, control)
     }
 
-    /// Ids of a text that follows the tokens that a session has read.
+    /// Ids of a text that follows the tokens that a session has read: where the tokenizer puts a space before texts, it
+    /// puts none here.
     ///
     /// # Errors
     /// As [`Text::encode`].
     pub fn continued(&self, text: &str, control: bool) -> Result<Vec<u32>> {
-        if control { self.text.encode(text, false) } else { self.text.encode_plain(text, false) }
+        continuing(|| if control { self.text.encode(text, false) } else { self.text.encode_plain(text, false) })
     }
 }

@@ -2,6 +2,7 @@
 //! that the Hugging Face library sets, and no template can hang or end the process (`budget`).
 
 mod budget;
+mod dates;
 mod filters;
 mod python;
 mod watch;
@@ -207,7 +208,7 @@ fn environment(budget: Budget) -> Environment<'static> {
     env.add_function("raise_exception", |message: String| -> Answer<String> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    env.add_function("strftime_now", |format: &str| python::strftime_now(format));
+    env.add_function("strftime_now", |format: &str| dates::strftime_now(format));
     env.add_function("joiner", minijinja_contrib::globals::joiner);
     // What has a length and items: also texts, maps, and what is not defined.
     env.add_test("sequence", |value: &Value| {
