@@ -38,13 +38,17 @@ pub fn token_nlls(session: &mut Session, pool: &Pool, ids: &[u32]) -> Result<Vec
         }
     })?;
     match nlls.iter().position(|nll| !nll.is_finite()) {
-        Some(i) => Err(Error::Other(format!(
-            "the logits after {} tokens are not finite, so nothing can be scored: the model's weights hold such numbers, or \
-             make ones too large for single precision; pack it from an undamaged source",
-            i + 1
-        ))),
+        Some(i) => Err(not_finite(i + 1)),
         None => Ok(nlls),
     }
+}
+
+/// The error of logits after some tokens that are not finite.
+pub fn not_finite(tokens: usize) -> Error {
+    Error::Other(format!(
+        "the logits after {tokens} tokens are not finite, so nothing can be scored: the model's weights hold such numbers, or \
+         make ones too large for single precision; pack it from an undamaged source"
+    ))
 }
 
 /// The tokens that the tokenizer puts before a text: a beginning token, or none.

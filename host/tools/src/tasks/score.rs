@@ -1,7 +1,7 @@
 //! The likelihoods of answers under a model, and how often the likeliest answer is right.
 
 use super::{Choice, Question, Task};
-use crate::eval::nll;
+use crate::eval::{nll, not_finite};
 use shadowllm_core::Session;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::Text;
@@ -123,6 +123,9 @@ pub fn log_likelihood(
     let mut sum = 0.0;
     for next in continuation {
         sum -= nll(session.decode(pool, *token)?, *next);
+        if !sum.is_finite() {
+            return Err(not_finite(session.position()));
+        }
         token = next;
     }
     Ok(sum)
