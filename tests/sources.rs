@@ -485,22 +485,26 @@ fn a_folder_of_the_cache_of_hugging_face() {
     place.refuses(&cache, &["has no config.json"]);
 }
 
-/// A pipe would be waited for, for ever.
+/// A pipe would be waited for, for ever. In place of a reference it is as good as none; in place of a file that says what
+/// the model is, it is an error.
 #[cfg(unix)]
 #[test]
 fn pipes_are_no_part_of_a_folder() {
     let place = Place::new();
     let folder = place.folder("families/arcee", |_| {}, same);
     std::fs::create_dir(folder.join("refs")).unwrap();
-    for pipe in ["model.safetensors.index.json", "refs/main", "generation_config.json", "tokenizer.json"] {
-        assert!(std::process::Command::new("mkfifo").arg(folder.join(pipe)).status().unwrap().success());
-    }
+    let pipe = |name| assert!(std::process::Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
+    pipe("refs/main");
     assert!(same_bits(&place.logits(&folder).unwrap(), &place.logits(&vectors("families/arcee")).unwrap()));
+    let index = "model.safetensors.index.json";
+    for name in [index, "generation_config.json", "tokenizer.json"] {
+        pipe(name);
+        place.refuses(&folder, &[name, "is not a file"]);
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
     // An index that is no text is an error, and not the same as none.
-    let index = folder.join("model.safetensors.index.json");
-    std::fs::remove_file(&index).unwrap();
-    std::fs::write(index, [255, 254]).unwrap();
-    place.refuses(&folder, &["model.safetensors.index.json", "is not UTF-8 text"]);
+    std::fs::write(folder.join(index), [255, 254]).unwrap();
+    place.refuses(&folder, &[index, "is not UTF-8 text"]);
 }
 
 #[test]

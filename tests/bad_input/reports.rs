@@ -355,7 +355,7 @@ fn outputs_follow_links_and_keep_modes() {
 }
 
 /// A chat whose answers take seconds and hardly ever end early.
-const SLOW: &str = "run story.sllm --isa scalar -t 1 -n 500 --seed 1 --temperature 9 --top-k 0 --top-p 1 --min-p 0";
+const SLOW: &str = "run story.sllm --isa scalar -t 1 -n 500 --seed 1 --temperature 9 --top-k 0 --top-p 1 --min-p 0 --logit-bias 1=-100";
 
 /// A terminal: Ctrl-C ends the answer and keeps it, an empty line does nothing, two Ctrl-C leave.
 #[test]

@@ -218,7 +218,7 @@ impl HfSource {
     /// The tokenizer of a folder that has only the file of SentencePiece.
     fn sentencepiece(&self) -> Result<Option<String>> {
         let path = self.folder.join("tokenizer.model");
-        if !path.is_file() {
+        if !present(&path)? {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -473,7 +473,7 @@ impl Source for HfSource {
 
     fn tokenizer(&self) -> Result<Option<String>> {
         let path = self.folder.join("tokenizer.json");
-        if !path.is_file() {
+        if !present(&path)? {
             return self.sentencepiece();
         }
         let text = read(&path)?;
