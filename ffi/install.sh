@@ -11,7 +11,11 @@ if [ $# -ne 1 ] || [ -z "$1" ]; then
   echo "usage: ffi/install.sh PREFIX" >&2
   exit 2
 fi
-mkdir -p "${DESTDIR-}$1"
+cannot() {
+  echo "$1 cannot be written: name a folder of your own, such as ~/.local, or run this as root" >&2
+  exit 1
+}
+mkdir -p "${DESTDIR-}$1" || cannot "${DESTDIR-}$1"
 prefix=$(cd "${DESTDIR-}$1" && pwd)
 # The folder after installation: without the one that packagers put in front.
 final=$prefix
@@ -21,8 +25,7 @@ folders=(include lib/pkgconfig lib/cmake/shadowllm)
 if [ "${SHADOWLLM_COMMAND-yes}" != no ]; then folders+=(bin); fi
 for folder in "${folders[@]}"; do
   if ! mkdir -p "$prefix/$folder" || ! [ -w "$prefix/$folder" ] || ! [ -w "$prefix/${folder%%/*}" ]; then
-    echo "$prefix/$folder cannot be written: name a folder of your own, such as ~/.local, or run this as root" >&2
-    exit 1
+    cannot "$prefix/$folder"
   fi
 done
 cd "$(dirname "$0")/.."

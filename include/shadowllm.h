@@ -173,7 +173,7 @@ typedef struct sllm_model_info {
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t neurons;        /* of a layer's feed-forward part */
-    uint32_t trained_context; /* positions it was trained for */
+    uint32_t trained_context; /* positions it was trained for; for some models (learned positions, LongRoPE) a session's most */
     int32_t bos;             /* beginning-of-sequence token; -1: none */
     /* first version ends here */
     uint32_t has_tokenizer;

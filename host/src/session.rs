@@ -243,7 +243,7 @@ impl Session {
         self.generate_ids(&ids)
     }
 
-    /// [`Session::generate`] for a text in tokens.
+    /// [`Session::generate`] for a text in tokens. A chat's prompt takes [`Session::answer_ids`].
     ///
     /// # Errors
     /// As [`Session::generate`]; when an id is out of range.

@@ -252,9 +252,9 @@ impl Text {
         TextStream { text: self, bytes: Vec::new(), begun: false, ids: Vec::new(), done: 0, prefix: 0 }
     }
 
-    /// A decoder for single tokens that continue a text, whose last token is `last`.
+    /// A decoder for single tokens that continue a text, whose last token is `last`. After a control token a text begins.
     pub fn stream_after(&self, last: u32) -> TextStream<'_> {
-        TextStream { begun: true, ids: vec![last], done: 1, ..self.stream() }
+        TextStream { begun: !self.bytes.is_special(last), ids: vec![last], done: 1, ..self.stream() }
     }
 }
 

@@ -167,6 +167,9 @@ fn templates_do_what_jinja_does() {
         "{{ 'a'.zfill() }}",
         "{{ 'a'[::0] }}",
         "{{ 'a'.center(1000000000) }}",
+        "{{ 'a'.ljust(9, 'xy') }}",
+        "{{ 'a'.ljust(9, '') }}",
+        "{{ 'a'.zfill(3, 'x') }}",
     ] {
         assert!(render(&template(refused), &[]).is_err(), "{refused}");
     }

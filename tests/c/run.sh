@@ -34,13 +34,10 @@ header() {
 install() {
   say "install tree"
   ffi/install.sh "$tree"
-  # A folder that cannot be written is refused before anything is built; root can write to all.
-  mkdir -p "$work/shut"
-  chmod 555 "$work/shut"
-  if [ "$(id -u)" != 0 ]; then
-    ! ffi/install.sh "$work/shut" 2> "$work/shut.err" || die "installed to a folder that cannot be written"
-    grep -q 'name a folder of your own' "$work/shut.err" || die "$(cat "$work/shut.err")"
-  fi
+  # A folder that cannot be made, not even by root, is refused before anything is built.
+  touch "$work/file"
+  ! ffi/install.sh "$work/file/below" 2> "$work/shut.err" || die "installed to a folder that cannot be made"
+  grep -q 'name a folder of your own' "$work/shut.err" || die "$(cat "$work/shut.err")"
 }
 
 # Functions that the header declares; with an argument, those of its embedded part only.

@@ -78,7 +78,8 @@ impl<P: Panel> Tiles<P::L> for StoredTiles<P> {
         if self.tiles.inner_stride == P::TILE {
             return self.prefetcher.next(isa);
         }
-        // Tiles apart from each other: after each lies that of the next panel, which is read next.
+        // Tiles apart from each other: after each lies that of the next panel, which is read next. All but the first of these
+        // are prefetched.
         for line in 0..const { P::TILE.div_ceil(64) } {
             P::L::prefetch(isa, self.next.wrapping_add(P::TILE + line * 64));
         }

@@ -461,7 +461,21 @@ fn words(text: &str, from_end: bool, most: usize) -> Vec<&str> {
 fn wide(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [width, fill] = &ordered(arguments, &["", ""])?[..] else { unreachable!("two names") };
     let width = usize::try_from(width.clone().ok_or(ErrorKind::MissingArgument)?).unwrap_or(0);
-    let fill = fill.as_ref().and_then(Value::as_str).unwrap_or(if name == "zfill" { "0" } else { " " });
+    let fill = match fill.as_ref().map(|fill| fill.as_str().unwrap_or_default()) {
+        None => {
+            if name == "zfill" {
+                "0"
+            } else {
+                " "
+            }
+        }
+        // The width alone then limits the length.
+        Some(fill) if name != "zfill" && fill.chars().count() == 1 => fill,
+        Some(_) => {
+            let message = "the fill must be one character, and zfill has none";
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+    };
     let more = width.saturating_sub(text.chars().count());
     let left = match name {
         "ljust" => 0,

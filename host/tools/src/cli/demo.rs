@@ -111,7 +111,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
         print::line(format_args!("> {}", task.prompt))?;
     }
     let show_it = if o.json { Show::Nothing } else { Show::Answer };
-    let mut dense = whole(session.generate_ids(&ids)?, show_it)?;
+    let mut dense = whole(session.answer_ids(&ids)?, show_it)?;
     let (mut sparse, density) = (None, task.density);
     if skips {
         if !o.json {
@@ -120,7 +120,7 @@ fn answer(o: &Options, model: &Model, task: &Task) -> Result<()> {
         let dial = Dial { policy: Policy::Auto, density, ..Dial::default() };
         session.set_dial(&dial)?;
         session.rewind(0)?;
-        let mut answer = whole(session.generate_ids(&ids)?, show_it)?;
+        let mut answer = whole(session.answer_ids(&ids)?, show_it)?;
         let speeds = speeds(&mut session, &ids, &dial, [&dense, &answer])?;
         [dense.figures.tokens_per_second, answer.figures.tokens_per_second] = speeds;
         // How often the next token is that of the dense model, after the dense answer's tokens.
@@ -144,7 +144,7 @@ fn speeds(session: &mut Session, ids: &[u32], dial: &Dial, first: [&Reply; 2]) -
         for (dial, speeds) in [Dial::default(), *dial].iter().zip(&mut speeds) {
             session.set_dial(dial)?;
             session.rewind(0)?;
-            speeds.push(whole(session.generate_ids(ids)?, Show::Nothing)?.figures.tokens_per_second);
+            speeds.push(whole(session.answer_ids(ids)?, Show::Nothing)?.figures.tokens_per_second);
         }
     }
     Ok(speeds.map(|mut all| {

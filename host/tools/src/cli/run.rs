@@ -197,7 +197,7 @@ pub fn run(o: &Options) -> Result<()> {
     let trained = model.model().config().max_positions;
     if context > trained {
         print::note(format_args!(
-            "[a context of {context} is beyond the {trained} positions that the model is for: text there may be nonsense]"
+            "[a context of {context} is beyond the {trained} positions that the image is packed for: text there may be nonsense]"
         ));
     }
     let model = Model::from(model);

@@ -143,7 +143,7 @@ pub fn more_positions(model: &Model, context: usize) -> String {
     if model.config().positions == Positions::Learned {
         return String::new();
     }
-    format!(", or pack its source again with --context {context}, which a model with LongRoPE needs for longer texts")
+    format!(", or pack its source again with --context {context} if it has LongRoPE and is made for as many")
 }
 
 /// Session options for a batch of work over `context` positions; `instead` is the advice if the model has fewer.

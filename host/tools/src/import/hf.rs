@@ -338,7 +338,7 @@ fn named_templates(value: &Value) -> std::result::Result<Option<String>, String>
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned).ok_or_else(none);
     let named: Vec<(String, String)> = match value {
         Value::Null => return Ok(None),
-        Value::String(text) => return Ok(Some(text.clone())),
+        Value::String(text) => return Ok(Some(text.clone()).filter(|text| !text.is_empty())),
         Value::Array(list) => {
             let entry = |entry: &Value| Ok((text(entry.get("name"))?, text(entry.get("template"))?));
             list.iter().map(entry).collect::<std::result::Result<_, String>>()?

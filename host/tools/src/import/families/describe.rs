@@ -235,12 +235,15 @@ fn rope_parameters(family: &Family, c: &Config) -> Result<Map<String, Value>, St
         _ => None,
     };
     let lost = |(key, value): &(&String, &Value)| {
-        let taken = scaling.get(*key).or_else(|| c.value(key));
+        // The kind has two names.
+        let other = if key.as_str() == "type" { "rope_type" } else { "type" };
+        let kind = scaling.get(other).filter(|_| matches!(key.as_str(), "type" | "rope_type"));
+        let taken = scaling.get(*key).or(kind).or_else(|| c.value(key));
         let same = match (value.as_f64(), taken.map_or(default(key), Value::as_f64)) {
             (Some(own), Some(taken)) => own == taken,
             _ => taken == Some(value),
         };
-        !same && value.as_str() != Some("default")
+        !same && !value.is_null() && value.as_str() != Some("default")
     };
     match parameters.iter().find(lost) {
         Some((key, value)) => Err(format!(
