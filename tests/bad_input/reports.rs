@@ -279,9 +279,10 @@ fn a_folder_without_a_tokenizer() {
     assert!(said(&place.works("pack model -o out.sllm")));
     place.write("ids.json", "[1]");
     assert!(said(&place.works("logits model --ids ids.json -o l.safetensors")));
-    symlink("gone", place.path("model/tokenizer.json")).unwrap();
-    assert!(said(&place.works("pack model -o out.sllm")));
     place.fails(1, "run out.sllm -p a", &["no tokenizer"]);
+    // A link to nothing says that there should be one.
+    symlink("gone", place.path("model/tokenizer.json")).unwrap();
+    place.fails(1, "pack model -o out.sllm", &["model/tokenizer.json", "nor a link to one that is there"]);
 }
 
 #[test]
