@@ -73,7 +73,7 @@ i686() {
   step "hostile images on 32 bits"
   local target=i686-unknown-linux-gnu libraries=/usr/i686-linux-gnu/lib
   needs i686-linux-gnu-gcc=gcc-i686-linux-gnu
-  [ -f $libraries/ld-linux.so.2 ] || apt_install libc6-dev-i386-cross
+  [ -f $libraries/Scrt1.o ] || apt_install libc6-dev-i386-cross
   rustup target add $target
   CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER=i686-linux-gnu-gcc RUSTFLAGS="-Coverflow-checks -Cdebug-assertions" \
     CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_RUNNER="$libraries/ld-linux.so.2 --library-path $libraries" \
