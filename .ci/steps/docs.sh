@@ -39,7 +39,7 @@ schemas() {
 templates() {
   step "prompts by real templates"
   local venv=$PWD/target/ci/templates-venv folder=$PWD/target/ci/templates package=llama_cpp_python-0.3.36
-  python_tools "$venv" transformers==5.24.0 jinja2==3.1.6 scikit-build-core==1.1.2
+  python_tools "$venv" transformers==5.24.0 jinja2==3.1.6 scikit-build-core==1.1.2 cmake==4.4.5
   if [ ! -f "$folder/prompts.json" ]; then
     mkdir -p "$folder"
     # Without build isolation: nothing is built.
