@@ -292,11 +292,7 @@ fn windows_begin_as_in_eval() {
     let place = Place::new();
     place.copy(&vectors("brown-opt"), "model");
     place.copy(&vectors("brown-heldout.txt"), "book.txt");
-    let mut tokenizer: Value = serde_json::from_slice(&place.read("model/tokenizer.json")).unwrap();
-    tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
-        "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
-    place.write("model/tokenizer.json", tokenizer.to_string());
+    place.begin_texts();
     place.works("pack model --format q4_0 -o plain.sllm");
     let learn = "--tokens 700 --window 32 --budget-windows 0 --policies static --json";
     let made = place.works(&format!("calibrate plain.sllm --text book.txt {learn} -o model.sllm")).out;

@@ -188,7 +188,7 @@ fn a_text_with_control_tokens_gains_no_space() {
             let ids = plain.encode_fast(said, false).unwrap().get_ids().to_vec();
             assert_eq!(text.encode_plain(said, false).unwrap(), ids, "{said:?} {json}");
         }
-        // The library's own spaces stay, also behind control tokens.
+        // The library's own spaces stay, also after control tokens.
         let theirs: tokenizers::Tokenizer = json.parse().unwrap();
         for said in ["see </s> and", "<s>a<s> b", "a  b", " ", ""] {
             let ids = theirs.encode_fast(said, false).unwrap().get_ids().to_vec();

@@ -59,7 +59,8 @@ fn nothing_there() {
 fn names_that_are_not_fetched() {
     let place = with_output(Place::new());
     place.write("here/model.gguf", "");
-    let names = ["llama3.2", "smollm2:135m", "hf.co/foo/bar:Q4_K_M", "owner/name", "https://example.org/model.gguf"];
+    let names =
+        ["llama3.2", "smollm2:135m", "example.org/foo/bar:Q4_K_M", "owner/name", "https://example.org/model.gguf"];
     for name in names {
         let words = [&format!("cannot read {name}"), "not fetched by name", "shadowllm demo"];
         for command in ["run", "inspect", "pack -o other.sllm"] {

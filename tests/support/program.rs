@@ -1,5 +1,6 @@
 //! The command `shadowllm`: it is built once and run in temporary folders, with checks for runs that must fail.
 
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -106,6 +107,18 @@ impl Place {
     /// When it cannot.
     pub fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Lets the tokenizer of the folder `model` put token 1 before texts.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn begin_texts(&self) {
+        let mut tokenizer: Value = serde_json::from_slice(&self.read("model/tokenizer.json")).unwrap();
+        tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
+        self.write("model/tokenizer.json", tokenizer.to_string());
     }
 
     /// Copies a file, or the files of a folder.

@@ -457,7 +457,7 @@ fn words(text: &str, from_end: bool, most: usize) -> Vec<&str> {
     words
 }
 
-/// A text made wider with spaces, or with zeros behind its sign.
+/// A text made wider with spaces, or with zeros after its sign.
 fn wide(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [width, fill] = &ordered(arguments, &["", ""])?[..] else { unreachable!("two names") };
     let width = usize::try_from(width.clone().ok_or(ErrorKind::MissingArgument)?).unwrap_or(0);

@@ -48,7 +48,7 @@ fn with_defaults(source: &str, syntax: SyntaxConfig) -> Result<String, Error> {
             for (name, place) in moved {
                 let default = &source[place];
                 text += &format!("{{% if {name} is undefined %}}{{% set {name} = {default} %}}{{% endif ");
-                // The last one ends as the macro's first line does, which says what becomes of the spaces behind it.
+                // The last one ends as the macro's first line does, which says what becomes of the spaces after it.
                 text += if name == last { &source[end.clone()] } else { "%}" };
             }
             done = end.end;
