@@ -133,6 +133,9 @@ fn special_tokens_are_read() {
     let chat_template = Some("{{ messages }}".to_string());
     let expected = Special { bos: Some(0), eos: vec![5, 7], chat_template };
     assert_eq!(special_tokens(&gguf(&entries)), expected);
+    let tools = string("tokenizer.chat_template.tool_use", "{{ tools }}");
+    let template = special_tokens(&gguf(&[entries, vec![tools]].concat())).chat_template.unwrap();
+    assert!(template.contains("if tools is not none") && template.contains("{{ tools }}"), "{template}");
     let entries = bytes(&[number("tokenizer.ggml.eos_token_id", 99), number("tokenizer.ggml.eot_token_id", 6)]);
     assert_eq!(special_tokens(&gguf(&entries)), Special { bos: None, eos: vec![6], chat_template: None });
     let defaults = Special { bos: Some(1), eos: vec![2], chat_template: None };

@@ -9,6 +9,7 @@ use super::int4::{Int4, Packer, Scheme, Stored};
 use super::names::{self, Kind, Part, Wanted};
 use super::placed::{In, all_placed};
 use super::sentencepiece;
+use super::templates::{named_templates, with_tools};
 use super::{Data, Source, SourceTensor, Spec};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -330,43 +331,6 @@ fn number_of(folder: &Path, token: &str) -> Result<Option<Value>> {
 fn jinja(folder: &Path, file: &str) -> Result<Option<String>> {
     let path = folder.join(file);
     present(&path)?.then(|| read(&path)).transpose()
-}
-
-/// The template of `chat_template`: a text, or several with names, in a list or a map; nothing if it is null or empty.
-fn named_templates(value: &Value) -> std::result::Result<Option<String>, String> {
-    let none = || "chat_template is not a text, nor texts with names: download it again".to_owned();
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned).ok_or_else(none);
-    let named: Vec<(String, String)> = match value {
-        Value::Null => return Ok(None),
-        Value::String(text) => return Ok(Some(text.clone()).filter(|text| !text.is_empty())),
-        Value::Array(list) => {
-            let entry = |entry: &Value| Ok((text(entry.get("name"))?, text(entry.get("template"))?));
-            list.iter().map(entry).collect::<std::result::Result<_, String>>()?
-        }
-        Value::Object(map) => {
-            let entry = |(name, value): (&String, &Value)| Ok((name.clone(), text(Some(value))?));
-            map.iter().map(entry).collect::<std::result::Result<_, String>>()?
-        }
-        _ => return Err(none()),
-    };
-    let of = |name: &str| named.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str());
-    let default = of("default").or(named.first().map(|(_, text)| text.as_str()));
-    Ok(default.map(|default| with_tools(default, of("tool_use"))))
-}
-
-/// One template of two, of which the second is for conversations with tools.
-fn with_tools(default: &str, tools: Option<&str>) -> String {
-    // A line break at a template's end does not count.
-    let whole =
-        |text: &str| text.strip_suffix('\n').map_or(text.to_owned(), |text| text.trim_end_matches('\r').to_owned());
-    match tools.filter(|tools| *tools != default) {
-        // The signs keep the spaces beside them.
-        Some(tools) => {
-            let (tools, default) = (whole(tools), whole(default));
-            format!("{{%+ if tools is not none +%}}{tools}{{%+ else +%}}{default}{{%+ endif +%}}")
-        }
-        None => default.to_owned(),
-    }
 }
 
 /// All end tokens: `generation_config.json` often names more than `config.json`, and `tokenizer_config.json` the one

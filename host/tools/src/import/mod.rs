@@ -12,6 +12,7 @@ mod placed;
 mod rope;
 mod sentencepiece;
 mod synthetic;
+mod templates;
 mod tensor;
 
 pub use families::names as family_names;

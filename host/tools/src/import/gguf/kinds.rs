@@ -68,6 +68,7 @@ const KINDS: &[(&str, Kind)] = &[
     (".rope.scaling.yarn_beta_slow", Kind::Number),
     (".rope.scaling.yarn_log_multiplier", Kind::Number),
     ("tokenizer.chat_template", Kind::Text),
+    ("tokenizer.chat_template.tool_use", Kind::Text),
     ("tokenizer.ggml.add_bos_token", Kind::Truth),
     ("tokenizer.ggml.add_space_prefix", Kind::Truth),
     ("tokenizer.ggml.bos_token_id", Kind::Integer),

@@ -14,6 +14,7 @@ use tokenizers::normalizers::Precompiled;
 use super::Gguf;
 use super::config::finite;
 use super::pretokenizers::{Pre, by_name};
+use crate::import::templates::with_tools;
 
 /// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";
@@ -42,7 +43,7 @@ pub struct Special {
     pub bos: Option<u32>,
     /// The tokens that end a text, a turn or a message, each once.
     pub eos: Vec<u32>,
-    /// The Jinja template that turns messages into a prompt.
+    /// The Jinja template that turns messages into a prompt; of two, the second with tools.
     pub chat_template: Option<String>,
 }
 
@@ -62,7 +63,8 @@ pub fn special_tokens(gguf: &Gguf) -> Special {
             eos.push(id);
         }
     }
-    let chat_template = gguf.str("tokenizer.chat_template").map(str::to_string);
+    let tools = gguf.str("tokenizer.chat_template.tool_use");
+    let chat_template = gguf.str("tokenizer.chat_template").or(tools).map(|default| with_tools(default, tools));
     Special { bos: token_id(gguf, "bos"), eos, chat_template }
 }
 
