@@ -173,7 +173,7 @@ typedef struct sllm_model_info {
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t neurons;        /* of a layer's feed-forward part */
-    uint32_t trained_context; /* positions it was trained for; for some models (learned positions, LongRoPE) a session's most */
+    uint32_t trained_context; /* positions it was trained for */
     int32_t bos;             /* beginning-of-sequence token; -1: none */
     /* first version ends here */
     uint32_t has_tokenizer;
@@ -182,6 +182,8 @@ typedef struct sllm_model_info {
     uint64_t image_bytes;
     uint64_t bytes_per_token; /* of weights, read to decode a token when nothing is skipped */
     const char *isa;         /* instruction set of the kernels in use ("avx512"); do not free it */
+    uint32_t most_context;   /* the most positions of a session; of some models (learned positions, LongRoPE) the trained ones */
+    uint32_t reserved;
 } sllm_model_info;
 
 /* Fills `info`, whose struct_size must be set. */

@@ -7,8 +7,8 @@ use crate::status::invalid;
 use crate::structs::sllm_model_info;
 use core::ffi::{c_char, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
-use shadowllm_core::Model;
 use shadowllm_core::image::SectionKind;
+use shadowllm_core::{Model, SessionOptions};
 
 /// A model with its reference count.
 #[repr(C)]
@@ -207,6 +207,8 @@ pub unsafe extern "C" fn sllm_model_get_info(model: *const sllm_model, info: *mu
             image_bytes: model.image().bytes().len() as u64,
             bytes_per_token: model.weight_bytes_per_token() as u64,
             isa: model.kernels().isa().c_name().as_ptr(),
+            most_context: c.most_positions.min(SessionOptions::MOST_CONTEXT) as u32,
+            reserved: 0,
         });
         Ok(())
     })

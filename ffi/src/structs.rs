@@ -102,6 +102,8 @@ structs! {
         image_bytes: u64,
         bytes_per_token: u64,
         isa: *const c_char,
+        most_context: u32,
+        reserved: u32,
     }
     /// Options of a session.
     sllm_session_options {

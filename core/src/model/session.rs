@@ -40,6 +40,9 @@ impl SessionOptions {
     /// The longest context that is chosen by default: the caller decides about the memory that a longer one takes.
     pub const CONTEXT: usize = 4096;
 
+    /// The longest context that a session can have.
+    pub const MOST_CONTEXT: usize = 1 << 26;
+
     /// The most tokens that are read ahead in an exact session by default: together with the last token they fill the
     /// largest batch whose passes are nearly as fast as one token's.
     pub const AHEAD: usize = 15;
@@ -483,7 +486,7 @@ impl<'a, 'm> Session<'a, 'm> {
 
 /// The options, if all are in range.
 fn checked(config: &Config, o: SessionOptions) -> Result<SessionOptions, Error> {
-    if o.context == 0 || o.context > 1 << 26 {
+    if o.context == 0 || o.context > SessionOptions::MOST_CONTEXT {
         return Err(Error::BadOption("the context must be at least 1 and at most 67108864 positions"));
     }
     if o.context > config.most_positions {

@@ -176,6 +176,7 @@ void test_models(void) {
     CHECK(strcmp(sllm_status_name(-1), "unknown") == 0 && sllm_status_message(99)[0] != 0);
     CHECK(info.vocab > 100 && info.layers > 0 && info.has_tokenizer == 1 && info.has_chat_template == 0);
     CHECK(info.isa != NULL && info.image_bytes == image_size && info.bytes_per_token > 0);
+    CHECK(info.most_context >= info.trained_context && info.most_context <= 67108864);
     loading();
     descriptors();
     in_memory();

@@ -18,6 +18,7 @@ static void options_out_of_range(void) {
         INVALID(sllm_session_new(model, &options, &session));                                                          \
     } while (0)
     REFUSED(context, UINT32_MAX);
+    REFUSED(context, info.most_context + 1);
     REFUSED(kv_format, 3);
     REFUSED(dense_only, 2);
     REFUSED(threads, 513);

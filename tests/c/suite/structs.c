@@ -34,7 +34,8 @@ struct layout {
 #define F(field) END(sllm_model_info, field)
 static const size_t sllm_model_info_ends[] = {
     F(struct_size), F(vocab), F(layers), F(width), F(heads), F(kv_heads), F(neurons), F(trained_context), F(bos),
-    F(has_tokenizer), F(has_chat_template), F(is_calibrated), F(image_bytes), F(bytes_per_token), F(isa)};
+    F(has_tokenizer), F(has_chat_template), F(is_calibrated), F(image_bytes), F(bytes_per_token), F(isa),
+    F(most_context), F(reserved)};
 LAYOUT(sllm_model_info, bos);
 #undef F
 #define F(field) END(sllm_session_options, field)
