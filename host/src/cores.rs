@@ -77,6 +77,19 @@ fn bind(ids: &[usize]) -> bool {
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0 }
 }
 
+/// The core that runs the calling thread; the largest number if the system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn here() -> usize {
+    // SAFETY: the call takes no arguments and changes nothing.
+    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(usize::MAX)
+}
+
+/// The largest number: this system does not say which core runs a thread.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn here() -> usize {
+    usize::MAX
+}
+
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn allowed() -> Vec<usize> {
     Vec::new()

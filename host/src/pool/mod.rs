@@ -7,11 +7,12 @@
 //! and waits until all *tasks* are done, not until all workers have arrived: a worker that has lost its core delays
 //! only the task that it has claimed. A publisher spins only shortly for such a task and then sleeps, which gives its
 //! own core to the worker. A worker for which others wait too long, because its core has other work, rests for a while:
-//! it takes no tasks.
+//! it takes no tasks. So does one that the system has put on the publisher's core: two threads on one core take longer
+//! than one.
 
 mod steps;
 
-use crate::cores::Cores;
+use crate::cores::{Cores, here};
 use crate::error::{Error, Result};
 use crate::signals::blocked;
 #[cfg(unix)]
@@ -21,14 +22,16 @@ use shadowllm_core::Units;
 use shadowllm_core::claims::{Claims, Task};
 use shadowllm_core::{Executor, Hooks};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 use steps::Steps;
 
-/// Share of a pass that may be spent waiting for one worker.
+/// Share of a pass that may be spent waiting for one worker, or on one core with it.
 const MOST_WAITING: f64 = 0.25;
+/// Nanoseconds from which on a worker rests for it before the pass is over.
+const LONG_WAITING: u64 = 2_000_000;
 /// Nanoseconds of a worker's first rest, and of its longest one: each time that it is still slow, its rest doubles.
 const REST: [u64; 2] = [50_000_000, 1_600_000_000];
 
@@ -37,6 +40,8 @@ struct Shared {
     born: Instant,
     /// For each worker the end of its rest, in nanoseconds since the pool was created.
     rests: Vec<AtomicU64>,
+    /// The core on which each worker began to take tasks of a step last.
+    cores: Vec<AtomicUsize>,
 }
 
 impl Shared {
@@ -63,10 +68,17 @@ impl Shared {
 /// What passes record about a worker.
 #[derive(Clone)]
 struct Watch {
-    /// Nanoseconds that others waited for it.
+    /// Nanoseconds that others waited for it, or shared a core with it, in this pass.
     waited: u64,
     /// Nanoseconds of its next rest.
     rest: u64,
+}
+
+impl Watch {
+    /// Whether it cost too large a share of a pass of `pass` nanoseconds.
+    fn is_slow(&self, pass: u64) -> bool {
+        self.waited as f64 > MOST_WAITING * pass as f64
+    }
 }
 
 /// A pool of `threads - 1` workers and the calling thread. One forward pass at a time runs in it. A pass that another
@@ -75,6 +87,8 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, JoinHandle<()>)>,
     busy: AtomicBool,
+    /// When the current pass began, in nanoseconds since the pool was created.
+    began: AtomicU64,
     watches: Mutex<Vec<Watch>>,
     #[cfg(unix)]
     residency: Option<Box<Mutex<Residency>>>,
@@ -112,11 +126,13 @@ impl Pool {
             steps: Steps::new(),
             born: Instant::now(),
             rests: (1..threads).map(|_| AtomicU64::new(0)).collect(),
+            cores: (1..threads).map(|_| AtomicUsize::new(usize::MAX)).collect(),
         });
         let mut pool = Pool {
             shared,
             workers: Vec::new(),
             busy: AtomicBool::new(false),
+            began: AtomicU64::new(0),
             watches: Mutex::new(vec![Watch { waited: 0, rest: REST[0] }; threads - 1]),
             #[cfg(unix)]
             residency: None,
@@ -129,7 +145,8 @@ impl Pool {
                 thread.spawn(move || {
                     // If the system refuses, it places the thread itself.
                     let _ = cores.chosen && cores.bind();
-                    shared.steps.serve(i, || shared.rests(i));
+                    let begins = || shared.cores[i - 1].store(here(), Ordering::Relaxed);
+                    shared.steps.serve(i, || shared.rests(i), begins);
                 })
             });
             let failed = |e| {
@@ -169,32 +186,54 @@ impl Pool {
     }
 
     fn publish(&self, tasks: usize, task: Task) {
+        let began = self.shared.now();
         let nap = |sleep: &dyn Fn()| {
             let since = self.shared.now();
             sleep();
-            self.waited(self.shared.now() - since);
+            if let Some(worker) = self.shared.steps.last().checked_sub(1) {
+                self.lost(worker, self.shared.now() - since);
+            }
         };
         // SAFETY: only the thread that took the pool publishes.
         unsafe { self.shared.steps.publish(tasks, task, || self.unpark(), nap) };
-    }
-
-    /// Records how long the publisher slept.
-    fn waited(&self, nanoseconds: u64) {
-        let who = self.shared.steps.last();
-        if let (Ok(mut watches), true) = (self.watches.lock(), who > 0) {
-            watches[who - 1].waited += nanoseconds;
+        let mine = here();
+        for (worker, core) in self.shared.cores.iter().enumerate() {
+            if mine != usize::MAX && core.load(Ordering::Relaxed) == mine {
+                self.lost(worker, self.shared.now() - began);
+            }
         }
     }
 
-    /// Makes workers rest for which a pass waited too large a share of its `pass` nanoseconds.
+    /// Records time that a worker cost; where that is long, the worker rests from now on.
+    fn lost(&self, worker: usize, nanoseconds: u64) {
+        let Ok(mut watches) = self.watches.lock() else { return };
+        let watch = &mut watches[worker];
+        watch.waited += nanoseconds;
+        let pass = self.shared.now() - self.began.load(Ordering::Relaxed);
+        if watch.waited > LONG_WAITING && watch.is_slow(pass) {
+            self.rest(worker, watch);
+        }
+    }
+
+    /// Makes a worker rest, unless it does, and forgets what it cost.
+    fn rest(&self, worker: usize, watch: &mut Watch) {
+        watch.waited = 0;
+        self.shared.cores[worker].store(usize::MAX, Ordering::Relaxed);
+        let until = &self.shared.rests[worker];
+        if until.load(Ordering::Relaxed) == 0 {
+            until.store(self.shared.now() + watch.rest, Ordering::Relaxed);
+            watch.rest = (2 * watch.rest).min(REST[1]);
+        }
+    }
+
+    /// Makes workers rest that cost too large a share of a pass's `pass` nanoseconds.
     fn rest_slow_workers(&self, pass: u64) {
         let Ok(mut watches) = self.watches.lock() else { return };
-        for (watch, until) in watches.iter_mut().zip(&self.shared.rests) {
-            let waited = std::mem::take(&mut watch.waited);
-            if waited as f64 > MOST_WAITING * pass as f64 {
-                until.store(self.shared.now() + watch.rest, Ordering::Relaxed);
-                watch.rest = (2 * watch.rest).min(REST[1]);
-            } else if until.load(Ordering::Relaxed) == 0 {
+        for (worker, watch) in watches.iter_mut().enumerate() {
+            if watch.is_slow(pass) {
+                self.rest(worker, watch);
+            } else if self.shared.rests[worker].load(Ordering::Relaxed) == 0 {
+                watch.waited = 0;
                 watch.rest = (watch.rest - watch.rest / 16).max(REST[0]);
             }
         }
@@ -269,10 +308,11 @@ unsafe impl Executor for Pool {
         }
         let _owned = Owned(self);
         OWNS.set(std::ptr::from_ref(self).addr());
-        let since = self.shared.now();
+        let began = self.shared.now();
+        self.began.store(began, Ordering::Relaxed);
         self.shared.steps.wake(|| self.unpark());
         forward();
-        self.rest_slow_workers(self.shared.now() - since);
+        self.rest_slow_workers(self.shared.now() - began);
     }
 }
 
@@ -369,6 +409,27 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(pool.width(), 2, "it rests for good");
+    }
+
+    /// Two threads on one core take longer than one.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn a_worker_on_the_publishers_core_rests() {
+        let one = Cores { ids: Cores::all().ids[..1].to_vec(), chosen: true };
+        let alone = move || {
+            assert!(one.bind());
+            let pool = Pool::on(2, &one).unwrap();
+            let work = |_: usize| {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(100) {}
+            };
+            let start = Instant::now();
+            while pool.width() == 2 && start.elapsed() < Duration::from_secs(20) {
+                pool.pass(&mut || (0..100).for_each(|_| pool.run(4, &work)));
+            }
+            pool.width()
+        };
+        assert_eq!(thread::spawn(alone).join().unwrap(), 1);
     }
 
     #[test]

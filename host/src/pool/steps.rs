@@ -99,8 +99,8 @@ impl Steps {
     }
 
     /// A worker's life: it works at every step until [`Steps::end`]. `rests` sleeps for a while and says true where the
-    /// worker has to rest.
-    pub fn serve(&self, who: usize, rests: impl Fn() -> bool) {
+    /// worker has to rest; `begins` is called before it takes tasks.
+    pub fn serve(&self, who: usize, rests: impl Fn() -> bool, begins: impl Fn()) {
         let mut idle = 0;
         let mut last = self.work(who);
         while !self.stop.load(Ordering::Relaxed) {
@@ -108,6 +108,7 @@ impl Steps {
                 continue;
             }
             if self.claims.epoch() != last {
+                begins();
                 last = self.work(who);
                 idle = 0;
             } else if idle < SPINS {

@@ -47,7 +47,7 @@ mod tests {
         model.check(move || {
             let steps = Arc::new(Steps::new());
             let theirs = Arc::clone(&steps);
-            let worker = thread::spawn(move || theirs.serve(1, || false));
+            let worker = thread::spawn(move || theirs.serve(1, || false, || ()));
             steps.own();
             for step in 0..STEPS {
                 let counts = Counts::new();
