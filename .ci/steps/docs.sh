@@ -5,6 +5,11 @@ paths() {
   python3 .ci/paths.py
   step "the table of features"
   python3 .ci/features.py
+  step "the steps of the hosted checks"
+  local name
+  for name in "${EVERY[@]}"; do
+    grep -qE "(run|step:).*\\b$name\\b" .github/workflows/ci.yml || { echo "$name is not in .github/workflows/ci.yml"; exit 1; }
+  done
 }
 
 # The shell lines of the README, on a small model that takes the place of a downloaded one: calibrating SmolLM2 takes many
@@ -38,15 +43,19 @@ schemas() {
 # templates are their makers', so they are fetched (in a source package that tests its own engine on them), not copied.
 templates() {
   step "prompts by real templates"
-  local venv=$PWD/target/ci/templates-venv folder=$PWD/target/ci/templates package=llama_cpp_python-0.3.36
+  local venv=$PWD/target/ci/templates-venv folder=$PWD/target/ci/templates package=llama_cpp_python-0.3.36 made
   python_tools "$venv" transformers==5.24.0 jinja2==3.1.6 scikit-build-core==1.1.2 cmake==4.4.5
-  if [ ! -f "$folder/prompts.json" ]; then
+  # What the expected prompts are made of: where one of these changes, they are made again.
+  made=$(echo $package; cat "$venv/complete"; sha256sum < tests/vectors/chat/make.py)
+  if [ "$(cat "$folder/made" 2> /dev/null)" != "$made" ]; then
+    rm -rf "$folder"
     mkdir -p "$folder"
     # Without build isolation: nothing is built.
     "$venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary :all: -d "$folder" "${package/_cpp_python-/-cpp-python==}"
     tar xzf "$folder/$package.tar.gz" -C "$folder" --strip-components=5 --wildcards '*/vendor/llama.cpp/models/templates/*.jinja'
     rm "$folder/$package.tar.gz"
     "$venv/bin/python" tests/vectors/chat/make.py "$folder"
+    echo "$made" > "$folder/made"
   fi
   SHADOWLLM_TEMPLATES=$folder cargo test --release -p shadowllm-host --test templates -- --ignored --nocapture
 }
