@@ -60,8 +60,9 @@ def main():
         run = subprocess.run([program, *words[1:]], cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL,
                              timeout=600, env=os.environ | {"NO_COLOR": "1"})
         written = [folder / words[words.index(o) + 1] for o in ("-o",) if o in words]
-        if run.returncode == 1 and "--tasks" in words and "fetch" in run.stderr:
+        if run.returncode == 1 and "--tasks" in words and "could not be fetched" in run.stderr:
             print("  SKIPPED, NOT TESTED: task sets cannot be fetched")
+            assert not os.environ.get("SHADOWLLM_NO_SKIPS")
             continue
         if run.returncode or not (run.stdout or written) or not all(f.stat().st_size for f in written):
             sys.exit(f"{run.stdout}\n{run.stderr}\nthis line of the README fails with {run.returncode}")

@@ -5,6 +5,6 @@ capi() {
   needs gcc g++ clang++=clang pkg-config valgrind objdump=binutils
   dpkg -s libc6-dbg > /dev/null 2>&1 || apt_install libc6-dbg
   python_tools "$tools/venv" cmake ninja
-  [ -x "$tools/bin/cbindgen" ] || cargo install -q cbindgen --version 0.29.4 --locked --root "$tools"
+  cargo_tool "$tools" cbindgen 0.29.4
   PATH=$tools/bin:$tools/venv/bin:$PATH SHADOWLLM_SCOPE=--workspace tests/c/run.sh
 }

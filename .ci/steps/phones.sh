@@ -1,7 +1,7 @@
 # The Kotlin classes and the JNI library, in a JVM that checks how JNI is used.
 android() {
   step "Android's classes in a JVM"
-  local tools=$PWD/target/ci/android-tools
+  local tools=$PWD/target/ci/android-tools/2.4.20
   dpkg -s openjdk-17-jdk-headless > /dev/null 2>&1 || apt_install openjdk-17-jdk-headless
   needs npm cmake make gcc readelf=binutils
   [ -x "$tools/node_modules/kotlin-compiler/bin/kotlinc" ] \

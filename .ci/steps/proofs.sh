@@ -54,16 +54,17 @@ loom() {
 # Sessions under Miri, which sees every undefined behaviour that happens; with a nightly compiler only.
 miri() {
   step "sessions under Miri"
-  nightly miri rust-src || { echo "SKIPPED, NOT TESTED: no nightly Rust with Miri" >&2; return; }
+  nightly miri rust-src || { skipped "no nightly Rust with Miri"; return; }
   # Miri has no assembly, by which libm takes square roots.
   MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test -p shadowllm-core --features libm/force-soft-floats \
-    --target-dir target/miri --test hostile a_session_from_beginning_to_end
+    --target-dir target/miri --test hostile a_session_from_beginning_to_end | tee target/miri.txt
+  grep -q '^test result: ok. [1-9]' target/miri.txt
 }
 
 # The pool and sessions that share one under ThreadSanitizer, the standard library too; with a nightly compiler only.
 tsan() {
   step "threads under ThreadSanitizer"
-  nightly rust-src || { echo "SKIPPED, NOT TESTED: no nightly Rust with its source" >&2; return; }
+  nightly rust-src || { skipped "no nightly Rust with its source"; return; }
   RUSTFLAGS=-Zsanitizer=thread TSAN_OPTIONS=halt_on_error=1 cargo +nightly test -p shadowllm-host --no-default-features --release \
     -Zbuild-std --target x86_64-unknown-linux-gnu --target-dir target/tsan --lib --test threads -- --test-threads 1
 }

