@@ -95,6 +95,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     record = {}
     made = [(name, *published(name, Path(package))) for name, package in (word.split("=") for word in sys.argv[3:])]
+    names = {name for name, _, _ in made}
     vectors = top / "tests/vectors/sentencepiece"
     for name, cases in json.loads((vectors / "expected.json").read_text()).items():
         cases = [case for case in cases if case["ids"]]
@@ -104,7 +105,9 @@ def main():
     for name, model, cases in made:
         for case in cases:
             ours = program_ids(model, case["text"])
-            assert ours == case["ids"] or ours[1:] == case["ids"], (name, case, ours)
+            # The library that made the records of SentencePiece leaves out the token that begins a text.
+            begins = [] if name in names else [1]
+            assert ours in (case["ids"], begins + case["ids"]), (name, case, ours)
             case["ids"] = ours
         record[name] = cases
         print(f"  {name}: {len(cases)} texts, {sum(len(case['ids']) for case in cases)} tokens")

@@ -131,10 +131,11 @@ def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
         for part in (answers, stops, tokenizers):
-            page = browser.new_page()
-            page.on("pageerror", lambda error: print("error of the page:", error))
+            page, errors = browser.new_page(), []
+            page.on("pageerror", errors.append)
             part(page)
             page.close()
+            assert not errors, errors
             print(f"  {part.__doc__}", flush=True)
         pictures(browser)
         print(f"  {pictures.__doc__}")
