@@ -25,6 +25,8 @@ pub type sllm_chat = Object<ChatState>;
 pub struct ChatState {
     tokenizer: Arc<Tokenizer>,
     conversation: Conversation,
+    /// The message that was last given as JSON, and a NUL.
+    json: String,
 }
 
 impl Kind for ChatState {
@@ -32,6 +34,11 @@ impl Kind for ChatState {
 }
 
 impl ChatState {
+    fn message(&self, index: usize) -> Result<&Message> {
+        let message = self.conversation.messages.get(index);
+        message.ok_or(invalid("the chat has no message of this index: see sllm_chat_count"))
+    }
+
     /// Refuses a conversation without messages, and one that there is no memory for.
     fn check_messages(&self) -> Result<()> {
         if self.conversation.messages.is_empty() {
@@ -77,7 +84,7 @@ pub unsafe extern "C" fn sllm_chat_new(tokenizer: *mut sllm_tokenizer, chat: *mu
             let message = "the model has no chat template: continue plain texts with sllm_generate";
             return Err(Failure::Fixed(SLLM_STATUS_UNSUPPORTED, message));
         }
-        let state = ChatState { tokenizer, conversation: Conversation::default() };
+        let state = ChatState { tokenizer, conversation: Conversation::default(), json: String::new() };
         // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(chat, boxed(state)?) };
         Ok(())
@@ -217,14 +224,43 @@ pub unsafe extern "C" fn sllm_chat_message(
         wanted(content)?;
         wanted(content_length)?;
         chat.with(|c| {
-            let message = c.conversation.messages.get(index);
-            let message = message.ok_or(invalid("the chat has no message of this index: see sllm_chat_count"))?;
+            let message = c.message(index)?;
             // SAFETY: not NULL, checked by `wanted`.
             unsafe {
                 put(role, message.role.as_ptr().cast());
                 put(role_length, message.role.len());
                 put(content, message.content.as_ptr().cast());
                 put(content_length, message.content.len());
+            }
+            Ok(())
+        })
+    })
+}
+
+/// One message with all its fields.
+///
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sllm_chat_message_json(
+    chat: *const sllm_chat,
+    index: usize,
+    json: *mut *const c_char,
+    length: *mut usize,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: handles are NULL or live objects, by the header's rules.
+        let chat = unsafe { check(chat) }?;
+        wanted(json)?;
+        wanted(length)?;
+        chat.with(|c| {
+            let message = c.message(index)?;
+            wanted_bytes(message.role.len() + message.content.len(), BYTES)?;
+            c.json = message.to_json().to_string() + "\0";
+            // SAFETY: not NULL, checked by `wanted`.
+            unsafe {
+                put(json, c.json.as_ptr().cast());
+                put(length, c.json.len() - 1);
             }
             Ok(())
         })
@@ -261,7 +297,8 @@ pub unsafe extern "C" fn sllm_chat_fork(chat: *const sllm_chat, fork: *mut *mut 
         wanted(fork)?;
         let state = chat.with(|c| {
             wanted_bytes(c.conversation.messages.iter().map(|m| m.role.len() + m.content.len()).sum(), 1)?;
-            Ok(ChatState { tokenizer: Arc::clone(&c.tokenizer), conversation: c.conversation.clone() })
+            let tokenizer = Arc::clone(&c.tokenizer);
+            Ok(ChatState { tokenizer, conversation: c.conversation.clone(), json: String::new() })
         })?;
         // SAFETY: not NULL, checked by `wanted`.
         unsafe { put(fork, boxed(state)?) };

@@ -45,6 +45,7 @@ unsupported! {
     sllm_parse_tool_calls(*const c_char, usize, *mut c_char, usize, *mut usize);
     sllm_chat_count(Const, *mut usize);
     sllm_chat_message(Const, usize, *mut *const c_char, *mut usize, *mut *const c_char, *mut usize);
+    sllm_chat_message_json(Const, usize, *mut *const c_char, *mut usize);
     sllm_chat_truncate(Handle, usize);
     sllm_chat_clear(Handle);
     sllm_chat_fork(Const, *mut Handle);

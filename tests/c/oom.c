@@ -175,6 +175,7 @@ static int32_t told(void) {
     CALL(chat_add, sllm_chat_add(chat, "user", "What do cows eat?")) \
     CALL(chat_count, sllm_chat_count(chat, &count)) \
     CALL(chat_message, sllm_chat_message(chat, 0, &said, &size, &json, &count)) \
+    CALL(chat_message_json, sllm_chat_message_json(chat, 0, &json, &count)) \
     CALL(chat_render, sllm_chat_render(chat, text, sizeof text, &count)) \
     CALL(chat_generate, sllm_chat_generate(chat, session, NULL, &few, NULL)) \
     CALL(chat_fork, sllm_chat_fork(chat, &begun)) \

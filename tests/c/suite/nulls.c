@@ -160,6 +160,7 @@ void test_nulls(void) {
     INVALID(sllm_parse_tool_calls("a", 1, (char *)room, sizeof room, NULL));
     INVALID(sllm_chat_count(NULL, &n));
     INVALID(sllm_chat_message(NULL, 0, &json, &n, &json, &n));
+    INVALID(sllm_chat_message_json(NULL, 0, &json, &n));
     INVALID(sllm_chat_truncate(NULL, 0));
     INVALID(sllm_chat_fork(NULL, &no_chat));
     INVALID(sllm_chat_render(NULL, NULL, 0, &n));
@@ -181,6 +182,8 @@ void test_nulls(void) {
         INVALID(sllm_chat_message(chat, 0, &json, NULL, &json, &n));
         INVALID(sllm_chat_message(chat, 0, &json, &n, NULL, &n));
         INVALID(sllm_chat_message(chat, 0, &json, &n, &json, NULL));
+        INVALID(sllm_chat_message_json(chat, 0, NULL, &n));
+        INVALID(sllm_chat_message_json(chat, 0, &json, NULL));
         OK(sllm_chat_clear(chat));
         INVALID(sllm_chat_render(chat, NULL, 0, NULL));
         INVALID(sllm_chat_generate(chat, NULL, sampler, NULL, NULL));

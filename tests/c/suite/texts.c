@@ -292,6 +292,38 @@ void test_text(void) {
     free(answer);
 }
 
+/* Messages with all their fields, read back and added to another chat, which makes the same prompt. */
+static void whole_messages(sllm_chat *chat) {
+    static const char *const given[] = {
+        "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"na\xc3\xafve\"}]}",
+        "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.5}}}]}",
+        "{\"role\":\"assistant\",\"content\":null,\"more\":\"a\\u0000b\"}",
+        "{\"role\":\"tool\",\"content\":\"42\\n\",\"name\":\"f\",\"tool_call_id\":\"1\"}"};
+    sllm_chat *other = NULL;
+    const char *json = NULL;
+    char prompt[512], again[512];
+    size_t i, n = 7;
+    INVALID(sllm_chat_message_json(chat, 0, &json, &n));
+    CHECK(json == NULL && n == 7);
+    OK(sllm_chat_fork(chat, &other));
+    for (i = 0; i < COUNT(given); i++) {
+        OK(sllm_chat_add_json(chat, given[i]));
+        OK(sllm_chat_message_json(chat, i, &json, &n));
+        CHECK(n == strlen(given[i]) && strcmp(json, given[i]) == 0);
+        OK(sllm_chat_add_json(other, json));
+    }
+    INVALID(sllm_chat_message_json(chat, i, &json, &n));
+    OK(sllm_chat_render(chat, prompt, sizeof prompt, &n));
+    OK(sllm_chat_render(other, again, sizeof again, &n));
+    CHECK(strcmp(prompt, again) == 0 && strstr(prompt, "na\xc3\xafve") != NULL);
+    OK(sllm_chat_clear(chat));
+    OK(sllm_chat_add(chat, "user", "\"a\""));
+    OK(sllm_chat_message_json(chat, 0, &json, &n));
+    CHECK(n == strlen(json) && strcmp(json, "{\"role\":\"user\",\"content\":\"\\\"a\\\"\"}") == 0);
+    OK(sllm_chat_clear(chat));
+    OK(sllm_chat_free(&other));
+}
+
 /* Variables of the template, messages with more than a text, and tool calls in answers. */
 static void tools(sllm_chat *chat) {
     static const char *const bad[] = {"", "[]", "{}", "{\"role\": 3}", "{"};
@@ -397,6 +429,7 @@ void test_chat(void) {
     }
     CHECK(length == 7);
     tools(chat);
+    whole_messages(chat);
     OK(sllm_chat_add(chat, "user", "Who was the mayor?"));
     OK(sllm_chat_render(chat, NULL, 0, &length));
     memset(text, 0x5a, sizeof text);
