@@ -257,6 +257,27 @@ private fun kept(model: Model) = model.newSession(SessionOptions(seed = 9)).use 
     expect("goes on", session.text(4).isNotEmpty())
 }
 
+/** Messages that are more than a text are saved whole; a session without messages takes them away where it is loaded. */
+private fun whole(model: Model) = model.newSession().use { session ->
+    val fields = listOf(""""tool_calls":[{"function":{"name":"clock","arguments":{}}}]""", """"name":"clock"""", """"tool_call_id":"1"""")
+    val before = session.save()
+    session.addJson("""{"role": "user", "content": [{"type": "text", "text": "naïve"}]}""")
+    session.addJson("""{"role": "assistant", "content": null, ${fields[0]}}""")
+    session.addJson("""{"role": "tool", "content": "12:00", ${fields[1]}, ${fields[2]}}""")
+    val saved = session.save()
+    model.newSession().use { loaded ->
+        loaded.add("user", "Something else.")
+        loaded.load(saved)
+        expect("the same prompt: ${loaded.prompt}", loaded.prompt == session.prompt && "naïve" in loaded.prompt)
+        val again = String(loaded.save(), Charsets.UTF_8)
+        expect("all fields", fields.all { it in again })
+        loaded.load(before)
+        expect("no messages: ${loaded.messages}", loaded.messages.isEmpty())
+        loaded.load(before)
+        fails("none to answer", Status.INVALID_ARGUMENT) { loaded.answer { true } }
+    }
+}
+
 private fun threads(model: Model) {
     fun write(): String = model.newSession(SessionOptions(threads = 1, seed = 3)).use { session ->
         buildString { session.continueText("The jury said", 24) { append(it.text); true } }
@@ -364,8 +385,9 @@ private fun natives() {
     fails("null path", Status.INVALID_ARGUMENT) { call("modelOpen", null, false, false, null) }
     fails("null model", Status.INVALID_HANDLE) { call("modelInfo", 0L) }
     fails("null model's session", Status.INVALID_HANDLE) { call("sessionNew", 0L, 0, 0, 0f, 0, 1f, 0f, 1f, 0f, 0f, 0L, 0) }
-    for (name in listOf("sessionClear", "sessionPrompt", "sessionCancel", "sessionResetCancel", "sessionPosition", "sessionStats", "sessionMessages", "sessionSave", "sessionFork"))
+    for (name in listOf("sessionClear", "sessionPrompt", "sessionCancel", "sessionResetCancel", "sessionPosition", "sessionStats", "sessionSave", "sessionFork"))
         fails("null session, $name", Status.INVALID_HANDLE) { call(name, 0L) }
+    fails("null session, messages", Status.INVALID_HANDLE) { call("sessionMessages", 0L, true) }
     fails("null session, rewind", Status.INVALID_HANDLE) { call("sessionRewind", 0L, 0L) }
     fails("null session, set", Status.INVALID_HANDLE) { call("sessionSetSparsity", 0L, 1) }
     fails("null session, add", Status.INVALID_HANDLE) { call("sessionAdd", 0L, null, null) }
@@ -402,7 +424,7 @@ fun main(arguments: Array<String>) {
     natives()
     models(arguments[1])
     Model.open(arguments[1]).use { plainText(it); held(it); threads(it); flows(it) }
-    Model.open(arguments[2]).use { chats(it); kept(it) }
+    Model.open(arguments[2]).use { chats(it); kept(it); whole(it) }
     if (arguments.size > 3) Model.open(arguments[3]).use(::longPrefill)
     println("$checks checks, $failures failures")
     exitProcess(if (failures.get() == 0 && checks.get() > 100) 0 else 1)

@@ -518,29 +518,35 @@ static void session_set_variable(JNIEnv *env, jclass self, jlong handle, jbyteAr
     free(who);
 }
 
-/* Roles and contents in turns; none for a model without a chat template. */
-static jobjectArray session_messages(JNIEnv *env, jclass self, jlong handle) {
+/* Whether the texts of a message were stored in the array, from `at` on: role and content, or with `whole` one of JSON. */
+static int store_message(JNIEnv *env, const sllm_chat *chat, size_t index, int whole, jobjectArray all, jsize at) {
+    const char *texts[2];
+    size_t lengths[2];
+    jsize k;
+    int32_t status = whole ? sllm_chat_message_json(chat, index, &texts[0], &lengths[0])
+                           : sllm_chat_message(chat, index, &texts[0], &lengths[0], &texts[1], &lengths[1]);
+    if (!ok(env, status)) return 0;
+    for (k = 0; k < (whole ? 1 : 2); k++) {
+        jbyteArray text = bytes_of(env, texts[k], lengths[k]);
+        if (text == NULL) return 0;
+        (*env)->SetObjectArrayElement(env, all, at + k, text);
+        (*env)->DeleteLocalRef(env, text);
+    }
+    return 1;
+}
+
+/* Roles and contents in turns, or with `whole` each message as JSON; none for a model without a chat template. */
+static jobjectArray session_messages(JNIEnv *env, jclass self, jlong handle, jboolean whole) {
     struct conversation *it = conversation(env, handle);
-    jclass bytes;
-    jobjectArray all;
+    const size_t texts = whole ? 1 : 2;
+    jclass bytes = it ? (*env)->FindClass(env, "[B") : NULL;
+    jobjectArray all = NULL;
     size_t count = 0, i;
     (void)self;
-    if (it == NULL || (it->chat != NULL && !ok(env, sllm_chat_count(it->chat, &count)))) return NULL;
-    bytes = (*env)->FindClass(env, "[B");
-    if (bytes == NULL) return NULL;
-    all = (*env)->NewObjectArray(env, (jsize)(2 * count), bytes, NULL);
-    for (i = 0; all != NULL && i < count; i++) {
-        const char *texts[2];
-        size_t lengths[2];
-        int k;
-        if (!ok(env, sllm_chat_message(it->chat, i, &texts[0], &lengths[0], &texts[1], &lengths[1]))) return NULL;
-        for (k = 0; k < 2; k++) {
-            jbyteArray text = bytes_of(env, texts[k], lengths[k]);
-            if (text == NULL) return NULL;
-            (*env)->SetObjectArrayElement(env, all, (jsize)(2 * i) + k, text);
-            (*env)->DeleteLocalRef(env, text);
-        }
-    }
+    if (bytes == NULL || (it->chat != NULL && !ok(env, sllm_chat_count(it->chat, &count)))) return NULL;
+    all = (*env)->NewObjectArray(env, (jsize)(texts * count), bytes, NULL);
+    for (i = 0; all != NULL && i < count; i++)
+        if (!store_message(env, it->chat, i, whole, all, (jsize)(texts * i))) all = NULL;
     return all;
 }
 
@@ -665,7 +671,7 @@ static const JNINativeMethod methods[] = {
     {"sessionStats", "(J)[D", (void *)session_stats},
     {"sessionAddJson", "(J[B)V", (void *)session_add_json},
     {"sessionSetVariable", "(J[B[B)V", (void *)session_set_variable},
-    {"sessionMessages", "(J)[[B", (void *)session_messages},
+    {"sessionMessages", "(JZ)[[B", (void *)session_messages},
     {"sessionTruncate", "(JI)V", (void *)session_truncate},
     {"sessionSave", "(J)[B", (void *)session_save},
     {"sessionLoad", "(J[B)V", (void *)session_load},

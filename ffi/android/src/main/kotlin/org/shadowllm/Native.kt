@@ -39,7 +39,7 @@ internal object Native {
     @JvmStatic external fun sessionStats(session: Long): DoubleArray
     @JvmStatic external fun sessionAddJson(session: Long, json: ByteArray)
     @JvmStatic external fun sessionSetVariable(session: Long, name: ByteArray, json: ByteArray?)
-    @JvmStatic external fun sessionMessages(session: Long): Array<ByteArray>
+    @JvmStatic external fun sessionMessages(session: Long, whole: Boolean): Array<ByteArray>
     @JvmStatic external fun sessionTruncate(session: Long, count: Int)
     @JvmStatic external fun sessionSave(session: Long): ByteArray
     @JvmStatic external fun sessionLoad(session: Long, state: ByteArray)

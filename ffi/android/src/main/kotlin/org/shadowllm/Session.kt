@@ -159,9 +159,10 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
     fun setVariable(name: String, json: String?) =
         handle.use { Native.sessionSetVariable(it, name.toByteArray(), json?.toByteArray()) }
 
-    /** The messages so far, answers included. */
+    /** The messages so far, answers included. Of those added by [addJson], the other fields are left out. */
     val messages: List<Message>
-        get() = handle.use(Native::sessionMessages).map { String(it, Charsets.UTF_8) }.chunked(2) { Message(it[0], it[1]) }
+        get() = handle.use { Native.sessionMessages(it, false) }.map { String(it, Charsets.UTF_8) }
+            .chunked(2) { Message(it[0], it[1]) }
 
     /** Keeps the first messages and removes the others: takes back a question, or an answer to be generated again. */
     fun truncate(count: Int) = handle.use { Native.sessionTruncate(it, count) }
@@ -171,13 +172,14 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
         Grammar(handle.use { Native.grammarNew(it, rules.kind, rules.text.toByteArray()) })
 
     /**
-     * The state of the session and of its sampler, and the messages: from it a session of the same model goes on, also in
-     * another process, without reading anything again.
+     * The state of the session and of its sampler, and the messages with all their fields: from it a session of the same
+     * model goes on, also in another process, without reading anything again. The dial and the variables of the template are
+     * not saved: set them ([setSparsity], [setVariable]) in the session that loads it.
      */
     fun save(): ByteArray {
         val bytes = ByteArrayOutputStream()
         DataOutputStream(bytes).use { out ->
-            val (state, texts) = handle.use { Native.sessionSave(it) to Native.sessionMessages(it) }
+            val (state, texts) = handle.use { Native.sessionSave(it) to Native.sessionMessages(it, true) }
             for (part in listOf(state, *texts)) {
                 out.writeInt(part.size)
                 out.write(part)
@@ -186,7 +188,7 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
         return bytes.toByteArray()
     }
 
-    /** Goes on from what [save] returned; its messages take the place of this session's. */
+    /** Goes on from what [save] returned; its messages, even if there are none, take the place of this session's. */
     fun load(saved: ByteArray) {
         val parts = mutableListOf<ByteArray>()
         val input = ByteBuffer.wrap(saved)
@@ -195,11 +197,12 @@ class Session internal constructor(pointer: Long) : AutoCloseable {
             if (size !in 0..input.remaining()) throw ShadowllmException(Status.BAD_STATE, "the saved session is cut off")
             parts += ByteArray(size).also(input::get)
         }
-        if (parts.size % 2 == 0) throw ShadowllmException(Status.BAD_STATE, "this is no saved session")
+        if (parts.isEmpty()) throw ShadowllmException(Status.BAD_STATE, "this is no saved session")
         handle.use { session ->
             Native.sessionLoad(session, parts[0])
-            if (parts.size > 1) Native.sessionClear(session)
-            parts.drop(1).chunked(2) { (role, content) -> Native.sessionAdd(session, role, content) }
+            // A model without a chat template refuses the call.
+            if (parts.size > 1 || Native.sessionMessages(session, false).isNotEmpty()) Native.sessionClear(session)
+            parts.drop(1).forEach { Native.sessionAddJson(session, it) }
         }
     }
 
