@@ -5,6 +5,7 @@ import java.io.FileDescriptor
 import java.io.FileInputStream
 import java.nio.file.Files
 import java.util.concurrent.CountDownLatch
+import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.atomic.AtomicInteger
 import kotlin.concurrent.thread
 import kotlin.system.exitProcess
@@ -278,6 +279,35 @@ private fun whole(model: Model) = model.newSession().use { session ->
     }
 }
 
+/** Messages that are read while another thread removes them are whole, or the call is refused. */
+private fun readAndRemoved(model: Model) = model.newSession().use { session ->
+    val message = Message("user", "mayor ".repeat(2000))
+    fun unlessBusy(call: () -> Unit) {
+        val thrown = runCatching(call).exceptionOrNull()
+        if (thrown != null && (thrown as? ShadowllmException)?.status != Status.BUSY) throw thrown
+    }
+    val ended = AtomicBoolean()
+    var failure: Throwable? = null
+    val removing = thread {
+        failure = runCatching {
+            while (!ended.get()) {
+                unlessBusy { session.add(message.role, message.content) }
+                unlessBusy { session.truncate(0) }
+            }
+        }.exceptionOrNull()
+    }
+    var (read, whole) = 0 to 0
+    val from = System.nanoTime()
+    while (read < 500 && System.nanoTime() - from < 20e9) unlessBusy {
+        val messages = session.messages
+        read += messages.size
+        whole += messages.count { it == message }
+    }
+    ended.set(true)
+    removing.join()
+    expect("whole messages: $whole of $read, $failure", failure == null && read > 0 && whole == read)
+}
+
 private fun threads(model: Model) {
     fun write(): String = model.newSession(SessionOptions(threads = 1, seed = 3)).use { session ->
         buildString { session.continueText("The jury said", 24) { append(it.text); true } }
@@ -424,7 +454,7 @@ fun main(arguments: Array<String>) {
     natives()
     models(arguments[1])
     Model.open(arguments[1]).use { plainText(it); held(it); threads(it); flows(it) }
-    Model.open(arguments[2]).use { chats(it); kept(it); whole(it) }
+    Model.open(arguments[2]).use { chats(it); kept(it); whole(it); readAndRemoved(it) }
     if (arguments.size > 3) Model.open(arguments[3]).use(::longPrefill)
     println("$checks checks, $failures failures")
     exitProcess(if (failures.get() == 0 && checks.get() > 100) 0 else 1)

@@ -535,18 +535,22 @@ static int store_message(JNIEnv *env, const sllm_chat *chat, size_t index, int w
     return 1;
 }
 
-/* Roles and contents in turns, or with `whole` each message as JSON; none for a model without a chat template. */
+/* Roles and contents in turns, or with `whole` each message as JSON; none for a model without a chat template. They are
+ * read from a fork: the chat's own texts would be freed by another thread that changes the chat meanwhile. */
 static jobjectArray session_messages(JNIEnv *env, jclass self, jlong handle, jboolean whole) {
     struct conversation *it = conversation(env, handle);
     const size_t texts = whole ? 1 : 2;
+    sllm_chat *chat = NULL;
     jclass bytes = it ? (*env)->FindClass(env, "[B") : NULL;
     jobjectArray all = NULL;
     size_t count = 0, i;
     (void)self;
-    if (bytes == NULL || (it->chat != NULL && !ok(env, sllm_chat_count(it->chat, &count)))) return NULL;
-    all = (*env)->NewObjectArray(env, (jsize)(texts * count), bytes, NULL);
+    if (bytes == NULL || (it->chat != NULL && !ok(env, sllm_chat_fork(it->chat, &chat)))) return NULL;
+    if (chat == NULL || ok(env, sllm_chat_count(chat, &count)))
+        all = (*env)->NewObjectArray(env, (jsize)(texts * count), bytes, NULL);
     for (i = 0; all != NULL && i < count; i++)
-        if (!store_message(env, it->chat, i, whole, all, (jsize)(texts * i))) all = NULL;
+        if (!store_message(env, chat, i, whole, all, (jsize)(texts * i))) all = NULL;
+    sllm_chat_free(&chat);
     return all;
 }
 
