@@ -203,10 +203,28 @@ private fun held(model: Model) = model.newSession(SessionOptions(context = 256, 
     closed.close()
     fails<IllegalStateException>("a closed grammar") { text(Constraints(grammar = closed)) }
     fails("a negative penalty", Status.INVALID_ARGUMENT) { text(Constraints(dryMultiplier = -1f)) }
-    val (repeated, _) = text(Constraints(dryMultiplier = 5f, dryAllowedLength = 1), 48)
-    expect("text without repetitions: $repeated", repeated.isNotEmpty())
     val calls = parseToolCalls("<tool_call>{\"name\": \"clock\", \"arguments\": {}}</tool_call>")
     expect("tool calls: $calls", "\"clock\"" in calls)
+}
+
+/** The penalty of repetitions: each of its numbers changes the answer. */
+private fun repetitions(model: Model) = model.newSession(SessionOptions(context = 128, temperature = 0f)).use { session ->
+    fun tokens(dry: Constraints): List<String> {
+        val texts = mutableListOf<String>()
+        session.rewind(0)
+        session.continueText("The jury said", 64, dry) { texts.add(it.text); true }
+        return texts
+    }
+    // No repetition goes across the marks.
+    fun repeats(texts: List<String>) =
+        texts.windowed(3).filter { run -> run.none { text -> text.any { it in "\n:\"*" } } }.run { size > toSet().size }
+    val free = tokens(Constraints())
+    val held = tokens(Constraints(dryMultiplier = 1000f))
+    expect("repetitions: $free, $held", repeats(free) && !repeats(held))
+    expect("long ones only", tokens(Constraints(dryMultiplier = 1000f, dryAllowedLength = 40)) == free)
+    expect("in the last tokens only", tokens(Constraints(dryMultiplier = 1000f, dryLast = 3)) == free)
+    val slight = listOf(1f, 1e6f).map { tokens(Constraints(dryMultiplier = 1e-3f, dryBase = it)) }
+    expect("a penalty that grows: $slight", slight[0] == free && slight[1] != free)
 }
 
 /** What is saved, loaded or forked goes on, and is not read again. */
@@ -453,7 +471,7 @@ fun main(arguments: Array<String>) {
     }
     natives()
     models(arguments[1])
-    Model.open(arguments[1]).use { plainText(it); held(it); threads(it); flows(it) }
+    Model.open(arguments[1]).use { plainText(it); held(it); repetitions(it); threads(it); flows(it) }
     Model.open(arguments[2]).use { chats(it); kept(it); whole(it); readAndRemoved(it) }
     if (arguments.size > 3) Model.open(arguments[3]).use(::longPrefill)
     println("$checks checks, $failures failures")

@@ -169,6 +169,63 @@ static void controls(const sllm_tokenizer *tokenizer) {
     free(free_answer);
 }
 
+/* A token that no repetition goes across. */
+static int is_break(const sllm_tokenizer *tokenizer, uint32_t id) {
+    uint8_t bytes[64];
+    size_t n = 0, i;
+    OK(sllm_tokenizer_token_bytes(tokenizer, id, bytes, sizeof bytes, &n));
+    for (i = 0; i < n; i++)
+        if (memchr("\n:\"*", bytes[i], 4)) return 1;
+    return 0;
+}
+
+/* Whether a run of `length` tokens comes again in those that the session has read. */
+static int repeats(const sllm_session *session, const sllm_tokenizer *tokenizer, size_t length) {
+    const uint32_t *ids = NULL;
+    size_t count = 0, breaks, i, k;
+    OK(sllm_session_tokens(session, &ids, &count));
+    for (i = 0; i + length <= count; i++) {
+        for (breaks = k = 0; k < length; k++) breaks += is_break(tokenizer, ids[i + k]);
+        for (k = i + 1; breaks == 0 && k + length <= count; k++)
+            if (memcmp(ids + i, ids + k, length * sizeof *ids) == 0) return 1;
+    }
+    return 0;
+}
+
+/* The penalty of repetitions (DRY): each of its options changes the answer. */
+static void repetitions(const sllm_tokenizer *tokenizer) {
+    static const struct {
+        float multiplier, base;
+        uint32_t allowed_length, last;
+        int is_free; /* as without a penalty */
+    } rows[] = {{0, 1.75f, 2, 0, 1},
+                {1000, 1.75f, 2, 0, 0},
+                {1000, 1.75f, 40, 0, 1}, /* longer than the answer's repetitions */
+                {1000, 1.75f, 2, 3, 1},  /* in the last three tokens */
+                {1e-3f, 1, 2, 0, 1},     /* too little */
+                {1e-3f, 1e6f, 2, 0, 0}}; /* too little at the beginning of a repetition */
+    sllm_session *session = short_session(128, 1);
+    struct answer *answers = calloc(COUNT(rows), sizeof *answers);
+    size_t i;
+    for (i = 0; i < COUNT(rows); i++) {
+        sllm_generate_options options;
+        OK(sllm_generate_options_defaults(&options, sizeof options));
+        options.max_tokens = 64;
+        options.on_token = take;
+        options.user = &answers[i];
+        options.dry_multiplier = rows[i].multiplier;
+        options.dry_base = rows[i].base;
+        options.dry_allowed_length = rows[i].allowed_length;
+        options.dry_last = rows[i].last;
+        OK(sllm_session_rewind(session, 0));
+        OK(sllm_generate(session, tokenizer, NULL, "The jury said", 13, &options, NULL));
+        CHECK((strcmp(answers[i].text, answers[0].text) == 0) == rows[i].is_free);
+        if (i < 2) CHECK(repeats(session, tokenizer, 3) == (i == 0));
+    }
+    OK(sllm_session_free(&session));
+    free(answers);
+}
+
 /* Answers that a grammar makes; rules that cannot be followed are refused by a message that says why. */
 static void grammars(const sllm_tokenizer *tokenizer) {
     static const char *const schema = "{\"type\":\"object\",\"properties\":{\"name\":{\"enum\":[\"Ann\",\"Bob\"]},"
@@ -237,6 +294,7 @@ void test_text(void) {
     }
     control_tokens(tokenizer);
     controls(tokenizer);
+    repetitions(tokenizer);
     grammars(tokenizer);
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_detokenize(tokenizer, &id, 1, text, sizeof text, &n));
     STATUS(SLLM_STATUS_TOKEN_OUT_OF_RANGE, sllm_tokenizer_token_bytes(tokenizer, id, NULL, 0, &n));
