@@ -97,15 +97,15 @@ sizes() {
   [ -z "$needed" ] || die "the embedded library needs $needed"
 }
 
-# Models for the suite: a calibrated one without a chat template, one with a template, a sketch and normalized texts that
-# is not calibrated, and, with a network, SmolLM2.
+# Models for the suite: a calibrated one without a chat template; one with a template, a sketch, a beginning token and normalized
+# texts that is not calibrated; and, with a network, SmolLM2.
 models() {
   # Images of other format versions are made again.
   local image
   cargo build -q --release
   for image in "$work"/*.sllm; do
-    # Their format, and that of their predictors, is the program's of today.
-    [ "$image" -nt "${CARGO_TARGET_DIR:-target}/release/shadowllm" ] || rm -f "$image"
+    # Their format, and that of their predictors, is the program's of today; how they are made, this file's.
+    { [ "$image" -nt "${CARGO_TARGET_DIR:-target}/release/shadowllm" ] && [ "$image" -nt tests/c/run.sh ]; } || rm -f "$image"
   done
   if ! [ -f "$model" ]; then
     cargo run -q --release -- pack tests/vectors/brown-opt -o "$work/brown.sllm" --format q4_0 --layout mixed
@@ -123,6 +123,9 @@ def change(name, key, value):
     config[key] = value
     json.dump(config, open(path, "w"))
 change("tokenizer.json", "normalizer", {"type": "NFC"})
+begins = [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+names = {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}
+change("tokenizer.json", "post_processor", {"type": "TemplateProcessing", "single": begins, "pair": begins, "special_tokens": names})
 change("tokenizer_config.json", "chat_template", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}")
 END
     cargo run -q --release -- pack "$work/chat" -o "$work/chat.sllm" --format q8_0 --sketch yes

@@ -90,6 +90,7 @@ int main(int argc, char **argv) {
     RUN(test_structs());
     RUN(test_sessions());
     RUN(test_sparsity());
+    RUN(test_options());
     RUN(test_states());
     RUN(test_text());
     RUN(test_chat());

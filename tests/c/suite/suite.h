@@ -56,6 +56,7 @@ void test_models(void);
 void test_structs(void);
 void test_sessions(void);
 void test_sparsity(void);
+void test_options(void);
 void test_states(void);
 void test_text(void);
 void test_chat(void);
