@@ -32,7 +32,8 @@ namespace shadowllm {
 /* A status other than SLLM_STATUS_OK, with the message that came with it. */
 class Error : public std::runtime_error {
 public:
-    explicit Error(std::int32_t status) : std::runtime_error(sllm_last_error_message()), status_(status) {}
+    explicit Error(std::int32_t status) : Error(status, sllm_last_error_message()) {}
+    Error(std::int32_t status, const char *message) : std::runtime_error(message), status_(status) {}
     std::int32_t status() const noexcept { return status_; }
 
 private:
@@ -54,6 +55,12 @@ template <typename T, std::int32_t (*Free)(T **)> struct Freed {
 };
 template <typename T, std::int32_t (*Free)(T **)> using Handle = std::unique_ptr<T, Freed<T, Free>>;
 
+/* A text for C, where a NUL would end it. */
+inline const char *c_text(const std::string &text) {
+    if (text.find('\0') != std::string::npos) throw Error(SLLM_STATUS_INVALID_ARGUMENT, "a text has a NUL inside");
+    return text.c_str();
+}
+
 /* A structure with its size set and the rest zero. */
 template <typename T> T sized() {
     T value{};
@@ -66,7 +73,7 @@ class Model {
 public:
     static Model open(const std::string &path, const sllm_load_options *options = nullptr) {
         sllm_model *model = nullptr;
-        check(sllm_model_open(path.c_str(), options, &model));
+        check(sllm_model_open(detail::c_text(path), options, &model));
         return Model(model);
     }
     static Model open_fd(int fd, std::uint64_t offset = 0, std::uint64_t length = 0,
@@ -295,6 +302,11 @@ struct Token {
     std::string_view bytes; /* the token's own bytes */
     double tokens_per_second;
     double density;
+    std::uint64_t index; /* in the answer, from 0 */
+    bool thought;        /* within a block in which the model thinks before it answers */
+    double logprob;      /* with `logprobs` of the options: the logarithm of its probability, */
+    const sllm_logprob *top; /* and the likeliest tokens with theirs, likeliest first */
+    std::size_t top_count;
 };
 
 namespace detail {
@@ -323,10 +335,10 @@ private:
         auto *self = static_cast<Bridge *>(user);
         try {
             const auto *bytes = reinterpret_cast<const char *>(token->bytes);
-            return self->function_(Token{token->id, {token->text, token->text_length}, {bytes, token->bytes_length},
-                                         token->tokens_per_second, token->density})
-                       ? 0
-                       : 1;
+            const Token passed{token->id, {token->text, token->text_length}, {bytes, token->bytes_length},
+                               token->tokens_per_second, token->density, token->index, token->thought != 0,
+                               token->logprob, token->top, token->top_count};
+            return self->function_(passed) ? 0 : 1;
         } catch (...) {
             self->thrown_ = std::current_exception();
             return 1;
@@ -369,7 +381,7 @@ public:
         handle_.reset(chat);
     }
     void add(const std::string &role, const std::string &content) {
-        check(sllm_chat_add(get(), role.c_str(), content.c_str()));
+        check(sllm_chat_add(get(), detail::c_text(role), detail::c_text(content)));
     }
     std::size_t count() const {
         std::size_t count = 0;
@@ -382,6 +394,13 @@ public:
         std::size_t role_length = 0, content_length = 0;
         check(sllm_chat_message(get(), index, &role, &role_length, &content, &content_length));
         return {std::string(role, role_length), std::string(content, content_length)};
+    }
+    /* With all its fields, as JSON for add_json. */
+    std::string message_json(std::size_t index) const {
+        const char *json = nullptr;
+        std::size_t length = 0;
+        check(sllm_chat_message_json(get(), index, &json, &length));
+        return std::string(json, length);
     }
     void truncate(std::size_t count) { check(sllm_chat_truncate(get(), count)); }
     void clear() { check(sllm_chat_clear(get())); }
@@ -417,10 +436,13 @@ public:
     }
     /* A variable of the template, in JSON: "tools", "documents", "enable_thinking". */
     void set_variable(const std::string &name, const std::string &json) {
-        check(sllm_chat_set_variable(get(), name.c_str(), json.c_str()));
+        check(sllm_chat_set_variable(get(), detail::c_text(name), detail::c_text(json)));
+    }
+    void remove_variable(const std::string &name) {
+        check(sllm_chat_set_variable(get(), detail::c_text(name), nullptr));
     }
     /* A message with all its fields, a JSON object. */
-    void add_json(const std::string &message) { check(sllm_chat_add_json(get(), message.c_str())); }
+    void add_json(const std::string &message) { check(sllm_chat_add_json(get(), detail::c_text(message))); }
     sllm_chat *get() const noexcept { return handle_.get(); }
 
 private:
