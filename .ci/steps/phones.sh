@@ -39,7 +39,7 @@ apple() {
 # is that of Debian trixie, in a folder of its own (3 GB, made once; needs root).
 swift() {
   step "the Swift package"
-  needs debootstrap
+  needs debootstrap objdump=binutils
   local root=$PWD/target/ci/trixie repository
   if [ ! -f "$root/complete" ]; then
     repository=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
@@ -54,11 +54,12 @@ swift() {
   tests/c/run.sh models
   # With the tools, whose features the engine has then: it is built once.
   cargo build --release --quiet -p shadowllm-ffi -p shadowllm-tools
-  local work=$root/root/shadowllm models=${CARGO_TARGET_DIR:-$PWD/target}/ci/capi
+  local work=$root/root/shadowllm target=$PWD/${CARGO_TARGET_DIR:-target}
+  local library=$target/release/libshadowllm.so models=$target/ci/capi
   mkdir -p "$work/library" "$work/models" "$work/apple"
   cp -r ffi/apple/. "$work/apple/"
-  cp include/shadowllm.h target/release/libshadowllm.so "$work/library/"
-  cp target/release/libshadowllm.so "$work/library/libshadowllm.so.0.1"
+  cp include/shadowllm.h "$library" "$work/library/"
+  cp "$library" "$work/library/$(objdump -p "$library" | awk '$1 == "SONAME" {print $2}')"
   cp "$models/plain.sllm" "$models/chat.sllm" "$work/models/"
   mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
   trap 'umount "$root/proc"' EXIT
