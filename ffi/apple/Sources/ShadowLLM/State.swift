@@ -13,13 +13,15 @@ public struct Message: Codable, Equatable, Sendable {
 }
 
 /// A saved session: from it another session of the same model goes on, also in another process, without reading anything
-/// again. Its states are in the machine's own form.
+/// again. Its states are in the machine's own form. The dial and the variables of the template are not saved: set them in the
+/// session that loads it.
 public struct SavedSession: Codable, Sendable {
-    public let messages: [Message]
+    /// Each in JSON, with all its fields.
+    public let messages: [String]
     public let session: [UInt8]
     public let sampler: [UInt8]
 
-    public init(messages: [Message], session: [UInt8], sampler: [UInt8]) {
+    public init(messages: [String], session: [UInt8], sampler: [UInt8]) {
         self.messages = messages
         self.session = session
         self.sampler = sampler
@@ -27,13 +29,9 @@ public struct SavedSession: Codable, Sendable {
 }
 
 extension Session {
-    /// The messages so far, answers included.
+    /// The messages so far, answers included. Of those added as JSON, the other fields are left out.
     public func messages() throws -> [Message] {
-        guard native.hasChat else { return [] }
-        let chat = try native.chat()
-        var count = 0
-        try check(sllm_chat_count(chat, &count))
-        return try (0..<count).map { index in
+        try readEach { chat, index in
             var (role, content): (UnsafePointer<CChar>?, UnsafePointer<CChar>?) = (nil, nil)
             var (roleLength, contentLength) = (0, 0)
             try check(sllm_chat_message(chat, index, &role, &roleLength, &content, &contentLength))
@@ -41,19 +39,38 @@ extension Session {
         }
     }
 
+    /// The messages with all their fields, each in JSON.
+    private func wholeMessages() throws -> [String] {
+        try readEach { chat, index in
+            var json: UnsafePointer<CChar>?
+            var length = 0
+            try check(sllm_chat_message_json(chat, index, &json, &length))
+            return json.map { utf8($0, length) } ?? ""
+        }
+    }
+
+    private func readEach<Read>(_ read: (OpaquePointer, Int) throws -> Read) throws -> [Read] {
+        guard native.hasChat else { return [] }
+        let chat = try native.chat()
+        var count = 0
+        try check(sllm_chat_count(chat, &count))
+        return try (0..<count).map { try read(chat, $0) }
+    }
+
     /// Keeps the first messages and removes the others: takes back a question, or an answer that should be generated again.
     public func truncate(to count: Int) throws {
         try check(sllm_chat_truncate(try native.chat(), count))
     }
 
-    /// The state of the session, of its sampler, and the messages.
+    /// The state of the session, of its sampler, and the messages with all their fields; not the dial, and not the variables
+    /// of the template.
     public func save() throws -> SavedSession {
         var size = 0
         try check(sllm_session_state_size(native.session, &size))
         var state = [UInt8](repeating: 0, count: size)
         var written = 0
         try check(sllm_session_save(native.session, &state, state.count, &written))
-        return SavedSession(messages: try messages(), session: Array(state[..<written]), sampler: try native.saveSampler())
+        return SavedSession(messages: try wholeMessages(), session: Array(state[..<written]), sampler: try native.saveSampler())
     }
 
     /// Goes on from a saved session of the same model, whose messages take the place of this one's.
@@ -62,7 +79,7 @@ extension Session {
         try native.loadSampler(saved.sampler)
         if native.hasChat || !saved.messages.isEmpty {
             try clear()
-            for message in saved.messages { try add(role: message.role, message.content) }
+            for message in saved.messages { try add(json: message) }
         }
     }
 

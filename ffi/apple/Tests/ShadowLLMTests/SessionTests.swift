@@ -119,6 +119,28 @@ final class SessionTests: XCTestCase {
         XCTAssertNotNil(refused)
     }
 
+    func testMessagesAreSavedWhole() async throws {
+        let model = try model("chat")
+        let session = try Session(model)
+        let before = try await session.save()
+        let fields = ["\"tool_calls\":[{\"function\":{\"name\":\"clock\",\"arguments\":{}}}]", "\"name\":\"clock\"", "\"tool_call_id\":\"1\""]
+        try await session.add(json: "{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"naïve\"}]}")
+        try await session.add(json: "{\"role\": \"assistant\", \"content\": null, \(fields[0])}")
+        try await session.add(json: "{\"role\": \"tool\", \"content\": \"12:00\", \(fields[1]), \(fields[2])}")
+        let saved = try await session.save()
+        let loaded = try Session(model)
+        try await loaded.load(saved)
+        let (prompt, again) = (try await session.prompt(), try await loaded.prompt())
+        XCTAssertTrue(prompt == again && prompt.contains("naïve"), "\(prompt) \(again)")
+        let messages = try await loaded.save().messages
+        let all = messages.joined(separator: "\n")
+        XCTAssertTrue(messages == saved.messages && fields.allSatisfy { all.contains($0) }, all)
+        // Saved before there were messages.
+        try await loaded.load(before)
+        let left = try await loaded.messages()
+        XCTAssertTrue(left.isEmpty, "\(left)")
+    }
+
     func testACancelledAnswerIsKept() async throws {
         let session = try Session(model("chat"))
         try await session.add(role: "user", "Who was the mayor?")
