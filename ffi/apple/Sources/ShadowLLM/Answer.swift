@@ -97,10 +97,7 @@ public struct Constraints: Sendable {
         options.dry_last = dryLast
         options.grammar = grammar?.pointer
         let biases = bias.map { sllm_bias(token: $0.key, bias: $0.value) }.sorted { $0.token < $1.token }
-        guard stop.allSatisfy({ !$0.utf8.contains(0) }) else {
-            throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a stop string contains a NUL character")
-        }
-        let texts = stop.map { Array($0.utf8CString) }
+        let texts = try stop.map { Array(try withoutNul($0).utf8CString) }
         // One block of memory, so that the pointers into it hold during the call.
         let bytes = texts.flatMap { $0 }
         return try withExtendedLifetime(grammar) {

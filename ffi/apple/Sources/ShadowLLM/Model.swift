@@ -25,6 +25,14 @@ func check(_ status: Int32) throws {
     if status != SLLM_STATUS_OK { throw ShadowLLMError(status) }
 }
 
+/// A text for C, where a NUL character would end it.
+func withoutNul(_ text: String) throws -> String {
+    guard !text.utf8.contains(0) else {
+        throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a text contains a NUL character")
+    }
+    return text
+}
+
 /// An object that C has made.
 func required(_ pointer: OpaquePointer?) throws -> OpaquePointer {
     guard let pointer else { throw ShadowLLMError(status: SLLM_STATUS_INTERNAL, description: "the library made no object") }
@@ -51,6 +59,7 @@ public final class Model: @unchecked Sendable {
             Unmanaged<Progress>.fromOpaque(user!).takeUnretainedValue().call?(done, total) == false ? 1 : 0
         }
         options.progress_user = Unmanaged.passUnretained(box).toOpaque()
+        let path = try withoutNul(path)
         var model: OpaquePointer?
         try withExtendedLifetime(box) { try check(sllm_model_open(path, &options, &model)) }
         pointer = try required(model)

@@ -66,12 +66,12 @@ public actor Session {
     public func grammar(_ rules: Rules) throws -> Grammar { try Grammar(native.tokenizer, rules) }
 
     /// Adds a message with all its fields, a JSON object with a role: the result of a tool, or an answer with tool calls.
-    public func add(json: String) throws { try check(sllm_chat_add_json(try native.chat(), json)) }
+    public func add(json: String) throws { try check(sllm_chat_add_json(try native.chat(), try withoutNul(json))) }
 
     /// Gives the chat template a variable besides the messages, in JSON: "tools", "documents", "enable_thinking"; nil
     /// removes it.
     public func setVariable(_ name: String, json: String?) throws {
-        try check(sllm_chat_set_variable(try native.chat(), name, json))
+        try check(sllm_chat_set_variable(try native.chat(), try withoutNul(name), try json.map(withoutNul)))
     }
 
     /// The prompt that the model's template makes of the messages.
@@ -82,9 +82,7 @@ public actor Session {
 
     /// Adds a message; roles are "system", "user" and "assistant". Texts must not contain NUL characters.
     public func add(role: String, _ content: String) throws {
-        guard !role.utf8.contains(0), !content.utf8.contains(0) else {
-            throw ShadowLLMError(status: SLLM_STATUS_INVALID_ARGUMENT, description: "a text contains a NUL character")
-        }
+        let (role, content) = (try withoutNul(role), try withoutNul(content))
         try check(sllm_chat_add(try native.chat(), role, content))
     }
 

@@ -30,6 +30,17 @@ final class SessionTests: XCTestCase {
         XCTAssertEqual(noTemplate?.status, 8)
         let nul = await failure { try await session.add(role: "user", "a\0b") }
         XCTAssertEqual(nul?.status, 1)
+        let chat = try Session(model("chat"))
+        let nuls: [(String, () async throws -> Void)] = [
+            ("a path", { _ = try Model(path: "a\0b") }),
+            ("JSON", { try await chat.add(json: "{\"role\": \"user\", \"content\": \"a\"}\0") }),
+            ("a name", { try await chat.setVariable("enable_thinking\0", json: "true") }),
+            ("a value", { try await chat.setVariable("enable_thinking", json: "true\0") }),
+        ]
+        for (what, call) in nuls {
+            let refused = await failure(call)
+            XCTAssertTrue(refused?.status == 1 && refused?.description.contains("NUL") == true, "\(what): \(String(describing: refused))")
+        }
         let bad = await failure { _ = try await session.grammar(.jsonSchema("{")) }
         XCTAssertEqual(bad?.status, 1)
         var empty = Constraints()
