@@ -77,6 +77,26 @@ final class SessionTests: XCTestCase {
         XCTAssertGreaterThan(try model("plain").memory().session_bytes, 0)
     }
 
+    func testRepetitions() async throws {
+        var greedy = Sampling()
+        greedy.temperature = 0
+        let session = try Session(model("plain"), context: 128, sampling: greedy)
+        var texts: [String] = []
+        for (multiplier, base, length, last) in [
+            (0, 1.75, 2, 0), (1000, 1.75, 2, 0), (1000, 1.75, 40, 0), (1000, 1.75, 2, 3), (1e-3, 1, 2, 0), (1e-3, 1e6, 2, 0),
+        ] as [(Float, Float, UInt32, UInt32)] {
+            var constraints = Constraints()
+            constraints.dryMultiplier = multiplier
+            constraints.dryBase = base
+            constraints.dryAllowedLength = length
+            constraints.dryLast = last
+            try await session.rewind(to: 0)
+            texts.append(try await collect(session.continueText("The jury said", maxTokens: 64, constraints: constraints)))
+        }
+        // A penalty changes the text, unless it is of longer repetitions, looks back too little, or is too slight.
+        XCTAssertEqual(texts.map { $0 == texts[0] }, [true, false, true, true, true, false], "\(texts)")
+    }
+
     func testLikelihoods() async throws {
         let session = try Session(model("chat"))
         try await session.add(role: "user", "Who was the mayor?")
