@@ -117,3 +117,32 @@ fn a_rewound_session_is_as_a_fresh_one() {
         }
     });
 }
+
+/// It makes no difference in how many parts a prompt is read, in calls or in batches: policies learn the same from it.
+#[test]
+fn a_prompt_may_be_read_in_parts() {
+    each(0.5, &|name, model, dial| {
+        let ids = ids_for(model);
+        let (prompt, after) = ids.split_at(11);
+        let read = |batch: usize, parts: &[usize]| {
+            let options =
+                SessionOptions { context: 48, batch, logit_rows: 1, ahead: 0, kv: KvFormat::F32, sparsity: true };
+            let mut memory = model.memory(&options).unwrap();
+            let mut session = model.session(options, &mut memory).unwrap();
+            session.set_dial(dial).unwrap();
+            give(&mut session);
+            let mut rest = prompt;
+            for part in parts {
+                let (now, later) = rest.split_at(*part);
+                session.prefill(&Serial, now).unwrap();
+                rest = later;
+            }
+            assert!(rest.is_empty());
+            decoded(&mut session, after)
+        };
+        let whole = read(16, &[11]);
+        for (batch, parts) in [(16, &[10, 1][..]), (16, &[2, 3, 6]), (16, &[1; 11]), (3, &[11])] {
+            assert_eq!(first_difference(&read(batch, parts), &whole), None, "{name}: {parts:?}, batches of {batch}");
+        }
+    });
+}

@@ -27,6 +27,8 @@ pub(super) struct Pass<'p> {
     pub kernels: &'p Kernels,
     /// Tokens of the batch.
     pub tokens: usize,
+    /// Position of the first of them.
+    pub first: usize,
     pub layer: usize,
     /// Whether blocks read the layer's input.
     pub parallel: bool,
@@ -49,7 +51,7 @@ impl<'p> Pass<'p> {
     ) -> [usize; 3] {
         let mut counts = [0; 3];
         if let Some(state) = sparsity {
-            state.observe(self.layer, maps[0], rows, rows.width, self.tokens);
+            state.observe(self.layer, maps[0], rows, self.first..self.first + self.tokens);
         }
         if self.tokens != 1 {
             return counts;
@@ -123,7 +125,8 @@ impl Session<'_, '_> {
                 }
                 return Err(Error::Cancelled);
             }
-            let pass = Pass { exec, kernels, tokens: tokens.len(), layer: number, parallel: layer.parallel };
+            let (first, tokens, parallel) = (self.position, tokens.len(), layer.parallel);
+            let pass = Pass { exec, kernels, tokens, first, layer: number, parallel };
             self.begin_layer(&pass, layer);
             layer.blocks.iter().try_for_each(|block| self.block(&pass, block))?;
         }

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::format::BLOCK;
 use crate::image::{Image, LayerShape, crc32};
 use crate::ops::buffer::Rows;
+use core::ops::Range;
 
 /// The data of a session that may skip.
 pub(crate) struct State<'m> {
@@ -227,9 +228,9 @@ impl<'m> State<'m> {
         }
     }
 
-    /// Inputs of a slot are computed, `width` of each of the tokens' rows.
-    pub fn observe(&mut self, layer: usize, slot: Slot, rows: &Rows, width: usize, tokens: usize) {
-        chooser::of(self.choice.plan.inputs).observe(&mut self.choice, layer, slot, rows, width, tokens);
+    /// Inputs of a slot are computed, a row for the token of each position.
+    pub fn observe(&mut self, layer: usize, slot: Slot, rows: &Rows, positions: Range<usize>) {
+        chooser::of(self.choice.plan.inputs).observe(&mut self.choice, layer, slot, rows, positions);
     }
 
     /// The magnitude that inputs of a slot must exceed to be read.

@@ -4,10 +4,12 @@ use super::{Choice, Chooser};
 use crate::ops::buffer::Rows;
 use crate::sparsity::select::{count_of, kth_largest};
 use crate::sparsity::slot::Slot;
+use core::ops::Range;
 
 /// Thresholds are updated from the observed inputs once in this number of decoded tokens.
 const REFRESH: usize = 16;
-/// One in this number of tokens is observed: observing takes time, and a sample is enough.
+/// One in this number of positions is observed: observing takes time, and a sample is enough. The position decides, and
+/// not the place in a pass, so that it makes no difference in how many parts a text is read.
 const STRIDE: usize = 4;
 
 /// Constant thresholds from calibration (TEAL, arXiv 2408.14690).
@@ -43,11 +45,11 @@ impl Chooser for FromObserved {
         }
     }
 
-    fn observe(&self, c: &mut Choice, layer: usize, slot: Slot, rows: &Rows, width: usize, tokens: usize) {
-        let looks = c.learns && (tokens > 1 || c.memory.decoded.is_multiple_of(STRIDE));
-        let Some(observed) = c.memory.observed.as_mut().filter(|_| looks) else { return };
-        for row in rows.values.chunks_exact(rows.width).take(tokens).step_by(STRIDE) {
-            observed.add(layer, slot, &row[..width]);
+    fn observe(&self, c: &mut Choice, layer: usize, slot: Slot, rows: &Rows, positions: Range<usize>) {
+        let Some(observed) = c.memory.observed.as_mut().filter(|_| c.learns) else { return };
+        let rows = positions.zip(rows.values.chunks_exact(rows.width));
+        for (_, row) in rows.filter(|(at, _)| at.is_multiple_of(STRIDE)) {
+            observed.add(layer, slot, row);
         }
     }
 

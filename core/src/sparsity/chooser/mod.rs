@@ -20,6 +20,7 @@ use crate::format::TILE_ROWS;
 use crate::image::{Config, LayerShape};
 use crate::kernels::Kernels;
 use crate::ops::buffer::Rows;
+use core::ops::Range;
 
 /// What choosers run with: an executor, kernels, and the image's predictor.
 #[derive(Clone, Copy)]
@@ -141,8 +142,8 @@ pub trait Chooser {
         0
     }
 
-    /// Inputs of a slot are computed, also in a prefill: `width` of each of the tokens' rows.
-    fn observe(&self, _: &mut Choice, _layer: usize, _slot: Slot, _rows: &Rows, _width: usize, _tokens: usize) {}
+    /// Inputs of a slot are computed, also in a prefill: a row for the token of each position.
+    fn observe(&self, _: &mut Choice, _layer: usize, _slot: Slot, _rows: &Rows, _positions: Range<usize>) {}
 
     /// The magnitude that inputs `x` of a slot must exceed to be read.
     fn input_threshold(&self, _: &mut Choice, _layer: usize, _slot: Slot, _x: &[f32]) -> f32 {
