@@ -102,7 +102,8 @@ impl Ladder {
             dials.push(base.with(Policy::Output, 1.0));
         }
         if policy != Some(Policy::Output) && policy != Some(Policy::Off) {
-            let steps = ((1.0 - least) / 0.05 + 0.5) as usize;
+            // Also a density that is nearer to 1 than a step has a dial.
+            let steps = (((1.0 - least) / 0.05 + 0.5) as usize).max(usize::from(least < 1.0));
             for step in 1..=steps {
                 let density = if step == steps { least } else { 1.0 - 0.05 * step as f32 };
                 let policy = policy.map_or_else(|| suited(model, density), Ok)?;
@@ -317,6 +318,27 @@ mod tests {
         assert!((l.0[2].seconds - 1.4).abs() < 1e-6, "{}", l.0[2].seconds);
         assert_eq!(l.0[4].seconds, 1.0, "not guessed beyond the measured ones");
         assert_eq!(ladder(&[(1.0, 1.0), (0.9, 1.0), (0.8, 1.0), (0.7, 1.0), (0.6, 1.0)]).chosen(), [0, 1, 2, 4]);
+    }
+
+    fn story(test: impl FnOnce(&mut Session)) {
+        let model = crate::model::LoadedModel::open("models/story.sllm".as_ref(), None).unwrap();
+        let options =
+            shadowllm_core::SessionOptions { sparsity: true, ..shadowllm_core::SessionOptions::of(model.model()) };
+        let mut memory = model.memory(&options).unwrap();
+        test(&mut model.session(options, &mut memory).unwrap());
+    }
+
+    /// A density near 1 is not left out because it is less than a step below it.
+    #[test]
+    fn every_density_below_1_has_a_dial() {
+        story(|session| {
+            let densities = |least: f32| -> Vec<f32> {
+                let ladder = Ladder::new(session.model(), &Dial::default(), Some(Policy::Random), least).unwrap();
+                ladder.rungs().iter().map(|r| r.dial.density).filter(|d| *d < 1.0).collect()
+            };
+            assert_eq!([densities(0.98), densities(0.999), densities(1.0)], [vec![0.98], vec![0.999], vec![]]);
+            assert_eq!(densities(0.88), [0.95, 0.88]);
+        });
     }
 
     #[test]
