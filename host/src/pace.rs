@@ -180,8 +180,7 @@ impl Ladder {
                 rung.bytes = session.traffic().weights;
             }
             // The first token finds other weights in the caches.
-            times[1..].sort_by(f64::total_cmp);
-            (rung.seconds, rung.measured) = (times[1 + (DECODED - 1) / 2], true);
+            (rung.seconds, rung.measured) = (median(&mut times[1..]), true);
         }
         Ok(())
     }
@@ -201,6 +200,16 @@ impl Ladder {
             };
         }
     }
+}
+
+/// The median, which of an even number of values is the mean of the two in the middle; sorts them.
+///
+/// # Panics
+/// When there are none.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let (half, odd) = (values.len() / 2, values.len() % 2 == 1);
+    if odd { values[half] } else { values[half - 1].midpoint(values[half]) }
 }
 
 /// Tokens that the model itself writes after its first token, so that policies see usual activations.
@@ -318,6 +327,12 @@ mod tests {
         assert!((l.0[2].seconds - 1.4).abs() < 1e-6, "{}", l.0[2].seconds);
         assert_eq!(l.0[4].seconds, 1.0, "not guessed beyond the measured ones");
         assert_eq!(ladder(&[(1.0, 1.0), (0.9, 1.0), (0.8, 1.0), (0.7, 1.0), (0.6, 1.0)]).chosen(), [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn medians_of_even_and_odd_numbers() {
+        assert_eq!([median(&mut [3.0]), median(&mut [4.0, 2.0]), median(&mut [9.0, 1.0, 2.0])], [3.0, 3.0, 2.0]);
+        assert_eq!(median(&mut [8.0, 1.0, 2.0, 4.0]), 3.0);
     }
 
     fn story(test: impl FnOnce(&mut Session)) {

@@ -5,6 +5,7 @@ use crate::print;
 use crate::setup::go_to;
 use serde_json::{Value, json};
 use shadowllm_core::Session;
+use shadowllm_host::pace::median;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::{Error, Result};
 use std::time::Instant;
@@ -64,14 +65,9 @@ pub fn measure(
             single.push(run(1)?);
             several.push(run(tokens)?);
         }
-        batches.push(Batch { tokens, threads, seconds: median(several), single: median(single) });
+        batches.push(Batch { tokens, threads, seconds: median(&mut several), single: median(&mut single) });
     }
     Ok(batches)
-}
-
-fn median(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2]
 }
 
 /// Refuses numbers that cannot be measured.

@@ -8,6 +8,7 @@ use serde_json::json;
 use shadowllm_host::conversation::Reply;
 use shadowllm_host::generate::peak_memory;
 use shadowllm_host::model::LoadedModel;
+use shadowllm_host::pace::median;
 use shadowllm_host::text::Message;
 use shadowllm_host::{Dial, Error, Figures, Model, Policy, Result, SamplerOptions, Session};
 use shadowllm_tools::cache::{Skipping, image_for};
@@ -147,10 +148,7 @@ fn speeds(session: &mut Session, ids: &[u32], dial: &Dial, first: [&Reply; 2]) -
             speeds.push(whole(session.answer_ids(ids)?, Show::Nothing)?.figures.tokens_per_second);
         }
     }
-    Ok(speeds.map(|mut all| {
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    }))
+    Ok(speeds.map(|mut all| median(&mut all)))
 }
 
 /// Shows the figures of both answers.
