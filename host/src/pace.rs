@@ -36,7 +36,7 @@ pub struct Rung {
     pub seconds: f64,
     /// Whether the time was measured.
     pub measured: bool,
-    /// Bytes of weights that a token reads, where measured.
+    /// Bytes of weights that a token reads on average, where measured.
     pub bytes: usize,
 }
 
@@ -172,15 +172,16 @@ impl Ladder {
             session.rewind(0)?;
             session.set_dial(&rung.dial)?;
             session.prefill(exec, &text[..TEXT])?;
-            let mut times = [f64::INFINITY; DECODED];
-            for (time, token) in times.iter_mut().zip(&text[TEXT..]) {
+            // The first token finds other weights in the caches, and does not count.
+            session.decode(exec, text[TEXT])?;
+            let (mut times, mut bytes) = ([f64::INFINITY; DECODED - 1], 0);
+            for (time, token) in times.iter_mut().zip(&text[TEXT + 1..]) {
                 let start = Instant::now();
                 session.decode(exec, *token)?;
                 *time = start.elapsed().as_secs_f64();
-                rung.bytes = session.traffic().weights;
+                bytes += session.traffic().weights;
             }
-            // The first token finds other weights in the caches.
-            (rung.seconds, rung.measured) = (median(&mut times[1..]), true);
+            (rung.seconds, rung.bytes, rung.measured) = (median(&mut times), bytes / times.len(), true);
         }
         Ok(())
     }
@@ -353,6 +354,29 @@ mod tests {
             };
             assert_eq!([densities(0.98), densities(0.999), densities(1.0)], [vec![0.98], vec![0.999], vec![]]);
             assert_eq!(densities(0.88), [0.95, 0.88]);
+        });
+    }
+
+    /// Tokens differ in the bytes that they read.
+    #[test]
+    fn the_bytes_of_a_dial_are_those_of_a_mean_token() {
+        story(|session| {
+            let exec = &shadowllm_core::Serial;
+            let dial = Dial { policy: Policy::Random, density: 0.5, ..Dial::default() };
+            let mut ladder = Ladder::new(session.model(), &dial, Some(Policy::Random), 0.5).unwrap();
+            ladder.measure(session, exec).unwrap();
+            let rung = *ladder.rungs().last().unwrap();
+            let text = text(session, exec).unwrap();
+            session.rewind(0).unwrap();
+            session.set_dial(&rung.dial).unwrap();
+            session.prefill(exec, &text[..TEXT]).unwrap();
+            let bytes = |id: &u32| {
+                session.decode(exec, *id).unwrap();
+                session.traffic().weights
+            };
+            let bytes: Vec<usize> = text[TEXT..].iter().map(bytes).collect();
+            assert_eq!(rung.bytes, bytes[1..].iter().sum::<usize>() / (DECODED - 1), "{bytes:?}");
+            assert_ne!(rung.bytes, bytes[DECODED - 1], "{bytes:?}");
         });
     }
 
