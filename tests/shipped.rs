@@ -75,6 +75,28 @@ fn an_answer_ends() {
     assert!(!run.err.contains("the context is full"), "{}", run.err);
 }
 
+/// Each of several answers has the figures that it would have alone, also the first token's time, and says what was shared.
+#[test]
+fn several_answers_count_the_whole_prompt() {
+    let command = "run story.sllm --greedy --json -n 4 -t 1";
+    let alone = says(command, QUESTION);
+    let place = place();
+    let mut several = place.command(&format!("{command} --samples 2"));
+    several.args(["--prompt", QUESTION]);
+    let run = finish(several);
+    let lines: Vec<Value> = run.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{}", run.err);
+    let tokens = alone["figures"]["prompt_tokens"].as_u64().unwrap();
+    for line in &lines {
+        let (figures, shared) = (&line["figures"], line["shared_prompt_seconds"].as_f64().unwrap());
+        assert_eq!(line["text"], alone["text"]);
+        assert_eq!(figures["prompt_tokens"], tokens, "{line}");
+        assert_eq!(line["shared_prompt_tokens"], tokens - 1, "{line}");
+        assert!(shared > 0.0 && figures["seconds_to_first_token"].as_f64().unwrap() > shared, "{line}");
+        assert!(figures["prompt_tokens_per_second"].as_f64().unwrap() < tokens as f64 / shared, "{line}");
+    }
+}
+
 #[test]
 fn the_demo_without_a_network() {
     let place = Place::new();

@@ -10,11 +10,11 @@ use crate::setup::{MACHINE, ModelOptions, checked_context, more_positions, pool}
 use clap::Args;
 use shadowllm_core::sample::Sampler;
 use shadowllm_host::text::{Message, Template, Variables, read};
-use shadowllm_host::{Answer, Chat, Controls, Dry, Error, Model, Result, SamplerOptions, Session, Stop};
+use shadowllm_host::{Answer, Chat, Controls, Dry, Error, Figures, Model, Result, SamplerOptions, Session, Stop};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Options of `run`.
 #[derive(Args)]
@@ -62,7 +62,8 @@ pub struct Options {
     /// Positions of prompt and answer together; by default the context that the model was trained for, at most 4096.
     #[arg(short = 'c', long, alias = "ctx-size", help_heading = MACHINE)]
     context: Option<usize>,
-    /// Give this number of answers to the prompt, which is read once; the seeds are --seed and those after it.
+    /// Give this number of answers to the prompt, which is read once; the seeds are --seed and those after it. The figures
+    /// of each answer are those that it would have alone: the time of reading the prompt counts in each.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = samples, conflicts_with = "target")]
     samples: usize,
     /// Text and figures as JSON; in a chat, and with --samples, a line for each answer.
@@ -299,12 +300,33 @@ fn begin<'s>(o: &Options, session: &'s mut Session, ids: &[u32]) -> Result<Answe
     if plain { session.generate_ids(ids) } else { session.answer_ids(ids) }
 }
 
+/// The part of a prompt that was read once for several answers.
+struct Shared {
+    tokens: usize,
+    seconds: f64,
+}
+
+impl Shared {
+    /// Makes the figures of an answer, which count only the rest of the prompt, those of the whole prompt.
+    fn count_in(&self, f: &mut Figures) {
+        let rest = f.prompt_tokens as f64 / f.prompt_tokens_per_second.max(1e-9);
+        f.prompt_tokens += self.tokens;
+        f.prompt_tokens_per_second = f.prompt_tokens as f64 / (self.seconds + rest).max(1e-9);
+        // Without a first token it stays 0.
+        if f.seconds_to_first_token > 0.0 {
+            f.seconds_to_first_token += self.seconds;
+        }
+    }
+}
+
 /// Several answers to one prompt, which is read once: each begins from a fork of the session.
 fn several(o: &Options, mut session: Session, ids: &[u32], show: Show) -> Result<()> {
     let Some((last, before)) = ids.split_last() else { return Ok(()) };
+    let start = Instant::now();
     if !before.is_empty() {
         session.prefill(before)?;
     }
+    let shared = Shared { tokens: before.len(), seconds: start.elapsed().as_secs_f64() };
     let sampling = session.options().sampling;
     for sample in 0..o.samples {
         let mut fork = session.fork()?;
@@ -313,13 +335,39 @@ fn several(o: &Options, mut session: Session, ids: &[u32], show: Show) -> Result
         if !o.json {
             print::note(format_args!("[{} of {}]", sample + 1, o.samples));
         }
-        let reply = whole(begin(o, &mut fork, &[*last])?, show)?;
+        let mut reply = whole(begin(o, &mut fork, &[*last])?, show)?;
+        shared.count_in(&mut reply.figures);
         if o.json {
-            print::line(as_json(&reply, &fork))?;
+            let mut value = as_json(&reply, &fork);
+            (value["shared_prompt_tokens"], value["shared_prompt_seconds"]) =
+                (shared.tokens.into(), shared.seconds.into());
+            print::line(value)?;
         } else {
             print::line("")?;
             print::note(summary(&reply.figures));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_prompt_counts_as_if_it_were_read_for_each_answer() {
+        let alone = Figures {
+            prompt_tokens: 1,
+            prompt_tokens_per_second: 4.0,
+            seconds_to_first_token: 0.5,
+            ..Figures::default()
+        };
+        let mut whole = alone;
+        Shared { tokens: 9, seconds: 0.75 }.count_in(&mut whole);
+        assert_eq!((whole.prompt_tokens, whole.prompt_tokens_per_second), (10, 10.0));
+        assert_eq!(whole.seconds_to_first_token, 1.25);
+        let mut none = Figures { seconds_to_first_token: 0.0, ..alone };
+        Shared { tokens: 9, seconds: 0.75 }.count_in(&mut none);
+        assert_eq!(none.seconds_to_first_token, 0.0);
+    }
 }
