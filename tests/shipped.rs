@@ -97,6 +97,16 @@ fn several_answers_count_the_whole_prompt() {
     }
 }
 
+/// Passes over several tokens are not compared with the memory, which then need not be measured.
+#[test]
+fn a_benchmark_without_rows_has_no_roof() {
+    let place = place();
+    let bench = |more: &str| place.works(&format!("bench story.sllm -t 1 -r 1 --batch 1,2 {more}")).out;
+    let (without, with) = (bench("-p 0 -n 0"), bench("-p 4 -n 0"));
+    assert!(without.contains("tokens at once") && with.contains("tokens at once"), "{without}{with}");
+    assert!(!without.contains("roof") && with.contains("roof of reading memory: 1 thread "), "{without}{with}");
+}
+
 #[test]
 fn the_demo_without_a_network() {
     let place = Place::new();

@@ -127,6 +127,8 @@ pub fn bench(o: &Options) -> Result<()> {
         batches.extend(batch::measure(&mut session, (pool, threads), o.depth, &ids, &o.batch, o.repetitions)?);
     }
     let peak = peak_memory();
+    // Only rows are compared with the bandwidth.
+    let pools = if rows.is_empty() { &[] } else { pools.as_slice() };
     for (pool, threads) in pools.iter().zip(&threads) {
         let bandwidth = read_bandwidth(pool);
         rows.iter_mut().filter(|r| r.threads == *threads).for_each(|r| r.bandwidth = bandwidth);
@@ -199,10 +201,12 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row], batches: &[Batch], pea
     if o.csv {
         return print::csv(&rows.iter().map(Row::json).collect::<Vec<_>>());
     }
-    print::line(format_args!(
-        "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7} {:>8}",
-        "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s", "of roof"
-    ))?;
+    if !rows.is_empty() {
+        print::line(format_args!(
+            "{:<16} {:>7} {:>10} {:>8} {:>10} {:>9} {:>7} {:>8}",
+            "test", "threads", "mean t/s", "+-", "best t/s", "MB/token", "GB/s", "of roof"
+        ))?;
+    }
     for r in rows {
         let or_nothing = |text: String| if r.bytes > 0 { text } else { String::new() };
         let mb = or_nothing(format!("{:.1}", r.bytes as f64 / 1e6));
@@ -229,5 +233,6 @@ fn report(o: &Options, model: &LoadedModel, rows: &[Row], batches: &[Batch], pea
             format!("{threads} thread{} {:.1} GB/s", if threads == 1 { "" } else { "s" }, bandwidth / 1e9)
         })
         .collect();
-    print::line(format_args!("{isa}, load {load:.4} s{peak}, roof of reading memory: {}", roofs.join(", ")))
+    let roof = if roofs.is_empty() { String::new() } else { format!(", roof of reading memory: {}", roofs.join(", ")) };
+    print::line(format_args!("{isa}, load {load:.4} s{peak}{roof}"))
 }
