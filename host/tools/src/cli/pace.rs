@@ -51,6 +51,12 @@ fn loss(text: &str) -> std::result::Result<f32, String> {
     Ok(share)
 }
 
+/// A share as a percentage of four digits, however small it is.
+fn percent(share: f32) -> f32 {
+    let percent = 100.0 * share;
+    format!("{percent:.3e}").parse().unwrap_or(percent)
+}
+
 impl PaceOptions {
     /// Whether something may be skipped because of them.
     pub fn skips(&self) -> bool {
@@ -94,10 +100,9 @@ impl PaceOptions {
         if self.target.is_none() {
             print::note(match policy {
                 Policy::Off => "[everything is read: calibration measured no density that costs so little]".to_owned(),
-                _ => format!(
-                    "[density {density:.2}: at most {:.1} % more perplexity on calibration's text]",
-                    100.0 * loss
-                ),
+                _ => {
+                    format!("[density {density:.2}: at most {} % more perplexity on calibration's text]", percent(loss))
+                }
             });
         }
         Ok(dial.with(policy, density))
@@ -148,6 +153,9 @@ mod tests {
         }
         assert!(loss("1%").unwrap() == 0.01 && loss("0.02").unwrap() == 0.02 && loss("0").unwrap() == 0.0);
         assert!(loss("150%").unwrap() == 1.5, "a sign shows what is meant");
+        for text in ["0", "0.0001", "0.01", "0.3", "1", "2.5", "33.33", "150", "100000000"] {
+            assert_eq!(percent(loss(&format!("{text}%")).unwrap()).to_string(), text);
+        }
         assert!(loss("1").unwrap_err().contains("write 1%"));
         assert!(["-1%", "x", "nan", "%", "inf", "1", "5"].iter().all(|text| loss(text).is_err()));
     }
