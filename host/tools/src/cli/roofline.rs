@@ -17,7 +17,7 @@ use shadowllm_core::kernels::Input;
 use shadowllm_core::ops::linear::{Product, linear};
 use shadowllm_core::random::uniform;
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Executor, SessionOptions};
+use shadowllm_core::{Executor, KvFormat, SessionOptions};
 use shadowllm_host::Result;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -54,7 +54,7 @@ pub fn roofline(o: &Options) -> Result<()> {
     let bandwidth = read_bandwidth(&pool);
     let least = if dial.density < 1.0 { dial.density } else { LEAST };
     let named = dials.named().filter(|p| *p != Policy::Off);
-    let tokens = tokens(&model, &pool, &dial, named, least)?;
+    let tokens = tokens(&model, &pool, o.model.kv, &dial, named, least)?;
     let kernels = kernels(&model, &pool);
     let threads = pool.size();
     if o.json {
@@ -75,8 +75,15 @@ pub fn roofline(o: &Options) -> Result<()> {
 }
 
 /// Predicts and measures the time of a token at every density.
-fn tokens(model: &LoadedModel, pool: &Pool, base: &Dial, named: Option<Policy>, least: f32) -> Result<Vec<Time>> {
-    let options = session_options(model, 64, None, "another model")?;
+fn tokens(
+    model: &LoadedModel,
+    pool: &Pool,
+    kv: Option<KvFormat>,
+    base: &Dial,
+    named: Option<Policy>,
+    least: f32,
+) -> Result<Vec<Time>> {
+    let options = session_options(model, 64, kv, "another model")?;
     let options = SessionOptions { sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
     let mut session = model.session(options, &mut memory)?;
