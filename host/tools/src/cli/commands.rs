@@ -75,9 +75,9 @@ pub fn command(chat: &mut Chat, line: &str) -> Result<Next> {
 
 fn density(chat: &mut Chat, words: &str) -> Result<()> {
     let mut words = words.split_whitespace();
-    let density = words.next().and_then(|word| word.parse().ok());
+    let density = words.next().and_then(|word| crate::dial::density(word).ok());
     let Some(density) = density.filter(|d| *d > 0.0 && *d <= 1.0) else {
-        return Err(Error::Usage("give a number above 0 and at most 1, as /density 0.8".into()));
+        return Err(Error::Usage("give a number above 0 and at most 1, as /density 0.8 or 80%".into()));
     };
     let named = words.next().map(crate::dial::policy).transpose();
     let named = named.map_err(|names| Error::Usage(format!("the policy is {names}")))?;
@@ -175,6 +175,20 @@ fn temperature(chat: &mut Chat, words: &str) -> Result<()> {
 mod tests {
     use super::*;
     use shadowllm_host::{Model, Options};
+
+    /// The chat takes a density as the option does.
+    #[test]
+    fn densities_are_those_of_the_option() {
+        let model = Model::open("../models/story.sllm").unwrap();
+        let mut chat = model.chat(Options { threads: Some(1), ..Options::default() }).unwrap();
+        for (words, expected) in [("80%", 0.8), ("0.6", 0.6), ("50% random", 0.5)] {
+            density(&mut chat, words).unwrap();
+            assert_eq!(chat.session().engine().dial().density, expected, "{words}");
+        }
+        for words in ["", "80 %", "0%", "101%", "nan", "x"] {
+            assert!(density(&mut chat, words).is_err(), "{words}");
+        }
+    }
 
     /// A saved chat takes the place of an earlier one when it is whole, and does not write over it.
     #[test]
