@@ -4,6 +4,7 @@ use crate::dial::suited;
 use crate::print;
 use shadowllm_core::sparsity::Policy;
 use shadowllm_host::map::map_file;
+use shadowllm_host::text::Message;
 use shadowllm_host::{Chat, Error, Result, SamplerOptions};
 use shadowllm_tools::output::{Output, refuse_overwrite};
 use std::io::Write;
@@ -156,10 +157,15 @@ fn load(chat: &mut Chat, name: &str) -> Result<()> {
     // Mapped, which refuses a pipe instead of waiting for it.
     chat.load(&map_file(&path)?.0)?;
     for message in chat.messages() {
-        print::line(format_args!("{}: {}", message.role, message.content.trim()))?;
+        print::line(said(message, print::terminal()))?;
     }
     print::note(format_args!("[{} messages, all of them read]", chat.messages().len()));
     Ok(())
+}
+
+/// Who said what, as standard output gets it.
+fn said(message: &Message, terminal: bool) -> String {
+    print::shown(&format!("{}: {}", message.role, message.content.trim()), terminal).into_owned()
 }
 
 fn temperature(chat: &mut Chat, words: &str) -> Result<()> {
@@ -175,6 +181,14 @@ fn temperature(chat: &mut Chat, words: &str) -> Result<()> {
 mod tests {
     use super::*;
     use shadowllm_host::{Model, Options};
+
+    /// A terminal obeys nothing that a saved chat says; a file gets it as it is.
+    #[test]
+    fn what_was_said_is_harmless() {
+        let message = Message::new("a\x1b[2Jb", "one\r\n\x1b]0;two\x07 ");
+        assert_eq!(said(&message, true), "a\\u{1b}[2Jb: one\n\\u{1b}]0;two\\u{7}");
+        assert_eq!(said(&message, false), "a\x1b[2Jb: one\r\n\x1b]0;two\x07");
+    }
 
     /// The chat takes a density as the option does.
     #[test]

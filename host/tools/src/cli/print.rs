@@ -1,6 +1,7 @@
 //! Standard input, standard output and standard error, each of which may be full or closed.
 
 use shadowllm_host::{Error, Result};
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
@@ -43,9 +44,20 @@ pub fn harmless(text: &str, lines: bool) -> String {
     shown
 }
 
+/// Whether standard output is a terminal.
+pub fn terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// A text of a file or a model as standard output gets it: harmless for a terminal, else as it is.
+pub fn shown(text: &str, terminal: bool) -> Cow<'_, str> {
+    // Without the first half of some systems' line breaks.
+    if terminal { harmless(&text.replace('\r', ""), true).into() } else { text.into() }
+}
+
 /// Whether standard output shows colours and dimmed text.
 pub fn colors() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal()
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && terminal()
 }
 
 /// Text on standard output, of which some is shown dimmed at a terminal, unless NO_COLOR is set.
@@ -61,8 +73,7 @@ impl Dim {
             self.on = dimmed;
             self.switch()?;
         }
-        // Without the first half of some systems' line breaks.
-        if std::io::stdout().is_terminal() { text(harmless(&what.replace('\r', ""), true)) } else { text(what) }
+        text(shown(what, terminal()))
     }
 
     /// Writes the following text as usual.
