@@ -270,7 +270,9 @@ fn the_command_and_its_refusals() {
         &format!("report model.sllm {one} -o new.html --data nowhere/x"),
         &["nowhere", "make the folder first"],
     );
-    place.fails(2, &format!("report model.sllm {one} -o x --data x"), &["same file", "name another"]);
+    for same in ["x", "./x"] {
+        place.fails(2, &format!("report model.sllm {one} -o x --data {same}"), &["same file", "name another"]);
+    }
     place.fails(2, &format!("report model.sllm {one} -o book.txt"), &["would replace", "name another"]);
     place.fails(
         2,

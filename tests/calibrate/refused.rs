@@ -39,7 +39,9 @@ fn options_of_calibrate() {
     wrong("--tap soup", &["'soup'", "embedding, heads or stream"]);
     wrong("--target soup", &["'soup'", "active or importance"]);
     wrong("--criterion soup", &["'soup'", "plainact"]);
-    wrong("--predictor out.sllm", &["the same file", "name another"]);
+    for same in ["out.sllm", "./out.sllm", "model/../out.sllm"] {
+        wrong(&format!("--predictor {same}"), &["the same file", "name another"]);
+    }
     wrong("--predictor model.sllm", &["would replace model.sllm", "name another"]);
     place.fails(2, &QUICK.replace("--window 24", "--window 8 -o out.sllm"), &["--window must be at least 16"]);
     place.fails(2, &QUICK.replace("-t 2", "-t 0 -o out.sllm"), &["threads"]);

@@ -153,6 +153,17 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Whether two names are of one file, which need not exist.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || whole(a).is_some_and(|a| Some(a) == whole(b))
+}
+
+/// The path of a file through links, as it is or will be; `None` if its folder does not exist.
+fn whole(path: &Path) -> Option<PathBuf> {
+    let path = followed(path).ok()?;
+    Some(std::fs::canonicalize(folder(&path)).ok()?.join(path.file_name()?))
+}
+
 /// Refuses an output that would replace one of the files it is made from.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{self as engine, Keep, Progress, Shape, Target};
 use shadowllm_tools::eval::{begin_windows, beginning};
-use shadowllm_tools::output::{Output, refuse_overwrite};
+use shadowllm_tools::output::{Output, is_same, refuse_overwrite};
 #[cfg(feature = "tasks")]
 use shadowllm_tools::tasks::{Task, load};
 use std::io::Write;
@@ -197,7 +197,7 @@ fn check(o: &Options) -> Result<()> {
     refuse_overwrite(&o.output, &inputs)?;
     if let Some(path) = &o.predictor {
         refuse_overwrite(path, &inputs)?;
-        if *path == o.output {
+        if is_same(path, &o.output) {
             return Err(Error::Usage("--predictor and --output name the same file: name another for one".into()));
         }
     }

@@ -16,7 +16,7 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::compare::{Windows, compare};
 use shadowllm_tools::eval::{begin_windows, beginning};
-use shadowllm_tools::output::{Output, refuse_overwrite};
+use shadowllm_tools::output::{Output, is_same, refuse_overwrite};
 use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report, Times};
 use shadowllm_tools::times::times;
 use std::io::Write;
@@ -69,7 +69,7 @@ pub fn report(o: &Options) -> Result<()> {
     for output in [Some(&o.output), o.data.as_ref()].into_iter().flatten() {
         refuse_overwrite(output, &inputs)?;
     }
-    if o.data.as_ref() == Some(&o.output) {
+    if o.data.as_ref().is_some_and(|data| is_same(data, &o.output)) {
         return Err(Error::Usage("--data and --output name the same file: name another".into()));
     }
     let dial = o.dial.or(&engine::policies(), &DENSITIES);
