@@ -165,7 +165,7 @@ fn a_text_with_nothing_to_score() {
     assert!(place.works("eval brown.sllm --text text.txt").out.starts_with("perplexity "));
 }
 
-/// A model whose numbers exceed single precision has no perplexity.
+/// A model whose numbers exceed single precision has no perplexity, and under a policy no divergence from such numbers.
 #[test]
 fn logits_that_are_not_finite_are_not_scored() {
     let place = Place::new();
@@ -177,7 +177,7 @@ fn logits_that_are_not_finite_are_not_scored() {
     place.copy(&vectors("brown-opt/tokenizer.json"), "model/tokenizer.json");
     place.works("pack model -o model.sllm --layout dense");
     place.write("text.txt", "The jury said that it was to be done.");
-    for more in ["", " --json"] {
+    for more in ["", " --json", " --window 8 --policy random --density 0.5", " --window 8 --dense-prefix 0 --csv"] {
         place.fails(1, &format!("eval model.sllm --text text.txt{more}"), &["are not finite", "undamaged source"]);
     }
 }

@@ -1,5 +1,6 @@
 //! What skipping costs: the same tokens under a policy and densely, side by side.
 
+use crate::eval::not_finite;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, Session};
 use shadowllm_host::pool::Pool;
@@ -99,14 +100,16 @@ impl<'a> Windows<'a> {
     }
 }
 
-/// Log-probabilities and the likeliest token of a row of logits.
-fn log_softmax(logits: &mut [f32]) -> usize {
+/// Log-probabilities and the likeliest token of a row of logits; `None` if these are none of which anything follows. Some of
+/// them may be minus infinity, but not all.
+fn log_softmax(logits: &mut [f32]) -> Option<usize> {
     let (best, top) =
         logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |m, (i, x)| if *x > m.1 { (i, *x) } else { m });
+    // Not a number if one of the logits is not, or if the largest is infinite.
     let sum: f64 = logits.iter().map(|x| f64::from((x - top).exp())).sum();
     let shift = top + sum.ln() as f32;
     logits.iter_mut().for_each(|x| *x -= shift);
-    best
+    shift.is_finite().then_some(best)
 }
 
 /// Standard error of the mean of `n` values with these sums.
@@ -117,14 +120,16 @@ fn standard_error(sum: f64, squares: f64, n: f64) -> f64 {
 
 /// Divergence of log-probabilities `q` from log-probabilities `p`.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let kl: f64 = p.iter().zip(q).map(|(p, q)| f64::from(p.exp() * (p - q))).sum();
+    // What never comes costs nothing, however unlikely the other side takes it to be.
+    let term = |(p, q): (&f32, &f32)| if p.exp() > 0.0 { f64::from(p.exp() * (p - q)) } else { 0.0 };
+    let kl: f64 = p.iter().zip(q).map(term).sum();
     kl.max(0.0)
 }
 
 /// Measures every dial on every window; `session` must have room for a window, and sparsity.
 ///
 /// # Errors
-/// [`Error::Usage`] when nothing would be scored; errors of the session.
+/// [`Error::Usage`] when nothing would be scored; errors of the session, and logits that are not finite.
 pub fn compare(
     session: &mut Session,
     pool: &Pool,
@@ -177,20 +182,30 @@ pub(crate) struct Dense {
 }
 
 /// Reads a window densely.
+///
+/// # Errors
+/// Errors of the session, and logits that are not finite.
 pub(crate) fn dense_rows(session: &mut Session, pool: &Pool, ids: &[u32], context: usize) -> Result<Dense> {
     let mut dense = Dense { rows: Vec::new(), best: Vec::new() };
     session.rewind(0)?;
+    let mut broken = None;
     session.prefill_each(pool, &ids[..ids.len() - 1], &mut |i, row| {
         if i >= context {
             let at = dense.rows.len();
             dense.rows.extend_from_slice(row);
-            dense.best.push(log_softmax(&mut dense.rows[at..]));
+            match log_softmax(&mut dense.rows[at..]) {
+                Some(best) if dense.rows[at + ids[i + 1] as usize].is_finite() => dense.best.push(best),
+                _ => broken = broken.or(Some(i + 1)),
+            }
         }
     })?;
-    Ok(dense)
+    broken.map_or(Ok(dense), |tokens| Err(not_finite(tokens)))
 }
 
 /// Reads a window under the session's dial and adds to the sums.
+///
+/// # Errors
+/// As [`dense_rows`].
 pub(crate) fn measure(
     session: &mut Session,
     exec: &dyn Executor,
@@ -215,8 +230,10 @@ pub(crate) fn measure(
         sums.skippable += traffic.skippable;
         sums.predictor += traffic.predictor;
         sums.predictor_seconds += traffic.predictor_nanoseconds as f64 / 1e9;
-        sums.same += usize::from(log_softmax(&mut row) == *best);
         let next = pair[1] as usize;
+        let likeliest = log_softmax(&mut row).filter(|_| row[next].is_finite());
+        let likeliest = likeliest.ok_or_else(|| not_finite(session.position()))?;
+        sums.same += usize::from(likeliest == *best);
         sums.nll -= f64::from(row[next]);
         sums.dense_nll -= f64::from(dense[next]);
         let (kl, worse) = (divergence(dense, &row), f64::from(dense[next] - row[next]));
@@ -226,4 +243,23 @@ pub(crate) fn measure(
         sums.tokens += 1;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_which_nothing_follows() {
+        let (none, least) = (f32::NAN, f32::NEG_INFINITY);
+        for mut row in [[none; 3], [1.0, none, 2.0], [1.0, f32::INFINITY, 2.0], [least; 3]] {
+            assert_eq!(log_softmax(&mut row), None);
+        }
+        let mut masked = [1.0, least, 3.0];
+        assert_eq!(log_softmax(&mut masked), Some(2));
+        let mut other = [2.0, 1.0, 3.0];
+        assert_eq!(log_softmax(&mut other), Some(2));
+        assert_eq!(divergence(&masked, &masked), 0.0);
+        assert!(divergence(&masked, &other) > 0.0 && divergence(&other, &masked) == f64::INFINITY);
+    }
 }

@@ -2,7 +2,7 @@
 //! `shadowllm` uses it.
 //!
 //! Modules, lowest first; each uses only those above it:
-//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `compare`, `eval`, `exercises`, `fetch`, `tasks`, `times`, `report`,
+//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `eval`, `compare`, `exercises`, `fetch`, `tasks`, `times`, `report`,
 //! `calibrate`.
 
 pub mod cache;

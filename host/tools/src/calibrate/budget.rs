@@ -48,7 +48,7 @@ impl<'a, 'm> Probe<'a, 'm> {
     /// Reads the windows densely.
     ///
     /// # Errors
-    /// When no token would be scored; errors of the session.
+    /// When no token would be scored; errors of the session, and logits that are not finite.
     pub fn new(mut sessions: Vec<Session<'m, 'm>>, pool: &Pool, windows: &Windows<'a>) -> Result<Self> {
         let all = windows.all()?;
         let session = &mut sessions[0];
@@ -65,7 +65,7 @@ impl<'a, 'm> Probe<'a, 'm> {
     /// The cost of each of `jobs`, which `set` applies to a session. Costs in `kept` are not measured again.
     ///
     /// # Errors
-    /// Errors of a session; when measurements cannot be saved.
+    /// Errors of a session, and logits that are not finite; when measurements cannot be saved.
     pub fn costs<J: Sync>(
         &mut self,
         kept: &mut Kept,
