@@ -107,6 +107,13 @@ fn budgets_searched_again() {
     place.works(&format!("{}=budgets -o d.sllm", keep("b.sllm")));
     assert!(place.read("b.predictor") == section(&place.read("d.sllm")));
     place.fails(2, &format!("{}=nothing -o e.sllm", keep("b.sllm")), &["predictors or budgets"]);
+    // The image says on how many tokens: one window, of the four that were given.
+    let said = |image: &str, words: &str| {
+        let said = place.works(&format!("inspect {image}")).out;
+        assert!(said.lines().any(|line| line.trim().starts_with("calibration") && line.ends_with(words)), "{said}");
+    };
+    said("b.sllm", ", budgets measured again on 24 tokens");
+    said("d.sllm", ", budgets measured again on 24 tokens, costs measured again on 24 tokens");
     // Only budgets and their consequences change, and with the same text they are the same.
     assert!(place.read("b.predictor") == section(&place.read("c.sllm")));
     assert_eq!(place.read("a.predictor").len(), place.read("b.predictor").len());

@@ -16,6 +16,10 @@ pub struct Shipped {
 
 /// What the provenance of an image with one of them says of its calibration.
 pub const SHIPPED: &str = "shipped";
+/// The entry for the tokens on which the budgets of kept predictors were searched.
+pub(crate) const BUDGETS: &str = "budgets";
+/// The entry for the tokens on which the costs of kept budgets were measured.
+pub(crate) const COSTS: &str = "costs";
 
 /// All of them (host/models/README.md says how they are made).
 static ALL: [Shipped; 1] = [Shipped {
@@ -39,16 +43,18 @@ pub fn calibration(record: &Value) -> String {
         let shipped = "by the predictor that ships with the program for this model";
         return if how == SHIPPED { shipped.into() } else { how.to_owned() };
     }
-    let again = record["budgets"].as_u64().map(|n| format!("budgets measured again on {n} tokens"));
+    let again =
+        [BUDGETS, COSTS].map(|what| Some(format!("{what} measured again on {} tokens", record[what].as_u64()?)));
+    let again: Vec<String> = again.into_iter().flatten().collect();
     let Some(tokens) = record["tokens"].as_u64() else {
-        return again
-            .map_or("not recorded how".into(), |again| format!("predictors of an earlier calibration, {again}"));
+        let earlier = format!("predictors of an earlier calibration, {}", again.join(", "));
+        return if again.is_empty() { "not recorded how".into() } else { earlier };
     };
     let options = record["options"].as_str().unwrap_or_default();
     // Earlier versions wrote Rust's debug format.
     let options = if options.starts_with("Options {") { "" } else { options };
     let first = format!("on {tokens} tokens {options}");
-    std::iter::once(first.trim_end()).chain(again.as_deref()).collect::<Vec<_>>().join(", ")
+    std::iter::once(first.trim_end()).chain(again.iter().map(String::as_str)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -63,6 +69,11 @@ mod tests {
             (json!({"tokens": 96, "options": "Options { rank: 8 }"}), "on 96 tokens"),
             (json!({"budgets": 96}), "predictors of an earlier calibration, budgets measured again on 96 tokens"),
             (json!({"tokens": 96, "budgets": 48}), "on 96 tokens, budgets measured again on 48 tokens"),
+            (json!({"tokens": 96, "costs": 24}), "on 96 tokens, costs measured again on 24 tokens"),
+            (
+                json!({"tokens": 96, "budgets": 48, "costs": 24}),
+                "on 96 tokens, budgets measured again on 48 tokens, costs measured again on 24 tokens",
+            ),
             (json!("from p.predictor"), "from p.predictor"),
             (json!(SHIPPED), "by the predictor that ships with the program for this model"),
             (Value::Null, "not recorded how"),

@@ -33,6 +33,7 @@ pub use train::{Shape, Target};
 
 use crate::compare::Windows;
 use crate::predictor::attach;
+use crate::shipped::{BUDGETS, COSTS};
 use autograd::{Differentiable, Trace};
 use budget::{Cost, Probe};
 use checkpoint::Checkpoint;
@@ -191,7 +192,7 @@ fn forget(path: &Path) -> Result<()> {
 }
 
 /// Searches the budgets of the predictor in `model` again, on `ids`, or only the best policies, and writes a copy to
-/// `out`: the costs of parts depend on the layout of the image.
+/// `out`: the costs of parts depend on the layout of the image. Returns the number of tokens that it measured on.
 ///
 /// # Errors
 /// An image without a predictor, a text that is too short, files that cannot be read or written.
@@ -201,7 +202,7 @@ pub fn rebudget(
     (o, keep): (&Options, Keep),
     out: &Path,
     progress: &mut dyn Progress,
-) -> Result<()> {
+) -> Result<usize> {
     let bytes = model.model().image().section(SectionKind::Predictor);
     if bytes.is_empty() {
         return Err(Error::file(model.path(), "has no predictor to keep: calibrate without --keep first"));
@@ -217,9 +218,28 @@ pub fn rebudget(
     if !record.is_object() {
         record = serde_json::json!({});
     }
-    record["budgets"] = ids.len().into();
+    let tokens = measured_on(&windows, &o);
+    note_measured(&mut record, keep, tokens);
     attach(model.path(), &section, &record, out)?;
-    forget(&costs_path(out))
+    forget(&costs_path(out))?;
+    Ok(tokens)
+}
+
+/// The number of tokens that [`budgets`] measures on.
+fn measured_on(windows: &[&[u32]], o: &Options) -> usize {
+    windows.len().min(o.budget_windows) * scored_window(o)
+}
+
+/// Notes in the record of a calibration on how many tokens what it did not keep was measured again.
+fn note_measured(record: &mut serde_json::Value, keep: Keep, tokens: usize) {
+    let Some(record) = record.as_object_mut().filter(|_| tokens > 0) else { return };
+    // Where budgets are searched, costs are measured too.
+    record.remove(COSTS);
+    match keep {
+        Keep::Nothing => None,
+        Keep::Predictors => record.insert(BUDGETS.into(), tokens.into()),
+        Keep::Budgets => record.insert(COSTS.into(), tokens.into()),
+    };
 }
 
 /// The state of learning.
