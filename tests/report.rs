@@ -160,6 +160,21 @@ fn one_of_each() {
     assert!(page(&empty).contains("nothing to show"));
 }
 
+/// The dense model skips neurons that are zero too: it is drawn where it was measured, and what reads as much saves nothing.
+#[test]
+fn a_dense_model_that_does_not_read_everything() {
+    let of = |policy, megabytes: f64| Outcome {
+        bytes_per_token: 1e6 * megabytes,
+        share: megabytes / 4.0,
+        perplexity: 20.0,
+        ..row(policy, 0.9)
+    };
+    let beside = |megabytes| page(&made_up(vec![of(Policy::Off, 3.0), of(Policy::Static, megabytes)], None));
+    let same = beside(3.0);
+    assert!(same.contains("dense: 3 MB") && same.contains("nothing that was measured saves bytes"));
+    assert!(beside(2.5).contains("62.5 % of all bytes (2.5 MB per token), by policy static"));
+}
+
 #[test]
 fn numbers_at_extremes() {
     let values = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE, 1e30, 1.0, 1.0 + 1e-15];

@@ -4,6 +4,7 @@ use super::plot::{ALONE, Axis, Chart, DENSE, HeatMap, Point, Row, Rule, Series, 
 use super::record::{LayerQuality, Quality};
 use crate::compare::Outcome;
 use crate::times::Time;
+use shadowllm_core::sparsity::Policy;
 
 /// Policies and scorers, in the order of their looks (colour, mark and dashes).
 const NAMES: [&str; DENSE] = [
@@ -93,10 +94,18 @@ pub fn against_density(rows: &[Outcome]) -> Vec<String> {
     vec![kl.svg(), perplexity.svg()]
 }
 
+/// Bytes that a token of the dense model reads: as measured, because zeros are not read by it either; if it was not measured,
+/// all of them.
+pub fn dense_bytes(rows: &[Outcome]) -> f64 {
+    let measured = rows.iter().find(|r| r.policy == Policy::Off.name()).map(|r| r.bytes_per_token);
+    let all = || rows.iter().map(|r| r.bytes_per_token / r.share).find(|d| d.is_finite());
+    measured.or_else(all).unwrap_or(f64::NAN)
+}
+
 /// KL divergence and agreement against the bytes read, with the dense model for comparison.
 pub fn against_bytes(rows: &[Outcome]) -> Vec<String> {
     let megabytes = |r: &Outcome| r.bytes_per_token / 1e6;
-    let dense = rows.iter().map(|r| megabytes(r) / r.share).find(|d| d.is_finite()).unwrap_or(f64::NAN);
+    let dense = dense_bytes(rows) / 1e6;
     let chart = |title: &str, y: Axis, dense_y: f64, of: &dyn Fn(&Outcome) -> f64| {
         let note = format!("dense: {} MB/token", short(dense));
         let point = Series { look: DENSE, points: vec![Point { x: dense, y: dense_y, note }] };

@@ -175,7 +175,8 @@ impl Measured {
     /// The most important results: the fewest bytes for nearly the same quality, and which policies `auto` stands for.
     fn conclusion(&self) -> Vec<String> {
         let runs = |r: &&Outcome| Policy::from_name(r.policy).is_some_and(|p| p.plan().saves());
-        let near = |r: &&Outcome| r.perplexity <= 1.01 * r.dense_perplexity && r.share < 1.0;
+        let dense = figures::dense_bytes(&self.rows);
+        let near = |r: &&Outcome| r.perplexity <= 1.01 * r.dense_perplexity && r.bytes_per_token < dense;
         let cheapest = self.rows.iter().filter(runs).filter(near).min_by(|a, b| a.share.total_cmp(&b.share));
         let first = match cheapest {
             Some(r) => format!(
