@@ -404,6 +404,28 @@ fn the_command() {
     assert!(lines[1].starts_with("copa                2") && lines[3].starts_with("mean"), "{table}");
 }
 
+/// Questions are read in addition to a text that is long enough by itself.
+#[test]
+fn calibration_on_questions() {
+    let place = Place::new();
+    for task in [Task::Piqa, Task::Hellaswag, Task::Winogrande, Task::Openbookqa, Task::ArcEasy] {
+        place.write(&format!("sets/{}", task.file()), requests_file());
+    }
+    place.write(&format!("sets/{}", Task::Copa.file()), copa_file());
+    place.write(&format!("sets/{}", Task::Rte.file()), rte_file(labels([0, 1])));
+    let source = vectors("brown-opt");
+    place.works(&format!("pack {} --format q4_0 -o plain.sllm", source.display()));
+    place.copy(&vectors("brown-heldout.txt"), "book.txt");
+    let learn =
+        "calibrate plain.sllm --text book.txt --tokens 640 --window 32 --budget-windows 0 --policies static --json";
+    let tokens = |more: &str| {
+        let value: Value = serde_json::from_str(&place.works(&format!("{learn} {more} -o out.sllm")).out).unwrap();
+        value["tokens"].as_u64().unwrap()
+    };
+    assert_eq!(tokens(""), 640);
+    assert!(tokens("--tasks sets") > 640 + 7 * 2 * 4, "fewer than seven sets of two questions");
+}
+
 /// Exercises that the program makes up: densely first, then under every dial; the same ones each time.
 #[test]
 fn exercises() {

@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(
         long,
         default_value_t = 200_000,
-        help = "The most tokens of text; at least 18 windows are needed (4608 tokens)"
+        help = "The most tokens of text, without those of --tasks; at least 18 windows are needed (4608 tokens)"
     )]
     tokens: usize,
     /// Tokens per window.
@@ -214,6 +214,7 @@ fn tokens(o: &Options, model: &LoadedModel, texts: &[String], window: usize) -> 
         }
         ids.extend(first_tokens(&text, content, o.tokens - ids.len().min(o.tokens))?);
     }
+    ids.truncate(o.tokens);
     #[cfg(feature = "tasks")]
     if let Some(folder) = &o.tasks {
         for task in Task::ALL {
@@ -223,7 +224,6 @@ fn tokens(o: &Options, model: &LoadedModel, texts: &[String], window: usize) -> 
             }
         }
     }
-    ids.truncate(o.tokens);
     begin_windows(&ids, &beginning(&text)?, window)
 }
 
