@@ -107,6 +107,9 @@ fn budgets_searched_again() {
     place.works(&format!("{}=budgets -o d.sllm", keep("b.sllm")));
     assert!(place.read("b.predictor") == section(&place.read("d.sllm")));
     place.fails(2, &format!("{}=nothing -o e.sllm", keep("b.sllm")), &["predictors or budgets"]);
+    let out = place.works(&format!("{} -o f.sllm --json", keep("a.sllm"))).out;
+    let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(out["kept"] == "predictors" && out["tokens"] == 24 && out["auto"][0]["policy"].is_string(), "{out}");
     // The image says on how many tokens: one window, of the four that were given.
     let said = |image: &str, words: &str| {
         let said = place.works(&format!("inspect {image}")).out;

@@ -46,6 +46,15 @@ fn options_of_calibrate() {
     place.fails(2, &QUICK.replace("--window 24", "--window 8 -o out.sllm"), &["--window must be at least 16"]);
     place.fails(2, &QUICK.replace("-t 2", "-t 0 -o out.sllm"), &["threads"]);
     place.fails(2, &format!("{QUICK} -o model.sllm"), &["would replace model.sllm", "name another"]);
+    // What is kept is not made by these.
+    for option in ["--policies static", "--rank 64", "--layer-rank 32", "--tap heads", "--target active", "--steps 2"]
+        .into_iter()
+        .chain(["--criterion fisher", "--rate 0.1", "--seed 2"])
+    {
+        wrong(&format!("--keep {option}"), &["--keep", option.split(' ').next().unwrap(), "cannot be used with"]);
+    }
+    let nothing = QUICK.replace("--budget-windows 1", "--budget-windows 0 -o out.sllm");
+    place.fails(2, &format!("{nothing} --keep=budgets"), &["--budget-windows", "at least 1"]);
     // Before any work.
     place.fails(1, &format!("{QUICK} -o no/out.sllm"), &["cannot write to no", "make the folder first"]);
     place.fails(1, &format!("{QUICK} -o out.sllm --predictor no/p"), &["cannot write to no", "make the folder first"]);

@@ -4,7 +4,7 @@ use crate::print;
 use crate::setup::{MACHINE, ModelOptions};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 use shadowllm_core::SessionOptions;
 use shadowllm_core::image::Config;
 use shadowllm_core::image::SectionKind;
@@ -87,6 +87,7 @@ pub struct Options {
     /// Keep the image's predictors and only search its budgets again, after packing in another layout; `--keep=budgets`
     /// keeps these too and only measures what `auto` costs at each density, for `run --max-loss`.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "predictors", value_name = "WHAT", value_parser = keep)]
+    #[arg(conflicts_with_all = ["policies", "rank", "layer_rank", "tap", "target", "criterion", "steps", "rate", "seed"])]
     keep: Option<Keep>,
     /// How often to save the state for continuing after an interruption, in seconds.
     #[arg(long, default_value_t = 60)]
@@ -193,6 +194,9 @@ fn check(o: &Options) -> Result<()> {
     if !(o.rate > 0.0 && o.rate.is_finite()) {
         return Err(Error::Usage("--rate must be above 0".into()));
     }
+    if o.keep.is_some() && o.budget_windows == 0 {
+        return Err(Error::Usage("--keep measures on --budget-windows again, so these must be at least 1".into()));
+    }
     let inputs = [o.text.clone(), vec![o.model.path().to_owned()]].concat();
     refuse_overwrite(&o.output, &inputs)?;
     if let Some(path) = &o.predictor {
@@ -275,26 +279,40 @@ pub fn calibrate(o: &Options) -> Result<()> {
     warn_of_layout(o, &model);
     let mut progress = Bar::new();
     if let Some(keep) = o.keep {
-        engine::rebudget(&model, &ids, (&options, keep), &o.output, &mut progress)?;
+        let tokens = engine::rebudget(&model, &ids, (&options, keep), &o.output, &mut progress)?;
         progress.bar.finish_and_clear();
         save_predictor(o)?;
-        let what = if keep == Keep::Budgets { "costs of policies measured" } else { "budgets searched again" };
-        print::line(format_args!("{}: {what}", o.output.display()))?;
-        return say_what_auto_takes(o);
+        return show_kept(o, keep, tokens, start.elapsed().as_secs_f64());
     }
     let quality = engine::calibrate(&model, &ids, &options, &o.output, &mut progress)?;
     progress.bar.finish_and_clear();
     save_predictor(o)?;
     let seconds = start.elapsed().as_secs_f64();
     if o.json {
-        let auto: Vec<_> = what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": d, "policy": p})).collect();
         return print::json(&json!({
-            "tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak_memory(), "quality": quality, "auto": auto,
+            "tokens": ids.len(), "seconds": seconds, "peak_memory_bytes": peak_memory(), "quality": quality,
+            "auto": auto_for_programs(o)?,
         }));
     }
     show(&quality)?;
     let peak = peak_memory().map_or(String::new(), |b| format!(", peak memory {:.0} MB", b as f64 / 1e6));
     print::line(format_args!("{}: {} tokens in {seconds:.0} s{peak}", o.output.display(), ids.len()))?;
+    say_what_auto_takes(o)
+}
+
+/// Says what was measured again, on so many tokens.
+fn show_kept(o: &Options, keep: Keep, tokens: usize, seconds: f64) -> Result<()> {
+    let (kept, what) = match keep {
+        Keep::Budgets => ("budgets", "costs of policies measured"),
+        _ => ("predictors", "budgets searched again"),
+    };
+    if o.json {
+        return print::json(&json!({
+            "kept": kept, "tokens": tokens, "seconds": seconds, "peak_memory_bytes": peak_memory(),
+            "auto": auto_for_programs(o)?,
+        }));
+    }
+    print::line(format_args!("{}: {what} on {tokens} tokens", o.output.display()))?;
     say_what_auto_takes(o)
 }
 
@@ -327,6 +345,11 @@ fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
         found.push((density, session.policy().name()));
     }
     Ok(found)
+}
+
+/// The same for programs.
+fn auto_for_programs(o: &Options) -> Result<Value> {
+    Ok(what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": d, "policy": p})).collect())
 }
 
 /// Shows which policies are used from now on, and the next command.
