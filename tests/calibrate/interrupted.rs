@@ -81,6 +81,32 @@ fn with_other_options_it_starts_over() {
     }
 }
 
+/// Another image has the same shape and the same norms, but other numbers in its matrices, or another layout.
+#[test]
+fn with_another_image_it_starts_over() {
+    for other in ["--format q4_0 --layout neuron", "--format q8_0 --layout mixed"] {
+        let (place, before) = killed();
+        place.works(&format!("pack model -o model.sllm {other}"));
+        let mut child = begin(&place, "");
+        let first = wait(&place, &mut child, |n| n != before);
+        assert!(first < before, "{other}: it went on from {before} to {first}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// The number of threads does not change a calibration.
+#[test]
+fn with_other_threads_it_continues() {
+    let (place, before) = killed();
+    let mut child =
+        place.command(&LONG.replace("-t 2", "-t 1")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let first = wait(&place, &mut child, |n| n != before);
+    assert!(first > before, "it started over: the state had {before} windows and now has {first}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_state_that_is_none() {
     let place = packed("neuron");

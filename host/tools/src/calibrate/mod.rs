@@ -41,8 +41,9 @@ use criteria::Criterion;
 use kept::Kept;
 use observed::Observed;
 use section::Section;
+use shadowllm_core::Image;
 use shadowllm_core::image::{Config, SectionKind};
-use shadowllm_core::sparsity::{Decider, Dial, GRID, Policy, Table, fingerprint};
+use shadowllm_core::sparsity::{Decider, Dial, GRID, Policy, Table};
 use shadowllm_core::{KvFormat, Serial, SessionOptions};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
@@ -265,13 +266,21 @@ impl Learning {
     }
 }
 
-/// Names a calibration: an interrupted one is continued only with the same model, text and options.
+/// Names a model with its layout and weights, by the checksums in its image.
+fn model_key(image: &Image) -> String {
+    let kinds = [SectionKind::Architecture, SectionKind::Tensors, SectionKind::Weights];
+    kinds.map(|kind| format!("{:08x}", image.section_info(kind).crc)).join(" ")
+}
+
+/// Names a calibration: an interrupted one is continued only with the same model, text and options, of which some do not
+/// change its result.
 fn key(model: &LoadedModel, text: &[&[u32]], o: &Options) -> String {
+    let o = Options { keep_every: Duration::ZERO, threads: 0, ..o.clone() };
     let crc = text.iter().flat_map(|w| w.iter()).fold(crc32fast::Hasher::new(), |mut h, id| {
         h.update(&id.to_le_bytes());
         h
     });
-    format!("{:08x} {:08x} {} {o:?}", fingerprint(model.model().image()), crc.finalize(), text.len())
+    format!("{} {:08x} {} {o:?}", model_key(model.model().image()), crc.finalize(), text.len())
 }
 
 /// Trains on the text, then measures on the held-out windows.
@@ -481,8 +490,8 @@ fn budgets(
     sum.update(&section.bytes(&image, tap));
     ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
     // What is kept decides which search is the first. The last number is that of the numbers kept of a measurement.
-    let (model_sum, sum) = (fingerprint(&image), sum.finalize());
-    let key = format!("{model_sum:08x} {sum:08x} {} {} {keep:?} 3", windows.window, windows.most);
+    let (of, sum) = (model_key(&image), sum.finalize());
+    let key = format!("{of} {sum:08x} {} {} {keep:?} 3", windows.window, windows.most);
     let mut kept = Kept::open(&costs_path(out), key, o.keep_every)?;
     // The first pass finds the budgets; the second uses them to find the best policies.
     for pass in usize::from(keep == Keep::Budgets)..2 {
