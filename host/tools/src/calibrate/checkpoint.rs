@@ -30,6 +30,11 @@ impl Checkpoint {
         self.arrays.insert(name, (Dtype::U32, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
     }
 
+    /// Adds large counts.
+    pub fn put_u64(&mut self, name: String, values: &[u64]) {
+        self.arrays.insert(name, (Dtype::U64, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
     fn get<const N: usize, T>(&self, name: &str, of: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
         let (_, bytes) = self
             .arrays
@@ -60,6 +65,14 @@ impl Checkpoint {
     /// When there is no array of this name and type.
     pub fn u32(&self, name: &str) -> Result<Vec<u32>> {
         self.get(name, u32::from_le_bytes)
+    }
+
+    /// The large counts of this name.
+    ///
+    /// # Errors
+    /// When there is no array of this name and type.
+    pub fn u64(&self, name: &str) -> Result<Vec<u64>> {
+        self.get(name, u64::from_le_bytes)
     }
 
     /// Writes the file; `key` identifies the calibration.

@@ -8,7 +8,8 @@ const BINS: usize = 1 << 16;
 /// Counts of numbers, in bins that are in the numbers' order.
 #[derive(Clone)]
 pub struct Histogram {
-    counts: Vec<u32>,
+    // 32 bits are too few for the zeros of a long text.
+    counts: Vec<u64>,
     total: u64,
 }
 
@@ -48,7 +49,7 @@ impl Histogram {
         let mut out = [f32::NEG_INFINITY; QUANTILES];
         let (mut above, mut next) = (0u64, 0);
         for b in (0..BINS).rev().filter(|b| self.counts[*b] > 0) {
-            let n = u64::from(self.counts[b]);
+            let n = self.counts[b];
             while next < QUANTILES {
                 let wanted = self.total as f64 * next as f64 / (QUANTILES - 1) as f64;
                 if wanted > (above + n) as f64 {
@@ -65,13 +66,13 @@ impl Histogram {
     }
 
     /// The counts, for saving.
-    pub fn counts(&self) -> &[u32] {
+    pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
     /// A histogram of saved counts.
-    pub fn from_counts(counts: Vec<u32>) -> Option<Self> {
-        let total = counts.iter().map(|c| u64::from(*c)).sum();
+    pub fn from_counts(counts: Vec<u64>) -> Option<Self> {
+        let total = counts.iter().sum();
         (counts.len() == BINS).then_some(Histogram { counts, total })
     }
 }
@@ -90,5 +91,16 @@ mod tests {
             assert!((q[share] - exact).abs() <= 0.01 * exact.abs() + 0.005, "{share}: {} {exact}", q[share]);
         }
         assert!(q.windows(2).all(|w| w[0] >= w[1]));
+    }
+
+    /// More equal numbers than fit into 32 bits, as the zeros of a long text, do not start from 0 again.
+    #[test]
+    fn many_of_a_number() {
+        let mut counts = vec![0; BINS];
+        counts[bin(0.0)] = u64::from(u32::MAX);
+        let mut h = Histogram::from_counts(counts).unwrap();
+        h.add_all([0.0, 0.0, 1.0]);
+        assert_eq!(h.counts()[bin(0.0)], (1 << 32) + 1);
+        assert!(h.quantiles()[50] < 1e-30);
     }
 }

@@ -86,7 +86,7 @@ impl Statistics {
                 kept.put_f64(format!("statistics.{l}.{name}"), sums);
             }
             for (i, h) in s.inputs.iter().enumerate() {
-                kept.put_u32(format!("statistics.{l}.inputs.{i}"), h.counts());
+                kept.put_u64(format!("statistics.{l}.inputs.{i}"), h.counts());
             }
         }
     }
@@ -107,7 +107,7 @@ impl Statistics {
                 sums.copy_from_slice(&values);
             }
             for (i, h) in s.inputs.iter_mut().enumerate() {
-                *h = Histogram::from_counts(kept.u32(&format!("statistics.{l}.inputs.{i}"))?).ok_or_else(bad)?;
+                *h = Histogram::from_counts(kept.u64(&format!("statistics.{l}.inputs.{i}"))?).ok_or_else(bad)?;
             }
         }
         Ok(())
