@@ -303,6 +303,31 @@ fn the_command_and_its_refusals() {
     place.fails(2, "report model.sllm --text book.txt --window 1000 -o new.html", &["256", "smaller --window"]);
 }
 
+/// What policy `output` reads does not depend on the density, so it is measured once; without a sketch it is left out.
+#[test]
+fn the_sketch_is_measured_once() {
+    let place = calibrated();
+    let measure = "--text book.txt --window 24 --max-windows 1 -o page.html --data page.json";
+    place.fails(2, &format!("report model.sllm {measure} --policy output"), &["no policy is left", "--sketch yes"]);
+    let source = vectors("brown-opt");
+    place.works(&format!("pack {} --format q8_0 --sketch yes -o plain.sllm", source.display()));
+    let learn = "calibrate plain.sllm --text book.txt --tokens 700 --window 32 --budget-windows 0 --policies static";
+    place.works(&format!("{learn} -o model.sllm"));
+    for (choice, expected) in [
+        ("--policy output", &[("off", 1.0), ("output", 1.0)][..]),
+        ("--policy static,output --density 0.5", &[("off", 1.0), ("static", 0.5), ("output", 1.0)]),
+    ] {
+        place.works(&format!("report model.sllm {measure} {choice}"));
+        let value: Value = serde_json::from_slice(&place.read("page.json")).unwrap();
+        let rows = value["texts"][0]["rows"].as_array().unwrap();
+        let found: Vec<_> =
+            rows.iter().map(|r| (r["policy"].as_str().unwrap(), r["density"].as_f64().unwrap())).collect();
+        assert_eq!(found, expected, "{choice}");
+        // The command on the page makes the same page.
+        place.works(value["command"].as_str().unwrap().replace("\\\n", " ").strip_prefix("shadowllm ").unwrap());
+    }
+}
+
 /// If the tokenizer begins texts with a token, calibration and reports begin their windows with it, as `eval` does.
 #[test]
 fn windows_begin_as_in_eval() {

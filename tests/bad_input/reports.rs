@@ -102,6 +102,11 @@ fn options_that_would_do_nothing() {
         place.fails(2, &format!("{run} {option}"), &[name, "nothing is skipped", "--policy"]);
     }
     place.fails(2, &format!("{run} --policy off --density 0.5"), &["--density", "nothing is skipped"]);
+    for option in ["--density 0.5", "--refresh 2", "--share heads=1", "--allocation local"] {
+        let words = [option.split(' ').next().unwrap(), "policy output reads everything", "another --policy"];
+        place.fails(2, &format!("{run} --policy output {option}"), &words);
+    }
+    place.fails(2, &format!("{run} --policy output --density 1.5"), &["--density 1.5", "at most 1"]);
     place.fails(2, &format!("{run} --system be"), &["no chat template", "--system"]);
     place.fails(2, &format!("{run} --raw --system be"), &["cannot be used with"]);
     place.write("tools.json", "[]");

@@ -2,12 +2,12 @@
 
 use crate::print;
 use clap::Args;
-use shadowllm_core::image::Role;
 use shadowllm_core::sparsity::{Allocation, Dial, Policy, SLOTS};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pace;
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
+use shadowllm_tools::report::idle;
 
 /// Heading of options about skipping.
 pub const SKIPPING: &str = "Skipping";
@@ -58,6 +58,11 @@ pub fn policy(name: &str) -> std::result::Result<Policy, String> {
     choosable().find(|p| p.name() == name).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
+/// Whether a policy reads the same at every density.
+fn is_fixed(policy: Policy) -> bool {
+    matches!(policy, Policy::Off | Policy::Output)
+}
+
 /// A density, from "0.8" or "80%"; its range is checked where it is used.
 pub fn density(text: &str) -> std::result::Result<f32, String> {
     let density = match text.strip_suffix('%') {
@@ -82,29 +87,40 @@ fn share(text: &str) -> std::result::Result<(String, f32), String> {
 }
 
 impl DialOptions {
-    /// Every given policy at every given density.
+    /// Every given policy at every given density; once if it does not depend on the density.
     pub fn all(&self) -> Result<Vec<Dial>> {
+        if let Some(density) = self.density.iter().find(|d| !(**d > 0.0 && **d <= 1.0)) {
+            return Err(Error::Usage(format!(
+                "--density {density}: a density must be above 0 and at most 1 (1 reads everything)"
+            )));
+        }
         let all_read = self.density.iter().all(|d| *d == 1.0);
         let fallback = if all_read { Policy::Off } else { Policy::Auto };
         let policies = if self.policy.is_empty() { vec![fallback] } else { self.policy.clone() };
-        if policies.iter().all(|p| *p == Policy::Off) && !self.paced {
-            self.refuse_without_policy()?;
+        if policies.iter().all(|p| is_fixed(*p)) && !self.paced {
+            self.refuse_without_density(policies.contains(&Policy::Output))?;
         }
-        let densities = if self.density.is_empty() { vec![1.0] } else { self.density.clone() };
-        let pairs = policies.iter().flat_map(|p| densities.iter().map(move |d| (*p, *d)));
+        let densities = if self.density.is_empty() { &[1.0][..] } else { &self.density[..] };
+        let of = |p: &Policy| if is_fixed(*p) { &[1.0][..] } else { densities };
+        let pairs = policies.iter().flat_map(|p| of(p).iter().map(move |d| (*p, *d)));
         pairs.map(|(policy, density)| self.dial(policy, density)).collect()
     }
 
-    /// If nothing is skipped, options that say how to skip are a mistake.
-    fn refuse_without_policy(&self) -> Result<()> {
+    /// Where nothing is skipped, options that say how to skip are a mistake; where only rows of the output matrix are
+    /// (`output`), those that say how to skip in layers.
+    fn refuse_without_density(&self, output: bool) -> Result<()> {
         let given = [
             ("--share", !self.share.is_empty()),
             ("--refresh", self.refresh != 1),
-            ("--output-window", self.output_window != Dial::WINDOW),
+            ("--output-window", !output && self.output_window != Dial::WINDOW),
             ("--allocation", self.allocation != Allocation::Global),
             ("--density", !self.policy.is_empty() && self.density.iter().any(|d| *d < 1.0)),
         ];
         match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) if output => Err(Error::Usage(format!(
+                "{name} says how to skip in the layers, of which policy output reads everything: leave it out, or give \
+                 another --policy"
+            ))),
             Some((name, _)) => Err(Error::Usage(format!(
                 "{name} says how to skip, and nothing is skipped: give a --policy, or a --density below 1"
             ))),
@@ -115,12 +131,8 @@ impl DialOptions {
     /// [`DialOptions::all`], with a policy that the model supports if none was named.
     pub fn all_for(&self, model: &LoadedModel) -> Result<Vec<Dial>> {
         let mut dials = self.all()?;
-        let has_sketch = model.model().image().matrix(Role::OutputSketch, 0).is_some();
-        if !has_sketch && dials.iter().any(|d| d.policy == Policy::Output) {
-            return Err(Error::file(
-                model.path(),
-                "has no sketch of its output matrix, so policy output has nothing to skip: pack it with --sketch yes",
-            ));
+        if let Some(why) = dials.iter().find_map(|d| idle(model.model(), d.policy)) {
+            return Err(Error::file(model.path(), why));
         }
         if !self.policy.is_empty() {
             return Ok(dials);
@@ -178,11 +190,6 @@ impl DialOptions {
     }
 
     fn dial(&self, policy: Policy, density: f32) -> Result<Dial> {
-        if !(density > 0.0 && density <= 1.0) {
-            return Err(Error::Usage(format!(
-                "--density {density}: a density must be above 0 and at most 1 (1 reads everything)"
-            )));
-        }
         let names: Vec<&str> = policy.plan().slots.iter().map(|slot| slot.name()).collect();
         let mut fixed = [None; SLOTS];
         for (name, share) in &self.share {
@@ -220,13 +227,13 @@ impl DialOptions {
         DialOptions { paced, ..self.clone() }
     }
 
-    /// The same, with these policies and densities if none were given.
+    /// The same, with these policies if none were given, and these densities where policies depend on it.
     pub fn or(&self, policies: &[Policy], densities: &[f32]) -> Self {
         let mut filled = self.clone();
         if filled.policy.is_empty() {
             filled.policy = policies.to_vec();
         }
-        if filled.density.is_empty() {
+        if filled.density.is_empty() && !filled.policy.iter().all(|p| is_fixed(*p)) {
             filled.density = densities.to_vec();
         }
         filled
@@ -244,11 +251,13 @@ impl DialOptions {
         };
         let mut arguments = vec![
             ("policy", list(&self.policy, |p| p.name().to_owned())),
-            ("density", list(&self.density, f32::to_string)),
             ("refresh", self.refresh.to_string()),
             ("allocation", allocation.to_owned()),
             ("output-window", self.output_window.to_string()),
         ];
+        if !self.density.is_empty() {
+            arguments.push(("density", list(&self.density, f32::to_string)));
+        }
         if !self.share.is_empty() {
             arguments.push(("share", list(&self.share, |(name, share)| format!("{name}={share}"))));
         }

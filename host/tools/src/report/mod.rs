@@ -18,12 +18,13 @@ use minijinja::{Environment, Error as TemplateError};
 use plot::short;
 use serde::Serialize;
 use serde_json::Value;
-use shadowllm_core::image::{SectionKind, Storage};
+use shadowllm_core::image::{Role, SectionKind, Storage};
 use shadowllm_core::sparsity::{Dial, Policy};
-use shadowllm_core::{Error as Refusal, Session};
+use shadowllm_core::{Error as Refusal, Model, Session};
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::{Error, Result};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// Densities that are measured by default.
 pub const DENSITIES: [f32; 7] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3];
@@ -293,20 +294,32 @@ pub fn timed(dials: &[Dial]) -> Option<(Policy, f32)> {
     Some((dial.policy, dials.iter().map(|d| d.density).fold(1.0, f32::min)))
 }
 
+/// Why a policy has nothing to skip in a model, whose engine would then read everything without a word.
+pub fn idle(model: &Model, policy: Policy) -> Option<&'static str> {
+    let without = policy == Policy::Output && model.image().matrix(Role::OutputSketch, 0).is_none();
+    without.then_some(
+        "the image has no sketch of its output matrix, so policy output has nothing to skip: pack it with --sketch yes",
+    )
+}
+
 /// The dials that the session supports, and a sentence for every policy that it does not.
 ///
 /// # Errors
 /// An error that does not depend on the image: a density out of range.
 pub fn servable(session: &mut Session, dials: &[Dial]) -> Result<(Vec<Dial>, Vec<String>)> {
     let mut refused: BTreeMap<u8, String> = BTreeMap::new();
+    let mut leave_out = |policy: Policy, why: &dyn Display| {
+        let note = || format!("Policy {} is left out: {why}.", policy.name());
+        refused.entry(policy as u8).or_insert_with(note);
+    };
     for dial in dials {
         match session.set_dial(dial) {
-            Err(e @ (Refusal::NoPredictor(_) | Refusal::NotByInput)) => {
-                let note = format!("Policy {} is left out: {}.", dial.policy.name(), Error::from(e));
-                refused.entry(dial.policy as u8).or_insert(note);
-            }
+            Err(e @ (Refusal::NoPredictor(_) | Refusal::NotByInput)) => leave_out(dial.policy, &Error::from(e)),
             Err(e @ Refusal::BadDensity) => return Err(Error::Usage(e.to_string())),
             other => other?,
+        }
+        if let Some(why) = idle(session.model(), dial.policy) {
+            leave_out(dial.policy, &why);
         }
     }
     let served = dials.iter().filter(|d| !refused.contains_key(&(d.policy as u8))).copied().collect();
