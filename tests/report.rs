@@ -314,7 +314,8 @@ fn the_sketch_is_measured_once() {
     let learn = "calibrate plain.sllm --text book.txt --tokens 700 --window 32 --budget-windows 0 --policies static";
     place.works(&format!("{learn} -o model.sllm"));
     for (choice, expected) in [
-        ("--policy output", &[("off", 1.0), ("output", 1.0)][..]),
+        ("--policy off", &[("off", 1.0)][..]),
+        ("--policy output", &[("off", 1.0), ("output", 1.0)]),
         ("--policy static,output --density 0.5", &[("off", 1.0), ("static", 0.5), ("output", 1.0)]),
     ] {
         place.works(&format!("report model.sllm {measure} {choice}"));

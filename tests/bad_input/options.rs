@@ -105,6 +105,11 @@ fn a_density_is_enough() {
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.len() == 3 && lines[0].contains("realised_density"), "{table}");
     assert!(lines[1].contains("off") && lines[2].contains("prompt"), "{table}");
+    // The dense model goes first, and once.
+    let dials = "--policy random,off --density 0.5,0.3";
+    let table = place.works(&format!("eval brown.sllm --text text.txt --window 64 --max-windows 1 {dials} --csv")).out;
+    let names: Vec<&str> = table.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(names, ["off", "random", "random"], "{table}");
 }
 
 #[test]

@@ -126,6 +126,12 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     kl.max(0.0)
 }
 
+/// The dense model, which is measured for its speed, and then these dials, of which others that skip nothing are left out.
+pub fn with_dense(dials: &[Dial]) -> Vec<Dial> {
+    let skipping = dials.iter().copied().filter(|d| d.policy != Policy::Off);
+    std::iter::once(Dial::default()).chain(skipping).collect()
+}
+
 /// Measures every dial on every window; `session` must have room for a window, and sparsity.
 ///
 /// # Errors

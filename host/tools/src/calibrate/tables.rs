@@ -101,9 +101,6 @@ pub fn section(
     if wanted(Policy::Static) {
         statics(&mut section, c, statistics);
     }
-    let even = |slots: usize| -> Vec<f32> {
-        (0..GRID).flat_map(|g| vec![g as f32 / (GRID - 1) as f32; c.layers * slots]).collect()
-    };
     let predictors = [
         (Policy::Shadow, Table::ShadowQuantiles, Table::ShadowBudget),
         (Policy::PerLayer, Table::PerLayerQuantiles, Table::PerLayerBudget),
@@ -120,7 +117,7 @@ pub fn section(
         let mut all = vec![f32::NEG_INFINITY; 2 * QUANTILES];
         all.extend(scores.iter().flatten().flat_map(|h| h.quantiles()));
         section.vector(quantiles, 0, &all);
-        section.vector(budget, 0, &even(2));
+        section.vector(budget, 0, &even(c, 2));
     }
     let per_neuron =
         |layers: &[Vec<f32>]| -> Vec<f32> { layers.iter().flat_map(|v| padded(v, c.neuron_width(), 0.0)).collect() };
@@ -129,7 +126,7 @@ pub fn section(
         section.vector(Table::GateWeights, 0, &per_neuron(&held_out.worth));
         let gates = held_out.gates.iter().flat_map(|h| [[f32::NEG_INFINITY; QUANTILES], h.quantiles()].concat());
         section.vector(Table::GateQuantiles, 0, &gates.collect::<Vec<_>>());
-        section.vector(Table::GateBudget, 0, &even(2));
+        section.vector(Table::GateBudget, 0, &even(c, 2));
     }
     if wanted(Policy::Input) {
         let layer = |l: &super::statistics::LayerStatistics| {
@@ -137,12 +134,17 @@ pub fn section(
         };
         let all: Vec<f32> = statistics.layers.iter().flat_map(layer).collect();
         section.vector(Table::InputQuantiles, 0, &all);
-        section.vector(Table::InputBudget, 0, &even(Policy::Input.slots()));
+        section.vector(Table::InputBudget, 0, &even(c, Policy::Input.slots()));
     }
     if section.has(Policy::Mixed) {
-        section.vector(Table::MixedBudget, 0, &even(Policy::Mixed.slots()));
+        section.vector(Table::MixedBudget, 0, &even(c, Policy::Mixed.slots()));
     }
     Ok(section)
+}
+
+/// A budget that divides every density of the grid evenly: [GRID, layers, slots].
+fn even(c: &Config, slots: usize) -> Vec<f32> {
+    (0..GRID).flat_map(|g| vec![g as f32 / (GRID - 1) as f32; c.layers * slots]).collect()
 }
 
 /// A copy of length `len`, filled up with `with`.
@@ -169,8 +171,7 @@ fn statics(section: &mut Section, c: &Config, statistics: &Statistics) {
     section.vector(Table::StaticNeurons, 0, &neurons);
     section.vector(Table::StaticHeads, 0, &heads);
     section.vector(Table::StaticQuantiles, 0, &quantiles);
-    let even = (0..GRID).flat_map(|g| vec![g as f32 / (GRID - 1) as f32; c.layers * 2]);
-    section.vector(Table::StaticBudget, 0, &even.collect::<Vec<_>>());
+    section.vector(Table::StaticBudget, 0, &even(c, 2));
 }
 
 /// Quantiles of a few numbers: the thresholds that are reached by exactly a share of them.

@@ -8,12 +8,12 @@ use crate::tasks::Setting;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use shadowllm_core::SessionOptions;
-use shadowllm_core::sparsity::{Dial, Policy};
+use shadowllm_core::sparsity::Dial;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
-use shadowllm_tools::compare::{Outcome, Windows, compare};
+use shadowllm_tools::compare::{Outcome, Windows, compare, with_dense};
 use shadowllm_tools::eval::{begin_windows, beginning, perplexity};
 use shadowllm_tools::exercises::write;
 use std::path::{Path, PathBuf};
@@ -139,8 +139,7 @@ fn exercises(o: &Options, count: usize) -> Result<()> {
     for dial in &dials {
         session.set_dial(dial)?;
     }
-    let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
-    let dials: Vec<Dial> = dense.into_iter().chain(dials).collect();
+    let dials = with_dense(&dials);
     let bar = steps("exercises".into());
     bar.set_length((dials.len() * count * 2) as u64);
     let rows = write(&mut session, &pool, &text, count, &dials, &mut || bar.inc(1))?;
@@ -178,9 +177,7 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     for dial in dials {
         session.set_dial(dial)?;
     }
-    // The dense model is measured too, for its speed.
-    let dense = dials.iter().all(|d| d.policy != Policy::Off).then(Dial::default);
-    let dials: Vec<Dial> = dense.into_iter().chain(dials.iter().copied()).collect();
+    let dials = with_dense(dials);
     let context = o.dense_prefix.unwrap_or(o.window / 2);
     let windows = Windows { ids, window: o.window, context, most: o.max_windows };
     let bar = steps("windows x policies".into());

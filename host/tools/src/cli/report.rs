@@ -14,7 +14,7 @@ use shadowllm_host::pool::Pool;
 use shadowllm_host::text::{Text, read};
 use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
-use shadowllm_tools::compare::{Windows, compare};
+use shadowllm_tools::compare::{Windows, compare, with_dense};
 use shadowllm_tools::eval::{begin_windows, beginning};
 use shadowllm_tools::output::{Output, is_same, refuse_overwrite};
 use shadowllm_tools::report::{self as engine, DENSITIES, Measured, Report, Times};
@@ -156,8 +156,8 @@ fn measure(o: &Options, pool: &Pool, model: &LoadedModel, texts: &[Tokens], dial
         return Err(Error::Usage(format!("no policy is left to measure. {}", notes.join(" "))));
     }
     let timed = engine::timed(&dials);
-    // The dense model is measured too, for its speed.
-    let dials: Vec<Dial> = std::iter::once(Dial::default()).chain(dials).collect();
+    let base = dials[0].with(Policy::Off, 1.0);
+    let dials = with_dense(&dials);
     for t in texts {
         windows(o, t).all().map_err(|e| Error::Usage(format!("{}: {e}", t.path.display())))?;
     }
@@ -171,7 +171,6 @@ fn measure(o: &Options, pool: &Pool, model: &LoadedModel, texts: &[Tokens], dial
         bar.finish_and_clear();
         measured.push(Measured { name: t.path.display().to_string(), tokens: t.own, rows });
     }
-    let base = dials[1].with(Policy::Off, 1.0);
     let times = timed.map(|(policy, least)| -> Result<Times> {
         session.rewind(0)?;
         let rows = times(&mut session, pool, &base, Some(policy), least)?;
