@@ -340,6 +340,7 @@ fn windows_begin_as_in_eval() {
     let learn = "--tokens 700 --window 32 --budget-windows 0 --policies static --json";
     let made = place.works(&format!("calibrate plain.sllm --text book.txt {learn} -o model.sllm")).out;
     let made: Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(made["quality"]["captured_at"], json!([0.1, 0.2, 0.3, 0.5]));
     // 31 tokens of the text in each window.
     assert_eq!(made["tokens"], 700 + 700usize.div_ceil(31));
     let measure = "model.sllm --text book.txt --window 24 --max-windows 2 --policy static --density 0.5";

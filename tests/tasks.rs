@@ -398,6 +398,8 @@ fn the_command() {
     assert!(tasks.iter().all(|t| t["questions"] == 1 && t["accuracy_stderr"] == 0.0));
     let mean = (tasks[0]["accuracy"].as_f64().unwrap() + tasks[1]["accuracy"].as_f64().unwrap()) / 2.0;
     assert_eq!(value["mean"]["accuracy"], mean);
+    let skipping = place.works("eval story.sllm --tasks copa --tasks-dir . --limit 1 --density 0.8 --json").out;
+    assert_eq!(serde_json::from_str::<Value>(&skipping).unwrap()["density"], 0.8);
     let table = place.works("eval story.sllm --tasks copa,piqa --tasks-dir .").out;
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 4, "{table}");

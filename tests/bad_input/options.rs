@@ -110,6 +110,7 @@ fn a_density_is_enough() {
     let table = place.works(&format!("eval brown.sllm --text text.txt --window 64 --max-windows 1 {dials} --csv")).out;
     let names: Vec<&str> = table.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(names, ["off", "random", "random"], "{table}");
+    assert!(table.contains(",0.3,"), "densities as they were written: {table}");
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn budgets_searched_again() {
     let out = place.works(&format!("{} -o f.sllm --json", keep("a.sllm"))).out;
     let out: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(out["kept"] == "predictors" && out["tokens"] == 24 && out["auto"][0]["policy"].is_string(), "{out}");
+    assert_eq!(out["auto"][0]["density"], 0.9);
     // The image says on how many tokens: one window, of the four that were given.
     let said = |image: &str, words: &str| {
         let said = place.works(&format!("inspect {image}")).out;

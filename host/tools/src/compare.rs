@@ -1,5 +1,6 @@
 //! What skipping costs: the same tokens under a policy and densely, side by side.
 
+use crate::decimal;
 use crate::eval::not_finite;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, Session};
@@ -15,6 +16,7 @@ pub struct Outcome {
     /// The policy that was used: the one that `auto` stood for.
     pub used: &'static str,
     /// The density that was set.
+    #[serde(serialize_with = "decimal::serialize")]
     pub density: f32,
     /// Perplexity of the scored tokens.
     pub perplexity: f64,

@@ -1,6 +1,7 @@
 //! Tasks with long exact answers, made up by the program: copying a list of words, and counting in steps. Answers to questions
 //! are short, and hide what many skipped tokens in a row lose: here each wrong token makes the rest wrong.
 
+use crate::decimal;
 use shadowllm_core::sample::{Sampler, SamplerOptions};
 use shadowllm_core::sparsity::Dial;
 use shadowllm_core::{Session, random};
@@ -69,6 +70,7 @@ pub struct Written {
     /// The policy that was set.
     pub policy: &'static str,
     /// The density that was set.
+    #[serde(serialize_with = "decimal::serialize")]
     pub density: f32,
     /// Exercises of each kind.
     pub exercises: usize,

@@ -2,13 +2,14 @@
 //! `shadowllm` uses it.
 //!
 //! Modules, lowest first; each uses only those above it:
-//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `eval`, `compare`, `exercises`, `fetch`, `tasks`, `times`, `report`,
-//! `calibrate`.
+//! `output`, `import`, `pack`, `predictor`, `shipped`, `cache`, `decimal`, `eval`, `compare`, `exercises`, `fetch`, `tasks`,
+//! `times`, `report`, `calibrate`.
 
 pub mod cache;
 #[cfg(feature = "calibrate")]
 pub mod calibrate;
 pub mod compare;
+pub mod decimal;
 pub mod eval;
 pub mod exercises;
 pub mod fetch;

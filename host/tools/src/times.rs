@@ -1,5 +1,6 @@
 //! The time of a token by density: measured, and predicted from a few measurements as `run --target` does.
 
+use crate::decimal;
 use shadowllm_core::Session;
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_host::Result;
@@ -15,6 +16,7 @@ pub struct Time {
     /// The policy that was set.
     pub policy: &'static str,
     /// The density that was set.
+    #[serde(serialize_with = "decimal::serialize")]
     pub density: f32,
     /// Bytes of weights that a token reads.
     pub bytes: usize,

@@ -17,6 +17,7 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::cache::Skipping;
 use shadowllm_tools::calibrate::criteria::Criterion;
 use shadowllm_tools::calibrate::{self as engine, Keep, Progress, Shape, Target};
+use shadowllm_tools::decimal::decimal;
 use shadowllm_tools::eval::{begin_windows, beginning};
 use shadowllm_tools::output::{Output, is_same, refuse_overwrite};
 #[cfg(feature = "tasks")]
@@ -349,7 +350,7 @@ fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
 
 /// The same for programs.
 fn auto_for_programs(o: &Options) -> Result<Value> {
-    Ok(what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": d, "policy": p})).collect())
+    Ok(what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": decimal(*d), "policy": p})).collect())
 }
 
 /// Shows which policies are used from now on, and the next command.

@@ -13,6 +13,7 @@ use shadowllm_host::text::Message;
 use shadowllm_host::{Dial, Error, Figures, Model, Policy, Result, SamplerOptions, Session};
 use shadowllm_tools::cache::{Skipping, image_for};
 use shadowllm_tools::compare::{Outcome, Windows, compare};
+use shadowllm_tools::decimal::decimal;
 use shadowllm_tools::fetch;
 use std::path::Path;
 use std::sync::Arc;
@@ -162,7 +163,7 @@ fn show(
     let (peak, load, f) = (peak_memory(), model.load_time().as_secs_f64(), &dense.figures);
     if o.json {
         let sparse = sparse.map(
-            |(a, outcome)| json!({"density": density, "text": a.text, "figures": a.figures, "against_dense": outcome}),
+            |(a, outcome)| json!({"density": decimal(density), "text": a.text, "figures": a.figures, "against_dense": outcome}),
         );
         return print::json(&json!({"model": model.path().to_string_lossy(), "text": dense.text, "figures": f,
             "sparse": sparse, "peak_memory_bytes": peak, "load_seconds": load}));

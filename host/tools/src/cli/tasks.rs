@@ -10,6 +10,7 @@ use shadowllm_core::sparsity::Dial;
 use shadowllm_host::model::LoadedModel;
 use shadowllm_host::text::Text;
 use shadowllm_host::{Error, Result};
+use shadowllm_tools::decimal::decimal;
 use shadowllm_tools::fetch;
 use shadowllm_tools::tasks::{Accuracy, Encoded, Encoder, Question, Task, Tasks, accuracy, load};
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ fn show(o: &Setting, model: &LoadedModel, dial: &Dial, results: &[Accuracy], sec
     if o.json {
         let mean = json!({"accuracy": plain, "normalised_accuracy": normalised});
         return print::json(&json!({
-            "model": model.path().to_string_lossy(), "policy": dial.policy.name(), "density": dial.density,
+            "model": model.path().to_string_lossy(), "policy": dial.policy.name(), "density": decimal(dial.density),
             "version": env!("CARGO_PKG_VERSION"), "tasks": results, "mean": mean, "seconds": seconds,
         }));
     }

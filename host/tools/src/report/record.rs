@@ -1,5 +1,7 @@
 //! Calibration's record of quality, which is stored in the image's provenance.
 
+use crate::decimal;
+
 /// One layer's figures, by scorer ([`Quality::scorers`]).
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LayerQuality {
@@ -20,6 +22,7 @@ pub struct LayerQuality {
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Quality {
     /// Shares of the neurons for which `captured` was measured.
+    #[serde(serialize_with = "decimal::serialize_all")]
     pub captured_at: Vec<f32>,
     /// Names of the scorers.
     pub scorers: Vec<String>,
