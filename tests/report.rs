@@ -300,6 +300,11 @@ fn the_command_and_its_refusals() {
         "report model.sllm --text book.txt --window 8 --dense-prefix 8 -o new.html",
         &["book.txt", "longer --window"],
     );
+    place.fails(
+        2,
+        "report model.sllm --text book.txt --max-windows 0 -o new.html",
+        &["--max-windows must be at least"],
+    );
     place.fails(2, "report model.sllm --text book.txt --window 1000 -o new.html", &["256", "smaller --window"]);
 }
 

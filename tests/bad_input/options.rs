@@ -182,6 +182,12 @@ fn windows() {
     wrong(&format!("{eval} --window 257"), &["257 positions", "brown.sllm has 256", "a smaller --window"]);
     wrong(eval, &["512 positions", "brown.sllm has 256", "a smaller --window"]);
     wrong(&format!("{eval} --window 64 --max-windows 0"), &["--max-windows must be at least 1"]);
+    let eval = format!("{eval} --policy random --density 0.5");
+    wrong(&format!("{eval} --window 64 --max-windows 0"), &["--max-windows must be at least 1"]);
+    for prefix in [63, u64::MAX - 1, u64::MAX] {
+        let words = ["none to score", "--dense-prefix", "a longer --window"];
+        wrong(&format!("{eval} --window 64 --dense-prefix {prefix}"), &words);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What skipping costs: the same tokens under a policy and densely, side by side.
 
 use crate::decimal;
-use crate::eval::not_finite;
+use crate::eval::{no_windows, not_finite};
 use shadowllm_core::sparsity::{Dial, Policy};
 use shadowllm_core::{Executor, Session};
 use shadowllm_host::pool::Pool;
@@ -84,14 +84,19 @@ impl<'a> Windows<'a> {
     /// # Errors
     /// [`Error::Usage`] when nothing would be scored.
     pub fn all(&self) -> Result<Vec<&'a [u32]>> {
-        if self.window < self.context + 2 {
+        if self.most == 0 {
+            return Err(no_windows());
+        }
+        // One to read, and one to score.
+        let least = self.context.saturating_add(2);
+        if self.window < least {
             let (window, context) = (self.window, self.context);
             return Err(Error::Usage(format!(
                 "a window of {window} tokens leaves none to score after --dense-prefix {context}: give a longer --window"
             )));
         }
         let whole: Vec<_> = self.ids.chunks_exact(self.window).take(self.most).collect();
-        let rest = if whole.is_empty() && self.ids.len() >= self.context + 2 { vec![self.ids] } else { vec![] };
+        let rest = if whole.is_empty() && self.ids.len() >= least { vec![self.ids] } else { vec![] };
         let all = if whole.is_empty() { rest } else { whole };
         if all.is_empty() {
             return Err(Error::Usage(

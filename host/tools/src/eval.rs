@@ -51,6 +51,11 @@ pub fn not_finite(tokens: usize) -> Error {
     ))
 }
 
+/// The error of measuring on no windows.
+pub(crate) fn no_windows() -> Error {
+    Error::Usage("--max-windows must be at least 1".into())
+}
+
 /// The tokens that the tokenizer puts before a text: a beginning token, or none.
 ///
 /// # Errors
@@ -92,7 +97,7 @@ pub fn perplexity(
         return Err(Error::Usage("--window must be at least 2: a window's first token is not scored".into()));
     }
     if max_windows == 0 {
-        return Err(Error::Usage("--max-windows must be at least 1".into()));
+        return Err(no_windows());
     }
     if ids.len() < 2 {
         return Err(Error::Usage("the text has fewer than two tokens, so there is nothing to score".into()));
