@@ -457,6 +457,12 @@ fn wrong_usage_of_the_command() {
     wrong("--text text.txt --tasks all", &["cannot be used with"]);
     wrong("--tasks boolq --tasks-dir .", &["there is no task 'boolq'", "piqa", "rte", "or all"]);
     wrong("--tasks piqa --tasks-dir . --limit 0", &["--limit must be at least 1"]);
+    // Before the task sets are looked for.
+    wrong("--tasks copa --tasks-dir nothing --density .8,.7", &["one --policy and one --density", "eval --text"]);
+    wrong(
+        "--text text.txt --policy random",
+        &["too short to score", "256 tokens", "a longer one", "a smaller --window"],
+    );
     wrong("--text text.txt --limit 3", &["--limit", "cannot be used with"]);
     wrong("--limit 3", &["--tasks"]);
     wrong("--tasks piqa --tasks-dir . --window 64", &["--window", "cannot be used with"]);

@@ -101,6 +101,12 @@ fn budgets_searched_again() {
         |image: &str| format!("calibrate {image} --text text.txt --tokens 96 --window 24 --budget-windows 1 --keep");
     place.fails(1, &format!("{} -o out.sllm", keep("model.sllm")), &["has no predictor to keep", "without --keep"]);
     place.works(&format!("{QUICK} -o a.sllm --predictor a.predictor"));
+    let short = keep("a.sllm").replace("--tokens 96", "--tokens 20");
+    place.fails(
+        2,
+        &format!("{short} -o out.sllm"),
+        &["the text has 20 tokens", "a window has 24", "a smaller --window"],
+    );
     place.works(&format!("{} -o b.sllm --predictor b.predictor", keep("a.sllm")));
     place.works(&format!("{} -o c.sllm", keep("b.sllm")));
     // With budgets kept, policies are the same, and so is what they cost.

@@ -99,9 +99,11 @@ impl<'a> Windows<'a> {
         let rest = if whole.is_empty() && self.ids.len() >= least { vec![self.ids] } else { vec![] };
         let all = if whole.is_empty() { rest } else { whole };
         if all.is_empty() {
-            return Err(Error::Usage(
-                "the text is too short to score anything after --dense-prefix: give a longer one".into(),
-            ));
+            return Err(Error::Usage(format!(
+                "the text is too short to score anything after {} tokens that are read densely: give a longer one, or a \
+                 smaller --window, of which half is read densely unless --dense-prefix says otherwise",
+                self.context
+            )));
         }
         Ok(all)
     }

@@ -210,6 +210,12 @@ pub fn rebudget(
     }
     let (section, tap) = Section::read(bytes)?;
     let windows: Vec<&[u32]> = ids.chunks_exact(o.window).collect();
+    if windows.is_empty() {
+        let (tokens, window) = (ids.len(), o.window);
+        return Err(Error::Usage(format!(
+            "the text has {tokens} tokens, and a window has {window}: give more --text, a larger --tokens, or a smaller --window"
+        )));
+    }
     let o = Options { shape: Shape { tap, ..o.shape }, ..o.clone() };
     let pace = Pace::of(model, &windows, 0.0, &o)?;
     progress.expect(pace.cost * measurements(&o, model, keep) as f64);

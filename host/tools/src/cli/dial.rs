@@ -185,7 +185,9 @@ impl DialOptions {
     fn only(dials: &[Dial]) -> Result<Dial> {
         match *dials {
             [dial] => Ok(dial),
-            _ => Err(Error::Usage("this command takes one --policy and one --density; eval compares several".into())),
+            _ => Err(Error::Usage(
+                "this command takes one --policy and one --density; eval --text and --exercises compare several".into(),
+            )),
         }
     }
 

@@ -91,10 +91,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let ids = begin_windows(&ids, &before, o.window)?;
     let dials = o.dial.all_for(&model)?;
     if skips(&dials) || o.dense_prefix.is_some() {
-        if !(before.is_empty() || o.json || o.csv) {
-            print::line(format_args!("every window begins with the tokenizer's beginning token"))?;
-        }
-        return compare_policies(o, &pool, &model, &ids, &dials);
+        return compare_policies(o, &pool, &model, (&ids, !before.is_empty()), &dials);
     }
     let context = o.window.clamp(1, ids.len());
     let options = session_options(&model, context, o.model.kv, "a smaller --window")?;
@@ -168,8 +165,15 @@ target, realised: density, the share of the skippable bytes; of all: of all byte
 KL: divergence from the dense model's next token in nats, ± its standard error; top-1: share of likeliest tokens that are the dense model's
 MB/token: weights, the predictor's included; predictor, time: its share of the bytes and of the time";
 
-/// Measures policies at densities, and prints them as a table, JSON or CSV.
-fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], dials: &[Dial]) -> Result<()> {
+/// Measures policies at densities, and prints them as a table, JSON or CSV; windows of `ids` may be `begun` by a token of the
+/// tokenizer.
+fn compare_policies(
+    o: &Options,
+    pool: &Pool,
+    model: &LoadedModel,
+    (ids, begun): (&[u32], bool),
+    dials: &[Dial],
+) -> Result<()> {
     let options = session_options(model, o.window.clamp(1, ids.len()), o.model.kv, "a smaller --window")?;
     let options = SessionOptions { logit_rows: options.batch.min(16), sparsity: true, ..options };
     let mut memory = model.memory(&options)?;
@@ -189,6 +193,9 @@ fn compare_policies(o: &Options, pool: &Pool, model: &LoadedModel, ids: &[u32], 
     if o.json || o.csv {
         let text = o.text.as_ref().map(|path| path.to_string_lossy());
         return print_data(o, model, &rows, json!({"text": text, "window": o.window, "dense_prefix": context}));
+    }
+    if begun {
+        print::line(format_args!("every window begins with the tokenizer's beginning token"))?;
     }
     print_table(&rows, context)
 }

@@ -47,6 +47,8 @@ pub struct Setting<'a> {
 
 /// Runs the command.
 pub fn tasks(o: &Setting, tasks: &[Task], from: &Options) -> Result<()> {
+    // Before anything is fetched or packed.
+    o.dial.one()?;
     let pool = pool(o.threads)?;
     let sets = questions(tasks, from)?;
     let model = o.model.open_for(o.dial.skipping())?;
