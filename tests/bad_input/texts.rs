@@ -162,7 +162,12 @@ fn a_text_with_nothing_to_score() {
     place.write("text.txt", "a");
     place.fails(1, "eval brown.sllm --text text.txt --json", &words);
     place.write("text.txt", "a b");
-    assert!(place.works("eval brown.sllm --text text.txt").out.starts_with("perplexity "));
+    let value = place.works("eval brown.sllm --text text.txt --json").out;
+    let value: serde_json::Value = serde_json::from_str(&value).unwrap();
+    let [tokens, window] = ["tokens", "window"].map(|key| value[key].as_u64().unwrap());
+    assert_eq!(window, tokens + 1);
+    let said = place.works("eval brown.sllm --text text.txt").out;
+    assert!(said.starts_with("perplexity ") && said.contains(&format!("in 1 windows of {window}")), "{said}");
 }
 
 /// A model whose numbers exceed single precision has no perplexity, and under a policy no divergence from such numbers.

@@ -16,6 +16,8 @@ pub struct Perplexity {
     pub tokens: usize,
     /// Windows.
     pub windows: usize,
+    /// Tokens of a window: fewer than were asked for if the text is shorter.
+    pub window: usize,
 }
 
 /// Negative log-likelihood of `target` under `logits`, in nats, summed in f64.
@@ -113,5 +115,5 @@ pub fn perplexity(
         progress(i + 1, count);
     }
     let mean_nll = sum / tokens as f64;
-    Ok(Perplexity { perplexity: mean_nll.exp(), mean_nll, tokens, windows: count })
+    Ok(Perplexity { perplexity: mean_nll.exp(), mean_nll, tokens, windows: count, window: windows[0].len() })
 }

@@ -115,7 +115,7 @@ fn eval_text(o: &Options, path: &Path) -> Result<()> {
     let begun = if before.is_empty() { "" } else { ", each after the tokenizer's beginning token" };
     print::line(format_args!(
         "perplexity {:.4} (mean NLL {:.5}) over {} tokens in {} windows of {}{begun}",
-        result.perplexity, result.mean_nll, result.tokens, result.windows, o.window
+        result.perplexity, result.mean_nll, result.tokens, result.windows, result.window
     ))
 }
 
