@@ -274,6 +274,12 @@ fn the_command_and_its_refusals() {
     }
 
     let one = format!("{measure} --policy static --density 0.5");
+    for machine in ["--kv f32 --in-memory --verify", "--isa scalar --memory-budget 900000000"] {
+        place.works(&format!("report model.sllm {one} {machine} -o page.html --data page.json"));
+        let value: Value = serde_json::from_slice(&place.read("page.json")).unwrap();
+        let command = value["command"].as_str().unwrap().replace(" \\\n ", "");
+        assert!(command.contains(machine), "{command}");
+    }
     place.fails(
         1,
         &format!("report plain.sllm {one} -o new.html"),

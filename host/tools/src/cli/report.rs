@@ -214,18 +214,16 @@ fn quoted(word: &str) -> String {
 fn command(o: &Options, dial: &DialOptions) -> String {
     let path = |p: &Path| p.display().to_string();
     let mut lines = vec![format!("shadowllm report {}", quoted(&path(o.model.path())))];
+    for (name, value) in o.model.given() {
+        lines.push(value.map_or(format!("--{name}"), |value| format!("--{name} {}", quoted(&value))));
+    }
     let mut put = |name: &str, value: String| lines.push(format!("--{name} {}", quoted(&value)));
     o.text.iter().for_each(|text| put("text", path(text)));
     dial.arguments().into_iter().for_each(|(name, value)| put(name, value));
     put("window", o.window.to_string());
     put("dense-prefix", context(o).to_string());
     put("max-windows", o.max_windows.to_string());
-    let named = [
-        ("isa", o.model.isa.map(|isa| isa.name().to_owned())),
-        ("kv", o.model.kv.map(|kv| format!("{kv:?}").to_lowercase())),
-        ("threads", o.threads.map(|n| n.to_string())),
-        ("data", o.data.as_deref().map(path)),
-    ];
+    let named = [("threads", o.threads.map(|n| n.to_string())), ("data", o.data.as_deref().map(path))];
     named.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| put(name, value));
     put("output", path(&o.output));
     lines.join(" \\\n  ")

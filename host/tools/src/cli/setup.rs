@@ -73,6 +73,19 @@ impl ModelOptions {
         self.model.as_deref().or(self.named.as_deref()).unwrap_or(Path::new(""))
     }
 
+    /// The options about the use of the machine that were given, with their values, as they are written.
+    pub fn given(&self) -> Vec<(&'static str, Option<String>)> {
+        let flag = |given: bool| given.then_some(None);
+        let all = [
+            ("isa", self.isa.map(|isa| Some(isa.name().to_owned()))),
+            ("kv", self.kv.map(|kv| Some(format!("{kv:?}").to_lowercase()))),
+            ("memory-budget", self.memory_budget.map(|bytes| Some(bytes.to_string()))),
+            ("in-memory", flag(self.in_memory)),
+            ("verify", flag(self.verify)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
     /// Opens the model.
     pub fn open(&self) -> Result<LoadedModel> {
         self.open_for(Skipping::Nothing)
