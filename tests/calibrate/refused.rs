@@ -44,6 +44,8 @@ fn options_of_calibrate() {
     }
     wrong("--predictor model.sllm", &["would replace model.sllm", "name another"]);
     place.fails(2, &QUICK.replace("--window 24", "--window 8 -o out.sllm"), &["--window must be at least 16"]);
+    wrong("--kv f32", &["--kv has no place", "leave it out"]);
+    wrong("--memory-budget 1G", &["--memory-budget has no place", "leave it out"]);
     place.fails(2, &QUICK.replace("-t 2", "-t 0 -o out.sllm"), &["threads"]);
     place.fails(2, &format!("{QUICK} -o model.sllm"), &["would replace model.sllm", "name another"]);
     // What is kept is not made by these.

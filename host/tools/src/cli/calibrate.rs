@@ -198,6 +198,13 @@ fn check(o: &Options) -> Result<()> {
     if o.keep.is_some() && o.budget_windows == 0 {
         return Err(Error::Usage("--keep measures on --budget-windows again, so these must be at least 1".into()));
     }
+    // What does not go with calibration, whatever else it is good for.
+    let unused = |(name, _): &(&str, Option<String>)| ["kv", "memory-budget"].contains(name);
+    if let Some((name, _)) = o.model.given().iter().find(|given| unused(given)) {
+        return Err(Error::Usage(format!(
+            "--{name} has no place here: calibration reads all weights, with the KV cache that suits their format; leave it out"
+        )));
+    }
     let inputs = [o.text.clone(), vec![o.model.path().to_owned()]].concat();
     refuse_overwrite(&o.output, &inputs)?;
     if let Some(path) = &o.predictor {
