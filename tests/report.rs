@@ -175,6 +175,14 @@ fn a_dense_model_that_does_not_read_everything() {
     assert!(beside(2.5).contains("62.5 % of all bytes (2.5 MB per token), by policy static"));
 }
 
+/// A divergence that is small is not shown as none.
+#[test]
+fn a_small_divergence() {
+    let small = Outcome { kl: 4e-5, kl_error: 2.5e-6, ..row(Policy::Static, 0.9) };
+    let page = page(&made_up(vec![Outcome { kl: 0.0, kl_error: 0.0, ..row(Policy::Off, 1.0) }, small], None));
+    assert!(page.contains("<td>0</td>") && page.contains("<td>4e-5</td>") && page.contains("<td>2.5e-6</td>"));
+}
+
 #[test]
 fn numbers_at_extremes() {
     let values = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE, 1e30, 1.0, 1.0 + 1e-15];

@@ -16,6 +16,7 @@ use shadowllm_host::{Error, Result};
 use shadowllm_tools::compare::{Outcome, Windows, compare, with_dense};
 use shadowllm_tools::eval::{begin_windows, beginning, perplexity};
 use shadowllm_tools::exercises::write;
+use shadowllm_tools::report::short;
 use std::path::{Path, PathBuf};
 
 /// Options of `eval`.
@@ -221,7 +222,7 @@ fn print_table(rows: &[Outcome], context: usize) -> Result<()> {
         "{tokens} tokens scored, after {context} read densely in each window; dense perplexity {dense:.3}\n"
     ))?;
     print::line(format_args!(
-        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>7} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
+        "{:<18} {:>7} {:>8} {:>10} {:>8} {:>8} {:>6} {:>8} {:>9} {:>9} {:>6} {:>7}",
         "policy",
         "target",
         "realised",
@@ -244,12 +245,12 @@ fn print_table(rows: &[Outcome], context: usize) -> Result<()> {
             format!("{} ({})", r.policy, r.used)
         };
         print::line(format_args!(
-            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8.4} {:>7.4} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
+            "{name:<18} {:>7.3} {:>8.3} {:>10.3} {:>8} {:>8} {:>6.3} {:>7.1}% {:>9.2} {:>8.1}% {:>5.1}% {:>7.1}",
             r.density,
             r.realised_density,
             r.perplexity,
-            r.kl,
-            r.kl_error,
+            short(r.kl),
+            short(r.kl_error),
             r.top1,
             100.0 * r.share,
             r.bytes_per_token / 1e6,

@@ -15,7 +15,7 @@ use figures::Legend;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error as TemplateError};
-use plot::short;
+pub use plot::short;
 use serde::Serialize;
 use serde_json::Value;
 use shadowllm_core::image::{Role, SectionKind, Storage};
@@ -241,12 +241,10 @@ fn cells(r: &Outcome) -> Vec<String> {
     } else {
         format!("{} ({})", r.policy, r.used)
     };
-    let numbers = [
-        (f64::from(r.density), 2),
-        (r.realised_density, 3),
-        (r.perplexity, 3),
-        (r.kl, 4),
-        (r.kl_error, 4),
+    let first = [(f64::from(r.density), 2), (r.realised_density, 3), (r.perplexity, 3)];
+    // Divergences go over many orders of magnitude.
+    let divergence = [r.kl, r.kl_error].map(short);
+    let rest = [
         (100.0 * r.top1, 1),
         (100.0 * r.share, 1),
         (r.bytes_per_token / 1e6, 2),
@@ -254,7 +252,8 @@ fn cells(r: &Outcome) -> Vec<String> {
         (100.0 * r.predictor_time, 1),
         (r.tokens_per_second, 1),
     ];
-    std::iter::once(name).chain(numbers.map(|(v, decimals)| fixed(v, decimals))).collect()
+    let [first, rest] = [&first[..], &rest].map(|all| all.iter().map(|(v, decimals)| fixed(*v, *decimals)));
+    std::iter::once(name).chain(first).chain(divergence).chain(rest).collect()
 }
 
 fn time_part(t: &Times) -> TimePart {
