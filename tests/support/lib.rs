@@ -151,10 +151,12 @@ pub fn loss(logits: &[f32], ids: &[u32]) -> f64 {
     rows.map(|(row, next)| shadowllm_tools::eval::nll(row, *next)).sum::<f64>() / (ids.len() - 1) as f64
 }
 
-/// Largest absolute difference.
+/// Largest absolute difference. It is NaN, which is neither below a limit nor above one, if a number of the two is NaN or both
+/// are the same infinity.
 pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |m, (x, y)| if (x - y).abs() > m { (x - y).abs() } else { m })
+    // In this order NaN is above all numbers.
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 /// Whether all bits are the same.
@@ -184,4 +186,20 @@ pub fn smollm2() -> Option<PathBuf> {
         }
     };
     ONCE.get_or_init(fetch).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_is_no_small_difference() {
+        assert_eq!(max_difference(&[1.0, -3.0, 2.0], &[1.5, -1.0, 2.0]), 2.0);
+        assert_eq!(max_difference(&[f32::INFINITY, 1.0], &[0.0, 1.0]), f32::INFINITY);
+        for at in 0..3 {
+            let mut got = [1.0; 3];
+            got[at] = -f32::NAN;
+            assert!(max_difference(&got, &[1.0; 3]).is_nan() && max_difference(&[1.0; 3], &got).is_nan());
+        }
+    }
 }
