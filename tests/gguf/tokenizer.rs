@@ -4,7 +4,6 @@
 //! of llama.cpp with its ggml-vocab-*.gguf, .inp and .out files (the source distribution of llama-cpp-python has it).
 //! Missing files are skipped with a note.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -16,8 +15,7 @@ use tokenizers::{NormalizerWrapper, Tokenizer};
 fn path(variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {
-        // Written past the test harness, which does not show the output of passing tests.
-        let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {variable} is not set");
+        shadowllm_tests::skipped(&format!("{variable} is not set"));
     }
     path
 }

@@ -21,6 +21,7 @@ pub mod sparse;
 use safetensors::SafeTensors;
 use shadowllm_core::{Executor, Isa, KvFormat, Session, SessionOptions};
 use shadowllm_host::model::{LoadedModel, isas};
+use shadowllm_host::{Error, Result};
 use shadowllm_tools::import;
 use shadowllm_tools::pack::{Arrangement, Formats, pack};
 use std::io::Write;
@@ -170,22 +171,41 @@ pub fn on_every_isa(image: &Path) -> Vec<(Isa, LoadedModel)> {
 }
 
 /// Writes, past the test harness, which would hide it, that something was not tested.
+///
+/// # Panics
+/// When the variable `SHADOWLLM_NO_SKIPS` is set to something.
 pub fn skipped(why: &str) {
+    skipped_if(std::env::var_os("SHADOWLLM_NO_SKIPS").is_none_or(|v| v.is_empty()), why);
+}
+
+fn skipped_if(allowed: bool, why: &str) {
+    assert!(allowed, "SHADOWLLM_NO_SKIPS is set, and this cannot be tested: {why}");
     // Nothing can be done when standard error is closed.
     let _ = writeln!(std::io::stderr(), "SKIPPED, NOT TESTED: {why}");
 }
 
-/// The real model's GGUF file, fetched once; `None`, with a note, without a network.
-pub fn smollm2() -> Option<PathBuf> {
-    static ONCE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
-    let fetch = || match shadowllm_tools::fetch::smollm2() {
+/// A fetched file; `None`, with a note, without a network.
+///
+/// # Panics
+/// When what was fetched is not the expected file, or the cache cannot be written.
+pub fn fetched(file: Result<PathBuf>) -> Option<PathBuf> {
+    match file {
         Ok(path) => Some(path),
-        Err(e) => {
-            skipped(&format!("SmolLM2: {e}"));
+        Err(Error::Other(why)) => {
+            skipped(&why);
             None
         }
-    };
-    ONCE.get_or_init(fetch).clone()
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// The real model's GGUF file, fetched once; `None`, with a note, without a network.
+///
+/// # Panics
+/// As [`fetched`].
+pub fn smollm2() -> Option<PathBuf> {
+    static ONCE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    ONCE.get_or_init(|| fetched(shadowllm_tools::fetch::smollm2())).clone()
 }
 
 #[cfg(test)]
@@ -201,5 +221,17 @@ mod tests {
             got[at] = -f32::NAN;
             assert!(max_difference(&got, &[1.0; 3]).is_nan() && max_difference(&[1.0; 3], &got).is_nan());
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be tested: a model")]
+    fn skips_can_be_failures() {
+        skipped_if(false, "a model");
+    }
+
+    #[test]
+    #[should_panic(expected = "with another checksum")]
+    fn another_file_than_the_expected_one_is_no_skip() {
+        fetched(Err(Error::file(Path::new("model.gguf"), "was fetched with another checksum")));
     }
 }
