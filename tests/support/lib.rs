@@ -160,6 +160,14 @@ pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
+/// [`max_difference`] in standard deviations of the expected numbers, so that one limit suits models with logits of any size.
+pub fn max_deviation(got: &[f32], expected: &[f32]) -> f32 {
+    let mean = |of: &mut dyn Iterator<Item = f64>| of.sum::<f64>() / expected.len() as f64;
+    let numbers = || expected.iter().map(|x| f64::from(*x));
+    let middle = mean(&mut numbers());
+    max_difference(got, expected) / mean(&mut numbers().map(|x| (x - middle).powi(2))).sqrt() as f32
+}
+
 /// Whether all bits are the same.
 pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
@@ -216,6 +224,7 @@ mod tests {
     fn nan_is_no_small_difference() {
         assert_eq!(max_difference(&[1.0, -3.0, 2.0], &[1.5, -1.0, 2.0]), 2.0);
         assert_eq!(max_difference(&[f32::INFINITY, 1.0], &[0.0, 1.0]), f32::INFINITY);
+        assert_eq!(max_deviation(&[1.0, 6.0], &[1.0, 5.0]), 0.5);
         for at in 0..3 {
             let mut got = [1.0; 3];
             got[at] = -f32::NAN;
