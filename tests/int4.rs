@@ -39,7 +39,7 @@ fn logits_are_those_of_the_packers_code() {
         let wanted = tensor(&expected, "logits").data;
         let (_, floats) = packed(&folder, Formats::all(Format::F32), &ids).unwrap();
         let difference = max_difference(&floats, &wanted);
-        assert!(difference < 1e-3, "{name}: {difference}");
+        assert!(difference < 2e-5, "{name}: {difference}");
         let (own, rounded) = packed(&folder, Formats::OWN, &ids).unwrap();
         let maps = own.became.iter().find(|b| b.from == *called).unwrap();
         assert_eq!((maps.to, maps.kept, maps.rounded_again), (*format, *kept, false), "{name}");

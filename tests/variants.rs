@@ -40,7 +40,7 @@ fn check(name: &str, folder: &Folder, dtype: Dtype, shards: usize) {
         for reading in [Reading::Prefill(70), Reading::Decode] {
             let got = logits(&model, &Serial, &ids, KvFormat::F32, reading);
             let difference = max_difference(&got, &expected);
-            assert!(difference < 1e-3, "{name}, {isa:?}, {reading:?}: {difference}");
+            assert!(difference < 2e-5, "{name}, {isa:?}, {reading:?}: {difference}");
             assert!(same_bits(&got, first.get_or_insert_with(|| got.clone())), "{name}, {isa:?}, {reading:?}");
         }
     }
