@@ -9,8 +9,10 @@ The templates of this folder, the default, are written for these tests, each in 
 import datetime
 import json
 import sys
+import traceback
 from pathlib import Path
 
+from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 here = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
@@ -52,6 +54,13 @@ CONVERSATIONS = {
 }
 
 
+def refused(error):
+    """Whether a template, not this script, made the error: one of Jinja's (`raise_exception` too), or Python's own type error
+    inside the template, such as that of a text to which a list is added."""
+    inside = any(frame.filename == "<template>" for frame in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, TemplateError) or inside
+
+
 def main():
     today = datetime.date.today().strftime("%d %b %Y")
     cases = []
@@ -64,12 +73,13 @@ def main():
                     [messages], tools=tools, documents=docs, chat_template=path.read_text(), bos_token="<s>", eos_token="</s>",
                     **given)
                 prompt = prompts[0].replace(today, "{TODAY}")
-            except Exception:  # what the template refuses
+            except (TemplateError, TypeError) as error:
+                if not refused(error):
+                    raise
                 prompt = None
             cases.append({"template": path.stem, "name": name, "messages": messages, "variables": variables, "prompt": prompt})
     (here / "prompts.json").write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
-    refused = sum(case["prompt"] is None for case in cases)
-    print(f"{len(cases)} prompts, {refused} of them refused")
+    print(f"{len(cases)} prompts, {sum(case['prompt'] is None for case in cases)} of them refused")
 
 
 main()
