@@ -130,9 +130,10 @@ def pictures(browser):
 def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        errors = []
         for part in (answers, stops, tokenizers):
-            page, errors = browser.new_page(), []
-            page.on("pageerror", errors.append)
+            page = browser.new_page()
+            page.on("pageerror", lambda error: errors.append(error))
             part(page)
             page.close()
             assert not errors, errors

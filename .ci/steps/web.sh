@@ -23,7 +23,7 @@ web() {
     llama3="$tools/tokenizer-llama3_1" llama2="$tools/tokenizer-llama2"
   python3 -u -m http.server --bind 127.0.0.1 --directory "$out" 0 > "$out/server" 2>&1 &
   server=$!
-  trap 'kill $server' EXIT
+  trap "kill $server" EXIT
   until port=$(grep -o 'port [0-9]*' "$out/server"); do kill -0 $server; sleep 0.1; done
   timeout 500 "$venv/bin/python" .ci/page.py "http://127.0.0.1:${port#port }/index.html" "$out/model.sllm" "$out/expected" "$out" \
     "$tools/models"
