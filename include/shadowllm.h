@@ -725,7 +725,7 @@ int32_t sllm_chat_message(const sllm_chat *chat, size_t index, const char **role
 
 /* Message `index` with all its fields, as JSON for sllm_chat_add_json, followed by a NUL that `length` does not count: what a
  * saved conversation keeps. It belongs to the chat, and is valid until a call that changes the chat or gives another message
- * so. */
+ * as JSON. */
 int32_t sllm_chat_message_json(const sllm_chat *chat, size_t index, const char **json, size_t *length);
 
 /* Keeps the first `count` messages and removes the others: takes back a question, or an answer that should be generated

@@ -8,7 +8,7 @@ pub fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 
-/// Serializes a number so.
+/// Serializes a number with its shortest decimals.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -16,7 +16,7 @@ pub fn serialize<S: Serializer>(x: &f32, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(decimal(*x))
 }
 
-/// Serializes numbers so.
+/// Serializes numbers with their shortest decimals.
 ///
 /// # Errors
 /// Those of the serializer.

@@ -308,7 +308,7 @@ pub fn calibrate(o: &Options) -> Result<()> {
     say_what_auto_takes(o)
 }
 
-/// Says what was measured again, on so many tokens.
+/// Prints what `--keep` measured again, and on how many tokens.
 fn show_kept(o: &Options, keep: Keep, tokens: usize, seconds: f64) -> Result<()> {
     let (kept, what) = match keep {
         Keep::Budgets => ("budgets", "costs of policies measured"),
@@ -355,7 +355,7 @@ fn what_auto_takes(o: &Options) -> Result<Vec<(f32, &'static str)>> {
     Ok(found)
 }
 
-/// The same for programs.
+/// What `auto` takes at each density, as JSON.
 fn auto_for_programs(o: &Options) -> Result<Value> {
     Ok(what_auto_takes(o)?.iter().map(|(d, p)| json!({"density": decimal(*d), "policy": p})).collect())
 }
