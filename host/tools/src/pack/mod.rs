@@ -12,7 +12,7 @@ pub use outlook::{Outlook, outlook};
 
 use crate::import::gguf::GgmlType;
 use crate::import::{Data, Source, SourceTensor, Spec};
-use crate::output::Output;
+use crate::output::{Output, Pieces};
 use encode::Encoder;
 pub use encode::Kept;
 use layout::Part;
@@ -308,12 +308,14 @@ impl<'a> Writer<'a> {
 
         let mut crc = crc32fast::Hasher::new();
         let mut written = 0;
-        file.seek(SeekFrom::Start(weights_at as u64)).map_err(io)?;
+        // The head follows when the weights are known.
+        let mut pieces = Pieces::new(file);
+        pieces.write_all(&vec![0; weights_at]).map_err(io)?;
         for part in parts {
             let pad = vec![0; part.offset - written];
             let bytes = self.part(part)?;
             for piece in [&pad, &bytes] {
-                file.write_all(piece).map_err(|e| Error::io("write to", self.out, e))?;
+                pieces.write_all(piece).map_err(|e| Error::io("write to", self.out, e))?;
                 crc.update(piece);
             }
             written = part.offset + part.len;
@@ -328,11 +330,12 @@ impl<'a> Writer<'a> {
         let mut at = weights_at + weights_len;
         for (kind, text) in texts {
             let start = at.next_multiple_of(layout::LINE);
-            file.write_all(&vec![0; start - at]).map_err(io)?;
-            file.write_all(text).map_err(io)?;
+            pieces.write_all(&vec![0; start - at]).map_err(io)?;
+            pieces.write_all(text).map_err(io)?;
             rows.push((*kind, start, text.len(), crc32fast::hash(text)));
             at = start + text.len();
         }
+        pieces.flush().map_err(io)?;
         let mut head = header(&rows, head_len, at);
         head[config_at..config_at + config.len()].copy_from_slice(config);
         head[table_at..].copy_from_slice(&table);
