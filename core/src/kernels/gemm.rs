@@ -229,7 +229,7 @@ unsafe fn add_dot<D: TileDot>(
     let block = t * x.blocks() + kb;
     // SAFETY: the caller gives token `t` a row with this block.
     let (quants, offset, scale) =
-        unsafe { (&*x.quants.add(t * x.width + kb * BLOCK).cast(), *x.offsets.add(block), *x.scales.add(block)) };
+        unsafe { (&*x.quants.add(t * x.width + kb * BLOCK).cast(), *x.offsets.add(block), &*x.scales.add(block)) };
     let dot = D::dot_once(isa, tile, table, quants, offset);
     add_scaled::<D>(isa, acc, dot, (tile.heads.scales(isa, supers), tile.heads.minima(isa, supers)), scale)
 }
@@ -241,10 +241,10 @@ fn add_scaled<D: TileDot>(
     acc: D::L,
     dot: D::L,
     (scales, minima): (D::L, D::L),
-    [scale, sum]: Scale,
+    scale: &Scale,
 ) -> D::L {
-    let acc = acc.add(dot.mul(scales.mul(D::L::splat(isa, scale))));
-    if D::H::AFFINE { acc.add(minima.mul(D::L::splat(isa, sum))) } else { acc }
+    let acc = acc.add(dot.mul(scales.mul(D::L::splat(isa, scale[0]))));
+    if D::H::AFFINE { acc.add(minima.mul(D::L::splat(isa, scale[1]))) } else { acc }
 }
 
 /// `T` tokens from `t`: each tile is decoded and used at once, and the sums stay in registers.
@@ -404,7 +404,7 @@ unsafe fn add_dots<D: TileDot, const T: usize, const N: usize>(
                 D::dots(isa, &tile.codes, &quants, &offsets)
             };
             for i in 0..N {
-                let scale = *x.scales.add((t + i) * blocks + kb);
+                let scale = &*x.scales.add((t + i) * blocks + kb);
                 acc[i] = add_scaled::<D>(isa, acc[i], dots[i], (tile.scales, tile.minima), scale);
             }
         }

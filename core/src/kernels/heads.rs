@@ -71,6 +71,10 @@ pub(super) unsafe fn read_supers<L: Lanes, H: Heads>(isa: Proof<L>, at: *const u
         // SAFETY: the caller gives `H::SUPERS` times 16 readable numbers, and `i` is below `H::SUPERS`.
         *number = L::load_f16(isa, unsafe { &*at.add(2 * TILE_ROWS * i).cast() });
     }
+    // The shared factor of minima is subtracted from zero once here, not with every block.
+    if H::AFFINE {
+        numbers[1] = L::splat(isa, 0.0).sub(numbers[1]);
+    }
     numbers
 }
 
@@ -222,7 +226,7 @@ unsafe impl Heads for SixBitScales {
 /// A scale and a minimum of six bits, and both of the super-block.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct SixBitScalesAndMinima([[u8; 8]; 2], [u8; 8]);
+pub(super) struct SixBitScalesAndMinima([u8; 16], [u8; 8]);
 
 // SAFETY: the type consists of arrays of bytes.
 unsafe impl Heads for SixBitScalesAndMinima {
@@ -231,15 +235,11 @@ unsafe impl Heads for SixBitScalesAndMinima {
 
     #[inline(always)]
     fn scales<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
-        let [low, high] = [u64::from_le_bytes(self.0[0]), u64::from_le_bytes(self.0[1])];
-        supers[0].mul(floats(isa, [low & eight(63), high & eight(63)]))
+        supers[0].mul(L::load_six_bits(isa, &self.0, &self.1)[0])
     }
 
     #[inline(always)]
     fn minima<L: Lanes>(&self, isa: Proof<L>, supers: &[L; 2]) -> L {
-        let [low, high] = [u64::from_le_bytes(self.0[0]), u64::from_le_bytes(self.0[1])];
-        let upper = nibbles(self.1);
-        let integers = [low >> 6 & eight(3) | upper[0] << 2, high >> 6 & eight(3) | upper[1] << 2];
-        L::splat(isa, 0.0).sub(supers[1].mul(floats(isa, integers)))
+        supers[1].mul(L::load_six_bits(isa, &self.0, &self.1)[1])
     }
 }

@@ -134,6 +134,25 @@ unsafe impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    fn load_six_bits(_: Proof<Self>, low: &[u8; LANES], rest: &[u8; LANES / 2]) -> [Self; 2] {
+        let floats = |v: __m128i| {
+            // SAFETY: `Proof` shows that the processor has AVX-512 F.
+            Avx512Lanes(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(v)) })
+        };
+        // SAFETY: `Proof` shows that the processor has AVX-512 F and VL; the arrays have 16 and 8 bytes, and the loads allow any
+        // alignment.
+        unsafe {
+            let six = _mm_set1_epi8(63);
+            let low = _mm_loadu_si128(low.as_ptr().cast());
+            // The first eight need the low nibbles, 2 bits higher, the others the high ones, 2 bits lower.
+            let rest = _mm_rolv_epi64(_mm_castpd_si128(_mm_loaddup_pd(rest.as_ptr().cast())), _mm_set_epi64x(62, 2));
+            let upper = _mm_and_si128(rest, _mm_set1_epi8(60));
+            let lower = _mm_andnot_si128(_mm_set1_epi8(60), _mm_srli_epi64::<6>(low));
+            [floats(_mm_and_si128(low, six)), floats(_mm_and_si128(_mm_or_si128(upper, lower), six))]
+        }
+    }
+
+    #[inline(always)]
     fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self) {
         permute(codes, Self::load_i8(isa, table))
     }

@@ -132,6 +132,26 @@ pub unsafe trait Lanes: Copy {
     fn load_f16(isa: Proof<Self>, x: &[u8; 2 * LANES]) -> Self;
     /// Reads 16 i8.
     fn load_i8(isa: Proof<Self>, x: &[i8; LANES]) -> Self;
+    /// Loads two times 16 integers of six bits: the lower six bits of 16 bytes, and those of which the upper two bits there are
+    /// the lower two and nibbles of `rest` the upper four, the low nibbles for the first eight.
+    #[inline(always)]
+    fn load_six_bits(isa: Proof<Self>, low: &[u8; LANES], rest: &[u8; LANES / 2]) -> [Self; 2] {
+        const fn eight(bits: u8) -> u64 {
+            u64::from_ne_bytes([bits; 8])
+        }
+        // Reinterpreted as a whole, because bytes that are made one by one are also moved to a register one by one.
+        let floats = |eights: [u64; 2]| {
+            let bytes = eights.map(u64::to_le);
+            // SAFETY: both types are 16 bytes, and every byte is a valid integer.
+            Self::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
+        };
+        let (halves, _) = low.as_chunks::<8>();
+        let [first, second] = [u64::from_le_bytes(halves[0]), u64::from_le_bytes(halves[1])];
+        let rest = u64::from_le_bytes(*rest);
+        let upper = [rest & eight(15), rest >> 4 & eight(15)];
+        let others = [first >> 6 & eight(3) | upper[0] << 2, second >> 6 & eight(3) | upper[1] << 2];
+        [floats([first & eight(63), second & eight(63)]), floats(others)]
+    }
     /// Looks up the low and the high halves of 16 bytes in a table.
     fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self);
     /// All lanes equal to the f16 of these bits.

@@ -23,6 +23,32 @@ pub(in crate::kernels) trait Unpack: Stored {
 
     /// Reads them.
     fn unpack(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16]) -> Codes;
+
+    /// Their dot products with the inputs of one token; `offset` is for a shift of 128.
+    #[inline(always)]
+    fn dot_once(&self, isa: Proof<Avx512Lanes>, table: &[i8; 16], x: &[i8; 32], offset: i32) -> Avx512Lanes {
+        dot(isa, &self.unpack(isa, table), x, start(Self::SHIFT, offset))
+    }
+}
+
+/// [`Unpack::dot_once`] of nibbles less `SHIFT`, 0 or 8. The high ones are multiplied where they are, so that their sum is 16
+/// times as large, and is shifted once.
+#[inline(always)]
+fn dot_nibbles<const SHIFT: i32>(isa: Proof<Avx512Lanes>, packed: &Quads<4>, x: &[i8; 32], offset: i32) -> Avx512Lanes {
+    // SAFETY: `Proof` shows that the processor has AVX-512 F and VNNI; `i` is below 4, `packed` has four times 64 bytes, and `x`
+    // has 32 inputs.
+    unsafe {
+        let x = x.as_ptr().cast::<i32>();
+        let mut low = _mm512_setzero_si512();
+        let mut high = if SHIFT == 0 { low } else { _mm512_set1_epi32(offset) };
+        for i in 0..4 {
+            let v = _mm512_loadu_si512(packed.as_ptr().add(i).cast());
+            let quads = [0, 4].map(|half| _mm512_set1_epi32(x.add(half + i).read_unaligned()));
+            low = _mm512_dpbusd_epi32(low, _mm512_and_si512(v, _mm512_set1_epi8(15)), quads[0]);
+            high = _mm512_dpbusd_epi32(high, _mm512_and_si512(v, _mm512_set1_epi8(-16)), quads[1]);
+        }
+        Avx512Lanes::new(isa, _mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_srai_epi32::<4>(high))))
+    }
 }
 
 /// Dot products of eight quads of inputs, each broadcast, with eight registers of weights.
@@ -153,6 +179,11 @@ impl Unpack for Nibbles {
     fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
         nibbles(isa, &self.quads)
     }
+
+    #[inline(always)]
+    fn dot_once(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16], x: &[i8; 32], offset: i32) -> Avx512Lanes {
+        dot_nibbles::<{ Self::SHIFT }>(isa, &self.quads, x, offset)
+    }
 }
 
 impl Unpack for SignedFours {
@@ -161,6 +192,11 @@ impl Unpack for SignedFours {
     #[inline(always)]
     fn unpack(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16]) -> Codes {
         nibbles(isa, &self.quads)
+    }
+
+    #[inline(always)]
+    fn dot_once(&self, isa: Proof<Avx512Lanes>, _table: &[i8; 16], x: &[i8; 32], offset: i32) -> Avx512Lanes {
+        dot_nibbles::<{ Self::SHIFT }>(isa, &self.quads, x, offset)
     }
 }
 
@@ -242,5 +278,19 @@ impl<H: Heads, S: Unpack> TileDot for Dot<Tile<H, S>> {
             return weigh(halves(isa, codes, x, [start(S::SHIFT, first), start(S::SHIFT, all - first)]), integers);
         }
         dot(isa, codes, x, start(S::SHIFT, offset[0]))
+    }
+
+    #[inline(always)]
+    fn dot_once(
+        isa: Proof<Avx512Lanes>,
+        tile: &Tile<H, S>,
+        table: &[i8; 16],
+        x: &[i8; 32],
+        offset: Offset,
+    ) -> Avx512Lanes {
+        if H::HALVED {
+            return Self::dot(isa, &Self::decode(isa, tile, table), x, offset);
+        }
+        tile.codes.dot_once(isa, table, x, offset[0])
     }
 }
