@@ -40,13 +40,12 @@ impl<P: Panel, const SUPERS: bool> Prefetcher<P, SUPERS> {
     /// Bytes of a tile, with its share of the super-block's numbers where runs contain these.
     const STEP: usize = P::TILE + if SUPERS { 2 * TILE_ROWS * P::H::SUPERS / SUPER } else { 0 };
 
-    /// Whether one token leaves all but the beginning of each page to the processor, where that follows streams: 8-bit tiles, the
-    /// panels of K-quants and, if one thread has the memory to itself (`alone`), all 4-bit tiles but the columns of K-quants.
-    /// Measured on a Zen 4, one and two threads, in comparison with prefetching all: 8-bit tiles 1.43 and 0.98 times as fast, 4-bit
-    /// ones 1.11 and 0.93, panels of Q6_K 1.24 with one and of Q4_K 1.15, columns of Q4_K 0.80, 16-bit tiles 0.90 and 0.94.
+    /// Whether one token leaves all but the beginning of each page to the processor, where that follows streams: panels (whose runs
+    /// have the numbers of super-blocks) and, if one thread has the memory to itself (`alone`), columns but those of K-quants.
+    /// Measured on a Zen 4 in comparison with prefetching all: panels of 4 bits 1.05 to 1.2 times as fast, of Q6_K 1.24; with two
+    /// threads columns 0.7 times as fast, with one 1.1 times, but those of Q4_K 0.75.
     const fn by_page(alone: bool) -> bool {
-        let by_page = if P::H::SUPERS > 0 { SUPERS } else { alone || Self::STEP >= 512 };
-        P::L::FOLLOWS_STREAMS && Self::STEP < 1024 && by_page
+        P::L::FOLLOWS_STREAMS && (SUPERS || alone && P::H::SUPERS == 0)
     }
 
     /// A prefetcher for the first run of a call, of `tiles` tiles.
