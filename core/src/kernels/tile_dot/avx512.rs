@@ -43,9 +43,9 @@ fn dot_nibbles<const SHIFT: i32>(isa: Proof<Avx512Lanes>, packed: &Quads<4>, x: 
         let mut high = if SHIFT == 0 { low } else { _mm512_set1_epi32(offset) };
         for i in 0..4 {
             let v = _mm512_loadu_si512(packed.as_ptr().add(i).cast());
-            let quads = [0, 4].map(|half| _mm512_set1_epi32(x.add(half + i).read_unaligned()));
-            low = _mm512_dpbusd_epi32(low, _mm512_and_si512(v, _mm512_set1_epi8(15)), quads[0]);
-            high = _mm512_dpbusd_epi32(high, _mm512_and_si512(v, _mm512_set1_epi8(-16)), quads[1]);
+            let (first, second) = (x.add(i).read_unaligned(), x.add(4 + i).read_unaligned());
+            low = _mm512_dpbusd_epi32(low, _mm512_and_si512(v, _mm512_set1_epi8(15)), _mm512_set1_epi32(first));
+            high = _mm512_dpbusd_epi32(high, _mm512_and_si512(v, _mm512_set1_epi8(-16)), _mm512_set1_epi32(second));
         }
         Avx512Lanes::new(isa, _mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_srai_epi32::<4>(high))))
     }
@@ -120,7 +120,7 @@ fn fives(isa: Proof<Avx512Lanes>, low: &Quads<4>, upper: &Quads<1>) -> Codes {
 pub(in crate::kernels) fn fifth_bits(_: Proof<Avx512Lanes>, upper: __m512i) -> [__m512i; 8] {
     // SAFETY: `Proof` shows that the processor has AVX-512 F and BW.
     unsafe {
-        let shifted = [
+        let mut shifted = [
             _mm512_slli_epi16::<4>(upper),
             _mm512_slli_epi16::<3>(upper),
             _mm512_slli_epi16::<2>(upper),
@@ -130,7 +130,11 @@ pub(in crate::kernels) fn fifth_bits(_: Proof<Avx512Lanes>, upper: __m512i) -> [
             _mm512_srli_epi16::<2>(upper),
             _mm512_srli_epi16::<3>(upper),
         ];
-        shifted.map(|bits| _mm512_and_si512(bits, _mm512_set1_epi8(16)))
+        // A loop: in a closure that `map` calls, the intrinsics would become calls.
+        for bits in &mut shifted {
+            *bits = _mm512_and_si512(*bits, _mm512_set1_epi8(16));
+        }
+        shifted
     }
 }
 
