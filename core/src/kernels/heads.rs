@@ -9,7 +9,7 @@
 //! ```
 
 use crate::format::TILE_ROWS;
-use crate::simd::{LANES, Lanes, Proof};
+use crate::simd::{LANES, Lanes, Proof, eight, floats};
 
 /// The heads of 16 outputs.
 ///
@@ -181,20 +181,6 @@ unsafe impl Heads for Halves {
     fn halves<L: Lanes>(&self, isa: Proof<L>) -> [L; 2] {
         [L::load_i8(isa, &self.0[0]), L::load_i8(isa, &self.0[1])]
     }
-}
-
-/// Eight bytes, each with these bits.
-const fn eight(bits: u8) -> u64 {
-    u64::from_ne_bytes([bits; 8])
-}
-
-/// Sixteen integers as floats, output 0 in the lowest byte of the first eight.
-#[inline(always)]
-fn floats<L: Lanes>(isa: Proof<L>, eights: [u64; 2]) -> L {
-    let bytes = eights.map(u64::to_le);
-    // Reinterpreted as a whole, because bytes that are made one by one are also moved to a register one by one. SAFETY:
-    // both types are 16 bytes, and every byte is a valid integer.
-    L::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
 }
 
 /// The lower and the upper halves of eight bytes.

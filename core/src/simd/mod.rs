@@ -114,6 +114,20 @@ fn bytes(x: &[f32; LANES]) -> &[u8; 4 * LANES] {
     unsafe { &*core::ptr::from_ref(x).cast() }
 }
 
+/// Eight bytes, each with these bits.
+pub(crate) const fn eight(bits: u8) -> u64 {
+    u64::from_ne_bytes([bits; 8])
+}
+
+/// Sixteen integers as floats, output 0 in the lowest byte of the first eight.
+#[inline(always)]
+pub(crate) fn floats<L: Lanes>(isa: Proof<L>, eights: [u64; 2]) -> L {
+    let bytes = eights.map(u64::to_le);
+    // Reinterpreted as a whole, because bytes that are made one by one are also moved to a register one by one. SAFETY:
+    // both types are 16 bytes, and every byte is a valid integer.
+    L::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
+}
+
 /// Sixteen f32 values.
 ///
 /// # Safety
@@ -136,21 +150,12 @@ pub unsafe trait Lanes: Copy {
     /// the lower two and nibbles of `rest` the upper four, the low nibbles for the first eight.
     #[inline(always)]
     fn load_six_bits(isa: Proof<Self>, low: &[u8; LANES], rest: &[u8; LANES / 2]) -> [Self; 2] {
-        const fn eight(bits: u8) -> u64 {
-            u64::from_ne_bytes([bits; 8])
-        }
-        // Reinterpreted as a whole, because bytes that are made one by one are also moved to a register one by one.
-        let floats = |eights: [u64; 2]| {
-            let bytes = eights.map(u64::to_le);
-            // SAFETY: both types are 16 bytes, and every byte is a valid integer.
-            Self::load_i8(isa, unsafe { &*core::ptr::from_ref(&bytes).cast() })
-        };
         let (halves, _) = low.as_chunks::<8>();
         let [first, second] = [u64::from_le_bytes(halves[0]), u64::from_le_bytes(halves[1])];
         let rest = u64::from_le_bytes(*rest);
         let upper = [rest & eight(15), rest >> 4 & eight(15)];
         let others = [first >> 6 & eight(3) | upper[0] << 2, second >> 6 & eight(3) | upper[1] << 2];
-        [floats([first & eight(63), second & eight(63)]), floats(others)]
+        [floats(isa, [first & eight(63), second & eight(63)]), floats(isa, others)]
     }
     /// Looks up the low and the high halves of 16 bytes in a table.
     fn lookup(isa: Proof<Self>, codes: &[u8; LANES], table: &[i8; LANES]) -> (Self, Self);
