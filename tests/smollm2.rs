@@ -63,21 +63,27 @@ fn perplexity_is_pytorchs_and_8_bits_cost_little() {
     }
 }
 
-/// An image packed without options can skip, keeps the file's numbers, and has the predictor that ships.
+/// Images packed without options have the layout that is read fastest, those that can skip the predictor that ships; both keep the
+/// file's numbers.
 #[test]
-fn the_default_layout_and_the_predictor_that_ships() {
+fn the_layouts_and_the_predictor_that_ships() {
     let Some(file) = smollm2() else { return };
     let source = import::open(&file).unwrap();
     assert_eq!(shipped::of(&*source).map(|s| s.model), Some("SmolLM2-135M-Instruct"));
     assert_eq!(Arrangement::suitable(&*source, Formats::OWN), Arrangement::INPUT);
+    assert_eq!(Arrangement::fastest(&*source, Formats::OWN), Arrangement::DENSE);
     let story = import::open(&vectors("brown-opt")).unwrap();
     assert!(shipped::of(&*story).is_none());
     assert_eq!(Arrangement::suitable(&*story, Formats::OWN), Arrangement::NEURON);
+    assert_eq!(Arrangement::fastest(&*story, Formats::OWN), Arrangement::NEURON);
     // Lines of single neurons cannot hold blocks whose exponents are stored together.
     assert_eq!(Arrangement::suitable(&*story, Formats::all(Format::Mxfp4)), Arrangement::DENSE);
     let place = Place::new();
     place.copy(&file, "m.gguf");
-    let packed = place.works("pack m.gguf -o m.sllm");
+    let dense = place.works("pack m.gguf -o dense.sllm");
+    assert!(dense.out.contains("layout: dense") && dense.out.contains("--layout input"), "{}", dense.out);
+    assert!(dense.out.contains("sketch") && !dense.out.contains("rounded") && dense.err.is_empty(), "{}", dense.err);
+    let packed = place.works("pack m.gguf -o m.sllm --layout input");
     assert!(
         packed.err.contains("the predictor that ships for SmolLM2") && !packed.out.contains("rounded"),
         "{}{}",

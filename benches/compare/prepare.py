@@ -206,7 +206,7 @@ class Models:
         made_from = max(p.stat().st_mtime for p in (gguf, self.shadowllm))
         if not path.is_file() or path.stat().st_mtime < made_from:
             note(f"packing {path.name}")
-            options = ["--layout", "dense", *(["--format", format_] if format_ else [])]
+            options = ["--layout", "dense", "--sketch", "no", *(["--format", format_] if format_ else [])]
             call([self.shadowllm, "pack", gguf, "-o", path, *options], "see `shadowllm pack --help`")
         return path
 

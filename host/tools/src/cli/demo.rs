@@ -203,8 +203,8 @@ fn conclusion(dense: &Figures, sparse: &Figures, outcome: Option<&Outcome>, dens
     });
     format!(
         "\nReading {:.0} % of what can be skipped read {less:.0} % fewer bytes and {speed}.{differs}\n\
-         All this beside the same image read whole: one packed with --layout dense, which `run\n\
-         FILE.gguf` makes, is often faster where nothing is skipped.\n\
+         All this beside the same image read whole: one of layout dense, as `pack` and `run FILE.gguf`\n\
+         make it, is often faster where nothing is skipped.\n\
          The bytes are those of weights and of the conversation so far; a part of the weights\n\
          (the first layer, the output matrix) is never skipped, a large one in a small model.",
         100.0 * density

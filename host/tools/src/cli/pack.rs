@@ -33,17 +33,17 @@ pub struct Options {
         default_value = "auto",
         value_parser = ["auto", "dense", "neuron", "input", "mixed"],
         help = "What can be skipped: heads and groups of 32 neurons (dense), single neurons, single inputs",
-        long_help = "What can be skipped:\n  auto    neuron for ReLU and related activations, else input; dense where \
-            these\n          would round the file's own numbers again\n  dense   heads and groups of 32 neurons: read \
-            whole, it is the fastest\n  neuron  heads and single neurons\n  input   single inputs of every map\n  \
-            mixed   single inputs in attention, single neurons"
+        long_help = "What can be skipped:\n  auto    neuron for ReLU and related activations, if it keeps the file's own \
+            numbers;\n          else dense\n  dense   heads and groups of 32 neurons: read whole, it is the fastest\n  \
+            neuron  heads and single neurons\n  input   single inputs of every map: for --density on models with a gated \
+            FFN (most).\n          It saves bytes, but hardly any time\n  mixed   single inputs in attention, single neurons"
     )]
     layout: String,
     /// Neurons that are skipped together (1, 4, 8, 16, 32), in place of the layout's own number.
     #[arg(long, value_parser = neuron_group)]
     neuron_group: Option<usize>,
     /// Whether to add a sketch of the output matrix, a 4-bit copy. A session that skips reads it first, and of the matrix
-    /// then only the rows of likely tokens. auto: where it saves bytes, unless the layout is dense.
+    /// then only the rows of likely tokens. auto: where it saves bytes.
     #[arg(long, default_value = "auto", value_parser = ["auto", "yes", "no"])]
     sketch: String,
     /// Longest text that the image is for, in tokens; by default the model's. A model with LongRoPE rotates positions
@@ -86,7 +86,7 @@ fn arrangement(o: &Options, source: &dyn Source, formats: Formats) -> Arrangemen
         "input" => Arrangement::INPUT,
         "mixed" => Arrangement { attention_by_input: true, ..Arrangement::NEURON },
         "auto" if o.neuron_group.is_some() => Arrangement::NEURON,
-        "auto" => Arrangement::suitable(source, formats),
+        "auto" => Arrangement::fastest(source, formats),
         _ => Arrangement::DENSE,
     };
     Arrangement { neuron_group: o.neuron_group.unwrap_or(named.neuron_group), ..named }
@@ -142,8 +142,7 @@ pub fn pack(o: &Options) -> Result<()> {
     };
     let formats = Formats { weights: o.format, output: o.output_format.or(o.format), sketch: o.sketch == "yes" };
     let arrangement = arrangement(o, &*source, formats);
-    let formats =
-        if o.sketch == "auto" && o.layout != "dense" { formats.with_sketch(&*source, arrangement) } else { formats };
+    let formats = if o.sketch == "auto" { formats.with_sketch(&*source, arrangement) } else { formats };
     let packed = write(&*source, formats, arrangement, o)?;
     if let (false, Some(path)) = (packed.has_tokenizer, &o.source) {
         print::note(import::no_tokenizer(path));
@@ -188,9 +187,14 @@ fn say(o: &Options, packed: &Packed, arrangement: Arrangement) -> Result<()> {
     let [image, source] = packed.per_token.map(millions);
     let ratio = image / source.max(f64::MIN_POSITIVE);
     print::line(format_args!("{image:.1} MB of matrices per token, {ratio:.3} times the source's {source:.1} MB"))?;
-    let faster =
-        if arrangement == Arrangement::DENSE { "" } else { "; where nothing is skipped, --layout dense can be faster" };
-    print::line(format_args!("layout: {}{faster}", arranged(arrangement)))?;
+    let other = match arrangement {
+        Arrangement::DENSE if o.layout == "auto" => {
+            "; --layout input lets --density skip single inputs of gated models"
+        }
+        Arrangement::DENSE => "",
+        _ => "; where nothing is skipped, --layout dense can be faster",
+    };
+    print::line(format_args!("layout: {}{other}", arranged(arrangement)))?;
     if packed.sketch > 0 {
         let sketch = millions(packed.sketch);
         print::line(format_args!("sketch of the output matrix: {sketch:.1} MB, read only where something is skipped"))?;
